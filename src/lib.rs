@@ -1,0 +1,2 @@
+//! gateway-proxy keeps the Gateway sessions (shards) of a Discord bot open.
+#![warn(missing_docs)]
