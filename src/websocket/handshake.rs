@@ -1,0 +1,168 @@
+//! The opening handshake (RFC 6455 section 4) on parsed HTTP, for both sides.
+
+use std::fmt;
+use tungstenite::handshake::{client::generate_key, derive_accept_key};
+
+/// Headers that a handshake may have at most; more is refused.
+const MAX_HEADERS: usize = 64;
+
+/// A request that asks for a WebSocket, checked.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Upgrade {
+    /// `Sec-WebSocket-Key` as sent.
+    pub key: String,
+}
+
+/// Why a handshake failed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum HandshakeError {
+    /// Not a legal HTTP/1.1 head.
+    Http(httparse::Error),
+    /// The server answered something else than 101.
+    Status(u16),
+    /// A header is missing or has the wrong value.
+    Header(&'static str),
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Http(error) => write!(f, "malformed HTTP: {error}"),
+            Self::Status(status) => write!(f, "the server answered {status} instead of 101"),
+            Self::Header(name) => write!(f, "header {name} is missing or wrong"),
+        }
+    }
+}
+
+impl std::error::Error for HandshakeError {}
+
+fn header<'a>(headers: &'a [httparse::Header<'_>], name: &str) -> Option<&'a [u8]> {
+    headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.trim_ascii())
+}
+
+/// Does a comma-separated header value contain `token`?
+fn has_token(value: &[u8], token: &str) -> bool {
+    value.split(|&byte| byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// Checks a request's headers. `None`: it does not ask for an upgrade at all and is plain HTTP.
+pub fn upgrade_of(headers: &[httparse::Header<'_>]) -> Option<Result<Upgrade, HandshakeError>> {
+    let upgrade = header(headers, "upgrade")?;
+    if !has_token(upgrade, "websocket") {
+        return None;
+    }
+    Some(check_upgrade(headers))
+}
+
+fn check_upgrade(headers: &[httparse::Header<'_>]) -> Result<Upgrade, HandshakeError> {
+    if !header(headers, "connection").is_some_and(|value| has_token(value, "upgrade")) {
+        return Err(HandshakeError::Header("Connection"));
+    }
+    if header(headers, "sec-websocket-version") != Some(b"13") {
+        return Err(HandshakeError::Header("Sec-WebSocket-Version"));
+    }
+    let key = header(headers, "sec-websocket-key").and_then(|key| std::str::from_utf8(key).ok());
+    // Sixteen bytes in base64.
+    let key = key.filter(|key| key.len() == 24).ok_or(HandshakeError::Header("Sec-WebSocket-Key"))?;
+    Ok(Upgrade { key: key.to_owned() })
+}
+
+/// The 101 response. No extension and no subprotocol is ever agreed on.
+pub fn server_response(upgrade: &Upgrade) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\r\n",
+        derive_accept_key(upgrade.key.as_bytes())
+    )
+}
+
+/// A client's request for `target` (path and query) at `host` (with the port if it is not the default), and the key
+/// that [`parse_response`] needs.
+pub fn client_request(host: &str, target: &str) -> (String, String) {
+    let key = generate_key();
+    let request = format!(
+        "GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\nUser-Agent: gateway-proxy/{}\r\n\r\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    (request, key)
+}
+
+/// Checks the server's response; `Some(n)` once it is complete, with the number of bytes it took.
+pub fn parse_response(bytes: &[u8], key: &str) -> Result<Option<usize>, HandshakeError> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let size = match response.parse(bytes).map_err(HandshakeError::Http)? {
+        httparse::Status::Complete(size) => size,
+        httparse::Status::Partial => return Ok(None),
+    };
+    match response.code {
+        Some(101) => {}
+        code => return Err(HandshakeError::Status(code.unwrap_or(0))),
+    }
+    let accepted = header(response.headers, "sec-websocket-accept");
+    if accepted != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
+        return Err(HandshakeError::Header("Sec-WebSocket-Accept"));
+    }
+    if header(response.headers, "sec-websocket-extensions").is_some() {
+        return Err(HandshakeError::Header("Sec-WebSocket-Extensions"));
+    }
+    Ok(Some(size))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(request: &str) -> Option<Result<Upgrade, HandshakeError>> {
+        let mut headers = [httparse::EMPTY_HEADER; 16];
+        let mut parsed = httparse::Request::new(&mut headers);
+        parsed.parse(request.as_bytes()).unwrap();
+        upgrade_of(parsed.headers)
+    }
+
+    #[test]
+    fn both_sides_agree() {
+        let (request, key) = client_request("localhost:1", "/?v=10");
+        let upgrade = parse(&request).unwrap().unwrap();
+        assert_eq!(upgrade.key, key);
+        let mut response = server_response(&upgrade).into_bytes();
+        let length = response.len();
+        response.extend_from_slice(b"\x81\x00");
+        assert_eq!(parse_response(&response, &key), Ok(Some(length)));
+        assert_eq!(parse_response(&response[..length - 1], &key), Ok(None));
+        assert_eq!(
+            parse_response(&response, "dGhlIHNhbXBsZSBub25jZQ=="),
+            Err(HandshakeError::Header("Sec-WebSocket-Accept"))
+        );
+    }
+
+    #[test]
+    fn the_example_of_the_rfc() {
+        let upgrade = Upgrade { key: "dGhlIHNhbXBsZSBub25jZQ==".into() };
+        assert!(server_response(&upgrade).contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"));
+    }
+
+    #[test]
+    fn requests_are_checked() {
+        assert_eq!(parse("GET / HTTP/1.1\r\nHost: a\r\n\r\n"), None);
+        assert_eq!(
+            parse("GET / HTTP/1.1\r\nUpgrade: WebSocket\r\n\r\n"),
+            Some(Err(HandshakeError::Header("Connection")))
+        );
+        let head = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: keep-alive, upgrade\r\n";
+        assert_eq!(
+            parse(&format!("{head}Sec-WebSocket-Version: 8\r\n\r\n")),
+            Some(Err(HandshakeError::Header("Sec-WebSocket-Version")))
+        );
+        assert_eq!(
+            parse(&format!("{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short\r\n\r\n")),
+            Some(Err(HandshakeError::Header("Sec-WebSocket-Key")))
+        );
+    }
+
+    #[test]
+    fn a_refusal_names_the_status() {
+        assert_eq!(parse_response(b"HTTP/1.1 503 Busy\r\n\r\n", "k"), Err(HandshakeError::Status(503)));
+        assert!(matches!(parse_response(b"garbage\r\n\r\n", "k"), Err(HandshakeError::Http(_))));
+    }
+}

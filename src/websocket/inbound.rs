@@ -1,0 +1,474 @@
+//! The receiving half of a connection: an incremental decoder that owns the read buffer.
+
+use super::frame::{Header, MAX_CONTROL, MAX_HEADER, Opcode, mask_in_place};
+use std::{fmt, ops::Range};
+
+/// Which side *we* are: a server receives masked frames, a client unmasked ones (RFC 6455 section 5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// We connected.
+    Client,
+    /// We accepted.
+    Server,
+}
+
+/// One message, or one control frame.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// A whole text message, checked to be UTF-8.
+    Text(&'a [u8]),
+    /// A whole binary message.
+    Binary(&'a [u8]),
+    /// To be answered by a pong with the same payload.
+    Ping(&'a [u8]),
+    /// The answer to a ping; unasked ones are legal.
+    Pong(&'a [u8]),
+    /// The peer's last frame: code and reason, if it gave any.
+    Close(Option<(u16, &'a str)>),
+}
+
+/// What the peer did wrong. The connection has to be closed with [`Violation::close_code`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// A message longer than the limit.
+    TooLarge,
+    /// Text, or a close reason, that is not UTF-8.
+    Utf8,
+    /// A client frame without a mask, or a server frame with one.
+    Mask,
+    /// A reserved bit, though no extension was agreed on.
+    ReservedBit,
+    /// An opcode that the RFC does not define.
+    Opcode,
+    /// A control frame that is fragmented or longer than 125 bytes.
+    Control,
+    /// A continuation of nothing, or a new message within another.
+    Fragment,
+    /// A close payload of one byte or with a code that may not be sent.
+    CloseCode,
+}
+
+impl Violation {
+    /// The close code that RFC 6455 section 7.4.1 names for this.
+    pub fn close_code(self) -> u16 {
+        match self {
+            Self::TooLarge => 1009,
+            Self::Utf8 => 1007,
+            _ => 1002,
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLarge => "message too large",
+            Self::Utf8 => "text is not UTF-8",
+            Self::Mask => "wrong masking",
+            Self::ReservedBit => "reserved bit set without an extension",
+            Self::Opcode => "unknown opcode",
+            Self::Control => "control frame fragmented or too long",
+            Self::Fragment => "fragments out of order",
+            Self::CloseCode => "illegal close code",
+        })
+    }
+}
+
+impl std::error::Error for Violation {}
+
+/// Incremental decoder with its buffer. Read socket bytes into [`Inbound::space`], announce them with
+/// [`Inbound::filled`], then take messages with [`Inbound::next`] until it returns `None`.
+///
+/// Memory: at most the message limit plus one read chunk twice (once for a fragmented message under assembly). The
+/// buffer is grown by what arrived, not by what a header claims, and given back when it is empty. It is plain data,
+/// so a connection can move to another thread between two reads without losing a byte.
+pub struct Inbound {
+    role: Role,
+    max_message: usize,
+    /// All of it is initialised; `start..end` holds bytes not yet consumed.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    /// Fragments of the message under assembly, with the opcode of the first.
+    assembled: Vec<u8>,
+    assembling: Option<Opcode>,
+    /// The message handed out last was in `assembled`, which can be cleared at the next call.
+    handed_out: bool,
+}
+
+/// Where a decoded message lies.
+enum Place {
+    Buffer(Range<usize>),
+    Assembled,
+}
+
+impl Inbound {
+    /// Bytes offered to one read: bots send little, Discord sends bursts.
+    const READ_CHUNK_SERVER: usize = 2 << 10;
+    const READ_CHUNK_CLIENT: usize = 32 << 10;
+
+    /// A decoder for messages of at most `max_message` bytes. Allocates nothing yet.
+    pub fn new(role: Role, max_message: usize) -> Self {
+        Self {
+            role,
+            max_message,
+            buffer: Vec::new(),
+            start: 0,
+            end: 0,
+            assembled: Vec::new(),
+            assembling: None,
+            handed_out: false,
+        }
+    }
+
+    /// A decoder that already holds bytes read past an HTTP handshake.
+    pub fn with_bytes(role: Role, max_message: usize, bytes: &[u8]) -> Self {
+        let mut inbound = Self::new(role, max_message);
+        inbound.buffer = bytes.to_vec();
+        inbound.end = bytes.len();
+        inbound
+    }
+
+    fn read_chunk(&self) -> usize {
+        match self.role {
+            Role::Client => Self::READ_CHUNK_CLIENT,
+            Role::Server => Self::READ_CHUNK_SERVER,
+        }
+    }
+
+    /// Room for the next read; never empty.
+    pub fn space(&mut self) -> &mut [u8] {
+        let chunk = self.read_chunk();
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+            if self.buffer.len() > 2 * chunk {
+                self.buffer = Vec::new();
+            }
+        } else if self.start > 0 && self.buffer.len() - self.end < chunk {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        if self.buffer.len() - self.end < chunk {
+            // Doubling keeps the copying linear; what a header claims is never trusted with memory.
+            let target = (self.end + chunk).max(self.end * 2).min(self.max_message + MAX_HEADER + chunk);
+            self.buffer.resize(target.max(self.end + 1), 0);
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// Announces that `n` bytes of [`Inbound::space`] were filled.
+    pub fn filled(&mut self, n: usize) {
+        self.end += n;
+        assert!(self.end <= self.buffer.len(), "more bytes filled than there was space");
+    }
+
+    /// Bytes received and not consumed yet.
+    pub fn pending(&self) -> usize {
+        self.end - self.start
+    }
+
+    /// Gives an empty buffer back, for a connection that went idle.
+    pub fn release(&mut self) {
+        if self.start == self.end {
+            self.buffer = Vec::new();
+            self.start = 0;
+            self.end = 0;
+        }
+        if self.assembling.is_none() {
+            self.assembled = Vec::new();
+        }
+    }
+
+    /// The next whole message; `None` when more bytes are needed. After a violation the decoder must not be used again.
+    #[allow(clippy::should_implement_trait)] // it lends out its buffer, which an Iterator can not
+    pub fn next(&mut self) -> Result<Option<Message<'_>>, Violation> {
+        if self.handed_out {
+            self.handed_out = false;
+            if self.assembled.capacity() > 2 * self.read_chunk() {
+                self.assembled = Vec::new();
+            } else {
+                self.assembled.clear();
+            }
+        }
+        let Some((opcode, place)) = self.decode()? else { return Ok(None) };
+        let payload = match place {
+            Place::Buffer(range) => &self.buffer[range],
+            Place::Assembled => {
+                self.handed_out = true;
+                &self.assembled[..]
+            }
+        };
+        Ok(Some(match opcode {
+            Opcode::Text => {
+                simdutf8::basic::from_utf8(payload).map_err(|_| Violation::Utf8)?;
+                Message::Text(payload)
+            }
+            Opcode::Binary | Opcode::Continuation => Message::Binary(payload),
+            Opcode::Ping => Message::Ping(payload),
+            Opcode::Pong => Message::Pong(payload),
+            Opcode::Close => Message::Close(parse_close(payload)?),
+        }))
+    }
+
+    /// Consumes frames up to the end of a message or control frame.
+    fn decode(&mut self) -> Result<Option<(Opcode, Place)>, Violation> {
+        loop {
+            let Some(header) = Header::parse(&self.buffer[self.start..self.end]) else { return Ok(None) };
+            let opcode = self.check(&header)?;
+            // `check` has bounded the length, so it fits a usize.
+            let length = header.length as usize;
+            let from = self.start + header.size;
+            if self.end - from < length {
+                return Ok(None);
+            }
+            let range = from..from + length;
+            if let Some(mask) = header.mask {
+                mask_in_place(&mut self.buffer[range.clone()], mask);
+            }
+            self.start = range.end;
+            if opcode.is_control() {
+                return Ok(Some((opcode, Place::Buffer(range))));
+            }
+            match (header.fin, self.assembling) {
+                (true, None) => return Ok(Some((opcode, Place::Buffer(range)))),
+                (fin, first) => {
+                    self.assembled.extend_from_slice(&self.buffer[range]);
+                    let first = first.unwrap_or(opcode);
+                    if fin {
+                        self.assembling = None;
+                        return Ok(Some((first, Place::Assembled)));
+                    }
+                    self.assembling = Some(first);
+                }
+            }
+        }
+    }
+
+    fn check(&self, header: &Header) -> Result<Opcode, Violation> {
+        if header.reserved {
+            return Err(Violation::ReservedBit);
+        }
+        let opcode = header.opcode.ok_or(Violation::Opcode)?;
+        if header.mask.is_some() != (self.role == Role::Server) {
+            return Err(Violation::Mask);
+        }
+        if opcode.is_control() {
+            if !header.fin || header.length > MAX_CONTROL as u64 {
+                return Err(Violation::Control);
+            }
+            return Ok(opcode);
+        }
+        if (opcode == Opcode::Continuation) != self.assembling.is_some() {
+            return Err(Violation::Fragment);
+        }
+        if header.length > (self.max_message - self.assembled.len()) as u64 {
+            return Err(Violation::TooLarge);
+        }
+        Ok(opcode)
+    }
+}
+
+fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
+    if payload.is_empty() {
+        return Ok(None);
+    }
+    let (code, reason) = payload.split_first_chunk::<2>().ok_or(Violation::CloseCode)?;
+    let code = u16::from_be_bytes(*code);
+    // Section 7.4: 1004-1006 and 1015 are never sent, the rest below 3000 is reserved.
+    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+        return Err(Violation::CloseCode);
+    }
+    let reason = std::str::from_utf8(reason).map_err(|_| Violation::Utf8)?;
+    Ok(Some((code, reason)))
+}
+
+impl fmt::Debug for Inbound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The bytes may hold a token.
+        f.debug_struct("Inbound").field("role", &self.role).field("pending", &self.pending()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::{write_close, write_frame, write_header};
+    use super::*;
+    use proptest::prelude::*;
+
+    #[derive(Debug, PartialEq, Clone)]
+    enum Owned {
+        Text(Vec<u8>),
+        Binary(Vec<u8>),
+        Ping(Vec<u8>),
+        Pong(Vec<u8>),
+        Close(Option<(u16, String)>),
+    }
+
+    impl From<Message<'_>> for Owned {
+        fn from(message: Message<'_>) -> Self {
+            match message {
+                Message::Text(bytes) => Self::Text(bytes.to_vec()),
+                Message::Binary(bytes) => Self::Binary(bytes.to_vec()),
+                Message::Ping(bytes) => Self::Ping(bytes.to_vec()),
+                Message::Pong(bytes) => Self::Pong(bytes.to_vec()),
+                Message::Close(close) => Self::Close(close.map(|(code, reason)| (code, reason.to_owned()))),
+            }
+        }
+    }
+
+    /// Feeds `bytes` in pieces of the given sizes (cycled) and collects what comes out.
+    fn feed(inbound: &mut Inbound, mut bytes: &[u8], pieces: &[usize]) -> Result<Vec<Owned>, Violation> {
+        let mut out = Vec::new();
+        let mut pieces = pieces.iter().cycle();
+        while !bytes.is_empty() {
+            let space = inbound.space();
+            assert!(!space.is_empty());
+            let n = bytes.len().min(space.len()).min(*pieces.next().unwrap());
+            space[..n].copy_from_slice(&bytes[..n]);
+            inbound.filled(n);
+            bytes = &bytes[n..];
+            while let Some(message) = inbound.next()? {
+                out.push(message.into());
+            }
+        }
+        Ok(out)
+    }
+
+    fn frame(fin: bool, opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Vec<u8> {
+        let mut out = Vec::new();
+        write_frame(&mut out, Opcode::from_bits(opcode).unwrap_or(Opcode::Text), payload, mask);
+        out[0] = (if fin { 0x80 } else { 0 }) | opcode;
+        out
+    }
+
+    const MASK: Option<[u8; 4]> = Some([1, 2, 3, 250]);
+
+    fn violation(bytes: &[u8]) -> Violation {
+        feed(&mut Inbound::new(Role::Server, 4096), bytes, &[usize::MAX]).unwrap_err()
+    }
+
+    #[test]
+    fn violations_are_found() {
+        assert_eq!(violation(&frame(true, 1, b"a", None)), Violation::Mask);
+        assert_eq!(violation(&frame(true, 1, b"\xff", MASK)), Violation::Utf8);
+        assert_eq!(violation(&frame(true, 3, b"", MASK)), Violation::Opcode);
+        assert_eq!(violation(&frame(true, 11, b"", MASK)), Violation::Opcode);
+        assert_eq!(violation(&frame(false, 9, b"", MASK)), Violation::Control);
+        assert_eq!(violation(&frame(true, 9, &[0; 126], MASK)), Violation::Control);
+        assert_eq!(violation(&frame(true, 0, b"", MASK)), Violation::Fragment);
+        assert_eq!(violation(&[frame(false, 1, b"", MASK), frame(true, 1, b"", MASK)].concat()), Violation::Fragment);
+        assert_eq!(violation(&frame(true, 2, &[0; 4097], MASK)), Violation::TooLarge);
+        assert_eq!(
+            violation(&[frame(false, 2, &[0; 4000], MASK), frame(true, 0, &[0; 97], MASK)].concat()),
+            Violation::TooLarge
+        );
+        let mut reserved = frame(true, 1, b"", MASK);
+        reserved[0] |= 0x40;
+        assert_eq!(violation(&reserved), Violation::ReservedBit);
+        for payload in [&[3u8][..], &1005u16.to_be_bytes(), &999u16.to_be_bytes(), &2000u16.to_be_bytes()] {
+            assert_eq!(violation(&frame(true, 8, payload, MASK)), Violation::CloseCode);
+        }
+        assert_eq!(violation(&frame(true, 8, b"\x03\xe8\xff", MASK)), Violation::Utf8);
+        let client = feed(&mut Inbound::new(Role::Client, 64), &frame(true, 1, b"a", MASK), &[1]);
+        assert_eq!(client, Err(Violation::Mask));
+    }
+
+    #[test]
+    fn a_header_that_claims_much_allocates_little() {
+        let mut inbound = Inbound::new(Role::Client, 1 << 30);
+        let mut header = Vec::new();
+        write_header(&mut header, Opcode::Binary, 1 << 30, None);
+        assert_eq!(feed(&mut inbound, &header, &[1]), Ok(vec![]));
+        assert!(inbound.space().len() <= 64 << 10);
+    }
+
+    #[test]
+    fn close_reasons_are_cut_at_a_character() {
+        let mut out = Vec::new();
+        write_close(&mut out, Some(4000), &"é".repeat(100), None);
+        let got = feed(&mut Inbound::new(Role::Client, 64), &out, &[7]).unwrap();
+        assert_eq!(got, vec![Owned::Close(Some((4000, "é".repeat(61))))]);
+    }
+
+    #[test]
+    fn memory_is_given_back() {
+        let mut inbound = Inbound::new(Role::Client, 8 << 20);
+        let big = frame(true, 2, &vec![7; 4 << 20], None);
+        assert_eq!(feed(&mut inbound, &big, &[40_000]).unwrap().len(), 1);
+        inbound.space();
+        assert!(inbound.buffer.len() <= Inbound::READ_CHUNK_CLIENT);
+        inbound.release();
+        assert_eq!(inbound.buffer.capacity(), 0);
+    }
+
+    fn message() -> impl Strategy<Value = Owned> {
+        let bytes = prop::collection::vec(any::<u8>(), 0..70_000);
+        let small = prop::collection::vec(any::<u8>(), 0..=125);
+        prop_oneof![
+            ".{0,300}".prop_map(|text| Owned::Text(text.into_bytes())),
+            bytes.prop_map(Owned::Binary),
+            small.clone().prop_map(Owned::Ping),
+            small.prop_map(Owned::Pong),
+            prop::option::of((3000u16..5000, "[a-z]{0,100}")).prop_map(Owned::Close),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever is written comes out again, however it is masked, fragmented, interleaved with pings and split by the network.
+        #[test]
+        fn round_trip(
+            messages in prop::collection::vec((message(), 1usize..5, any::<bool>()), 1..8),
+            mask in prop::option::of(any::<[u8; 4]>()),
+            pieces in prop::collection::vec(1usize..40_000, 1..20),
+        ) {
+            let mut wire = Vec::new();
+            let mut expected = Vec::new();
+            for (message, fragments, ping_between) in messages {
+                let (opcode, payload) = match &message {
+                    Owned::Text(bytes) => (1, bytes.clone()),
+                    Owned::Binary(bytes) => (2, bytes.clone()),
+                    Owned::Ping(bytes) => (9, bytes.clone()),
+                    Owned::Pong(bytes) => (10, bytes.clone()),
+                    Owned::Close(close) => {
+                        write_close(&mut wire, close.as_ref().map(|c| c.0), close.as_ref().map_or("", |c| &c.1), mask);
+                        expected.push(message);
+                        continue;
+                    }
+                };
+                let fragments = if opcode < 8 { fragments } else { 1 };
+                let size = payload.len().div_ceil(fragments).max(1);
+                let mut parts: Vec<&[u8]> = payload.chunks(size).collect();
+                if parts.is_empty() {
+                    parts.push(b"");
+                }
+                for (i, part) in parts.iter().enumerate() {
+                    let last = i + 1 == parts.len();
+                    wire.extend(frame(last, if i == 0 { opcode } else { 0 }, part, mask));
+                    if ping_between && !last {
+                        wire.extend(frame(true, 9, b"between", mask));
+                        expected.push(Owned::Ping(b"between".to_vec()));
+                    }
+                }
+                expected.push(message);
+            }
+            let role = if mask.is_some() { Role::Server } else { Role::Client };
+            let mut inbound = Inbound::new(role, 1 << 20);
+            prop_assert_eq!(feed(&mut inbound, &wire, &pieces), Ok(expected));
+            prop_assert_eq!(inbound.pending(), 0);
+        }
+
+        /// Noise is refused or waited for, never a panic, and never holds more than the limit.
+        #[test]
+        fn noise(bytes in prop::collection::vec(any::<u8>(), 0..5000), pieces in prop::collection::vec(1usize..300, 1..9)) {
+            for role in [Role::Client, Role::Server] {
+                let mut inbound = Inbound::new(role, 1000);
+                let _ = feed(&mut inbound, &bytes, &pieces);
+                prop_assert!(inbound.assembled.len() <= 1000);
+            }
+        }
+    }
+}
