@@ -1,0 +1,230 @@
+//! What clients send: parsed, checked, and made safe to pass on to Discord (docs: Gateway Events, Send Events).
+
+use super::{opcode, token::bare};
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+use std::borrow::Cow;
+
+/// Longest payload that a client may send, in bytes (docs: Gateway, Sending Events).
+pub const MAX_COMMAND: usize = 4096;
+
+/// A payload from a client, read as far as its opcode. Further keys at the top level are tolerated.
+#[derive(Debug, Deserialize)]
+pub struct Command<'a> {
+    /// The opcode.
+    pub op: u64,
+    /// The data; `None` when missing or null.
+    #[serde(borrow, default)]
+    pub d: Option<&'a RawValue>,
+}
+
+impl<'a> Command<'a> {
+    /// Reads a payload. An error is answered with close code 4002.
+    pub fn parse(payload: &'a [u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(payload)
+    }
+
+    fn data<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.d.map_or("null", RawValue::get))
+    }
+
+    /// The sequence in a heartbeat: absent, null and 0 all mean none yet.
+    pub fn heartbeat(&self) -> Option<u64> {
+        self.data::<Option<u64>>().ok().flatten()
+    }
+
+    /// The data of an IDENTIFY.
+    pub fn identify(&self) -> Result<Identify, serde_json::Error> {
+        self.data()
+    }
+
+    /// The data of a RESUME.
+    pub fn resume(&self) -> Result<Resume, serde_json::Error> {
+        self.data()
+    }
+}
+
+/// The data of a client's IDENTIFY, as far as the proxy needs it.
+#[derive(Clone, Deserialize)]
+pub struct Identify {
+    /// With or without `Bot `.
+    pub token: String,
+    /// Missing means the only shard of one.
+    #[serde(default = "only_shard")]
+    pub shard: (u32, u32),
+    /// Missing (possible before v8 of the API) means all.
+    #[serde(default)]
+    pub intents: Option<u64>,
+    /// Payload compression; a `compress` in the URL wins.
+    #[serde(default)]
+    pub compress: Option<bool>,
+}
+
+fn only_shard() -> (u32, u32) {
+    (0, 1)
+}
+
+/// The data of a client's RESUME.
+#[derive(Clone, Deserialize)]
+pub struct Resume {
+    /// With or without `Bot `.
+    pub token: String,
+    /// From the READY that the proxy sent.
+    pub session_id: String,
+    /// The last sequence that the client has seen.
+    #[serde(default)]
+    pub seq: Option<u64>,
+}
+
+impl Identify {
+    /// The token without prefix.
+    pub fn bare_token(&self) -> &str {
+        bare(&self.token)
+    }
+}
+
+impl Resume {
+    /// The token without prefix.
+    pub fn bare_token(&self) -> &str {
+        bare(&self.token)
+    }
+}
+
+// No token may reach a log, so Debug leaves it out.
+impl std::fmt::Debug for Identify {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identify").field("shard", &self.shard).field("intents", &self.intents).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Resume {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Resume").field("seq", &self.seq).finish_non_exhaustive()
+    }
+}
+
+/// What to do with a command of an identified client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Forward<'a> {
+    /// Pass this payload on to Discord.
+    Send(Cow<'a, [u8]>),
+    /// Not for Discord, and no reason to close.
+    Ignore,
+}
+
+/// Decides what of a command goes to Discord. Heartbeats, IDENTIFY and RESUME never do; unknown opcodes do, because
+/// the proxy may be older than the client's library.
+pub fn forward<'a>(command: &Command<'_>, payload: &'a [u8]) -> Forward<'a> {
+    match command.op {
+        opcode::DISPATCH
+        | opcode::HEARTBEAT
+        | opcode::IDENTIFY
+        | opcode::RESUME
+        | opcode::RECONNECT
+        | opcode::INVALID_SESSION
+        | opcode::HELLO
+        | opcode::HEARTBEAT_ACK => Forward::Ignore,
+        opcode::PRESENCE_UPDATE => match presence(command) {
+            Some(payload) => Forward::Send(Cow::Owned(payload)),
+            None => Forward::Ignore,
+        },
+        _ => Forward::Send(Cow::Borrowed(payload)),
+    }
+}
+
+/// An Update Presence that Discord accepts: `activities: null` closes the connection there, and the shard is shared.
+fn presence(command: &Command<'_>) -> Option<Vec<u8>> {
+    let mut data: serde_json::Map<String, Value> = serde_json::from_str(command.d?.get()).ok()?;
+    let game = data.remove("game").filter(Value::is_object);
+    let activities = match data.remove("activities") {
+        Some(Value::Array(activities)) => activities,
+        // Before v8 a single `game` stood in its place, and some libraries still send that.
+        _ => game.into_iter().collect(),
+    };
+    data.insert("activities".into(), Value::Array(activities));
+    if !data.get("status").is_some_and(Value::is_string) {
+        data.insert("status".into(), "online".into());
+    }
+    if !data.get("afk").is_some_and(Value::is_boolean) {
+        data.insert("afk".into(), false.into());
+    }
+    if !data.get("since").is_some_and(Value::is_number) {
+        data.insert("since".into(), Value::Null);
+    }
+    serde_json::to_vec(&serde_json::json!({"op": opcode::PRESENCE_UPDATE, "d": data})).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn identify_in_many_dresses() {
+        let payload = br#"{"op":2,"compress":true,"d":{"token":"Bot x.y","v":10,"$os":1,"capabilities":3,"shard":[1,4],"intents":513,"compress":true}}"#;
+        let identify = Command::parse(payload).unwrap().identify().unwrap();
+        assert_eq!(
+            (identify.bare_token(), identify.shard, identify.intents, identify.compress),
+            ("x.y", (1, 4), Some(513), Some(true))
+        );
+        let identify = Command::parse(br#"{"op":2,"d":{"token":"x"}}"#).unwrap().identify().unwrap();
+        assert_eq!((identify.shard, identify.intents), ((0, 1), None));
+        for bad in [
+            r#"{"op":2}"#,
+            r#"{"op":2,"d":{}}"#,
+            r#"{"op":2,"d":{"token":"x","shard":[1]}}"#,
+            r#"{"op":2,"d":{"token":"x","shard":[-1,2]}}"#,
+        ] {
+            assert!(Command::parse(bad.as_bytes()).unwrap().identify().is_err(), "{bad}");
+        }
+        assert!(!format!("{identify:?}").contains('x'));
+    }
+
+    #[test]
+    fn heartbeats_with_and_without_a_sequence() {
+        let beat = |text: &str| Command::parse(text.as_bytes()).unwrap().heartbeat();
+        assert_eq!(beat(r#"{"op":1,"d":17}"#), Some(17));
+        assert_eq!(beat(r#"{"op":1,"d":null}"#), None);
+        assert_eq!(beat(r#"{"op":1}"#), None);
+        assert_eq!(beat(r#"{"op":1,"d":"x"}"#), None);
+    }
+
+    #[test]
+    fn garbage_is_an_error() {
+        for bad in ["", "null", "[]", "{", "{}", r#"{"op":"2"}"#, r#"{"op":-1}"#] {
+            assert!(Command::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    fn forwarded(payload: &str) -> Option<Value> {
+        match forward(&Command::parse(payload.as_bytes()).unwrap(), payload.as_bytes()) {
+            Forward::Send(bytes) => Some(serde_json::from_slice(&bytes).unwrap()),
+            Forward::Ignore => None,
+        }
+    }
+
+    #[test]
+    fn presence_is_sanitised() {
+        assert_eq!(
+            forwarded(r#"{"op":3,"d":{"activities":null,"status":"dnd"}}"#),
+            Some(json!({"op":3,"d":{"activities":[],"status":"dnd","afk":false,"since":null}}))
+        );
+        assert_eq!(
+            forwarded(r#"{"op":3,"d":{"game":{"name":"x","type":0},"since":5,"afk":true}}"#),
+            Some(json!({"op":3,"d":{"activities":[{"name":"x","type":0}],"status":"online","afk":true,"since":5}}))
+        );
+        assert_eq!(forwarded(r#"{"op":3,"d":null}"#), None);
+        assert_eq!(forwarded(r#"{"op":3,"d":7}"#), None);
+    }
+
+    #[test]
+    fn what_is_passed_on() {
+        for op in [4, 8, 31, 43, 99] {
+            let payload = format!(r#"{{"op":{op},"d":{{"guild_id":123456789012345678}}}}"#);
+            assert_eq!(forwarded(&payload), Some(serde_json::from_str(&payload).unwrap()));
+        }
+        for op in [0, 1, 2, 6, 7, 9, 10, 11] {
+            assert_eq!(forwarded(&format!(r#"{{"op":{op},"d":{{}}}}"#)), None);
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The least of JSON that the hot path needs: find where a value ends, without building anything.
+//!
+//! It checks structure (strings closed, brackets matched, nesting bounded), not the grammar of numbers or the order of
+//! tokens inside a value it skips: such a value is relayed as it came, never interpreted.
+
+/// Why bytes are not the JSON that was expected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed {
+    /// What was wrong.
+    pub what: &'static str,
+    /// Offset in bytes where it was noticed.
+    pub at: usize,
+}
+
+impl std::fmt::Display for Malformed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at byte {}", self.what, self.at)
+    }
+}
+
+impl std::error::Error for Malformed {}
+
+/// Nesting beyond this is refused; Discord's own payloads stay below 20.
+pub const MAX_DEPTH: usize = 512;
+
+/// A position in JSON text.
+#[derive(Clone, Copy)]
+pub struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// Starts at the first byte.
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0 }
+    }
+
+    /// Offset of the next byte.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    fn fail<T>(&self, what: &'static str) -> Result<T, Malformed> {
+        Err(Malformed { what, at: self.at })
+    }
+
+    /// Skips white space and returns the byte behind it, without consuming that.
+    pub fn peek(&mut self) -> Option<u8> {
+        while let Some(&byte) = self.bytes.get(self.at) {
+            if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
+                return Some(byte);
+            }
+            self.at += 1;
+        }
+        None
+    }
+
+    /// Consumes `byte` after white space, if it is next.
+    pub fn take(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    /// Consumes `byte` or fails.
+    pub fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), Malformed> {
+        if self.take(byte) { Ok(()) } else { self.fail(what) }
+    }
+
+    /// Consumes a string; returns its bytes between the quotes, escapes untouched.
+    pub fn string(&mut self) -> Result<&'a [u8], Malformed> {
+        self.expect(b'"', "expected a string")?;
+        let start = self.at;
+        self.skip_string()?;
+        Ok(&self.bytes[start..self.at - 1])
+    }
+
+    /// Consumes up to and including the closing quote.
+    fn skip_string(&mut self) -> Result<(), Malformed> {
+        loop {
+            match memchr::memchr2(b'"', b'\\', &self.bytes[self.at..]) {
+                Some(n) if self.bytes[self.at + n] == b'"' => {
+                    self.at += n + 1;
+                    return Ok(());
+                }
+                // The escaped byte can not end the string, whatever it is.
+                Some(n) if self.at + n + 2 <= self.bytes.len() => self.at += n + 2,
+                _ => {
+                    self.at = self.bytes.len();
+                    return self.fail("unterminated string");
+                }
+            }
+        }
+    }
+
+    /// Consumes one value of any kind and returns its text.
+    pub fn value(&mut self) -> Result<&'a [u8], Malformed> {
+        let Some(first) = self.peek() else { return self.fail("expected a value") };
+        let start = self.at;
+        match first {
+            b'"' => {
+                self.at += 1;
+                self.skip_string()?;
+            }
+            b'{' | b'[' => self.skip_nested()?,
+            _ => {
+                let scalar = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
+                let length = self.bytes[self.at..].iter().take_while(|byte| scalar(byte)).count();
+                if length == 0 {
+                    return self.fail("expected a value");
+                }
+                self.at += length;
+            }
+        }
+        Ok(&self.bytes[start..self.at])
+    }
+
+    fn skip_nested(&mut self) -> Result<(), Malformed> {
+        // One bit a level: set for an object.
+        let mut kinds = [0u64; MAX_DEPTH / 64];
+        let mut depth = 0;
+        while let Some(&byte) = self.bytes.get(self.at) {
+            self.at += 1;
+            match byte {
+                b'"' => self.skip_string()?,
+                b'{' | b'[' => {
+                    if depth == MAX_DEPTH {
+                        return self.fail("nested too deeply");
+                    }
+                    let bit = 1 << (depth % 64);
+                    if byte == b'{' {
+                        kinds[depth / 64] |= bit;
+                    } else {
+                        kinds[depth / 64] &= !bit;
+                    }
+                    depth += 1;
+                }
+                b'}' | b']' => {
+                    depth -= 1;
+                    if (kinds[depth / 64] >> (depth % 64) & 1 == 1) != (byte == b'}') {
+                        return self.fail("brackets do not match");
+                    }
+                    if depth == 0 {
+                        return Ok(());
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.fail("unterminated value")
+    }
+
+    /// Succeeds when nothing but white space is left.
+    pub fn end(&mut self) -> Result<(), Malformed> {
+        match self.peek() {
+            None => Ok(()),
+            Some(_) => self.fail("bytes after the end"),
+        }
+    }
+}
+
+/// Calls `each` with every key (escapes untouched) and value of an object, in order. `each` returns false to stop early.
+pub fn for_each_entry<'a>(object: &'a [u8], mut each: impl FnMut(&'a [u8], &'a [u8]) -> bool) -> Result<(), Malformed> {
+    let mut cursor = Cursor::new(object);
+    cursor.expect(b'{', "expected an object")?;
+    if cursor.take(b'}') {
+        return cursor.end();
+    }
+    loop {
+        let key = cursor.string()?;
+        cursor.expect(b':', "expected a colon")?;
+        if !each(key, cursor.value()?) {
+            return Ok(());
+        }
+        if cursor.take(b'}') {
+            return cursor.end();
+        }
+        cursor.expect(b',', "expected a comma")?;
+    }
+}
+
+/// The value of a top-level key of an object; `None` when it is not there or the object is malformed before it.
+pub fn get<'a>(object: &'a [u8], key: &str) -> Option<&'a [u8]> {
+    let mut found = None;
+    let result = for_each_entry(object, |name, value| {
+        if name == key.as_bytes() {
+            found = Some(value);
+        }
+        found.is_none()
+    });
+    result.ok().and(found)
+}
+
+/// A snowflake or other unsigned number, with or without quotes.
+pub fn parse_id(value: &[u8]) -> Option<u64> {
+    let digits = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
+    // `parse` would accept a sign.
+    if !digits.first()?.is_ascii_digit() {
+        return None;
+    }
+    std::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// Appends `text` as a JSON string.
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("writing a string into memory can not fail");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn keys_are_found_only_at_the_top() {
+        let object = br#"{"a":{"id":1,"x":"\"id\":2"},"b":["id"],"id": "77" ,"z":null}"#;
+        assert_eq!(get(object, "id").and_then(parse_id), Some(77));
+        assert_eq!(get(object, "x"), None);
+        assert_eq!(get(object, "z"), Some(&b"null"[..]));
+        assert_eq!(get(b"[1]", "id"), None);
+    }
+
+    #[test]
+    fn ids_are_numbers_in_any_dress() {
+        assert_eq!(parse_id(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(parse_id(b"\"5\""), Some(5));
+        for bad in [&b""[..], b"\"", b"\"\"", b"-1", b"+1", b"null", b"\"5", b"18446744073709551616", b"1.0"] {
+            assert_eq!(parse_id(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn broken_structure_is_named() {
+        let what = |text: &str| Cursor::new(text.as_bytes()).value().unwrap_err().what;
+        assert_eq!(what("{]"), "brackets do not match");
+        assert_eq!(what("[{\"a\":[}]]"), "brackets do not match");
+        assert_eq!(what("{\"a"), "unterminated string");
+        assert_eq!(what("\"a\\"), "unterminated string");
+        assert_eq!(what("[[]"), "unterminated value");
+        assert_eq!(what(":"), "expected a value");
+        assert_eq!(what(&"[".repeat(MAX_DEPTH + 1)), "nested too deeply");
+        let deep = format!("{}{}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
+        assert_eq!(Cursor::new(deep.as_bytes()).value(), Ok(deep.as_bytes()));
+    }
+
+    proptest! {
+        #[test]
+        fn noise_never_panics(text in r#"[\[\]{}",:\\ a1-]{0,40}"#) {
+            let _ = Cursor::new(text.as_bytes()).value();
+            let _ = for_each_entry(text.as_bytes(), |_, _| true);
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Payloads that the proxy makes itself.
+//!
+//! To clients all four keys are always there, `null` where empty, in the order `t`, `s`, `op`, `d`: some libraries lose
+//! their sequence or crash without, and one finds the keys by a text search that must not run into `d`.
+
+use super::{ShardId, json::write_string};
+use serde_json::value::RawValue;
+
+/// HELLO (docs: Gateway, Hello Event). `interval` in milliseconds.
+pub fn hello(interval: u64) -> Vec<u8> {
+    format!(r#"{{"t":null,"s":null,"op":10,"d":{{"heartbeat_interval":{interval},"_trace":["gateway-proxy"]}}}}"#)
+        .into_bytes()
+}
+
+/// Heartbeat ACK.
+pub const HEARTBEAT_ACK: &[u8] = br#"{"t":null,"s":null,"op":11,"d":null}"#;
+/// A request for a heartbeat at once.
+pub const HEARTBEAT_REQUEST: &[u8] = br#"{"t":null,"s":null,"op":1,"d":null}"#;
+/// Reconnect.
+pub const RECONNECT: &[u8] = br#"{"t":null,"s":null,"op":7,"d":null}"#;
+/// Invalid Session that can not be resumed; `d` has to be a boolean.
+pub const INVALID_SESSION: &[u8] = br#"{"t":null,"s":null,"op":9,"d":false}"#;
+/// The data of RESUMED: libraries need an object.
+pub const RESUMED_DATA: &[u8] = br#"{"_trace":["gateway-proxy"]}"#;
+
+/// Our heartbeat to Discord with the last sequence received.
+pub fn heartbeat(sequence: Option<u64>) -> Vec<u8> {
+    match sequence {
+        Some(sequence) => format!(r#"{{"op":1,"d":{sequence}}}"#).into_bytes(),
+        None => br#"{"op":1,"d":null}"#.to_vec(),
+    }
+}
+
+/// Our IDENTIFY to Discord (docs: Gateway Events, Identify).
+pub fn identify(token: &str, shard: ShardId, intents: u64, presence: Option<&RawValue>) -> Vec<u8> {
+    let mut out = br#"{"op":2,"d":{"token":"#.to_vec();
+    write_string(&mut out, token);
+    out.extend_from_slice(
+        format!(
+            r#","properties":{{"os":"linux","browser":"gateway-proxy","device":"gateway-proxy"}},"large_threshold":250,"shard":[{},{}],"intents":{intents}"#,
+            shard.id, shard.count
+        )
+        .as_bytes(),
+    );
+    if let Some(presence) = presence {
+        out.extend_from_slice(br#","presence":"#);
+        out.extend_from_slice(presence.get().as_bytes());
+    }
+    out.extend_from_slice(b"}}");
+    out
+}
+
+/// Our RESUME to Discord (docs: Gateway Events, Resume).
+pub fn resume(token: &str, session_id: &str, sequence: u64) -> Vec<u8> {
+    let mut out = br#"{"op":6,"d":{"token":"#.to_vec();
+    write_string(&mut out, token);
+    out.extend_from_slice(br#","session_id":"#);
+    write_string(&mut out, session_id);
+    out.extend_from_slice(format!(r#","seq":{sequence}}}}}"#).as_bytes());
+    out
+}
+
+/// The start of a dispatch up to its sequence: `{"t":"X","s":`. Behind the digits come [`DISPATCH_MIDDLE`], the data and `}`.
+pub fn write_dispatch_prefix(out: &mut Vec<u8>, name: &[u8]) {
+    out.extend_from_slice(br#"{"t":""#);
+    out.extend_from_slice(name);
+    out.extend_from_slice(br#"","s":"#);
+}
+
+/// What stands between the sequence of a dispatch and its data.
+pub const DISPATCH_MIDDLE: &[u8] = br#","op":0,"d":"#;
+
+/// A GUILD_DELETE's data: `unavailable` for an outage, otherwise the bot is no longer in the guild.
+pub fn guild_delete(guild: u64, unavailable: bool) -> Vec<u8> {
+    if unavailable {
+        format!(r#"{{"id":"{guild}","unavailable":true}}"#).into_bytes()
+    } else {
+        format!(r#"{{"id":"{guild}"}}"#).into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parse(payload: &[u8]) -> Value {
+        serde_json::from_slice(payload).unwrap()
+    }
+
+    #[test]
+    fn frames_to_clients_have_all_keys_in_order() {
+        for payload in [&hello(41_250)[..], HEARTBEAT_ACK, HEARTBEAT_REQUEST, RECONNECT, INVALID_SESSION] {
+            let text = std::str::from_utf8(payload).unwrap();
+            let at = |key: &str| text.find(&format!("\"{key}\":")).unwrap();
+            assert!(at("t") < at("s") && at("s") < at("op") && at("op") < at("d"), "{text}");
+            parse(payload);
+        }
+        assert!(parse(INVALID_SESSION)["d"].is_boolean());
+        assert!(parse(RESUMED_DATA).is_object());
+        assert_eq!(parse(&hello(41_250))["d"]["heartbeat_interval"], 41_250);
+    }
+
+    #[test]
+    fn frames_to_discord() {
+        let presence: Box<RawValue> = serde_json::from_str(r#"{"status":"dnd"}"#).unwrap();
+        let shard = ShardId { id: 3, count: 9 };
+        let identify = parse(&identify("a\"b", shard, 513, Some(&presence)));
+        assert_eq!(identify["d"]["token"], "a\"b");
+        assert_eq!(identify["d"]["shard"], json!([3, 9]));
+        assert_eq!(identify["d"]["intents"], 513);
+        assert_eq!(identify["d"]["presence"]["status"], "dnd");
+        assert_eq!(parse(&resume("t", "s", 7)), json!({"op": 6, "d": {"token": "t", "session_id": "s", "seq": 7}}));
+        assert_eq!(parse(&heartbeat(Some(5))), json!({"op": 1, "d": 5}));
+        assert_eq!(parse(&heartbeat(None)), json!({"op": 1, "d": null}));
+        assert_eq!(parse(&guild_delete(5, true)), json!({"id": "5", "unavailable": true}));
+        assert_eq!(parse(&guild_delete(5, false)), json!({"id": "5"}));
+    }
+}
