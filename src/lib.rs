@@ -1,5 +1,7 @@
 //! gateway-proxy keeps the Gateway sessions (shards) of a Discord bot open.
 #![warn(missing_docs)]
 
+pub mod log;
 pub mod protocol;
+pub mod upstream;
 pub mod websocket;
