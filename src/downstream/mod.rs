@@ -2,4 +2,3 @@
 //! [`crate::control::door`] before IDENTIFY and in [`crate::data_core`] after it.
 
 pub mod outbox;
-pub mod session;
