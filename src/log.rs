@@ -8,7 +8,7 @@
 //! one segment, except that the newest [`Limits::entries`] events are kept however large they are.
 //! Never: knows who reads it, parses an event, or looks at a clock.
 
-use crate::protocol::{event::EventKind, payload};
+use crate::protocol::{event::Meta, payload};
 use std::collections::VecDeque;
 
 /// How much of the past is kept for readers that lag.
@@ -22,17 +22,6 @@ pub struct Limits {
 
 /// Entries share allocations of this size; a larger one has its own.
 const SEGMENT_BYTES: usize = 64 << 10;
-
-/// Everything that is known about an event besides its text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Meta {
-    /// Its type.
-    pub kind: EventKind,
-    /// The guild whose state in the cache it changed: a snapshot of that guild taken later contains it.
-    pub state_of: Option<u64>,
-    /// Only this session gets it; `None`: all.
-    pub only: Option<u32>,
-}
 
 /// One event, borrowed from the log.
 #[derive(Clone, Copy, Debug)]
@@ -215,6 +204,7 @@ fn entries_of(segment: &Segment) -> impl Iterator<Item = Entry<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::event::EventKind;
     use proptest::prelude::*;
 
     const META: Meta = Meta { kind: EventKind::Other, state_of: None, only: None };

@@ -2,3 +2,4 @@
 //! [`crate::control::door`] before IDENTIFY and in [`crate::data_core`] after it.
 
 pub mod outbox;
+pub mod session;
