@@ -4,6 +4,7 @@
 pub mod compression;
 pub mod downstream;
 pub mod log;
+pub mod net;
 pub mod protocol;
 pub mod upstream;
 pub mod websocket;

@@ -103,6 +103,8 @@ pub struct Session {
     /// Commands in the current window, and when that began.
     pub commands: (u32, Time),
     delivery: [Delivery; EventKind::ALL.len()],
+    /// The bot itself.
+    user: Option<u64>,
     /// Number of the last dispatch sent.
     sequence: u64,
     /// Log position to read next.
@@ -142,6 +144,7 @@ impl Session {
             last_heartbeat: now,
             commands: (0, now),
             delivery,
+            user: None,
             sequence: 0,
             cursor: 0,
             base: (0, 0),
@@ -171,8 +174,10 @@ impl Session {
     }
 
     /// READY is about to be sent; events from `position` on will follow the snapshot.
-    pub fn begin_sync(&mut self, position: u64, now: Time) {
+    /// `user` is the bot itself.
+    pub fn begin_sync(&mut self, position: u64, now: Time, user: Option<u64>) {
         self.phase = Phase::Syncing;
+        self.user = user;
         self.cursor = position;
         self.last_heartbeat = now;
     }
@@ -218,7 +223,10 @@ impl Session {
         let in_guild = || json::get(data, "guild_id").is_some_and(|id| id != b"null");
         let asked_for = match self.delivery[meta.kind as usize] {
             Delivery::Always => true,
-            Delivery::Never => false,
+            // A bot always hears of changes to itself.
+            Delivery::Never => {
+                meta.kind == EventKind::GuildMemberUpdate && self.user.is_some() && self.user == user_of(data)
+            }
             Delivery::InGuild => in_guild(),
             Delivery::Direct => !in_guild(),
         };
@@ -295,6 +303,11 @@ impl Session {
     }
 }
 
+/// The user that an event is about.
+fn user_of(data: &[u8]) -> Option<u64> {
+    json::get(data, "user").and_then(|user| json::get(user, "id")).and_then(json::parse_id)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,7 +355,7 @@ mod tests {
         let mut log = log();
         let mut session = session(Intents::ALL);
         let ready = log.next();
-        session.begin_sync(ready, Time::ZERO);
+        session.begin_sync(ready, Time::ZERO, None);
         assert_eq!(session.number_snapshot(), 1);
         append(&mut log, EventKind::GuildMemberAdd, 10, true); // in the snapshot of 10
         append(&mut log, EventKind::MessageCreate, 10, false); // not state: delivered
@@ -364,7 +377,7 @@ mod tests {
     fn a_session_that_is_not_complete_can_not_be_resumed() {
         let mut session = session(Intents::ALL);
         assert!(!session.rewind(0, 1, 1));
-        session.begin_sync(1, Time::ZERO);
+        session.begin_sync(1, Time::ZERO, None);
         session.number_snapshot();
         assert!(!session.rewind(1, 1, 1));
         session.number_snapshot();
@@ -378,12 +391,26 @@ mod tests {
     fn private_entries_reach_only_their_session() {
         let mut log = log();
         let mut session = session(Intents::ALL);
-        session.begin_sync(1, Time::ZERO);
+        session.begin_sync(1, Time::ZERO, None);
         session.finish_sync();
         for only in [Some(1), Some(2), None] {
             log.append(b"X", b"{}", Meta { kind: EventKind::Other, state_of: None, only });
         }
         assert_eq!(deliver(&mut session, &log), [(1, 1), (2, 3)]);
+    }
+
+    #[test]
+    fn a_bot_hears_of_itself_without_the_intent() {
+        let mut log = log();
+        let mut session = session(Intents::GUILDS);
+        session.begin_sync(1, Time::ZERO, Some(5));
+        session.finish_sync();
+        for user in [4, 5] {
+            let data = format!(r#"{{"guild_id":"1","user":{{"id":"{user}"}}}}"#);
+            let meta = Meta { kind: EventKind::GuildMemberUpdate, state_of: None, only: None };
+            log.append(b"GUILD_MEMBER_UPDATE", data.as_bytes(), meta);
+        }
+        assert_eq!(deliver(&mut session, &log), [(1, 2)]);
     }
 
     proptest! {
@@ -393,7 +420,7 @@ mod tests {
         fn exactly_once_in_order(steps in prop::collection::vec((0u8..12, 0u64..40), 1..200), intents in prop_oneof![Just(Intents::ALL), Just(Intents::GUILD_MESSAGES)]) {
             let mut log = Log::new(Limits { bytes: 0, entries: 30 });
             let mut session = session(intents);
-            session.begin_sync(log.next(), Time::ZERO);
+            session.begin_sync(log.next(), Time::ZERO, None);
             session.number_snapshot();
             session.finish_sync();
             // What the client has: positions by number, from number 2 on.
