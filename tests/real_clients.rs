@@ -38,6 +38,56 @@ fn discord_py_with_zstandard() {
     exercise("discord.py", "zstd-stream");
 }
 
+#[test]
+fn discordjs_ws() {
+    exercise("discordjs-ws", "zlib-stream");
+}
+
+#[test]
+fn discordeno() {
+    exercise("discordeno", "zstd-stream");
+}
+
+#[test]
+fn disnake() {
+    exercise("disnake", "");
+}
+
+#[test]
+fn eris() {
+    exercise("eris", "");
+}
+
+#[test]
+fn hikari() {
+    exercise("hikari", "zlib-stream");
+}
+
+#[test]
+fn hikari_with_zstd() {
+    exercise("hikari", "zstd-stream");
+}
+
+#[test]
+fn interactions_py() {
+    exercise("interactions.py", "");
+}
+
+#[test]
+fn nextcord() {
+    exercise("nextcord", "");
+}
+
+#[test]
+fn oceanic_js() {
+    exercise("oceanic.js", "");
+}
+
+#[test]
+fn py_cord() {
+    exercise("py-cord", "");
+}
+
 /// Whether the person who runs the tests wants this library.
 fn chosen(library: &str) -> bool {
     match env::var("CLIENTS") {

@@ -15,8 +15,9 @@ def every_intent(library):
     return intents
 
 
-def attach(client, library):
-    """Makes `client` report its events, and obey the harness's commands once it runs."""
+def attach(client, library, chunk=lambda guild: guild.chunk()):
+    """Makes `client` report its events, and obey the harness's commands once it runs. `chunk` requests all members of a
+    guild and returns them."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
 
     def guild_event(guild, join):
@@ -66,7 +67,7 @@ def attach(client, library):
 
     async def members(command):
         guild = client.get_guild(int(command["guild"]))
-        found = await guild.chunk()
+        found = await chunk(guild)
         emit("members", guild=command["guild"], count=len(found))
 
     async def presence(command):
@@ -77,4 +78,10 @@ def attach(client, library):
         # The shard's websocket is not public; closing it with 4000 is what the library itself does when it resumes.
         await client.get_shard(command["shard"])._parent.ws.close(4000)
 
-    return lambda: listen({"members": members, "presence": presence, "reconnect": reconnect})
+    login = client.login
+
+    async def login_and_listen(*args, **kwargs):
+        listen({"members": members, "presence": presence, "reconnect": reconnect})
+        await login(*args, **kwargs)
+
+    client.login = login_and_listen

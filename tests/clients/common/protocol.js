@@ -50,25 +50,6 @@ function shardOf(guild) {
 }
 
 /**
- * Collects GUILD_MEMBERS_CHUNK events for libraries that do not do it themselves: hand each chunk to `chunk`; when the
- * last one of an answer has arrived, the harness is told the sum.
- */
-class Chunks {
-  #sums = new Map();
-
-  chunk({ guild_id: guild, members, chunk_count: count }) {
-    const sum = this.#sums.get(guild) ?? { members: 0, chunks: 0 };
-    sum.members += members.length;
-    sum.chunks += 1;
-    this.#sums.set(guild, sum);
-    if (sum.chunks === count) {
-      this.#sums.delete(guild);
-      emit('members', { guild, count: sum.members });
-    }
-  }
-}
-
-/**
  * Reads commands for ever and calls the function of that name in `handlers` with the command. The end of standard
  * input means that the harness is gone: the bot ends too.
  */
@@ -94,4 +75,4 @@ process.on('uncaughtException', (error) => {
   process.exit(1);
 });
 
-module.exports = { ...settings, Chunks, emit, fail, listen, numberOf, shardOf, text };
+module.exports = { ...settings, emit, fail, listen, numberOf, shardOf, text };

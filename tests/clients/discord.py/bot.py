@@ -19,24 +19,19 @@ discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(GATEWAY_URL)
 
 class Bot(discord.AutoShardedClient):
     async def before_identify_hook(self, shard_id, *, initial=False):
-        pass  # the library would wait 5 s before each IDENTIFY; the proxy has no such limit
-
-    # recipe:end
-    async def setup_hook(self):
-        start_listening()
-
-    # recipe:start
+        pass  # the library would wait 5 s before each IDENTIFY; the proxy needs no such wait
 
 
 # recipe:end
 from discord_py_family import attach, every_intent  # noqa: E402
 
 discord.http.Route.BASE = f"{API_URL}/v10"
+intents = every_intent(discord)
 
 # recipe:start
-bot = Bot(intents=every_intent(discord), shard_count=SHARDS)
+bot = Bot(intents=intents, shard_count=SHARDS)
 # recipe:end
-start_listening = attach(bot, discord)
+attach(bot, discord)
 # recipe:start
 bot.run(TOKEN)
 # recipe:end
