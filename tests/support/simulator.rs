@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::{Guild, PATIENCE, Process, get_json, post};
 
-/// The token that the simulator takes.
-pub const TOKEN: &str = "sim-token";
+/// The token that the simulator takes; some libraries look for the user id at its start.
+pub const TOKEN: &str = "MTAwMDAwMDAwMDAwMDAwMDAx.simula.tor";
 
 /// A running simulator.
 pub struct Simulator {

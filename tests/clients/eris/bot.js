@@ -1,5 +1,5 @@
 'use strict';
-const { GATEWAY_URL, TOKEN, SHARDS, INTENTS, COMPRESS, emit, fail, listen, numberOf } = require('../common/protocol.js');
+const { GATEWAY_URL, TOKEN, SHARDS, INTENTS, emit, fail, listen, numberOf } = require('../common/protocol.js');
 
 // recipe:start
 const Eris = require('eris'); // and not erlpack, which the library would use instead of JSON
@@ -7,9 +7,6 @@ const Eris = require('eris'); // and not erlpack, which the library would use in
 const client = new Eris.Client(`Bot ${TOKEN}`, {
   intents: INTENTS,
   maxShards: SHARDS,
-  // recipe:end
-  compress: COMPRESS === 'zlib-stream',
-  // recipe:start
 });
 client.getGateway = client.getBotGateway = async () => ({
   url: GATEWAY_URL,
@@ -37,7 +34,11 @@ client.on('messageCreate', (message) => {
 });
 client.on('shardResume', (shard) => emit('resumed', { shard }));
 client.on('shardDisconnect', (error, shard) => emit('reconnecting', { shard }));
-client.on('error', (error, shard) => fail(error, { shard }));
+client.on('error', (error, shard) => {
+  // A connection that the other side has cut is no error of the library: it makes a new one.
+  if (error.code === 1006) console.error(shard, error);
+  else fail(error, { shard });
+});
 client.on('warn', (message, shard) => {
   console.error(shard, message);
   // The library warns of gaps in the sequence and goes on; to the test they are an error.

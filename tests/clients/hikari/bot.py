@@ -1,9 +1,22 @@
+import logging
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "common"))
 
-from protocol import API_URL, COMPRESS, GATEWAY_URL, INTENTS, SHARDS, TOKEN, Chunks, emit, fail, listen, number_of  # noqa: E402
+from protocol import (  # noqa: E402
+    API_URL,
+    COMPRESS,
+    GATEWAY_URL,
+    INTENTS,
+    SHARDS,
+    TOKEN,
+    Chunks,
+    emit,
+    fail,
+    listen,
+    number_of,
+)
 
 if COMPRESS == "zlib-stream":
     # With backports.zstd importable the library asks for zstd-stream, without it for zlib-stream: make it not importable.
@@ -30,10 +43,12 @@ bot = hikari.GatewayBot(
     intents=hikari.Intents(INTENTS),
     # recipe:end
     banner=None,
+    logs=None,
     rest_url=f"{API_URL}/v10",
     # recipe:start
 )
 # recipe:end
+logging.basicConfig(stream=sys.stderr, level=logging.INFO)
 chunks = Chunks()
 
 

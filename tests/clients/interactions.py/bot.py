@@ -28,7 +28,8 @@ async def get_gateway(self):
 
 
 async def get_gateway_bot(self):
-    limit = {"total": 1000, "remaining": 1000, "reset_after": 86400000, "max_concurrency": 1000}
+    # With a max_concurrency above 1 the library waits for all shards before it starts those of the second bucket.
+    limit = {"total": 1000, "remaining": 1000, "reset_after": 86400000, "max_concurrency": 1}
     return {"url": GATEWAY_URL, "shards": SHARDS, "session_start_limit": limit}
 
 

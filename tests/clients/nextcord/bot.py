@@ -38,6 +38,14 @@ intents = every_intent(nextcord)
 bot = Bot(intents=intents, shard_count=SHARDS)
 # recipe:end
 attach(bot, nextcord)
+
+
+@bot.event
+async def on_connect():
+    pass  # the library would register its application commands over REST, which the test does not have
+
+
+
 # recipe:start
 bot.run(TOKEN)
 # recipe:end

@@ -19,15 +19,18 @@ function guild(guild, join) {
   emit('guild', { shard: guild.shard.id, id: guild.id, members: guild.memberCount, unavailable: false, join });
 }
 
-// The library does not say on which shard an unavailable guild is; these are the ones of READY.
+// The guilds of READY until the shard is ready: the library does not say on which shard an unavailable guild is, and it says
+// that the shard is ready after RESUMED, too.
 const announced = new Map();
 client.on('packet', ({ t: type, d: data }, shard) => {
   if (type === 'READY') announced.set(shard, data.guilds.map((guild) => guild.id));
 });
 client.on('shardReady', (shard) => {
+  if (!announced.has(shard)) return;
   // Guilds that come before this event have none of their own.
   const up = client.guilds.filter((guild) => guild.shard.id === shard);
   const down = announced.get(shard).filter((id) => client.unavailableGuilds.has(id));
+  announced.delete(shard);
   emit('ready', { shard, guilds: [...up.map((guild) => guild.id), ...down] });
   for (const found of up) guild(found, false);
 });
@@ -39,7 +42,11 @@ client.on('messageCreate', (message) => {
 });
 client.on('shardResume', (shard) => emit('resumed', { shard }));
 client.on('shardDisconnect', (error, shard) => emit('reconnecting', { shard }));
-client.on('error', (error, shard) => fail(error, { shard }));
+client.on('error', (error, shard) => {
+  // A connection that the other side has cut is no error of the library: it makes a new one.
+  if (error.code === 'ECONNRESET') console.error(shard, error);
+  else fail(error, { shard });
+});
 client.on('warn', (message, shard) => {
   console.error(shard, message);
   // The library warns of gaps in the sequence and goes on; to the test they are an error.
