@@ -40,6 +40,17 @@ impl Audience {
     }
 }
 
+/// What the proxy knows about an event besides its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Its type.
+    pub kind: EventKind,
+    /// The guild whose state in the cache it changed: a snapshot of that guild taken later contains it.
+    pub state_of: Option<u64>,
+    /// Only this session gets it; `None`: all.
+    pub only: Option<u32>,
+}
+
 macro_rules! events {
     ($($variant:ident $name:literal [$($guild:ident)*] $([$($direct:ident)*])?;)*) => {
         /// Type of a dispatch.

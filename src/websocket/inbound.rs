@@ -121,14 +121,6 @@ impl Inbound {
         }
     }
 
-    /// A decoder that already holds bytes read past an HTTP handshake.
-    pub fn with_bytes(role: Role, max_message: usize, bytes: &[u8]) -> Self {
-        let mut inbound = Self::new(role, max_message);
-        inbound.buffer = bytes.to_vec();
-        inbound.end = bytes.len();
-        inbound
-    }
-
     fn read_chunk(&self) -> usize {
         match self.role {
             Role::Client => Self::READ_CHUNK_CLIENT,
@@ -167,6 +159,17 @@ impl Inbound {
     /// Bytes received and not consumed yet.
     pub fn pending(&self) -> usize {
         self.end - self.start
+    }
+
+    /// Those bytes, for a handshake that precedes the frames.
+    pub fn unconsumed(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// Takes the first `n` of those bytes away.
+    pub fn consume(&mut self, n: usize) {
+        assert!(n <= self.pending(), "more bytes consumed than there were");
+        self.start += n;
     }
 
     /// Gives an empty buffer back, for a connection that went idle.

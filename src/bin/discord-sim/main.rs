@@ -1,1 +1,51 @@
-fn main() {}
+//! A faithful model of Discord's Gateway and of the REST routes of a login, with a bot to check it and a null relay to
+//! measure against. See `discord-sim --help`.
+
+mod cli;
+mod clock;
+mod control;
+mod gateway;
+mod http;
+mod json;
+mod link;
+mod rest;
+mod serve;
+mod signals;
+mod tls;
+mod world;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use glommio::{LocalExecutorBuilder, Placement};
+use std::io;
+use std::process::{ExitCode, exit};
+use std::time::Duration;
+
+/// Memory for direct I/O of the executor, which is not used here.
+const IO_MEMORY: usize = 64 << 10;
+
+/// How long tasks that always have work may keep others from the news of the kernel.
+const PREEMPT: Duration = Duration::from_millis(2);
+
+/// Runs a future on an executor of its own, in this thread.
+fn run<F: Future<Output = io::Result<ExitCode>> + 'static>(cpu: Option<usize>, future: F) -> io::Result<ExitCode> {
+    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let executor =
+        LocalExecutorBuilder::new(placement).io_memory(IO_MEMORY).preempt_timer(PREEMPT).make().map_err(|error| {
+            io::Error::other(format!("{error} (is `ulimit -l` at least 512 KiB, and io_uring allowed?)"))
+        })?;
+    executor.run(future)
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Serve(options) => signals::on_end(|| exit(0))
+            .and_then(|()| run(options.cpu, async move { serve::run(*options).await.map(|()| ExitCode::SUCCESS) })),
+        Command::Bot(_) | Command::Relay(_) => Ok(ExitCode::FAILURE),
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("discord-sim: {error}");
+        ExitCode::from(2)
+    })
+}

@@ -1,0 +1,457 @@
+//! What clients send (Gateway Events: "Send Events"), and what Discord does about it.
+
+use super::session::{Chunks, Session};
+use super::{Ending, Gateway, MOST_SESSIONS, intents, payload};
+use crate::json::{self, Fields, Object};
+use crate::world::World;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The largest payload that a client may send, in bytes (Gateway: "Sending Events").
+pub const MOST_BYTES: usize = 4_096;
+
+/// Payloads that a connection may send in [`RATE_WINDOW`] (Gateway: "Rate Limiting").
+const RATE_LIMIT: usize = 120;
+const RATE_WINDOW: Duration = Duration::from_secs(60);
+
+/// Members in one GUILD_MEMBERS_CHUNK.
+const CHUNK: usize = 1_000;
+
+/// Members that `query` or `user_ids` can give.
+const MOST_SEARCHED: usize = 100;
+
+/// REQUEST_GUILD_MEMBERS that a session may have waiting.
+const MOST_REQUESTS: usize = 4_096;
+
+/// A nonce of more bytes is ignored.
+const LONGEST_NONCE: usize = 32;
+
+#[derive(Deserialize)]
+struct Command<'a> {
+    op: u64,
+    #[serde(borrow, default)]
+    d: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Identify<'a> {
+    token: String,
+    intents: Option<u64>,
+    shard: Option<(u64, u64)>,
+    large_threshold: Option<u64>,
+    compress: Option<bool>,
+    #[serde(borrow)]
+    presence: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Resume {
+    token: String,
+    session_id: String,
+    seq: u64,
+}
+
+/// Snowflakes come as strings or numbers, alone or in an array.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Ids {
+    Text(String),
+    Number(u64),
+    Many(Vec<Ids>),
+}
+
+impl Ids {
+    fn list(&self) -> Vec<u64> {
+        match self {
+            Self::Text(text) => text.parse().ok().into_iter().collect(),
+            Self::Number(id) => vec![*id],
+            Self::Many(many) => many.iter().flat_map(Self::list).collect(),
+        }
+    }
+
+    fn first(&self) -> Option<u64> {
+        self.list().first().copied()
+    }
+}
+
+#[derive(Deserialize)]
+struct VoiceState {
+    guild_id: Ids,
+    channel_id: Option<Ids>,
+    #[serde(default)]
+    self_mute: bool,
+    #[serde(default)]
+    self_deaf: bool,
+}
+
+#[derive(Deserialize)]
+struct RequestMembers {
+    guild_id: Ids,
+    query: Option<String>,
+    limit: Option<u64>,
+    presences: Option<bool>,
+    user_ids: Option<Ids>,
+    nonce: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct RequestSounds {
+    guild_ids: Ids,
+}
+
+#[derive(Deserialize)]
+struct RequestChannelInfo {
+    guild_id: Ids,
+    fields: Vec<String>,
+}
+
+/// Tokens come with or without the prefix of the HTTP header.
+fn same_token(sent: &str, token: &str) -> bool {
+    sent.strip_prefix("Bot ").unwrap_or(sent) == token
+}
+
+/// A closing that a command causes: code, reason, what the client did.
+type Refusal = (u16, &'static str, String);
+
+fn malformed(what: &str) -> Refusal {
+    (4002, "Error while decoding payload.", what.to_owned())
+}
+
+fn parse<'a, T: Deserialize<'a>>(data: Option<&'a RawValue>, name: &str) -> Result<T, Refusal> {
+    let data = data.map_or("null", RawValue::get);
+    serde_json::from_str(data).map_err(|error| malformed(&format!("malformed {name}: {error}")))
+}
+
+impl Gateway {
+    /// Takes one message of a client.
+    pub fn receive(&mut self, key: u64, message: &[u8], now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        if peer.ending.is_some() {
+            return;
+        }
+        while peer.commands.front().is_some_and(|first| now.duration_since(*first) >= RATE_WINDOW) {
+            peer.commands.pop_front();
+        }
+        peer.commands.push_back(now);
+        let result = if peer.commands.len() > RATE_LIMIT {
+            Err((4008, "Rate limited.", format!("more than {RATE_LIMIT} payloads in 60 s")))
+        } else if message.len() > MOST_BYTES {
+            Err(malformed(&format!("a payload of {} bytes", message.len())))
+        } else {
+            match serde_json::from_slice::<Command<'_>>(message) {
+                Ok(command) => self.command(key, command.op, command.d, now),
+                Err(error) => Err(malformed(&format!("not a payload: {error}"))),
+            }
+        };
+        if let Err((code, reason, what)) = result {
+            self.refuse(key, code, reason, &what, now);
+        }
+    }
+
+    fn command(&mut self, key: u64, op: u64, data: Option<&RawValue>, now: Instant) -> Result<(), Refusal> {
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        let session = peer.session;
+        match (op, session) {
+            (1, _) => {
+                self.heartbeat(key, data, now);
+                return Ok(());
+            }
+            (2 | 6, Some(_)) => {
+                return Err((4005, "Already authenticated.", format!("op {op} on an identified connection")));
+            }
+            (2, None) => return self.identify(key, data, now),
+            (6, None) => return self.resume(key, data, now),
+            (3 | 4 | 8 | 31 | 43, None) => {
+                return Err((4003, "Not authenticated.", format!("op {op} before IDENTIFY")));
+            }
+            (3 | 4 | 8 | 31 | 43, Some(_)) => {}
+            _ => return Err((4001, "Unknown opcode.", format!("op {op}"))),
+        }
+        let Some(session) = session else { return Ok(()) };
+        let Some(shard) = self.sessions.get(&session).map(|session| session.shard) else { return Ok(()) };
+        let record = &mut self.shards[shard];
+        *record.commands.entry(op).or_default() += 1;
+        let text = data.map_or("null", RawValue::get);
+        match op {
+            3 => {
+                if Fields::parse(text).is_none() {
+                    return Err(malformed("malformed op 3"));
+                }
+                record.last_presence = Some(text.to_owned());
+                Ok(())
+            }
+            _ => {
+                record.last_commands.insert(op, text.to_owned());
+                match op {
+                    4 => self.voice_state(session, shard, parse(data, "op 4")?),
+                    8 => self.request_members(session, shard, &parse(data, "op 8")?)?,
+                    31 => self.request_sounds(session, shard, &parse(data, "op 31")?),
+                    _ => self.request_channel_info(session, shard, &parse(data, "op 43")?),
+                }
+                if let Some(peer) = self.peers.get_mut(&key) {
+                    peer.wake();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn heartbeat(&mut self, key: u64, data: Option<&RawValue>, now: Instant) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.last_heartbeat = now;
+        peer.say(payload(11, "null"));
+        let Some(session) = peer.session.and_then(|session| self.sessions.get_mut(&session)) else { return };
+        if let Some(sequence) = data.and_then(|data| data.get().parse().ok()) {
+            session.acknowledge(sequence);
+        }
+        self.shards[session.shard].heartbeats += 1;
+    }
+
+    fn identify(&mut self, key: u64, data: Option<&RawValue>, now: Instant) -> Result<(), Refusal> {
+        let identify: Identify<'_> = parse(data, "IDENTIFY")?;
+        if !same_token(&identify.token, &self.options.token) {
+            return Err((4004, "Authentication failed.", "IDENTIFY with a wrong token".to_owned()));
+        }
+        let count = self.shards.len();
+        let shard = match identify.shard {
+            Some((shard, of)) if of == count as u64 && shard < of => usize::try_from(shard).unwrap_or(0),
+            Some((shard, of)) => {
+                return Err((4010, "Invalid shard.", format!("IDENTIFY as shard [{shard},{of}] of {count}")));
+            }
+            None if count == 1 => 0,
+            None => return Err((4011, "Sharding required.", format!("IDENTIFY without shard, there are {count}"))),
+        };
+        let Some(wanted) = identify.intents else {
+            return Err((4013, "Invalid intent(s).", "IDENTIFY without intents".to_owned()));
+        };
+        if wanted & !intents::KNOWN != 0 {
+            return Err((4013, "Invalid intent(s).", format!("intents {wanted}")));
+        }
+        if wanted & self.options.disallowed_intents != 0 {
+            return Err((4014, "Disallowed intent(s).", format!("intents {wanted}")));
+        }
+        if self.budget.exhausted() {
+            return Err((4004, "Authentication failed.", "IDENTIFY without any session start remaining".to_owned()));
+        }
+        if !self.budget.spend(shard, now) {
+            self.violate(Some(shard), "IDENTIFY too early for its bucket".to_owned());
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.say(payload(9, "false"));
+            }
+            return Ok(());
+        }
+        let threshold = identify.large_threshold.unwrap_or(self.options.large_threshold).clamp(50, 250);
+        self.evict(shard, now);
+        let id = format!("{:032x}", self.rng.u128(..));
+        let mut session = Session::new(id, shard, wanted, threshold, self.options.replay_bytes);
+        let Some(peer) = self.peers.get_mut(&key) else { return Ok(()) };
+        let guilds = self.world.guilds_of(shard).map(|guild| guild.id());
+        if wanted & intents::GUILDS != 0 {
+            session.pending = self.world.guilds_of(shard).filter(|guild| guild.available()).map(|g| g.id()).collect();
+        }
+        let guilds = guilds.map(|id| Object::new().id("id", id).bool("unavailable", true).finish());
+        let guilds = json::array(guilds);
+        let ready = ready(&self.world, &session.id, peer.version, &self.options.resume_url, (shard, count), &guilds);
+        session.push("READY", ready);
+        session.connection = Some(key);
+        let session_key = self.next_key;
+        self.next_key += 1;
+        peer.session = Some(session_key);
+        peer.cursor = 1;
+        peer.compress_payloads = identify.compress == Some(true);
+        let record = &mut self.shards[shard];
+        record.sessions.push(session_key);
+        record.identifies += 1;
+        record.compress = peer.transport;
+        record.path.clone_from(&peer.path);
+        record.last_presence = identify.presence.map(|presence| presence.get().to_owned());
+        let whole = data.map_or("{}", RawValue::get);
+        record.last_identify = Fields::parse(whole).map(|fields| fields.without("token").text());
+        peer.wake();
+        self.sessions.insert(session_key, session);
+        Ok(())
+    }
+
+    /// Makes room for one more session of a shard.
+    fn evict(&mut self, shard: usize, now: Instant) {
+        let sessions = &self.shards[shard].sessions;
+        if sessions.len() < MOST_SESSIONS {
+            return;
+        }
+        let detached = |key: &&u64| self.sessions.get(key).is_none_or(|session| session.connection.is_none());
+        let Some(victim) = sessions.iter().find(detached).or_else(|| sessions.first()).copied() else { return };
+        let connection = self.sessions.get(&victim).and_then(|session| session.connection);
+        self.end_session(victim);
+        if let Some(peer) = connection.and_then(|key| self.peers.get_mut(&key)) {
+            peer.end(Ending::Close(4000, "Unknown error."), now);
+        }
+    }
+
+    fn resume(&mut self, key: u64, data: Option<&RawValue>, now: Instant) -> Result<(), Refusal> {
+        let resume: Resume = parse(data, "RESUME")?;
+        if !same_token(&resume.token, &self.options.token) {
+            return Err((4004, "Authentication failed.", "RESUME with a wrong token".to_owned()));
+        }
+        let found = self.sessions.iter().find(|(_, session)| session.id == resume.session_id).map(|(key, _)| *key);
+        let Some(session_key) = found else {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.say(payload(9, "false"));
+            }
+            return Ok(());
+        };
+        let Some(session) = self.sessions.get_mut(&session_key) else { return Ok(()) };
+        if resume.seq > session.sequence() {
+            let what = format!("RESUME with seq {} of a session at {}", resume.seq, session.sequence());
+            self.end_session(session_key);
+            return Err((4007, "Invalid seq.", what));
+        }
+        if !session.can_replay(resume.seq) {
+            self.end_session(session_key);
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.say(payload(9, "false"));
+            }
+            return Ok(());
+        }
+        let before = session.connection.replace(key);
+        session.detached = None;
+        session.push("RESUMED", r#"{"_trace":["[\"gateway-sim-1\",{\"micros\":0.0}]"]}"#);
+        let shard = session.shard;
+        if let Some(old) = before.and_then(|key| self.peers.get_mut(&key)) {
+            old.session = None;
+            old.end(Ending::Close(4000, "Unknown error."), now);
+        }
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.session = Some(session_key);
+            peer.cursor = resume.seq + 1;
+            let record = &mut self.shards[shard];
+            record.resumes += 1;
+            record.compress = peer.transport;
+            record.path.clone_from(&peer.path);
+            peer.wake();
+        }
+        Ok(())
+    }
+
+    fn voice_state(&mut self, session: u64, shard: usize, wanted: VoiceState) {
+        let Some(guild) = wanted.guild_id.first().filter(|guild| self.world.shard_of(*guild) == shard) else { return };
+        let channel = wanted.channel_id.as_ref().and_then(Ids::first);
+        let Some(id) = self.sessions.get(&session).map(|session| session.id.clone()) else { return };
+        let Some(joined) = self.world.bot_voice(guild, channel, wanted.self_mute, wanted.self_deaf, &id) else {
+            return;
+        };
+        self.publish(shard, &joined.state);
+        if let Some(server) = joined.server {
+            self.push_to(session, "VOICE_SERVER_UPDATE", &server);
+        }
+    }
+
+    fn request_members(&mut self, session: u64, shard: usize, request: &RequestMembers) -> Result<(), Refusal> {
+        let Some(id) = request.guild_id.first() else { return Err(malformed("op 8 without guild_id")) };
+        if request.query.is_none() && request.user_ids.is_none() {
+            return Err(malformed("op 8 with neither query nor user_ids"));
+        }
+        let Some(session) = self.sessions.get_mut(&session) else { return Ok(()) };
+        let guild = self.world.guild(id).filter(|guild| guild.available() && self.world.shard_of(id) == shard);
+        let Some(guild) = guild else { return Ok(()) };
+        if session.chunks.len() >= MOST_REQUESTS {
+            return Ok(());
+        }
+        let limit = usize::try_from(request.limit.unwrap_or(0)).unwrap_or(usize::MAX);
+        let (users, not_found) = if let Some(ids) = &request.user_ids {
+            let ids: Vec<u64> = ids.list().into_iter().take(MOST_SEARCHED).collect();
+            let (users, missing): (Vec<u64>, Vec<u64>) =
+                ids.into_iter().partition(|user| guild.member(*user).is_some());
+            (users, (!missing.is_empty()).then(|| json::ids(missing)))
+        } else {
+            let query = request.query.as_deref().unwrap_or("");
+            if query.is_empty() && session.intents & intents::GUILD_MEMBERS == 0 {
+                let shard = session.shard;
+                self.violate(Some(shard), "op 8 for all members without the GUILD_MEMBERS intent".to_owned());
+                return Ok(());
+            }
+            let limit = if query.is_empty() { limit } else { limit.clamp(1, MOST_SEARCHED) };
+            (guild.search(query, limit), None)
+        };
+        let nonce = request.nonce.as_deref().filter(|nonce| nonce.len() <= LONGEST_NONCE).map(json::string);
+        session.chunks.push_back(Chunks {
+            guild: id,
+            count: users.len().div_ceil(CHUNK).max(1),
+            users: users.into(),
+            not_found,
+            presences: request.presences == Some(true) && session.intents & intents::GUILD_PRESENCES != 0,
+            nonce,
+            index: 0,
+        });
+        Ok(())
+    }
+
+    fn request_sounds(&mut self, session: u64, shard: usize, request: &RequestSounds) {
+        for id in request.guild_ids.list() {
+            let guild = self.world.guild(id).filter(|guild| guild.available() && self.world.shard_of(id) == shard);
+            let Some(sounds) = guild.map(|guild| guild.sounds()) else { continue };
+            let data = Object::new().raw("soundboard_sounds", &sounds).id("guild_id", id).finish();
+            self.push_to(session, "SOUNDBOARD_SOUNDS", &data);
+        }
+    }
+
+    fn request_channel_info(&mut self, session: u64, shard: usize, request: &RequestChannelInfo) {
+        let Some(id) = request.guild_id.first().filter(|id| self.world.shard_of(*id) == shard) else { return };
+        let wants = |name: &str| request.fields.iter().any(|field| field == name);
+        if let Some(data) = self.world.channel_info(id, wants("status"), wants("voice_start_time")) {
+            self.push_to(session, "CHANNEL_INFO", &data);
+        }
+    }
+}
+
+fn ready(world: &World, id: &str, version: u64, url: &str, shard: (usize, usize), guilds: &str) -> String {
+    let application = Object::new().id("id", world.application()).int("flags", 27_828_224).finish();
+    Object::with_capacity(1_200 + guilds.len())
+        .int("v", version)
+        .raw("user_settings", "{}")
+        .raw("user", &world.current_user())
+        .str("session_type", "normal")
+        .str("session_id", id)
+        .str("resume_gateway_url", url)
+        .raw("shard", &format!("[{},{}]", shard.0, shard.1))
+        .raw("relationships", "[]")
+        .raw("private_channels", "[]")
+        .raw("presences", "[]")
+        .raw("guilds", guilds)
+        .raw("guild_join_requests", "[]")
+        .raw("geo_ordered_rtc_regions", r#"["rotterdam","madrid","milan"]"#)
+        .raw("game_relationships", "[]")
+        .raw("auth", "{}")
+        .raw("application", &application)
+        .raw("_trace", r#"["[\"gateway-sim-1\",{\"micros\":0.0}]"]"#)
+        .finish()
+}
+
+/// The `d` of the next GUILD_MEMBERS_CHUNK; `None` if all were sent, or the guild is gone.
+pub fn next_chunk(world: &World, chunks: &mut Chunks) -> Option<String> {
+    if chunks.index == chunks.count {
+        return None;
+    }
+    let guild = world.guild(chunks.guild)?;
+    let count = chunks.users.len().min(CHUNK);
+    let users: VecDeque<u64> = chunks.users.drain(..count).collect();
+    let members = json::array(users.iter().filter_map(|user| guild.member(*user)));
+    let mut chunk = Object::with_capacity(members.len() + 200)
+        .id("guild_id", chunks.guild)
+        .raw("members", &members)
+        .int("chunk_index", chunks.index as u64)
+        .int("chunk_count", chunks.count as u64);
+    if let Some(not_found) = &chunks.not_found {
+        chunk = chunk.raw("not_found", not_found);
+    }
+    if chunks.presences {
+        let presences = json::array(users.iter().filter_map(|user| guild.presence(*user)));
+        chunk = chunk.raw("presences", &presences);
+    }
+    if let Some(nonce) = &chunks.nonce {
+        chunk = chunk.raw("nonce", nonce);
+    }
+    chunks.index += 1;
+    Some(chunk.finish())
+}

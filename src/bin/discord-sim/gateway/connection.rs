@@ -1,0 +1,176 @@
+//! Drives one client's WebSocket: reads, hands messages to the gateway, writes what it has to say in as few writes as
+//! possible. One task, woken by its socket or by the gateway.
+
+use super::{Encoder, Ending, State};
+use crate::link::Link;
+use crate::serve::Server;
+use gateway_proxy::websocket::{Inbound, Message, Opcode, write_close, write_frame};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+/// Largest message that is read at all; above [`super::commands::MOST_BYTES`] the client is closed with 4002.
+pub const MOST_MESSAGE: usize = 1 << 20;
+
+/// Above this many bytes waiting for the socket, nothing more is encoded.
+const FULL: usize = 256 << 10;
+
+/// Rounds of reading and writing before other tasks get their turn.
+const ROUNDS: usize = 16;
+
+/// How a connection ended.
+enum End {
+    /// End of stream or an error of the socket.
+    Lost,
+    /// Close frames were exchanged; the client's code, if it was the first.
+    Closed(Option<u16>),
+    /// The gateway wants a TCP reset.
+    Reset,
+    /// The gateway has forgotten it.
+    Gone,
+}
+
+/// A connection.
+pub struct Driver {
+    server: Rc<Server>,
+    key: u64,
+    link: Link,
+    inbound: Inbound,
+    encoder: Encoder,
+    scratch: Vec<u8>,
+    close_sent: bool,
+}
+
+impl Driver {
+    /// A connection after its handshake. `inbound` may hold bytes that came with it.
+    pub fn new(server: Rc<Server>, key: u64, link: Link, inbound: Inbound, encoder: Encoder) -> Self {
+        Self { server, key, link, inbound, encoder, scratch: Vec::new(), close_sent: false }
+    }
+
+    /// Runs until the connection ends.
+    pub async fn run(mut self) {
+        let end = match self.receive() {
+            Some(end) => end,
+            None => poll_fn(|cx| self.poll(cx)).await,
+        };
+        let code = if let End::Closed(code) = end { code } else { None };
+        self.server.gateway.borrow_mut().disconnect(self.key, code, Instant::now());
+        match end {
+            End::Closed(_) => self.link.finish().await,
+            End::Reset => self.link.reset(),
+            End::Lost | End::Gone => {}
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        for _ in 0..ROUNDS {
+            let state = self.server.gateway.borrow().state(self.key);
+            match state {
+                State::Gone => return Poll::Ready(End::Gone),
+                State::Ending(Ending::Reset) => return Poll::Ready(End::Reset),
+                State::Frozen => {
+                    self.park(cx);
+                    return Poll::Pending;
+                }
+                State::Open | State::Ending(_) => {}
+            }
+            let read = match self.link.poll_read(cx, self.inbound.space()) {
+                Poll::Ready(Ok(0) | Err(_)) => return Poll::Ready(End::Lost),
+                Poll::Ready(Ok(n)) => {
+                    self.inbound.filled(n);
+                    if let Some(end) = self.receive() {
+                        return Poll::Ready(end);
+                    }
+                    true
+                }
+                Poll::Pending => false,
+            };
+            if self.produce().is_err() {
+                return Poll::Ready(End::Lost);
+            }
+            let full = self.link.backlog() >= FULL;
+            match self.link.poll_flush(cx) {
+                Poll::Ready(Err(_)) => return Poll::Ready(End::Lost),
+                // It went out at once: there may be more to encode.
+                Poll::Ready(Ok(())) if full => {}
+                _ if read => {}
+                _ => {
+                    self.park(cx);
+                    return Poll::Pending;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn park(&mut self, cx: &Context<'_>) {
+        self.server.gateway.borrow_mut().park(self.key, cx.waker());
+    }
+
+    /// Takes all messages that are complete.
+    fn receive(&mut self) -> Option<End> {
+        let now = Instant::now();
+        loop {
+            let message = match self.inbound.next() {
+                Ok(Some(message)) => message,
+                Ok(None) => return None,
+                Err(violation) => {
+                    let mut gateway = self.server.gateway.borrow_mut();
+                    gateway.protocol_error(self.key, violation.close_code(), &format!("{violation:?}"), now);
+                    // The decoder can not go on: what follows the close frame is not read.
+                    drop(gateway);
+                    let _ = self.produce();
+                    return Some(End::Closed(None));
+                }
+            };
+            match message {
+                Message::Text(payload) | Message::Binary(payload) => {
+                    self.server.gateway.borrow_mut().receive(self.key, payload, now);
+                }
+                Message::Ping(payload) => write_frame(&mut self.link.out, Opcode::Pong, payload, None),
+                Message::Pong(_) => {}
+                Message::Close(reason) => {
+                    let code = reason.map(|(code, _)| code);
+                    let first = !self.close_sent;
+                    if first {
+                        write_close(&mut self.link.out, code, "", None);
+                    }
+                    return Some(End::Closed(if first { code } else { None }));
+                }
+            }
+        }
+    }
+
+    /// Encodes what the gateway has for this connection, until enough waits for the socket.
+    fn produce(&mut self) -> io::Result<()> {
+        if self.close_sent || self.link.backlog() >= FULL {
+            return Ok(());
+        }
+        let mut result = Ok(());
+        let mut gateway = self.server.gateway.borrow_mut();
+        gateway.produce(
+            self.key,
+            |payload, compress_payloads| {
+                if compress_payloads {
+                    self.encoder.compress_payloads();
+                }
+                result = self.encoder.encode(payload, &mut self.scratch, &mut self.link.out);
+                result.is_ok() && self.link.backlog() < FULL
+            },
+            Instant::now(),
+        );
+        if let State::Ending(Ending::Close(code, reason)) = gateway.state(self.key)
+            && self.link.backlog() < FULL
+        {
+            write_close(&mut self.link.out, Some(code), reason, None);
+            self.close_sent = true;
+        }
+        if self.scratch.capacity() > 1 << 20 {
+            self.scratch = Vec::new();
+        }
+        result
+    }
+}

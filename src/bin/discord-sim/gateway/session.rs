@@ -1,0 +1,204 @@
+//! A session: what one IDENTIFY started and RESUME continues, with everything it was sent.
+//!
+//! Owns the sequence and the replay buffer. The buffer is also the queue of a connection, which is a cursor into it, so
+//! a slow client costs nothing beyond the bound and is cut off when it falls out of it. Pure; it sends nothing itself.
+
+use super::intents;
+use crate::world::View;
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::time::Instant;
+
+/// The most events that can be replayed.
+pub const MOST_EVENTS: usize = 100_000;
+
+/// Above this many bytes, events that the client has acknowledged with a heartbeat are forgotten.
+const KEPT_BYTES: usize = 8 << 20;
+
+/// What was sent with one sequence number.
+struct Stored {
+    name: Rc<str>,
+    data: Rc<str>,
+}
+
+/// A REQUEST_GUILD_MEMBERS that is being answered.
+pub struct Chunks {
+    /// The guild.
+    pub guild: u64,
+    /// Members that matched and were not sent yet.
+    pub users: VecDeque<u64>,
+    /// `user_ids` that are no members, as JSON array.
+    pub not_found: Option<String>,
+    /// Whether presences were asked for.
+    pub presences: bool,
+    /// The nonce as JSON string.
+    pub nonce: Option<String>,
+    /// The next chunk's index.
+    pub index: usize,
+    /// How many chunks there will be.
+    pub count: usize,
+}
+
+/// A session of one shard.
+pub struct Session {
+    /// What a RESUME names.
+    pub id: String,
+    /// Its shard.
+    pub shard: usize,
+    /// As in IDENTIFY.
+    pub intents: u64,
+    /// What it sees of guilds.
+    pub view: View,
+    /// The connection that it is attached to.
+    pub connection: Option<u64>,
+    /// Since when it has none.
+    pub detached: Option<Instant>,
+    /// Guilds of READY that were not announced yet. Nothing of them is sent before their GUILD_CREATE.
+    pub pending: BTreeSet<u64>,
+    /// Members to be sent, piece by piece.
+    pub chunks: VecDeque<Chunks>,
+    sequence: u64,
+    stored: VecDeque<Stored>,
+    bytes: usize,
+    most_bytes: usize,
+    acknowledged: u64,
+}
+
+impl Session {
+    /// A session that has been sent nothing. Its buffer keeps at most `most_bytes` of payloads.
+    pub fn new(id: String, shard: usize, intents: u64, large_threshold: u64, most_bytes: usize) -> Self {
+        let view = View { presences: intents & intents::GUILD_PRESENCES != 0, large_threshold };
+        Self {
+            id,
+            shard,
+            intents,
+            view,
+            connection: None,
+            detached: None,
+            pending: BTreeSet::new(),
+            chunks: VecDeque::new(),
+            sequence: 0,
+            stored: VecDeque::new(),
+            bytes: 0,
+            most_bytes,
+            acknowledged: 0,
+        }
+    }
+
+    /// The newest sequence number, 0 before READY.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether its intents cover an event.
+    pub fn wants(&self, event: &str) -> bool {
+        let needed = intents::of(event);
+        needed == 0 || self.intents & needed != 0
+    }
+
+    /// Gives an event the next number.
+    pub fn push(&mut self, name: impl Into<Rc<str>>, data: impl Into<Rc<str>>) {
+        let (name, data) = (name.into(), data.into());
+        self.sequence += 1;
+        self.bytes += data.len();
+        self.stored.push_back(Stored { name, data });
+        while self.stored.len() > MOST_EVENTS || (self.bytes > self.most_bytes && self.stored.len() > 1) {
+            self.forget_oldest();
+        }
+    }
+
+    /// The client has everything up to this number. What it has may be forgotten when there is much.
+    pub fn acknowledge(&mut self, sequence: u64) {
+        self.acknowledged = self.acknowledged.max(sequence.min(self.sequence));
+        while self.bytes > KEPT_BYTES && self.oldest() <= self.acknowledged && !self.stored.is_empty() {
+            self.forget_oldest();
+        }
+    }
+
+    fn forget_oldest(&mut self) {
+        if let Some(stored) = self.stored.pop_front() {
+            self.bytes -= stored.data.len();
+        }
+    }
+
+    /// The oldest number that can be replayed; one past the newest if none.
+    fn oldest(&self) -> u64 {
+        self.sequence + 1 - self.stored.len() as u64
+    }
+
+    /// Whether everything after `sequence` is still there.
+    pub fn can_replay(&self, sequence: u64) -> bool {
+        sequence + 1 >= self.oldest()
+    }
+
+    /// Writes the payload of a number to `out`. False if it is not there (any more).
+    pub fn write(&self, sequence: u64, out: &mut Vec<u8>) -> bool {
+        let Some(at) = sequence.checked_sub(self.oldest()) else { return false };
+        let Some(stored) = usize::try_from(at).ok().and_then(|at| self.stored.get(at)) else { return false };
+        out.extend_from_slice(b"{\"t\":\"");
+        out.extend_from_slice(stored.name.as_bytes());
+        out.extend_from_slice(b"\",\"s\":");
+        out.extend_from_slice(itoa::Buffer::new().format(sequence).as_bytes());
+        out.extend_from_slice(b",\"op\":0,\"d\":");
+        out.extend_from_slice(stored.data.as_bytes());
+        out.push(b'}');
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(most_bytes: usize) -> Session {
+        Session::new("id".into(), 0, intents::GUILDS, 250, most_bytes)
+    }
+
+    #[test]
+    fn payloads_are_written_in_discords_key_order() {
+        let mut session = session(1000);
+        session.push("READY", r#"{"v":10}"#);
+        session.push("RESUMED", "{}");
+        let mut out = Vec::new();
+        assert!(session.write(2, &mut out));
+        assert_eq!(out, br#"{"t":"RESUMED","s":2,"op":0,"d":{}}"#);
+        assert!(!session.write(3, &mut out));
+        assert!(!session.write(0, &mut out));
+    }
+
+    #[test]
+    fn the_buffer_is_bounded_and_says_what_it_lost() {
+        let mut session = session(100);
+        for _ in 0..30 {
+            session.push("X", "0123456789");
+        }
+        assert_eq!(session.sequence(), 30);
+        assert!(session.can_replay(20) && session.can_replay(30));
+        assert!(!session.can_replay(19));
+        let mut out = Vec::new();
+        assert!(!session.write(20, &mut out));
+        assert!(session.write(21, &mut out));
+    }
+
+    #[test]
+    fn acknowledged_events_go_when_there_is_much() {
+        let mut session = session(64 << 20);
+        let big: Rc<str> = "x".repeat(1 << 20).into();
+        for _ in 0..20 {
+            session.push("X", Rc::clone(&big));
+        }
+        session.acknowledge(5);
+        assert!(session.can_replay(5) && !session.can_replay(4));
+        session.acknowledge(20);
+        assert!(session.can_replay(12), "some are kept");
+        session.acknowledge(1_000);
+        assert!(session.can_replay(20));
+    }
+
+    #[test]
+    fn intents_decide() {
+        let session = session(100);
+        assert!(session.wants("GUILD_CREATE") && session.wants("INTERACTION_CREATE"));
+        assert!(!session.wants("MESSAGE_CREATE"));
+    }
+}

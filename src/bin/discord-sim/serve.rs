@@ -1,0 +1,296 @@
+//! `discord-sim serve`: the listener, the HTTP side of a connection, and the clock of the world.
+
+use crate::cli::Serve;
+use crate::gateway::connection::{Driver, MOST_MESSAGE};
+use crate::gateway::{Encoder, Gateway, Options, Transport};
+use crate::http::{Request, Response};
+use crate::link::{Link, inbound};
+use crate::world::{Settings, Wish, World};
+use crate::{control, rest, tls};
+use futures_lite::FutureExt;
+use gateway_proxy::websocket::{Role, server_response};
+use glommio::net::{TcpListener, TcpStream};
+use glommio::timer::sleep;
+use rustls::{ServerConfig, ServerConnection};
+use std::cell::{Cell, RefCell};
+use std::io::{self, Write};
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a connection may be silent before or between HTTP requests.
+const HTTP_IDLE: Duration = Duration::from_secs(60);
+
+/// The most events of the traffic that are made without letting others run.
+const SLICE: usize = 64;
+
+/// How long the traffic sleeps at most, so that it notices a new rate.
+const NOTICE: Duration = Duration::from_millis(50);
+
+/// A pause in which the others are served; yielding would not let the kernel's news in.
+pub const BREATH: Duration = Duration::from_micros(20);
+
+/// What the tasks of the simulator share. One thread, so no locks.
+pub struct Server {
+    /// Sessions and world.
+    pub gateway: RefCell<Gateway>,
+    /// Events per second of the traffic.
+    pub rate: Cell<f64>,
+    /// Until then connections are closed as soon as they are accepted.
+    pub refuse_until: Cell<Instant>,
+    /// Until then new connections get no answer.
+    pub hang_until: Cell<Instant>,
+    tls: Option<Arc<ServerConfig>>,
+    rng: RefCell<fastrand::Rng>,
+}
+
+impl Server {
+    /// Lets one thing happen on a shard, and says how many events that was.
+    pub fn happen(&self, shard: usize, wish: Wish<'_>) -> u64 {
+        let mut gateway = self.gateway.borrow_mut();
+        let events = gateway.world.happen(shard, wish);
+        for event in &events {
+            gateway.publish(shard, event);
+        }
+        events.len() as u64
+    }
+}
+
+/// Runs until the process ends. Prints `listening on ADDRESS` when clients may come.
+///
+/// # Errors
+/// When the port is taken, or the certificates can not be written.
+pub async fn run(options: Serve) -> io::Result<()> {
+    // glommio would share the port with another process that has it.
+    let listener = std::net::TcpListener::bind(options.listen)
+        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", options.listen)))?;
+    let address = listener.local_addr()?;
+    let tls = options.tls_dir.as_deref().map(tls::server_config).transpose()?;
+    let host = if tls.is_some() { "localhost".to_owned() } else { reachable(address.ip()).to_string() };
+    let host = if host.contains(':') { format!("[{host}]") } else { host };
+    let scheme = if tls.is_some() { "wss" } else { "ws" };
+    let url = options.public_url.clone().unwrap_or_else(|| format!("{scheme}://{host}:{}", address.port()));
+    let resume_url = match options.resume_path.trim_matches('/') {
+        "" => url.clone(),
+        path => format!("{url}/{path}"),
+    };
+    let world = World::generate(Settings {
+        seed: options.seed,
+        shards: options.shards,
+        guilds: options.guilds,
+        members: options.members,
+        presences: options.presences,
+        channels: options.channels,
+        roles: options.roles,
+        emojis: options.emojis,
+    });
+    let gateway_options = Options {
+        token: options.token.strip_prefix("Bot ").unwrap_or(&options.token).to_owned(),
+        max_concurrency: options.max_concurrency,
+        identify_interval: Duration::from_millis(options.identify_interval_ms),
+        total: options.remaining.max(1_000),
+        remaining: options.remaining,
+        heartbeat_interval: Duration::from_millis(options.heartbeat_interval_ms),
+        large_threshold: options.large_threshold,
+        disallowed_intents: options.disallowed_intents,
+        replay_bytes: options.replay_mib << 20,
+        url,
+        resume_url,
+    };
+    let now = Instant::now();
+    let server = Rc::new(Server {
+        gateway: RefCell::new(Gateway::new(gateway_options, world, options.shards, now)),
+        rate: Cell::new(options.rate),
+        refuse_until: Cell::new(now),
+        hang_until: Cell::new(now),
+        tls,
+        rng: RefCell::new(fastrand::Rng::with_seed(options.seed)),
+    });
+    glommio::spawn_local(traffic(Rc::clone(&server))).detach();
+    glommio::spawn_local(janitor(Rc::clone(&server))).detach();
+    // SAFETY: the descriptor is a listening TCP socket, and its only owner gives it away here.
+    let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
+    let mut stdout = io::stdout();
+    writeln!(stdout, "listening on {address}")?;
+    stdout.flush()?;
+    accept(server, listener).await
+}
+
+/// An address that a client can connect to.
+fn reachable(ip: std::net::IpAddr) -> std::net::IpAddr {
+    if ip.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { ip }
+}
+
+async fn accept(server: Rc<Server>, listener: TcpListener) -> io::Result<()> {
+    loop {
+        let stream = match listener.accept().await {
+            Ok(stream) => stream,
+            Err(error) => {
+                // Out of descriptors: accept fails at once until one is closed.
+                eprintln!("accept: {error}");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if Instant::now() < server.refuse_until.get() {
+            continue;
+        }
+        let server = Rc::clone(&server);
+        glommio::spawn_local(async move {
+            // Errors of a client's socket concern nobody else.
+            let _ = connection(server, stream).await;
+        })
+        .detach();
+    }
+}
+
+/// HTTP requests until one becomes a WebSocket or the client is done.
+async fn connection(server: Rc<Server>, stream: TcpStream) -> io::Result<()> {
+    let hangs = Instant::now() < server.hang_until.get();
+    let tls = match &server.tls {
+        Some(config) => Some(ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?.into()),
+        None => None,
+    };
+    let mut link = Link::new(stream, tls)?;
+    let mut buffer = Vec::new();
+    loop {
+        let (request, length) = loop {
+            match Request::parse(&buffer) {
+                Ok(Some(parsed)) => break parsed,
+                Ok(None) => {}
+                Err(status) => {
+                    Response::error(status, "bad request", 0).write(false, &mut link.out);
+                    link.finish().await;
+                    return Ok(());
+                }
+            }
+            if read(&mut link, &mut buffer).await? == 0 {
+                return Ok(());
+            }
+        };
+        buffer.drain(..length);
+        let control = request.path.starts_with("/sim/");
+        if hangs && !control {
+            let left = server.hang_until.get().saturating_duration_since(Instant::now());
+            sleep(left).await;
+            return Ok(());
+        }
+        match &request.upgrade {
+            Some(Ok(upgrade)) => {
+                let Some((version, transport)) = gateway_query(&request) else {
+                    let message =
+                        "the simulator speaks v=9 or v=10, encoding=json, compress=zlib-stream or zstd-stream";
+                    Response::error(400, message, 0).write(false, &mut link.out);
+                    link.finish().await;
+                    return Ok(());
+                };
+                link.out.extend_from_slice(server_response(upgrade).as_bytes());
+                let encoder = Encoder::new(transport)?;
+                let inbound = inbound(Role::Server, MOST_MESSAGE, &buffer);
+                let key = server.gateway.borrow_mut().connect(version, transport, &request.path, Instant::now());
+                Driver::new(server, key, link, inbound, encoder).run().await;
+                return Ok(());
+            }
+            Some(Err(error)) => {
+                Response::error(400, &error.to_string(), 0).write(false, &mut link.out);
+                link.finish().await;
+                return Ok(());
+            }
+            None => {}
+        }
+        if request.expects_continue && buffer.len() < request.body {
+            link.out.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            link.flush().await?;
+        }
+        while buffer.len() < request.body {
+            if read(&mut link, &mut buffer).await? == 0 {
+                return Ok(());
+            }
+        }
+        let body: Vec<u8> = buffer.drain(..request.body).collect();
+        let response = if control {
+            control::handle(&server, &request, &body).await
+        } else {
+            rest::handle(&server.gateway.borrow(), &request, Instant::now())
+        };
+        response.write(request.keep_alive, &mut link.out);
+        link.flush().await?;
+        if !request.keep_alive {
+            link.finish().await;
+            return Ok(());
+        }
+    }
+}
+
+/// Reads with a limit on the silence of the client, which counts as the end.
+async fn read(link: &mut Link, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let idle = async {
+        sleep(HTTP_IDLE).await;
+        Ok(0)
+    };
+    link.read_more(buffer).or(idle).await
+}
+
+/// Version and compression of a gateway URL (Gateway: "Gateway URL Query String Params").
+fn gateway_query(request: &Request) -> Option<(u64, Option<Transport>)> {
+    let version = match request.get("v") {
+        None | Some("10") => 10,
+        Some("9") => 9,
+        Some(_) => return None,
+    };
+    if !matches!(request.get("encoding"), None | Some("json")) {
+        return None;
+    }
+    let transport = match request.get("compress") {
+        None | Some("") => None,
+        Some(name) => Some(Transport::parse(name)?),
+    };
+    Some((version, transport))
+}
+
+/// Ends what has lasted too long.
+async fn janitor(server: Rc<Server>) {
+    let interval = server.gateway.borrow().options.heartbeat_interval;
+    let pause = (interval / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
+    loop {
+        sleep(pause).await;
+        server.gateway.borrow_mut().expire(Instant::now());
+    }
+}
+
+/// Lets things happen at the wanted rate, at random times (Poisson), on shards that have a session.
+async fn traffic(server: Rc<Server>) {
+    let mut next = Instant::now();
+    loop {
+        let rate = server.rate.get();
+        let now = Instant::now();
+        if rate <= 0.0 {
+            sleep(NOTICE).await;
+            next = Instant::now();
+            continue;
+        }
+        if next > now {
+            sleep((next - now).min(NOTICE)).await;
+            continue;
+        }
+        let shards = server.gateway.borrow().shards.len();
+        let mut made = 0;
+        while next <= now && made < SLICE {
+            made += 1;
+            let (shard, wait) = {
+                let mut rng = server.rng.borrow_mut();
+                (rng.usize(..shards), -(1.0 - rng.f64()).ln() / rate)
+            };
+            next += Duration::from_secs_f64(wait);
+            let active = (shard..shards).chain(0..shard).find(|shard| server.gateway.borrow().has_session(*shard));
+            let Some(shard) = active else { continue };
+            server.happen(shard, Wish::Any);
+        }
+        // A generator that can not keep up does not try to catch up for ever.
+        if now > next + Duration::from_secs(1) {
+            next = now;
+        }
+        sleep(BREATH).await;
+    }
+}

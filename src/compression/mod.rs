@@ -1,0 +1,135 @@
+//! Transport compression (docs: Gateway, Transport Compression): one shared context for a whole connection.
+//!
+//! [`Inflater`] is what we read from Discord with, [`Deflater`] what we write to clients with. Both are pure: slices in,
+//! slices out. A stream belongs to one connection and travels with it when the connection moves to another core.
+
+mod deflate;
+mod inflate;
+
+pub use deflate::Deflater;
+pub use inflate::{InflateError, Inflater};
+
+/// A transport compression by the name that it has in the `compress` parameter of a gateway URL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Plain text messages.
+    #[default]
+    None,
+    /// `zlib-stream`: one zlib stream, every message ends with a sync flush.
+    Zlib,
+    /// `zstd-stream`: one zstd frame, every message is flushed.
+    Zstd,
+}
+
+impl Transport {
+    /// From the value of the `compress` parameter.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "zlib-stream" => Some(Self::Zlib),
+            "zstd-stream" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
+    /// The value of the `compress` parameter, if there has to be one.
+    pub fn name(self) -> Option<&'static str> {
+        match self {
+            Self::None => None,
+            Self::Zlib => Some("zlib-stream"),
+            Self::Zstd => Some("zstd-stream"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        /// Every message can be read as soon as it was written, in any number of pieces, and the next one after it.
+        #[test]
+        fn round_trip(
+            messages in prop::collection::vec(prop::collection::vec(prop::collection::vec(0u8..40, 0..3_000), 1..4), 1..12),
+            zstd in any::<bool>(),
+        ) {
+            let transport = if zstd { Transport::Zstd } else { Transport::Zlib };
+            let mut deflater = Deflater::new(transport).unwrap();
+            let mut inflater = Inflater::new(transport, 1 << 20);
+            let mut wire = Vec::new();
+            let mut out = Vec::new();
+            for parts in messages {
+                wire.clear();
+                for part in &parts {
+                    deflater.write(part, &mut wire);
+                }
+                deflater.flush(&mut wire);
+                if !zstd {
+                    prop_assert!(wire.ends_with(&[0, 0, 0xff, 0xff]));
+                }
+                prop_assert!(inflater.inflate(&wire, &mut out).unwrap());
+                prop_assert_eq!(&out, &parts.concat());
+                out.clear();
+            }
+        }
+
+        #[test]
+        fn noise_is_an_error_or_waits(bytes in prop::collection::vec(any::<u8>(), 0..2_000), zstd in any::<bool>()) {
+            let transport = if zstd { Transport::Zstd } else { Transport::Zlib };
+            let mut out = Vec::new();
+            let _ = Inflater::new(transport, 1 << 16).inflate(&bytes, &mut out);
+            prop_assert!(out.len() <= 1 << 16);
+        }
+    }
+
+    #[test]
+    fn a_bomb_is_stopped_at_the_limit() {
+        for transport in [Transport::Zlib, Transport::Zstd] {
+            let mut deflater = Deflater::new(transport).unwrap();
+            let mut wire = Vec::new();
+            for _ in 0..64 {
+                deflater.write(&[0; 1 << 16], &mut wire);
+            }
+            deflater.flush(&mut wire);
+            assert!(wire.len() < 4 << 16, "not a bomb: {} bytes", wire.len());
+            let mut out = Vec::new();
+            let mut inflater = Inflater::new(transport, 1 << 20);
+            assert!(matches!(inflater.inflate(&wire, &mut out), Err(InflateError::TooLarge)));
+            assert!(out.len() <= 1 << 20);
+        }
+    }
+
+    #[test]
+    fn a_zlib_message_may_come_in_two() {
+        let mut deflater = Deflater::new(Transport::Zlib).unwrap();
+        let mut wire = Vec::new();
+        deflater.write(b"hello, hello", &mut wire);
+        deflater.flush(&mut wire);
+        let mut inflater = Inflater::new(Transport::Zlib, 1 << 20);
+        let mut out = Vec::new();
+        let (first, second) = wire.split_at(wire.len() - 6);
+        assert!(!inflater.inflate(first, &mut out).unwrap());
+        assert!(inflater.inflate(second, &mut out).unwrap());
+        assert_eq!(out, b"hello, hello");
+    }
+
+    #[test]
+    fn plain_text_passes() {
+        let mut out = Vec::new();
+        assert!(Inflater::new(Transport::None, 10).inflate(b"12345", &mut out).unwrap());
+        assert_eq!(out, b"12345");
+        out.clear();
+        assert!(Inflater::new(Transport::None, 4).inflate(b"12345", &mut out).is_err());
+        assert!(Deflater::new(Transport::None).is_none());
+    }
+
+    #[test]
+    fn names() {
+        for transport in [Transport::Zlib, Transport::Zstd] {
+            assert_eq!(Transport::from_name(transport.name().unwrap()), Some(transport));
+        }
+        assert_eq!(Transport::from_name("gzip"), None);
+    }
+}

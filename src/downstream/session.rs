@@ -1,0 +1,463 @@
+//! A client's session: which events it gets, under which numbers, and what it can still resume from.
+//!
+//! Pure numbers, no payloads: the events are in the shard's log, and a session is a cursor into it. Its own sequence is
+//! 1 for READY and one more for every dispatch sent to it. For RESUME it remembers at which log position it stood after
+//! each number that the client has not acknowledged yet, so going back is moving the cursor back.
+//!
+//! Promises: every event that the session is meant to get comes exactly once and in order, from one number to any later
+//! one; the numbers have no gap; what is remembered is bounded by what the log still holds.
+
+use crate::protocol::{
+    Time,
+    event::{Delivery, EventKind, Meta},
+    intents::Intents,
+    json,
+};
+use hashbrown::HashMap;
+use std::collections::VecDeque;
+
+/// Longest session id; ours have exactly this length.
+pub const ID_LENGTH: usize = 32;
+
+/// An unguessable name that carries the id of its shard, so that the door can route a RESUME without a table.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId([u8; ID_LENGTH]);
+
+impl SessionId {
+    /// Of a shard, with 96 bits from a cryptographic source.
+    pub fn new(shard: u32, random: [u8; 12]) -> Self {
+        let mut id = [0; ID_LENGTH];
+        let bytes = shard.to_be_bytes().into_iter().chain(random);
+        for (pair, byte) in id.chunks_exact_mut(2).zip(bytes) {
+            pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
+            pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
+        }
+        Self(id)
+    }
+
+    /// Reads what a client sent; `None` when it can not be one of ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id: [u8; ID_LENGTH] = text.as_bytes().try_into().ok()?;
+        id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(id))
+    }
+
+    /// The shard that it belongs to.
+    pub fn shard(&self) -> u32 {
+        u32::from_str_radix(&self.as_str()[..8], 16).expect("checked to be hexadecimal")
+    }
+
+    /// As it stands in READY.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("checked to be hexadecimal")
+    }
+}
+
+impl std::fmt::Debug for SessionId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Whoever knows all of it, and the token, can take the session over.
+        write!(f, "{}…", &self.as_str()[..12])
+    }
+}
+
+/// Where a session is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Identified, but the shard has no READY from Discord yet.
+    Waiting,
+    /// READY and the guilds are being sent; it can not be resumed yet.
+    Syncing,
+    /// Replaying what a resuming client has missed, up to this position; then RESUMED.
+    Replaying {
+        /// Log position where the replay ends.
+        until: u64,
+    },
+    /// Gets events as they come.
+    Live,
+}
+
+/// What the client asked for in its IDENTIFY.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What it wants to hear.
+    pub intents: Intents,
+    /// The API version in its URL, echoed in READY.
+    pub version: u8,
+}
+
+/// See the module's description.
+pub struct Session {
+    /// Its number on the shard, unique as long as the process lives.
+    pub number: u32,
+    /// Its public name.
+    pub id: SessionId,
+    /// What the client asked for.
+    pub options: Options,
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// The connection that it is attached to.
+    pub connection: Option<u64>,
+    /// Since when it has none.
+    pub detached_at: Option<Time>,
+    /// When the client last sent a heartbeat, or READY was sent.
+    pub last_heartbeat: Time,
+    /// Commands in the current window, and when that began.
+    pub commands: (u32, Time),
+    delivery: [Delivery; EventKind::ALL.len()],
+    /// The bot itself.
+    user: Option<u64>,
+    /// Number of the last dispatch sent.
+    sequence: u64,
+    /// Log position to read next.
+    cursor: u64,
+    /// The oldest number that it can be resumed from, and the cursor after it.
+    base: (u64, u64),
+    /// Cursor after each number above the base.
+    sent: VecDeque<u64>,
+    /// For each guild of the snapshot the log position that its GUILD_CREATE was made at, and whether the guild was gone.
+    contained: HashMap<u64, Contained>,
+    /// The highest of those positions.
+    contained_until: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Contained {
+    /// Events before this position are in the snapshot.
+    before: u64,
+    /// There was no GUILD_CREATE, because the bot had left meanwhile.
+    gone: bool,
+}
+
+impl Session {
+    /// A session that has received nothing yet.
+    pub fn new(number: u32, id: SessionId, options: Options, now: Time) -> Self {
+        let mut delivery = [Delivery::Always; EventKind::ALL.len()];
+        for &kind in EventKind::ALL {
+            delivery[kind as usize] = kind.audience().delivery(options.intents);
+        }
+        Self {
+            number,
+            id,
+            options,
+            phase: Phase::Waiting,
+            connection: None,
+            detached_at: None,
+            last_heartbeat: now,
+            commands: (0, now),
+            delivery,
+            user: None,
+            sequence: 0,
+            cursor: 0,
+            base: (0, 0),
+            sent: VecDeque::new(),
+            contained: HashMap::new(),
+            contained_until: 0,
+        }
+    }
+
+    /// The number of the last dispatch sent.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The log position to read next.
+    pub fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    /// The oldest log position that this session still needs.
+    pub fn needs(&self) -> u64 {
+        match self.phase {
+            Phase::Waiting => u64::MAX,
+            Phase::Syncing => self.cursor,
+            Phase::Replaying { .. } | Phase::Live => self.base.1.min(self.cursor),
+        }
+    }
+
+    /// READY is about to be sent; events from `position` on will follow the snapshot.
+    /// `user` is the bot itself.
+    pub fn begin_sync(&mut self, position: u64, now: Time, user: Option<u64>) {
+        self.phase = Phase::Syncing;
+        self.user = user;
+        self.cursor = position;
+        self.last_heartbeat = now;
+    }
+
+    /// The number for a dispatch that is part of the snapshot.
+    pub fn number_snapshot(&mut self) -> u64 {
+        debug_assert_eq!(self.phase, Phase::Syncing);
+        self.sequence += 1;
+        self.sequence
+    }
+
+    /// A guild was written as it was before the event at `position`.
+    pub fn contain(&mut self, guild: u64, position: u64, gone: bool) {
+        self.contained.insert(guild, Contained { before: position, gone });
+        self.contained_until = self.contained_until.max(position);
+    }
+
+    /// The snapshot is complete: from here on the session can be resumed.
+    pub fn finish_sync(&mut self) {
+        self.phase = Phase::Live;
+        self.base = (self.sequence, self.cursor);
+    }
+
+    /// Moves past the event at `position`, the one at the cursor, with the text `data`; the number under which it has to
+    /// be sent, if it is for this session at all.
+    pub fn pass(&mut self, position: u64, meta: Meta, data: &[u8]) -> Option<u64> {
+        debug_assert_eq!(position, self.cursor);
+        self.cursor = position + 1;
+        self.wants(position, meta, data).then(|| self.record())
+    }
+
+    /// The number for a dispatch that is not in the log, such as RESUMED.
+    pub fn record(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sent.push_back(self.cursor);
+        self.sequence
+    }
+
+    fn wants(&self, position: u64, meta: Meta, data: &[u8]) -> bool {
+        if meta.only.is_some_and(|only| only != self.number) {
+            return false;
+        }
+        let in_guild = || json::get(data, "guild_id").is_some_and(|id| id != b"null");
+        let asked_for = match self.delivery[meta.kind as usize] {
+            Delivery::Always => true,
+            // A bot always hears of changes to itself.
+            Delivery::Never => {
+                meta.kind == EventKind::GuildMemberUpdate && self.user.is_some() && self.user == user_of(data)
+            }
+            Delivery::InGuild => in_guild(),
+            Delivery::Direct => !in_guild(),
+        };
+        asked_for && (position >= self.contained_until || !self.is_contained(position, meta, data))
+    }
+
+    /// Has the snapshot already told what this event tells?
+    fn is_contained(&self, position: u64, meta: Meta, data: &[u8]) -> bool {
+        let before = |guild: u64| self.contained.get(&guild).filter(|contained| position < contained.before);
+        match meta.state_of {
+            Some(guild) => match before(guild) {
+                // READY named the guild, so the client has to hear that it is gone.
+                Some(contained) if contained.gone => meta.kind != EventKind::GuildDelete,
+                contained => contained.is_some(),
+            },
+            // Nothing else is told by a snapshot, but of a guild that the client never saw it must not hear either.
+            None => json::get(data, "guild_id")
+                .and_then(json::parse_id)
+                .and_then(before)
+                .is_some_and(|contained| contained.gone),
+        }
+    }
+
+    /// The client has received everything up to `sequence`.
+    pub fn acknowledge(&mut self, sequence: u64) {
+        if matches!(self.phase, Phase::Waiting | Phase::Syncing) || sequence > self.sequence {
+            return;
+        }
+        while self.base.0 < sequence {
+            let cursor = self.sent.pop_front().expect("every number above the base is remembered");
+            self.base = (self.base.0 + 1, cursor);
+        }
+        if self.base.0 == self.sequence {
+            // Whatever was passed since was not for this session.
+            self.base.1 = self.cursor;
+        }
+        if self.base.1 >= self.contained_until && !self.contained.is_empty() {
+            self.contained = HashMap::new();
+        }
+        if self.sent.capacity() > 1024 && self.sent.len() < self.sent.capacity() / 8 {
+            self.sent.shrink_to(2 * self.sent.len());
+        }
+    }
+
+    /// The log has dropped everything before `oldest`: what can not be resumed from any more is forgotten.
+    pub fn forget_before(&mut self, oldest: u64) {
+        while self.base.1 < oldest {
+            let Some(cursor) = self.sent.pop_front() else { return };
+            self.base = (self.base.0 + 1, cursor);
+        }
+    }
+
+    /// Numbers that are remembered for a RESUME.
+    pub fn remembered(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// Goes back to `sequence`, the last one that the client has seen; false when that can not be done. `oldest` is the
+    /// oldest position in the log and `next` the one that the next event will get.
+    pub fn rewind(&mut self, sequence: u64, oldest: u64, next: u64) -> bool {
+        if matches!(self.phase, Phase::Waiting | Phase::Syncing) || !(self.base.0..=self.sequence).contains(&sequence) {
+            return false;
+        }
+        let index = (sequence - self.base.0) as usize;
+        let cursor = if index == 0 { self.base.1 } else { self.sent[index - 1] };
+        if cursor < oldest {
+            return false;
+        }
+        self.sent.truncate(index);
+        self.sequence = sequence;
+        self.cursor = cursor;
+        self.phase = Phase::Replaying { until: next };
+        true
+    }
+}
+
+/// The user that an event is about.
+fn user_of(data: &[u8]) -> Option<u64> {
+    json::get(data, "user").and_then(|user| json::get(user, "id")).and_then(json::parse_id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::{Limits, Log};
+    use proptest::prelude::*;
+
+    fn session(intents: Intents) -> Session {
+        let id = SessionId::new(7, [0xab; 12]);
+        Session::new(1, id, Options { intents, version: 10 }, Time::ZERO)
+    }
+
+    fn log() -> Log {
+        Log::new(Limits { bytes: 1 << 20, entries: 100 })
+    }
+
+    fn append(log: &mut Log, kind: EventKind, guild: u64, state: bool) -> u64 {
+        let data = format!(r#"{{"guild_id":"{guild}"}}"#);
+        log.append(kind.name().as_bytes(), data.as_bytes(), Meta { kind, state_of: state.then_some(guild), only: None })
+    }
+
+    /// Delivers everything there is; returns (number, position) pairs.
+    fn deliver(session: &mut Session, log: &Log) -> Vec<(u64, u64)> {
+        let mut got = Vec::new();
+        for entry in log.read(session.cursor()).unwrap() {
+            if let Some(number) = session.pass(entry.position, entry.meta, entry.data()) {
+                got.push((number, entry.position));
+            }
+        }
+        got
+    }
+
+    #[test]
+    fn ids_carry_their_shard_and_are_not_printed_whole() {
+        let id = SessionId::new(0x01ff, [0xab; 12]);
+        assert_eq!((id.shard(), id.as_str().len()), (0x01ff, ID_LENGTH));
+        assert_eq!(SessionId::parse(id.as_str()), Some(id));
+        for bad in ["", "zz", &id.as_str()[1..], &id.as_str().to_uppercase(), &"é".repeat(16)] {
+            assert_eq!(SessionId::parse(bad), None);
+        }
+        assert!(!format!("{id:?}").contains(id.as_str()));
+    }
+
+    #[test]
+    fn a_snapshot_is_not_told_twice() {
+        let mut log = log();
+        let mut session = session(Intents::ALL);
+        let ready = log.next();
+        session.begin_sync(ready, Time::ZERO, None);
+        assert_eq!(session.number_snapshot(), 1);
+        append(&mut log, EventKind::GuildMemberAdd, 10, true); // in the snapshot of 10
+        append(&mut log, EventKind::MessageCreate, 10, false); // not state: delivered
+        session.contain(10, log.next(), false);
+        session.number_snapshot();
+        let after = append(&mut log, EventKind::GuildMemberAdd, 10, true); // after the snapshot of 10
+        append(&mut log, EventKind::GuildMemberAdd, 20, true); // in the snapshot of 20
+        append(&mut log, EventKind::MessageCreate, 30, false); // 30 was never shown
+        let delete = append(&mut log, EventKind::GuildDelete, 30, true);
+        session.contain(20, log.next(), false);
+        session.contain(30, log.next(), true);
+        let rejoin = append(&mut log, EventKind::GuildCreate, 30, true);
+        session.finish_sync();
+        let got = deliver(&mut session, &log);
+        assert_eq!(got, [(3, ready + 1), (4, after), (5, delete), (6, rejoin)]);
+    }
+
+    #[test]
+    fn a_session_that_is_not_complete_can_not_be_resumed() {
+        let mut session = session(Intents::ALL);
+        assert!(!session.rewind(0, 1, 1));
+        session.begin_sync(1, Time::ZERO, None);
+        session.number_snapshot();
+        assert!(!session.rewind(1, 1, 1));
+        session.number_snapshot();
+        session.finish_sync();
+        assert!(!session.rewind(1, 1, 1), "a part of the snapshot can not be sent again");
+        assert!(!session.rewind(3, 1, 1), "the future");
+        assert!(session.rewind(2, 1, 1));
+    }
+
+    #[test]
+    fn private_entries_reach_only_their_session() {
+        let mut log = log();
+        let mut session = session(Intents::ALL);
+        session.begin_sync(1, Time::ZERO, None);
+        session.finish_sync();
+        for only in [Some(1), Some(2), None] {
+            log.append(b"X", b"{}", Meta { kind: EventKind::Other, state_of: None, only });
+        }
+        assert_eq!(deliver(&mut session, &log), [(1, 1), (2, 3)]);
+    }
+
+    #[test]
+    fn a_bot_hears_of_itself_without_the_intent() {
+        let mut log = log();
+        let mut session = session(Intents::GUILDS);
+        session.begin_sync(1, Time::ZERO, Some(5));
+        session.finish_sync();
+        for user in [4, 5] {
+            let data = format!(r#"{{"guild_id":"1","user":{{"id":"{user}"}}}}"#);
+            let meta = Meta { kind: EventKind::GuildMemberUpdate, state_of: None, only: None };
+            log.append(b"GUILD_MEMBER_UPDATE", data.as_bytes(), meta);
+        }
+        assert_eq!(deliver(&mut session, &log), [(1, 2)]);
+    }
+
+    proptest! {
+        /// Against a model that keeps every event it was ever sent: any mix of deliveries, acknowledgements and resumes
+        /// gives exactly the wanted events, in order, with gapless numbers.
+        #[test]
+        fn exactly_once_in_order(steps in prop::collection::vec((0u8..12, 0u64..40), 1..200), intents in prop_oneof![Just(Intents::ALL), Just(Intents::GUILD_MESSAGES)]) {
+            let mut log = Log::new(Limits { bytes: 0, entries: 30 });
+            let mut session = session(intents);
+            session.begin_sync(log.next(), Time::ZERO, None);
+            session.number_snapshot();
+            session.finish_sync();
+            // What the client has: positions by number, from number 2 on.
+            let mut seen: Vec<u64> = Vec::new();
+            let mut wanted: Vec<u64> = Vec::new();
+            for (what, amount) in steps {
+                match what {
+                    0..=5 => {
+                        let kind = if amount % 2 == 0 { EventKind::MessageCreate } else { EventKind::TypingStart };
+                        let position = append(&mut log, kind, 10, false);
+                        if intents == Intents::ALL || amount % 2 == 0 { wanted.push(position); }
+                    }
+                    6..=8 => {
+                        if session.cursor() < log.oldest() { return Ok(()); } // fell off: the session ends
+                        for (number, position) in deliver(&mut session, &log) {
+                            seen.push(position);
+                            prop_assert_eq!(number, seen.len() as u64 + 1);
+                        }
+                    }
+                    9 => {
+                        let back = amount.min(seen.len() as u64);
+                        session.acknowledge(seen.len() as u64 + 1 - back);
+                        log.trim(session.needs());
+                        session.forget_before(log.oldest());
+                    }
+                    _ => {
+                        let back = amount.min(seen.len() as u64);
+                        let number = seen.len() as u64 + 1 - back;
+                        if session.rewind(number, log.oldest(), log.next()) {
+                            seen.truncate(seen.len() - back as usize);
+                            session.phase = Phase::Live;
+                        }
+                    }
+                }
+                prop_assert_eq!(&seen[..], &wanted[..seen.len()]);
+                prop_assert!(session.remembered() <= seen.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The event log of one shard: the only place where relayed events live.
+//!
+//! An append-only ring. Every event gets a position, one higher than the last; clients are cursors, that is, positions
+//! of their own. An entry is stored once, as the text of the dispatch with its sequence digits left out, because every
+//! client has its own numbers: sending it is two copies and the digits.
+//!
+//! Promises: an entry never changes; what is gone is gone from the oldest end; memory is at most [`Limits::bytes`] plus
+//! one segment, except that the newest [`Limits::entries`] events are kept however large they are.
+//! Never: knows who reads it, parses an event, or looks at a clock.
+
+use crate::protocol::{event::Meta, payload};
+use std::collections::VecDeque;
+
+/// How much of the past is kept for readers that lag.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of events (config key `resume_buffer`).
+    pub bytes: usize,
+    /// Newest events that are kept even beyond `bytes` (config key `backpressure`).
+    pub entries: usize,
+}
+
+/// Entries share allocations of this size; a larger one has its own.
+const SEGMENT_BYTES: usize = 64 << 10;
+
+/// One event, borrowed from the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    /// Where it stands.
+    pub position: u64,
+    /// What it is.
+    pub meta: Meta,
+    /// The text before the sequence digits.
+    pub prefix: &'a [u8],
+    /// The text after them.
+    pub suffix: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    /// The text of the event's data.
+    pub fn data(&self) -> &'a [u8] {
+        &self.suffix[payload::DISPATCH_MIDDLE.len()..self.suffix.len() - 1]
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    start: u32,
+    middle: u32,
+    end: u32,
+    meta: Meta,
+}
+
+struct Segment {
+    /// Position of its first entry.
+    first: u64,
+    slots: Vec<Slot>,
+    bytes: Vec<u8>,
+}
+
+/// See the module's description.
+pub struct Log {
+    segments: VecDeque<Segment>,
+    /// Position that the next event will get.
+    next: u64,
+    /// Bytes allocated by all segments.
+    bytes: usize,
+    limits: Limits,
+    /// An emptied segment's memory, so that a steady stream does not allocate.
+    spare: Option<Segment>,
+}
+
+impl Log {
+    /// An empty log. Positions start at 1, so 0 is before everything.
+    pub fn new(limits: Limits) -> Self {
+        Self { segments: VecDeque::new(), next: 1, bytes: 0, limits, spare: None }
+    }
+
+    /// Position that the next event will get.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Position of the oldest event that is still here; [`Log::next`] when there is none.
+    pub fn oldest(&self) -> u64 {
+        self.segments.front().map_or(self.next, |segment| segment.first)
+    }
+
+    /// Bytes held, including what is allocated and not yet used.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Number of events held.
+    pub fn len(&self) -> usize {
+        (self.next - self.oldest()) as usize
+    }
+
+    /// Is there no event?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Counts an event without keeping it, for when nobody could read it. Everything older goes too.
+    pub fn skip(&mut self) {
+        self.next += 1;
+        self.trim(self.next);
+    }
+
+    /// Appends a dispatch of type `name` with the text `data`; returns its position.
+    pub fn append(&mut self, name: &[u8], data: &[u8], meta: Meta) -> u64 {
+        // Keys and punctuation around name and data come to some 24 bytes.
+        let size = name.len() + data.len() + 32;
+        assert!(size <= u32::MAX as usize, "an event of 4 GiB can not have passed the limit of the connection");
+        let fits = self.segments.back().is_some_and(|last| last.bytes.capacity() - last.bytes.len() >= size);
+        if !fits {
+            let segment = self.new_segment(size);
+            self.bytes += segment.bytes.capacity();
+            self.segments.push_back(segment);
+            self.enforce();
+        }
+        let segment = self.segments.back_mut().expect("there is one with room");
+        let start = segment.bytes.len();
+        payload::write_dispatch_prefix(&mut segment.bytes, name);
+        let middle = segment.bytes.len();
+        segment.bytes.extend_from_slice(payload::DISPATCH_MIDDLE);
+        segment.bytes.extend_from_slice(data);
+        segment.bytes.push(b'}');
+        let end = segment.bytes.len();
+        debug_assert!(end - start <= size);
+        segment.slots.push(Slot { start: start as u32, middle: middle as u32, end: end as u32, meta });
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn new_segment(&mut self, size: usize) -> Segment {
+        match self.spare.take() {
+            Some(mut spare) if size <= SEGMENT_BYTES => {
+                spare.first = self.next;
+                spare
+            }
+            spare => {
+                self.spare = spare;
+                Segment { first: self.next, slots: Vec::new(), bytes: Vec::with_capacity(size.max(SEGMENT_BYTES)) }
+            }
+        }
+    }
+
+    /// Drops the oldest segments while there is too much, but none that holds one of the newest `entries` events.
+    fn enforce(&mut self) {
+        while self.bytes > self.limits.bytes && self.segments.len() > 1 {
+            if self.next - self.segments[1].first < self.limits.entries as u64 {
+                break;
+            }
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some(mut segment) = self.segments.pop_front() else { return };
+        self.bytes -= segment.bytes.capacity();
+        if self.spare.is_none() && segment.bytes.capacity() == SEGMENT_BYTES {
+            segment.bytes.clear();
+            segment.slots.clear();
+            self.spare = Some(segment);
+        }
+    }
+
+    /// Nobody needs what is older than `position` any more: drops the segments that hold nothing else.
+    pub fn trim(&mut self, position: u64) {
+        while let Some(first) = self.segments.front() {
+            if first.first + first.slots.len() as u64 > position {
+                break;
+            }
+            self.drop_oldest();
+        }
+    }
+
+    /// Gives the reserve back, for a log that went idle.
+    pub fn release(&mut self) {
+        self.spare = None;
+    }
+
+    /// The events from `position` on, in order; `None` when that one is already gone.
+    pub fn read(&self, position: u64) -> Option<impl Iterator<Item = Entry<'_>>> {
+        if position < self.oldest() || position > self.next {
+            return None;
+        }
+        let index = self.segments.partition_point(|segment| segment.first <= position).saturating_sub(1);
+        let skip = self.segments.get(index).map_or(0, |segment| position - segment.first) as usize;
+        Some(self.segments.range(index.min(self.segments.len())..).flat_map(entries_of).skip(skip))
+    }
+}
+
+fn entries_of(segment: &Segment) -> impl Iterator<Item = Entry<'_>> {
+    segment.slots.iter().zip(segment.first..).map(|(slot, position)| Entry {
+        position,
+        meta: slot.meta,
+        prefix: &segment.bytes[slot.start as usize..slot.middle as usize],
+        suffix: &segment.bytes[slot.middle as usize..slot.end as usize],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::event::EventKind;
+    use proptest::prelude::*;
+
+    const META: Meta = Meta { kind: EventKind::Other, state_of: None, only: None };
+
+    fn log(bytes: usize, entries: usize) -> Log {
+        Log::new(Limits { bytes, entries })
+    }
+
+    fn positions(log: &Log, from: u64) -> Option<Vec<u64>> {
+        log.read(from).map(|entries| entries.map(|entry| entry.position).collect())
+    }
+
+    #[test]
+    fn an_entry_is_the_dispatch_without_its_sequence() {
+        let mut log = log(1 << 20, 10);
+        let position = log.append(b"MESSAGE_CREATE", br#"{"id":"1"}"#, META);
+        let entry = log.read(position).unwrap().next().unwrap();
+        let text = [entry.prefix, b"77", entry.suffix].concat();
+        assert_eq!(text, br#"{"t":"MESSAGE_CREATE","s":77,"op":0,"d":{"id":"1"}}"#);
+        assert_eq!(entry.data(), br#"{"id":"1"}"#);
+    }
+
+    #[test]
+    fn the_newest_entries_stay_however_large() {
+        let mut log = log(100 << 10, 5);
+        let big = vec![b'1'; 200 << 10];
+        for _ in 0..20 {
+            log.append(b"X", &big, META);
+        }
+        assert_eq!(positions(&log, 16).unwrap(), (16..=20).collect::<Vec<_>>());
+        assert!(log.len() <= 6, "{}", log.len());
+    }
+
+    #[test]
+    fn bytes_are_bounded_for_small_entries() {
+        let mut log = log(1 << 20, 5);
+        for _ in 0..100_000 {
+            log.append(b"X", &[b'1'; 300], META);
+            assert!(log.bytes() <= (1 << 20) + SEGMENT_BYTES);
+        }
+        assert!(log.len() > 2_000);
+        assert_eq!(positions(&log, log.oldest() - 1), None);
+    }
+
+    #[test]
+    fn skipped_events_count_and_cost_nothing() {
+        let mut log = log(1 << 20, 5);
+        log.append(b"X", b"1", META);
+        log.skip();
+        assert_eq!((log.next(), log.len(), log.bytes()), (3, 0, 0));
+        assert_eq!(positions(&log, 2), None);
+        assert_eq!(positions(&log, 3), Some(vec![]));
+        assert_eq!(positions(&log, 4), None);
+        assert_eq!(log.append(b"X", b"1", META), 3);
+        assert_eq!(positions(&log, 3), Some(vec![3]));
+    }
+
+    proptest! {
+        /// The log is the tail of the list of all events, whatever is appended, skipped, trimmed.
+        #[test]
+        fn it_is_a_tail(steps in prop::collection::vec((0u8..10, 1usize..90_000), 1..200), bytes in 0usize..400_000, keep in 0usize..20) {
+            let mut log = log(bytes, keep);
+            let mut model: Vec<(u64, usize)> = Vec::new();
+            let mut skipped = 0;
+            for (what, size) in steps {
+                match what {
+                    0 => { log.skip(); skipped = log.next(); }
+                    1 => {
+                        let before = log.oldest();
+                        let target = before + size as u64 % 30;
+                        log.trim(target);
+                        prop_assert!(log.oldest() <= target.max(before));
+                    }
+                    _ => {
+                        let size = if what < 8 { size % 2_000 } else { size };
+                        let position = log.append(b"T", &vec![b'x'; size], META);
+                        model.push((position, size));
+                        prop_assert!(log.len() >= keep.min(1));
+                    }
+                }
+                let oldest = log.oldest();
+                prop_assert!(oldest >= skipped);
+                let tail: Vec<(u64, usize)> = model.iter().copied().filter(|entry| entry.0 >= oldest).collect();
+                let read: Vec<(u64, usize)> = log.read(oldest).unwrap().map(|entry| (entry.position, entry.data().len())).collect();
+                prop_assert_eq!(&read, &tail);
+                if let Some(&(middle, _)) = tail.get(tail.len() / 2) {
+                    let read: Vec<u64> = log.read(middle).unwrap().map(|entry| entry.position).collect();
+                    prop_assert_eq!(read.len() as u64, log.next() - middle);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The connection of a bot: a socket, its decoder and its outbox, which can move between cores.
+
+use crate::{downstream::outbox::Outbox, websocket::Inbound};
+use futures_lite::io::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use std::{
+    io,
+    net::Shutdown,
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+/// A connection between two cores: plain data, bound to no executor.
+pub struct Parcel {
+    /// The socket.
+    pub socket: OwnedFd,
+    /// Bytes received and not consumed yet.
+    pub inbound: Inbound,
+    /// Bytes to send and the state of the compression.
+    pub outbox: Outbox,
+}
+
+/// A connection on the executor that it was made on.
+pub struct ClientConnection {
+    stream: TcpStream,
+    /// What the client sent.
+    pub inbound: Inbound,
+    /// What goes to the client.
+    pub outbox: Outbox,
+}
+
+impl ClientConnection {
+    /// Takes a connection over, on the calling executor.
+    pub fn unpack(parcel: Parcel) -> Self {
+        // SAFETY: the descriptor is a connected TCP socket that `parcel` owned, and ownership goes to the stream.
+        let stream = unsafe { TcpStream::from_raw_fd(parcel.socket.into_raw_fd()) };
+        Self { stream, inbound: parcel.inbound, outbox: parcel.outbox }
+    }
+
+    /// Makes it ready to move. glommio reads only when asked, with a non-blocking call, so the kernel holds everything
+    /// that is not in `inbound`, and nothing is lost on the way.
+    pub fn pack(self) -> io::Result<Parcel> {
+        // SAFETY: the stream keeps the descriptor open until it is dropped at the end of this function.
+        let socket = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }.try_clone_to_owned()?;
+        Ok(Parcel { socket, inbound: self.inbound, outbox: self.outbox })
+    }
+
+    /// Reads once. `Ok(0)`: the client has ended its side.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let n = ready!(Pin::new(&mut self.stream).poll_read(cx, self.inbound.space()))?;
+        self.inbound.filled(n);
+        Poll::Ready(Ok(n))
+    }
+
+    /// Writes everything that is in the outbox. `Pending`: the client has to read first. Returns how much was written.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>) -> (usize, Poll<io::Result<()>>) {
+        let mut total = 0;
+        while !self.outbox.pending().is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, self.outbox.pending()) {
+                Poll::Ready(Ok(0)) => return (total, Poll::Ready(Err(io::ErrorKind::WriteZero.into()))),
+                Poll::Ready(Ok(n)) => {
+                    self.outbox.wrote(n);
+                    total += n;
+                }
+                Poll::Ready(Err(error)) => return (total, Poll::Ready(Err(error))),
+                Poll::Pending => return (total, Poll::Pending),
+            }
+        }
+        (total, Poll::Ready(Ok(())))
+    }
+
+    /// Ends our side of the stream; the client sees everything that was written first.
+    pub fn finish(&mut self) {
+        // The socket may be dead already, which is as good.
+        let _ = shutdown_write(&self.stream);
+    }
+
+    /// Reads and drops bytes until the client ends its side.
+    pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut sink = [0; 2048];
+        loop {
+            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut sink)) {
+                Ok(0) | Err(_) => return Poll::Ready(()),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
+    // SAFETY: the stream keeps the descriptor open for the length of this call.
+    let descriptor = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    std::net::TcpStream::from(descriptor.try_clone_to_owned()?).shutdown(Shutdown::Write)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        compression::Transport,
+        websocket::{Message, Opcode, Role, write_frame},
+    };
+    use std::{future::poll_fn, io::Write};
+
+    /// A connection moves between two executors after every message, while the peer writes on and on.
+    #[test]
+    fn nothing_is_lost_between_cores() {
+        const MESSAGES: u32 = 2_000;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            for number in 0..MESSAGES {
+                let mut frame = Vec::new();
+                let payload = number.to_string().repeat(1 + number as usize % 200);
+                write_frame(&mut frame, Opcode::Text, payload.as_bytes(), Some([9, 8, 7, 6]));
+                let (a, b) = frame.split_at(number as usize % frame.len());
+                socket.write_all(a).unwrap();
+                socket.write_all(b).unwrap();
+            }
+            socket
+        });
+        let socket = OwnedFd::from(listener.accept().unwrap().0);
+        let parcel = Parcel { socket, inbound: Inbound::new(Role::Server, 4096), outbox: Outbox::new(Transport::None) };
+        let mut parcel = Some(parcel);
+        let mut next = 0;
+        while next < MESSAGES {
+            let taken = parcel.take().unwrap();
+            let (moved, read) = glommio::LocalExecutorBuilder::default()
+                .io_memory(65_536)
+                .spawn(move || async move {
+                    let mut connection = ClientConnection::unpack(taken);
+                    let mut read = 0;
+                    // A different number of messages on each core, so that the move happens at odd places.
+                    while read < 1 + next % 97 && next + read < MESSAGES {
+                        if let Some(Message::Text(text)) = connection.inbound.next().unwrap() {
+                            let number = next + read;
+                            assert_eq!(text, number.to_string().repeat(1 + number as usize % 200).as_bytes());
+                            read += 1;
+                        } else {
+                            assert_ne!(poll_fn(|cx| connection.poll_read(cx)).await.unwrap(), 0);
+                        }
+                    }
+                    (connection.pack().unwrap(), read)
+                })
+                .unwrap()
+                .join()
+                .unwrap();
+            parcel = Some(moved);
+            next += read;
+        }
+        drop(writer.join().unwrap());
+    }
+}

@@ -1,0 +1,100 @@
+//! Messages from any thread to a task on an executor.
+
+use atomic_waker::AtomicWaker;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use std::{future::poll_fn, sync::Arc, task::Poll};
+
+/// Messages that can wait in one mailbox.
+pub const CAPACITY: usize = 8192;
+
+/// Makes a mailbox.
+pub fn mailbox<T>() -> (Postbox<T>, Mailbox<T>) {
+    let (sender, receiver) = bounded(CAPACITY);
+    let waker = Arc::new(AtomicWaker::new());
+    (Postbox { sender, waker: waker.clone() }, Mailbox { receiver, waker })
+}
+
+/// Where messages go in; any thread may have one.
+pub struct Postbox<T> {
+    sender: Sender<T>,
+    waker: Arc<AtomicWaker>,
+}
+
+impl<T> Clone for Postbox<T> {
+    fn clone(&self) -> Self {
+        Self { sender: self.sender.clone(), waker: self.waker.clone() }
+    }
+}
+
+impl<T> Postbox<T> {
+    /// Sends without waiting; gives the message back when the mailbox is full or its owner gone.
+    pub fn send(&self, message: T) -> Result<(), T> {
+        match self.sender.try_send(message) {
+            Ok(()) => {
+                self.waker.wake();
+                Ok(())
+            }
+            Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => Err(message),
+        }
+    }
+}
+
+/// Where messages come out, in the order in which they went in.
+pub struct Mailbox<T> {
+    receiver: Receiver<T>,
+    waker: Arc<AtomicWaker>,
+}
+
+impl<T> Mailbox<T> {
+    /// The next message; waits for it.
+    pub async fn receive(&mut self) -> T {
+        poll_fn(|cx| {
+            if let Ok(message) = self.receiver.try_recv() {
+                return Poll::Ready(message);
+            }
+            self.waker.register(cx.waker());
+            // One may have come before the waker was registered.
+            self.receiver.try_recv().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_arrives_in_order_across_threads() {
+        let (postbox, mut mailbox) = mailbox();
+        let sender = std::thread::spawn(move || {
+            for number in 0..100_000u32 {
+                while postbox.send(number).is_err() {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        glommio::LocalExecutorBuilder::default()
+            .io_memory(65_536)
+            .spawn(move || async move {
+                for expected in 0..100_000 {
+                    assert_eq!(mailbox.receive().await, expected);
+                }
+            })
+            .unwrap()
+            .join()
+            .unwrap();
+        sender.join().unwrap();
+    }
+
+    #[test]
+    fn a_full_mailbox_says_so() {
+        let (postbox, mailbox) = mailbox();
+        for number in 0..CAPACITY {
+            postbox.send(number).unwrap();
+        }
+        assert_eq!(postbox.send(7), Err(7));
+        drop(mailbox);
+        assert_eq!(postbox.send(8), Err(8));
+    }
+}

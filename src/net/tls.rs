@@ -1,0 +1,94 @@
+//! TLS without a socket: rustls fed by hand, so that reading, writing and batching stay with the owner of the socket.
+
+use crate::websocket::Inbound;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
+use std::{
+    io::{self, Read, Write},
+    sync::Arc,
+};
+
+/// The configuration for connections to Discord: the system's roots, or those that `SSL_CERT_FILE` names. Takes tens of
+/// milliseconds, so it is made once. The error says which roots could not be loaded.
+pub fn client_config() -> Result<Arc<ClientConfig>, String> {
+    let loaded = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(loaded.certs);
+    if added == 0 {
+        let errors: Vec<String> = loaded.errors.iter().map(ToString::to_string).collect();
+        return Err(format!(
+            "no TLS root certificates found ({}): install the ca-certificates package or set SSL_CERT_FILE",
+            errors.join("; ")
+        ));
+    }
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// The cryptography that everything here uses.
+pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
+/// One TLS connection as a client.
+pub struct Tls {
+    connection: ClientConnection,
+}
+
+fn invalid(error: rustls::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
+impl Tls {
+    /// Starts a connection to `host`.
+    pub fn new(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
+        let name = ServerName::try_from(host.to_owned())
+            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not a host name"))?;
+        let mut connection = ClientConnection::new(config, name).map_err(invalid)?;
+        // What goes in is bounded by who puts it in.
+        connection.set_buffer_limit(None);
+        Ok(Self { connection })
+    }
+
+    /// Takes bytes from the socket, puts what they hold into `inbound`. Returns how many bytes it put there; `None`
+    /// when the peer has ended the stream.
+    pub fn decrypt(&mut self, mut wire: &[u8], inbound: &mut Inbound) -> io::Result<Option<usize>> {
+        let mut total = 0;
+        loop {
+            while !wire.is_empty() && self.connection.read_tls(&mut wire)? > 0 {
+                self.connection.process_new_packets().map_err(invalid)?;
+                // rustls takes no more while decrypted bytes wait, so they are moved on as they come.
+                loop {
+                    match self.connection.reader().read(inbound.space()) {
+                        Ok(0) => return Ok((total > 0).then_some(total)),
+                        Ok(n) => {
+                            inbound.filled(n);
+                            total += n;
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                        Err(error) => return Err(error),
+                    }
+                }
+            }
+            if wire.is_empty() {
+                return Ok(Some(total));
+            }
+        }
+    }
+
+    /// Takes bytes to send; they come out of [`Tls::take_wire`] encrypted.
+    pub fn encrypt(&mut self, plain: &[u8]) -> io::Result<()> {
+        self.connection.writer().write_all(plain)
+    }
+
+    /// Appends to `out` what has to go over the wire.
+    pub fn take_wire(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
+        while self.connection.wants_write() {
+            self.connection.write_tls(out)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,61 @@
+//! What an identified client sends: heartbeats, commands for Discord, and mistakes.
+
+use super::{Close, Shard};
+use crate::{
+    downstream::outbox::Outbox,
+    protocol::{
+        Time, close,
+        command::{Command, Forward, forward},
+        opcode, payload,
+    },
+};
+use std::time::Duration;
+
+/// Commands that a client may send in [`COMMAND_WINDOW`] (docs: Gateway, Rate Limiting).
+pub const MAX_COMMANDS: u32 = 120;
+/// See [`MAX_COMMANDS`].
+pub const COMMAND_WINDOW: Duration = Duration::from_secs(60);
+
+impl Shard {
+    /// One payload of the client of session `number`. `Err`: close its connection.
+    pub fn command(&mut self, now: Time, number: u32, text: &[u8], outbox: &mut Outbox) -> Result<(), Close> {
+        let Ok(command) = Command::parse(text) else {
+            return Err((close::DECODE_ERROR, "not a JSON payload with an op"));
+        };
+        let Some(client) = self.clients.get_mut(&number) else {
+            return Err((close::UNKNOWN_ERROR, "the session is gone"));
+        };
+        let session = &mut client.session;
+        match command.op {
+            opcode::HEARTBEAT => {
+                session.last_heartbeat = now;
+                if let Some(sequence) = command.heartbeat() {
+                    session.acknowledge(sequence);
+                }
+                outbox.message(&[payload::HEARTBEAT_ACK]);
+                return Ok(());
+            }
+            opcode::IDENTIFY | opcode::RESUME => {
+                return Err((close::ALREADY_AUTHENTICATED, "already identified on this connection"));
+            }
+            _ => {}
+        }
+        let (count, since) = &mut session.commands;
+        if now.saturating_sub(*since) > COMMAND_WINDOW {
+            (*count, *since) = (0, now);
+        }
+        *count += 1;
+        if *count > MAX_COMMANDS {
+            return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
+        }
+        let Forward::Send(text) = forward(&command, text) else { return Ok(()) };
+        if command.op == opcode::PRESENCE_UPDATE {
+            self.presence = Some(text.to_vec());
+            self.limiter.push_presence(text.into_owned());
+        } else if self.limiter.push(number, text.into_owned()).is_err() {
+            return Err((close::RATE_LIMITED, "too many commands are waiting for Discord"));
+        }
+        self.wake.upstream = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,213 @@
+//! Filling a client's outbox: READY and the guilds at the client's pace, then the log from its cursor on.
+//!
+//! The rule that makes snapshot and events one story: the guilds are written one by one while events go on; each
+//! remembers the log position at which it was taken; afterwards the cursor starts at the position of READY and the
+//! session skips what a snapshot already told (see [`Session`]).
+
+use super::{Client, Close, Shard};
+use crate::{
+    cache::{GuildSnapshot, View},
+    downstream::{
+        outbox::Outbox,
+        session::{Phase, Session},
+    },
+    protocol::{
+        Time, close,
+        event::{Delivery, EventKind},
+        intents::Intents,
+        payload,
+    },
+};
+
+/// Bytes of a snapshot that one call makes, so that the core serves everyone else in between.
+const SLICE: usize = 64 << 10;
+
+/// How far filling an outbox came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There is nothing left to send now.
+    Idle,
+    /// There is more: call again when the outbox has room.
+    More,
+    /// The connection has to be closed. `reconnect`: after telling the client to by op 7.
+    Close {
+        /// Code and reason.
+        close: Close,
+        /// Send op 7 first.
+        reconnect: bool,
+    },
+}
+
+/// A snapshot under way.
+pub(super) struct Snapshot {
+    /// All guilds of READY.
+    guilds: Vec<u64>,
+    /// The next one to begin.
+    next: usize,
+    current: Option<GuildSnapshot>,
+    /// The text of the current guild, as far as it is made.
+    text: Vec<u8>,
+    /// Guilds that are down, told after all others.
+    unavailable: Vec<u64>,
+}
+
+pub(super) fn is_syncing(client: &Client) -> bool {
+    client.snapshot.is_some()
+}
+
+fn write_dispatch(outbox: &mut Outbox, prefix: &[u8], sequence: u64, suffix: &[&[u8]]) {
+    let mut digits = itoa::Buffer::new();
+    let digits = digits.format(sequence).as_bytes();
+    match suffix {
+        [one] => outbox.message(&[prefix, digits, one]),
+        [data, ..] => outbox.message(&[prefix, digits, payload::DISPATCH_MIDDLE, data, b"}"]),
+        [] => unreachable!("a dispatch has data"),
+    }
+}
+
+/// A dispatch made here: its name and data are not in the log.
+fn write_own(outbox: &mut Outbox, kind: EventKind, sequence: u64, data: &[u8]) {
+    let mut prefix = Vec::with_capacity(48);
+    payload::write_dispatch_prefix(&mut prefix, kind.name().as_bytes());
+    write_dispatch(outbox, &prefix, sequence, &[data, b"}"]);
+}
+
+impl Shard {
+    /// Puts what there is for session `number` into the `outbox` of its `connection`, until that is full.
+    pub fn produce(&mut self, now: Time, number: u32, connection: u64, outbox: &mut Outbox) -> Progress {
+        let Some(client) = self.clients.get(&number) else {
+            return Progress::Close { close: (close::UNKNOWN_ERROR, "the session is gone"), reconnect: false };
+        };
+        if client.session.connection != Some(connection) {
+            return Progress::Close { close: (close::UNKNOWN_ERROR, "resumed on another connection"), reconnect: false };
+        }
+        if let Some(close) = client.doomed {
+            return Progress::Close { close, reconnect: close.0 == close::UNKNOWN_ERROR };
+        }
+        match client.session.phase {
+            Phase::Waiting if self.ready.is_none() => Progress::Idle,
+            Phase::Waiting => {
+                self.begin_snapshot(now, number, outbox);
+                Progress::More
+            }
+            Phase::Syncing => {
+                self.continue_snapshot(number, outbox);
+                Progress::More
+            }
+            Phase::Replaying { .. } | Phase::Live => self.relay(number, outbox),
+        }
+    }
+
+    fn begin_snapshot(&mut self, now: Time, number: u32, outbox: &mut Outbox) {
+        let guilds: Vec<u64> = self.cache.guilds().map(|(guild, _)| guild).collect();
+        let position = self.log.next();
+        let user = self.own_user();
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        client.session.begin_sync(position, now, user);
+        let sequence = client.session.number_snapshot();
+        let ready = match self.clients.get(&number) {
+            Some(client) => self.ready_for(&client.session, &guilds),
+            None => return,
+        };
+        write_own(outbox, EventKind::Ready, sequence, &ready);
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        // Without the intent for guilds Discord names them in READY and sends nothing about them.
+        let next = match EventKind::GuildCreate.audience().delivery(client.session.options.intents) {
+            Delivery::Never => guilds.len(),
+            _ => 0,
+        };
+        let snapshot = Snapshot { guilds, next, current: None, text: Vec::new(), unavailable: Vec::new() };
+        client.snapshot = Some(Box::new(snapshot));
+    }
+
+    fn continue_snapshot(&mut self, number: u32, outbox: &mut Outbox) {
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        let session = &mut client.session;
+        let Some(snapshot) = &mut client.snapshot else { return };
+        let mut budget = SLICE;
+        while budget > 0 && !outbox.is_full() {
+            if let Some(current) = &mut snapshot.current {
+                let before = snapshot.text.len();
+                let complete = current.write(&mut snapshot.text, budget);
+                budget = budget.saturating_sub((snapshot.text.len() - before).max(1));
+                if complete {
+                    snapshot.current = None;
+                    write_own(outbox, EventKind::GuildCreate, session.number_snapshot(), &snapshot.text);
+                    // A large guild's text must not stay for the rest of the snapshot.
+                    if snapshot.text.capacity() > 4 * SLICE {
+                        snapshot.text = Vec::new();
+                    } else {
+                        snapshot.text.clear();
+                    }
+                }
+            } else if let Some(&guild) = snapshot.guilds.get(snapshot.next) {
+                snapshot.next += 1;
+                let view = view_of(session);
+                match self.cache.snapshot(guild, view) {
+                    Some(taken) if !taken.unavailable() => {
+                        snapshot.current = Some(taken);
+                        session.contain(guild, self.log.next(), false);
+                    }
+                    Some(_) => snapshot.unavailable.push(guild),
+                    None => session.contain(guild, self.log.next(), true),
+                }
+                budget = budget.saturating_sub(64);
+            } else if let Some(guild) = snapshot.unavailable.pop() {
+                // Libraries wait for every guild of READY; this counts as an answer. One that has come up meanwhile is
+                // told by its GUILD_CREATE, which follows from the log.
+                write_own(outbox, EventKind::GuildDelete, session.number_snapshot(), &payload::guild_delete(guild, true));
+            } else {
+                session.finish_sync();
+                client.snapshot = None;
+                return;
+            }
+        }
+    }
+
+    fn relay(&mut self, number: u32, outbox: &mut Outbox) -> Progress {
+        let Some(client) = self.clients.get_mut(&number) else { return Progress::Idle };
+        let session = &mut client.session;
+        let Some(entries) = self.log.read(session.cursor()) else {
+            self.fell_off += 1;
+            let close = (close::UNKNOWN_ERROR, "too slow: events were dropped, reconnect");
+            client.doomed = Some(close);
+            return Progress::Close { close, reconnect: true };
+        };
+        let until = match session.phase {
+            Phase::Replaying { until } => until,
+            _ => u64::MAX,
+        };
+        for entry in entries {
+            if outbox.is_full() {
+                return Progress::More;
+            }
+            if entry.position >= until && matches!(session.phase, Phase::Replaying { .. }) {
+                resumed(session, outbox);
+            }
+            if let Some(sequence) = session.pass(entry.position, entry.meta, entry.data()) {
+                write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]);
+            }
+        }
+        if matches!(session.phase, Phase::Replaying { .. }) {
+            resumed(session, outbox);
+        }
+        Progress::Idle
+    }
+}
+
+/// The replay is complete.
+fn resumed(session: &mut Session, outbox: &mut Outbox) {
+    write_own(outbox, EventKind::Resumed, session.record(), payload::RESUMED_DATA);
+    session.phase = Phase::Live;
+}
+
+/// What of a guild the client's intents let it see.
+fn view_of(session: &Session) -> View {
+    let intents = session.options.intents;
+    View {
+        presences: intents.intersects(Intents::GUILD_PRESENCES),
+        members: intents.intersects(Intents::GUILD_MEMBERS),
+        voice_states: intents.intersects(Intents::GUILD_VOICE_STATES),
+        scheduled_events: intents.intersects(Intents::GUILD_SCHEDULED_EVENTS),
+    }
+}

@@ -1,0 +1,399 @@
+//! One shard: ties its upstream session, event log, cache and clients together.
+//!
+//! Data flows one way: payload from Discord → session machine → cache → log → clients. Pure, like its parts: payloads,
+//! commands and the time go in; actions for the upstream connection and frames in clients' outboxes come out. The
+//! sockets are in [`crate::data_core`].
+//!
+//! Promises (P1, P2, P5 of the design): a client gets every event of the shard that its intents cover exactly once and in
+//! order, or is told to resume or start over; what READY and the snapshot say and what the events after them say is the
+//! same story; nothing a client does reaches another client or the upstream session, except its commands, in its turn.
+
+mod commands;
+mod deliver;
+mod ready;
+pub mod report;
+
+use crate::{
+    cache::{Cache, Flags},
+    downstream::session::{Options, Phase, Session, SessionId},
+    log::{Limits, Log},
+    protocol::{
+        ShardId, Time,
+        envelope::Envelope,
+        event::{EventKind, Meta},
+        json::{self, Malformed},
+        payload,
+    },
+    upstream::{
+        limiter::Limiter,
+        session::{Action, Identity, Received, Resumption, Session as Upstream, Status},
+    },
+};
+pub use deliver::Progress;
+use hashbrown::HashMap;
+use report::Histogram;
+use std::{rc::Rc, time::Duration};
+
+/// Clients that can be attached to one shard; more are closed with 4008.
+pub const MAX_ATTACHED: usize = 4096;
+/// Sessions without a connection that one shard keeps; the oldest one goes first.
+pub const MAX_DETACHED: usize = 256;
+/// What HELLO tells clients, in milliseconds. Discord's own value; some libraries give up at 60 s of silence.
+pub const HEARTBEAT_INTERVAL: u64 = 41_250;
+/// A client that sent no heartbeat for this long, two intervals and some grace, is closed (it may resume).
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * HEARTBEAT_INTERVAL + 10_000);
+
+/// What all shards have in common.
+pub struct Settings {
+    /// Where clients resume: READY's `resume_gateway_url`.
+    pub public_url: String,
+    /// Bounds of each shard's log.
+    pub log: Limits,
+    /// How long a session without a connection can be resumed.
+    pub resume_window: Duration,
+    /// Which resources are cached.
+    pub cache: Flags,
+    /// Filter events by the intents of each client.
+    pub honor_client_intents: bool,
+    /// The intents that we identify with.
+    pub intents: u64,
+}
+
+/// A close of a client's connection: code and reason.
+pub type Close = (u16, &'static str);
+
+/// Who has to be woken after a call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Wake {
+    /// The upstream connection: there may be actions.
+    pub upstream: bool,
+    /// The clients: there may be something to deliver.
+    pub clients: bool,
+}
+
+struct Client {
+    session: Session,
+    /// The snapshot that is being sent.
+    snapshot: Option<Box<deliver::Snapshot>>,
+    /// The connection has to be closed.
+    doomed: Option<Close>,
+}
+
+/// See the module's description.
+pub struct Shard {
+    id: ShardId,
+    settings: Rc<Settings>,
+    upstream: Upstream,
+    limiter: Limiter,
+    log: Log,
+    cache: Cache,
+    /// Data of the READY of the current upstream session.
+    ready: Option<Box<[u8]>>,
+    /// The newest presence that a client has set; a new upstream session starts without it.
+    presence: Option<Vec<u8>>,
+    clients: HashMap<u32, Client>,
+    sessions: HashMap<SessionId, u32>,
+    next_number: u32,
+    /// Fills with cryptographically random bytes.
+    entropy: Box<dyn FnMut(&mut [u8])>,
+    wake: Wake,
+    events: [u64; EventKind::ALL.len()],
+    latency: Histogram,
+    /// Clients told to start over because they fell off the log.
+    fell_off: u64,
+}
+
+impl Shard {
+    /// A shard that connects at its first tick.
+    pub fn new(
+        id: ShardId,
+        settings: Rc<Settings>,
+        identity: Identity,
+        gateway_url: String,
+        resumption: Option<Resumption>,
+        mut entropy: Box<dyn FnMut(&mut [u8])>,
+    ) -> Self {
+        let mut seed = [0; 8];
+        entropy(&mut seed);
+        Self {
+            id,
+            upstream: Upstream::new(identity, gateway_url, resumption, u64::from_ne_bytes(seed)),
+            limiter: Limiter::default(),
+            log: Log::new(settings.log),
+            cache: Cache::new(settings.cache),
+            settings,
+            ready: None,
+            presence: None,
+            clients: HashMap::new(),
+            sessions: HashMap::new(),
+            next_number: 0,
+            entropy,
+            wake: Wake { upstream: true, clients: false },
+            events: [0; EventKind::ALL.len()],
+            latency: Histogram::default(),
+            fell_off: 0,
+        }
+    }
+
+    /// Which shard of how many.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// State of the upstream session.
+    pub fn status(&self) -> Status {
+        self.upstream.status()
+    }
+
+    /// Why the shard has been given up, if it has.
+    pub fn fatal(&self) -> Option<Close> {
+        self.upstream.fatal()
+    }
+
+    /// Who has to be woken since the last call.
+    pub fn take_wake(&mut self) -> Wake {
+        std::mem::take(&mut self.wake)
+    }
+
+    // ---- upstream ----
+
+    /// What the upstream connection has to do next.
+    pub fn poll_upstream(&mut self, now: Time) -> Option<Action> {
+        if let Some(action) = self.upstream.poll_action() {
+            return Some(action);
+        }
+        if self.upstream.accepts_commands() {
+            return self.limiter.pop(now).map(Action::Send);
+        }
+        None
+    }
+
+    /// The upstream connection is open.
+    pub fn upstream_connected(&mut self, now: Time) {
+        self.limiter.reset_window();
+        self.upstream.on_connected(now);
+    }
+
+    /// The upstream connection ended.
+    pub fn upstream_closed(&mut self, now: Time, code: Option<u16>) {
+        self.upstream.on_closed(now, code);
+        self.wake.upstream = true;
+        if let Some(close) = self.upstream.fatal() {
+            for client in self.clients.values_mut() {
+                client.doomed = Some(close);
+            }
+            self.wake.clients = true;
+        }
+    }
+
+    /// The upstream connection can not be read on, though the session is fine.
+    pub fn upstream_broken(&mut self, now: Time) {
+        self.upstream.reconnect(now);
+        self.wake.upstream = true;
+    }
+
+    /// The identify queue lets this shard go.
+    pub fn upstream_permitted(&mut self, now: Time) {
+        self.upstream.on_permit(now);
+        self.wake.upstream = true;
+    }
+
+    /// One payload from Discord. An error says what was wrong with it; the session machine has dealt with it.
+    pub fn upstream_payload(&mut self, now: Time, payload: &[u8]) -> Result<(), Malformed> {
+        self.wake.upstream = true;
+        let envelope = match Envelope::scan(payload) {
+            Ok(envelope) => envelope,
+            Err(malformed) => {
+                self.upstream.on_malformed(now);
+                return Err(malformed);
+            }
+        };
+        match self.upstream.on_payload(now, &envelope) {
+            Received::Ready => self.on_ready(envelope.d)?,
+            Received::Dispatch(kind) => self.on_dispatch(kind, &envelope),
+            Received::Resumed | Received::Control => {}
+        }
+        if let Some(latency) = self.upstream.take_new_latency() {
+            self.latency.observe(latency);
+        }
+        Ok(())
+    }
+
+    fn on_ready(&mut self, data: &[u8]) -> Result<(), Malformed> {
+        self.events[EventKind::Ready as usize] += 1;
+        let renewed = self.ready.is_some();
+        let gone = self.cache.ready(data)?;
+        self.ready = Some(data.into());
+        for guild in gone {
+            let meta = Meta { kind: EventKind::GuildDelete, state_of: Some(guild), only: None };
+            self.append(EventKind::GuildDelete.name().as_bytes(), &payload::guild_delete(guild, false), meta);
+        }
+        if renewed && let Some(presence) = &self.presence {
+            self.limiter.push_presence(presence.clone());
+        }
+        self.wake.clients = true;
+        Ok(())
+    }
+
+    fn on_dispatch(&mut self, kind: EventKind, envelope: &Envelope<'_>) {
+        self.events[kind as usize] += 1;
+        let name = envelope.t.unwrap_or_default();
+        let mut state_of = None;
+        if let Ok(name) = std::str::from_utf8(name)
+            && self.cache.wants(name)
+        {
+            let outcome = self.cache.apply(name, envelope.d);
+            state_of = outcome.guild.filter(|_| outcome.changed);
+        }
+        self.append(name, envelope.d, Meta { kind, state_of, only: None });
+    }
+
+    fn append(&mut self, name: &[u8], data: &[u8], meta: Meta) {
+        if self.clients.is_empty() {
+            self.log.skip();
+        } else {
+            self.log.append(name, data, meta);
+            self.wake.clients = true;
+        }
+    }
+
+    // ---- clients ----
+
+    /// A client has identified; returns the number of its new session. `Err`: close the connection.
+    pub fn identify(&mut self, now: Time, connection: u64, mut options: Options) -> Result<u32, Close> {
+        if let Some(close) = self.upstream.fatal() {
+            return Err(close);
+        }
+        if self.clients.len() >= MAX_ATTACHED + MAX_DETACHED {
+            return Err((crate::protocol::close::RATE_LIMITED, "too many clients on this shard"));
+        }
+        if !self.settings.honor_client_intents {
+            options.intents = crate::protocol::intents::Intents::ALL;
+        }
+        let mut random = [0; 12];
+        (self.entropy)(&mut random);
+        let id = SessionId::new(self.id.id, random);
+        self.next_number = self.next_number.wrapping_add(1);
+        let number = self.next_number;
+        let mut session = Session::new(number, id, options, now);
+        session.connection = Some(connection);
+        self.sessions.insert(id, number);
+        self.clients.insert(number, Client { session, snapshot: None, doomed: None });
+        Ok(number)
+    }
+
+    /// A client wants to resume; returns the session's number, or `None`: answer with Invalid Session.
+    pub fn resume(&mut self, now: Time, connection: u64, id: &SessionId, sequence: u64) -> Option<u32> {
+        let &number = self.sessions.get(id)?;
+        let client = self.clients.get_mut(&number)?;
+        let session = &mut client.session;
+        if client.doomed.is_some() && session.connection.is_none()
+            || !session.rewind(sequence, self.log.oldest(), self.log.next())
+        {
+            return None;
+        }
+        session.acknowledge(sequence);
+        // The newest connection wins; the old one notices that it is no longer the session's.
+        session.connection = Some(connection);
+        session.detached_at = None;
+        session.last_heartbeat = now;
+        client.doomed = None;
+        self.wake.clients = true;
+        Some(number)
+    }
+
+    /// A connection of a client has ended. `gives_up`: the client closed with a code that ends the session.
+    pub fn detach(&mut self, now: Time, number: u32, connection: u64, gives_up: bool) {
+        let Some(client) = self.clients.get_mut(&number) else { return };
+        if client.session.connection != Some(connection) {
+            return;
+        }
+        client.session.connection = None;
+        client.session.detached_at = Some(now);
+        let resumable = matches!(client.session.phase, Phase::Live | Phase::Replaying { .. });
+        if gives_up || !resumable {
+            self.remove(number);
+        } else if self.clients.len() > MAX_DETACHED {
+            self.bound_detached();
+        }
+        self.trim();
+    }
+
+    fn bound_detached(&mut self) {
+        let detached = |client: &Client| client.session.detached_at.map(|at| (at, client.session.number));
+        let count = self.clients.values().filter_map(detached).count();
+        if count > MAX_DETACHED
+            && let Some((_, oldest)) = self.clients.values().filter_map(detached).min()
+        {
+            self.remove(oldest);
+        }
+    }
+
+    fn remove(&mut self, number: u32) {
+        if let Some(client) = self.clients.remove(&number) {
+            self.sessions.remove(&client.session.id);
+            self.limiter.forget(number);
+        }
+    }
+
+    /// Drops from the log what no session needs.
+    fn trim(&mut self) {
+        let needed = self.clients.values().map(|client| client.session.needs()).min();
+        self.log.trim(needed.unwrap_or(u64::MAX).min(self.log.next()));
+        let oldest = self.log.oldest();
+        for client in self.clients.values_mut() {
+            client.session.forget_before(oldest);
+        }
+        if self.clients.is_empty() {
+            self.log.release();
+            self.clients.shrink_to_fit();
+            self.sessions.shrink_to_fit();
+        }
+    }
+
+    // ---- time ----
+
+    /// Lets time pass. To be called a few times a second.
+    pub fn tick(&mut self, now: Time) {
+        self.upstream.on_tick(now);
+        self.wake.upstream = true;
+        let expired: Vec<u32> = self
+            .clients
+            .values()
+            .filter(|client| {
+                client.session.detached_at.is_some_and(|at| now.saturating_sub(at) >= self.settings.resume_window)
+            })
+            .map(|client| client.session.number)
+            .collect();
+        for number in expired {
+            self.remove(number);
+        }
+        for client in self.clients.values_mut() {
+            let session = &client.session;
+            let silent = now.saturating_sub(session.last_heartbeat) >= HEARTBEAT_TIMEOUT;
+            // Before READY some libraries send no heartbeats at all.
+            if session.connection.is_some() && silent && matches!(session.phase, Phase::Live | Phase::Replaying { .. }) {
+                client.doomed.get_or_insert((crate::protocol::close::UNKNOWN_ERROR, "no heartbeat: reconnect and resume"));
+                self.wake.clients = true;
+            }
+        }
+        self.trim();
+    }
+
+    /// Leaves Discord so that the session can be resumed, and tells the clients to reconnect.
+    pub fn stop(&mut self, now: Time) {
+        self.upstream.stop(now);
+        for client in self.clients.values_mut() {
+            client.doomed.get_or_insert((crate::protocol::close::UNKNOWN_ERROR, "restarting: reconnect and resume"));
+        }
+        self.wake = Wake { upstream: true, clients: true };
+    }
+
+    /// The bot's own user, known since READY.
+    fn own_user(&self) -> Option<u64> {
+        self.cache.user().and_then(|user| json::get(user, "id")).and_then(json::parse_id)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,66 @@
+//! The READY that a client gets (docs: Gateway Events, Ready): Discord's own, with what differs replaced.
+//!
+//! Everything that is not replaced passes through as Discord sent it, known or not.
+
+use super::Shard;
+use crate::{
+    downstream::session::Session,
+    protocol::json::{self, write_string},
+};
+
+/// Keys that some library can not live without, should Discord ever leave them out.
+const DEFAULTS: [(&str, &str); 2] = [("private_channels", "[]"), ("_trace", r#"["gateway-proxy"]"#)];
+
+impl Shard {
+    /// Data of the READY for `session`, which lists `guilds`, all as not there yet.
+    pub(super) fn ready_for(&self, session: &Session, guilds: &[u64]) -> Vec<u8> {
+        let original = self.ready.as_deref().unwrap_or(b"{}");
+        let mut out = Vec::with_capacity(original.len() + guilds.len() * 48 + 512);
+        out.extend_from_slice(format!(r#"{{"v":{}"#, session.options.version).as_bytes());
+        let mut key = |name: &str| {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            &mut out
+        };
+        write_string(key("session_id"), session.id.as_str());
+        write_string(key("resume_gateway_url"), &self.settings.public_url);
+        key("shard").extend_from_slice(format!("[{},{}]", self.id.id, self.id.count).as_bytes());
+        if let Some(user) = self.cache.user() {
+            key("user").extend_from_slice(user);
+        }
+        let list = key("guilds");
+        list.push(b'[');
+        for (index, guild) in guilds.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            list.extend_from_slice(format!(r#"{comma}{{"id":"{guild}","unavailable":true}}"#).as_bytes());
+        }
+        list.push(b']');
+        let mut present = [false; DEFAULTS.len()];
+        // READY has been read once already, so it is an object.
+        let _ = json::for_each_entry(original, |name, value| {
+            let replaced = match name {
+                b"v" | b"session_id" | b"resume_gateway_url" | b"shard" | b"guilds" => true,
+                b"user" => self.cache.user().is_some(),
+                _ => false,
+            };
+            if !replaced {
+                for (index, (default, _)) in DEFAULTS.iter().enumerate() {
+                    present[index] |= name == default.as_bytes();
+                }
+                out.extend_from_slice(b",\"");
+                out.extend_from_slice(name);
+                out.extend_from_slice(b"\":");
+                out.extend_from_slice(value);
+            }
+            true
+        });
+        for ((name, value), present) in DEFAULTS.iter().zip(present) {
+            if !present {
+                out.extend_from_slice(format!(r#","{name}":{value}"#).as_bytes());
+            }
+        }
+        out.push(b'}');
+        out
+    }
+}

@@ -1,0 +1,176 @@
+//! The commands of all clients on their way to Discord, within what Discord allows a connection
+//! (docs: Gateway, Rate Limiting: 120 events per 60 seconds).
+//!
+//! Promises: never more than [`COMMANDS_PER_WINDOW`] commands in any 60 s, so that heartbeats always have room; clients
+//! take turns, so that one cannot keep the others waiting; of waiting presence updates only the newest goes out; the
+//! queue is bounded.
+
+use crate::protocol::Time;
+use std::{collections::VecDeque, time::Duration};
+
+/// Discord's window.
+pub const WINDOW: Duration = Duration::from_secs(60);
+/// Commands per window; ten of the 120 are kept for heartbeats, IDENTIFY and RESUME.
+pub const COMMANDS_PER_WINDOW: usize = 110;
+/// Commands that one client can have waiting.
+pub const MAX_QUEUED_PER_CLIENT: usize = 512;
+/// Commands that can wait on a shard.
+pub const MAX_QUEUED: usize = 4096;
+
+/// No room: the client has sent more than can be passed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+struct Queue {
+    client: u32,
+    commands: VecDeque<Vec<u8>>,
+}
+
+/// See the module's description.
+#[derive(Default)]
+pub struct Limiter {
+    /// Clients with something waiting, in the order of their turns.
+    turns: VecDeque<Queue>,
+    /// The newest presence that is not sent yet.
+    presence: Option<Vec<u8>>,
+    queued: usize,
+    /// When the commands of the last window were sent, oldest first.
+    sent: VecDeque<Time>,
+}
+
+impl Limiter {
+    /// Queues a command.
+    pub fn push(&mut self, client: u32, command: Vec<u8>) -> Result<(), Full> {
+        if self.queued >= MAX_QUEUED {
+            return Err(Full);
+        }
+        let queue = match self.turns.iter_mut().find(|queue| queue.client == client) {
+            Some(queue) => queue,
+            None => {
+                self.turns.push_back(Queue { client, commands: VecDeque::new() });
+                self.turns.back_mut().expect("just pushed")
+            }
+        };
+        if queue.commands.len() >= MAX_QUEUED_PER_CLIENT {
+            return Err(Full);
+        }
+        queue.commands.push_back(command);
+        self.queued += 1;
+        Ok(())
+    }
+
+    /// Queues a presence update in place of one that still waits.
+    pub fn push_presence(&mut self, command: Vec<u8>) {
+        self.presence = Some(command);
+    }
+
+    /// Forgets what a client has waiting.
+    pub fn forget(&mut self, client: u32) {
+        self.turns.retain(|queue| {
+            let keep = queue.client != client;
+            if !keep {
+                self.queued -= queue.commands.len();
+            }
+            keep
+        });
+    }
+
+    /// Commands that wait.
+    pub fn queued(&self) -> usize {
+        self.queued + usize::from(self.presence.is_some())
+    }
+
+    /// The next command that may be sent now.
+    pub fn pop(&mut self, now: Time) -> Option<Vec<u8>> {
+        while self.sent.front().is_some_and(|&sent| now.saturating_sub(sent) > WINDOW) {
+            self.sent.pop_front();
+        }
+        if self.sent.len() >= COMMANDS_PER_WINDOW {
+            return None;
+        }
+        let command = match self.presence.take() {
+            Some(presence) => presence,
+            None => {
+                let mut queue = self.turns.pop_front()?;
+                let command = queue.commands.pop_front().expect("a queue with a turn is not empty");
+                self.queued -= 1;
+                if !queue.commands.is_empty() {
+                    self.turns.push_back(queue);
+                }
+                command
+            }
+        };
+        self.sent.push_back(now);
+        Some(command)
+    }
+
+    /// A new connection starts with a fresh allowance; what waits goes on waiting.
+    pub fn reset_window(&mut self) {
+        self.sent.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn drain(limiter: &mut Limiter, now: Time) -> Vec<u8> {
+        std::iter::from_fn(|| limiter.pop(now)).map(|command| command[0]).collect()
+    }
+
+    #[test]
+    fn clients_take_turns() {
+        let mut limiter = Limiter::default();
+        for _ in 0..3 {
+            limiter.push(1, vec![1]).unwrap();
+        }
+        limiter.push(2, vec![2]).unwrap();
+        limiter.push(3, vec![3]).unwrap();
+        assert_eq!(drain(&mut limiter, SECOND), [1, 2, 3, 1, 1]);
+        assert_eq!(limiter.queued(), 0);
+    }
+
+    #[test]
+    fn presences_collapse_to_the_newest() {
+        let mut limiter = Limiter::default();
+        limiter.push(1, vec![1]).unwrap();
+        limiter.push_presence(vec![8]);
+        limiter.push_presence(vec![9]);
+        assert_eq!(drain(&mut limiter, SECOND), [9, 1]);
+    }
+
+    #[test]
+    fn no_window_sees_more_than_allowed() {
+        let mut limiter = Limiter::default();
+        let mut sent = Vec::new();
+        for step in 0..3_000u32 {
+            let now = Duration::from_millis(u64::from(step) * 100);
+            let _ = limiter.push(step % 7, vec![0]);
+            sent.extend(drain(&mut limiter, now).iter().map(|_| now));
+        }
+        for (index, start) in sent.iter().enumerate() {
+            let within = sent[index..].iter().take_while(|&&at| at - *start <= WINDOW).count();
+            assert!(within <= COMMANDS_PER_WINDOW, "{within} commands within a window");
+        }
+        assert!(sent.len() > 4 * COMMANDS_PER_WINDOW);
+    }
+
+    #[test]
+    fn the_queue_is_bounded() {
+        let mut limiter = Limiter::default();
+        for _ in 0..MAX_QUEUED_PER_CLIENT {
+            limiter.push(1, vec![]).unwrap();
+        }
+        assert_eq!(limiter.push(1, vec![]), Err(Full));
+        let mut client = 2;
+        while limiter.push(client, vec![]).is_ok() {
+            client += u32::from(limiter.queued() % MAX_QUEUED_PER_CLIENT == 0);
+        }
+        assert_eq!(limiter.queued(), MAX_QUEUED);
+        limiter.forget(1);
+        assert_eq!(limiter.queued(), MAX_QUEUED - MAX_QUEUED_PER_CLIENT);
+        limiter.push(client, vec![]).unwrap();
+    }
+}

@@ -1,0 +1,480 @@
+//! The state machine of one shard's session with Discord (docs: Gateway, Gateway Lifecycle).
+//!
+//! ```text
+//! Idle ─▶ Connecting ─▶ AwaitHello ─▶ AwaitPermit ─▶ Identifying ─▶ Active
+//!  ▲                        └─────────▶ Resuming ──────────────────▶ │
+//!  └───────────────── closed, op 7, op 9, zombie, timeout ◀──────────┘        (or Fatal, or Stopped)
+//! ```
+//!
+//! Pure: payloads, ends of connections and the time go in; [`Action`]s come out. It owns the session id, the resume
+//! URL, the sequence, heartbeats and the decision how to come back after a loss.
+//!
+//! Promises: a session that Discord may still have is RESUMEd before anything else; every IDENTIFY has been permitted;
+//! a fatal close code ends it for good; reconnects are spaced by a backoff with jitter.
+
+use crate::protocol::{
+    Time,
+    close::{self, Remedy},
+    envelope::Envelope,
+    event::EventKind,
+    json, opcode, payload,
+};
+use std::{collections::VecDeque, time::Duration};
+
+/// A connection must be open, TLS and upgrade included, after this time.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// HELLO must have come this long after the connection opened.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
+/// A connection that was good for this long resets the backoff.
+pub const STABLE_AFTER: Duration = Duration::from_secs(30);
+/// First and longest wait of the backoff.
+pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The resume URL is given up for the general one after this many failures in a row.
+pub const RESUME_URL_ATTEMPTS: u32 = 3;
+/// Heartbeat intervals that are believed; anything else would flood Discord or never beat.
+pub const HEARTBEAT_RANGE: (u64, u64) = (1_000, 300_000);
+
+/// What the owner of the socket has to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Open a connection to this gateway URL (`ws://` or `wss://`, without a query).
+    Connect(String),
+    /// Send a payload.
+    Send(Vec<u8>),
+    /// Close with this code and drop the connection at once, without waiting for the peer.
+    Close(u16),
+    /// Ask the identify queue for a permit and report it with [`Session::on_permit`].
+    RequestPermit,
+}
+
+/// What the state is called in metrics and `/health`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Given up; see [`Session::fatal`].
+    Fatal = 0,
+    /// No usable connection.
+    Disconnected = 1,
+    /// Waiting for a permit or for READY.
+    Identifying = 2,
+    /// Waiting for RESUMED.
+    Resuming = 3,
+    /// Live.
+    Active = 4,
+}
+
+/// What a payload means for the shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// A new session: its READY.
+    Ready,
+    /// The session goes on: its RESUMED. Not for clients.
+    Resumed,
+    /// An event for the cache and the clients.
+    Dispatch(EventKind),
+    /// Nothing for the shard.
+    Control,
+}
+
+/// What survives a connection, and, with state files, a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resumption {
+    /// Discord's id of the session.
+    pub session_id: String,
+    /// Where to resume it.
+    pub resume_url: String,
+    /// The last sequence received.
+    pub sequence: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle { until: Time },
+    Connecting { deadline: Time },
+    AwaitHello { deadline: Time },
+    AwaitPermit,
+    Identifying,
+    Resuming,
+    Active,
+    Fatal,
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Heartbeat {
+    interval: Duration,
+    next: Time,
+    /// When the beat was sent that is not acknowledged yet.
+    awaiting: Option<Time>,
+}
+
+/// Counts for metrics; they only grow.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Counters {
+    /// Connections opened.
+    pub connects: u64,
+    /// IDENTIFYs sent.
+    pub identifies: u64,
+    /// RESUMEs sent.
+    pub resumes: u64,
+    /// Connections given up because a heartbeat was not acknowledged.
+    pub zombies: u64,
+    /// Dispatches whose sequence had already been seen; they are dropped.
+    pub duplicates: u64,
+    /// Sequences that were jumped over.
+    pub gaps: u64,
+    /// Payloads that were no Gateway payloads.
+    pub malformed: u64,
+}
+
+/// The configuration that payloads are made of.
+pub struct Identity {
+    /// IDENTIFY, ready to send.
+    pub identify: Vec<u8>,
+    /// The token, for RESUME.
+    pub token: String,
+}
+
+/// See the module's description.
+pub struct Session {
+    identity: Identity,
+    gateway_url: String,
+    state: State,
+    resumption: Option<Resumption>,
+    heartbeat: Option<Heartbeat>,
+    /// Failures since the last stable connection.
+    attempts: u32,
+    /// Since when the session is live on this connection.
+    active_since: Option<Time>,
+    fatal: Option<(u16, &'static str)>,
+    /// The last sequence when a malformed payload made us reconnect: a second one there is skipped.
+    malformed_at: Option<u64>,
+    latency: Option<Duration>,
+    new_latency: Option<Duration>,
+    counters: Counters,
+    actions: VecDeque<Action>,
+    random: fastrand::Rng,
+}
+
+impl Session {
+    /// A session that connects at the first tick. `gateway_url` is what `/gateway/bot` returned.
+    pub fn new(identity: Identity, gateway_url: String, resumption: Option<Resumption>, seed: u64) -> Self {
+        Self {
+            identity,
+            gateway_url,
+            state: State::Idle { until: Time::ZERO },
+            resumption,
+            heartbeat: None,
+            attempts: 0,
+            active_since: None,
+            fatal: None,
+            malformed_at: None,
+            latency: None,
+            new_latency: None,
+            counters: Counters::default(),
+            actions: VecDeque::new(),
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// The next thing to do.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The state in one word.
+    pub fn status(&self) -> Status {
+        match self.state {
+            State::Fatal => Status::Fatal,
+            State::AwaitPermit | State::Identifying => Status::Identifying,
+            State::Resuming => Status::Resuming,
+            State::Active => Status::Active,
+            State::Idle { .. } | State::Connecting { .. } | State::AwaitHello { .. } | State::Stopped => {
+                Status::Disconnected
+            }
+        }
+    }
+
+    /// The close code that ended it for good and what to do about it.
+    pub fn fatal(&self) -> Option<(u16, &'static str)> {
+        self.fatal
+    }
+
+    /// Time between the last heartbeat and its acknowledgement.
+    pub fn latency(&self) -> Option<Duration> {
+        self.latency
+    }
+
+    /// The same, once for each acknowledgement.
+    pub fn take_new_latency(&mut self) -> Option<Duration> {
+        self.new_latency.take()
+    }
+
+    /// Counts for metrics.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// What a RESUME would need now.
+    pub fn resumption(&self) -> Option<&Resumption> {
+        self.resumption.as_ref()
+    }
+
+    /// May commands of clients be sent now?
+    pub fn accepts_commands(&self) -> bool {
+        self.state == State::Active
+    }
+
+    /// The connection is open, upgrade included.
+    pub fn on_connected(&mut self, now: Time) {
+        if let State::Connecting { .. } = self.state {
+            self.counters.connects += 1;
+            self.state = State::AwaitHello { deadline: now + HELLO_TIMEOUT };
+        }
+    }
+
+    /// The identify queue lets us go.
+    pub fn on_permit(&mut self, _now: Time) {
+        // A permit that comes after the connection was lost is void; the next connection asks again.
+        if self.state == State::AwaitPermit {
+            self.counters.identifies += 1;
+            self.actions.push_back(Action::Send(self.identity.identify.clone()));
+            self.state = State::Identifying;
+        }
+    }
+
+    /// The connection ended: by a close frame with `code`, or in any other way (`None`). Also when it could not be opened.
+    pub fn on_closed(&mut self, now: Time, code: Option<u16>) {
+        if matches!(self.state, State::Idle { .. } | State::Fatal | State::Stopped) {
+            return;
+        }
+        match close::remedy(code) {
+            Remedy::Fatal(what) => {
+                self.fatal = Some((code.unwrap_or_default(), what));
+                self.drop_connection(now);
+                self.state = State::Fatal;
+            }
+            Remedy::Identify => {
+                self.resumption = None;
+                self.retry_after_invalid(now);
+            }
+            Remedy::Resume => self.retry(now),
+        }
+    }
+
+    /// One payload from Discord.
+    pub fn on_payload(&mut self, now: Time, envelope: &Envelope<'_>) -> Received {
+        if !self.is_connected() {
+            // The rest of a connection that has been given up: a RESUME will bring it again.
+            return Received::Control;
+        }
+        match envelope.op {
+            opcode::DISPATCH => return self.on_dispatch(now, envelope),
+            opcode::HELLO => self.on_hello(now, envelope),
+            opcode::HEARTBEAT => self.beat(now),
+            opcode::HEARTBEAT_ACK => {
+                if let Some(heartbeat) = &mut self.heartbeat
+                    && let Some(sent) = heartbeat.awaiting.take()
+                {
+                    self.latency = Some(now.saturating_sub(sent));
+                    self.new_latency = self.latency;
+                }
+            }
+            opcode::RECONNECT => {
+                self.close(now);
+                self.state = State::Idle { until: now };
+            }
+            opcode::INVALID_SESSION => {
+                if envelope.d != b"true" {
+                    self.resumption = None;
+                }
+                self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
+                self.retry_after_invalid(now);
+            }
+            _ => {}
+        }
+        Received::Control
+    }
+
+    /// A payload that is not one. Reconnecting gets it again, in case it was garbled on the way; if it then still is, it
+    /// is skipped, because one bad event must not stop the shard for ever.
+    pub fn on_malformed(&mut self, now: Time) {
+        if !self.is_connected() {
+            return;
+        }
+        self.counters.malformed += 1;
+        let at = self.resumption.as_ref().map(|resumption| resumption.sequence);
+        if at.is_none() || self.malformed_at == at {
+            return;
+        }
+        self.malformed_at = at;
+        self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
+        self.retry(now);
+    }
+
+    /// Is there a connection that payloads can come from?
+    pub fn is_connected(&self) -> bool {
+        !matches!(self.state, State::Idle { .. } | State::Connecting { .. } | State::Fatal | State::Stopped)
+    }
+
+    fn on_dispatch(&mut self, now: Time, envelope: &Envelope<'_>) -> Received {
+        let kind = envelope.t.map_or(EventKind::Other, EventKind::from_name);
+        let sequence = envelope.s.unwrap_or(0);
+        if kind == EventKind::Ready {
+            let text = |key| json::get(envelope.d, key).and_then(|value| serde_json::from_slice::<String>(value).ok());
+            let Some(session_id) = text("session_id") else {
+                self.on_malformed(now);
+                return Received::Control;
+            };
+            let resume_url = text("resume_gateway_url").unwrap_or_else(|| self.gateway_url.clone());
+            self.resumption = Some(Resumption { session_id, resume_url, sequence });
+            self.activate(now);
+            return Received::Ready;
+        }
+        let Some(resumption) = &mut self.resumption else {
+            // An event of no session: Discord does not send that, and there is nothing to number it by.
+            self.counters.malformed += 1;
+            return Received::Control;
+        };
+        if sequence <= resumption.sequence {
+            self.counters.duplicates += 1;
+            return Received::Control;
+        }
+        self.counters.gaps += sequence - resumption.sequence - 1;
+        resumption.sequence = sequence;
+        if kind == EventKind::Resumed {
+            self.activate(now);
+            return Received::Resumed;
+        }
+        Received::Dispatch(kind)
+    }
+
+    fn activate(&mut self, now: Time) {
+        self.state = State::Active;
+        self.active_since = Some(now);
+    }
+
+    fn on_hello(&mut self, now: Time, envelope: &Envelope<'_>) {
+        let State::AwaitHello { .. } = self.state else { return };
+        let interval = json::get(envelope.d, "heartbeat_interval").and_then(json::parse_id).unwrap_or(41_250);
+        let interval = Duration::from_millis(interval.clamp(HEARTBEAT_RANGE.0, HEARTBEAT_RANGE.1));
+        let jitter = interval.mul_f64(self.random.f64());
+        self.heartbeat = Some(Heartbeat { interval, next: now + jitter, awaiting: None });
+        match &self.resumption {
+            Some(Resumption { session_id, sequence, .. }) => {
+                let resume = payload::resume(&self.identity.token, session_id, *sequence);
+                self.actions.push_back(Action::Send(resume));
+                self.counters.resumes += 1;
+                self.state = State::Resuming;
+            }
+            None => {
+                self.actions.push_back(Action::RequestPermit);
+                self.state = State::AwaitPermit;
+            }
+        }
+    }
+
+    fn beat(&mut self, now: Time) {
+        let sequence = self.resumption.as_ref().map(|resumption| resumption.sequence);
+        if let Some(heartbeat) = &mut self.heartbeat {
+            self.actions.push_back(Action::Send(payload::heartbeat(sequence)));
+            heartbeat.awaiting.get_or_insert(now);
+            heartbeat.next = now + heartbeat.interval;
+        }
+    }
+
+    /// Lets time pass.
+    pub fn on_tick(&mut self, now: Time) {
+        match self.state {
+            State::Idle { until } if now >= until => {
+                self.state = State::Connecting { deadline: now + CONNECT_TIMEOUT };
+                let url = match &self.resumption {
+                    Some(resumption) if self.attempts <= RESUME_URL_ATTEMPTS => resumption.resume_url.clone(),
+                    _ => self.gateway_url.clone(),
+                };
+                self.actions.push_back(Action::Connect(url));
+            }
+            State::Connecting { deadline } | State::AwaitHello { deadline } if now >= deadline => {
+                self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
+                self.retry(now);
+            }
+            _ => {}
+        }
+        if let Some(heartbeat) = self.heartbeat
+            && now >= heartbeat.next
+        {
+            if heartbeat.awaiting.is_some() {
+                self.counters.zombies += 1;
+                self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
+                self.retry(now);
+            } else {
+                self.beat(now);
+            }
+        }
+    }
+
+    /// When [`Session::on_tick`] has something to do.
+    pub fn deadline(&self) -> Option<Time> {
+        let state = match self.state {
+            State::Idle { until } => Some(until),
+            State::Connecting { deadline } | State::AwaitHello { deadline } => Some(deadline),
+            _ => None,
+        };
+        let beat = self.heartbeat.map(|heartbeat| heartbeat.next);
+        state.into_iter().chain(beat).min()
+    }
+
+    /// Leaves for good, in a way that Discord keeps the session for a later RESUME.
+    pub fn stop(&mut self, now: Time) {
+        if self.state != State::Fatal {
+            self.close(now);
+            self.state = State::Stopped;
+        }
+    }
+
+    /// Reconnects now, to resume.
+    pub fn reconnect(&mut self, now: Time) {
+        if !matches!(self.state, State::Fatal | State::Stopped | State::Idle { .. }) {
+            self.close(now);
+            self.retry(now);
+        }
+    }
+
+    fn close(&mut self, now: Time) {
+        self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
+        self.drop_connection(now);
+    }
+
+    fn drop_connection(&mut self, now: Time) {
+        self.heartbeat = None;
+        self.latency = None;
+        if self.active_since.take().is_some_and(|since| now.saturating_sub(since) >= STABLE_AFTER) {
+            self.attempts = 0;
+        }
+        // What was to be sent on the old connection is void.
+        self.actions.retain(|action| matches!(action, Action::Close(_)));
+    }
+
+    fn retry(&mut self, now: Time) {
+        self.drop_connection(now);
+        let wait = match self.attempts {
+            0 => Duration::ZERO,
+            n => (BACKOFF.0 * 2u32.saturating_pow(n - 1).min(1 << 16)).min(BACKOFF.1),
+        };
+        // Half of it at random, so that shards that were lost together do not come back together.
+        let wait = wait.mul_f64(0.5 + self.random.f64() / 2.0);
+        self.attempts += 1;
+        self.state = State::Idle { until: now + wait };
+    }
+
+    /// After an invalid session Discord wants one to five seconds of silence.
+    fn retry_after_invalid(&mut self, now: Time) {
+        self.retry(now);
+        let pause = now + Duration::from_millis(self.random.u64(1_000..=5_000));
+        if let State::Idle { until } = &mut self.state {
+            *until = pause.max(*until);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

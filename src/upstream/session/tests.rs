@@ -1,0 +1,306 @@
+use super::*;
+use proptest::prelude::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const BASE: &str = "wss://gateway.example";
+const RESUME_URL: &str = "wss://resume.example";
+
+fn session() -> Session {
+    let identity = Identity { identify: b"IDENTIFY".to_vec(), token: "token".into() };
+    Session::new(identity, BASE.into(), None, 7)
+}
+
+fn actions(session: &mut Session) -> Vec<Action> {
+    std::iter::from_fn(|| session.poll_action()).collect()
+}
+
+fn feed(session: &mut Session, now: Time, payload: &str) -> Received {
+    session.on_payload(now, &Envelope::scan(payload.as_bytes()).unwrap())
+}
+
+const HELLO: &str = r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":40000}}"#;
+const READY: &str =
+    r#"{"t":"READY","s":1,"op":0,"d":{"session_id":"abc","resume_gateway_url":"wss://resume.example","guilds":[]}}"#;
+
+fn dispatch(sequence: u64) -> String {
+    format!(r#"{{"t":"TYPING_START","s":{sequence},"op":0,"d":{{}}}}"#)
+}
+
+/// Opens a connection, returns the URL that was asked for.
+fn connect(session: &mut Session, now: Time) -> String {
+    session.on_tick(now);
+    let [Action::Connect(url)] = &actions(session)[..] else { panic!("no connect") };
+    session.on_connected(now);
+    feed(session, now, HELLO);
+    url.clone()
+}
+
+fn active(session: &mut Session, now: Time) {
+    assert_eq!(connect(session, now), BASE);
+    assert_eq!(actions(session), [Action::RequestPermit]);
+    session.on_permit(now);
+    assert_eq!(actions(session), [Action::Send(b"IDENTIFY".to_vec())]);
+    assert_eq!(feed(session, now, READY), Received::Ready);
+    assert_eq!(session.status(), Status::Active);
+}
+
+/// Ticks until it reconnects; returns when and where.
+fn reconnects(session: &mut Session, mut now: Time) -> (Time, String) {
+    loop {
+        now = now.max(session.deadline().expect("it has given up"));
+        session.on_tick(now);
+        for action in actions(session) {
+            if let Action::Connect(url) = action {
+                session.on_connected(now);
+                feed(session, now, HELLO);
+                return (now, url);
+            }
+        }
+    }
+}
+
+fn resumes(session: &mut Session, now: Time, sequence: u64) -> Time {
+    let (now, url) = reconnects(session, now);
+    assert_eq!(url, RESUME_URL);
+    assert_eq!(actions(session), [Action::Send(payload::resume("token", "abc", sequence))]);
+    assert_eq!(session.status(), Status::Resuming);
+    now
+}
+
+fn identifies(session: &mut Session, now: Time) -> Time {
+    let (now, url) = reconnects(session, now);
+    assert_eq!(url, BASE);
+    assert_eq!(actions(session), [Action::RequestPermit]);
+    now
+}
+
+#[test]
+fn identify_needs_a_permit() {
+    let mut session = session();
+    connect(&mut session, SECOND);
+    assert_eq!(actions(&mut session), [Action::RequestPermit]);
+    for second in 2..30 {
+        session.on_tick(SECOND * second);
+    }
+    assert!(actions(&mut session).iter().all(|action| *action == Action::Send(payload::heartbeat(None))));
+    assert_eq!(session.counters().identifies, 0);
+    session.on_permit(SECOND * 40);
+    session.on_permit(SECOND * 40);
+    assert_eq!(session.counters().identifies, 1);
+}
+
+#[test]
+fn a_lost_connection_is_resumed_with_the_last_sequence() {
+    for code in [None, Some(1000), Some(1001), Some(1006), Some(4000), Some(4001), Some(4002), Some(4005), Some(4008)] {
+        let mut session = session();
+        active(&mut session, SECOND);
+        assert_eq!(feed(&mut session, SECOND, &dispatch(2)), Received::Dispatch(EventKind::TypingStart));
+        session.on_closed(SECOND * 2, code);
+        assert_eq!(session.status(), Status::Disconnected);
+        let now = resumes(&mut session, SECOND * 2, 2);
+        // What was missed comes before RESUMED and is for the clients already.
+        assert_eq!(feed(&mut session, now, &dispatch(3)), Received::Dispatch(EventKind::TypingStart));
+        assert_eq!(feed(&mut session, now, r#"{"t":"RESUMED","s":4,"op":0,"d":{}}"#), Received::Resumed);
+        assert_eq!(session.status(), Status::Active);
+        assert_eq!(session.counters().identifies, 1);
+    }
+}
+
+#[test]
+fn a_lost_session_is_identified_anew() {
+    for code in [4003, 4007, 4009] {
+        let mut session = session();
+        active(&mut session, SECOND);
+        session.on_closed(SECOND * 2, Some(code));
+        let now = identifies(&mut session, SECOND * 2);
+        assert!(now >= SECOND * 3);
+    }
+}
+
+#[test]
+fn fatal_codes_end_it() {
+    for code in [4004, 4010, 4011, 4012, 4013, 4014] {
+        let mut session = session();
+        connect(&mut session, SECOND);
+        session.on_closed(SECOND, Some(code));
+        assert_eq!((session.status(), session.fatal().unwrap().0), (Status::Fatal, code));
+        assert_eq!(session.deadline(), None);
+        for hour in 1..100 {
+            session.on_tick(SECOND * 3600 * hour);
+        }
+        session.on_permit(SECOND);
+        assert_eq!(actions(&mut session), []);
+    }
+}
+
+#[test]
+fn op_7_reconnects_at_once() {
+    let mut session = session();
+    active(&mut session, SECOND);
+    feed(&mut session, SECOND * 9, r#"{"op":7,"d":null}"#);
+    assert_eq!(actions(&mut session), [Action::Close(4000)]);
+    assert_eq!(resumes(&mut session, SECOND * 9, 1), SECOND * 9);
+}
+
+#[test]
+fn op_9_keeps_or_drops_the_session() {
+    let mut session = session();
+    active(&mut session, SECOND);
+    feed(&mut session, SECOND * 9, r#"{"op":9,"d":true}"#);
+    assert_eq!(actions(&mut session), [Action::Close(4000)]);
+    let now = resumes(&mut session, SECOND * 9, 1);
+    assert!(now >= SECOND * 10 && now <= SECOND * 14);
+    feed(&mut session, now, r#"{"op":9,"d":false}"#);
+    assert_eq!(actions(&mut session), [Action::Close(4000)]);
+    identifies(&mut session, now);
+}
+
+#[test]
+fn heartbeats_and_zombies() {
+    let mut session = session();
+    active(&mut session, SECOND);
+    let first = session.deadline().unwrap();
+    assert!(first <= SECOND + Duration::from_millis(40_000));
+    session.on_tick(first);
+    assert_eq!(actions(&mut session), [Action::Send(payload::heartbeat(Some(1)))]);
+    feed(&mut session, first + SECOND / 2, r#"{"op":11}"#);
+    assert_eq!(session.latency(), Some(SECOND / 2));
+    assert_eq!((session.take_new_latency(), session.take_new_latency()), (Some(SECOND / 2), None));
+    // Asked for a beat: at once, and the next one a whole interval later.
+    feed(&mut session, first + SECOND, r#"{"op":1,"d":null}"#);
+    assert_eq!(actions(&mut session), [Action::Send(payload::heartbeat(Some(1)))]);
+    let second = session.deadline().unwrap();
+    assert_eq!(second, first + SECOND + SECOND * 40);
+    session.on_tick(second);
+    assert_eq!(actions(&mut session), [Action::Close(4000)]);
+    assert_eq!(session.counters().zombies, 1);
+    resumes(&mut session, second, 1);
+}
+
+#[test]
+fn a_silent_server_is_given_up() {
+    let mut session = session();
+    session.on_tick(SECOND);
+    actions(&mut session);
+    session.on_tick(SECOND + CONNECT_TIMEOUT);
+    assert_eq!(actions(&mut session), [Action::Close(4000)]);
+    let mut now = session.deadline().unwrap();
+    session.on_tick(now);
+    assert_eq!(actions(&mut session), [Action::Connect(BASE.into())]);
+    session.on_connected(now);
+    now += HELLO_TIMEOUT;
+    session.on_tick(now);
+    assert_eq!(actions(&mut session), [Action::Close(4000)]);
+}
+
+#[test]
+fn the_backoff_grows_and_falls_back_to_the_general_url() {
+    let mut session = session();
+    active(&mut session, SECOND);
+    let mut now = SECOND * 100;
+    session.on_closed(now, None);
+    let mut urls = Vec::new();
+    let mut waits = Vec::new();
+    for _ in 0..12 {
+        let at = session.deadline().unwrap();
+        waits.push(at - now);
+        now = at;
+        session.on_tick(now);
+        if let [Action::Connect(url)] = &actions(&mut session)[..] {
+            urls.push(url.clone());
+        }
+        session.on_closed(now, None);
+    }
+    assert_eq!(waits[0], Duration::ZERO);
+    assert!(waits[1..].iter().all(|wait| *wait >= BACKOFF.0 / 2 && *wait <= BACKOFF.1));
+    assert!(waits[11] >= BACKOFF.1 / 2);
+    assert_eq!(urls[..3], [RESUME_URL; 3]);
+    assert_eq!(urls[3..], [BASE; 9]);
+}
+
+#[test]
+fn duplicates_are_dropped_and_gaps_counted() {
+    let mut session = session();
+    active(&mut session, SECOND);
+    assert_eq!(feed(&mut session, SECOND, &dispatch(1)), Received::Control);
+    assert_eq!(feed(&mut session, SECOND, &dispatch(4)), Received::Dispatch(EventKind::TypingStart));
+    assert_eq!(feed(&mut session, SECOND, &dispatch(3)), Received::Control);
+    assert_eq!((session.counters().duplicates, session.counters().gaps), (2, 2));
+}
+
+#[test]
+fn a_malformed_payload_is_asked_for_once_more() {
+    let mut session = session();
+    active(&mut session, SECOND);
+    session.on_malformed(SECOND * 50);
+    assert_eq!(actions(&mut session), [Action::Close(4000)]);
+    let now = resumes(&mut session, SECOND * 50, 1);
+    session.on_malformed(now);
+    assert_eq!(actions(&mut session), []);
+    assert_eq!(feed(&mut session, now, &dispatch(3)), Received::Dispatch(EventKind::TypingStart));
+}
+
+#[test]
+fn a_saved_session_is_resumed_without_an_identify() {
+    let resumption = Resumption { session_id: "abc".into(), resume_url: RESUME_URL.into(), sequence: 55 };
+    let identity = Identity { identify: vec![], token: "token".into() };
+    let mut session = Session::new(identity, BASE.into(), Some(resumption), 1);
+    resumes(&mut session, SECOND, 55);
+}
+
+#[test]
+fn stop_keeps_the_session_at_discord() {
+    let mut session = session();
+    active(&mut session, SECOND);
+    session.stop(SECOND * 5);
+    assert_eq!(actions(&mut session), [Action::Close(4000)]);
+    session.on_closed(SECOND * 5, None);
+    session.on_tick(SECOND * 5000);
+    assert_eq!(actions(&mut session), []);
+    assert_eq!(session.resumption().unwrap().sequence, 1);
+}
+
+proptest! {
+    /// Whatever happens, an IDENTIFY goes out only for a permit that was asked for and given, the sequence never falls
+    /// within a session, and nothing is sent in the fatal state.
+    #[test]
+    fn invariants_hold(seed in any::<u64>(), steps in prop::collection::vec((0u8..14, 0u64..50_000), 1..300)) {
+        let identity = Identity { identify: b"IDENTIFY".to_vec(), token: "token".into() };
+        let mut session = Session::new(identity, BASE.into(), None, seed);
+        let (mut now, mut asked, mut given, mut identified) = (SECOND, 0u64, 0u64, 0u64);
+        let mut sequence = 1;
+        for (what, amount) in steps {
+            now += Duration::from_millis(amount);
+            let before = session.resumption().map(|r| (r.session_id.clone(), r.sequence));
+            match what {
+                0 => session.on_connected(now),
+                1 => session.on_closed(now, None),
+                2 => session.on_closed(now, Some(4000 + (amount % 15) as u16)),
+                3 if given < asked => { given += 1; session.on_permit(now); }
+                4 => { feed(&mut session, now, HELLO); }
+                5 => { sequence = 1; feed(&mut session, now, READY); }
+                6 => { feed(&mut session, now, r#"{"op":7,"d":null}"#); }
+                7 => { feed(&mut session, now, r#"{"op":9,"d":false}"#); }
+                8 => { feed(&mut session, now, r#"{"op":9,"d":true}"#); }
+                9 => { feed(&mut session, now, r#"{"op":11,"d":null}"#); }
+                10 => session.on_malformed(now),
+                11 => { sequence += 1 + amount % 2; feed(&mut session, now, &dispatch(sequence)); }
+                _ => session.on_tick(now),
+            }
+            for action in actions(&mut session) {
+                match action {
+                    Action::RequestPermit => asked += 1,
+                    Action::Send(payload) if payload == b"IDENTIFY" => identified += 1,
+                    Action::Send(_) | Action::Connect(_) => prop_assert!(session.fatal().is_none()),
+                    Action::Close(code) => prop_assert!(code != 1000 && code != 1001),
+                }
+            }
+            prop_assert!(identified <= given && given <= asked);
+            if let (Some((id, old)), Some(new)) = (before, session.resumption())
+                && id == new.session_id && what != 5
+            {
+                prop_assert!(new.sequence >= old);
+            }
+        }
+    }
+}
