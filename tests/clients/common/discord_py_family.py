@@ -1,0 +1,87 @@
+"""What discord.py and its forks have in common: the event names, the member requests, the way to drop a connection.
+
+The forks still share nearly all of their interface with discord.py 1.x; each bot keeps what is its own: the recipe."""
+
+import logging
+import sys
+
+from protocol import INTENTS, emit, fail, listen, number_of
+
+
+def every_intent(library):
+    """The library's own Intents object for the bits that the harness asks for."""
+    intents = library.Intents.none()
+    intents.value = INTENTS
+    return intents
+
+
+def attach(client, library, chunk=lambda guild: guild.chunk()):
+    """Makes `client` report its events, and obey the harness's commands once it runs. `chunk` requests all members of a
+    guild and returns them."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+
+    def guild_event(guild, join):
+        emit(
+            "guild",
+            shard=guild.shard_id,
+            id=str(guild.id),
+            members=guild.member_count,
+            unavailable=bool(guild.unavailable),
+            join=join,
+        )
+
+    async def on_shard_ready(shard_id):
+        guilds = [str(guild.id) for guild in client.guilds if guild.shard_id == shard_id]
+        emit("ready", shard=shard_id, guilds=guilds)
+
+    async def on_guild_available(guild):
+        guild_event(guild, False)
+
+    async def on_guild_join(guild):
+        guild_event(guild, True)
+
+    async def on_message(message):
+        number = number_of(message.content)
+        if number is not None:
+            emit("message", shard=message.guild.shard_id, n=number)
+
+    async def on_shard_resumed(shard_id):
+        emit("resumed", shard=shard_id)
+
+    async def on_shard_disconnect(shard_id):
+        emit("reconnecting", shard=shard_id)
+
+    async def on_error(event, *_args, **_kwargs):
+        fail(sys.exc_info()[1], during=event)
+
+    for handler in (
+        on_shard_ready,
+        on_guild_available,
+        on_guild_join,
+        on_message,
+        on_shard_resumed,
+        on_shard_disconnect,
+        on_error,
+    ):
+        client.event(handler)
+
+    async def members(command):
+        guild = client.get_guild(int(command["guild"]))
+        found = await chunk(guild)
+        emit("members", guild=command["guild"], count=len(found))
+
+    async def presence(command):
+        activity = library.Game(name=command["name"])
+        await client.change_presence(status=library.Status(command["status"]), activity=activity)
+
+    async def reconnect(command):
+        # The shard's websocket is not public; closing it with 4000 is what the library itself does when it resumes.
+        await client.get_shard(command["shard"])._parent.ws.close(4000)
+
+    login = client.login
+
+    async def login_and_listen(*args, **kwargs):
+        listen({"members": members, "presence": presence, "reconnect": reconnect})
+        await login(*args, **kwargs)
+
+    client.login = login_and_listen

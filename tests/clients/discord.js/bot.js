@@ -1,0 +1,73 @@
+'use strict';
+const { GATEWAY_URL, API_URL, TOKEN, SHARDS, INTENTS, emit, fail, listen, numberOf } = require('../common/protocol.js');
+
+// recipe:start
+const { Client } = require('discord.js');
+const { SimpleShardingStrategy } = require('@discordjs/ws');
+
+const client = new Client({
+  intents: INTENTS,
+  ws: {
+    buildStrategy: (manager) => {
+      manager.fetchGatewayInformation = async () => ({
+        url: GATEWAY_URL,
+        shards: SHARDS,
+        session_start_limit: { total: 1000, remaining: 1000, reset_after: 86400000, max_concurrency: 1000 },
+      });
+      return new SimpleShardingStrategy(manager);
+    },
+  },
+  // recipe:end
+  shards: 'auto',
+  rest: { api: API_URL },
+  // recipe:start
+});
+// recipe:end
+
+// The strategy holds the connections; the only way to drop one as a network failure would.
+let strategy;
+const { buildStrategy } = client.options.ws;
+client.options.ws.buildStrategy = (manager) => (strategy = buildStrategy(manager));
+
+function guild(guild, join) {
+  emit('guild', {
+    shard: guild.shardId,
+    id: guild.id,
+    members: guild.memberCount,
+    unavailable: !guild.available,
+    join,
+  });
+}
+
+client.on('shardReady', (shard) => {
+  const guilds = client.guilds.cache.filter((guild) => guild.shardId === shard).map((guild) => guild.id);
+  emit('ready', { shard, guilds });
+});
+client.on('guildAvailable', (found) => guild(found, false));
+client.on('guildCreate', (found) => guild(found, true));
+client.on('guildUnavailable', (found) => guild(found, false));
+client.on('messageCreate', (message) => {
+  const n = numberOf(message.content);
+  if (n !== null) emit('message', { shard: message.guild.shardId, n });
+});
+client.on('shardResume', (shard) => emit('resumed', { shard }));
+client.on('shardReconnecting', (shard) => emit('reconnecting', { shard }));
+client.on('shardError', (error, shard) => fail(error, { shard }));
+client.on('shardDisconnect', (event, shard) => fail(`gave up after close code ${event.code}`, { shard }));
+client.on('error', (error) => fail(error));
+client.on('warn', (message) => console.error(message));
+client.on('debug', (message) => console.error(message));
+
+listen({
+  members: async ({ guild }) => {
+    const members = await client.guilds.cache.get(guild).members.fetch();
+    emit('members', { guild, count: members.size });
+  },
+  presence: ({ status, name }) => client.user.setPresence({ status, activities: [{ name }] }),
+  reconnect: ({ shard }) => strategy.shards.get(shard).destroy({ code: 4200, reason: 'asked to', recover: 1 }),
+});
+
+client.login(TOKEN).catch((error) => {
+  fail(error);
+  process.exit(1);
+});

@@ -1,0 +1,60 @@
+'use strict';
+const { GATEWAY_URL, TOKEN, SHARDS, INTENTS, emit, fail, listen, numberOf } = require('../common/protocol.js');
+
+// recipe:start
+const Eris = require('eris'); // and not erlpack, which the library would use instead of JSON
+
+const client = new Eris.Client(`Bot ${TOKEN}`, {
+  intents: INTENTS,
+  maxShards: SHARDS,
+});
+client.getGateway = client.getBotGateway = async () => ({
+  url: GATEWAY_URL,
+  shards: SHARDS,
+  session_start_limit: { max_concurrency: 1000 },
+});
+// recipe:end
+
+function guild(guild, join) {
+  emit('guild', { shard: guild.shard.id, id: guild.id, members: guild.memberCount, unavailable: false, join });
+}
+
+client.on('shardReady', (shard) => {
+  // Guilds that come before this event have none of their own.
+  const up = client.guilds.filter((guild) => guild.shard.id === shard);
+  const down = client.unavailableGuilds.filter((guild) => guild.shard.id === shard);
+  emit('ready', { shard, guilds: [...up, ...down].map((guild) => guild.id) });
+  for (const found of up) guild(found, false);
+});
+client.on('guildAvailable', (found) => guild(found, false));
+client.on('guildCreate', (found) => guild(found, true));
+client.on('messageCreate', (message) => {
+  const n = numberOf(message.content);
+  if (n !== null) emit('message', { shard: client.guildShardMap[message.guildID], n });
+});
+client.on('shardResume', (shard) => emit('resumed', { shard }));
+client.on('shardDisconnect', (error, shard) => emit('reconnecting', { shard }));
+client.on('error', (error, shard) => {
+  // A connection that the other side has cut is no error of the library: it makes a new one.
+  if (error.code === 1006) console.error(shard, error);
+  else fail(error, { shard });
+});
+client.on('warn', (message, shard) => {
+  console.error(shard, message);
+  // The library warns of gaps in the sequence and goes on; to the test they are an error.
+  if (String(message).includes('Non-consecutive sequence')) fail(message, { shard });
+});
+client.on('debug', (message, shard) => console.error(shard, message));
+
+listen({
+  members: async ({ guild }) => {
+    const members = await client.guilds.get(guild).fetchMembers();
+    emit('members', { guild, count: members.length });
+  },
+  presence: ({ status, name }) => client.editStatus(status, [{ name, type: 0 }]),
+  reconnect: ({ shard }) => client.shards.get(shard).disconnect({ reconnect: 'auto' }),
+});
+
+// recipe:start
+client.connect();
+// recipe:end

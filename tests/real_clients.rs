@@ -1,0 +1,267 @@
+//! The promise of the proxy, kept to real client libraries: each library's bot (tests/clients/) logs in through the proxy,
+//! sees exactly the guilds that there are, receives every event once and in order, asks for members, sets its presence,
+//! loses its connection and resumes, dies and comes back; and Discord sees no IDENTIFY of it.
+//!
+//! `CLIENTS` chooses the libraries: `all`, or a list of names; without it the three that stand for the others.
+//! `CLIENTS_DIRECT=1` leaves the proxy out: the bots connect to the simulator. That tests the bots and the simulator.
+
+mod support;
+
+use std::{collections::BTreeMap, env, thread, time::Duration};
+
+use serde_json::json;
+use support::{Bot, Proxy, Settings, Simulator, scratch, wait_until};
+
+/// The shards of each test.
+const SHARDS: u32 = 2;
+
+/// The libraries that are tested when nobody chooses.
+const DEFAULT: [&str; 3] = ["twilight", "discord.js", "discord.py"];
+
+#[test]
+fn twilight() {
+    exercise("twilight", "");
+}
+
+#[test]
+fn discord_js() {
+    exercise("discord.js", "");
+}
+
+#[test]
+fn discord_py() {
+    exercise("discord.py", "zlib-stream");
+}
+
+#[test]
+fn discord_py_with_zstandard() {
+    exercise("discord.py", "zstd-stream");
+}
+
+#[test]
+fn discordjs_ws() {
+    exercise("discordjs-ws", "zlib-stream");
+}
+
+#[test]
+fn discordeno() {
+    exercise("discordeno", "zstd-stream");
+}
+
+#[test]
+fn disnake() {
+    exercise("disnake", "");
+}
+
+#[test]
+fn eris() {
+    exercise("eris", "");
+}
+
+#[test]
+fn hikari() {
+    exercise("hikari", "zlib-stream");
+}
+
+#[test]
+fn hikari_with_zstd() {
+    exercise("hikari", "zstd-stream");
+}
+
+#[test]
+fn interactions_py() {
+    exercise("interactions.py", "");
+}
+
+#[test]
+fn nextcord() {
+    exercise("nextcord", "");
+}
+
+#[test]
+fn oceanic_js() {
+    exercise("oceanic.js", "");
+}
+
+#[test]
+fn py_cord() {
+    exercise("py-cord", "");
+}
+
+/// Whether the person who runs the tests wants this library.
+fn chosen(library: &str) -> bool {
+    match env::var("CLIENTS") {
+        Err(_) => DEFAULT.contains(&library),
+        Ok(list) => list == "all" || list.split([',', ' ']).any(|name| name == library),
+    }
+}
+
+/// The whole story of one bot. `compress` is what the bot is told to use, empty for its library's default.
+fn exercise(library: &str, compress: &str) {
+    if !chosen(library) {
+        eprintln!("{library} is not among the chosen libraries; CLIENTS=all runs all");
+        return;
+    }
+    let directory = scratch(&format!("{library}-{compress}"));
+    let world = "--shards 2 --max-concurrency 2 --identify-interval-ms 200 --guilds 20 --members 60 --seed 1 --rate 0";
+    let simulator = Simulator::start(&directory, world);
+    let direct = env::var_os("CLIENTS_DIRECT").is_some();
+    let proxy = (!direct).then(|| Proxy::start(&directory, &simulator, &json!({ "shards": SHARDS })));
+    let gateway = format!("ws://{}", proxy.as_ref().map_or(simulator.address, |proxy| proxy.address));
+    let api = format!("http://{}/api", simulator.address);
+    let settings = Settings { gateway: &gateway, api: &api, compress };
+
+    let identifies = simulator.identifies();
+    let mut story = Story::begin(&simulator, Bot::start(&directory, "bot-1", library, SHARDS, &settings));
+    story.sees_the_guilds();
+    story.receives_bursts();
+    story.requests_members();
+    story.sets_its_presence();
+    story.loses_its_connection();
+    story.upstream_loses_its_connection(direct);
+    story.bot.kill();
+
+    for shard in 0..SHARDS {
+        simulator.emit(shard, 10); // nobody is there to receive these
+    }
+    let mut story = Story::begin(&simulator, Bot::start(&directory, "bot-2", library, SHARDS, &settings));
+    story.sees_the_guilds();
+    story.receives_bursts();
+    story.requests_members();
+    if !direct {
+        assert_eq!(simulator.identifies(), identifies, "Discord has seen an IDENTIFY that the bot caused");
+    }
+    let stats = simulator.stats();
+    assert_eq!(stats["violations"], json!([]), "what Discord would have closed a connection for");
+}
+
+/// One life of a bot.
+struct Story<'a> {
+    simulator: &'a Simulator,
+    bot: Bot,
+    /// The numbers that the bot has to have received on each shard since it was ready.
+    expected: BTreeMap<u32, Vec<u64>>,
+}
+
+impl<'a> Story<'a> {
+    fn begin(simulator: &'a Simulator, bot: Bot) -> Self {
+        let expected = (0..SHARDS).map(|shard| (shard, Vec::new())).collect();
+        Self { simulator, bot, expected }
+    }
+
+    /// READY with the guilds of the shard, then each guild as it is, as one that was there before.
+    fn sees_the_guilds(&mut self) {
+        for shard in 0..SHARDS {
+            let truth = self.simulator.guilds(shard);
+            assert!(!truth.is_empty(), "shard {shard} should have guilds");
+            self.bot.wait(&format!("shard {shard} to be ready"), |bot| {
+                if bot.shard(shard).ready.is_empty() { Err("no ready".to_owned()) } else { Ok(()) }
+            });
+            self.bot.wait(&format!("the guilds of shard {shard}"), |bot| {
+                let missing = |(id, _): &(&String, _)| !bot.shard(shard).guilds.contains_key(*id);
+                match truth.iter().filter(|(_, guild)| !guild.unavailable).find(missing) {
+                    Some((id, _)) => Err(format!("guild {id} has not come")),
+                    None => Ok(()),
+                }
+            });
+            let seen = self.bot.shard(shard);
+            assert_eq!(seen.ready.len(), 1, "shard {shard}: READY once");
+            assert!(seen.ready[0].iter().eq(truth.keys()), "shard {shard}: {:?} in READY of {truth:?}", seen.ready[0]);
+            assert_eq!(seen.joined, [""; 0], "shard {shard}: guilds that the bot was in before");
+            for (id, guild) in &seen.guilds {
+                assert_eq!(Some(guild), truth.get(id), "shard {shard}: guild {id} as it really is");
+            }
+        }
+    }
+
+    /// Sends numbered messages on every shard; they have to arrive sooner or later.
+    fn emit(&mut self, count: u64) {
+        for (&shard, expected) in &mut self.expected {
+            let (first, last) = self.simulator.emit(shard, count);
+            expected.extend(first..=last);
+        }
+    }
+
+    /// Several bursts, alone and among other traffic, arrive completely and in order.
+    fn receives_bursts(&mut self) {
+        for count in [1, 50, 300] {
+            self.emit(count);
+            self.bot.wait_for_numbers(&self.expected);
+        }
+        self.simulator.traffic(200);
+        for _ in 0..3 {
+            self.emit(100);
+            self.bot.wait_for_numbers(&self.expected);
+        }
+        self.simulator.traffic(0);
+    }
+
+    /// Op 8 for a guild of each shard returns all its members.
+    fn requests_members(&mut self) {
+        for shard in 0..SHARDS {
+            let guilds = self.simulator.guilds(shard);
+            let (id, guild) = guilds.iter().find(|(_, guild)| !guild.unavailable).expect("a guild that is up");
+            assert_eq!(Some(self.bot.request_members(id)), guild.members, "members of guild {id}");
+        }
+    }
+
+    /// Op 3 reaches Discord on every shard.
+    fn sets_its_presence(&mut self) {
+        let name = "the tests";
+        self.bot.set_presence("dnd", name);
+        for shard in 0..SHARDS {
+            wait_until(&format!("the presence of shard {shard}"), || {
+                let presence = self.simulator.shard_stats(shard)["last_presence"].clone();
+                let found = presence["status"] == "dnd" && presence["activities"][0]["name"] == name;
+                if found { Ok(()) } else { Err(presence.to_string()) }
+            });
+        }
+    }
+
+    /// The bot's connection is lost in the middle of a stream of events: it resumes and has missed nothing.
+    fn loses_its_connection(&mut self) {
+        for shard in 0..SHARDS {
+            let before = self.bot.shard(shard).resumed;
+            self.emit(20);
+            self.bot.reconnect(shard);
+            for _ in 0..20 {
+                self.emit(10);
+                thread::sleep(Duration::from_millis(5)); // so that it is away for some of them
+            }
+            self.bot.wait(&format!("shard {shard} to resume"), |bot| {
+                let resumed = bot.shard(shard).resumed;
+                if resumed == before + 1 { Ok(()) } else { Err(format!("RESUMED {resumed} times, {before} before")) }
+            });
+            self.bot.wait_for_numbers(&self.expected);
+        }
+        self.keeps_its_session();
+    }
+
+    /// The connection to Discord is lost, and Discord asks for a new one. Through the proxy, the bot does not even notice.
+    fn upstream_loses_its_connection(&mut self, direct: bool) {
+        let reconnecting = |bot: &Bot| (0..SHARDS).map(|shard| bot.shard(shard).reconnecting).sum::<usize>();
+        let resumes = self.simulator.stats()["resumes"].as_u64().expect("a count");
+        let before = reconnecting(&self.bot);
+        self.emit(20);
+        self.simulator.drop_connection(0);
+        self.simulator.reconnect(1);
+        self.emit(20);
+        wait_until("two shards to resume", || {
+            let now = self.simulator.stats()["resumes"].as_u64().expect("a count");
+            if now >= resumes + 2 { Ok(()) } else { Err(format!("{now} times resumed, {resumes} before")) }
+        });
+        self.emit(20);
+        self.bot.wait_for_numbers(&self.expected);
+        if !direct {
+            assert_eq!(reconnecting(&self.bot), before, "the bot noticed");
+        }
+        self.keeps_its_session();
+    }
+
+    /// No second READY so far.
+    fn keeps_its_session(&self) {
+        for shard in 0..SHARDS {
+            assert_eq!(self.bot.shard(shard).ready.len(), 1, "shard {shard}: still the first session");
+        }
+    }
+}

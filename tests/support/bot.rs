@@ -1,0 +1,221 @@
+//! A bot of tests/clients/ as a child process: installed, started, told what to do, and remembered by what it reports.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Instant,
+};
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{PATIENCE, Process, TOKEN, root};
+
+/// A guild, as a library shows it to its user or as the simulator knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guild {
+    /// `member_count`, where it is known: an unavailable guild has none.
+    pub members: Option<u64>,
+    /// Whether the guild is down.
+    pub unavailable: bool,
+}
+
+/// What a bot has reported so far about one shard.
+#[derive(Debug, Default)]
+pub struct Shard {
+    /// The guilds of each READY.
+    pub ready: Vec<BTreeSet<String>>,
+    /// The last report of each guild.
+    pub guilds: BTreeMap<String, Guild>,
+    /// Guilds that the library told its user to have joined just now.
+    pub joined: Vec<String>,
+    /// The numbers of all messages, in the order of arrival.
+    pub numbers: Vec<u64>,
+    /// How often the connection was lost, as far as the library says so.
+    pub reconnecting: usize,
+    /// How often RESUMED was reported.
+    pub resumed: usize,
+}
+
+/// A running bot. Anything unexpected that it reports ends the test.
+pub struct Bot {
+    process: Process,
+    shards: BTreeMap<u32, Shard>,
+    /// Answers to member requests: guild and number of members.
+    members: Vec<(String, u64)>,
+}
+
+impl Bot {
+    /// Installs what the bot of `library` needs (`scripts/clients-setup`, quick when it is there) and starts it.
+    ///
+    /// `gateway` is `ws://…`, `api` is `http://…/api`; `compress` empty leaves the library its default. The log is
+    /// `<name>.log` in `directory`.
+    ///
+    /// # Panics
+    /// When the library cannot be installed: that is a failure of the test, never a reason to leave it out.
+    pub fn start(directory: &Path, name: &str, library: &str, shards: u32, settings: &Settings<'_>) -> Self {
+        install(library);
+        let mut command = program(library);
+        command
+            .current_dir(directory)
+            .env("GATEWAY_URL", settings.gateway)
+            .env("API_URL", settings.api)
+            .env("TOKEN", TOKEN)
+            .env("SHARDS", shards.to_string())
+            .env("COMPRESS", settings.compress);
+        let process = Process::start(name, command, directory);
+        Self { process, shards: (0..shards).map(|shard| (shard, Shard::default())).collect(), members: Vec::new() }
+    }
+
+    /// What it has reported about a shard.
+    pub fn shard(&self, shard: u32) -> &Shard {
+        &self.shards[&shard]
+    }
+
+    /// Reads reports until `enough` finds what it looks for in them.
+    ///
+    /// # Panics
+    /// With `what` and what is missing, after [`super::PATIENCE`]; when the bot reports an error, or ends.
+    pub fn wait<T>(&mut self, what: &str, mut enough: impl FnMut(&Self) -> Result<T, String>) -> T {
+        let start = Instant::now();
+        loop {
+            let missing = match enough(self) {
+                Ok(found) => return found,
+                Err(missing) => missing,
+            };
+            let left = PATIENCE.saturating_sub(start.elapsed());
+            match self.process.read_line(left) {
+                Ok(line) => self.report(&line),
+                Err(reason) => panic!("waited for {what}: {missing}: {reason}"),
+            }
+        }
+    }
+
+    /// Waits until every shard has received the number that is the last of its `expected` ones, and checks that it has
+    /// received exactly those since the bot was started: complete, in order, none twice.
+    pub fn wait_for_numbers(&mut self, expected: &BTreeMap<u32, Vec<u64>>) {
+        for (&shard, expected) in expected {
+            let Some(last) = expected.last() else { continue };
+            self.wait(&format!("message {last} on shard {shard}"), |bot| {
+                let numbers = &bot.shard(shard).numbers;
+                let progress =
+                    || format!("{} of {} messages, last {:?}", numbers.len(), expected.len(), numbers.last());
+                if numbers.last() >= Some(last) { Ok(()) } else { Err(progress()) }
+            });
+            let numbers = &self.shard(shard).numbers;
+            if let Some(at) = (0..expected.len().max(numbers.len())).find(|&at| numbers.get(at) != expected.get(at)) {
+                panic!(
+                    "shard {shard}: message {at} of the bot's life should be number {:?}, but is {:?}; around it {:?}",
+                    expected.get(at),
+                    numbers.get(at),
+                    &numbers[at.saturating_sub(3)..numbers.len().min(at + 4)],
+                );
+            }
+        }
+    }
+
+    /// Asks for all members of a guild (op 8) and returns how many came.
+    pub fn request_members(&mut self, guild: &str) -> u64 {
+        let before = self.members.len();
+        self.command(&json!({"cmd": "members", "guild": guild}));
+        self.wait(&format!("the members of guild {guild}"), |bot| {
+            let answer = bot.members[before..].iter().find(|(id, _)| id == guild);
+            answer.map(|&(_, count)| count).ok_or_else(|| "no answer".to_owned())
+        })
+    }
+
+    /// Sets the presence of all shards (op 3).
+    pub fn set_presence(&mut self, status: &str, name: &str) {
+        self.command(&json!({"cmd": "presence", "status": status, "name": name}));
+    }
+
+    /// Makes the library drop the connection of a shard and RESUME.
+    pub fn reconnect(&mut self, shard: u32) {
+        self.command(&json!({"cmd": "reconnect", "shard": shard}));
+    }
+
+    /// Ends it at once, without any goodbye.
+    pub fn kill(mut self) {
+        self.process.kill();
+    }
+
+    fn command(&mut self, command: &Value) {
+        self.process.write_line(&command.to_string());
+    }
+
+    /// Takes one line of the bot's output.
+    fn report(&mut self, line: &str) {
+        let report = serde_json::from_str(line);
+        let report = report.unwrap_or_else(|error| panic!("the bot printed what is not a report: {line}: {error}"));
+        match report {
+            Report::Error { .. } => panic!("the bot reported an error: {line}"),
+            Report::Members { guild, count } => self.members.push((guild, count)),
+            Report::Ready { shard, guilds } => self.known(shard).ready.push(guilds),
+            Report::Guild { shard, id, members, unavailable, join } => {
+                let shard = self.known(shard);
+                if join {
+                    shard.joined.push(id.clone());
+                }
+                shard.guilds.insert(id, Guild { members, unavailable });
+            }
+            Report::Message { shard, n } => self.known(shard).numbers.push(n),
+            Report::Reconnecting { shard } => self.known(shard).reconnecting += 1,
+            Report::Resumed { shard } => self.known(shard).resumed += 1,
+        }
+    }
+
+    fn known(&mut self, shard: u32) -> &mut Shard {
+        self.shards.get_mut(&shard).unwrap_or_else(|| panic!("the bot has a shard {shard} that it was not told to run"))
+    }
+}
+
+/// A line of a bot's output; tests/clients/README.md says what they mean.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum Report {
+    Ready { shard: u32, guilds: BTreeSet<String> },
+    Guild { shard: u32, id: String, members: Option<u64>, unavailable: bool, join: bool },
+    Message { shard: u32, n: u64 },
+    Members { guild: String, count: u64 },
+    Reconnecting { shard: u32 },
+    Resumed { shard: u32 },
+    Error {},
+}
+
+/// Where a bot connects, and how.
+pub struct Settings<'a> {
+    /// The gateway, `ws://…`, without a slash at its end.
+    pub gateway: &'a str,
+    /// The base of the REST API, `http://…/api`.
+    pub api: &'a str,
+    /// `none`, `zlib-stream`, `zstd-stream`, or empty for the library's default.
+    pub compress: &'a str,
+}
+
+/// Runs `scripts/clients-setup` for one library.
+fn install(library: &str) {
+    let script = root().join("scripts/clients-setup");
+    let output = Command::new(&script).arg(library).output();
+    let output = output.unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{library} cannot be installed: {}\n{said}", output.status);
+}
+
+/// The command that runs the bot of an installed library.
+fn program(library: &str) -> Command {
+    let source = root().join("tests/clients").join(library);
+    let installed: PathBuf = root().join("target/clients").join(library);
+    if source.join("bot.js").exists() {
+        let mut command = Command::new("node");
+        command.env("NODE_PATH", installed.join("node_modules")).arg(source.join("bot.js"));
+        command
+    } else if source.join("bot.py").exists() {
+        let mut command = Command::new(installed.join("venv/bin/python"));
+        // Otherwise it would leave caches among the sources.
+        command.env("PYTHONDONTWRITEBYTECODE", "1").arg(source.join("bot.py"));
+        command
+    } else {
+        Command::new(installed.join("debug").join(format!("test-client-{library}")))
+    }
+}

@@ -1,0 +1,92 @@
+//! gateway-proxy as a child process.
+
+use std::{net::SocketAddr, path::Path, process::Command};
+
+use serde_json::{Value, json};
+
+use super::{PATIENCE, Process, Simulator, TOKEN, free_port, get, wait_until};
+
+/// A running proxy.
+pub struct Proxy {
+    process: Process,
+    /// Where it listens, for clients and for HTTP.
+    pub address: SocketAddr,
+}
+
+impl Proxy {
+    /// Starts it before `simulator`, with everything cached and the keys of `changes` (an object) over the defaults of the
+    /// tests, and returns when all shards are ready.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start(directory: &Path, simulator: &Simulator, changes: &Value) -> Self {
+        let proxy = Self::spawn(directory, simulator, changes);
+        proxy.wait_until_ready()
+    }
+
+    /// As [`Self::start`], without waiting for anything.
+    pub fn spawn(directory: &Path, simulator: &Simulator, changes: &Value) -> Self {
+        let port = free_port();
+        let path = directory.join("config.json");
+        let config = configuration(simulator, port, changes);
+        std::fs::write(&path, config.to_string()).expect("writing the config");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
+        // A token in the environment of whoever runs the tests must not get in.
+        command.arg("--config").arg(&path).current_dir(directory).env_remove("TOKEN");
+        let process = Process::start("gateway-proxy", command, directory);
+        Self { process, address: SocketAddr::from(([127, 0, 0, 1], port)) }
+    }
+
+    /// Returns when `/health` says that all shards are ready.
+    pub fn wait_until_ready(mut self) -> Self {
+        wait_until("the proxy to be healthy", || {
+            if let Some(status) = self.process.ended() {
+                panic!("the proxy has ended: {status}");
+            }
+            match get(self.address, "/health") {
+                Ok(response) if response.status == 200 => Ok(()),
+                Ok(response) => Err(format!("/health: {}: {}", response.status, response.body)),
+                Err(reason) => Err(reason),
+            }
+        });
+        self
+    }
+
+    /// The exit status, if it has ended.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.process.ended()
+    }
+}
+
+fn configuration(simulator: &Simulator, port: u16, changes: &Value) -> Value {
+    const CACHED: [&str; 11] = [
+        "channels",
+        "presences",
+        "emojis",
+        "current_member",
+        "members",
+        "roles",
+        "scheduled_events",
+        "stage_instances",
+        "stickers",
+        "users",
+        "voice_states",
+    ];
+    let cache: serde_json::Map<_, _> = CACHED.iter().map(|flag| ((*flag).to_owned(), json!(true))).collect();
+    let mut config = json!({
+        "token": TOKEN,
+        "intents": 53_608_447,
+        "host": "127.0.0.1",
+        "port": port,
+        "shards": 2,
+        "twilight_http_proxy": simulator.address.to_string(),
+        "externally_accessible_url": format!("ws://127.0.0.1:{port}"),
+        "cores": 1,
+        "cache": cache,
+        "log_level": "debug",
+    });
+    for (key, value) in changes.as_object().expect("changes are an object") {
+        config[key] = value.clone();
+    }
+    config
+}

@@ -1,0 +1,100 @@
+//! discord-sim as a child process, and its control interface.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, process::Command};
+
+use serde_json::Value;
+
+use super::{Guild, PATIENCE, Process, get_json, post};
+
+/// The token that the simulator takes; some libraries look for the user id at its start.
+pub const TOKEN: &str = "MTAwMDAwMDAwMDAwMDAwMDAx.simula.tor";
+
+/// A running simulator.
+pub struct Simulator {
+    process: Process,
+    /// Where it listens, for gateway, REST and control.
+    pub address: SocketAddr,
+}
+
+impl Simulator {
+    /// Starts it on a free port with the token [`TOKEN`] and further `options`, such as `--shards 2`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start(directory: &Path, options: &str) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_discord-sim"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--token", TOKEN]).args(options.split_whitespace());
+        let mut process = Process::start("discord-sim", command, directory);
+        let address = loop {
+            let line = process.read_line(PATIENCE).unwrap_or_else(|reason| panic!("{reason}"));
+            if let Some(address) = line.strip_prefix("listening on ") {
+                break address.trim().parse().expect("the address that the simulator listens on");
+            }
+        };
+        Self { process, address }
+    }
+
+    fn get(&self, path: &str) -> Value {
+        get_json(self.address, path).unwrap_or_else(|reason| panic!("the simulator: {reason}"))
+    }
+
+    fn post(&self, path: &str) -> Value {
+        post(self.address, path).unwrap_or_else(|reason| panic!("the simulator: {reason}"))
+    }
+
+    /// GET /sim/stats.
+    pub fn stats(&self) -> Value {
+        self.get("/sim/stats")
+    }
+
+    /// The part of [`Self::stats`] that is about one shard.
+    pub fn shard_stats(&self, shard: u32) -> Value {
+        let stats = self.stats();
+        let found = stats["shards"].as_array().and_then(|shards| shards.iter().find(|it| it["shard"] == shard));
+        found.cloned().unwrap_or_else(|| panic!("no shard {shard} in {stats}"))
+    }
+
+    /// How many IDENTIFYs it has accepted since it started.
+    pub fn identifies(&self) -> u64 {
+        let stats = self.stats();
+        stats["identifies"].as_u64().unwrap_or_else(|| panic!("no identifies in {stats}"))
+    }
+
+    /// The guilds of one shard, as they are now, by id.
+    pub fn guilds(&self, shard: u32) -> BTreeMap<String, Guild> {
+        let guilds = self.get(&format!("/sim/guilds?shard={shard}"));
+        let guilds = guilds.as_array().unwrap_or_else(|| panic!("not a list: {guilds}"));
+        guilds
+            .iter()
+            .map(|guild| {
+                let id = guild["id"].as_str().expect("an id").to_owned();
+                let unavailable = guild["unavailable"].as_bool().expect("a flag");
+                (id, Guild { members: guild["members"].as_u64(), unavailable })
+            })
+            .collect()
+    }
+
+    /// Sends `count` numbered messages on one shard, as fast as it can; returns the first and last number.
+    pub fn emit(&self, shard: u32, count: u64) -> (u64, u64) {
+        let range = self.post(&format!("/sim/emit?shard={shard}&count={count}"));
+        match (range["first"].as_u64(), range["last"].as_u64()) {
+            (Some(first), Some(last)) if last + 1 == first + count => (first, last),
+            _ => panic!("not a range of {count} numbers: {range}"),
+        }
+    }
+
+    /// Sets the rate of ordinary random events, in events per second on each shard.
+    pub fn traffic(&self, rate: u32) {
+        self.post(&format!("/sim/traffic?rate={rate}"));
+    }
+
+    /// Drops the connection of a shard without a close frame.
+    pub fn drop_connection(&self, shard: u32) {
+        self.post(&format!("/sim/drop?shard={shard}"));
+    }
+
+    /// Tells a shard to reconnect (op 7).
+    pub fn reconnect(&self, shard: u32) {
+        self.post(&format!("/sim/reconnect?shard={shard}"));
+    }
+}
