@@ -151,6 +151,8 @@ impl Shard {
                         snapshot.current = Some(taken);
                         session.contain(guild, self.log.next(), false);
                     }
+                    // A guild that Discord has not sent yet comes by its own GUILD_CREATE.
+                    Some(taken) if !taken.is_down() => {}
                     Some(_) => snapshot.unavailable.push(guild),
                     None => session.contain(guild, self.log.next(), true),
                 }
