@@ -112,6 +112,9 @@ pub struct Serve {
     /// large_threshold of an IDENTIFY that names none (Discord: 50)
     #[arg(long, default_value_t = 250)]
     pub large_threshold: u64,
+    /// Time between two requests for all members of one guild (op 8); more get RATE_LIMITED
+    #[arg(long, default_value_t = 30_000)]
+    pub member_request_interval_ms: u64,
     /// Bits of intents to refuse with 4014
     #[arg(long, default_value_t = 0)]
     pub disallowed_intents: u64,
