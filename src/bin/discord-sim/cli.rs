@@ -8,7 +8,6 @@ use std::path::PathBuf;
 #[derive(Parser, Debug)]
 #[command(
     version,
-    about,
     after_help = "Examples:
   discord-sim serve --shards 4 --guilds 200 --rate 100
   discord-sim bot --url ws://127.0.0.1:7979 --seconds 10
