@@ -12,6 +12,7 @@ mod mutate;
 mod names;
 mod people;
 mod table;
+mod threads;
 mod voice;
 
 #[cfg(test)]
@@ -266,6 +267,8 @@ struct ShardGuilds {
     weights: Vec<u64>,
     /// The number of the newest numbered message.
     last_number: u64,
+    /// A guild in an outage that the traffic started, and after how many happenings it ends.
+    down: Option<(u64, u32)>,
 }
 
 /// All guilds, by shard.
