@@ -202,8 +202,14 @@ impl Change<'_> {
         Ok(true)
     }
 
-    /// May leave keys out; then they are as before.
+    /// May leave keys out; then they are as before. Of a member that is not known, as most of a large guild, it can not
+    /// make a whole one.
     fn member_update(&mut self) -> Changed {
+        let known =
+            text::id_at(self.data, &["user", "id"]).is_some_and(|id| self.guild.get(Kind::Members, id).is_some());
+        if !known {
+            return Ok(false);
+        }
         self.merge(Kind::Members, self.data, &["guild_id"])
     }
 

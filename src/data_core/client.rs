@@ -122,16 +122,18 @@ fn turn(
     cx: &mut Context<'_>,
 ) -> Option<End> {
     let now = core.now();
-    // A client that does not read gets no further answers, so it is not listened to either.
-    while !connection.outbox.is_full() {
+    loop {
+        // Before the first read too: the door may have read more than the IDENTIFY.
+        if let Some(end) = messages(place, connection, session, now) {
+            return Some(end);
+        }
+        // A client that does not read gets no further answers, so it is not listened to either.
+        if connection.outbox.is_full() {
+            break;
+        }
         match connection.poll_read(cx) {
-            Poll::Ready(Ok(0)) => return Some(End::Lost),
-            Poll::Ready(Ok(_)) => {
-                if let Some(end) = messages(place, connection, session, now) {
-                    return Some(end);
-                }
-            }
-            Poll::Ready(Err(_)) => return Some(End::Lost),
+            Poll::Ready(Ok(n)) if n > 0 => {}
+            Poll::Ready(_) => return Some(End::Lost),
             Poll::Pending => break,
         }
     }

@@ -150,29 +150,24 @@ fn turn(
     reader: &mut Reader,
     cx: &mut Context<'_>,
 ) -> Option<End> {
-    let mut reads = 0;
-    loop {
-        match connection.poll_read(cx) {
-            Poll::Ready(Ok(true)) => {
-                if let Some(end) = messages(core, place, connection, reader) {
-                    return Some(end);
-                }
-            }
-            Poll::Ready(Ok(false)) => return Some(End::Theirs(None, "end of stream".into())),
-            Poll::Ready(Err(error)) => return Some(End::Theirs(None, error.to_string())),
-            Poll::Pending => break,
+    for read in 0.. {
+        // Before the first read too: the first messages may have come together with the end of the upgrade.
+        if let Some(end) = messages(core, place, connection, reader) {
+            return Some(end);
         }
         if let Some(end) = actions(core, place, connection) {
             return Some(end);
         }
-        reads += 1;
-        if reads == READS_PER_TURN {
+        if read == READS_PER_TURN {
             cx.waker().wake_by_ref();
             break;
         }
-    }
-    if let Some(end) = actions(core, place, connection) {
-        return Some(end);
+        match connection.poll_read(cx) {
+            Poll::Ready(Ok(true)) => {}
+            Poll::Ready(Ok(false)) => return Some(End::Theirs(None, "end of stream".into())),
+            Poll::Ready(Err(error)) => return Some(End::Theirs(None, error.to_string())),
+            Poll::Pending => break,
+        }
     }
     match connection.poll_write(cx) {
         Poll::Ready(Err(error)) => Some(End::Theirs(None, error.to_string())),
