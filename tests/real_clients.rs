@@ -45,7 +45,7 @@ fn discordjs_ws() {
 
 #[test]
 fn discordeno() {
-    exercise("discordeno", "zlib-stream");
+    exercise("discordeno", "none");
 }
 
 #[test]
