@@ -80,9 +80,14 @@ impl Simulator {
         stats["last_number"].as_u64().unwrap_or_else(|| panic!("no last_number in {stats}"))
     }
 
-    /// Sends `count` numbered messages on one shard, as fast as it can.
-    pub fn emit(&self, shard: u32, count: u64) {
-        self.post(&format!("/sim/emit?shard={shard}&count={count}"));
+    /// Sends `count` numbered messages on one shard, as fast as it can; returns the first and last number, which are
+    /// further apart if there is other traffic.
+    pub fn emit(&self, shard: u32, count: u64) -> (u64, u64) {
+        let range = self.post(&format!("/sim/emit?shard={shard}&count={count}"));
+        match (range["first"].as_u64(), range["last"].as_u64()) {
+            (Some(first), Some(last)) if last + 1 >= first + count => (first, last),
+            _ => panic!("not a range of {count} numbers: {range}"),
+        }
     }
 
     /// Sets the rate of ordinary random events, in events per second on all shards together.
