@@ -1,13 +1,16 @@
 //! A faithful model of Discord's Gateway and of the REST routes of a login, with a bot to check it and a null relay to
 //! measure against. See `discord-sim --help`.
 
+mod bot;
 mod cli;
+mod client;
 mod clock;
 mod control;
 mod gateway;
 mod http;
 mod json;
 mod link;
+mod relay;
 mod rest;
 mod serve;
 mod signals;
@@ -19,6 +22,7 @@ use cli::{Cli, Command};
 use glommio::{LocalExecutorBuilder, Placement};
 use std::io;
 use std::process::{ExitCode, exit};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Memory for direct I/O of the executor, which is not used here.
@@ -42,7 +46,10 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(options) => signals::on_end(|| exit(0))
             .and_then(|()| run(options.cpu, async move { serve::run(*options).await.map(|()| ExitCode::SUCCESS) })),
-        Command::Bot(_) | Command::Relay(_) => Ok(ExitCode::FAILURE),
+        Command::Bot(options) => signals::on_end(|| bot::END.store(true, Ordering::Relaxed))
+            .and_then(|()| run(options.cpu, bot::run(options))),
+        Command::Relay(options) => signals::on_end(|| exit(0))
+            .and_then(|()| run(options.cpu, async move { relay::run(options).await.map(|()| ExitCode::SUCCESS) })),
     };
     result.unwrap_or_else(|error| {
         eprintln!("discord-sim: {error}");

@@ -7,17 +7,19 @@
 mod commands;
 pub mod connection;
 mod encoder;
+mod faults;
 mod identify;
 mod intents;
 mod session;
+mod stats;
 
 #[cfg(test)]
 mod tests;
 
 pub use encoder::{Encoder, Transport};
+pub use faults::Cut;
 pub use session::MOST_EVENTS;
 
-use crate::json::{self, Object};
 use crate::world::{Body, Event, World};
 use identify::Budget;
 use session::Session;
@@ -299,8 +301,7 @@ impl Gateway {
     /// whether IDENTIFY asked for payload compression.
     pub fn produce(&mut self, key: u64, mut send: impl FnMut(&[u8], bool) -> bool, now: Instant) {
         let mut payload = std::mem::take(&mut self.scratch);
-        loop {
-            let Some(peer) = self.peers.get_mut(&key) else { break };
+        while let Some(peer) = self.peers.get_mut(&key) {
             let compress = peer.compress_payloads;
             if let Some(message) = peer.outbox.pop_front() {
                 if send(&message, compress) {
@@ -439,69 +440,6 @@ impl Gateway {
         sessions.filter_map(|session| session.connection).collect()
     }
 
-    /// Sends a payload that is no dispatch, or any bytes, to the connections of a shard. Says to how many.
-    pub fn say(&mut self, shard: usize, payload: &[u8]) -> usize {
-        let connections = self.connections_of(shard);
-        for key in &connections {
-            if let Some(peer) = self.peers.get_mut(key) {
-                peer.say(payload);
-            }
-        }
-        connections.len()
-    }
-
-    /// Sends op 7.
-    pub fn ask_to_reconnect(&mut self, shard: usize) -> usize {
-        self.say(shard, &payload(7, "null"))
-    }
-
-    /// Sends op 1.
-    pub fn ask_for_heartbeat(&mut self, shard: usize) -> usize {
-        self.say(shard, &payload(1, "null"))
-    }
-
-    /// Sends op 9. The connection has to RESUME or IDENTIFY anew; if not resumable, the session is forgotten.
-    pub fn invalidate(&mut self, shard: usize, resumable: bool, now: Instant) -> usize {
-        let count = self.say(shard, &payload(9, if resumable { "true" } else { "false" }));
-        for key in self.shards.get(shard).map(|record| record.sessions.clone()).unwrap_or_default() {
-            let connection = self.sessions.get(&key).and_then(|session| session.connection);
-            if let Some(peer) = connection.and_then(|key| self.peers.get_mut(&key)) {
-                peer.session = None;
-            }
-            if resumable {
-                self.detach(key, now);
-            } else {
-                self.end_session(key);
-            }
-        }
-        count
-    }
-
-    /// Cuts the connections of a shard.
-    pub fn cut(&mut self, shard: usize, how: Cut, end_session: bool, now: Instant) -> usize {
-        let connections = self.connections_of(shard);
-        for key in &connections {
-            let Some(peer) = self.peers.get_mut(key) else { continue };
-            match how {
-                Cut::Close(code) => peer.end(Ending::Close(code, ""), now),
-                Cut::Reset => peer.end(Ending::Reset, now),
-                Cut::Freeze => {
-                    peer.frozen = Some(now);
-                    peer.wake();
-                }
-            }
-            if let Some(session) = peer.session.take() {
-                self.detach(session, now);
-            }
-        }
-        if end_session {
-            for key in self.shards.get(shard).map(|record| record.sessions.clone()).unwrap_or_default() {
-                self.end_session(key);
-            }
-        }
-        connections.len()
-    }
-
     fn violate(&mut self, shard: Option<usize>, what: String) {
         self.violation_count += 1;
         if self.violations.len() == MOST_VIOLATIONS {
@@ -565,65 +503,4 @@ impl Gateway {
             self.end_session(key);
         }
     }
-
-    /// One shard's object in `/sim/stats`.
-    pub fn shard_stats(&self, shard: usize) -> String {
-        let Some(record) = self.shards.get(shard) else { return "null".to_owned() };
-        let newest = record.sessions.last().and_then(|key| self.sessions.get(key));
-        let by_op = |values: &BTreeMap<u64, String>| {
-            values.iter().fold(Object::new(), |object, (op, data)| object.raw(&op.to_string(), data)).finish()
-        };
-        let commands = record.commands.iter().map(|(op, count)| (*op, count.to_string())).collect();
-        Object::new()
-            .int("shard", shard as u64)
-            .bool("connected", !self.connections_of(shard).is_empty())
-            .bool("session", newest.is_some())
-            .int("sessions", record.sessions.len() as u64)
-            .opt_str("session_id", newest.map(|session| session.id.as_str()))
-            .int("identifies", record.identifies)
-            .int("resumes", record.resumes)
-            .int("sequence", newest.map_or(0, Session::sequence))
-            .int("guilds", self.world.guilds_of(shard).count() as u64)
-            .int("guilds_pending", newest.map_or(0, |session| session.pending.len() as u64))
-            .int("events_sent", record.events_sent)
-            .int("last_number", self.world.last_number(shard))
-            .int("heartbeats", record.heartbeats)
-            .raw("commands", &by_op(&commands))
-            .raw("last_commands", &by_op(&record.last_commands))
-            .opt_str("compress", record.compress.map(Transport::name))
-            .str("path", &record.path)
-            .raw("last_identify", record.last_identify.as_deref().unwrap_or("null"))
-            .raw("last_presence", record.last_presence.as_deref().unwrap_or("null"))
-            .finish()
-    }
-
-    /// `/sim/stats`.
-    pub fn stats(&self, now: Instant) -> String {
-        let total = |count: fn(&ShardRecord) -> u64| self.shards.iter().map(count).sum();
-        let violations = self.violations.iter().map(|violation| {
-            let shard = violation.shard.map_or("null".to_owned(), |shard| shard.to_string());
-            Object::new().raw("shard", &shard).str("what", &violation.what).finish()
-        });
-        Object::new()
-            .int("identifies", total(|shard| shard.identifies))
-            .int("resumes", total(|shard| shard.resumes))
-            .int("remaining", self.remaining(now).0)
-            .int("connections", self.peers.len() as u64)
-            .int("events_sent", total(|shard| shard.events_sent))
-            .int("violation_count", self.violation_count)
-            .raw("violations", &json::array(violations))
-            .raw("shards", &json::array((0..self.shards.len()).map(|shard| self.shard_stats(shard))))
-            .finish()
-    }
-}
-
-/// How `/sim/drop` cuts connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// With a close frame.
-    Close(u16),
-    /// With a TCP reset.
-    Reset,
-    /// The socket stays open, but is neither read nor written any more.
-    Freeze,
 }

@@ -65,7 +65,7 @@ pub(super) fn message_create(guild: &mut Guild, dice: &mut Dice, number: u64, si
     let member = someone(guild, dice).or_else(|| guild.members.iter().next()).map_or("{}", |(_, member)| member);
     if let Some(size) = size {
         // The rest of a message, measured rather than counted.
-        let rest = member.len() + 430;
+        let rest = member.len() + 400;
         let padding = size.saturating_sub(rest + content.len());
         content.reserve(padding + 1);
         content.push(' ');

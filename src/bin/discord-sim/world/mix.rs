@@ -4,6 +4,9 @@
 
 use super::{Body, Dice, Event, Guild, World, chatter, mutate, voice};
 
+/// Happenings on a shard that an outage lasts.
+const OUTAGE: u32 = 200;
+
 /// A function that lets something happen in a guild, and says what. Nothing, if the guild has not what it needs.
 type Change = fn(&mut Guild, &mut Dice, &mut Vec<Event>);
 
@@ -101,8 +104,9 @@ impl World {
     /// Lets one thing happen on a shard. It may be several events (a member who leaves a voice channel by leaving the
     /// guild), and it is none if the shard has no guild where that is possible.
     pub fn happen(&mut self, shard: usize, wish: Wish<'_>) -> Vec<Event> {
-        let mut events = Vec::new();
+        let mut events: Vec<Event> = self.pass(shard).into_iter().collect();
         for _ in 0..32 {
+            let before = events.len();
             let Some(kind) = self.choose(wish) else { break };
             match kind.act {
                 Act::Message => events.extend(self.message(shard, None, None)),
@@ -116,7 +120,7 @@ impl World {
                     }
                 }
             }
-            if !events.is_empty() {
+            if events.len() > before {
                 break;
             }
         }
@@ -191,15 +195,24 @@ impl World {
         self.leave(guild)
     }
 
+    /// Starts an outage, or ends the one that there is.
     fn outage(&mut self, shard: usize) -> Option<Event> {
-        let down = self.guilds_of(shard).find(|guild| !guild.available);
-        if let Some(guild) = down.map(|guild| guild.id) {
+        let entry = self.shards.get_mut(shard)?;
+        if let Some((guild, _)) = entry.down.take() {
             return self.set_available(guild, true);
         }
-        if self.shards.get(shard)?.ids.len() < 3 {
+        if entry.ids.len() < 3 {
             return None;
         }
         let guild = self.pick(shard)?;
+        self.shards.get_mut(shard)?.down = Some((guild, OUTAGE));
         self.set_available(guild, false)
+    }
+
+    /// One step nearer to the end of the outage that the traffic started.
+    fn pass(&mut self, shard: usize) -> Option<Event> {
+        let (_, left) = self.shards.get_mut(shard)?.down.as_mut()?;
+        *left = left.saturating_sub(1);
+        if *left == 0 { self.outage(shard) } else { None }
     }
 }

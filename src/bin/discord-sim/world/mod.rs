@@ -266,6 +266,8 @@ struct ShardGuilds {
     weights: Vec<u64>,
     /// The number of the newest numbered message.
     last_number: u64,
+    /// A guild in an outage that the traffic started, and after how many happenings it ends.
+    down: Option<(u64, u32)>,
 }
 
 /// All guilds, by shard.
