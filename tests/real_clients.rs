@@ -88,6 +88,11 @@ fn py_cord() {
     exercise("py-cord", "");
 }
 
+#[test]
+fn serenity() {
+    exercise("serenity", "");
+}
+
 /// Whether the person who runs the tests wants this library.
 fn chosen(library: &str) -> bool {
     match env::var("CLIENTS") {
