@@ -4,7 +4,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "common"))
 
-from protocol import (  # noqa: E402
+from protocol import (
     API_URL,
     GATEWAY_URL,
     INTENTS,
@@ -19,8 +19,8 @@ from protocol import (  # noqa: E402
 )
 
 # recipe:start
-import interactions  # noqa: E402
-from interactions.api.http.http_client import HTTPClient  # noqa: E402
+import interactions
+from interactions.api.http.http_client import HTTPClient
 
 
 async def get_gateway(self):
