@@ -28,6 +28,8 @@ pub struct Shard {
     pub ready: Vec<BTreeSet<String>>,
     /// The last report of each guild.
     pub guilds: BTreeMap<String, Guild>,
+    /// The ids of all these reports, in the order of arrival.
+    pub arrivals: Vec<String>,
     /// Guilds that the library told its user to have joined just now.
     pub joined: Vec<String>,
     /// The numbers of all messages, in the order of arrival.
@@ -92,26 +94,19 @@ impl Bot {
         }
     }
 
-    /// Waits until every shard has received the number that is the last of its `expected` ones, and checks that it has
-    /// received exactly those since the bot was started: complete, in order, none twice.
-    pub fn wait_for_numbers(&mut self, expected: &BTreeMap<u32, Vec<u64>>) {
-        for (&shard, expected) in expected {
-            let Some(last) = expected.last() else { continue };
-            self.wait(&format!("message {last} on shard {shard}"), |bot| {
-                let numbers = &bot.shard(shard).numbers;
-                let progress =
-                    || format!("{} of {} messages, last {:?}", numbers.len(), expected.len(), numbers.last());
-                if numbers.last() >= Some(last) { Ok(()) } else { Err(progress()) }
-            });
-            let numbers = &self.shard(shard).numbers;
-            if let Some(at) = (0..expected.len().max(numbers.len())).find(|&at| numbers.get(at) != expected.get(at)) {
-                panic!(
-                    "shard {shard}: message {at} of the bot's life should be number {:?}, but is {:?}; around it {:?}",
-                    expected.get(at),
-                    numbers.get(at),
-                    &numbers[at.saturating_sub(3)..numbers.len().min(at + 4)],
-                );
-            }
+    /// Waits until a shard has received message `last`, and checks that all messages since the bot was started are the
+    /// numbers after `before`: complete, in order, none twice.
+    pub fn wait_for_numbers(&mut self, shard: u32, before: u64, last: u64) {
+        let what = format!("messages {} to {last} on shard {shard}", before + 1);
+        self.wait(&what, |bot| match bot.shard(shard).numbers.last() {
+            Some(&number) if number >= last => Ok(()),
+            None if last == before => Ok(()),
+            newest => Err(format!("the newest is {newest:?}")),
+        });
+        let numbers = &self.shard(shard).numbers;
+        if let Some((at, expected)) = (0..numbers.len()).zip(before + 1..).find(|&(at, number)| numbers[at] != number) {
+            let around = &numbers[at.saturating_sub(3)..numbers.len().min(at + 4)];
+            panic!("shard {shard}: message {at} of the bot's life should be number {expected}; around it: {around:?}");
         }
     }
 
@@ -157,6 +152,7 @@ impl Bot {
                 if join {
                     shard.joined.push(id.clone());
                 }
+                shard.arrivals.push(id.clone());
                 shard.guilds.insert(id, Guild { members, unavailable });
             }
             Report::Message { shard, n } => self.known(shard).numbers.push(n),

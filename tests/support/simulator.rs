@@ -74,11 +74,18 @@ impl Simulator {
             .collect()
     }
 
-    /// Sends `count` numbered messages on one shard, as fast as it can; returns the first and last number.
+    /// The number of the newest numbered message of a shard. Random traffic has numbered messages, too.
+    pub fn last_number(&self, shard: u32) -> u64 {
+        let stats = self.shard_stats(shard);
+        stats["last_number"].as_u64().unwrap_or_else(|| panic!("no last_number in {stats}"))
+    }
+
+    /// Sends `count` numbered messages on one shard, as fast as it can; returns the first and last number, which are
+    /// further apart if there is other traffic.
     pub fn emit(&self, shard: u32, count: u64) -> (u64, u64) {
         let range = self.post(&format!("/sim/emit?shard={shard}&count={count}"));
         match (range["first"].as_u64(), range["last"].as_u64()) {
-            (Some(first), Some(last)) if last + 1 == first + count => (first, last),
+            (Some(first), Some(last)) if last + 1 >= first + count => (first, last),
             _ => panic!("not a range of {count} numbers: {range}"),
         }
     }
@@ -88,9 +95,25 @@ impl Simulator {
         self.post(&format!("/sim/mutate?shard={shard}&count={count}"));
     }
 
-    /// Sets the rate of ordinary random events, in events per second on each shard.
+    /// Sets the rate of ordinary random events, in events per second on all shards together.
     pub fn traffic(&self, rate: u32) {
         self.post(&format!("/sim/traffic?rate={rate}"));
+    }
+
+    /// Lets the bot join a new guild on a shard, and returns its id.
+    pub fn join_guild(&self, shard: u32) -> String {
+        let joined = self.post(&format!("/sim/guild-join?shard={shard}"));
+        // Ids are sent as text where JSON numbers would lose digits.
+        let id = joined["id"].as_str().map_or_else(|| joined["id"].to_string(), ToOwned::to_owned);
+        assert_eq!(joined["changed"], true, "a guild to join: {joined}");
+        id
+    }
+
+    /// Makes a guild unavailable, or available again.
+    pub fn set_available(&self, guild: &str, available: bool) {
+        let state = if available { "available" } else { "unavailable" };
+        let answer = self.post(&format!("/sim/guild-{state}?id={guild}"));
+        assert_eq!(answer["changed"], true, "guild {guild} should become {state}: {answer}");
     }
 
     /// Drops the connection of a shard without a close frame.

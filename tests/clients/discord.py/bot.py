@@ -3,7 +3,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "common"))
 
-from protocol import API_URL, COMPRESS, GATEWAY_URL, SHARDS, TOKEN  # noqa: E402
+from protocol import API_URL, COMPRESS, GATEWAY_URL, SHARDS, TOKEN
 
 if COMPRESS == "zlib-stream":
     # With zstandard importable the library asks for zstd-stream, without it for zlib-stream: make it not importable.
@@ -11,8 +11,8 @@ if COMPRESS == "zlib-stream":
     sys.modules["compression.zstd"] = None
 
 # recipe:start
-import discord  # noqa: E402
-import yarl  # noqa: E402
+import discord
+import yarl
 
 discord.gateway.DiscordWebSocket.DEFAULT_GATEWAY = yarl.URL(GATEWAY_URL)
 
@@ -23,7 +23,7 @@ class Bot(discord.AutoShardedClient):
 
 
 # recipe:end
-from discord_py_family import attach, every_intent  # noqa: E402
+from discord_py_family import attach, every_intent
 
 discord.http.Route.BASE = f"{API_URL}/v10"
 intents = every_intent(discord)

@@ -36,7 +36,7 @@ const gateway = createGatewayManager({
 listen({
   members: ({ guild }) => gateway.requestMembers(guild, { limit: 0 }),
   presence: ({ status, name }) => gateway.editBotStatus({ status, activities: [{ name, type: 0 }] }),
-  reconnect: ({ shard }) => gateway.shards.get(shard).resume(),
+  reconnect: ({ shard }) => gateway.shards.get(shard).socket.close(4000, 'asked to'),
 });
 
 // recipe:start

@@ -1,9 +1,10 @@
 'use strict';
 const { GATEWAY_URL, TOKEN, SHARDS, INTENTS, COMPRESS, emit, fail, listen, shardOf } = require('../common/protocol.js');
+const { CompressionMethod } = require('@discordjs/ws');
 const { dispatch } = require('../common/raw_events.js');
 
 // recipe:start
-const { CompressionMethod, WebSocketManager, WebSocketShardEvents } = require('@discordjs/ws');
+const { WebSocketManager, WebSocketShardEvents } = require('@discordjs/ws');
 
 const gateway = {
   url: GATEWAY_URL,
@@ -14,7 +15,9 @@ const manager = new WebSocketManager({
   token: TOKEN,
   intents: INTENTS,
   rest: { get: async () => gateway }, // all that the library asks of REST is GET /gateway/bot
-  compression: COMPRESS === 'none' ? null : CompressionMethod.ZlibNative,
+  // recipe:end
+  compression: COMPRESS === 'zlib-stream' ? CompressionMethod.ZlibNative : null,
+  // recipe:start
 });
 // recipe:end
 

@@ -3,10 +3,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "common"))
 
-from protocol import API_URL, GATEWAY_URL, SHARDS, TOKEN  # noqa: E402
+from protocol import API_URL, GATEWAY_URL, SHARDS, TOKEN
 
 # recipe:start
-import disnake  # noqa: E402
+import disnake
 
 URL = f"{GATEWAY_URL}/?encoding=json&v=10&compress=zlib-stream"
 
@@ -30,7 +30,7 @@ class Bot(disnake.AutoShardedClient):
 
 
 # recipe:end
-from discord_py_family import attach, every_intent  # noqa: E402
+from discord_py_family import attach, every_intent
 
 disnake.http.Route.BASE = f"{API_URL}/v10"
 intents = every_intent(disnake)

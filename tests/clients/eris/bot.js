@@ -19,11 +19,16 @@ function guild(guild, join) {
   emit('guild', { shard: guild.shard.id, id: guild.id, members: guild.memberCount, unavailable: false, join });
 }
 
+// The guilds of READY until the shard is ready: the library does not say on which shard an unavailable guild is.
+const announced = new Map();
+client.on('rawWS', ({ t: type, d: data }, shard) => {
+  if (type === 'READY') announced.set(shard, data.guilds.map((guild) => guild.id));
+});
 client.on('shardReady', (shard) => {
   // Guilds that come before this event have none of their own.
   const up = client.guilds.filter((guild) => guild.shard.id === shard);
-  const down = client.unavailableGuilds.filter((guild) => guild.shard.id === shard);
-  emit('ready', { shard, guilds: [...up, ...down].map((guild) => guild.id) });
+  const down = announced.get(shard).filter((id) => client.unavailableGuilds.has(id));
+  emit('ready', { shard, guilds: [...up.map((guild) => guild.id), ...down] });
   for (const found of up) guild(found, false);
 });
 client.on('guildAvailable', (found) => guild(found, false));

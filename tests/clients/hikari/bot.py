@@ -4,7 +4,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "common"))
 
-from protocol import (  # noqa: E402
+from protocol import (
     API_URL,
     COMPRESS,
     GATEWAY_URL,
@@ -24,7 +24,7 @@ if COMPRESS == "zlib-stream":
     sys.modules["compression.zstd"] = None
 
 # recipe:start
-import hikari  # noqa: E402
+import hikari
 
 fetch_gateway_bot_info = hikari.impl.RESTClientImpl.fetch_gateway_bot_info
 

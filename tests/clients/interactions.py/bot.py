@@ -4,7 +4,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "common"))
 
-from protocol import (  # noqa: E402
+from protocol import (
     API_URL,
     GATEWAY_URL,
     INTENTS,
@@ -19,8 +19,8 @@ from protocol import (  # noqa: E402
 )
 
 # recipe:start
-import interactions  # noqa: E402
-from interactions.api.http.http_client import HTTPClient  # noqa: E402
+import interactions
+from interactions.api.http.http_client import HTTPClient
 
 
 async def get_gateway(self):
@@ -49,7 +49,7 @@ interactions.api.http.route.Route.BASE = f"{API_URL}/v10"
 logging.basicConfig(stream=sys.stderr, level=logging.INFO)
 
 chunks = Chunks()
-announced = set()
+announced = {}
 handle = interactions.api.gateway.gateway.GatewayClient.dispatch_event
 
 
@@ -58,7 +58,7 @@ async def report_and_handle(self, data, sequence, event):
     while the bot starts, nor that an answer is complete: for these, look at what the library is about to handle."""
     shard = self.shard[0]
     if event == "READY":
-        announced.update(guild["id"] for guild in data["guilds"])
+        announced[shard] = [guild["id"] for guild in data["guilds"]]
     elif event == "RESUMED":
         emit("resumed", shard=shard)
     elif event == "GUILD_CREATE":
@@ -68,7 +68,7 @@ async def report_and_handle(self, data, sequence, event):
             id=data["id"],
             members=data.get("member_count"),
             unavailable=data.get("unavailable", False),
-            join=data["id"] not in announced or "unavailable" not in data,
+            join=data["id"] not in announced[shard] or "unavailable" not in data,
         )
     elif event == "GUILD_MEMBERS_CHUNK":
         chunks.chunk(data["guild_id"], len(data["members"]), data["chunk_count"])
@@ -80,8 +80,8 @@ interactions.api.gateway.gateway.GatewayClient.dispatch_event = report_and_handl
 
 @interactions.listen()
 async def on_shard_connect(event: interactions.api.events.ShardConnect):
-    guilds = [str(guild.id) for guild in bot.get_shards_guild(event.shard_id)]
-    emit("ready", shard=event.shard_id, guilds=guilds)
+    # The library itself knows nothing of a guild that is down.
+    emit("ready", shard=event.shard_id, guilds=announced[event.shard_id])
 
 
 @interactions.listen()

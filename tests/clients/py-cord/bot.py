@@ -3,10 +3,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "common"))
 
-from protocol import API_URL, GATEWAY_URL, SHARDS, TOKEN  # noqa: E402
+from protocol import API_URL, GATEWAY_URL, SHARDS, TOKEN
 
 # recipe:start
-import discord  # noqa: E402
+import discord
 
 URL = f"{GATEWAY_URL}/?encoding=json&v=10&compress=zlib-stream"
 
@@ -29,7 +29,7 @@ class Bot(discord.AutoShardedClient):
 
 
 # recipe:end
-from discord_py_family import attach, every_intent  # noqa: E402
+from discord_py_family import attach, every_intent
 
 discord.http.Route.API_BASE_URL = f"{API_URL}/v10"
 intents = every_intent(discord)

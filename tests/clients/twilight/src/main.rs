@@ -12,8 +12,8 @@ use std::{
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
 use twilight_gateway::{
-    CloseFrame, Config, ConfigBuilder, Event, EventTypeFlags, Intents, MessageSender, Shard, ShardId,
-    StreamExt, queue::InMemoryQueue,
+    CloseFrame, Config, ConfigBuilder, Event, EventTypeFlags, Intents, MessageSender, Shard, ShardId, StreamExt,
+    queue::InMemoryQueue,
 };
 use twilight_model::{
     gateway::{
@@ -42,10 +42,7 @@ fn config(token: String, intents: Intents, gateway_url: String) -> Config<InMemo
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter("twilight_gateway=debug")
-        .with_writer(io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter("twilight_gateway=debug").with_writer(io::stderr).init();
     let shards: u32 = variable("SHARDS")?.parse()?;
     let intents = Intents::from_bits_retain(match env::var("INTENTS") {
         Ok(bits) => bits.parse()?,

@@ -1,0 +1,101 @@
+//! What the bots of tests/clients/ promise to their readers: a recipe that shows how the library is pointed at the proxy,
+//! a test that runs it, and lock files that pin every package and name no place to get it from.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A recipe longer than this is none.
+const LONGEST_RECIPE: usize = 45;
+
+#[test]
+fn every_bot_has_a_short_recipe() {
+    for (library, directory) in libraries() {
+        let program = read(&program(&directory));
+        let recipe = recipe(&library, &program);
+        assert!(!recipe.is_empty(), "{library}: no lines between recipe:start and recipe:end");
+        assert!(recipe.len() <= LONGEST_RECIPE, "{library}: a recipe of {} lines", recipe.len());
+        let named = recipe.iter().any(|line| line.to_lowercase().contains("gateway_url"));
+        assert!(named, "{library}: the recipe does not say where the proxy is");
+        let test_only = recipe.iter().find(|line| line.contains("API_URL") || line.contains("COMPRESS =="));
+        assert_eq!(test_only, None, "{library}: what only the test needs is in the recipe");
+    }
+}
+
+#[test]
+fn every_bot_is_run_by_a_test() {
+    let tests = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real_clients.rs"));
+    for (library, _) in libraries() {
+        assert!(tests.contains(&format!("exercise(\"{library}\"")), "no test of {library}");
+    }
+}
+
+#[test]
+fn lock_files_pin_everything_and_name_no_registry() {
+    for (library, directory) in libraries() {
+        let node = directory.join("package-lock.json");
+        if node.exists() {
+            let lock: serde_json::Value = serde_json::from_str(&read(&node)).expect("a lock file is JSON");
+            let packages = lock["packages"].as_object().expect("a lock file lists packages");
+            for (path, package) in packages.iter().filter(|(path, _)| !path.is_empty()) {
+                assert!(package["integrity"].is_string(), "{library}: {path} is not pinned");
+                assert!(package["resolved"].is_null(), "{library}: {path} names a registry");
+            }
+        }
+        let python = directory.join("requirements.txt");
+        if python.exists() {
+            let requirements = read(&python).replace("\\\n", " ");
+            for line in requirements.lines().filter(|line| !line.trim().is_empty()) {
+                assert!(line.contains("==") && line.contains("--hash=sha256:"), "{library}: not pinned: {line}");
+                assert!(!line.contains("://"), "{library}: names a registry: {line}");
+            }
+        }
+    }
+}
+
+/// The directories below tests/clients/ with a lock file, by the name of their library.
+fn libraries() -> Vec<(String, PathBuf)> {
+    let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
+    let entries = fs::read_dir(&clients).expect("tests/clients");
+    let mut found: Vec<_> = entries
+        .map(|entry| entry.expect("an entry of tests/clients").path())
+        .filter(|path| {
+            ["package-lock.json", "requirements.txt", "Cargo.lock"].iter().any(|lock| path.join(lock).exists())
+        })
+        .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), path))
+        .collect();
+    found.sort();
+    assert!(found.len() > 1, "bots in {}", clients.display());
+    found
+}
+
+/// The file that has the recipe.
+fn program(directory: &Path) -> PathBuf {
+    ["bot.js", "bot.py", "src/main.rs"]
+        .map(|name| directory.join(name))
+        .into_iter()
+        .find(|path| path.exists())
+        .expect("a bot")
+}
+
+/// The lines between the marks, several such parts one after the other.
+fn recipe<'a>(library: &str, program: &'a str) -> Vec<&'a str> {
+    let mut inside = false;
+    let mut lines = Vec::new();
+    for line in program.lines() {
+        if line.contains("recipe:start") || line.contains("recipe:end") {
+            let start = line.contains("recipe:start");
+            assert_ne!(inside, start, "{library}: two marks of the same kind follow each other");
+            inside = start;
+        } else if inside {
+            lines.push(line);
+        }
+    }
+    assert!(!inside, "{library}: the recipe does not end");
+    lines
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
