@@ -10,6 +10,7 @@ pub mod downstream;
 pub mod log;
 pub mod net;
 pub mod placement;
+pub mod preflight;
 pub mod protocol;
 pub mod shard;
 pub mod upstream;

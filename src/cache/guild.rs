@@ -103,11 +103,14 @@ impl Keeper {
     }
 }
 
+/// Keys and values in order; shared with snapshots.
+pub type Fields = Rc<Vec<(Box<[u8]>, Text)>>;
+
 /// See the module's description.
 #[derive(Default)]
 pub struct Guild {
     /// Its own fields in Discord's order, without those that are kept elsewhere. `None`: it is not available.
-    fields: Option<Rc<Vec<(Box<[u8]>, Text)>>>,
+    fields: Option<Fields>,
     /// GUILD_DELETE has said that it is down.
     down: bool,
     /// `member_count`, which joins and leaves move.

@@ -1,8 +1,8 @@
 //! A guild at one moment, written out as the data of a GUILD_CREATE, piece by piece.
 
 use super::{
-    guild::Kind,
-    list::{Slots, Text},
+    guild::{Fields, Kind},
+    list::Slots,
 };
 use std::rc::Rc;
 
@@ -26,7 +26,7 @@ impl View {
 
 /// See the module's description. Later changes of the guild do not show in it.
 pub struct GuildSnapshot {
-    fields: Option<Rc<Vec<(Box<[u8]>, Text)>>>,
+    fields: Option<Fields>,
     down: bool,
     member_count: Option<u64>,
     lists: [Option<Rc<Slots>>; Kind::ALL.len()],
@@ -41,7 +41,7 @@ pub struct GuildSnapshot {
 
 impl GuildSnapshot {
     pub(super) fn new(
-        fields: Option<Rc<Vec<(Box<[u8]>, Text)>>>,
+        fields: Option<Fields>,
         down: bool,
         member_count: Option<u64>,
         lists: [Option<Rc<Slots>>; Kind::ALL.len()],

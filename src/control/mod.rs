@@ -11,7 +11,6 @@ mod rest;
 mod signals;
 
 use crate::{
-    compression::Transport,
     config::Config,
     data_core::{self, Plan, ToControl, ToCore},
     log::Limits,
@@ -101,11 +100,11 @@ pub fn run(config: Config, placement: &Placement, listener: std::net::TcpListene
 
     let mut cores = Vec::new();
     let mut threads = Vec::new();
-    for (index, core) in placement.data.iter().enumerate() {
+    for (index, &cpu) in placement.data.iter().enumerate() {
         let (postbox, mailbox) = mailbox();
         cores.push(postbox);
         let control = to_control.clone();
-        let thread = LocalExecutorBuilder::new(core.executor())
+        let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
             .name(&format!("data-{index}"))
             .io_memory(IO_MEMORY)
             .spawn(move || data_core::run(mailbox, control, epoch))
@@ -133,8 +132,7 @@ pub fn run(config: Config, placement: &Placement, listener: std::net::TcpListene
         }
     })?;
 
-    let control_cpu = placement.control.executor();
-    let executor = LocalExecutorBuilder::new(control_cpu)
+    let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
         .name("control")
         .io_memory(IO_MEMORY)
         .spawn(move || async move {
@@ -281,11 +279,7 @@ impl Control {
             token: config.token.bare().into(),
             gateway_url,
             intents: config.intents,
-            transport: match config.upstream_compression {
-                crate::config::UpstreamCompression::None => Transport::None,
-                crate::config::UpstreamCompression::Zlib => Transport::Zlib,
-                crate::config::UpstreamCompression::Zstd => Transport::Zstd,
-            },
+            transport: config.upstream_compression,
             public_url: config.externally_accessible_url.clone(),
             log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
             resume_window: config.resume_window,

@@ -51,7 +51,7 @@ pub struct Plan {
     /// Intents to identify with.
     pub intents: u64,
     /// Presence of each shard, in the order of `shards`.
-    pub presences: Vec<Option<Box<RawValue>>>,
+    pub presences: Vec<Box<RawValue>>,
     /// How to compress what Discord sends.
     pub transport: Transport,
     /// What READY tells clients to resume at.
@@ -188,7 +188,7 @@ impl Core {
 
     fn new_shard(plan: &Plan, index: usize) -> Shard {
         let id = ShardId { id: plan.shards[index], count: plan.shard_count };
-        let presence = plan.presences.get(index).and_then(Option::as_deref);
+        let presence = plan.presences.get(index).map(|presence| &**presence);
         let identity = Identity {
             identify: payload::identify(&plan.token, id, plan.intents, presence),
             token: plan.token.to_string(),
