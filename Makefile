@@ -12,7 +12,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 demo: ## the simulator, the proxy and a bot that is restarted (SECONDS=20 ends by itself)
-	@SECONDS_TO_RUN="$(SECONDS)" scripts/demo
+	@SECONDS_TO_RUN="$(if $(filter command line,$(origin SECONDS)),$(SECONDS))" scripts/demo
 
 test: lint setup ## formatting, lints, all tests, real client libraries
 	cargo test
