@@ -122,6 +122,16 @@ impl Simulator {
         assert_eq!(answer["changed"], true, "guild {guild} should become {state}: {answer}");
     }
 
+    /// Takes the bot out of a guild.
+    pub fn leave_guild(&self, guild: &str) {
+        self.post(&format!("/sim/guild-leave?id={guild}"));
+    }
+
+    /// Any other POST of the control interface, such as `drop?shard=0&code=4000`.
+    pub fn fault(&self, what: &str) {
+        self.post(&format!("/sim/{what}"));
+    }
+
     /// Drops the connection of a shard without a close frame.
     pub fn drop_connection(&self, shard: u32) {
         self.post(&format!("/sim/drop?shard={shard}"));
