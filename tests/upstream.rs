@@ -149,7 +149,7 @@ fn a_new_session_tells_clients_what_is_gone() {
         let payloads = client.others.iter().filter(|payload| payload.t.as_deref() == Some(kind));
         payloads.map(|payload| payload.data()["id"].as_str().expect("an id").to_owned()).collect()
     };
-    assert_eq!(of("GUILD_DELETE"), [gone.clone()]);
+    assert_eq!(of("GUILD_DELETE"), std::slice::from_ref(&gone));
     let renewed: BTreeSet<String> = of("GUILD_CREATE").into_iter().collect();
     let expected: BTreeSet<String> = guilds.keys().filter(|id| **id != gone).cloned().collect();
     assert_eq!(renewed, expected);
