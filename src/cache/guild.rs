@@ -2,7 +2,7 @@
 
 use super::{
     Counts, Flags,
-    list::{List, Text},
+    list::{List, Slots, Text},
     snapshot::{GuildSnapshot, View},
     text,
 };
@@ -207,6 +207,17 @@ impl Guild {
 
     pub fn remove(&mut self, kind: Kind, id: u64) -> bool {
         self.lists[kind as usize].remove(id).is_some()
+    }
+
+    /// The array as it is now.
+    pub fn share(&self, kind: Kind) -> Rc<Slots> {
+        self.lists[kind as usize].share()
+    }
+
+    /// How many members there are, if all of them are known.
+    pub fn complete_members(&self) -> Option<usize> {
+        let known = self.lists[Kind::Members as usize].len();
+        self.member_count.filter(|count| self.is_available() && *count == known as u64).map(|_| known)
     }
 
     pub fn retain(&mut self, kind: Kind, keep: impl FnMut(u64, &[u8]) -> bool) {

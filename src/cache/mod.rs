@@ -12,6 +12,7 @@ mod events;
 mod flags;
 mod guild;
 mod list;
+mod members;
 mod snapshot;
 mod text;
 
@@ -22,6 +23,7 @@ use crate::protocol::json::{self, Malformed};
 pub use flags::Flags;
 use guild::Guild;
 use hashbrown::HashMap;
+pub use members::{CHUNK, MemberAnswer, MemberRequest};
 pub use snapshot::{GuildSnapshot, View};
 
 /// What an event did.

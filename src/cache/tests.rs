@@ -281,6 +281,85 @@ fn a_snapshot_shows_one_moment_in_pieces_of_any_size() {
     }
 }
 
+/// All chunks of an answer from the cache; `None`: it has to be asked of Discord.
+fn ask(cache: &Cache, request: Value) -> Option<Vec<Value>> {
+    let request = MemberRequest::parse(request.to_string().as_bytes()).expect("a request");
+    let mut answer = cache.answer(request)?;
+    let mut chunks = Vec::new();
+    while !answer.is_complete() {
+        let mut out = Vec::new();
+        if cache.next_chunk(&mut answer, &mut out) {
+            chunks.push(serde_json::from_slice(&out).expect("JSON"));
+        }
+    }
+    Some(chunks)
+}
+
+#[test]
+fn members_are_answered_from_the_cache() {
+    let mut cache = cache(Flags::ALL);
+    let all = ask(&cache, json!({"guild_id": 1, "query": "", "limit": 0, "presences": true, "nonce": "n\"1"})).unwrap();
+    assert_eq!(all.len(), 1);
+    assert_eq!(all[0]["members"], guild()["members"]);
+    assert_eq!(all[0]["presences"], guild()["presences"]);
+    assert_eq!(
+        (&all[0]["nonce"], &all[0]["chunk_index"], &all[0]["chunk_count"]),
+        (&json!("n\"1"), &json!(0), &json!(1))
+    );
+    let ids = ask(&cache, json!({"guild_id": ["1"], "user_ids": [78, "5"]})).unwrap();
+    assert_eq!((&ids[0]["members"][0]["user"]["id"], &ids[0]["not_found"]), (&json!("78"), &json!(["5"])));
+    assert!(ids[0].get("nonce").is_none() && ids[0].get("presences").is_none());
+    for (name, count) in [("BO", 1), ("b", 2), ("zzz", 0)] {
+        let named = ask(&cache, json!({"guild_id": "1", "query": name, "limit": 10})).unwrap();
+        assert_eq!(named[0]["members"].as_array().unwrap().len(), count, "{name}");
+    }
+    // Not all members are known, or not whole, or not at all.
+    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "member_count": 5, "members": []}));
+    assert!(ask(&cache, json!({"guild_id": "2", "query": "", "limit": 0})).is_none());
+    assert!(ask(&cache, json!({"guild_id": "3", "query": "", "limit": 0})).is_none());
+    let without_users = self::cache(Flags { users: false, ..Flags::ALL });
+    assert!(ask(&without_users, json!({"guild_id": "1", "query": "", "limit": 0})).is_none());
+    for odd in [
+        json!({}),
+        json!({"guild_id": "1"}),
+        json!({"guild_id": ["1", "2"], "query": "", "limit": 0}),
+        json!({"guild_id": "1", "query": ""}),
+    ] {
+        assert_eq!(MemberRequest::parse(odd.to_string().as_bytes()), None, "{odd}");
+    }
+}
+
+#[test]
+fn large_answers_come_in_chunks_of_one_moment_and_can_go_back() {
+    let mut cache = cache(Flags::ALL);
+    let members: Vec<Value> =
+        (0..4321).map(|id| json!({"user": {"id": (1000 + id).to_string(), "username": format!("user{id}")}})).collect();
+    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "member_count": members.len(), "members": members}));
+    let request = json!({"guild_id": "2", "query": "", "limit": 0}).to_string();
+    let mut answer = cache.answer(MemberRequest::parse(request.as_bytes()).unwrap()).unwrap();
+    let mut next = |answer: &mut MemberAnswer, cache: &mut Cache| -> Value {
+        apply(cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "1500"}}));
+        let mut out = Vec::new();
+        assert!(cache.next_chunk(answer, &mut out));
+        serde_json::from_slice(&out).unwrap()
+    };
+    let first: Vec<Value> = (0..3).map(|_| next(&mut answer, &mut cache)).collect();
+    answer.rewind(1);
+    assert_eq!((answer.made(), answer.is_complete()), (1, false));
+    let mut chunks = vec![first[0].clone()];
+    while !answer.is_complete() {
+        chunks.push(next(&mut answer, &mut cache));
+    }
+    assert_eq!(chunks[1..3], first[1..3]);
+    assert_eq!(chunks.iter().map(|chunk| chunk["chunk_index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    let all: Vec<Value> = chunks.iter().flat_map(|chunk| chunk["members"].as_array().unwrap().clone()).collect();
+    assert_eq!(all, members);
+    let named = ask(&cache, json!({"guild_id": "2", "query": "user4320", "limit": 5}));
+    assert!(named.is_none() || named.unwrap()[0]["members"].as_array().unwrap().len() == 1);
+    let limited = json!({"guild_id": "1", "query": "", "limit": 1});
+    assert_eq!(ask(&cache, limited).unwrap()[0]["members"].as_array().unwrap().len(), 1);
+}
+
 proptest! {
     /// Any bytes, for any event: no panic, and what is shown stays JSON.
     #[test]
