@@ -1,10 +1,17 @@
 //! gateway-proxy keeps the Gateway sessions (shards) of a Discord bot open.
 #![warn(missing_docs)]
 
+pub mod cache;
 pub mod compression;
+pub mod config;
+pub mod control;
+pub mod data_core;
 pub mod downstream;
 pub mod log;
 pub mod net;
+pub mod placement;
+pub mod preflight;
 pub mod protocol;
+pub mod shard;
 pub mod upstream;
 pub mod websocket;

@@ -1,1 +1,110 @@
-fn main() {}
+//! The command line: run (the default) and `--check-config`.
+
+use clap::Parser;
+use gateway_proxy::{
+    config::{Config, TOKEN_VARIABLE},
+    control,
+    placement::{Placement, allowed_cpus},
+    preflight,
+};
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use tracing_subscriber::EnvFilter;
+
+const EXAMPLES: &str = "Examples:
+  TOKEN=... gateway-proxy                        run with config.json of this directory
+  gateway-proxy --config /etc/gateway-proxy.json  run with another one
+  gateway-proxy --check-config                   say whether the configuration is right
+
+Exit codes: 0 ended by SIGTERM or SIGINT, 1 failed while running, 2 wrong configuration.";
+
+/// Keeps the Gateway sessions of a Discord bot open, so that the bot can restart at any time.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    /// The configuration.
+    #[arg(long, default_value = "config.json", value_name = "FILE")]
+    config: PathBuf,
+    /// Check the configuration, say what it comes to, and end.
+    #[arg(long)]
+    check_config: bool,
+}
+
+/// The configuration is wrong.
+const WRONG: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let loaded = Config::load(&arguments.config, std::env::var(TOKEN_VARIABLE).ok());
+    let (config, warnings) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => return complain(WRONG, &error),
+    };
+    let placement = Placement::decide(&allowed_cpus(), &config.cores, config.control_core);
+    let placement = match placement {
+        Ok(placement) => placement,
+        Err(error) => return complain(WRONG, &format!("{}: {error}", arguments.config.display())),
+    };
+    let filter = match EnvFilter::try_new(&config.log_level) {
+        Ok(filter) => filter,
+        Err(error) => {
+            let file = arguments.config.display();
+            let what = format!(
+                "{file}: `log_level` is {:?}, expected error, warn, info, debug or trace ({error})",
+                config.log_level
+            );
+            return complain(WRONG, &what);
+        }
+    };
+    if arguments.check_config {
+        for warning in warnings {
+            eprintln!("warning: {warning}");
+        }
+        println!("{}", summary(&config, &placement));
+        return ExitCode::SUCCESS;
+    }
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let listener = match preflight(&config, &placement) {
+        Ok(listener) => listener,
+        Err(error) => return complain(1, &error),
+    };
+    match control::run(config, &placement, listener) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => complain(1, &failure),
+    }
+}
+
+fn complain(code: u8, what: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("gateway-proxy: {what}");
+    ExitCode::from(code)
+}
+
+fn preflight(config: &Config, placement: &Placement) -> Result<std::net::TcpListener, String> {
+    preflight::io_uring()?;
+    if let Some(warning) = preflight::limits(placement.data.len() + 1)? {
+        tracing::warn!("{warning}");
+    }
+    preflight::listen(config.listen)
+}
+
+fn summary(config: &Config, placement: &Placement) -> String {
+    let shards = match config.shards {
+        Some(count) => format!("{count}"),
+        None => "as many as Discord recommends".into(),
+    };
+    format!(
+        "the configuration is right\nshards: {shards}\nlisten: {}\nclients resume at: {}\ncontrol core on CPU {}, data cores on CPUs {:?}\nintents: {}\ncache: {:?}",
+        config.listen,
+        config.externally_accessible_url,
+        placement.control,
+        placement.data,
+        config.intents,
+        config.cache
+    )
+}

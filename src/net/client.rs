@@ -31,6 +31,11 @@ pub struct ClientConnection {
 }
 
 impl ClientConnection {
+    /// A connection that was accepted on the calling executor.
+    pub fn new(stream: TcpStream, inbound: Inbound, outbox: Outbox) -> Self {
+        Self { stream, inbound, outbox }
+    }
+
     /// Takes a connection over, on the calling executor.
     pub fn unpack(parcel: Parcel) -> Self {
         // SAFETY: the descriptor is a connected TCP socket that `parcel` owned, and ownership goes to the stream.

@@ -180,6 +180,24 @@ pub fn for_each_entry<'a>(object: &'a [u8], mut each: impl FnMut(&'a [u8], &'a [
     }
 }
 
+/// The elements of an array, in order.
+pub fn elements(array: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
+    let mut cursor = Cursor::new(array);
+    let mut elements = Vec::new();
+    cursor.expect(b'[', "expected an array")?;
+    if !cursor.take(b']') {
+        loop {
+            elements.push(cursor.value()?);
+            if cursor.take(b']') {
+                break;
+            }
+            cursor.expect(b',', "expected a comma")?;
+        }
+    }
+    cursor.end()?;
+    Ok(elements)
+}
+
 /// The value of a top-level key of an object; `None` when it is not there or the object is malformed before it.
 pub fn get<'a>(object: &'a [u8], key: &str) -> Option<&'a [u8]> {
     let mut found = None;
@@ -219,6 +237,18 @@ mod tests {
         assert_eq!(get(object, "x"), None);
         assert_eq!(get(object, "z"), Some(&b"null"[..]));
         assert_eq!(get(b"[1]", "id"), None);
+    }
+
+    #[test]
+    fn arrays_are_taken_apart() {
+        assert_eq!(elements(b"[]").unwrap(), Vec::<&[u8]>::new());
+        assert_eq!(
+            elements(b" [ 1 ,[2,3], {\"a\":[]},\"]\" ] ").unwrap(),
+            [&b"1"[..], b"[2,3]", b"{\"a\":[]}", b"\"]\""]
+        );
+        for bad in [&b"{}"[..], b"[1", b"[1,]", b"[1 2]", b"[1]]", b"null"] {
+            assert!(elements(bad).is_err());
+        }
     }
 
     #[test]

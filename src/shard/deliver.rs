@@ -79,7 +79,10 @@ impl Shard {
             return Progress::Close { close: (close::UNKNOWN_ERROR, "the session is gone"), reconnect: false };
         };
         if client.session.connection != Some(connection) {
-            return Progress::Close { close: (close::UNKNOWN_ERROR, "resumed on another connection"), reconnect: false };
+            return Progress::Close {
+                close: (close::UNKNOWN_ERROR, "resumed on another connection"),
+                reconnect: false,
+            };
         }
         if let Some(close) = client.doomed {
             return Progress::Close { close, reconnect: close.0 == close::UNKNOWN_ERROR };
@@ -148,6 +151,8 @@ impl Shard {
                         snapshot.current = Some(taken);
                         session.contain(guild, self.log.next(), false);
                     }
+                    // A guild that Discord has not sent yet comes by its own GUILD_CREATE.
+                    Some(taken) if !taken.is_down() => {}
                     Some(_) => snapshot.unavailable.push(guild),
                     None => session.contain(guild, self.log.next(), true),
                 }
@@ -155,7 +160,12 @@ impl Shard {
             } else if let Some(guild) = snapshot.unavailable.pop() {
                 // Libraries wait for every guild of READY; this counts as an answer. One that has come up meanwhile is
                 // told by its GUILD_CREATE, which follows from the log.
-                write_own(outbox, EventKind::GuildDelete, session.number_snapshot(), &payload::guild_delete(guild, true));
+                write_own(
+                    outbox,
+                    EventKind::GuildDelete,
+                    session.number_snapshot(),
+                    &payload::guild_delete(guild, true),
+                );
             } else {
                 session.finish_sync();
                 client.snapshot = None;

@@ -59,6 +59,9 @@ pub struct Settings {
     pub intents: u64,
 }
 
+/// A source of random bytes that nobody can guess; a test has one that it can repeat.
+pub type Entropy = Box<dyn FnMut(&mut [u8])>;
+
 /// A close of a client's connection: code and reason.
 pub type Close = (u16, &'static str);
 
@@ -95,7 +98,7 @@ pub struct Shard {
     sessions: HashMap<SessionId, u32>,
     next_number: u32,
     /// Fills with cryptographically random bytes.
-    entropy: Box<dyn FnMut(&mut [u8])>,
+    entropy: Entropy,
     wake: Wake,
     events: [u64; EventKind::ALL.len()],
     latency: Histogram,
@@ -111,7 +114,7 @@ impl Shard {
         identity: Identity,
         gateway_url: String,
         resumption: Option<Resumption>,
-        mut entropy: Box<dyn FnMut(&mut [u8])>,
+        mut entropy: Entropy,
     ) -> Self {
         let mut seed = [0; 8];
         entropy(&mut seed);
@@ -287,9 +290,8 @@ impl Shard {
         let &number = self.sessions.get(id)?;
         let client = self.clients.get_mut(&number)?;
         let session = &mut client.session;
-        if client.doomed.is_some() && session.connection.is_none()
-            || !session.rewind(sequence, self.log.oldest(), self.log.next())
-        {
+        // After a fatal close there is nothing to resume; the IDENTIFY that follows is told why.
+        if self.upstream.fatal().is_some() || !session.rewind(sequence, self.log.oldest(), self.log.next()) {
             return None;
         }
         session.acknowledge(sequence);
@@ -372,8 +374,11 @@ impl Shard {
             let session = &client.session;
             let silent = now.saturating_sub(session.last_heartbeat) >= HEARTBEAT_TIMEOUT;
             // Before READY some libraries send no heartbeats at all.
-            if session.connection.is_some() && silent && matches!(session.phase, Phase::Live | Phase::Replaying { .. }) {
-                client.doomed.get_or_insert((crate::protocol::close::UNKNOWN_ERROR, "no heartbeat: reconnect and resume"));
+            if session.connection.is_some() && silent && matches!(session.phase, Phase::Live | Phase::Replaying { .. })
+            {
+                client
+                    .doomed
+                    .get_or_insert((crate::protocol::close::UNKNOWN_ERROR, "no heartbeat: reconnect and resume"));
                 self.wake.clients = true;
             }
         }

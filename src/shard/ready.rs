@@ -11,25 +11,27 @@ use crate::{
 /// Keys that some library can not live without, should Discord ever leave them out.
 const DEFAULTS: [(&str, &str); 2] = [("private_channels", "[]"), ("_trace", r#"["gateway-proxy"]"#)];
 
+/// Writes the comma, the name and the colon of an entry that follows others.
+fn key<'a>(out: &'a mut Vec<u8>, name: &str) -> &'a mut Vec<u8> {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    out
+}
+
 impl Shard {
     /// Data of the READY for `session`, which lists `guilds`, all as not there yet.
     pub(super) fn ready_for(&self, session: &Session, guilds: &[u64]) -> Vec<u8> {
         let original = self.ready.as_deref().unwrap_or(b"{}");
         let mut out = Vec::with_capacity(original.len() + guilds.len() * 48 + 512);
         out.extend_from_slice(format!(r#"{{"v":{}"#, session.options.version).as_bytes());
-        let mut key = |name: &str| {
-            out.extend_from_slice(b",\"");
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b"\":");
-            &mut out
-        };
-        write_string(key("session_id"), session.id.as_str());
-        write_string(key("resume_gateway_url"), &self.settings.public_url);
-        key("shard").extend_from_slice(format!("[{},{}]", self.id.id, self.id.count).as_bytes());
+        write_string(key(&mut out, "session_id"), session.id.as_str());
+        write_string(key(&mut out, "resume_gateway_url"), &self.settings.public_url);
+        key(&mut out, "shard").extend_from_slice(format!("[{},{}]", self.id.id, self.id.count).as_bytes());
         if let Some(user) = self.cache.user() {
-            key("user").extend_from_slice(user);
+            key(&mut out, "user").extend_from_slice(user);
         }
-        let list = key("guilds");
+        let list = key(&mut out, "guilds");
         list.push(b'[');
         for (index, guild) in guilds.iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };

@@ -7,12 +7,14 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of this")]
 
 mod bot;
+mod gateway;
 mod http;
 mod process;
 mod proxy;
 mod simulator;
 
 pub use bot::{Bot, Guild, Settings, Shard};
+pub use gateway::{Gateway, Gone, Payload};
 pub use http::{Response, get, get_json, post};
 pub use process::Process;
 pub use proxy::Proxy;

@@ -90,6 +90,11 @@ impl Simulator {
         }
     }
 
+    /// POST /sim/mutate: that many random changes of state at once, each with its event.
+    pub fn mutate(&self, shard: u32, count: u64) {
+        self.post(&format!("/sim/mutate?shard={shard}&count={count}"));
+    }
+
     /// Sets the rate of ordinary random events, in events per second on all shards together.
     pub fn traffic(&self, rate: u32) {
         self.post(&format!("/sim/traffic?rate={rate}"));

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 #[derive(Parser, Debug)]
 #[command(
     version,
-    about,
     after_help = "Examples:
   discord-sim serve --shards 4 --guilds 200 --rate 100
   discord-sim bot --url ws://127.0.0.1:7979 --seconds 10
@@ -112,6 +111,9 @@ pub struct Serve {
     /// large_threshold of an IDENTIFY that names none (Discord: 50)
     #[arg(long, default_value_t = 250)]
     pub large_threshold: u64,
+    /// Time between two requests for all members of one guild (op 8); more get RATE_LIMITED
+    #[arg(long, default_value_t = 30_000)]
+    pub member_request_interval_ms: u64,
     /// Bits of intents to refuse with 4014
     #[arg(long, default_value_t = 0)]
     pub disallowed_intents: u64,

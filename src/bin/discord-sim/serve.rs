@@ -94,6 +94,7 @@ pub async fn run(options: Serve) -> io::Result<()> {
         heartbeat_interval: Duration::from_millis(options.heartbeat_interval_ms),
         large_threshold: options.large_threshold,
         disallowed_intents: options.disallowed_intents,
+        member_request_interval: Duration::from_millis(options.member_request_interval_ms),
         replay_bytes: options.replay_mib << 20,
         url,
         resume_url,

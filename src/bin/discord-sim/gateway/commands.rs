@@ -186,7 +186,7 @@ impl Gateway {
                 record.last_commands.insert(op, text.to_owned());
                 match op {
                     4 => self.voice_state(session, shard, parse(data, "op 4")?),
-                    8 => self.request_members(session, shard, &parse(data, "op 8")?)?,
+                    8 => self.request_members(session, shard, &parse(data, "op 8")?, now)?,
                     31 => self.request_sounds(session, shard, &parse(data, "op 31")?),
                     _ => self.request_channel_info(session, shard, &parse(data, "op 43")?),
                 }
@@ -347,18 +347,25 @@ impl Gateway {
         }
     }
 
-    fn request_members(&mut self, session: u64, shard: usize, request: &RequestMembers) -> Result<(), Refusal> {
+    fn request_members(
+        &mut self,
+        key: u64,
+        shard: usize,
+        request: &RequestMembers,
+        now: Instant,
+    ) -> Result<(), Refusal> {
         let Some(id) = request.guild_id.first() else { return Err(malformed("op 8 without guild_id")) };
         if request.query.is_none() && request.user_ids.is_none() {
             return Err(malformed("op 8 with neither query nor user_ids"));
         }
-        let Some(session) = self.sessions.get_mut(&session) else { return Ok(()) };
+        let Some(session) = self.sessions.get_mut(&key) else { return Ok(()) };
         let guild = self.world.guild(id).filter(|guild| guild.available() && self.world.shard_of(id) == shard);
         let Some(guild) = guild else { return Ok(()) };
         if session.chunks.len() >= MOST_REQUESTS {
             return Ok(());
         }
         let limit = usize::try_from(request.limit.unwrap_or(0)).unwrap_or(usize::MAX);
+        let nonce = request.nonce.as_deref().filter(|nonce| nonce.len() <= LONGEST_NONCE).map(json::string);
         let (users, not_found) = if let Some(ids) = &request.user_ids {
             let ids: Vec<u64> = ids.list().into_iter().take(MOST_SEARCHED).collect();
             let (users, missing): (Vec<u64>, Vec<u64>) =
@@ -371,10 +378,23 @@ impl Gateway {
                 self.violate(Some(shard), "op 8 for all members without the GUILD_MEMBERS intent".to_owned());
                 return Ok(());
             }
+            let last = self.member_requests.get(&id).map(|last| now.duration_since(*last));
+            let wait = self.options.member_request_interval.saturating_sub(last.unwrap_or(Duration::MAX));
+            if query.is_empty() && limit == 0 {
+                if !wait.is_zero() {
+                    let meta = Object::new().id("guild_id", id);
+                    let meta = nonce.iter().fold(meta, |meta, nonce| meta.raw("nonce", nonce)).finish();
+                    let retry_after = format!("{:.3}", wait.as_secs_f64());
+                    let data =
+                        Object::new().int("opcode", 8).raw("retry_after", &retry_after).raw("meta", &meta).finish();
+                    self.push_to(key, "RATE_LIMITED", &data);
+                    return Ok(());
+                }
+                self.member_requests.insert(id, now);
+            }
             let limit = if query.is_empty() { limit } else { limit.clamp(1, MOST_SEARCHED) };
             (guild.search(query, limit), None)
         };
-        let nonce = request.nonce.as_deref().filter(|nonce| nonce.len() <= LONGEST_NONCE).map(json::string);
         session.chunks.push_back(Chunks {
             guild: id,
             count: users.len().div_ceil(CHUNK).max(1),

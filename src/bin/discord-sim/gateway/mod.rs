@@ -62,6 +62,8 @@ pub struct Options {
     pub large_threshold: u64,
     /// Bits of intents that are refused with 4014.
     pub disallowed_intents: u64,
+    /// Time between two requests for all members of one guild, of the whole bot.
+    pub member_request_interval: Duration,
     /// Most bytes in the replay buffer of one session.
     pub replay_bytes: usize,
     /// `url` of the REST routes.
@@ -184,6 +186,8 @@ pub struct Gateway {
     sessions: BTreeMap<u64, Session>,
     peers: BTreeMap<u64, Peer>,
     next_key: u64,
+    /// When all members of a guild were requested last.
+    member_requests: BTreeMap<u64, Instant>,
     rng: fastrand::Rng,
     scratch: Vec<u8>,
 }
@@ -207,6 +211,7 @@ impl Gateway {
             sessions: BTreeMap::new(),
             peers: BTreeMap::new(),
             next_key: 1,
+            member_requests: BTreeMap::new(),
             rng: fastrand::Rng::new(),
             scratch: Vec::new(),
         }
@@ -458,12 +463,8 @@ impl Gateway {
             peer.session = None;
         }
         if let Some(session) = session {
-            // Those whose meaning is that the session is void (Opcodes and Status Codes).
-            if matches!(code, 4007 | 4009) {
-                self.end_session(session);
-            } else {
-                self.detach(session, now);
-            }
+            // After missed heartbeats a client is "forced to Resume" (Gateway: "Sending Heartbeats"), so that is possible.
+            self.detach(session, now);
         }
     }
 

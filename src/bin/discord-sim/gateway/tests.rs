@@ -35,6 +35,7 @@ impl Sim {
             heartbeat_interval: Duration::from_secs(40),
             large_threshold: 250,
             disallowed_intents: DISALLOWED,
+            member_request_interval: Duration::from_secs(30),
             replay_bytes: 64 << 20,
             url: "ws://sim".into(),
             resume_url: "ws://sim/r".into(),
@@ -278,7 +279,7 @@ fn a_resume_takes_the_session_from_a_half_dead_connection() {
 #[test]
 fn heartbeats_are_answered_and_missed() {
     let mut sim = Sim::new(1);
-    let (key, _) = sim.ready(0, ALL);
+    let (key, session) = sim.ready(0, ALL);
     for _ in 0..10 {
         sim.pass(40_000);
         sim.send(key, 1, json!(3));
@@ -292,6 +293,9 @@ fn heartbeats_are_answered_and_missed() {
     sim.pass(10_000);
     sim.gateway.expire(sim.now);
     assert_eq!(sim.closed(key), Some(4009));
+    let key = sim.connect();
+    sim.resume(key, &session, 3);
+    assert_eq!(sim.read(key).last().unwrap()["t"], "RESUMED");
 }
 
 #[test]
@@ -401,6 +405,15 @@ fn members_are_requested_in_chunks() {
     assert_eq!(d["members"][0]["user"]["id"], some[0].to_string());
     assert_eq!(d["not_found"], json!(["17"]));
     assert!(d.get("nonce").is_none() && d.get("presences").is_none());
+    let everybody = json!({"guild_id": id.to_string(), "query": "", "limit": 0, "nonce": "again"});
+    sim.send(key, 8, everybody.clone());
+    let limited = sim.read(key).remove(0);
+    assert_eq!(limited["t"], "RATE_LIMITED");
+    assert_eq!(limited["d"]["meta"], json!({"guild_id": id.to_string(), "nonce": "again"}));
+    assert_eq!(limited["d"]["retry_after"], 30.0);
+    sim.pass(30_000);
+    sim.send(key, 8, everybody);
+    assert_eq!(names(&sim.read(key)), ["GUILD_MEMBERS_CHUNK"]);
     let (lean, _) = sim.ready(0, 1);
     sim.send(lean, 8, json!({"guild_id": id.to_string(), "query": "", "limit": 0}));
     assert!(!names(&sim.read(lean)).contains(&"GUILD_MEMBERS_CHUNK"));

@@ -2,7 +2,7 @@
 //!
 //! Presences lead, then messages, typing, voice and members; everything else is rare. Weights are per 10,000 events.
 
-use super::{Body, Dice, Event, Guild, World, chatter, mutate, voice};
+use super::{Body, Dice, Event, Guild, World, chatter, mutate, threads, voice};
 
 /// Happenings on a shard that an outage lasts.
 const OUTAGE: u32 = 200;
@@ -48,9 +48,12 @@ const MIX: &[Kind] = &[
     kind("GUILD_MEMBER_ADD", 120, true, Act::In(mutate::member_add)),
     kind("GUILD_MEMBER_REMOVE", 100, true, Act::In(mutate::member_remove)),
     kind("MESSAGE_REACTION_REMOVE", 80, false, Act::In(chatter::reaction_remove)),
-    kind("THREAD_CREATE", 40, true, Act::In(mutate::thread_create)),
-    kind("THREAD_UPDATE", 40, true, Act::In(mutate::thread_update)),
-    kind("THREAD_DELETE", 30, true, Act::In(mutate::thread_delete)),
+    kind("THREAD_CREATE", 40, true, Act::In(threads::create)),
+    kind("THREAD_UPDATE", 40, true, Act::In(threads::update)),
+    kind("THREAD_DELETE", 30, true, Act::In(threads::delete)),
+    kind("THREAD_MEMBERS_UPDATE", 20, true, Act::In(threads::members_update)),
+    kind("THREAD_MEMBER_UPDATE", 4, true, Act::In(threads::member_update)),
+    kind("THREAD_LIST_SYNC", 4, true, Act::In(threads::list_sync)),
     kind("CHANNEL_UPDATE", 30, true, Act::In(mutate::channel_update)),
     kind("GUILD_ROLE_UPDATE", 25, true, Act::In(mutate::role_update)),
     kind("GUILD_UPDATE", 15, true, Act::In(mutate::guild_update)),

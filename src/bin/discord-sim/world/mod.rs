@@ -12,6 +12,7 @@ mod mutate;
 mod names;
 mod people;
 mod table;
+mod threads;
 mod voice;
 
 #[cfg(test)]

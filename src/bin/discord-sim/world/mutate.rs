@@ -9,7 +9,7 @@ use crate::json::{self, Fields, Object};
 const MOST_ROLES: usize = 240;
 const MOST_CHANNELS: usize = 450;
 const MOST_EMOJIS: usize = 200;
-const MOST_OTHERS: usize = 40;
+pub(super) const MOST_OTHERS: usize = 40;
 
 type Events = Vec<Event>;
 
@@ -254,50 +254,6 @@ pub(super) fn text_channel(guild: &Guild, dice: &mut Dice) -> Option<u64> {
     }
     let at = dice.rng.usize(..guild.last_messages.len());
     guild.last_messages.keys().nth(at).copied()
-}
-
-pub(super) fn thread_create(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    if guild.threads.len() >= MOST_OTHERS {
-        return;
-    }
-    let Some(parent) = text_channel(guild, dice) else {
-        return;
-    };
-    let Some((owner, _)) = someone(guild, dice) else {
-        return;
-    };
-    let id = dice.live_id();
-    let text = entities::thread(dice, id, kind::PUBLIC_THREAD, guild.id, parent, owner);
-    let event = Object::new().spread(&text).bool("newly_created", true).finish();
-    guild.threads.set(id, text);
-    events.push(Event::json("THREAD_CREATE", guild.id, event));
-}
-
-pub(super) fn thread_update(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    let Some((id, text)) = guild.threads.pick(&mut dice.rng) else {
-        return;
-    };
-    let name = json::string(&names::text(&mut dice.rng, 3));
-    let text = json::with_field(text, "name", &name);
-    guild.threads.set(id, text.clone());
-    events.push(Event::json("THREAD_UPDATE", guild.id, text));
-}
-
-pub(super) fn thread_delete(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    let Some((id, text)) = guild.threads.pick(&mut dice.rng) else {
-        return;
-    };
-    let Some(fields) = Fields::parse(text) else {
-        return;
-    };
-    let text = Object::new()
-        .id("id", id)
-        .id("guild_id", guild.id)
-        .raw("parent_id", fields.get("parent_id").unwrap_or("null"))
-        .raw("type", fields.get("type").unwrap_or("11"))
-        .finish();
-    guild.threads.remove(id);
-    events.push(Event::json("THREAD_DELETE", guild.id, text));
 }
 
 fn role_event(guild: u64, role: &str) -> String {

@@ -234,6 +234,22 @@ impl Model {
             }
             "THREAD_CREATE" => upsert(&mut g["threads"], "id", take(&d, &["newly_created"])),
             "THREAD_UPDATE" => upsert(&mut g["threads"], "id", d),
+            "THREAD_LIST_SYNC" => {
+                erase(&mut g["threads"], |row| d["channel_ids"].as_array().unwrap().contains(&row["parent_id"]));
+                for thread in d["threads"].as_array().unwrap() {
+                    upsert(&mut g["threads"], "id", thread.clone());
+                }
+            }
+            "THREAD_MEMBER_UPDATE" => {
+                let threads = g["threads"].as_array_mut().unwrap();
+                let thread = threads.iter_mut().find(|row| row["id"] == d["id"]).unwrap();
+                thread["member"] = take(&d, &["guild_id"]);
+            }
+            "THREAD_MEMBERS_UPDATE" => {
+                let threads = g["threads"].as_array_mut().unwrap();
+                let thread = threads.iter_mut().find(|row| row["id"] == d["id"]).unwrap();
+                thread["member_count"] = d["member_count"].clone();
+            }
             "THREAD_DELETE" => erase(&mut g["threads"], |row| row["id"] == d["id"]),
             "GUILD_ROLE_CREATE" | "GUILD_ROLE_UPDATE" => upsert(&mut g["roles"], "id", d["role"].clone()),
             "GUILD_ROLE_DELETE" => {

@@ -1,0 +1,44 @@
+# What one does with this repository. `make` lists it.
+
+SECONDS ?=
+CPU ?= x86-64
+CLIENTS ?=
+IMAGE ?= gateway-proxy
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fmt setup test-clients build release image profile
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: ## the simulator, the proxy and a bot that is restarted (SECONDS=20 ends by itself)
+	@SECONDS_TO_RUN="$(if $(filter command line,$(origin SECONDS)),$(SECONDS))" scripts/demo
+
+test: lint setup ## formatting, lints, all tests, real client libraries
+	cargo test
+
+lint: ## formatting and lints
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+
+fmt: ## format the code
+	cargo fmt
+
+setup: ## check what the tests need, install the client libraries that they use
+	@scripts/setup
+
+test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
+	@scripts/clients-setup $(or $(CLIENTS),all)
+	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients
+
+build: ## a development build
+	cargo build
+
+release: ## an optimised build for CPU=znver3, haswell or x86-64
+	RUSTFLAGS="-C target-cpu=$(CPU)" cargo build --release --bins
+
+image: ## a container image for CPU=znver3, haswell or x86-64
+	docker build -f Dockerfile.$(CPU) -t $(IMAGE):$(CPU) .
+
+profile: ## where a running proxy spends its time (needs perf)
+	@scripts/profile

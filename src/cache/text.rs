@@ -1,0 +1,111 @@
+//! Changing JSON objects as text: keys replaced, merged or left out, everything else untouched.
+
+use crate::protocol::json::{self, Malformed};
+
+/// Writes an object entry by entry.
+pub struct ObjectWriter {
+    out: Vec<u8>,
+}
+
+impl ObjectWriter {
+    pub fn new(capacity: usize) -> Self {
+        let mut out = Vec::with_capacity(capacity);
+        out.push(b'{');
+        Self { out }
+    }
+
+    pub fn entry(&mut self, key: &[u8], value: &[u8]) {
+        if self.out.len() > 1 {
+            self.out.push(b',');
+        }
+        self.out.push(b'"');
+        self.out.extend_from_slice(key);
+        self.out.extend_from_slice(b"\":");
+        self.out.extend_from_slice(value);
+    }
+
+    pub fn finish(mut self) -> Vec<u8> {
+        self.out.push(b'}');
+        self.out
+    }
+}
+
+/// `object` without these keys.
+pub fn without(object: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed> {
+    let mut writer = ObjectWriter::new(object.len());
+    json::for_each_entry(object, |key, value| {
+        if !keys.iter().any(|left_out| left_out.as_bytes() == key) {
+            writer.entry(key, value);
+        }
+        true
+    })?;
+    Ok(writer.finish())
+}
+
+/// `old` with the entries of `new`, except those of `keys`: a key of both has the new value at the old place.
+pub fn merge(old: &[u8], new: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed> {
+    let mut changes: Vec<(&[u8], Option<&[u8]>)> = Vec::with_capacity(24);
+    json::for_each_entry(new, |key, value| {
+        if !keys.iter().any(|left_out| left_out.as_bytes() == key) {
+            changes.push((key, Some(value)));
+        }
+        true
+    })?;
+    let mut writer = ObjectWriter::new(old.len() + new.len());
+    json::for_each_entry(old, |key, value| {
+        let change = changes.iter_mut().find(|(changed, _)| *changed == key).and_then(|(_, new)| new.take());
+        writer.entry(key, change.unwrap_or(value));
+        true
+    })?;
+    for (key, value) in changes {
+        if let Some(value) = value {
+            writer.entry(key, value);
+        }
+    }
+    Ok(writer.finish())
+}
+
+/// `object` with one entry set.
+pub fn with(object: &[u8], key: &str, value: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut writer = ObjectWriter::new(object.len() + key.len() + value.len() + 4);
+    let mut found = false;
+    json::for_each_entry(object, |name, old| {
+        let same = name == key.as_bytes();
+        found |= same;
+        writer.entry(name, if same { value } else { old });
+        true
+    })?;
+    if !found {
+        writer.entry(key.as_bytes(), value);
+    }
+    Ok(writer.finish())
+}
+
+/// The id below `key`, as in `{"user":{"id":"5"}}` with the keys `user`, `id`.
+pub fn id_at(object: &[u8], path: &[&str]) -> Option<u64> {
+    let mut value = object;
+    for key in path {
+        value = json::get(value, key)?;
+    }
+    json::parse_id(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: Result<Vec<u8>, Malformed>) -> String {
+        String::from_utf8(bytes.unwrap()).unwrap()
+    }
+
+    #[test]
+    fn entries_are_replaced_in_place() {
+        assert_eq!(text(with(br#"{"a": 1,"b":[2]}"#, "a", b"9")), r#"{"a":9,"b":[2]}"#);
+        assert_eq!(text(with(b"{}", "a", b"9")), r#"{"a":9}"#);
+        assert_eq!(text(without(br#"{"a":1,"b":2,"c":3}"#, &["a", "c"])), r#"{"b":2}"#);
+        assert_eq!(text(merge(br#"{"a":1,"b":2}"#, br#"{"c":3,"b":null,"x":0}"#, &["x"])), r#"{"a":1,"b":null,"c":3}"#);
+        assert!(with(b"[", "a", b"1").is_err());
+        assert_eq!(id_at(br#"{"user":{"id":"5"}}"#, &["user", "id"]), Some(5));
+        assert_eq!(id_at(br#"{"user":5}"#, &["user", "id"]), None);
+    }
+}

@@ -1,0 +1,289 @@
+//! `config.json` and the environment, read once into a checked [`Config`].
+//!
+//! Promises: an error names the file, the key, the value and what is expected; an unknown key is a warning with the
+//! nearest known name; the token is in no error and no debug output.
+
+mod presence;
+mod reader;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+use crate::{cache::Flags, compression::Transport};
+use presence::Presence;
+pub use reader::ConfigError;
+use reader::Reader;
+use serde_json::{Map, Value, value::RawValue};
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    path::Path,
+    time::Duration,
+};
+pub use token::Token;
+
+/// The variable whose value wins over `token` of the file.
+pub const TOKEN_VARIABLE: &str = "TOKEN";
+/// More shards than any bot has.
+const MAX_SHARDS: u64 = 1 << 16;
+/// JSON numbers are exact up to here.
+const MAX_INTENTS: u64 = (1 << 53) - 1;
+/// Bounds of `resume_buffer`.
+const RESUME_BUFFER: (u64, u64) = (64 << 10, 4 << 30);
+
+/// Which CPUs the data cores run on (`cores`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cores {
+    /// All of the affinity mask but, from four up, the one of the control core.
+    Default,
+    /// So many.
+    Count(usize),
+    /// These.
+    Cpus(Vec<usize>),
+}
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Filter of the log: a level or directives.
+    pub log_level: String,
+    /// The bot's token.
+    pub token: Token,
+    /// Intents that shards identify with.
+    pub intents: u64,
+    /// Address to listen on.
+    pub listen: SocketAddr,
+    /// Number of shards of the bot; `None`: what Discord recommends.
+    pub shards: Option<u32>,
+    /// First shard of this proxy.
+    pub shard_start: Option<u32>,
+    /// First shard that is no longer of this proxy.
+    pub shard_end: Option<u32>,
+    presence: Presence,
+    /// Newest events of a shard that are kept for lagging clients however large they are.
+    pub backpressure: usize,
+    /// Must clients give the bot's token?
+    pub validate_token: bool,
+    /// Plain HTTP proxy for Discord's API.
+    pub twilight_http_proxy: Option<String>,
+    /// The gateway URL that clients are told, without a slash at its end.
+    pub externally_accessible_url: String,
+    /// What is cached.
+    pub cache: Flags,
+    /// Where the data cores run.
+    pub cores: Cores,
+    /// CPU of the control core.
+    pub control_core: Option<usize>,
+    /// How Discord compresses what it sends us.
+    pub upstream_compression: Transport,
+    /// How long a client can resume.
+    pub resume_window: Duration,
+    /// Bytes of events that each shard keeps.
+    pub resume_buffer: usize,
+    /// Filter events by the intents of each client?
+    pub honor_client_intents: bool,
+}
+
+impl Config {
+    /// Reads a file. The second value are warnings.
+    pub fn load(path: &Path, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError(format!("{name}: can not be read: {error}; name another file with --config"))
+        })?;
+        Self::parse(&name, &text, token)
+    }
+
+    /// Reads the text of a file called `name`. `token` is what the environment says.
+    pub fn parse(name: &str, text: &str, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
+        let object: Map<String, Value> = match serde_json::from_str(text) {
+            Ok(Value::Object(object)) => object,
+            Ok(_) => return Err(ConfigError(format!("{name}: expected a JSON object, as in {{\"intents\": 513}}"))),
+            // serde_json's text ends with the line and the column.
+            Err(error) => return Err(ConfigError(format!("{name}: not JSON: {error}"))),
+        };
+        let mut reader = Reader::new(name, "", object);
+        let token = read_token(&mut reader, name, token)?;
+        let intents = reader.number("intents", (0, MAX_INTENTS))?.ok_or_else(|| {
+            ConfigError(format!(
+                "{name}: `intents` is missing, expected the sum of the gateway intents of the bot, such as 513"
+            ))
+        })?;
+        let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
+        let host = read_host(&mut reader)?;
+        let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
+        let (cache, mut warnings) = read_cache(&mut reader, name)?;
+        let config = Self {
+            log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
+            token,
+            intents,
+            listen: SocketAddr::new(host, port),
+            shards,
+            shard_start,
+            shard_end,
+            presence: read_presence(&mut reader)?,
+            backpressure: reader.number("backpressure", (1, 1 << 24))?.unwrap_or(100) as usize,
+            validate_token: reader.bool("validate_token", true)?,
+            twilight_http_proxy: read_proxy(&mut reader)?,
+            externally_accessible_url: read_url(&mut reader, port)?,
+            cache,
+            cores: read_cores(&mut reader)?,
+            control_core: reader.number("control_core", (0, 1 << 16))?.map(|cpu| cpu as usize),
+            upstream_compression: read_compression(&mut reader)?,
+            resume_window: Duration::from_secs(reader.number("resume_window", (0, 3600))?.unwrap_or(120)),
+            resume_buffer: reader.number("resume_buffer", RESUME_BUFFER)?.unwrap_or(16 << 20) as usize,
+            honor_client_intents: reader.bool("honor_client_intents", true)?,
+        };
+        warnings.extend(reader.unknown());
+        Ok((config, warnings))
+    }
+
+    /// The shards of this proxy, when Discord recommends `recommended` in all.
+    pub fn shard_range(&self, recommended: u32) -> Result<Range<u32>, String> {
+        let count = self.shards.unwrap_or(recommended);
+        let range = self.shard_start.unwrap_or(0)..self.shard_end.unwrap_or(count);
+        if range.is_empty() || range.end > count {
+            return Err(format!(
+                "`shard_start` {} to `shard_end` {} is no range of shards within 0 to {count}, which is how many the bot has",
+                range.start, range.end
+            ));
+        }
+        Ok(range)
+    }
+
+    /// The presence that a shard identifies with.
+    pub fn presence_for(&self, shard: u32) -> Box<RawValue> {
+        self.presence.for_shard(shard)
+    }
+}
+
+fn read_token(reader: &mut Reader, name: &str, variable: Option<String>) -> Result<Token, ConfigError> {
+    let file = reader.string("token", "the bot's token as a string")?;
+    // It goes into HTTP headers and JSON.
+    let usable = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    match variable.filter(|token| !token.is_empty()).or(file) {
+        None => Err(ConfigError(format!(
+            "{name}: `token` is missing, and so is the variable {TOKEN_VARIABLE}: set one of them to the bot's token"
+        ))),
+        Some(token) if usable(crate::protocol::token::bare(&token)) => Ok(Token::new(&token)),
+        Some(_) => Err(ConfigError(format!(
+            "{name}: `token` (or the variable {TOKEN_VARIABLE}) is empty or has characters that no token has"
+        ))),
+    }
+}
+
+fn read_host(reader: &mut Reader) -> Result<IpAddr, ConfigError> {
+    const EXPECTED: &str = "an IP address to listen on, such as \"0.0.0.0\" or \"127.0.0.1\"";
+    let host = reader.string("host", EXPECTED)?.unwrap_or_else(|| "0.0.0.0".into());
+    host.parse().map_err(|_| reader.wrong("host", &host.into(), EXPECTED))
+}
+
+type Shards = (Option<u32>, Option<u32>, Option<u32>);
+
+fn read_shards(reader: &mut Reader, name: &str) -> Result<Shards, ConfigError> {
+    let mut number = |key, least| reader.number(key, (least, MAX_SHARDS)).map(|value| value.map(|value| value as u32));
+    let (shards, start, end) = (number("shards", 1)?, number("shard_start", 0)?, number("shard_end", 1)?);
+    if let (Some(from), Some(to)) = (start.or(Some(0)), end.or(shards))
+        && (from >= to || shards.is_some_and(|count| to > count))
+    {
+        let count = shards.map_or_else(|| "what Discord recommends".into(), |count| count.to_string());
+        return Err(ConfigError(format!(
+            "{name}: `shard_start` is {from} and `shard_end` is {to}, expected `shard_start` < `shard_end` <= `shards` ({count})"
+        )));
+    }
+    Ok((shards, start, end))
+}
+
+fn read_presence(reader: &mut Reader) -> Result<Presence, ConfigError> {
+    const STATUS: &str = "one of \"online\", \"idle\", \"dnd\", \"invisible\", \"offline\"";
+    let status = reader.string("status", STATUS)?.unwrap_or_else(|| "online".into());
+    if !matches!(status.as_str(), "online" | "idle" | "dnd" | "invisible" | "offline") {
+        return Err(reader.wrong("status", &status.into(), STATUS));
+    }
+    let activity = match reader.take("activity") {
+        None => None,
+        Some(value) => Some(serde_json::from_value(value.clone()).map_err(|error| {
+            reader.wrong(
+                "activity",
+                &value,
+                &format!("an activity such as {{\"name\": \"chess\", \"type\": 0}} ({error})"),
+            )
+        })?),
+    };
+    Ok(Presence { activity, status })
+}
+
+fn read_proxy(reader: &mut Reader) -> Result<Option<String>, ConfigError> {
+    const EXPECTED: &str = "host:port of a plain HTTP proxy for Discord's API, such as \"127.0.0.1:3000\"";
+    let Some(proxy) = reader.string("twilight_http_proxy", EXPECTED)? else { return Ok(None) };
+    let good = proxy.rsplit_once(':').is_some_and(|(host, port)| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+        !host.is_empty() && host.bytes().all(plain) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if good { Ok(Some(proxy)) } else { Err(reader.wrong("twilight_http_proxy", &proxy.into(), EXPECTED)) }
+}
+
+fn read_url(reader: &mut Reader, port: u16) -> Result<String, ConfigError> {
+    const KEY: &str = "externally_accessible_url";
+    const EXPECTED: &str = "a ws:// or wss:// URL without query, which is how clients reach this proxy";
+    let Some(url) = reader.string(KEY, EXPECTED)? else { return Ok(format!("ws://localhost:{port}")) };
+    let good = !url.contains(['?', '#', '"', '\\']) && crate::net::upstream::Endpoint::parse(&url).is_ok();
+    // Some libraries append `/?v=10` to it.
+    if good { Ok(url.trim_end_matches('/').to_owned()) } else { Err(reader.wrong(KEY, &url.into(), EXPECTED)) }
+}
+
+fn read_compression(reader: &mut Reader) -> Result<Transport, ConfigError> {
+    const EXPECTED: &str = "\"zstd-stream\", \"zlib-stream\" or \"none\"";
+    match reader.string("upstream_compression", EXPECTED)? {
+        None => Ok(Transport::Zstd),
+        Some(name) if name == "none" => Ok(Transport::None),
+        Some(name) => {
+            Transport::from_name(&name).ok_or_else(|| reader.wrong("upstream_compression", &name.into(), EXPECTED))
+        }
+    }
+}
+
+fn read_cores(reader: &mut Reader) -> Result<Cores, ConfigError> {
+    const EXPECTED: &str = "a number of cores from 1 to 1024, or a list of CPU ids such as [1, 2, 3]";
+    let Some(value) = reader.take("cores") else { return Ok(Cores::Default) };
+    let cores = match &value {
+        Value::Number(count) => {
+            count.as_u64().filter(|count| (1..=1024).contains(count)).map(|n| Cores::Count(n as usize))
+        }
+        Value::Array(cpus) if !cpus.is_empty() && cpus.len() <= 1024 => {
+            let cpus: Option<Vec<usize>> = cpus.iter().map(|cpu| cpu.as_u64().map(|cpu| cpu as usize)).collect();
+            cpus.map(Cores::Cpus)
+        }
+        _ => None,
+    };
+    cores.ok_or_else(|| reader.wrong("cores", &value, EXPECTED))
+}
+
+fn read_cache(reader: &mut Reader, name: &str) -> Result<(Flags, Vec<String>), ConfigError> {
+    let object = match reader.take("cache") {
+        None => {
+            let flags = Flags { channels: true, roles: true, current_member: true, ..Flags::default() };
+            return Ok((flags, Vec::new()));
+        }
+        Some(Value::Object(object)) => object,
+        Some(value) => {
+            return Err(reader.wrong("cache", &value, "an object of flags such as {\"channels\": true}"));
+        }
+    };
+    let mut inner = Reader::new(name, "cache.", object);
+    let flags = Flags {
+        channels: inner.bool("channels", false)?,
+        presences: inner.bool("presences", false)?,
+        emojis: inner.bool("emojis", false)?,
+        current_member: inner.bool("current_member", false)?,
+        members: inner.bool("members", false)?,
+        roles: inner.bool("roles", false)?,
+        scheduled_events: inner.bool("scheduled_events", false)?,
+        stage_instances: inner.bool("stage_instances", false)?,
+        stickers: inner.bool("stickers", false)?,
+        users: inner.bool("users", false)?,
+        voice_states: inner.bool("voice_states", false)?,
+    };
+    Ok((flags, inner.unknown()))
+}

@@ -1,0 +1,172 @@
+use super::*;
+
+fn parse(text: &str) -> Result<(Config, Vec<String>), ConfigError> {
+    Config::parse("config.json", text, None)
+}
+
+/// A good configuration with these keys added.
+fn with(keys: &str) -> Result<(Config, Vec<String>), ConfigError> {
+    parse(&format!(r#"{{"token":"secret","intents":513{keys}}}"#))
+}
+
+fn error(keys: &str) -> String {
+    with(keys).unwrap_err().0
+}
+
+#[test]
+fn the_defaults_are_those_of_the_prior_art() {
+    let (config, warnings) = with("").unwrap();
+    assert!(warnings.is_empty());
+    assert_eq!((config.log_level.as_str(), config.intents, config.backpressure), ("info", 513, 100));
+    assert_eq!(config.listen, "0.0.0.0:7878".parse().unwrap());
+    assert_eq!((config.shards, config.shard_start, config.shard_end), (None, None, None));
+    assert!(config.validate_token && config.honor_client_intents);
+    assert_eq!(config.externally_accessible_url, "ws://localhost:7878");
+    let flags = Flags { channels: true, roles: true, current_member: true, ..Flags::default() };
+    assert_eq!((config.cache, config.cores, config.control_core), (flags, Cores::Default, None));
+    assert_eq!((config.upstream_compression, config.twilight_http_proxy), (Transport::Zstd, None));
+    assert_eq!((config.resume_window, config.resume_buffer), (Duration::from_secs(120), 16 << 20));
+}
+
+#[test]
+fn every_key_is_read() {
+    let (config, warnings) = with(
+        r#","log_level":"debug","port":1234,"host":"::1","shards":8,"shard_start":2,"shard_end":6,"backpressure":5,
+        "activity":{"name":"x","type":0},"status":"dnd","validate_token":false,"twilight_http_proxy":"localhost:3000",
+        "externally_accessible_url":"wss://proxy.example/path/","cache":{"members":true,"users":true},"cores":[1,3],
+        "control_core":0,"upstream_compression":"none","resume_window":7,"resume_buffer":1000000,
+        "honor_client_intents":false"#,
+    )
+    .unwrap();
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(config.listen, "[::1]:1234".parse().unwrap());
+    assert_eq!(config.shard_range(99), Ok(2..6));
+    assert_eq!(config.externally_accessible_url, "wss://proxy.example/path");
+    assert_eq!(config.cache, Flags { members: true, users: true, ..Flags::default() });
+    assert_eq!((config.cores, config.control_core), (Cores::Cpus(vec![1, 3]), Some(0)));
+    assert_eq!((config.upstream_compression, config.backpressure), (Transport::None, 5));
+    assert_eq!((config.resume_window, config.resume_buffer), (Duration::from_secs(7), 1_000_000));
+    assert!(!config.validate_token && !config.honor_client_intents);
+}
+
+#[test]
+fn the_variable_wins_over_the_file() {
+    let text = r#"{"token":"file","intents":1}"#;
+    let token = |variable: Option<&str>| {
+        Config::parse("c", text, variable.map(str::to_owned)).unwrap().0.token.bare().to_owned()
+    };
+    assert_eq!(token(Some("Bot variable")), "variable");
+    assert_eq!(token(Some("")), "file");
+    assert_eq!(token(None), "file");
+}
+
+#[test]
+fn errors_say_what_is_expected() {
+    for (keys, expected) in [
+        (r#","port":0"#, "config.json: `port` is 0, expected a whole number from 1 to 65535"),
+        (r#","port":"7878""#, "config.json: `port` is \"7878\", expected a whole number from 1 to 65535"),
+        (r#","shards":0"#, "config.json: `shards` is 0, expected a whole number from 1 to 65536"),
+        (
+            r#","shards":4,"shard_end":5"#,
+            "config.json: `shard_start` is 0 and `shard_end` is 5, expected `shard_start` < `shard_end` <= `shards` (4)",
+        ),
+        (
+            r#","shard_start":3,"shard_end":3"#,
+            "config.json: `shard_start` is 3 and `shard_end` is 3, expected `shard_start` < `shard_end` <= `shards` (what Discord recommends)",
+        ),
+        (
+            r#","status":"busy""#,
+            "config.json: `status` is \"busy\", expected one of \"online\", \"idle\", \"dnd\", \"invisible\", \"offline\"",
+        ),
+        (r#","cache":true"#, "config.json: `cache` is true, expected an object of flags such as {\"channels\": true}"),
+        (r#","cache":{"roles":1}"#, "config.json: `cache.roles` is 1, expected true or false"),
+        (
+            r#","cores":0"#,
+            "config.json: `cores` is 0, expected a number of cores from 1 to 1024, or a list of CPU ids such as [1, 2, 3]",
+        ),
+        (
+            r#","cores":[1,-1]"#,
+            "config.json: `cores` is [1,-1], expected a number of cores from 1 to 1024, or a list of CPU ids such as [1, 2, 3]",
+        ),
+        (
+            r#","host":"localhost""#,
+            "config.json: `host` is \"localhost\", expected an IP address to listen on, such as \"0.0.0.0\" or \"127.0.0.1\"",
+        ),
+        (
+            r#","upstream_compression":"gzip""#,
+            "config.json: `upstream_compression` is \"gzip\", expected \"zstd-stream\", \"zlib-stream\" or \"none\"",
+        ),
+        (r#","backpressure":-1"#, "config.json: `backpressure` is -1, expected a whole number from 1 to 16777216"),
+        (r#","resume_window":3601"#, "config.json: `resume_window` is 3601, expected a whole number from 0 to 3600"),
+        (
+            r#","resume_buffer":5"#,
+            "config.json: `resume_buffer` is 5, expected a whole number from 65536 to 4294967296",
+        ),
+        (r#","validate_token":"yes""#, "config.json: `validate_token` is \"yes\", expected true or false"),
+        (r#","token":5"#, "config.json: `token` is the given value, expected the bot's token as a string"),
+        (r#","log_level":1"#, "config.json: `log_level` is 1, expected a level such as \"info\""),
+    ] {
+        assert_eq!(error(keys), expected);
+    }
+    for (keys, begin) in [
+        (
+            r#","twilight_http_proxy":"http://a:1""#,
+            "config.json: `twilight_http_proxy` is \"http://a:1\", expected host:port",
+        ),
+        (r#","twilight_http_proxy":"a""#, "config.json: `twilight_http_proxy` is \"a\", expected host:port"),
+        (r#","activity":{"name":5}"#, "config.json: `activity` is {\"name\":5}, expected an activity such as"),
+        (
+            r#","externally_accessible_url":"http://a""#,
+            "config.json: `externally_accessible_url` is \"http://a\", expected a ws://",
+        ),
+        (
+            r#","externally_accessible_url":"ws://a?x=1""#,
+            "config.json: `externally_accessible_url` is \"ws://a?x=1\", expected",
+        ),
+    ] {
+        assert!(error(keys).starts_with(begin), "{}", error(keys));
+    }
+}
+
+#[test]
+fn whole_files_that_are_wrong() {
+    let text = |text| parse(text).unwrap_err().0;
+    assert_eq!(text("[]"), "config.json: expected a JSON object, as in {\"intents\": 513}");
+    assert!(text("{\n  \"port\": }").contains("not JSON") && text("{\n  \"port\": }").contains("line 2 column 11"));
+    assert!(text(r#"{"intents":1}"#).contains("`token` is missing, and so is the variable TOKEN"));
+    assert!(text(r#"{"token":"a"}"#).contains("`intents` is missing"));
+    assert!(text(r#"{"token":"a","intents":-5}"#).contains("`intents` is -5, expected a whole number from 0"));
+    assert!(text(r#"{"token":"a b","intents":1}"#).contains("characters that no token has"));
+    let missing = Config::load(Path::new("/nonexistent/c.json"), None).unwrap_err().0;
+    assert!(missing.starts_with("/nonexistent/c.json: can not be read"), "{missing}");
+}
+
+#[test]
+fn unknown_keys_are_warned_of_with_the_nearest_name() {
+    let (_, warnings) = with(r#","shard":1,"cache":{"member":true},"utterly_different":1"#).unwrap();
+    assert_eq!(
+        warnings,
+        [
+            "config.json: unknown key `cache.member` is ignored; did you mean `cache.members`?",
+            "config.json: unknown key `shard` is ignored; did you mean `shards`?",
+            "config.json: unknown key `utterly_different` is ignored",
+        ]
+    );
+}
+
+#[test]
+fn the_range_of_shards() {
+    let range = |keys: &str, recommended| with(keys).unwrap().0.shard_range(recommended);
+    assert_eq!(range("", 5), Ok(0..5));
+    assert_eq!(range(r#","shard_start":3"#, 5), Ok(3..5));
+    assert!(range(r#","shard_start":5"#, 5).is_err());
+    assert!(range(r#","shard_end":6"#, 5).unwrap_err().contains("within 0 to 5"));
+}
+
+#[test]
+fn the_token_is_never_shown() {
+    let (config, _) = parse(r#"{"token":"very-secret","intents":1}"#).unwrap();
+    assert!(!format!("{config:?}").contains("very-secret"));
+    let misplaced = r#"{"token":["very-secret"],"intents":1}"#;
+    assert!(!parse(misplaced).unwrap_err().0.contains("very-secret"));
+}

@@ -1,0 +1,284 @@
+//! The door: everything that happens to a connection before it belongs to a shard.
+//!
+//! Accepts, reads the HTTP head, answers the routes, upgrades, says HELLO at once (also when Discord is down), answers
+//! heartbeats, and reads IDENTIFY or RESUME. Then the connection goes to the core of its shard. A connection that never
+//! gets that far has a deadline, and there is a bound on how many such there are.
+
+use super::{Control, http};
+use crate::{
+    data_core::{Arrival, Entry, ToCore},
+    downstream::{
+        outbox::Outbox,
+        session::{Options, SessionId},
+    },
+    net::{client::ClientConnection, within},
+    protocol::{
+        close,
+        command::{Command, Identify, MAX_COMMAND, Resume},
+        intents::Intents,
+        opcode, payload,
+    },
+    shard::{Close, HEARTBEAT_INTERVAL},
+    websocket::{Inbound, Message, Role, server_response},
+};
+use glommio::net::{TcpListener, TcpStream};
+use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
+
+/// Connections that have not identified yet; more are refused with 503.
+pub const MAX_UNAUTHENTICATED: usize = 4096;
+/// A request head must be complete after this time.
+const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// IDENTIFY or RESUME must have come after this time. Libraries that wait between op 9 and IDENTIFY stay far below it.
+const IDENTIFY_LIMIT: Duration = Duration::from_secs(60);
+/// How long the last bytes may take.
+const LINGER: Duration = Duration::from_secs(2);
+/// Pause after a failed accept, most likely for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause while the number of shards is not known yet.
+const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts connections for ever.
+pub async fn accept(control: Rc<Control>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok(stream) => {
+                control.figures.borrow_mut().accepted += 1;
+                let control = control.clone();
+                glommio::spawn_local(async move { enter(control, stream).await }).detach();
+            }
+            Err(error) => {
+                tracing::warn!("can not accept a connection: {error}");
+                glommio::timer::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Counts a connection as long as it has not identified.
+struct Guest {
+    control: Rc<Control>,
+}
+
+impl Guest {
+    fn new(control: &Rc<Control>) -> Option<Self> {
+        let mut figures = control.figures.borrow_mut();
+        if figures.unauthenticated >= MAX_UNAUTHENTICATED {
+            figures.refused += 1;
+            return None;
+        }
+        figures.unauthenticated += 1;
+        Some(Self { control: control.clone() })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.control.figures.borrow_mut().unauthenticated -= 1;
+    }
+}
+
+async fn enter(control: Rc<Control>, stream: TcpStream) {
+    let Some(guest) = Guest::new(&control) else { return };
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let inbound = Inbound::new(Role::Server, MAX_COMMAND);
+    let mut connection = ClientConnection::new(stream, inbound, Outbox::new(crate::compression::Transport::None));
+    let Some(Some(route)) = within(HEAD_LIMIT, head(&mut connection)).await else { return };
+    let http::Route::Gateway(upgrade, query) = route else {
+        let response = control.respond(route).await;
+        connection.outbox.raw(&response.encode());
+        return linger(&mut connection).await;
+    };
+    connection.outbox = Outbox::new(query.transport);
+    connection.outbox.raw(server_response(&upgrade).as_bytes());
+    connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
+    greet(control, guest, connection, query.version).await;
+}
+
+/// A connection that comes back from a shard, because its RESUME was refused.
+pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version: u8) {
+    if let Some(guest) = Guest::new(&control) {
+        greet(control, guest, connection, version).await;
+    }
+}
+
+/// Reads a request head.
+async fn head(connection: &mut ClientConnection) -> Option<http::Route> {
+    loop {
+        if let Some((size, route)) = http::parse(connection.inbound.unconsumed()) {
+            connection.inbound.consume(size);
+            return Some(route);
+        }
+        match poll_fn(|cx| connection.poll_read(cx)).await {
+            Ok(n) if n > 0 => {}
+            _ => return None,
+        }
+    }
+}
+
+/// Writes what is left, ends our side and waits for the other.
+async fn linger(connection: &mut ClientConnection) {
+    let _ = within(LINGER, async {
+        let _ = poll_fn(|cx| connection.poll_write(cx).1).await;
+        connection.finish();
+        poll_fn(|cx| connection.poll_drain(cx)).await;
+    })
+    .await;
+}
+
+/// What came of waiting for IDENTIFY.
+enum Outcome {
+    Identify(Identify),
+    Resume(Resume),
+    /// The connection is gone.
+    Lost,
+    /// The client closed, with this code.
+    Closed(Option<u16>),
+    Refused(Close),
+}
+
+async fn greet(control: Rc<Control>, guest: Guest, mut connection: ClientConnection, version: u8) {
+    loop {
+        let outcome = within(IDENTIFY_LIMIT, identification(&mut connection)).await;
+        let close = match outcome {
+            None => (close::SESSION_TIMED_OUT, "no IDENTIFY in 60 seconds"),
+            Some(Outcome::Lost) => return,
+            Some(Outcome::Closed(code)) => {
+                connection.outbox.close(code, "");
+                return linger(&mut connection).await;
+            }
+            Some(Outcome::Refused(close)) => close,
+            Some(Outcome::Identify(identify)) => match admit(&control, &mut connection, &identify, version).await {
+                Ok((shard, options)) => {
+                    return hand_over(&control, guest, connection, shard, Entry::Identify(options), version);
+                }
+                Err(close) => close,
+            },
+            Some(Outcome::Resume(resume)) => {
+                if !control.accepts_token(resume.bare_token()) {
+                    (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy")
+                } else if let (Some(id), Some(sequence)) = (SessionId::parse(&resume.session_id), resume.seq)
+                    && control.core_of(id.shard()).is_some()
+                {
+                    let shard = id.shard();
+                    return hand_over(&control, guest, connection, shard, Entry::Resume { id, sequence }, version);
+                } else {
+                    // The socket stays open for an IDENTIFY; closing would send some libraries into a loop.
+                    connection.outbox.message(&[payload::INVALID_SESSION]);
+                    continue;
+                }
+            }
+        };
+        connection.outbox.close(Some(close.0), close.1);
+        return linger(&mut connection).await;
+    }
+}
+
+/// Reads up to IDENTIFY or RESUME, answering heartbeats.
+async fn identification(connection: &mut ClientConnection) -> Outcome {
+    poll_fn(|cx| {
+        loop {
+            match next_message(connection) {
+                Ok(None) => {}
+                Ok(Some(outcome)) => return Poll::Ready(outcome),
+                Err(close) => return Poll::Ready(Outcome::Refused(close)),
+            }
+            if let (_, Poll::Ready(Err(_))) = connection.poll_write(cx) {
+                return Poll::Ready(Outcome::Lost);
+            }
+            if connection.outbox.is_full() {
+                // It pings and does not read: no more of it until it does.
+                return Poll::Pending;
+            }
+            match connection.poll_read(cx) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(Outcome::Lost),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}
+
+fn next_message(connection: &mut ClientConnection) -> Result<Option<Outcome>, Close> {
+    let ClientConnection { inbound, outbox, .. } = connection;
+    loop {
+        let text = match inbound.next() {
+            Ok(None) => return Ok(None),
+            Ok(Some(Message::Text(text) | Message::Binary(text))) => text,
+            Ok(Some(Message::Ping(payload))) => {
+                outbox.pong(payload);
+                continue;
+            }
+            Ok(Some(Message::Pong(_))) => continue,
+            Ok(Some(Message::Close(close))) => return Ok(Some(Outcome::Closed(close.map(|(code, _)| code)))),
+            Err(violation) => return Err(crate::data_core::close_for(violation)),
+        };
+        let decode = |_| (close::DECODE_ERROR, "not a JSON payload of the documented form");
+        let command = Command::parse(text).map_err(decode)?;
+        match command.op {
+            opcode::HEARTBEAT => outbox.message(&[payload::HEARTBEAT_ACK]),
+            opcode::IDENTIFY => return Ok(Some(Outcome::Identify(command.identify().map_err(decode)?))),
+            opcode::RESUME => return Ok(Some(Outcome::Resume(command.resume().map_err(decode)?))),
+            _ => return Err((close::NOT_AUTHENTICATED, "a command before IDENTIFY")),
+        }
+    }
+}
+
+/// Checks an IDENTIFY. Waits while the number of shards is not known, keeping the connection alive.
+async fn admit(
+    control: &Rc<Control>,
+    connection: &mut ClientConnection,
+    identify: &Identify,
+    version: u8,
+) -> Result<(u32, Options), Close> {
+    if !control.accepts_token(identify.bare_token()) {
+        return Err((close::AUTHENTICATION_FAILED, "the token is not the one of this proxy"));
+    }
+    let count = loop {
+        match control.shard_count() {
+            Some(count) => break count,
+            None => {
+                let outcome = crate::net::race(async { Some(identification(connection).await) }, async {
+                    glommio::timer::sleep(UNKNOWN_PAUSE).await;
+                    None
+                });
+                match outcome.await {
+                    None => {}
+                    Some(Outcome::Identify(_) | Outcome::Resume(_)) => {
+                        return Err((close::ALREADY_AUTHENTICATED, "already identified on this connection"));
+                    }
+                    Some(Outcome::Refused(close)) => return Err(close),
+                    Some(Outcome::Closed(code)) => return Err((code.unwrap_or(close::NORMAL), "")),
+                    Some(Outcome::Lost) => return Err((close::NORMAL, "")),
+                }
+            }
+        }
+    };
+    let (shard, of) = identify.shard;
+    if of != count {
+        tracing::warn!(shard, of, count, "a client identifies with a wrong number of shards");
+        return Err((close::INVALID_SHARD, "wrong number of shards: GET /shard-count tells how many there are"));
+    }
+    if control.core_of(shard).is_none() {
+        return Err((close::INVALID_SHARD, "this shard is not served here"));
+    }
+    let intents = identify.intents.map_or(Intents::ALL, Intents);
+    let beyond = intents.without(Intents(control.intents()));
+    if identify.intents.is_some() && beyond != Intents::default() {
+        tracing::warn!(shard, "a client asks for intents that the proxy does not have: bits {:#x}", beyond.0);
+    }
+    Ok((shard, Options { intents, version }))
+}
+
+fn hand_over(control: &Control, guest: Guest, connection: ClientConnection, shard: u32, entry: Entry, version: u8) {
+    drop(guest);
+    let Ok(parcel) = connection.pack() else { return };
+    if let Some(core) = control.core_of(shard) {
+        let arrival = Arrival { parcel, shard, entry, version };
+        if core.send(ToCore::Client(Box::new(arrival))).is_err() {
+            tracing::warn!(shard, "the shard's core is too busy for another client");
+        }
+    }
+}

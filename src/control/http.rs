@@ -1,0 +1,243 @@
+//! HTTP on the gateway's port: request heads in, routes decided, responses out. Pure.
+
+use crate::{
+    compression::Transport,
+    websocket::{HandshakeError, Upgrade, upgrade_of},
+};
+
+/// Longest request head, in bytes.
+pub const MAX_HEAD: usize = 8 << 10;
+/// Most headers of a request.
+const MAX_HEADERS: usize = 64;
+
+/// What a request asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Route {
+    /// A gateway connection.
+    Gateway(Upgrade, GatewayQuery),
+    /// `/shard-count`.
+    ShardCount,
+    /// `/metrics`.
+    Metrics,
+    /// `/health`.
+    Health,
+    /// `/api/v*/gateway`.
+    GatewayUrl,
+    /// `/api/v*/gateway/bot`, with the value of `Authorization`.
+    GatewayBot(Option<String>),
+    /// Anything that is answered at once.
+    Refused(Response),
+}
+
+/// The query of a gateway URL (docs: Gateway, Connecting).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GatewayQuery {
+    /// API version, echoed in READY.
+    pub version: u8,
+    /// Transport compression.
+    pub transport: Transport,
+}
+
+/// A response with a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// Status code and phrase.
+    pub status: &'static str,
+    /// `Content-Type`. Some libraries compare it with `application/json` to the letter.
+    pub content_type: &'static str,
+    /// The body.
+    pub body: String,
+}
+
+impl Response {
+    /// Plain text.
+    pub fn text(status: &'static str, body: impl Into<String>) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+    }
+
+    /// JSON.
+    pub fn json(status: &'static str, body: impl Into<String>) -> Self {
+        Self { status, content_type: "application/json", body: body.into() }
+    }
+
+    /// The bytes for the wire; the connection ends after them.
+    pub fn encode(&self) -> Vec<u8> {
+        format!(
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
+            self.status,
+            self.content_type,
+            self.body.len(),
+            self.body
+        )
+        .into_bytes()
+    }
+}
+
+/// Reads a request head: `None` while it is incomplete, otherwise its length in bytes and what it asks for.
+pub fn parse(bytes: &[u8]) -> Option<(usize, Route)> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut headers);
+    match request.parse(bytes) {
+        Ok(httparse::Status::Complete(size)) => Some((size, route(&request))),
+        Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => None,
+        Ok(httparse::Status::Partial) => {
+            Some((bytes.len(), refused("431 Request Header Fields Too Large", "the request head is longer than 8 KiB")))
+        }
+        Err(error) => Some((bytes.len(), refused("400 Bad Request", format!("not HTTP/1.1: {error}")))),
+    }
+}
+
+fn refused(status: &'static str, body: impl Into<String>) -> Route {
+    Route::Refused(Response::text(status, body))
+}
+
+fn route(request: &httparse::Request<'_, '_>) -> Route {
+    let target = request.path.unwrap_or("/");
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    if request.method != Some("GET") {
+        return refused("405 Method Not Allowed", "only GET is served here");
+    }
+    match upgrade_of(request.headers) {
+        Some(Ok(upgrade)) => {
+            return match gateway_query(query) {
+                Ok(query) => Route::Gateway(upgrade, query),
+                Err(what) => refused("400 Bad Request", what),
+            };
+        }
+        Some(Err(error @ HandshakeError::Header("Sec-WebSocket-Version"))) => {
+            return refused("426 Upgrade Required", format!("{error}: it has to be 13"));
+        }
+        Some(Err(error)) => return refused("400 Bad Request", format!("not a WebSocket handshake: {error}")),
+        None => {}
+    }
+    match path {
+        "/shard-count" => Route::ShardCount,
+        "/metrics" => Route::Metrics,
+        "/health" => Route::Health,
+        _ => match api_route(path) {
+            Some("/gateway") => Route::GatewayUrl,
+            Some("/gateway/bot") => {
+                let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
+                Route::GatewayBot(header.and_then(|header| String::from_utf8(header.value.to_vec()).ok()))
+            }
+            Some(_) => Route::Refused(Response::json(
+                "404 Not Found",
+                r#"{"message":"gateway-proxy serves only /gateway and /gateway/bot of Discord's API; point the library's REST base at Discord and only its gateway URL here","code":0}"#,
+            )),
+            None => refused(
+                "404 Not Found",
+                "served here: /shard-count, /metrics, /health, /api/v10/gateway, /api/v10/gateway/bot, and the gateway itself as a WebSocket\n",
+            ),
+        },
+    }
+}
+
+/// The route below `/api` or `/api/v<number>`.
+fn api_route(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix("/api")?;
+    let rest = match rest.strip_prefix("/v") {
+        Some(versioned) => versioned.trim_start_matches(|digit: char| digit.is_ascii_digit()),
+        None => rest,
+    };
+    rest.starts_with('/').then_some(rest)
+}
+
+/// Reads the query. What Discord does not know is refused aloud: `compress` and `encoding` are statements of the
+/// client, and answering otherwise would leave it with bytes that it can not read.
+fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
+    let mut parsed = GatewayQuery { version: 10, transport: Transport::None };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match key {
+            "v" => {
+                parsed.version = match value {
+                    "9" => 9,
+                    "10" => 10,
+                    _ => return Err(format!("v={value}: versions 9 and 10 of the gateway are served")),
+                }
+            }
+            "encoding" if value == "json" => {}
+            "encoding" => {
+                return Err(format!("encoding={value}: only json is served; uninstall erlpack or choose json"));
+            }
+            "compress" => {
+                parsed.transport = Transport::from_name(value)
+                    .ok_or_else(|| format!("compress={value}: zlib-stream and zstd-stream are served"))?;
+            }
+            _ => {}
+        }
+    }
+    Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(target: &str) -> Route {
+        parse(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap().1
+    }
+
+    fn upgrade(target: &str) -> Route {
+        let head = format!(
+            "GET {target} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        let (size, route) = parse(format!("{head}rest").as_bytes()).unwrap();
+        assert_eq!(size, head.len());
+        route
+    }
+
+    #[test]
+    fn routes() {
+        assert_eq!(get("/shard-count"), Route::ShardCount);
+        assert_eq!(get("/metrics?x=1"), Route::Metrics);
+        assert_eq!(get("/health"), Route::Health);
+        for base in ["/api", "/api/v9", "/api/v10"] {
+            assert_eq!(get(&format!("{base}/gateway")), Route::GatewayUrl);
+            assert_eq!(get(&format!("{base}/gateway/bot")), Route::GatewayBot(None));
+        }
+        let with_token = b"GET /api/v10/gateway/bot HTTP/1.1\r\nauthorization: Bot abc\r\n\r\n";
+        assert_eq!(parse(with_token).unwrap().1, Route::GatewayBot(Some("Bot abc".into())));
+        for (target, status) in
+            [("/", "404 Not Found"), ("/api/v10/users/@me", "404 Not Found"), ("/apix", "404 Not Found")]
+        {
+            assert!(matches!(get(target), Route::Refused(response) if response.status == status));
+        }
+        let post = parse(b"POST /metrics HTTP/1.1\r\n\r\n").unwrap().1;
+        assert!(matches!(post, Route::Refused(response) if response.status.starts_with("405")));
+    }
+
+    #[test]
+    fn any_path_upgrades_and_the_query_counts() {
+        let query = |target| match upgrade(target) {
+            Route::Gateway(_, query) => Ok((query.version, query.transport)),
+            Route::Refused(response) => Err(response.body),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(query("/"), Ok((10, Transport::None)));
+        assert_eq!(query("//?v=10&encoding=json"), Ok((10, Transport::None)));
+        assert_eq!(query("/r/abc/?v=9&compress=zlib-stream&x"), Ok((9, Transport::Zlib)));
+        assert_eq!(query("/metrics?encoding=json&compress=zstd-stream"), Ok((10, Transport::Zstd)));
+        for bad in ["/?v=8", "/?encoding=etf", "/?compress=gzip", "/?compress=", "/?v="] {
+            assert!(query(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn bad_heads_end_quickly() {
+        assert_eq!(parse(b"GET / HT"), None);
+        assert!(matches!(parse(b"\x16\x03\x01 garbage\r\n\r\n"), Some((_, Route::Refused(_)))));
+        let endless = format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(MAX_HEAD));
+        assert!(matches!(parse(endless.as_bytes()), Some((_, Route::Refused(r))) if r.status.starts_with("431")));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(100));
+        assert!(matches!(parse(many.as_bytes()), Some((_, Route::Refused(_)))));
+    }
+
+    #[test]
+    fn the_content_type_is_exact() {
+        let text = String::from_utf8(Response::json("200 OK", "{}").encode()).unwrap();
+        assert!(text.contains("\r\nContent-Type: application/json\r\n"));
+        assert!(text.ends_with("Content-Length: 2\r\nConnection: close\r\n\r\n{}"));
+    }
+}

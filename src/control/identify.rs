@@ -1,0 +1,219 @@
+//! The identify queue (docs: Gateway, Rate Limiting / Session Start Limit). Pure.
+//!
+//! Promises: within a bucket (shard id mod `max_concurrency`) two permits are at least [`INTERVAL`] apart; permits never
+//! exceed what `remaining` allows until it is renewed; a start that the budget can not cover waits for the renewal
+//! instead of using it up, because Discord resets the token of a bot that runs into the limit.
+
+use crate::protocol::Time;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+/// Discord's five seconds, and some for the way there.
+pub const INTERVAL: Duration = Duration::from_millis(5_200);
+
+/// `session_start_limit` of `/gateway/bot`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// IDENTIFYs per day.
+    pub total: u32,
+    /// What is left of them.
+    pub remaining: u32,
+    /// Time until they are renewed.
+    pub reset_after: Duration,
+    /// Number of buckets.
+    pub max_concurrency: u32,
+}
+
+/// See the module's description.
+pub struct IdentifyQueue {
+    budget: Budget,
+    resets_at: Time,
+    /// Shards of the first start that have not identified yet.
+    starting: BTreeSet<u32>,
+    /// The budget did not cover the start: nothing goes before the renewal.
+    held: bool,
+    waiting: BTreeMap<u32, VecDeque<u32>>,
+    /// When the next permit of a bucket may be given.
+    free_at: BTreeMap<u32, Time>,
+    granted: u64,
+}
+
+impl IdentifyQueue {
+    /// A queue for a process that will start these shards.
+    pub fn new(budget: Budget, now: Time, starting: impl IntoIterator<Item = u32>) -> Self {
+        let mut queue = Self {
+            budget,
+            resets_at: now,
+            starting: starting.into_iter().collect(),
+            held: false,
+            waiting: BTreeMap::new(),
+            free_at: BTreeMap::new(),
+            granted: 0,
+        };
+        queue.renew(budget, now);
+        queue
+    }
+
+    /// New figures from Discord.
+    pub fn renew(&mut self, budget: Budget, now: Time) {
+        self.budget = Budget { max_concurrency: budget.max_concurrency.max(1), ..budget };
+        self.resets_at = now + budget.reset_after;
+        self.held = (budget.remaining as usize) < self.starting.len().min(budget.total as usize);
+    }
+
+    fn bucket(&self, shard: u32) -> u32 {
+        shard % self.budget.max_concurrency
+    }
+
+    /// A shard wants to identify. Asking twice is asking once.
+    pub fn request(&mut self, shard: u32) {
+        let queue = self.waiting.entry(self.bucket(shard)).or_default();
+        if !queue.contains(&shard) {
+            queue.push_back(shard);
+        }
+    }
+
+    /// The shard has a session already: it does not count for the start any more.
+    pub fn started(&mut self, shard: u32) {
+        self.starting.remove(&shard);
+    }
+
+    /// The next shard that may identify now.
+    pub fn poll(&mut self, now: Time) -> Option<u32> {
+        if self.is_exhausted() && now < self.resets_at {
+            return None;
+        }
+        let free_at = &self.free_at;
+        let is_free = |bucket: &u32| free_at.get(bucket).is_none_or(|at| now >= *at);
+        let bucket = *self.waiting.iter().find(|(bucket, queue)| !queue.is_empty() && is_free(bucket))?.0;
+        if self.is_exhausted() {
+            // Renewed by the passing of time; exact figures follow when they are fetched.
+            self.budget.remaining = self.budget.total;
+            self.resets_at = now + Duration::from_secs(24 * 3600);
+            self.held = false;
+            if self.is_exhausted() {
+                return None;
+            }
+        }
+        let shard = self.waiting.get_mut(&bucket)?.pop_front()?;
+        self.free_at.insert(bucket, now + INTERVAL);
+        self.budget.remaining -= 1;
+        self.starting.remove(&shard);
+        self.granted += 1;
+        Some(shard)
+    }
+
+    /// Nothing may go before the renewal.
+    pub fn is_exhausted(&self) -> bool {
+        self.held || self.budget.remaining == 0
+    }
+
+    /// How long until the budget is renewed, if something waits for that.
+    pub fn blocked_for(&self, now: Time) -> Option<Duration> {
+        (self.is_exhausted() && self.waiting() > 0).then(|| self.resets_at.saturating_sub(now))
+    }
+
+    /// Shards that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.values().map(VecDeque::len).sum()
+    }
+
+    /// Permits left before the renewal.
+    pub fn remaining(&self) -> u32 {
+        self.budget.remaining
+    }
+
+    /// Permits given so far.
+    pub fn granted(&self) -> u64 {
+        self.granted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn budget(remaining: u32, max_concurrency: u32) -> Budget {
+        Budget { total: 1000, remaining, reset_after: SECOND * 3600, max_concurrency }
+    }
+
+    fn drain(queue: &mut IdentifyQueue, now: Time) -> Vec<u32> {
+        std::iter::from_fn(|| queue.poll(now)).collect()
+    }
+
+    #[test]
+    fn one_a_bucket_and_interval() {
+        let mut queue = IdentifyQueue::new(budget(1000, 2), SECOND, 0..5);
+        (0..5).for_each(|shard| queue.request(shard));
+        queue.request(0);
+        assert_eq!(drain(&mut queue, SECOND), [0, 1]);
+        assert!(drain(&mut queue, SECOND * 2).is_empty());
+        assert_eq!(drain(&mut queue, SECOND + INTERVAL), [2, 3]);
+        assert_eq!(drain(&mut queue, SECOND + INTERVAL * 2), [4]);
+        assert_eq!((queue.waiting(), queue.remaining(), queue.granted()), (0, 995, 5));
+    }
+
+    #[test]
+    fn a_start_that_is_not_covered_waits() {
+        let mut queue = IdentifyQueue::new(budget(3, 16), SECOND, 0..5);
+        (0..5).for_each(|shard| queue.request(shard));
+        assert!(drain(&mut queue, SECOND).is_empty());
+        assert_eq!(queue.blocked_for(SECOND * 2), Some(SECOND * 3599));
+        assert_eq!(drain(&mut queue, SECOND * 3601), [0, 1, 2, 3, 4]);
+        assert_eq!(queue.blocked_for(SECOND * 3601), None);
+    }
+
+    #[test]
+    fn shards_that_resume_need_no_budget() {
+        let mut queue = IdentifyQueue::new(budget(3, 16), SECOND, 0..5);
+        (0..3).for_each(|shard| queue.started(shard));
+        queue.renew(budget(3, 16), SECOND);
+        queue.request(4);
+        assert_eq!(drain(&mut queue, SECOND), [4]);
+    }
+
+    #[test]
+    fn fresh_figures_release_it() {
+        let mut queue = IdentifyQueue::new(budget(0, 1), SECOND, [7]);
+        queue.request(7);
+        assert!(drain(&mut queue, SECOND).is_empty());
+        queue.renew(budget(10, 1), SECOND * 5);
+        assert_eq!(drain(&mut queue, SECOND * 5), [7]);
+    }
+
+    #[test]
+    fn odd_figures_do_no_harm() {
+        let zero = Budget { total: 0, remaining: 0, reset_after: Duration::ZERO, max_concurrency: 0 };
+        let mut queue = IdentifyQueue::new(zero, SECOND, [0]);
+        queue.request(0);
+        assert!(drain(&mut queue, SECOND * 100_000).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn never_too_fast_never_too_many(
+            steps in prop::collection::vec((0u32..40, 0u64..9_000), 1..300), remaining in 0u32..60, buckets in 1u32..20,
+        ) {
+            let mut queue = IdentifyQueue::new(budget(remaining, buckets), Time::ZERO, []);
+            let mut now = Time::ZERO;
+            let mut last: BTreeMap<u32, Time> = BTreeMap::new();
+            let mut granted = 0;
+            for (shard, step) in steps {
+                now += Duration::from_millis(step);
+                queue.request(shard);
+                while let Some(shard) = queue.poll(now) {
+                    if now < SECOND * 3600 { granted += 1; }
+                    if let Some(before) = last.insert(shard % buckets, now) {
+                        prop_assert!(now - before >= INTERVAL);
+                    }
+                }
+                prop_assert!(granted <= remaining);
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `/metrics`: the reports of all shards in the Prometheus text format. Names and labels of the prior art are kept, so
+//! that dashboards go on working.
+
+use crate::{
+    protocol::event::EventKind,
+    shard::report::{LATENCY_BUCKETS, Report},
+};
+use prometheus::{
+    Encoder, TextEncoder,
+    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+};
+
+/// Figures of the control core itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ControlFigures {
+    /// Connections that have not identified yet.
+    pub unauthenticated: usize,
+    /// Connections refused because there were too many of those.
+    pub refused: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Permits given by the identify queue.
+    pub identifies: u64,
+    /// Permits left before Discord renews them.
+    pub identifies_remaining: u32,
+    /// Shards that wait for a permit.
+    pub identifies_waiting: usize,
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut pair = LabelPair::default();
+    pair.set_name(name.into());
+    pair.set_value(value.into());
+    pair
+}
+
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.into());
+    family.set_help(help.into());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn gauge(labels: Vec<LabelPair>, value: f64) -> Metric {
+    let mut gauge = Gauge::default();
+    gauge.set_value(value);
+    let mut metric = Metric::from_label(labels);
+    metric.set_gauge(gauge);
+    metric
+}
+
+fn counter(labels: Vec<LabelPair>, value: f64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    let mut metric = Metric::from_label(labels);
+    metric.set_counter(counter);
+    metric
+}
+
+fn histogram(report: &Report) -> Metric {
+    let mut histogram = Histogram::default();
+    let mut below = 0;
+    let buckets = LATENCY_BUCKETS.iter().zip(report.latencies.buckets).map(|(&bound, count)| {
+        below += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound);
+        bucket.set_cumulative_count(below);
+        bucket
+    });
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(report.latencies.count());
+    histogram.set_sample_sum(report.latencies.sum);
+    let mut metric = Metric::from_label(vec![label("shard", &report.shard.to_string())]);
+    metric.set_histogram(histogram);
+    metric
+}
+
+/// Renders everything.
+pub fn render(reports: &[Report], control: ControlFigures) -> String {
+    let mut families = Vec::new();
+    let mut per_shard = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Report) -> f64| {
+        let metrics = reports.iter().map(|report| {
+            let labels = vec![label("shard", &report.shard.to_string())];
+            if kind == MetricType::COUNTER { counter(labels, value(report)) } else { gauge(labels, value(report)) }
+        });
+        families.push(family(name, help, kind, metrics.collect()));
+    };
+    use MetricType::{COUNTER, GAUGE};
+    per_shard(
+        "gateway_shard_latency",
+        "Round trip of the last heartbeat in seconds (NaN: none yet)",
+        GAUGE,
+        &|report| report.latency.map_or(f64::NAN, |latency| latency.as_secs_f64()),
+    );
+    per_shard(
+        "gateway_shard_status",
+        "0 fatal, 1 disconnected, 2 identifying, 3 resuming, 4 active",
+        GAUGE,
+        &|report| f64::from(report.status as u8),
+    );
+    per_shard("gateway_cache_guilds", "Guilds in the cache", GAUGE, &|report| report.cache.guilds as f64);
+    per_shard("gateway_cache_unavailable_guilds", "Guilds that are down", GAUGE, &|report| {
+        report.cache.unavailable_guilds as f64
+    });
+    per_shard("gateway_cache_members", "Members in the cache", GAUGE, &|report| report.cache.members as f64);
+    per_shard("gateway_cache_presences", "Presences in the cache", GAUGE, &|report| report.cache.presences as f64);
+    per_shard("gateway_cache_channels", "Channels in the cache", GAUGE, &|report| report.cache.channels as f64);
+    per_shard("gateway_cache_roles", "Roles in the cache", GAUGE, &|report| report.cache.roles as f64);
+    per_shard("gateway_cache_emojis", "Emojis in the cache", GAUGE, &|report| report.cache.emojis as f64);
+    per_shard("gateway_cache_users", "Users in the cache", GAUGE, &|report| report.cache.users as f64);
+    per_shard("gateway_cache_voice_states", "Voice states in the cache", GAUGE, &|report| {
+        report.cache.voice_states as f64
+    });
+    per_shard("gateway_shard_clients", "Clients connected", GAUGE, &|report| report.clients as f64);
+    per_shard("gateway_shard_sessions_detached", "Sessions that can be resumed", GAUGE, &|report| {
+        report.detached as f64
+    });
+    per_shard("gateway_shard_sessions_syncing", "Clients that are being sent READY and guilds", GAUGE, &|report| {
+        report.syncing as f64
+    });
+    per_shard("gateway_shard_log_events", "Events kept for clients", GAUGE, &|report| report.log_events as f64);
+    per_shard("gateway_shard_log_bytes", "Bytes of events kept for clients", GAUGE, &|report| report.log_bytes as f64);
+    per_shard("gateway_shard_commands_queued", "Commands waiting for Discord's rate limit", GAUGE, &|report| {
+        report.queued_commands as f64
+    });
+    per_shard("gateway_shard_clients_lagged_total", "Clients too slow for the log", COUNTER, &|report| {
+        report.fell_off as f64
+    });
+    per_shard("gateway_shard_connects_total", "Connections to Discord", COUNTER, &|r| r.upstream.connects as f64);
+    per_shard("gateway_shard_identifies_total", "IDENTIFYs sent", COUNTER, &|r| r.upstream.identifies as f64);
+    per_shard("gateway_shard_resumes_total", "RESUMEs sent", COUNTER, &|r| r.upstream.resumes as f64);
+    per_shard("gateway_shard_zombies_total", "Connections without heartbeat ACK", COUNTER, &|r| {
+        r.upstream.zombies as f64
+    });
+    per_shard("gateway_shard_malformed_total", "Payloads that could not be read", COUNTER, &|r| {
+        r.upstream.malformed as f64
+    });
+    per_shard("gateway_shard_sequence_gaps_total", "Sequences that Discord skipped", COUNTER, &|r| {
+        r.upstream.gaps as f64
+    });
+    let events = reports.iter().flat_map(|report| {
+        let shard = report.shard.to_string();
+        let counted = EventKind::ALL.iter().zip(report.events).filter(|(_, count)| *count > 0);
+        counted
+            .map(|(kind, count)| counter(vec![label("event_type", kind.name()), label("shard", &shard)], count as f64))
+            .collect::<Vec<_>>()
+    });
+    families.push(family("gateway_shard_events", "Events received from Discord", COUNTER, events.collect()));
+    families.push(family(
+        "gateway_shard_latency_histogram",
+        "Round trips of heartbeats in seconds",
+        MetricType::HISTOGRAM,
+        reports.iter().map(histogram).collect(),
+    ));
+    for (name, help, kind, value) in [
+        ("gateway_connections_unauthenticated", "Connections before IDENTIFY", GAUGE, control.unauthenticated as f64),
+        ("gateway_connections_refused_total", "Connections beyond the limit", COUNTER, control.refused as f64),
+        ("gateway_connections_accepted_total", "Connections accepted", COUNTER, control.accepted as f64),
+        ("gateway_identifies_total", "Permits of the identify queue", COUNTER, control.identifies as f64),
+        ("gateway_identifies_remaining", "IDENTIFYs left today", GAUGE, f64::from(control.identifies_remaining)),
+        ("gateway_identifies_waiting", "Shards waiting to identify", GAUGE, control.identifies_waiting as f64),
+    ] {
+        let metric = if kind == COUNTER { counter(Vec::new(), value) } else { gauge(Vec::new(), value) };
+        families.push(family(name, help, kind, vec![metric]));
+    }
+    families.retain(|family| !family.get_metric().is_empty());
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&families, &mut text).expect("families of one kind, without empty ones, can be written");
+    String::from_utf8(text).expect("the text format is UTF-8")
+}

@@ -1,0 +1,465 @@
+//! The control core: one thread that accepts connections, serves HTTP, paces IDENTIFYs and watches over the data cores.
+//!
+//! Owns the listener, the identify queue, the knowledge of `/gateway/bot` and the signals. Knows of the data cores only
+//! their mailboxes; never touches an event.
+
+mod door;
+mod http;
+pub mod identify;
+mod metrics;
+mod rest;
+mod signals;
+
+use crate::{
+    config::Config,
+    data_core::{self, Plan, ToControl, ToCore},
+    log::Limits,
+    net::{
+        client::ClientConnection,
+        mailbox::{Mailbox, Postbox, mailbox},
+        tls,
+    },
+    placement::Placement,
+    shard::report::Report,
+    upstream::session::Status,
+};
+use glommio::{LocalExecutorBuilder, net::TcpListener};
+use http::{Response, Route};
+use identify::IdentifyQueue;
+use metrics::ControlFigures;
+use rest::{GatewayInfo, Rest, RestError};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    future::poll_fn,
+    os::fd::{FromRawFd, IntoRawFd},
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+
+/// io_uring memory of an executor in bytes. Sockets do not use it, and the default is 10 MiB.
+const IO_MEMORY: usize = 64 << 10;
+/// Longest wait for the reports of the data cores.
+const REPORT_LIMIT: Duration = Duration::from_secs(5);
+/// First and longest wait before `/gateway/bot` is asked again.
+const REST_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// The identify queue is looked at this often.
+const QUEUE_TICK: Duration = Duration::from_millis(100);
+/// Longest wait for the data cores at the end.
+const STOP_LIMIT: Duration = Duration::from_secs(15);
+
+/// Why the proxy ended by itself.
+#[derive(Debug)]
+pub struct Failure(pub String);
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Messages to the control core that do not come from data cores.
+enum Event {
+    Signal(i32),
+    Gateway(Result<GatewayInfo, RestError>),
+}
+
+/// The reports that a request still waits for.
+#[derive(Default)]
+struct Gathering {
+    reports: Vec<Report>,
+    missing: usize,
+    waker: Option<Waker>,
+}
+
+/// The state of the control core.
+struct Control {
+    config: Config,
+    epoch: Instant,
+    cores: Vec<Postbox<ToCore>>,
+    gateway: RefCell<Option<GatewayInfo>>,
+    queue: RefCell<Option<IdentifyQueue>>,
+    gathering: RefCell<HashMap<u64, Gathering>>,
+    next_gathering: Cell<u64>,
+    figures: RefCell<ControlFigures>,
+    ask_rest: crossbeam_channel::Sender<Duration>,
+}
+
+/// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
+pub fn run(config: Config, placement: &Placement, listener: std::net::TcpListener) -> Result<(), Failure> {
+    let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
+    signals::block().map_err(|error| failure("can not block signals", &error))?;
+    let tls = tls::client_config().map_err(Failure)?;
+    let epoch = Instant::now();
+    let (to_control, from_cores) = mailbox();
+    let (events, inbox) = mailbox();
+
+    let mut cores = Vec::new();
+    let mut threads = Vec::new();
+    for (index, &cpu) in placement.data.iter().enumerate() {
+        let (postbox, mailbox) = mailbox();
+        cores.push(postbox);
+        let control = to_control.clone();
+        let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
+            .name(&format!("data-{index}"))
+            .io_memory(IO_MEMORY)
+            .spawn(move || data_core::run(mailbox, control, epoch))
+            .map_err(|error| failure(&format!("can not start data core {index}"), &error))?;
+        threads.push(thread);
+    }
+    drop(to_control);
+
+    let signal_events = events.clone();
+    spawn("signals", move || {
+        while let Ok(signal) = signals::wait() {
+            if signal_events.send(Event::Signal(signal)).is_err() {
+                std::process::exit(1);
+            }
+        }
+    })?;
+    let (ask_rest, asked) = crossbeam_channel::bounded::<Duration>(4);
+    let rest = Rest::new(config.token.bare().into(), config.twilight_http_proxy.as_deref());
+    spawn("rest", move || {
+        for wait in asked {
+            std::thread::sleep(wait);
+            if events.send(Event::Gateway(rest.gateway())).is_err() {
+                return;
+            }
+        }
+    })?;
+
+    let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
+        .name("control")
+        .io_memory(IO_MEMORY)
+        .spawn(move || async move {
+            let control = Rc::new(Control {
+                config,
+                epoch,
+                cores,
+                gateway: RefCell::new(None),
+                queue: RefCell::new(None),
+                gathering: RefCell::new(HashMap::new()),
+                next_gathering: Cell::new(0),
+                figures: RefCell::new(ControlFigures::default()),
+                ask_rest,
+            });
+            control.main(listener, from_cores, inbox, tls).await
+        })
+        .map_err(|error| failure("can not start the control core", &error))?;
+    let result = executor.join().map_err(|error| failure("the control core ended", &error))?;
+    for thread in threads {
+        // A core that does not end in time is left behind: the process ends anyway.
+        if result.is_ok() {
+            let _ = thread.join();
+        }
+    }
+    result
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(body)
+        .map(drop)
+        .map_err(|error| Failure(format!("can not start thread {name}: {error}")))
+}
+
+impl Control {
+    fn now(&self) -> Duration {
+        self.epoch.elapsed()
+    }
+
+    async fn main(
+        self: Rc<Self>,
+        listener: std::net::TcpListener,
+        from_cores: Mailbox<ToControl>,
+        mut inbox: Mailbox<Event>,
+        tls: Arc<rustls::ClientConfig>,
+    ) -> Result<(), Failure> {
+        // SAFETY: the descriptor is a listening TCP socket whose ownership `into_raw_fd` has given up.
+        let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
+        glommio::spawn_local(door::accept(self.clone(), listener)).detach();
+        let stopped = Rc::new(Cell::new(0));
+        glommio::spawn_local(self.clone().hear_cores(from_cores, stopped.clone())).detach();
+        glommio::spawn_local(self.clone().pace_identifies()).detach();
+        let _ = self.ask_rest.try_send(Duration::ZERO);
+        let mut backoff = REST_BACKOFF.0;
+        loop {
+            match inbox.receive().await {
+                Event::Gateway(Ok(info)) => {
+                    backoff = REST_BACKOFF.0;
+                    self.learn(info, &tls)?;
+                }
+                Event::Gateway(Err(RestError::Unauthorized)) => {
+                    return Err(Failure(
+                        "Discord refused the token (401): set a current one in TOKEN or `token`".into(),
+                    ));
+                }
+                Event::Gateway(Err(RestError::Temporary(what))) => {
+                    tracing::warn!("{what}; trying again in {} s", backoff.as_secs());
+                    let _ = self.ask_rest.try_send(backoff);
+                    backoff = (backoff * 2).min(REST_BACKOFF.1);
+                }
+                Event::Signal(signal) => {
+                    tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
+                    break;
+                }
+            }
+        }
+        for core in &self.cores {
+            let _ = core.send(ToCore::Stop);
+        }
+        let all_stopped = async {
+            while stopped.get() < self.cores.len() {
+                glommio::timer::sleep(Duration::from_millis(10)).await;
+            }
+            true
+        };
+        let second_signal = async {
+            while !matches!(inbox.receive().await, Event::Signal(_)) {}
+            false
+        };
+        match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(Failure("second signal: quit at once".into())),
+            None => Err(Failure("the data cores did not end in time".into())),
+        }
+    }
+
+    /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed.
+    fn learn(&self, info: GatewayInfo, tls: &Arc<rustls::ClientConfig>) -> Result<(), Failure> {
+        let now = self.now();
+        if let Some(queue) = &mut *self.queue.borrow_mut() {
+            queue.renew(info.budget, now);
+            return Ok(());
+        }
+        let shards = self.config.shard_range(info.shards).map_err(Failure)?;
+        let count = self.config.shards.unwrap_or(info.shards);
+        let budget = info.budget;
+        tracing::info!(
+            shards = shards.len(),
+            of = count,
+            recommended = info.shards,
+            identifies_left = budget.remaining,
+            max_concurrency = budget.max_concurrency,
+            "starting"
+        );
+        let queue = IdentifyQueue::new(budget, now, shards.clone());
+        if let Some(wait) = queue.is_exhausted().then_some(budget.reset_after) {
+            tracing::error!(
+                "only {} of {} IDENTIFYs are left, and {} shards have to start: waiting {} s until Discord renews them",
+                budget.remaining,
+                budget.total,
+                shards.len(),
+                wait.as_secs()
+            );
+        }
+        *self.queue.borrow_mut() = Some(queue);
+        for (index, core) in self.cores.iter().enumerate() {
+            let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
+            let plan = self.plan(own, count, info.url.clone(), tls.clone());
+            if core.send(ToCore::Start(Box::new(plan))).is_err() {
+                return Err(Failure(format!("data core {index} has ended")));
+            }
+        }
+        *self.gateway.borrow_mut() = Some(info);
+        Ok(())
+    }
+
+    fn plan(&self, shards: Vec<u32>, count: u32, gateway_url: String, tls: Arc<rustls::ClientConfig>) -> Plan {
+        let config = &self.config;
+        Plan {
+            presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
+            shards,
+            shard_count: count,
+            token: config.token.bare().into(),
+            gateway_url,
+            intents: config.intents,
+            transport: config.upstream_compression,
+            public_url: config.externally_accessible_url.clone(),
+            log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
+            resume_window: config.resume_window,
+            cache: config.cache,
+            honor_client_intents: config.honor_client_intents,
+            tls,
+        }
+    }
+
+    fn index_of(&self, shard: u32) -> usize {
+        shard as usize % self.cores.len()
+    }
+
+    async fn hear_cores(self: Rc<Self>, mut mailbox: Mailbox<ToControl>, stopped: Rc<Cell<usize>>) {
+        loop {
+            match mailbox.receive().await {
+                ToControl::WantPermit(shard) => {
+                    if let Some(queue) = &mut *self.queue.borrow_mut() {
+                        queue.request(shard);
+                    }
+                    self.grant();
+                }
+                ToControl::Return(parcel, version) => {
+                    let connection = ClientConnection::unpack(*parcel);
+                    glommio::spawn_local(door::reenter(self.clone(), connection, version)).detach();
+                }
+                ToControl::Reports(number, reports) => {
+                    if let Some(gathering) = self.gathering.borrow_mut().get_mut(&number) {
+                        gathering.reports.extend(reports);
+                        gathering.missing -= 1;
+                        if let Some(waker) = gathering.waker.take() {
+                            waker.wake();
+                        }
+                    }
+                }
+                ToControl::Fatal(..) => {}
+                ToControl::Stopped => stopped.set(stopped.get() + 1),
+            }
+        }
+    }
+
+    /// Gives every permit that is due.
+    fn grant(&self) {
+        let now = self.now();
+        let mut queue = self.queue.borrow_mut();
+        let Some(queue) = &mut *queue else { return };
+        while let Some(shard) = queue.poll(now) {
+            let _ = self.cores[self.index_of(shard)].send(ToCore::Permit(shard));
+        }
+    }
+
+    async fn pace_identifies(self: Rc<Self>) {
+        let mut told = false;
+        loop {
+            glommio::timer::sleep(QUEUE_TICK).await;
+            self.grant();
+            let blocked = self.queue.borrow().as_ref().and_then(|queue| queue.blocked_for(self.now()));
+            match blocked {
+                Some(wait) if !told => {
+                    tracing::error!("no IDENTIFY left: waiting {} s until Discord renews them", wait.as_secs());
+                    told = true;
+                    // The figures may be old, and the renewal is best known by asking after it.
+                    let _ = self.ask_rest.try_send(wait + Duration::from_secs(1));
+                }
+                Some(_) => {}
+                None => told = false,
+            }
+        }
+    }
+
+    /// The reports of all shards, in order.
+    async fn reports(&self) -> Vec<Report> {
+        let number = self.next_gathering.get();
+        self.next_gathering.set(number + 1);
+        let gathering = Gathering { missing: self.cores.len(), ..Gathering::default() };
+        self.gathering.borrow_mut().insert(number, gathering);
+        for core in &self.cores {
+            let _ = core.send(ToCore::Report(number));
+        }
+        let complete = poll_fn(|cx| match self.gathering.borrow_mut().get_mut(&number) {
+            Some(gathering) if gathering.missing > 0 => {
+                gathering.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        });
+        let _ = crate::net::within(REPORT_LIMIT, complete).await;
+        let mut reports = self.gathering.borrow_mut().remove(&number).map_or_else(Vec::new, |done| done.reports);
+        reports.sort_by_key(|report| report.shard);
+        reports
+    }
+
+    /// How many shards the bot has, once that is known.
+    fn shard_count(&self) -> Option<u32> {
+        self.config.shards.or_else(|| self.gateway.borrow().as_ref().map(|info| info.shards))
+    }
+
+    /// The mailbox of the core that has a shard; `None`: the shard is not served here, or not yet.
+    fn core_of(&self, shard: u32) -> Option<&Postbox<ToCore>> {
+        let recommended = self.gateway.borrow().as_ref()?.shards;
+        let range = self.config.shard_range(recommended).ok()?;
+        range.contains(&shard).then(|| &self.cores[self.index_of(shard)])
+    }
+
+    fn intents(&self) -> u64 {
+        self.config.intents
+    }
+
+    fn accepts_token(&self, token: &str) -> bool {
+        !self.config.validate_token || self.config.token.matches(token)
+    }
+
+    /// Answers a request that is not for the gateway.
+    async fn respond(&self, route: Route) -> Response {
+        let unknown = || Response::text("503 Service Unavailable", "the number of shards is not known yet\n");
+        match route {
+            Route::ShardCount => {
+                self.shard_count().map_or_else(unknown, |count| Response::text("200 OK", count.to_string()))
+            }
+            Route::Metrics => {
+                let mut figures = *self.figures.borrow();
+                if let Some(queue) = &*self.queue.borrow() {
+                    figures.identifies = queue.granted();
+                    figures.identifies_remaining = queue.remaining();
+                    figures.identifies_waiting = queue.waiting();
+                }
+                let body = metrics::render(&self.reports().await, figures);
+                Response { content_type: prometheus::TEXT_FORMAT, ..Response::text("200 OK", body) }
+            }
+            Route::Health => self.health().await,
+            Route::GatewayUrl => {
+                let url = serde_json::json!({"url": self.config.externally_accessible_url});
+                Response::json("200 OK", url.to_string())
+            }
+            Route::GatewayBot(token) => match self.shard_count() {
+                _ if !self.accepts_token(crate::protocol::token::bare(token.as_deref().unwrap_or(""))) => {
+                    Response::json("401 Unauthorized", r#"{"message":"401: Unauthorized","code":0}"#)
+                }
+                None => unknown(),
+                Some(shards) => {
+                    // Every shard in a bucket of its own, so that libraries start all of them at once.
+                    let body = serde_json::json!({
+                        "url": self.config.externally_accessible_url,
+                        "shards": shards,
+                        "session_start_limit": {
+                            "total": shards.max(1000),
+                            "remaining": shards.max(1000),
+                            "reset_after": 14_400_000,
+                            "max_concurrency": shards.clamp(16, u32::from(u16::MAX)),
+                        },
+                    });
+                    Response::json("200 OK", body.to_string())
+                }
+            },
+            Route::Refused(response) => response,
+            Route::Gateway(..) => Response::text("400 Bad Request", "a gateway connection has to be upgraded\n"),
+        }
+    }
+
+    async fn health(&self) -> Response {
+        let Some(count) = self.gateway.borrow().as_ref().map(|info| info.shards) else {
+            return Response::text("503 Service Unavailable", "GET /gateway/bot has not been answered yet\n");
+        };
+        let expected = self.config.shard_range(count).map_or(0, |range| range.len());
+        let reports = self.reports().await;
+        let mut text = String::new();
+        for report in reports.iter().filter(|report| report.status != Status::Active) {
+            let state = match (report.status, report.fatal) {
+                (_, Some((code, advice))) => format!("closed for good by Discord ({code}): {advice}"),
+                (status, None) => format!("{status:?}").to_lowercase(),
+            };
+            text.push_str(&format!("shard {}: {state}\n", report.shard));
+        }
+        if reports.len() < expected {
+            text.push_str(&format!("{} of {expected} shards report\n", reports.len()));
+        }
+        if text.is_empty() {
+            Response::text("200 OK", format!("all {expected} shards are ready\n"))
+        } else {
+            Response::text("503 Service Unavailable", text)
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Drives one client's connection: hands its messages to the shard and writes what the shard has for it.
+
+use super::{Arrival, Core, Entry, Handle, Place, ToControl};
+use crate::{
+    net::{client::ClientConnection, within},
+    protocol::{Time, close, payload},
+    shard::{Close, Progress},
+    websocket::{Message, Violation},
+};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+/// A client that takes nothing for this long while bytes wait is dropped; it may resume.
+pub const STALL_LIMIT: Duration = Duration::from_secs(60);
+/// How long a client has to react to op 7 by itself before it is closed.
+const RECONNECT_GRACE: Duration = Duration::from_secs(3);
+/// How long the last bytes and the end of the connection may take.
+const LINGER: Duration = Duration::from_secs(2);
+/// A turn ends after filling the outbox this often, so that everyone else is served.
+const FILLS_PER_TURN: usize = 4;
+
+/// How a connection ends.
+enum End {
+    /// The client closed, with this code.
+    Closed(Option<u16>),
+    /// The network did, or the client without a word.
+    Lost,
+    /// We close.
+    Close { close: Close, reconnect: bool },
+}
+
+/// Serves a client until its connection ends.
+pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
+    let mut connection = ClientConnection::unpack(arrival.parcel);
+    let number = core.next_connection.get() + 1;
+    core.next_connection.set(number);
+    let now = core.now();
+    let session = match arrival.entry {
+        Entry::Identify(options) => place.with(|shard| shard.identify(now, number, options)),
+        Entry::Resume { id, sequence } => match place.with(|shard| shard.resume(now, number, &id, sequence)) {
+            Some(session) => {
+                tracing::debug!(shard = arrival.shard, ?id, sequence, "a client resumes");
+                Ok(session)
+            }
+            None => {
+                tracing::info!(shard = arrival.shard, ?id, sequence, "a RESUME can not be served");
+                connection.outbox.message(&[payload::INVALID_SESSION]);
+                if let Ok(parcel) = connection.pack() {
+                    core.tell(ToControl::Return(Box::new(parcel), arrival.version));
+                }
+                return;
+            }
+        },
+    };
+    let session = match session {
+        Ok(session) => session,
+        Err(close) => return finish(&mut connection, End::Close { close, reconnect: false }).await,
+    };
+    let handle = Rc::new(Handle { number, waker: RefCell::new(None), stalled_since: Cell::new(None) });
+    let _registration = Registration::new(&core, &place, handle.clone(), session);
+    let end = RefCell::new(None);
+    poll_fn(|cx| {
+        // The waker of a task stays the same, so this is one comparison.
+        let mut waker = handle.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        drop(waker);
+        match turn(&core, &place, &mut connection, &handle, session, cx) {
+            Some(ended) => {
+                end.replace(Some(ended));
+                Poll::Ready(())
+            }
+            None => Poll::Pending,
+        }
+    })
+    .await;
+    let end = end.into_inner().unwrap_or(End::Lost);
+    if let End::Closed(code) = &end {
+        place.with(|shard| shard.detach(core.now(), session, number, close::ends_session(*code)));
+    }
+    finish(&mut connection, end).await;
+}
+
+/// Undoes what serving has registered, whichever way it ends, a panic included.
+struct Registration {
+    core: Rc<Core>,
+    place: Rc<Place>,
+    handle: Rc<Handle>,
+    session: u32,
+}
+
+impl Registration {
+    fn new(core: &Rc<Core>, place: &Rc<Place>, handle: Rc<Handle>, session: u32) -> Self {
+        place.clients.borrow_mut().insert(handle.number, handle.clone());
+        Self { core: core.clone(), place: place.clone(), handle, session }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.place.clients.borrow_mut().remove(&self.handle.number);
+        // After a panic within the shard it is still borrowed by nobody, because unwinding has ended the borrow.
+        if let Ok(mut shard) = self.place.shard.try_borrow_mut() {
+            shard.detach(self.core.now(), self.session, self.handle.number, false);
+        }
+    }
+}
+
+/// One turn: read what is there, fill the outbox, write.
+fn turn(
+    core: &Core,
+    place: &Place,
+    connection: &mut ClientConnection,
+    handle: &Handle,
+    session: u32,
+    cx: &mut Context<'_>,
+) -> Option<End> {
+    let now = core.now();
+    loop {
+        // Before the first read too: the door may have read more than the IDENTIFY.
+        if let Some(end) = messages(place, connection, session, now) {
+            return Some(end);
+        }
+        // A client that does not read gets no further answers, so it is not listened to either.
+        if connection.outbox.is_full() {
+            break;
+        }
+        match connection.poll_read(cx) {
+            Poll::Ready(Ok(n)) if n > 0 => {}
+            Poll::Ready(_) => return Some(End::Lost),
+            Poll::Pending => break,
+        }
+    }
+    for fill in 0.. {
+        let progress = if connection.outbox.is_full() {
+            Progress::More
+        } else {
+            place.with(|shard| shard.produce(now, session, handle.number, &mut connection.outbox))
+        };
+        if let Progress::Close { close, reconnect } = progress {
+            return Some(End::Close { close, reconnect });
+        }
+        let (written, state) = connection.poll_write(cx);
+        match state {
+            Poll::Ready(Ok(())) => handle.stalled_since.set(None),
+            Poll::Ready(Err(_)) => return Some(End::Lost),
+            Poll::Pending => {
+                let since = handle.stalled_since.get().filter(|_| written == 0).unwrap_or(now);
+                handle.stalled_since.set(Some(since));
+                if now.saturating_sub(since) >= STALL_LIMIT {
+                    tracing::info!("a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
+                    return Some(End::Lost);
+                }
+                return None;
+            }
+        }
+        if progress == Progress::Idle {
+            connection.outbox.release();
+            return None;
+        }
+        if fill == FILLS_PER_TURN {
+            cx.waker().wake_by_ref();
+            return None;
+        }
+    }
+    None
+}
+
+/// Handles every message that is complete.
+fn messages(place: &Place, connection: &mut ClientConnection, session: u32, now: Time) -> Option<End> {
+    let ClientConnection { inbound, outbox, .. } = connection;
+    loop {
+        match inbound.next() {
+            Ok(None) => {
+                inbound.release();
+                return None;
+            }
+            Ok(Some(Message::Text(text) | Message::Binary(text))) => {
+                if let Err(close) = place.with(|shard| shard.command(now, session, text, outbox)) {
+                    return Some(End::Close { close, reconnect: false });
+                }
+            }
+            Ok(Some(Message::Ping(payload))) => outbox.pong(payload),
+            Ok(Some(Message::Pong(_))) => {}
+            Ok(Some(Message::Close(close))) => return Some(End::Closed(close.map(|(code, _)| code))),
+            Err(violation) => return Some(End::Close { close: close_for(violation), reconnect: false }),
+        }
+    }
+}
+
+/// The close that a violation of the WebSocket protocol gets. A message that is too long is Discord's own 4002.
+pub fn close_for(violation: Violation) -> Close {
+    match violation {
+        Violation::TooLarge => (close::DECODE_ERROR, "payload longer than 4096 bytes"),
+        Violation::Utf8 => (violation.close_code(), "text is not UTF-8"),
+        _ => (violation.close_code(), "WebSocket protocol violated"),
+    }
+}
+
+/// Says goodbye so that the client hears it: the close frame, our end of the stream, then its end.
+async fn finish(connection: &mut ClientConnection, end: End) {
+    let (code, reason) = match end {
+        End::Lost => return,
+        // Some libraries decide by the code that comes back, so it is theirs.
+        End::Closed(code) => (code, ""),
+        End::Close { close: (code, reason), reconnect } => {
+            if reconnect {
+                connection.outbox.message(&[payload::RECONNECT]);
+                if let Some(own) = within(RECONNECT_GRACE, leave(connection)).await {
+                    return goodbye(connection, own, "").await;
+                }
+            }
+            (Some(code), reason)
+        }
+    };
+    goodbye(connection, code, reason).await;
+}
+
+async fn goodbye(connection: &mut ClientConnection, code: Option<u16>, reason: &str) {
+    connection.outbox.close(code, reason);
+    let _ = within(LINGER, async {
+        let _ = poll_fn(|cx| connection.poll_write(cx).1).await;
+        connection.finish();
+        poll_fn(|cx| connection.poll_drain(cx)).await;
+    })
+    .await;
+}
+
+/// Waits for the client to close by itself; returns its code.
+async fn leave(connection: &mut ClientConnection) -> Option<u16> {
+    poll_fn(|cx| {
+        if let (_, Poll::Ready(Err(_))) = connection.poll_write(cx) {
+            return Poll::Ready(None);
+        }
+        loop {
+            match connection.inbound.next() {
+                Ok(Some(Message::Close(close))) => return Poll::Ready(close.map(|(code, _)| code)),
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
+                Err(_) => return Poll::Ready(None),
+            }
+            match connection.poll_read(cx) {
+                Poll::Ready(Ok(n)) if n > 0 => {}
+                Poll::Ready(_) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await
+}

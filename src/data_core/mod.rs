@@ -1,0 +1,319 @@
+//! A data core: one thread that owns shards, and everything that touches them, from socket to socket.
+//!
+//! Owns its shards (s with s mod N = its index), their upstream connections and the connections of their clients. Talks
+//! to the control core through mailboxes only; shares nothing else with anyone. I/O is a thin shell: it moves bytes
+//! between sockets and the pure [`Shard`], wakes who has something to do, and contains panics.
+
+mod client;
+pub use client::close_for;
+mod upstream;
+
+use crate::{
+    compression::Transport,
+    downstream::session::{Options, SessionId},
+    log::Limits,
+    net::{
+        client::Parcel,
+        contain,
+        mailbox::{Mailbox, Postbox},
+    },
+    protocol::{ShardId, Time, payload},
+    shard::{Settings, Shard, report::Report},
+    upstream::session::Identity,
+};
+use hashbrown::HashMap;
+use rustls::ClientConfig;
+use serde_json::value::RawValue;
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+/// Time passes for the shards in steps of this.
+const TICK: Duration = Duration::from_millis(250);
+/// Every this many ticks idle memory is looked for.
+const TICKS_PER_SWEEP: u32 = 40;
+
+/// What a data core needs to know to run its shards.
+#[derive(Clone)]
+pub struct Plan {
+    /// Ids of its shards.
+    pub shards: Vec<u32>,
+    /// How many shards the bot has in total.
+    pub shard_count: u32,
+    /// The bot's token, bare.
+    pub token: Arc<str>,
+    /// What `/gateway/bot` returned.
+    pub gateway_url: String,
+    /// Intents to identify with.
+    pub intents: u64,
+    /// Presence of each shard, in the order of `shards`.
+    pub presences: Vec<Box<RawValue>>,
+    /// How to compress what Discord sends.
+    pub transport: Transport,
+    /// What READY tells clients to resume at.
+    pub public_url: String,
+    /// Bounds of each log.
+    pub log: Limits,
+    /// How long a client can resume.
+    pub resume_window: Duration,
+    /// What is cached.
+    pub cache: crate::cache::Flags,
+    /// Filter by the intents of each client.
+    pub honor_client_intents: bool,
+    /// TLS roots.
+    pub tls: Arc<ClientConfig>,
+}
+
+/// How a client asked to be let in.
+#[derive(Debug)]
+pub enum Entry {
+    /// A new session.
+    Identify(Options),
+    /// An old one, from this sequence on.
+    Resume {
+        /// Which.
+        id: SessionId,
+        /// The last sequence that the client has seen.
+        sequence: u64,
+    },
+}
+
+/// A client that passed the door.
+pub struct Arrival {
+    /// Its connection.
+    pub parcel: Parcel,
+    /// The shard that it wants.
+    pub shard: u32,
+    /// What it asked for.
+    pub entry: Entry,
+    /// Its API version, for an IDENTIFY that follows on the same connection.
+    pub version: u8,
+}
+
+/// Messages to a data core.
+pub enum ToCore {
+    /// Start. Comes once and first.
+    Start(Box<Plan>),
+    /// The identify queue lets a shard go.
+    Permit(u32),
+    /// A client to serve.
+    Client(Box<Arrival>),
+    /// Answer with [`ToControl::Reports`].
+    Report(u64),
+    /// Leave Discord and the clients so that both can be resumed, then answer with [`ToControl::Stopped`].
+    Stop,
+}
+
+/// Messages to the control core.
+pub enum ToControl {
+    /// A shard wants to identify.
+    WantPermit(u32),
+    /// A client whose RESUME was refused: it may identify on the same connection.
+    Return(Box<Parcel>, u8),
+    /// The states of all shards of a core, in answer to the request of that number.
+    Reports(u64, Vec<Report>),
+    /// A shard was given up for good.
+    Fatal(u32, u16, &'static str),
+    /// A core has nothing left to do.
+    Stopped,
+}
+
+/// One client's connection as the rest of the core sees it.
+struct Handle {
+    number: u64,
+    waker: RefCell<Option<Waker>>,
+    /// Since when bytes wait that the client does not take.
+    stalled_since: Cell<Option<Time>>,
+}
+
+/// A shard with its surroundings.
+struct Place {
+    shard: RefCell<Shard>,
+    /// Wakes the upstream connection.
+    upstream: RefCell<Option<Waker>>,
+    clients: RefCell<HashMap<u64, Rc<Handle>>>,
+}
+
+impl Place {
+    /// Calls into the shard, then wakes whom that concerns.
+    fn with<T>(&self, call: impl FnOnce(&mut Shard) -> T) -> T {
+        let mut shard = self.shard.borrow_mut();
+        let result = call(&mut shard);
+        let wake = shard.take_wake();
+        drop(shard);
+        if wake.upstream
+            && let Some(waker) = &*self.upstream.borrow()
+        {
+            waker.wake_by_ref();
+        }
+        if wake.clients {
+            self.wake_clients();
+        }
+        result
+    }
+
+    fn wake_clients(&self) {
+        for handle in self.clients.borrow().values() {
+            if let Some(waker) = &*handle.waker.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+struct Core {
+    plan: Box<Plan>,
+    epoch: Instant,
+    control: Postbox<ToControl>,
+    places: HashMap<u32, Rc<Place>>,
+    next_connection: Cell<u64>,
+    stopping: Cell<bool>,
+    panics: Cell<u64>,
+}
+
+impl Core {
+    fn now(&self) -> Time {
+        self.epoch.elapsed()
+    }
+
+    fn tell(&self, message: ToControl) {
+        if self.control.send(message).is_err() {
+            tracing::error!("the control core does not take messages");
+        }
+    }
+
+    fn new_shard(plan: &Plan, index: usize) -> Shard {
+        let id = ShardId { id: plan.shards[index], count: plan.shard_count };
+        let presence = plan.presences.get(index).map(|presence| &**presence);
+        let identity = Identity {
+            identify: payload::identify(&plan.token, id, plan.intents, presence),
+            token: plan.token.to_string(),
+        };
+        let settings = Settings {
+            public_url: plan.public_url.clone(),
+            log: plan.log,
+            resume_window: plan.resume_window,
+            cache: plan.cache,
+            honor_client_intents: plan.honor_client_intents,
+            intents: plan.intents,
+        };
+        let random = crate::net::tls::provider().secure_random;
+        let entropy = Box::new(move |bytes: &mut [u8]| {
+            random.fill(bytes).expect("the system has random numbers");
+        });
+        Shard::new(id, Rc::new(settings), identity, plan.gateway_url.clone(), None, entropy)
+    }
+}
+
+/// Runs a data core on the calling executor until it is told to stop. `epoch` is the process's zero of time.
+pub async fn run(mut mailbox: Mailbox<ToCore>, control: Postbox<ToControl>, epoch: Instant) {
+    let plan = loop {
+        match mailbox.receive().await {
+            ToCore::Start(plan) => break plan,
+            ToCore::Report(number) => drop(control.send(ToControl::Reports(number, Vec::new()))),
+            ToCore::Stop => {
+                drop(control.send(ToControl::Stopped));
+                return;
+            }
+            // No shard can have asked, and no client be let in, before there is a plan.
+            ToCore::Permit(_) | ToCore::Client(_) => {}
+        }
+    };
+    let places = plan.shards.iter().enumerate().map(|(index, &id)| {
+        let place = Place {
+            shard: RefCell::new(Core::new_shard(&plan, index)),
+            upstream: RefCell::new(None),
+            clients: RefCell::new(HashMap::new()),
+        };
+        (id, Rc::new(place))
+    });
+    let core = Rc::new(Core {
+        places: places.collect(),
+        plan,
+        epoch,
+        control,
+        next_connection: Cell::new(0),
+        stopping: Cell::new(false),
+        panics: Cell::new(0),
+    });
+    for (index, id) in core.plan.shards.iter().enumerate() {
+        glommio::spawn_local(upstream::run(core.clone(), core.places[id].clone(), index)).detach();
+    }
+    glommio::spawn_local(tick(core.clone())).detach();
+    loop {
+        match mailbox.receive().await {
+            ToCore::Start(_) => {}
+            ToCore::Permit(shard) => {
+                if let Some(place) = core.places.get(&shard) {
+                    place.with(|shard| shard.upstream_permitted(core.now()));
+                }
+            }
+            ToCore::Client(arrival) => admit(&core, *arrival),
+            ToCore::Report(number) => {
+                let reports = core.places.values().map(|place| place.shard.borrow().report()).collect();
+                core.tell(ToControl::Reports(number, reports));
+            }
+            ToCore::Stop => break,
+        }
+    }
+    stop(&core).await;
+}
+
+fn admit(core: &Rc<Core>, arrival: Arrival) {
+    let Some(place) = core.places.get(&arrival.shard).cloned() else {
+        // The door knows which shards there are, so this is a client of a shard that no longer exists.
+        return;
+    };
+    let core = core.clone();
+    glommio::spawn_local(async move {
+        if contain(client::serve(core.clone(), place, arrival)).await.is_none() {
+            core.panics.set(core.panics.get() + 1);
+            tracing::error!("a client's task panicked; its connection is dropped");
+        }
+    })
+    .detach();
+}
+
+async fn tick(core: Rc<Core>) {
+    let mut ticks = 0u32;
+    while !core.stopping.get() {
+        glommio::timer::sleep(TICK).await;
+        ticks = ticks.wrapping_add(1);
+        let now = core.now();
+        for place in core.places.values() {
+            place.with(|shard| shard.tick(now));
+            let sweep = ticks.is_multiple_of(TICKS_PER_SWEEP);
+            for handle in place.clients.borrow().values() {
+                let stalled =
+                    handle.stalled_since.get().is_some_and(|since| now.saturating_sub(since) >= client::STALL_LIMIT);
+                if (stalled || sweep)
+                    && let Some(waker) = &*handle.waker.borrow()
+                {
+                    waker.wake_by_ref();
+                }
+            }
+        }
+    }
+}
+
+/// Longest wait for clients to take their goodbye.
+const STOP_LIMIT: Duration = Duration::from_secs(8);
+
+async fn stop(core: &Rc<Core>) {
+    core.stopping.set(true);
+    let now = core.now();
+    for place in core.places.values() {
+        place.with(|shard| shard.stop(now));
+    }
+    let deadline = now + STOP_LIMIT;
+    while core.now() < deadline && core.places.values().any(|place| !place.clients.borrow().is_empty()) {
+        glommio::timer::sleep(Duration::from_millis(20)).await;
+    }
+    // The close frames to Discord go out in the same turns of the loop; give an idle core one at least.
+    glommio::timer::sleep(Duration::from_millis(20)).await;
+    core.tell(ToControl::Stopped);
+}

@@ -1,0 +1,201 @@
+//! A Gateway client of the tests' own: one thread, one blocking socket, and every rule checked on every frame.
+
+use std::{
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
+use gateway_proxy::{
+    compression::{Inflater, Transport},
+    protocol::envelope::Envelope,
+    websocket::{Inbound, Message, Opcode, Role, client_request, parse_response, write_close, write_frame},
+};
+use serde_json::{Value, json};
+
+use super::TOKEN;
+
+/// Any larger payload is a fault.
+const MAX_PAYLOAD: usize = 64 << 20;
+
+/// One payload from the server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Payload {
+    /// The opcode.
+    pub op: u64,
+    /// The sequence of a dispatch.
+    pub s: Option<u64>,
+    /// The type of a dispatch.
+    pub t: Option<String>,
+    /// The text of the data.
+    pub d: String,
+}
+
+impl Payload {
+    /// The data, parsed.
+    pub fn data(&self) -> Value {
+        serde_json::from_str(&self.d).expect("data that is JSON")
+    }
+
+    /// The number at the start of a message of the simulator's.
+    pub fn number(&self) -> Option<u64> {
+        if self.t.as_deref() != Some("MESSAGE_CREATE") {
+            return None;
+        }
+        let content = self.d.split_once("\"content\":\"n:")?.1;
+        let digits: String = content.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().ok()
+    }
+}
+
+/// What came instead of a payload.
+#[derive(Debug, PartialEq)]
+pub enum Gone {
+    /// A close frame: code and reason.
+    Closed(Option<u16>, String),
+    /// The stream ended without one.
+    Ended,
+    /// Nothing came in time.
+    Silent,
+}
+
+/// A connection to the gateway of the proxy.
+pub struct Gateway {
+    stream: TcpStream,
+    inbound: Inbound,
+    inflater: Inflater,
+}
+
+impl Gateway {
+    /// Connects and reads HELLO.
+    ///
+    /// # Panics
+    /// When that fails.
+    pub fn connect(address: SocketAddr, transport: Transport) -> Self {
+        let mut gateway = Self::open(address, transport).expect("a connection to the gateway");
+        let hello = gateway.receive().expect("HELLO");
+        assert_eq!(hello.op, 10);
+        gateway
+    }
+
+    /// Connects up to the end of the upgrade.
+    ///
+    /// # Errors
+    /// Whatever the network or the handshake says.
+    pub fn open(address: SocketAddr, transport: Transport) -> io::Result<Self> {
+        let mut stream = TcpStream::connect(address)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let compress = transport.name().map(|name| format!("&compress={name}")).unwrap_or_default();
+        let (request, key) = client_request(&address.to_string(), &format!("/?v=10&encoding=json{compress}"));
+        stream.write_all(request.as_bytes())?;
+        let mut inbound = Inbound::new(Role::Client, MAX_PAYLOAD);
+        loop {
+            let parsed = parse_response(inbound.unconsumed(), &key).map_err(io::Error::other)?;
+            if let Some(size) = parsed {
+                inbound.consume(size);
+                return Ok(Self { stream, inbound, inflater: Inflater::new(transport, MAX_PAYLOAD) });
+            }
+            let n = stream.read(inbound.space())?;
+            if n == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            inbound.filled(n);
+        }
+    }
+
+    /// How long [`Gateway::receive`] waits.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.stream.set_read_timeout(Some(patience)).expect("a timeout");
+    }
+
+    /// The next payload. Every frame has to have all four keys, in Discord's order.
+    ///
+    /// # Errors
+    /// The end of the connection, or silence.
+    pub fn receive(&mut self) -> Result<Payload, Gone> {
+        let mut text = Vec::new();
+        loop {
+            match self.inbound.next().expect("frames by the RFC") {
+                Some(Message::Text(bytes)) => text.extend_from_slice(bytes),
+                Some(Message::Binary(bytes)) => {
+                    assert!(self.inflater.inflate(bytes, &mut text).expect("a good stream"), "one payload a message");
+                }
+                Some(Message::Close(close)) => {
+                    let (code, reason) = close.map_or((None, ""), |(code, reason)| (Some(code), reason));
+                    return Err(Gone::Closed(code, reason.to_owned()));
+                }
+                Some(_) => continue,
+                None => {
+                    match self.stream.read(self.inbound.space()) {
+                        Ok(0) => return Err(Gone::Ended),
+                        Ok(n) => self.inbound.filled(n),
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Gone::Silent),
+                        Err(_) => return Err(Gone::Ended),
+                    }
+                    continue;
+                }
+            }
+            assert!(text.starts_with(b"{\"t\":"), "t is the first key: {}", String::from_utf8_lossy(&text));
+            let envelope = Envelope::scan(&text).expect("a payload");
+            let utf8 = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+            return Ok(Payload { op: envelope.op, s: envelope.s, t: envelope.t.map(utf8), d: utf8(envelope.d) });
+        }
+    }
+
+    /// Sends a text message.
+    ///
+    /// # Errors
+    /// Whatever the network says.
+    pub fn send_text(&mut self, text: &str) -> io::Result<()> {
+        let mut frame = Vec::new();
+        write_frame(&mut frame, Opcode::Text, text.as_bytes(), Some([3, 1, 4, 1]));
+        self.stream.write_all(&frame)
+    }
+
+    /// Sends raw bytes, for what no library would send.
+    ///
+    /// # Errors
+    /// Whatever the network says.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Sends a command.
+    ///
+    /// # Panics
+    /// When the connection is gone.
+    pub fn send(&mut self, op: u64, data: &Value) {
+        self.send_text(&json!({"op": op, "d": data}).to_string()).expect("a connection to send on");
+    }
+
+    /// IDENTIFY.
+    pub fn identify(&mut self, shard: (u32, u32), intents: u64) {
+        let data = json!({"token": TOKEN, "intents": intents, "shard": [shard.0, shard.1], "properties": {}});
+        self.send(2, &data);
+    }
+
+    /// RESUME.
+    pub fn resume(&mut self, session: &str, sequence: u64) {
+        self.send(6, &json!({"token": TOKEN, "session_id": session, "seq": sequence}));
+    }
+
+    /// Heartbeat.
+    pub fn heartbeat(&mut self, sequence: u64) {
+        self.send(1, &json!(sequence));
+    }
+
+    /// Closes with a code and returns the code that came back.
+    pub fn close(mut self, code: u16) -> Option<u16> {
+        let mut frame = Vec::new();
+        write_close(&mut frame, Some(code), "", Some([2, 7, 1, 8]));
+        self.stream.write_all(&frame).ok()?;
+        loop {
+            match self.receive() {
+                Ok(_) => {}
+                Err(Gone::Closed(code, _)) => return code,
+                Err(_) => return None,
+            }
+        }
+    }
+}
