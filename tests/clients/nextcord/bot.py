@@ -50,7 +50,6 @@ async def on_interaction(_interaction):
     pass  # the library would answer it over REST
 
 
-
 # recipe:start
 bot.run(TOKEN)
 # recipe:end
