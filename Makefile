@@ -17,8 +17,9 @@ demo: ## the simulator, the proxy and a bot that is restarted (SECONDS=20 ends b
 test: lint setup ## formatting, lints, all tests, real client libraries
 	cargo test
 
-lint: ## formatting and lints
+lint: ## formatting, lints, the README
 	cargo fmt --check
+	scripts/readme-recipes --check
 	cargo clippy --all-targets -- -D warnings
 
 fmt: ## format the code

@@ -34,8 +34,8 @@ const IDENTIFY_LIMIT: Duration = Duration::from_secs(60);
 const LINGER: Duration = Duration::from_secs(2);
 /// Pause after a failed accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Pause while the number of shards is not known yet.
-const UNKNOWN_PAUSE: Duration = Duration::from_millis(100);
+/// Pause while the shards have not been started yet.
+const START_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections for ever.
 pub async fn accept(control: Rc<Control>, listener: TcpListener) {
@@ -226,7 +226,7 @@ fn next_message(connection: &mut ClientConnection) -> Result<Option<Outcome>, Cl
     }
 }
 
-/// Checks an IDENTIFY. Waits while the number of shards is not known, keeping the connection alive.
+/// Checks an IDENTIFY. Waits until the shards have been started, keeping the connection alive.
 async fn admit(
     control: &Rc<Control>,
     connection: &mut ClientConnection,
@@ -237,11 +237,11 @@ async fn admit(
         return Err((close::AUTHENTICATION_FAILED, "the token is not the one of this proxy"));
     }
     let count = loop {
-        match control.shard_count() {
+        match control.running_shards() {
             Some(count) => break count,
             None => {
                 let outcome = crate::net::race(async { Some(identification(connection).await) }, async {
-                    glommio::timer::sleep(UNKNOWN_PAUSE).await;
+                    glommio::timer::sleep(START_PAUSE).await;
                     None
                 });
                 match outcome.await {

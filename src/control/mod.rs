@@ -377,6 +377,11 @@ impl Control {
         self.config.shards.or_else(|| self.gateway.borrow().as_ref().map(|info| info.shards))
     }
 
+    /// The same, once the shards have been started; only then can clients be let in.
+    fn running_shards(&self) -> Option<u32> {
+        self.gateway.borrow().as_ref().and_then(|_| self.shard_count())
+    }
+
     /// The mailbox of the core that has a shard; `None`: the shard is not served here, or not yet.
     fn core_of(&self, shard: u32) -> Option<&Postbox<ToCore>> {
         let recommended = self.gateway.borrow().as_ref()?.shards;

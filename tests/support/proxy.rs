@@ -26,13 +26,19 @@ impl Proxy {
 
     /// As [`Self::start`], without waiting for anything.
     pub fn spawn(directory: &Path, simulator: &Simulator, changes: &Value) -> Self {
+        Self::spawn_before(directory, simulator.address, changes, &[])
+    }
+
+    /// As [`Self::spawn`], before a Discord at `discord` that need not be there yet, with variables of the environment.
+    pub fn spawn_before(directory: &Path, discord: SocketAddr, changes: &Value, variables: &[(&str, &str)]) -> Self {
         let port = free_port();
         let path = directory.join("config.json");
-        let config = configuration(simulator, port, changes);
+        let config = configuration(discord, port, changes);
         std::fs::write(&path, config.to_string()).expect("writing the config");
         let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
         // A token in the environment of whoever runs the tests must not get in.
         command.arg("--config").arg(&path).current_dir(directory).env_remove("TOKEN");
+        command.envs(variables.iter().copied());
         let process = Process::start("gateway-proxy", command, directory);
         Self { process, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
@@ -58,7 +64,7 @@ impl Proxy {
     }
 }
 
-fn configuration(simulator: &Simulator, port: u16, changes: &Value) -> Value {
+fn configuration(discord: SocketAddr, port: u16, changes: &Value) -> Value {
     const CACHED: [&str; 11] = [
         "channels",
         "presences",
@@ -79,7 +85,7 @@ fn configuration(simulator: &Simulator, port: u16, changes: &Value) -> Value {
         "host": "127.0.0.1",
         "port": port,
         "shards": 2,
-        "twilight_http_proxy": simulator.address.to_string(),
+        "twilight_http_proxy": discord.to_string(),
         "externally_accessible_url": format!("ws://127.0.0.1:{port}"),
         "cores": 1,
         "cache": cache,

@@ -22,8 +22,14 @@ impl Simulator {
     /// # Panics
     /// When it does not come up.
     pub fn start(directory: &Path, options: &str) -> Self {
+        Self::start_at(directory, 0, options)
+    }
+
+    /// As [`Self::start`], on a chosen port.
+    pub fn start_at(directory: &Path, port: u16, options: &str) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_discord-sim"));
-        command.args(["serve", "--listen", "127.0.0.1:0", "--token", TOKEN]).args(options.split_whitespace());
+        let listen = format!("127.0.0.1:{port}");
+        command.args(["serve", "--listen", &listen, "--token", TOKEN]).args(options.split_whitespace());
         let mut process = Process::start("discord-sim", command, directory);
         let address = loop {
             let line = process.read_line(PATIENCE).unwrap_or_else(|reason| panic!("{reason}"));
@@ -120,6 +126,16 @@ impl Simulator {
         let state = if available { "available" } else { "unavailable" };
         let answer = self.post(&format!("/sim/guild-{state}?id={guild}"));
         assert_eq!(answer["changed"], true, "guild {guild} should become {state}: {answer}");
+    }
+
+    /// Takes the bot out of a guild.
+    pub fn leave_guild(&self, guild: &str) {
+        self.post(&format!("/sim/guild-leave?id={guild}"));
+    }
+
+    /// Any other POST of the control interface, such as `drop?shard=0&code=4000`.
+    pub fn fault(&self, what: &str) {
+        self.post(&format!("/sim/{what}"));
     }
 
     /// Drops the connection of a shard without a close frame.
