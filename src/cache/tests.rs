@@ -1,1 +1,304 @@
+use super::*;
+use proptest::prelude::*;
+use serde_json::{Value, json};
 
+fn shown(cache: &Cache, guild: u64, view: View) -> Value {
+    let mut snapshot = cache.snapshot(guild, view).expect("a guild");
+    let mut out = Vec::new();
+    assert!(snapshot.write(&mut out, usize::MAX / 2));
+    serde_json::from_slice(&out).expect("JSON")
+}
+
+fn apply(cache: &mut Cache, event: &str, data: Value) -> Outcome {
+    cache.apply(event, data.to_string().as_bytes())
+}
+
+fn guild() -> Value {
+    json!({
+        "id": "1", "name": "a", "new_key": {"deep": [1, 2.50, "\u{e9}"]}, "member_count": 2, "large": false, "unavailable": false,
+        "channels": [{"id": "10", "name": "c", "kept": true, "last_message_id": null}, {"id": "11", "name": "d"}],
+        "threads": [{"id": "20", "parent_id": "10"}, {"id": "21", "parent_id": "11"}],
+        "members": [
+            {"user": {"id": "77", "username": "bot"}, "roles": [], "deaf": false, "mute": true},
+            {"user": {"id": "78", "username": "b"}, "roles": ["5"], "deaf": false, "mute": true, "joined_at": "x"},
+        ],
+        "presences": [{"user": {"id": "78"}, "status": "idle"}],
+        "roles": [{"id": "5", "name": "r"}], "emojis": [{"id": "6"}], "stickers": [{"id": "7"}],
+        "voice_states": [{"user_id": "78", "channel_id": "11"}],
+        "guild_scheduled_events": [{"id": "8", "status": 1, "user_count": 3}], "stage_instances": [{"id": "9"}],
+        "soundboard_sounds": [{"sound_id": "4", "name": "s"}], "embedded_activities": [{"odd": 1}],
+    })
+}
+
+fn cache(flags: Flags) -> Cache {
+    let mut cache = Cache::new(flags);
+    let ready = json!({"user": {"id": "77", "username": "bot"}, "guilds": [{"id": "1", "unavailable": true}]});
+    assert_eq!(cache.ready(ready.to_string().as_bytes()), Ok(vec![]));
+    assert!(apply(&mut cache, "GUILD_CREATE", guild()).changed);
+    cache
+}
+
+#[test]
+fn what_went_in_comes_out() {
+    let cache = cache(Flags::ALL);
+    assert_eq!(shown(&cache, 1, View::ALL), guild());
+    let counts = cache.counts();
+    assert_eq!((counts.guilds, counts.members, counts.channels, counts.presences), (1, 2, 4, 1));
+}
+
+#[test]
+fn numbers_and_strings_are_untouched() {
+    let mut cache = cache(Flags::ALL);
+    let text = r#"{"id":"2","big":123456789012345678901234567890,"float":1.500,"text":"\u00e9\/","members":[{"user":{"id":"9"},"x":1e5}]}"#;
+    cache.apply("GUILD_CREATE", text.as_bytes());
+    let mut out = Vec::new();
+    cache.snapshot(2, View::ALL).unwrap().write(&mut out, 1 << 20);
+    let out = String::from_utf8(out).unwrap();
+    for part in [r#""big":123456789012345678901234567890"#, r#""float":1.500"#, r#""text":"\u00e9\/""#, r#""x":1e5"#] {
+        assert!(out.contains(part), "{part} in {out}");
+    }
+}
+
+#[test]
+fn flags_that_are_off_keep_nothing() {
+    let cache = cache(Flags::default());
+    let shown = shown(&cache, 1, View::ALL);
+    for list in [
+        "channels",
+        "threads",
+        "members",
+        "presences",
+        "roles",
+        "emojis",
+        "stickers",
+        "voice_states",
+        "guild_scheduled_events",
+        "stage_instances",
+    ] {
+        assert_eq!(shown[list], json!([]), "{list}");
+    }
+    assert_eq!((&shown["name"], &shown["embedded_activities"]), (&json!("a"), &json!([{"odd": 1}])));
+    for event in [
+        "PRESENCE_UPDATE",
+        "CHANNEL_UPDATE",
+        "VOICE_STATE_UPDATE",
+        "GUILD_ROLE_CREATE",
+        "TYPING_START",
+        "GUILD_MEMBER_UPDATE",
+    ] {
+        assert!(!cache.wants(event), "{event}");
+    }
+    let own = self::cache(Flags { current_member: true, ..Flags::default() });
+    assert_eq!(
+        self::shown(&own, 1, View::ALL)["members"],
+        json!([{"user": {"id": "77"}, "roles": [], "deaf": false, "mute": true}])
+    );
+}
+
+#[test]
+fn views_hide_what_intents_do_not_cover() {
+    let cache = cache(Flags::ALL);
+    let shown =
+        shown(&cache, 1, View { presences: false, members: false, voice_states: false, scheduled_events: false });
+    for list in ["presences", "voice_states", "guild_scheduled_events"] {
+        assert_eq!(shown[list], json!([]), "{list}");
+    }
+    assert_eq!(shown["members"].as_array().unwrap().len(), 1);
+    assert_eq!(shown["members"][0]["user"]["id"], "77");
+}
+
+#[test]
+fn members_come_change_and_go() {
+    let mut cache = cache(Flags::ALL);
+    assert!(apply(&mut cache, "GUILD_MEMBER_ADD", json!({"guild_id": "1", "user": {"id": "79"}, "roles": []})).changed);
+    // What an update leaves out is as before; of somebody unknown it makes nothing.
+    assert!(
+        apply(
+            &mut cache,
+            "GUILD_MEMBER_UPDATE",
+            json!({"guild_id": "1", "user": {"id": "78", "username": "new"}, "roles": []})
+        )
+        .changed
+    );
+    assert!(
+        apply(&mut cache, "GUILD_MEMBER_UPDATE", json!({"guild_id": "1", "user": {"id": "1234"}})).ignored.is_some()
+    );
+    let after = shown(&cache, 1, View::ALL);
+    assert_eq!(after["member_count"], 3);
+    assert_eq!(
+        after["members"][1],
+        json!({"user": {"id": "78", "username": "new"}, "roles": [], "deaf": false, "mute": true, "joined_at": "x"})
+    );
+    assert_eq!(after["members"][2], json!({"user": {"id": "79"}, "roles": []}));
+    // Whoever goes takes presence and voice state along.
+    apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "1", "user": {"id": "78"}}));
+    let after = shown(&cache, 1, View::ALL);
+    assert_eq!(
+        (&after["member_count"], &after["presences"], &after["voice_states"]),
+        (&json!(2), &json!([]), &json!([]))
+    );
+    assert_eq!(after["members"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn presences_and_voice() {
+    let mut cache = cache(Flags::ALL);
+    apply(
+        &mut cache,
+        "PRESENCE_UPDATE",
+        json!({"guild_id": "1", "user": {"id": "77", "username": "x"}, "status": "dnd"}),
+    );
+    apply(&mut cache, "PRESENCE_UPDATE", json!({"guild_id": "1", "user": {"id": "78"}, "status": "offline"}));
+    assert_eq!(shown(&cache, 1, View::ALL)["presences"], json!([{"user": {"id": "77"}, "status": "dnd"}]));
+    let state = json!({"guild_id": "1", "user_id": "77", "channel_id": "11", "member": {}, "self_mute": true});
+    apply(&mut cache, "VOICE_STATE_UPDATE", state);
+    apply(&mut cache, "VOICE_STATE_UPDATE", json!({"guild_id": "1", "user_id": "78", "channel_id": null}));
+    assert_eq!(
+        shown(&cache, 1, View::ALL)["voice_states"],
+        json!([{"user_id": "77", "channel_id": "11", "self_mute": true}])
+    );
+}
+
+#[test]
+fn channels_and_threads() {
+    let mut cache = cache(Flags::ALL);
+    apply(&mut cache, "CHANNEL_UPDATE", json!({"guild_id": "1", "id": "10", "name": "new"}));
+    apply(&mut cache, "CHANNEL_PINS_UPDATE", json!({"guild_id": "1", "channel_id": "10", "last_pin_timestamp": "t"}));
+    apply(&mut cache, "VOICE_CHANNEL_STATUS_UPDATE", json!({"guild_id": "1", "id": "11", "status": "hi"}));
+    let message = apply(&mut cache, "MESSAGE_CREATE", json!({"guild_id": "1", "channel_id": "10", "id": "99"}));
+    assert!(!message.changed, "a message has to reach clients whose snapshot shows it already");
+    let after = shown(&cache, 1, View::ALL);
+    assert_eq!(
+        after["channels"],
+        json!([
+            {"id": "10", "name": "new", "kept": true, "last_message_id": "99", "last_pin_timestamp": "t"},
+            {"id": "11", "name": "d", "status": "hi"},
+        ])
+    );
+    apply(&mut cache, "THREAD_CREATE", json!({"guild_id": "1", "id": "22", "parent_id": "10", "newly_created": true}));
+    apply(&mut cache, "THREAD_UPDATE", json!({"guild_id": "1", "id": "20", "thread_metadata": {"archived": true}}));
+    apply(
+        &mut cache,
+        "THREAD_MEMBERS_UPDATE",
+        json!({"guild_id": "1", "id": "21", "member_count": 4, "added_members": [{"id": "21", "user_id": "77", "flags": 1, "member": {}}]}),
+    );
+    assert_eq!(
+        shown(&cache, 1, View::ALL)["threads"],
+        json!([
+            {"id": "21", "parent_id": "11", "member_count": 4, "member": {"id": "21", "user_id": "77", "flags": 1}},
+            {"guild_id": "1", "id": "22", "parent_id": "10"},
+        ])
+    );
+    apply(&mut cache, "CHANNEL_DELETE", json!({"guild_id": "1", "id": "10"}));
+    assert_eq!(shown(&cache, 1, View::ALL)["threads"].as_array().unwrap().len(), 1, "threads go with their channel");
+    let sync = json!({"guild_id": "1", "channel_ids": ["11"], "threads": [{"id": "30", "parent_id": "11"}], "members": [{"id": "30", "user_id": "77"}]});
+    apply(&mut cache, "THREAD_LIST_SYNC", sync);
+    assert_eq!(
+        shown(&cache, 1, View::ALL)["threads"],
+        json!([{"id": "30", "parent_id": "11", "member": {"id": "30", "user_id": "77"}}])
+    );
+}
+
+#[test]
+fn the_rest_of_a_guild() {
+    let mut cache = cache(Flags::ALL);
+    apply(&mut cache, "GUILD_UPDATE", json!({"id": "1", "name": "b", "roles": [{"id": "50"}], "another": 1}));
+    apply(&mut cache, "GUILD_ROLE_CREATE", json!({"guild_id": "1", "role": {"id": "51"}}));
+    apply(&mut cache, "GUILD_ROLE_DELETE", json!({"guild_id": "1", "role_id": "50"}));
+    apply(&mut cache, "GUILD_EMOJIS_UPDATE", json!({"guild_id": "1", "emojis": [{"id": "60"}]}));
+    apply(&mut cache, "GUILD_STICKERS_UPDATE", json!({"guild_id": "1", "stickers": []}));
+    apply(
+        &mut cache,
+        "GUILD_SCHEDULED_EVENT_USER_ADD",
+        json!({"guild_id": "1", "guild_scheduled_event_id": "8", "user_id": "5"}),
+    );
+    apply(&mut cache, "STAGE_INSTANCE_DELETE", json!({"guild_id": "1", "id": "9"}));
+    apply(&mut cache, "GUILD_SOUNDBOARD_SOUND_UPDATE", json!({"guild_id": "1", "sound_id": "4", "name": "t"}));
+    let after = shown(&cache, 1, View::ALL);
+    assert_eq!((&after["name"], &after["another"]), (&json!("b"), &json!(1)));
+    assert_eq!(
+        (&after["roles"], &after["emojis"], &after["stickers"]),
+        (&json!([{"id": "51"}]), &json!([{"id": "60"}]), &json!([]))
+    );
+    assert_eq!(after["guild_scheduled_events"][0]["user_count"], 4);
+    assert_eq!((&after["stage_instances"], &after["soundboard_sounds"][0]["name"]), (&json!([]), &json!("t")));
+    apply(&mut cache, "GUILD_SCHEDULED_EVENT_UPDATE", json!({"guild_id": "1", "id": "8", "status": 3}));
+    assert_eq!(shown(&cache, 1, View::ALL)["guild_scheduled_events"], json!([]));
+}
+
+#[test]
+fn guilds_go_down_come_back_and_go() {
+    let mut cache = cache(Flags::ALL);
+    assert!(apply(&mut cache, "GUILD_DELETE", json!({"id": "1", "unavailable": true})).changed);
+    let down = cache.snapshot(1, View::ALL).unwrap();
+    assert!(down.unavailable() && down.is_down());
+    assert_eq!(cache.counts().unavailable_guilds, 1);
+    assert!(apply(&mut cache, "GUILD_ROLE_CREATE", json!({"guild_id": "1", "role": {"id": "51"}})).ignored.is_some());
+    apply(&mut cache, "GUILD_CREATE", guild());
+    assert!(!cache.snapshot(1, View::ALL).unwrap().unavailable());
+    assert!(apply(&mut cache, "GUILD_DELETE", json!({"id": "1"})).changed);
+    assert!(cache.snapshot(1, View::ALL).is_none());
+    assert!(apply(&mut cache, "GUILD_DELETE", json!({"id": "1"})).ignored.is_some());
+    assert_eq!(cache.counts().ignored_events, 2);
+}
+
+#[test]
+fn a_new_session_forgets_what_it_does_not_name() {
+    let mut cache = cache(Flags::ALL);
+    apply(&mut cache, "GUILD_CREATE", json!({"id": "2"}));
+    let ready = json!({"user": {"id": "77"}, "guilds": [{"id": "2"}, {"id": "3"}]}).to_string();
+    assert_eq!(cache.ready(ready.as_bytes()), Ok(vec![1]));
+    assert_eq!(cache.guilds().collect::<Vec<_>>(), [(2, true), (3, false)]);
+    let pending = cache.snapshot(3, View::ALL).unwrap();
+    assert!(pending.unavailable() && !pending.is_down());
+}
+
+#[test]
+fn the_own_user_is_kept_current() {
+    let mut cache = cache(Flags::ALL);
+    apply(&mut cache, "USER_UPDATE", json!({"id": "77", "username": "renamed"}));
+    assert_eq!(
+        serde_json::from_slice::<Value>(cache.user().unwrap()).unwrap(),
+        json!({"id": "77", "username": "renamed"})
+    );
+}
+
+#[test]
+fn a_snapshot_shows_one_moment_in_pieces_of_any_size() {
+    let mut cache = cache(Flags::ALL);
+    for budget in [1, 7, 50, 400, 10_000] {
+        let before = shown(&cache, 1, View::ALL);
+        let mut snapshot = cache.snapshot(1, View::ALL).unwrap();
+        let mut out = Vec::new();
+        let mut user = 1000;
+        while !snapshot.write(&mut out, budget) {
+            user += 1;
+            apply(&mut cache, "GUILD_MEMBER_ADD", json!({"guild_id": "1", "user": {"id": user.to_string()}}));
+            apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "1", "user": {"id": "78"}}));
+            apply(&mut cache, "GUILD_UPDATE", json!({"id": "1", "name": user}));
+        }
+        assert_eq!(serde_json::from_slice::<Value>(&out).unwrap(), before);
+    }
+}
+
+proptest! {
+    /// Any bytes, for any event: no panic, and what is shown stays JSON.
+    #[test]
+    fn hostile_data_does_no_harm(
+        event in prop::sample::select(vec![
+            "GUILD_CREATE", "GUILD_UPDATE", "GUILD_DELETE", "GUILD_MEMBER_ADD", "GUILD_MEMBER_UPDATE", "GUILD_MEMBER_REMOVE",
+            "GUILD_MEMBERS_CHUNK", "PRESENCE_UPDATE", "CHANNEL_UPDATE", "CHANNEL_DELETE", "THREAD_LIST_SYNC", "THREAD_MEMBERS_UPDATE",
+            "GUILD_ROLE_CREATE", "GUILD_EMOJIS_UPDATE", "VOICE_STATE_UPDATE", "MESSAGE_CREATE", "GUILD_SCHEDULED_EVENT_UPDATE",
+        ]),
+        text in r#"\{("(guild_id|id|user|members|member_count|channel_id|role|emojis|threads)":("1"|\{"id":"78"\}|\[\]|\[1,\{\}\]|null|-5|"),?){0,4}[\]}{"]{0,3}"#,
+    ) {
+        let mut cache = cache(Flags::ALL);
+        cache.apply(event, text.as_bytes());
+        if let Some(mut snapshot) = cache.snapshot(1, View::ALL) && !snapshot.unavailable() {
+            let mut out = Vec::new();
+            prop_assert!(snapshot.write(&mut out, 1 << 20));
+            prop_assert!(serde_json::from_slice::<Value>(&out).is_ok() || serde_json::from_str::<Value>(&text).is_err());
+        }
+        let _ = cache.ready(text.as_bytes());
+    }
+}

@@ -1,1 +1,525 @@
+//! A shard without sockets: payloads in, what clients receive out.
 
+use super::*;
+use crate::{
+    compression::Transport,
+    downstream::outbox::Outbox,
+    protocol::{close, intents::Intents},
+    websocket::{Inbound, Message, Role},
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn settings(log: Limits) -> Rc<Settings> {
+    Rc::new(Settings {
+        public_url: "ws://proxy".into(),
+        log,
+        resume_window: SECOND * 120,
+        cache: Flags::ALL,
+        honor_client_intents: true,
+        intents: u64::MAX,
+    })
+}
+
+fn entropy() -> Entropy {
+    let mut random = fastrand::Rng::with_seed(1);
+    Box::new(move |bytes| random.fill(bytes))
+}
+
+/// A shard with an upstream that always works, and its sequence.
+struct World {
+    shard: Shard,
+    sequence: u64,
+    now: Time,
+}
+
+impl World {
+    fn new(log: Limits) -> Self {
+        let identity = Identity { identify: b"{}".to_vec(), token: "t".into() };
+        let id = ShardId { id: 0, count: 1 };
+        let shard = Shard::new(id, settings(log), identity, "ws://discord".into(), None, entropy());
+        Self { shard, sequence: 0, now: SECOND }
+    }
+
+    /// A connected one with these guilds.
+    fn ready(guilds: &[u64]) -> Self {
+        let mut world = Self::new(Limits { bytes: 1 << 20, entries: 100 });
+        world.connect(guilds);
+        for &guild in guilds {
+            world.guild_create(guild, 1);
+        }
+        world
+    }
+
+    fn connect(&mut self, guilds: &[u64]) {
+        self.shard.tick(self.now);
+        while self.shard.poll_upstream(self.now).is_some() {}
+        self.shard.upstream_connected(self.now);
+        self.feed(r#"{"op":10,"d":{"heartbeat_interval":40000}}"#);
+        self.shard.upstream_permitted(self.now);
+        let guilds: Vec<Value> = guilds.iter().map(|id| json!({"id": id.to_string(), "unavailable": true})).collect();
+        self.sequence = 0;
+        let ready = json!({
+            "v": 10, "user": {"id": "77", "username": "bot"}, "guilds": guilds, "session_id": "up",
+            "resume_gateway_url": "ws://resume", "application": {"id": "1", "flags": 0}, "new_key": [1],
+        });
+        self.dispatch("READY", &ready);
+    }
+
+    fn feed(&mut self, payload: &str) {
+        self.shard.upstream_payload(self.now, payload.as_bytes()).unwrap();
+    }
+
+    fn dispatch(&mut self, name: &str, data: &Value) {
+        self.sequence += 1;
+        self.feed(&format!(r#"{{"t":"{name}","s":{},"op":0,"d":{data}}}"#, self.sequence));
+    }
+
+    fn guild_create(&mut self, guild: u64, members: u64) {
+        let members: Vec<Value> =
+            (0..members).map(|id| json!({"user": {"id": (guild * 1000 + id).to_string()}})).collect();
+        self.dispatch(
+            "GUILD_CREATE",
+            &json!({"id": guild.to_string(), "member_count": members.len(), "members": members, "channels": [], "unavailable": false}),
+        );
+    }
+
+    fn join(&mut self, guild: u64, user: u64) {
+        self.dispatch("GUILD_MEMBER_ADD", &json!({"guild_id": guild.to_string(), "user": {"id": user.to_string()}}));
+    }
+
+    fn leave(&mut self, guild: u64, user: u64) {
+        self.dispatch("GUILD_MEMBER_REMOVE", &json!({"guild_id": guild.to_string(), "user": {"id": user.to_string()}}));
+    }
+
+    fn message(&mut self, guild: u64, number: u64) {
+        self.dispatch(
+            "MESSAGE_CREATE",
+            &json!({"guild_id": guild.to_string(), "channel_id": "1", "id": "2", "number": number}),
+        );
+    }
+}
+
+/// A client with a connection, and what it has made of what it was sent.
+struct Client {
+    number: u32,
+    connection: u64,
+    outbox: Outbox,
+    inbound: Inbound,
+    sequence: u64,
+    session: String,
+    announced: Vec<u64>,
+    /// Members and count of each guild.
+    guilds: BTreeMap<u64, (Vec<u64>, u64)>,
+    messages: Vec<u64>,
+    resumed: bool,
+    end: Option<Progress>,
+}
+
+impl Client {
+    fn identify(world: &mut World, connection: u64, intents: Intents) -> Self {
+        let options = Options { intents, version: 10 };
+        let number = world.shard.identify(world.now, connection, options).unwrap();
+        Self {
+            number,
+            connection,
+            outbox: Outbox::new(Transport::None),
+            inbound: Inbound::new(Role::Client, 1 << 24),
+            sequence: 0,
+            session: String::new(),
+            announced: Vec::new(),
+            guilds: BTreeMap::new(),
+            messages: Vec::new(),
+            resumed: false,
+            end: None,
+        }
+    }
+
+    /// Lets the shard fill the outbox once.
+    fn produce(&mut self, world: &mut World) -> Progress {
+        let progress = world.shard.produce(world.now, self.number, self.connection, &mut self.outbox);
+        if matches!(progress, Progress::Close { .. }) {
+            self.end = Some(progress);
+        }
+        progress
+    }
+
+    /// Reads everything that is in the outbox.
+    fn read(&mut self) {
+        while !self.outbox.pending().is_empty() {
+            let space = self.inbound.space();
+            let n = space.len().min(self.outbox.pending().len());
+            space[..n].copy_from_slice(&self.outbox.pending()[..n]);
+            self.outbox.wrote(n);
+            self.inbound.filled(n);
+            let mut texts = Vec::new();
+            while let Some(message) = self.inbound.next().unwrap() {
+                let Message::Text(text) = message else { panic!("{message:?}") };
+                texts.push(serde_json::from_slice::<Value>(text).unwrap());
+            }
+            texts.into_iter().for_each(|payload| self.take(&payload));
+        }
+    }
+
+    fn take(&mut self, payload: &Value) {
+        if payload["op"] != 0 {
+            return;
+        }
+        assert_eq!(payload["s"], self.sequence + 1, "{payload}");
+        self.sequence += 1;
+        let data = &payload["d"];
+        let id = |value: &Value| value.as_str().map_or(0, |id| id.parse().unwrap());
+        let guild = id(&data["guild_id"]);
+        let user = id(&data["user"]["id"]);
+        match payload["t"].as_str().unwrap() {
+            "READY" => {
+                self.session = data["session_id"].as_str().unwrap().into();
+                self.announced = data["guilds"].as_array().unwrap().iter().map(|guild| id(&guild["id"])).collect();
+            }
+            "GUILD_CREATE" => {
+                let members = data["members"].as_array().unwrap().iter().map(|member| id(&member["user"]["id"]));
+                let guild = (members.collect(), data["member_count"].as_u64().unwrap());
+                assert!(self.guilds.insert(id(&data["id"]), guild).is_none(), "twice: {payload}");
+            }
+            "GUILD_DELETE" => {
+                let (gone, known) = (id(&data["id"]), self.announced.contains(&id(&data["id"])));
+                assert!(self.guilds.remove(&gone).is_some() || known, "{payload}");
+            }
+            "GUILD_MEMBER_ADD" => {
+                let (members, count) = self.guilds.get_mut(&guild).expect("an event of a guild after it");
+                assert!(!members.contains(&user), "joined twice: {payload}");
+                members.push(user);
+                *count += 1;
+            }
+            "GUILD_MEMBER_REMOVE" => {
+                let (members, count) = self.guilds.get_mut(&guild).expect("an event of a guild after it");
+                let at = members.iter().position(|member| *member == user).expect("whoever leaves was there");
+                members.remove(at);
+                *count -= 1;
+            }
+            "MESSAGE_CREATE" => {
+                assert!(self.guilds.contains_key(&guild), "a message of a guild that was never shown");
+                self.messages.push(data["number"].as_u64().unwrap());
+            }
+            "RESUMED" => self.resumed = true,
+            _ => {}
+        }
+    }
+
+    /// Produces and reads until there is nothing left.
+    fn catch_up(&mut self, world: &mut World) {
+        while self.produce(world) == Progress::More {
+            self.read();
+        }
+        self.read();
+    }
+
+    fn resume(&mut self, world: &mut World, connection: u64, sequence: u64) -> bool {
+        let id = SessionId::parse(&self.session).unwrap();
+        match world.shard.resume(world.now, connection, &id, sequence) {
+            Some(number) => {
+                assert_eq!(number, self.number);
+                self.connection = connection;
+                self.outbox = Outbox::new(Transport::None);
+                self.inbound = Inbound::new(Role::Client, 1 << 24);
+                self.resumed = false;
+                self.end = None;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+#[test]
+fn ready_is_discords_with_the_proxys_own_in_it() {
+    let mut world = World::ready(&[10, 20]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.produce(&mut world);
+    let text = String::from_utf8_lossy(client.outbox.pending());
+    let ready: Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
+    assert!(text.contains(r#"{"t":"READY","s":1,"op":0,"d":{"v":10,"#));
+    let data = &ready["d"];
+    assert_eq!(data["resume_gateway_url"], "ws://proxy");
+    assert_eq!(data["shard"], json!([0, 1]));
+    assert_eq!(data["guilds"], json!([{"id": "10", "unavailable": true}, {"id": "20", "unavailable": true}]));
+    assert_eq!((&data["user"]["username"], &data["new_key"]), (&json!("bot"), &json!([1])));
+    assert_eq!((&data["private_channels"], &data["application"]["id"]), (&json!([]), &json!("1")));
+    assert_ne!(data["session_id"], "up");
+    assert_eq!(data.as_object().unwrap().keys().filter(|key| *key == "session_id").count(), 1);
+}
+
+#[test]
+fn nothing_is_kept_for_nobody() {
+    let mut world = World::ready(&[10]);
+    for number in 0..100 {
+        world.message(10, number);
+    }
+    assert_eq!((world.shard.report().log_events, world.shard.report().log_bytes), (0, 0));
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    for number in 0..100 {
+        world.message(10, number);
+    }
+    client.catch_up(&mut world);
+    assert_eq!(client.messages, (0..100).collect::<Vec<_>>());
+    assert_eq!(world.shard.report().log_events, 100);
+    // Acknowledged: not needed any more. The segment that is being filled goes as a whole.
+    let beat = format!(r#"{{"op":1,"d":{}}}"#, client.sequence);
+    world.shard.command(world.now, client.number, beat.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.tick(world.now);
+    assert_eq!(world.shard.report().log_events, 0);
+}
+
+#[test]
+fn a_client_waits_for_the_first_ready() {
+    let mut world = World::new(Limits { bytes: 1 << 20, entries: 100 });
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    assert_eq!(client.produce(&mut world), Progress::Idle);
+    world.connect(&[10]);
+    client.catch_up(&mut world);
+    assert_eq!((client.announced.clone(), client.guilds.len()), (vec![10], 0));
+    world.guild_create(10, 3);
+    client.catch_up(&mut world);
+    assert_eq!(client.guilds[&10].1, 3);
+}
+
+#[test]
+fn a_guild_that_is_down_is_answered() {
+    let mut world = World::ready(&[10, 20]);
+    world.dispatch("GUILD_DELETE", &json!({"id": "20", "unavailable": true}));
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    assert_eq!((client.announced.clone(), client.sequence), (vec![10, 20], 3), "READY, GUILD_CREATE, GUILD_DELETE");
+    world.guild_create(20, 2);
+    client.catch_up(&mut world);
+    assert_eq!(client.guilds[&20].1, 2);
+}
+
+#[test]
+fn a_client_that_falls_off_is_told() {
+    let mut world = World::new(Limits { bytes: 0, entries: 10 });
+    world.connect(&[10]);
+    world.guild_create(10, 1);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    // Larger than a segment, so that each has its own and the limit is exact.
+    let big = json!({"guild_id": "10", "number": 0, "text": "x".repeat(100_000)});
+    for _ in 0..10 {
+        world.dispatch("MESSAGE_CREATE", &big);
+    }
+    client.catch_up(&mut world);
+    assert_eq!(client.messages.len(), 10, "the newest ten are always kept");
+    for _ in 0..30 {
+        world.dispatch("MESSAGE_CREATE", &big);
+    }
+    assert!(matches!(
+        client.produce(&mut world),
+        Progress::Close { close: (close::UNKNOWN_ERROR, _), reconnect: true }
+    ));
+    assert!(!{
+        let sequence = client.sequence;
+        client.resume(&mut world, 2, sequence)
+    });
+    assert_eq!(world.shard.report().fell_off, 1);
+}
+
+#[test]
+fn sessions_expire_and_memory_returns() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    world.message(10, 1);
+    world.shard.detach(world.now, client.number, 1, false);
+    world.message(10, 2);
+    assert_eq!(world.shard.report().detached, 1);
+    world.now += SECOND * 119;
+    world.shard.tick(world.now);
+    let sequence = client.sequence;
+    assert!(client.resume(&mut world, 2, sequence));
+    client.catch_up(&mut world);
+    assert_eq!((client.messages.clone(), client.resumed), (vec![1, 2], true));
+    world.shard.detach(world.now, client.number, 2, false);
+    world.now += SECOND * 120;
+    world.shard.tick(world.now);
+    let sequence = client.sequence;
+    assert!(!client.resume(&mut world, 3, sequence));
+    let report = world.shard.report();
+    assert_eq!((report.detached, report.clients, report.log_events, report.log_bytes), (0, 0, 0, 0));
+}
+
+#[test]
+fn a_client_that_gives_up_or_is_not_synced_leaves_nothing() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    world.shard.detach(world.now, client.number, 1, true);
+    let sequence = client.sequence;
+    assert!(!client.resume(&mut world, 2, sequence));
+    let mut client = Client::identify(&mut world, 3, Intents::ALL);
+    client.produce(&mut world);
+    client.read();
+    world.shard.detach(world.now, client.number, 3, false);
+    assert!(!client.resume(&mut world, 4, 1));
+    assert_eq!(world.shard.report().detached, 0);
+}
+
+#[test]
+fn detached_sessions_are_bounded() {
+    let mut world = World::ready(&[10]);
+    let mut clients = Vec::new();
+    for connection in 0..MAX_DETACHED as u64 + 10 {
+        let mut client = Client::identify(&mut world, connection, Intents::ALL);
+        client.catch_up(&mut world);
+        world.now += SECOND / 1000;
+        world.shard.detach(world.now, client.number, connection, false);
+        clients.push(client);
+    }
+    assert_eq!(world.shard.report().detached, MAX_DETACHED);
+    let sequence = clients[0].sequence;
+    assert!(!clients[0].resume(&mut world, 9_999, sequence), "the oldest went first");
+    let last = clients.last_mut().unwrap();
+    let sequence = last.sequence;
+    assert!(last.resume(&mut world, 9_998, sequence));
+}
+
+#[test]
+fn a_silent_client_is_closed_resumably() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    world.now += HEARTBEAT_TIMEOUT - SECOND;
+    world.shard.tick(world.now);
+    assert_eq!(client.produce(&mut world), Progress::Idle);
+    world.now += SECOND;
+    world.shard.tick(world.now);
+    assert!(matches!(client.produce(&mut world), Progress::Close { close: (close::UNKNOWN_ERROR, _), .. }));
+    world.shard.detach(world.now, client.number, 1, false);
+    let sequence = client.sequence;
+    assert!(client.resume(&mut world, 2, sequence));
+}
+
+#[test]
+fn commands_are_limited_and_passed_on() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    while world.shard.poll_upstream(world.now).is_some() {}
+    let mut send = |world: &mut World, text: &str| {
+        world.shard.command(world.now, client.number, text.as_bytes(), &mut client.outbox)
+    };
+    send(&mut world, r#"{"op":8,"d":{"guild_id":99,"query":"","limit":0}}"#).unwrap();
+    send(&mut world, r#"{"op":3,"d":{"activities":null,"status":"idle"}}"#).unwrap();
+    let sent: Vec<Value> = std::iter::from_fn(|| world.shard.poll_upstream(world.now))
+        .map(|action| match action {
+            Action::Send(payload) => serde_json::from_slice(&payload).unwrap(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(sent[0]["d"]["activities"], json!([]));
+    assert_eq!(sent[1]["d"]["guild_id"], 99);
+    assert_eq!(send(&mut world, r#"{"op":2,"d":{}}"#).unwrap_err().0, close::ALREADY_AUTHENTICATED);
+    assert_eq!(send(&mut world, "[").unwrap_err().0, close::DECODE_ERROR);
+    let flood = (0..200).map(|_| send(&mut world, r#"{"op":31,"d":{}}"#)).find_map(Result::err);
+    assert_eq!(flood.unwrap().0, close::RATE_LIMITED);
+}
+
+#[test]
+fn intents_filter_without_gaps() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::GUILDS.union(Intents::GUILD_MESSAGES));
+    client.catch_up(&mut world);
+    for number in 0..20 {
+        world.dispatch("TYPING_START", &json!({"guild_id": "10"}));
+        world.message(10, number);
+        world.dispatch("MESSAGE_CREATE", &json!({"channel_id": "1", "number": 1000, "id": "1"}));
+    }
+    client.catch_up(&mut world);
+    assert_eq!(client.messages, (0..20).collect::<Vec<_>>());
+    assert_eq!(client.sequence, 22);
+}
+
+proptest! {
+    /// While a client joins, at any pace, everything goes on: what it has in the end is the truth, and no message of a
+    /// guild is missing, doubled or out of order.
+    #[test]
+    fn a_snapshot_and_the_events_are_one_story(
+        steps in prop::collection::vec((0u8..12, 1u64..5, 0u64..6), 1..120), resume_after in 0usize..120,
+    ) {
+        let guilds = [1, 2, 3, 4];
+        let mut world = World::ready(&guilds);
+        let mut truth: BTreeMap<u64, Vec<u64>> = guilds.iter().map(|&guild| (guild, vec![guild * 1000])).collect();
+        let mut client = Client::identify(&mut world, 1, Intents::ALL);
+        let mut number = 0;
+        // Messages since the client's READY, which comes with the first call; has a guild been left since?
+        let (mut begun, mut sent, mut left) = (false, Vec::new(), false);
+        let mut connection = 1;
+        for (index, (what, guild, user)) in steps.into_iter().enumerate() {
+            let user = guild * 1000 + 1 + user;
+            let known = truth.contains_key(&guild);
+            match what {
+                0..=2 if known && !truth[&guild].contains(&user) => {
+                    world.join(guild, user);
+                    truth.get_mut(&guild).unwrap().push(user);
+                }
+                3 | 4 if known && truth[&guild].contains(&user) => {
+                    world.leave(guild, user);
+                    truth.get_mut(&guild).unwrap().retain(|member| *member != user);
+                }
+                5 if known => {
+                    world.dispatch("GUILD_DELETE", &json!({"id": guild.to_string()}));
+                    truth.remove(&guild);
+                    left = true;
+                }
+                6 if !known => {
+                    world.guild_create(guild, 2);
+                    truth.insert(guild, vec![guild * 1000, guild * 1000 + 1]);
+                }
+                7 | 8 if known => {
+                    number += 1;
+                    world.message(guild, number);
+                    sent.push(number);
+                }
+                10 => client.read(),
+                9 | 11 => {
+                    if !std::mem::replace(&mut begun, true) {
+                        (sent, left) = (Vec::new(), false);
+                    }
+                    client.produce(&mut world);
+                    if what == 11 { client.read(); }
+                }
+                _ => {}
+            }
+            if index == resume_after && !client.session.is_empty() {
+                world.shard.detach(world.now, client.number, connection, false);
+                connection += 1;
+                let sequence = client.sequence;
+                if !client.resume(&mut world, connection, sequence) {
+                    // In the middle of the snapshot: it starts over, and what was before is not for it.
+                    client = Client::identify(&mut world, connection, Intents::ALL);
+                    begun = false;
+                }
+            }
+        }
+        client.catch_up(&mut world);
+        prop_assert!(client.end.is_none());
+        prop_assert_eq!(client.guilds.len(), truth.len());
+        for (guild, members) in &mut truth {
+            let (seen, count) = client.guilds.get_mut(guild).expect("a guild that is there");
+            seen.sort_unstable();
+            members.sort_unstable();
+            prop_assert_eq!(*count, members.len() as u64);
+            prop_assert_eq!(&*seen, &*members);
+        }
+        // A message of a guild that was left before it could be shown is not for the client; all others are.
+        prop_assert!(client.messages.is_sorted_by(|a, b| a < b));
+        if begun && !left {
+            prop_assert_eq!(client.messages, sent);
+        } else if begun {
+            prop_assert!(client.messages.iter().all(|message| sent.contains(message)));
+        }
+    }
+}
