@@ -122,7 +122,7 @@ fn exercise(library: &str, compress: &str) {
     story.receives_bursts();
     story.requests_members();
     story.sets_its_presence();
-    story.loses_its_connection();
+    story.loses_its_connection(direct);
     story.upstream_loses_its_connection(direct);
     story.guilds_come_and_go();
     story.bot.kill();
@@ -243,7 +243,8 @@ impl<'a> Story<'a> {
     }
 
     /// The bot's connection is lost in the middle of a stream of events: it resumes and has missed nothing.
-    fn loses_its_connection(&mut self) {
+    fn loses_its_connection(&mut self, direct: bool) {
+        let resumes = self.simulator.resumes();
         for shard in 0..SHARDS {
             let before = self.bot.shard(shard).resumed;
             self.emit(20);
@@ -258,20 +259,23 @@ impl<'a> Story<'a> {
             });
             self.catches_up();
         }
+        if !direct {
+            assert_eq!(self.simulator.resumes(), resumes, "Discord noticed");
+        }
         self.keeps_its_session();
     }
 
     /// The connection to Discord is lost, and Discord asks for a new one. Through the proxy, the bot does not even notice.
     fn upstream_loses_its_connection(&mut self, direct: bool) {
         let reconnecting = |bot: &Bot| (0..SHARDS).map(|shard| bot.shard(shard).reconnecting).sum::<usize>();
-        let resumes = self.simulator.stats()["resumes"].as_u64().expect("a count");
+        let resumes = self.simulator.resumes();
         let before = reconnecting(&self.bot);
         self.emit(20);
         self.simulator.drop_connection(0);
         self.simulator.reconnect(1);
         self.emit(20);
         wait_until("two shards to resume", || {
-            let now = self.simulator.stats()["resumes"].as_u64().expect("a count");
+            let now = self.simulator.resumes();
             if now >= resumes + 2 { Ok(()) } else { Err(format!("{now} times resumed, {resumes} before")) }
         });
         self.emit(20);

@@ -66,6 +66,12 @@ impl Simulator {
         stats["identifies"].as_u64().unwrap_or_else(|| panic!("no identifies in {stats}"))
     }
 
+    /// How many RESUMEs it has accepted since it started.
+    pub fn resumes(&self) -> u64 {
+        let stats = self.stats();
+        stats["resumes"].as_u64().unwrap_or_else(|| panic!("no resumes in {stats}"))
+    }
+
     /// The guilds of one shard, as they are now, by id.
     pub fn guilds(&self, shard: u32) -> BTreeMap<String, Guild> {
         let guilds = self.get(&format!("/sim/guilds?shard={shard}"));

@@ -40,11 +40,6 @@ def attach(client, library, chunk=lambda guild: guild.chunk()):
     async def on_guild_join(guild):
         guild_event(guild, True)
 
-    async def on_message(message):
-        number = number_of(message.content)
-        if number is not None:
-            emit("message", shard=message.guild.shard_id, n=number)
-
     async def on_shard_resumed(shard_id):
         emit("resumed", shard=shard_id)
 
@@ -58,7 +53,6 @@ def attach(client, library, chunk=lambda guild: guild.chunk()):
         on_shard_ready,
         on_guild_available,
         on_guild_join,
-        on_message,
         on_shard_resumed,
         on_shard_disconnect,
         on_error,
@@ -78,6 +72,17 @@ def attach(client, library, chunk=lambda guild: guild.chunk()):
         # The shard's websocket is not public; closing it with 4000 is what the library itself does when it resumes.
         await client.get_shard(command["shard"])._parent.ws.close(4000)
 
+    dispatch = client._connection.dispatch
+
+    def report_and_dispatch(event, *args, **kwargs):
+        # Not in on_message: that runs a little later, and if the message has been edited by then it has the new content.
+        if event == "message":
+            number = number_of(args[0].content)
+            if number is not None:
+                emit("message", shard=args[0].guild.shard_id, n=number)
+        dispatch(event, *args, **kwargs)
+
+    client._connection.dispatch = report_and_dispatch
     login = client.login
 
     async def login_and_listen(*args, **kwargs):

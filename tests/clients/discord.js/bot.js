@@ -45,7 +45,6 @@ client.on('shardReady', (shard) => {
 });
 client.on('guildAvailable', (found) => guild(found, false));
 client.on('guildCreate', (found) => guild(found, true));
-client.on('guildUnavailable', (found) => guild(found, false));
 client.on('messageCreate', (message) => {
   const n = numberOf(message.content);
   if (n !== null) emit('message', { shard: message.guild.shardId, n });

@@ -119,8 +119,8 @@ async def presence(command):
 
 
 async def reconnect(command):
-    # The shard's connection is not public; closing it with 3000 is what the library itself does when it resumes.
-    await bot.shards[command["shard"]]._ws.send_close(code=3000, message=b"asked to")
+    # As a network failure would. A close frame from here would race with the library's own, which may then end the session.
+    bot.shards[command["shard"]]._ws._ws._response.connection.transport.abort()
 
 
 # recipe:start

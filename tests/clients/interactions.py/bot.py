@@ -15,7 +15,6 @@ from protocol import (
     fail,
     listen,
     number_of,
-    shard_of,
 )
 
 # recipe:start
@@ -55,7 +54,8 @@ handle = interactions.api.gateway.gateway.GatewayClient.dispatch_event
 
 async def report_and_handle(self, data, sequence, event):
     """The library's own events do not say on which shard they are, nor tell a guild that was there before from a new one
-    while the bot starts, nor that an answer is complete: for these, look at what the library is about to handle."""
+    while the bot starts, nor that an answer is complete, and a message may have been edited before its event is handled:
+    look at what the library is about to handle."""
     shard = self.shard[0]
     if event == "READY":
         announced[shard] = [guild["id"] for guild in data["guilds"]]
@@ -70,6 +70,10 @@ async def report_and_handle(self, data, sequence, event):
             unavailable=data.get("unavailable", False),
             join=data["id"] not in announced[shard] or "unavailable" not in data,
         )
+    elif event == "MESSAGE_CREATE":
+        number = number_of(data["content"])
+        if number is not None:
+            emit("message", shard=shard, n=number)
     elif event == "GUILD_MEMBERS_CHUNK":
         chunks.chunk(data["guild_id"], len(data["members"]), data["chunk_count"])
     await handle(self, data, sequence, event)
@@ -82,13 +86,6 @@ interactions.api.gateway.gateway.GatewayClient.dispatch_event = report_and_handl
 async def on_shard_connect(event: interactions.api.events.ShardConnect):
     # The library itself knows nothing of a guild that is down.
     emit("ready", shard=event.shard_id, guilds=announced[event.shard_id])
-
-
-@interactions.listen()
-async def on_message_create(event: interactions.api.events.MessageCreate):
-    number = number_of(event.message.content)
-    if number is not None:
-        emit("message", shard=shard_of(event.message.guild.id), n=number)
 
 
 @interactions.listen()
@@ -106,7 +103,7 @@ async def on_login(_event: interactions.api.events.Login):
     listen({"members": members, "presence": presence, "reconnect": reconnect})
 
 
-for listener in (on_shard_connect, on_message_create, on_shard_disconnect, on_error, on_login):
+for listener in (on_shard_connect, on_shard_disconnect, on_error, on_login):
     bot.add_listener(listener)
 
 

@@ -45,6 +45,10 @@ async def on_connect():
     pass  # the library would register its application commands over REST, which the test does not have
 
 
+@bot.event
+async def on_interaction(_interaction):
+    pass  # the library would answer it over REST
+
 
 # recipe:start
 bot.run(TOKEN)
