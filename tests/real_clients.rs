@@ -108,7 +108,7 @@ fn exercise(library: &str, compress: &str) {
         return;
     }
     let directory = scratch(&format!("{library}-{compress}"));
-    let world = "--shards 2 --max-concurrency 2 --identify-interval-ms 200 --guilds 20 --members 150 --seed 1 --rate 0 --member-request-interval-ms 0";
+    let world = "--shards 2 --max-concurrency 2 --identify-interval-ms 200 --guilds 20 --members 150 --seed 1 --rate 0";
     let simulator = Simulator::start(&directory, world);
     let direct = env::var_os("CLIENTS_DIRECT").is_some();
     let proxy = (!direct).then(|| Proxy::start(&directory, &simulator, &json!({ "shards": SHARDS })));

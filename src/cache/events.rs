@@ -4,9 +4,11 @@
 use super::{
     Cache, Flags, Outcome,
     guild::{Guild, Keeper, Kind},
-    text,
 };
-use crate::protocol::json::{self, Malformed};
+use crate::protocol::{
+    edit,
+    json::{self, Malformed},
+};
 
 /// Can the event change anything that is kept?
 pub fn wants(flags: &Flags, event: &str) -> bool {
@@ -52,7 +54,7 @@ fn keeper(cache: &Cache) -> Keeper {
 }
 
 fn create(cache: &mut Cache, data: &[u8]) -> Result<Outcome, Malformed> {
-    let Some(id) = text::id_at(data, &["id"]) else { return Ok(Outcome::ignored(None, "a guild without id")) };
+    let Some(id) = edit::id_at(data, &["id"]) else { return Ok(Outcome::ignored(None, "a guild without id")) };
     let guild = if json::get(data, "unavailable") == Some(b"true") {
         let mut guild = Guild::unavailable();
         guild.go_down();
@@ -65,7 +67,7 @@ fn create(cache: &mut Cache, data: &[u8]) -> Result<Outcome, Malformed> {
 }
 
 fn delete(cache: &mut Cache, data: &[u8]) -> Outcome {
-    let Some(id) = text::id_at(data, &["id"]) else { return Outcome::ignored(None, "a guild without id") };
+    let Some(id) = edit::id_at(data, &["id"]) else { return Outcome::ignored(None, "a guild without id") };
     if json::get(data, "unavailable") == Some(b"true") {
         match cache.guilds.get_mut(&id) {
             Some(guild) => guild.go_down(),
@@ -79,7 +81,7 @@ fn delete(cache: &mut Cache, data: &[u8]) -> Outcome {
 
 /// Changes what READY says, not any guild: members have their own events for it.
 fn user_update(cache: &mut Cache, data: &[u8]) -> Outcome {
-    let merged = text::merge(cache.user.as_deref().unwrap_or(b"{}"), data, &[]);
+    let merged = edit::merge(cache.user.as_deref().unwrap_or(b"{}"), data, &[]);
     match merged {
         Ok(user) => {
             cache.user = Some(user.into());
@@ -168,24 +170,24 @@ type Changed = Result<bool, Malformed>;
 impl Change<'_> {
     /// The entity as it is, without some keys.
     fn put(&mut self, kind: Kind, entity: &[u8], leave_out: &[&str]) -> Changed {
-        let Some(id) = text::id_at(entity, kind.id_path()) else { return Ok(false) };
-        self.guild.set(kind, id, &text::without(entity, leave_out)?, self.keeper)?;
+        let Some(id) = edit::id_at(entity, kind.id_path()) else { return Ok(false) };
+        self.guild.set(kind, id, &edit::without(entity, leave_out)?, self.keeper)?;
         Ok(true)
     }
 
     /// The entity over what is known of it.
     fn merge(&mut self, kind: Kind, entity: &[u8], leave_out: &[&str]) -> Changed {
-        let Some(id) = text::id_at(entity, kind.id_path()) else { return Ok(false) };
+        let Some(id) = edit::id_at(entity, kind.id_path()) else { return Ok(false) };
         let merged = match self.guild.get(kind, id) {
-            Some(old) => text::merge(old, entity, leave_out)?,
-            None => text::without(entity, leave_out)?,
+            Some(old) => edit::merge(old, entity, leave_out)?,
+            None => edit::without(entity, leave_out)?,
         };
         self.guild.set(kind, id, &merged, self.keeper)?;
         Ok(true)
     }
 
     fn drop(&mut self, kind: Kind, id_path: &[&str]) -> bool {
-        text::id_at(self.data, id_path).is_some_and(|id| self.guild.remove(kind, id))
+        edit::id_at(self.data, id_path).is_some_and(|id| self.guild.remove(kind, id))
     }
 
     fn replace(&mut self, kind: Kind) -> Changed {
@@ -206,7 +208,7 @@ impl Change<'_> {
     /// make a whole one.
     fn member_update(&mut self) -> Changed {
         let known =
-            text::id_at(self.data, &["user", "id"]).is_some_and(|id| self.guild.get(Kind::Members, id).is_some());
+            edit::id_at(self.data, &["user", "id"]).is_some_and(|id| self.guild.get(Kind::Members, id).is_some());
         if !known {
             return Ok(false);
         }
@@ -215,7 +217,7 @@ impl Change<'_> {
 
     fn member_remove(&mut self) -> Changed {
         self.guild.move_member_count(-1);
-        if let Some(user) = text::id_at(self.data, &["user", "id"]) {
+        if let Some(user) = edit::id_at(self.data, &["user", "id"]) {
             self.guild.remove(Kind::Members, user);
             self.guild.remove(Kind::Presences, user);
             self.guild.remove(Kind::VoiceStates, user);
@@ -240,33 +242,33 @@ impl Change<'_> {
     }
 
     fn presence(&mut self, presence: &[u8]) -> Changed {
-        let Some(user) = text::id_at(presence, &["user", "id"]) else { return Ok(false) };
+        let Some(user) = edit::id_at(presence, &["user", "id"]) else { return Ok(false) };
         if json::get(presence, "status") == Some(b"\"offline\"") {
             // GUILD_CREATE lists only who is there. Whoever was not is no news to the snapshot.
             self.guild.remove(Kind::Presences, user);
             return Ok(true);
         }
-        let text = text::without(presence, &["guild_id"])?;
+        let text = edit::without(presence, &["guild_id"])?;
         // Of the user only the id is certain, and the only thing that GUILD_CREATE has.
-        let text = text::with(&text, "user", format!(r#"{{"id":"{user}"}}"#).as_bytes())?;
+        let text = edit::with(&text, "user", format!(r#"{{"id":"{user}"}}"#).as_bytes())?;
         self.guild.set(Kind::Presences, user, &text, self.keeper)?;
         Ok(true)
     }
 
     fn channel_delete(&mut self) -> Changed {
-        let Some(id) = text::id_at(self.data, &["id"]) else { return Ok(false) };
-        self.guild.retain(Kind::Threads, |_, thread| text::id_at(thread, &["parent_id"]) != Some(id));
+        let Some(id) = edit::id_at(self.data, &["id"]) else { return Ok(false) };
+        self.guild.retain(Kind::Threads, |_, thread| edit::id_at(thread, &["parent_id"]) != Some(id));
         Ok(self.guild.remove(Kind::Channels, id))
     }
 
     /// Sets one field of a channel or thread from one of the event.
     fn channel_field(&mut self, id_key: &str, from: &str, to: &str) -> Changed {
-        let (Some(id), Some(value)) = (text::id_at(self.data, &[id_key]), json::get(self.data, from)) else {
+        let (Some(id), Some(value)) = (edit::id_at(self.data, &[id_key]), json::get(self.data, from)) else {
             return Ok(false);
         };
         for kind in [Kind::Channels, Kind::Threads] {
             if let Some(old) = self.guild.get(kind, id) {
-                let new = text::with(old, to, value)?;
+                let new = edit::with(old, to, value)?;
                 self.guild.set(kind, id, &new, self.keeper)?;
                 return Ok(true);
             }
@@ -291,7 +293,7 @@ impl Change<'_> {
             None => None,
         };
         self.guild.retain(Kind::Threads, |_, thread| {
-            let parent = text::id_at(thread, &["parent_id"]);
+            let parent = edit::id_at(thread, &["parent_id"]);
             parents.as_ref().is_some_and(|parents| parent.is_none_or(|parent| !parents.contains(&parent)))
         });
         for thread in json::elements(json::get(self.data, "threads").unwrap_or(b"[]"))? {
@@ -309,28 +311,28 @@ impl Change<'_> {
 
     /// The bot's own membership stands in the thread's `member`.
     fn own_thread_member(&mut self, member: &[u8]) -> Changed {
-        let Some(id) = text::id_at(member, &["id"]) else { return Ok(false) };
+        let Some(id) = edit::id_at(member, &["id"]) else { return Ok(false) };
         let Some(thread) = self.guild.get(Kind::Threads, id) else { return Ok(false) };
-        let text = text::with(thread, "member", &text::without(member, &["guild_id"])?)?;
+        let text = edit::with(thread, "member", &edit::without(member, &["guild_id"])?)?;
         self.guild.set(Kind::Threads, id, &text, self.keeper)?;
         Ok(true)
     }
 
     fn thread_members_update(&mut self) -> Changed {
-        let Some(id) = text::id_at(self.data, &["id"]) else { return Ok(false) };
+        let Some(id) = edit::id_at(self.data, &["id"]) else { return Ok(false) };
         let Some(thread) = self.guild.get(Kind::Threads, id) else { return Ok(false) };
         let mut text = thread.to_vec();
         if let Some(count) = json::get(self.data, "member_count") {
-            text = text::with(&text, "member_count", count)?;
+            text = edit::with(&text, "member_count", count)?;
         }
         for member in json::elements(json::get(self.data, "added_members").unwrap_or(b"[]"))? {
-            if text::id_at(member, &["user_id"]).is_some_and(|user| Some(user) == self.keeper.user) {
-                text = text::with(&text, "member", &text::without(member, &["member", "presence"])?)?;
+            if edit::id_at(member, &["user_id"]).is_some_and(|user| Some(user) == self.keeper.user) {
+                text = edit::with(&text, "member", &edit::without(member, &["member", "presence"])?)?;
             }
         }
         for removed in json::elements(json::get(self.data, "removed_member_ids").unwrap_or(b"[]"))? {
             if json::parse_id(removed).is_some_and(|user| Some(user) == self.keeper.user) {
-                text = text::without(&text, &["member"])?;
+                text = edit::without(&text, &["member"])?;
             }
         }
         self.guild.set(Kind::Threads, id, &text, self.keeper)?;
@@ -347,14 +349,14 @@ impl Change<'_> {
 
     /// `user_count` is there only when it was asked for; then it moves. Otherwise a snapshot does not show it.
     fn scheduled_event_users(&mut self, guild: u64, by: i64) -> Result<Outcome, Malformed> {
-        let event = text::id_at(self.data, &["guild_scheduled_event_id"])
+        let event = edit::id_at(self.data, &["guild_scheduled_event_id"])
             .and_then(|id| self.guild.get(Kind::ScheduledEvents, id).map(|event| (id, event)));
         let Some((id, event)) = event else { return Ok(Outcome::ignored(Some(guild), "an unknown event")) };
         let Some(count) = json::get(event, "user_count").and_then(json::parse_id) else {
             return Ok(Outcome::unchanged(Some(guild)));
         };
         let count = count.saturating_add_signed(by).to_string();
-        let text = text::with(event, "user_count", count.as_bytes())?;
+        let text = edit::with(event, "user_count", count.as_bytes())?;
         self.guild.set(Kind::ScheduledEvents, id, &text, self.keeper)?;
         Ok(Outcome::changed(guild))
     }
@@ -368,12 +370,12 @@ impl Change<'_> {
     }
 
     fn voice_state(&mut self) -> Changed {
-        let Some(user) = text::id_at(self.data, &["user_id"]) else { return Ok(false) };
+        let Some(user) = edit::id_at(self.data, &["user_id"]) else { return Ok(false) };
         if json::get(self.data, "channel_id").is_none_or(|channel| channel == b"null") {
             self.guild.remove(Kind::VoiceStates, user);
             return Ok(true);
         }
-        let text = text::without(self.data, &["guild_id", "member"])?;
+        let text = edit::without(self.data, &["guild_id", "member"])?;
         self.guild.set(Kind::VoiceStates, user, &text, self.keeper)?;
         Ok(true)
     }

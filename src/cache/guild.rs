@@ -4,9 +4,11 @@ use super::{
     Counts, Flags,
     list::{List, Slots, Text},
     snapshot::{GuildSnapshot, View},
-    text,
 };
-use crate::protocol::json::{self, Malformed};
+use crate::protocol::{
+    edit,
+    json::{self, Malformed},
+};
 use std::rc::Rc;
 
 /// The arrays of a GUILD_CREATE that are kept by entity.
@@ -180,7 +182,7 @@ impl Guild {
             return Ok(());
         }
         for element in json::elements(array)? {
-            if let Some(id) = text::id_at(element, kind.id_path()) {
+            if let Some(id) = edit::id_at(element, kind.id_path()) {
                 self.set(kind, id, element, keeper)?;
             }
         }
@@ -194,7 +196,7 @@ impl Guild {
         }
         if kind == Kind::Members && !keeper.flags.users {
             let user = format!(r#"{{"id":"{id}"}}"#);
-            self.lists[kind as usize].set(id, &text::with(entity, "user", user.as_bytes())?);
+            self.lists[kind as usize].set(id, &edit::with(entity, "user", user.as_bytes())?);
         } else {
             self.lists[kind as usize].set(id, entity);
         }

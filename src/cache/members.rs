@@ -7,9 +7,11 @@ use super::{
     Cache,
     guild::Kind,
     list::{Slots, Text},
-    text,
 };
-use crate::protocol::json::{self, write_string};
+use crate::protocol::{
+    edit,
+    json::{self, write_string},
+};
 use serde_json::Value;
 use std::rc::Rc;
 
@@ -188,7 +190,7 @@ impl Cache {
             out.extend_from_slice(br#","presences":["#);
             let guild = self.guilds.get(&answer.request.guild);
             let presences = members.iter().filter_map(|member| {
-                let id = text::id_at(member, &["user", "id"])?;
+                let id = edit::id_at(member, &["user", "id"])?;
                 guild?.get(Kind::Presences, id).map(|presence| &**presence)
             });
             write_list(out, presences);

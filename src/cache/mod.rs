@@ -14,7 +14,6 @@ mod guild;
 mod list;
 mod members;
 mod snapshot;
-mod text;
 
 #[cfg(test)]
 mod tests;

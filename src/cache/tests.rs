@@ -337,7 +337,7 @@ fn large_answers_come_in_chunks_of_one_moment_and_can_go_back() {
     apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "member_count": members.len(), "members": members}));
     let request = json!({"guild_id": "2", "query": "", "limit": 0}).to_string();
     let mut answer = cache.answer(MemberRequest::parse(request.as_bytes()).unwrap()).unwrap();
-    let mut next = |answer: &mut MemberAnswer, cache: &mut Cache| -> Value {
+    let next = |answer: &mut MemberAnswer, cache: &mut Cache| -> Value {
         apply(cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "1500"}}));
         let mut out = Vec::new();
         assert!(cache.next_chunk(answer, &mut out));

@@ -5,6 +5,7 @@
 
 pub mod close;
 pub mod command;
+pub mod edit;
 pub mod envelope;
 pub mod event;
 pub mod intents;

@@ -31,6 +31,7 @@ impl Shard {
                 session.last_heartbeat = now;
                 if let Some(sequence) = command.heartbeat() {
                     session.acknowledge(sequence);
+                    client.answers.acknowledge(sequence.min(session.sequence()));
                 }
                 outbox.message(&[payload::HEARTBEAT_ACK]);
                 return Ok(());
@@ -48,7 +49,14 @@ impl Shard {
         if *count > MAX_COMMANDS {
             return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
         }
-        let Forward::Send(text) = forward(&command, text) else { return Ok(()) };
+        let Forward::Send(mut text) = forward(&command, text) else { return Ok(()) };
+        if command.op == opcode::REQUEST_GUILD_MEMBERS {
+            let data = command.d.map_or("null", |data| data.get()).as_bytes();
+            match self.request_members(now, number, data, &text)? {
+                Some(renamed) => text = renamed.into(),
+                None => return Ok(()),
+            }
+        }
         if command.op == opcode::PRESENCE_UPDATE {
             self.presence = Some(text.to_vec());
             self.limiter.push_presence(text.into_owned());

@@ -4,7 +4,7 @@
 //! remembers the log position at which it was taken; afterwards the cursor starts at the position of READY and the
 //! session skips what a snapshot already told (see [`Session`]).
 
-use super::{Client, Close, Shard};
+use super::{Client, Close, Shard, requests};
 use crate::{
     cache::{GuildSnapshot, View},
     downstream::{
@@ -66,7 +66,7 @@ fn write_dispatch(outbox: &mut Outbox, prefix: &[u8], sequence: u64, suffix: &[&
 }
 
 /// A dispatch made here: its name and data are not in the log.
-fn write_own(outbox: &mut Outbox, kind: EventKind, sequence: u64, data: &[u8]) {
+pub(super) fn write_own(outbox: &mut Outbox, kind: EventKind, sequence: u64, data: &[u8]) {
     let mut prefix = Vec::with_capacity(48);
     payload::write_dispatch_prefix(&mut prefix, kind.name().as_bytes());
     write_dispatch(outbox, &prefix, sequence, &[data, b"}"]);
@@ -201,7 +201,11 @@ impl Shard {
         if matches!(session.phase, Phase::Replaying { .. }) {
             resumed(session, outbox);
         }
-        Progress::Idle
+        // Between two chunks everything that has happened meanwhile is sent, and everyone else is served.
+        if !outbox.is_full() && requests::send_chunk(&self.cache, &mut client.answers, session, outbox) {
+            return Progress::More;
+        }
+        if outbox.is_full() { Progress::More } else { Progress::Idle }
     }
 }
 

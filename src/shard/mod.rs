@@ -12,6 +12,7 @@ mod commands;
 mod deliver;
 mod ready;
 pub mod report;
+mod requests;
 
 use crate::{
     cache::{Cache, Flags},
@@ -76,6 +77,8 @@ pub struct Wake {
 
 struct Client {
     session: Session,
+    /// Answers of the cache to its requests for members.
+    answers: requests::Answers,
     /// The snapshot that is being sent.
     snapshot: Option<Box<deliver::Snapshot>>,
     /// The connection has to be closed.
@@ -96,6 +99,8 @@ pub struct Shard {
     presence: Option<Vec<u8>>,
     clients: HashMap<u32, Client>,
     sessions: HashMap<SessionId, u32>,
+    /// Requests for members that Discord has to answer.
+    requests: requests::Requests,
     next_number: u32,
     /// Fills with cryptographically random bytes.
     entropy: Entropy,
@@ -129,6 +134,7 @@ impl Shard {
             presence: None,
             clients: HashMap::new(),
             sessions: HashMap::new(),
+            requests: requests::Requests::default(),
             next_number: 0,
             entropy,
             wake: Wake { upstream: true, clients: false },
@@ -248,7 +254,10 @@ impl Shard {
             let outcome = self.cache.apply(name, envelope.d);
             state_of = outcome.guild.filter(|_| outcome.changed);
         }
-        self.append(name, envelope.d, Meta { kind, state_of, only: None });
+        match self.requests.resolve(kind, envelope.d) {
+            Some((session, data)) => self.append(name, &data, Meta { kind, state_of, only: Some(session) }),
+            None => self.append(name, envelope.d, Meta { kind, state_of, only: None }),
+        }
     }
 
     fn append(&mut self, name: &[u8], data: &[u8], meta: Meta) {
@@ -281,7 +290,8 @@ impl Shard {
         let mut session = Session::new(number, id, options, now);
         session.connection = Some(connection);
         self.sessions.insert(id, number);
-        self.clients.insert(number, Client { session, snapshot: None, doomed: None });
+        self.clients
+            .insert(number, Client { session, answers: requests::Answers::default(), snapshot: None, doomed: None });
         Ok(number)
     }
 
@@ -295,6 +305,8 @@ impl Shard {
             return None;
         }
         session.acknowledge(sequence);
+        client.answers.rewind(sequence);
+        client.answers.acknowledge(sequence);
         // The newest connection wins; the old one notices that it is no longer the session's.
         session.connection = Some(connection);
         session.detached_at = None;
@@ -358,6 +370,7 @@ impl Shard {
     /// Lets time pass. To be called a few times a second.
     pub fn tick(&mut self, now: Time) {
         self.upstream.on_tick(now);
+        self.requests.expire(now);
         self.wake.upstream = true;
         let expired: Vec<u32> = self
             .clients

@@ -442,6 +442,116 @@ fn intents_filter_without_gaps() {
     assert_eq!(client.sequence, 22);
 }
 
+/// The payloads of one type that a client has been sent since, with their numbers.
+fn payloads(client: &mut Client, world: &mut World, kind: &str) -> Vec<Value> {
+    let mut found = Vec::new();
+    loop {
+        let more = client.produce(world) == Progress::More;
+        let bytes = client.outbox.pending().to_vec();
+        let mut inbound = Inbound::new(Role::Client, 1 << 24);
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            let space = inbound.space();
+            let n = space.len().min(rest.len());
+            space[..n].copy_from_slice(&rest[..n]);
+            inbound.filled(n);
+            rest = &rest[n..];
+            while let Some(message) = inbound.next().unwrap() {
+                let Message::Text(text) = message else { panic!("{message:?}") };
+                let payload: Value = serde_json::from_slice(text).unwrap();
+                found.extend((payload["t"] == kind).then_some(payload));
+            }
+        }
+        client.read();
+        if !more {
+            return found;
+        }
+    }
+}
+
+fn request(world: &mut World, client: &mut Client, data: &Value) {
+    let text = json!({"op": 8, "d": data}).to_string();
+    world.shard.command(world.now, client.number, text.as_bytes(), &mut client.outbox).unwrap();
+}
+
+#[test]
+fn members_are_answered_to_the_asker_alone() {
+    let mut world = World::ready(&[10]);
+    world.guild_create(10, 2500);
+    let (mut asker, mut other) =
+        (Client::identify(&mut world, 1, Intents::ALL), Client::identify(&mut world, 2, Intents::ALL));
+    asker.catch_up(&mut world);
+    other.catch_up(&mut world);
+    while world.shard.poll_upstream(world.now).is_some() {}
+    request(&mut world, &mut asker, &json!({"guild_id": 10, "query": "", "limit": 0, "nonce": "a"}));
+    world.message(10, 1);
+    assert!(world.shard.poll_upstream(world.now).is_none(), "Discord is not asked");
+    let chunks = payloads(&mut asker, &mut world, "GUILD_MEMBERS_CHUNK");
+    assert_eq!(
+        chunks.iter().map(|chunk| chunk["d"]["members"].as_array().unwrap().len()).collect::<Vec<_>>(),
+        [1000, 1000, 500]
+    );
+    assert!(chunks.iter().all(|chunk| chunk["d"]["nonce"] == "a"));
+    assert!(payloads(&mut other, &mut world, "GUILD_MEMBERS_CHUNK").is_empty());
+    assert_eq!((asker.messages.clone(), other.messages.clone()), (vec![1], vec![1]));
+    // The last two chunks got lost: they are sent again, after what else was lost.
+    world.message(10, 2);
+    let seen = chunks[0]["s"].as_u64().unwrap();
+    world.shard.detach(world.now, asker.number, 1, false);
+    asker.sequence = seen;
+    assert!(asker.resume(&mut world, 3, seen));
+    let again = payloads(&mut asker, &mut world, "GUILD_MEMBERS_CHUNK");
+    assert_eq!(again.iter().map(|chunk| &chunk["d"]["chunk_index"]).collect::<Vec<_>>(), [1, 2]);
+    assert!(asker.resumed);
+    let beat = format!(r#"{{"op":1,"d":{}}}"#, asker.sequence);
+    world.shard.command(world.now, asker.number, beat.as_bytes(), &mut asker.outbox).unwrap();
+    world.shard.detach(world.now, asker.number, 3, false);
+    let sequence = asker.sequence;
+    assert!(asker.resume(&mut world, 4, sequence));
+    assert!(payloads(&mut asker, &mut world, "GUILD_MEMBERS_CHUNK").is_empty(), "acknowledged");
+}
+
+#[test]
+fn what_the_cache_does_not_have_discord_answers_to_the_asker_alone() {
+    let mut world = World::ready(&[10]);
+    world.dispatch("GUILD_CREATE", &json!({"id": "10", "member_count": 9000, "members": []}));
+    let mut clients = [1, 2].map(|connection| Client::identify(&mut world, connection, Intents::ALL));
+    clients.iter_mut().for_each(|client| client.catch_up(&mut world));
+    while world.shard.poll_upstream(world.now).is_some() {}
+    for client in &mut clients {
+        // Both use the same nonce.
+        request(&mut world, client, &json!({"guild_id": "10", "query": "", "limit": 0, "nonce": "same"}));
+    }
+    let nonces: Vec<Value> = std::iter::from_fn(|| world.shard.poll_upstream(world.now))
+        .map(|action| match action {
+            Action::Send(payload) => serde_json::from_slice::<Value>(&payload).unwrap()["d"]["nonce"].clone(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_ne!(nonces[0], nonces[1]);
+    for chunk in 0..2 {
+        world.dispatch(
+            "GUILD_MEMBERS_CHUNK",
+            &json!({"guild_id": "10", "members": [], "chunk_index": chunk, "chunk_count": 2, "nonce": nonces[1]}),
+        );
+    }
+    world.dispatch(
+        "RATE_LIMITED",
+        &json!({"opcode": 8, "retry_after": 3, "meta": {"guild_id": "10", "nonce": nonces[0]}}),
+    );
+    let [first, second] = &mut clients;
+    let limited = payloads(first, &mut world, "RATE_LIMITED");
+    assert_eq!(limited[0]["d"]["meta"]["nonce"], "same");
+    assert_eq!(payloads(first, &mut world, "GUILD_MEMBERS_CHUNK").len(), 0);
+    let chunks = payloads(second, &mut world, "GUILD_MEMBERS_CHUNK");
+    assert_eq!(chunks.iter().map(|chunk| &chunk["d"]["nonce"]).collect::<Vec<_>>(), ["same", "same"]);
+    // An answer that nobody is known to have asked for goes to all.
+    world.dispatch("GUILD_MEMBERS_CHUNK", &json!({"guild_id": "10", "members": [], "nonce": nonces[1]}));
+    for client in &mut clients {
+        assert_eq!(payloads(client, &mut world, "GUILD_MEMBERS_CHUNK").len(), 1);
+    }
+}
+
 proptest! {
     /// While a client joins, at any pace, everything goes on: what it has in the end is the truth, and no message of a
     /// guild is missing, doubled or out of order.

@@ -1,20 +1,20 @@
 //! Changing JSON objects as text: keys replaced, merged or left out, everything else untouched.
 
-use crate::protocol::json::{self, Malformed};
+use super::json::{self, Malformed};
 
 /// Writes an object entry by entry.
-pub struct ObjectWriter {
+struct ObjectWriter {
     out: Vec<u8>,
 }
 
 impl ObjectWriter {
-    pub fn new(capacity: usize) -> Self {
+    fn new(capacity: usize) -> Self {
         let mut out = Vec::with_capacity(capacity);
         out.push(b'{');
         Self { out }
     }
 
-    pub fn entry(&mut self, key: &[u8], value: &[u8]) {
+    fn entry(&mut self, key: &[u8], value: &[u8]) {
         if self.out.len() > 1 {
             self.out.push(b',');
         }
@@ -24,13 +24,13 @@ impl ObjectWriter {
         self.out.extend_from_slice(value);
     }
 
-    pub fn finish(mut self) -> Vec<u8> {
+    fn finish(mut self) -> Vec<u8> {
         self.out.push(b'}');
         self.out
     }
 }
 
-/// `object` without these keys.
+/// `object` without these keys. Fails when it is no object, like all of these.
 pub fn without(object: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed> {
     let mut writer = ObjectWriter::new(object.len());
     json::for_each_entry(object, |key, value| {

@@ -1,0 +1,187 @@
+//! Request Guild Members: answered from the cache where that has everybody, otherwise by Discord, and in either case only
+//! to the client that asked.
+//!
+//! Two clients may use the same nonce, so what goes to Discord carries one of our own, and the client's comes back in the
+//! answer. Answers of Discord are events of the log for one session; answers from the cache are made at the client's pace
+//! and are never in the log, so that a large one pushes nothing off it.
+
+use super::{Close, Shard, deliver::write_own};
+use crate::{
+    cache::{Cache, MemberAnswer, MemberRequest},
+    downstream::{outbox::Outbox, session::Session},
+    protocol::{
+        Time, close, edit,
+        event::EventKind,
+        json::{self, write_string},
+    },
+};
+use hashbrown::HashMap;
+use std::{collections::VecDeque, time::Duration};
+
+/// Answers from the cache that one client can have waiting or unacknowledged; with more it is closed with 4008.
+pub const MAX_ANSWERS: usize = 512;
+/// Requests of a shard that Discord has not answered yet; beyond it the answer goes to all clients.
+pub const MAX_PENDING: usize = 4096;
+/// Discord has answered, or never will, after this time.
+pub const PENDING_LIMIT: Duration = Duration::from_secs(300);
+/// What our nonces begin with. Discord takes up to 32 bytes.
+const NONCE: &str = "gateway-proxy-";
+
+/// An answer from the cache and the numbers under which its chunks were sent.
+pub(super) struct Answer {
+    answer: MemberAnswer,
+    sent: Vec<u64>,
+}
+
+/// The answers of one client, oldest first.
+#[derive(Default)]
+pub(super) struct Answers(VecDeque<Answer>);
+
+impl Answers {
+    /// Is there no room for another?
+    pub fn is_full(&self) -> bool {
+        self.0.len() >= MAX_ANSWERS
+    }
+
+    pub fn push(&mut self, answer: MemberAnswer) {
+        self.0.push_back(Answer { answer, sent: Vec::new() });
+    }
+
+    /// The oldest one that has chunks to send.
+    fn next(&mut self) -> Option<&mut Answer> {
+        self.0.iter_mut().find(|answer| !answer.answer.is_complete())
+    }
+
+    /// The client has everything up to `sequence`.
+    pub fn acknowledge(&mut self, sequence: u64) {
+        while self
+            .0
+            .front()
+            .is_some_and(|first| first.answer.is_complete() && first.sent.last().is_none_or(|last| *last <= sequence))
+        {
+            self.0.pop_front();
+        }
+    }
+
+    /// The client has nothing after `sequence`: chunks that it did not get are made again.
+    pub fn rewind(&mut self, sequence: u64) {
+        for answer in &mut self.0 {
+            let kept = answer.sent.partition_point(|sent| *sent <= sequence);
+            answer.sent.truncate(kept);
+            answer.answer.rewind(kept);
+        }
+    }
+}
+
+/// A request that Discord has to answer.
+struct Pending {
+    session: u32,
+    nonce: Option<String>,
+    since: Time,
+}
+
+/// All of a shard's.
+#[derive(Default)]
+pub(super) struct Requests {
+    pending: HashMap<u64, Pending>,
+    next: u64,
+}
+
+impl Requests {
+    /// The payload of an op 8 with the data `data`, with a nonce of ours in it. `None`: too many are pending, or the data
+    /// is no object, which is for Discord to judge.
+    fn rename(&mut self, now: Time, session: u32, data: &[u8]) -> Option<Vec<u8>> {
+        if self.pending.len() >= MAX_PENDING {
+            return None;
+        }
+        let nonce = json::get(data, "nonce").and_then(|nonce| serde_json::from_slice(nonce).ok());
+        let number = self.next + 1;
+        let data = edit::with(data, "nonce", format!("\"{NONCE}{number}\"").as_bytes()).ok()?;
+        self.next = number;
+        self.pending.insert(number, Pending { session, nonce, since: now });
+        Some([br#"{"op":8,"d":"#, &data[..], b"}"].concat())
+    }
+
+    /// Forgets what will not be answered any more.
+    pub fn expire(&mut self, now: Time) {
+        self.pending.retain(|_, pending| now.saturating_sub(pending.since) < PENDING_LIMIT);
+    }
+
+    /// If the event answers a request of a client: its session, and the data with its own nonce.
+    pub fn resolve(&mut self, kind: EventKind, data: &[u8]) -> Option<(u32, Vec<u8>)> {
+        match kind {
+            EventKind::GuildMembersChunk => {
+                let number = number_of(json::get(data, "nonce")?)?;
+                let pending = self.pending.get(&number)?;
+                let answer = (pending.session, restore(data, pending.nonce.as_deref())?);
+                let at = |key| json::get(data, key).and_then(json::parse_id);
+                if at("chunk_index").map(|index| index + 1) >= at("chunk_count") {
+                    self.pending.remove(&number);
+                }
+                Some(answer)
+            }
+            EventKind::RateLimited => {
+                let meta = json::get(data, "meta")?;
+                let number = number_of(json::get(meta, "nonce")?)?;
+                let pending = self.pending.remove(&number)?;
+                let meta = restore(meta, pending.nonce.as_deref())?;
+                Some((pending.session, edit::with(data, "meta", &meta).ok()?))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The number in a nonce of ours.
+fn number_of(nonce: &[u8]) -> Option<u64> {
+    let digits = nonce.strip_prefix(b"\"")?.strip_suffix(b"\"")?.strip_prefix(NONCE.as_bytes())?;
+    json::parse_id(digits)
+}
+
+/// `object` with the nonce that the client gave, or without one.
+fn restore(object: &[u8], nonce: Option<&str>) -> Option<Vec<u8>> {
+    match nonce {
+        Some(nonce) => {
+            let mut text = Vec::with_capacity(nonce.len() + 2);
+            write_string(&mut text, nonce);
+            edit::with(object, "nonce", &text).ok()
+        }
+        None => edit::without(object, &["nonce"]).ok(),
+    }
+}
+
+impl Shard {
+    /// A client asks for members: `Ok(None)` when the cache will answer, otherwise what has to go to Discord.
+    pub(super) fn request_members(
+        &mut self,
+        now: Time,
+        number: u32,
+        data: &[u8],
+        payload: &[u8],
+    ) -> Result<Option<Vec<u8>>, Close> {
+        let answer = MemberRequest::parse(data).and_then(|request| self.cache.answer(request));
+        match (answer, self.clients.get_mut(&number)) {
+            (Some(_), Some(client)) if client.answers.is_full() => {
+                Err((close::RATE_LIMITED, "too many requests for members are not answered yet"))
+            }
+            (Some(answer), Some(client)) => {
+                client.answers.push(answer);
+                self.wake.clients = true;
+                Ok(None)
+            }
+            _ => Ok(Some(self.requests.rename(now, number, data).unwrap_or_else(|| payload.to_vec()))),
+        }
+    }
+}
+
+/// Puts the next chunk of an answer into the outbox; false when there is none.
+pub(super) fn send_chunk(cache: &Cache, answers: &mut Answers, session: &mut Session, outbox: &mut Outbox) -> bool {
+    let Some(answer) = answers.next() else { return false };
+    let mut data = Vec::new();
+    if cache.next_chunk(&mut answer.answer, &mut data) {
+        let sequence = session.record();
+        answer.sent.push(sequence);
+        write_own(outbox, EventKind::GuildMembersChunk, sequence, &data);
+    }
+    true
+}
