@@ -37,6 +37,11 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
+    /// Its type as Discord wrote it.
+    pub fn name(&self) -> &'a [u8] {
+        payload::name_in_prefix(self.prefix)
+    }
+
     /// The text of the event's data.
     pub fn data(&self) -> &'a [u8] {
         &self.suffix[payload::DISPATCH_MIDDLE.len()..self.suffix.len() - 1]
@@ -84,6 +89,12 @@ impl Log {
     /// Position of the oldest event that is still here; [`Log::next`] when there is none.
     pub fn oldest(&self) -> u64 {
         self.segments.front().map_or(self.next, |segment| segment.first)
+    }
+
+    /// Makes an empty log number its events from `position` on.
+    pub fn start_at(&mut self, position: u64) {
+        assert!(self.is_empty(), "events keep their positions");
+        self.next = position;
     }
 
     /// Bytes held, including what is allocated and not yet used.
@@ -224,7 +235,7 @@ mod tests {
         let entry = log.read(position).unwrap().next().unwrap();
         let text = [entry.prefix, b"77", entry.suffix].concat();
         assert_eq!(text, br#"{"t":"MESSAGE_CREATE","s":77,"op":0,"d":{"id":"1"}}"#);
-        assert_eq!(entry.data(), br#"{"id":"1"}"#);
+        assert_eq!((entry.name(), entry.data()), (&b"MESSAGE_CREATE"[..], &br#"{"id":"1"}"#[..]));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, value::RawValue};
 use std::{
     net::{IpAddr, SocketAddr},
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 pub use token::Token;
@@ -81,6 +81,8 @@ pub struct Config {
     pub resume_window: Duration,
     /// Bytes of events that each shard keeps.
     pub resume_buffer: usize,
+    /// Where state is kept between two processes; `None`: it is not.
+    pub state_dir: Option<PathBuf>,
     /// Filter events by the intents of each client?
     pub honor_client_intents: bool,
 }
@@ -133,6 +135,7 @@ impl Config {
             upstream_compression: read_compression(&mut reader)?,
             resume_window: Duration::from_secs(reader.number("resume_window", (0, 3600))?.unwrap_or(120)),
             resume_buffer: reader.number("resume_buffer", RESUME_BUFFER)?.unwrap_or(16 << 20) as usize,
+            state_dir: read_state_dir(&mut reader)?,
             honor_client_intents: reader.bool("honor_client_intents", true)?,
         };
         warnings.extend(reader.unknown());
@@ -231,6 +234,14 @@ fn read_url(reader: &mut Reader, port: u16) -> Result<String, ConfigError> {
     let good = !url.contains(['?', '#', '"', '\\']) && crate::net::upstream::Endpoint::parse(&url).is_ok();
     // Some libraries append `/?v=10` to it.
     if good { Ok(url.trim_end_matches('/').to_owned()) } else { Err(reader.wrong(KEY, &url.into(), EXPECTED)) }
+}
+
+fn read_state_dir(reader: &mut Reader) -> Result<Option<PathBuf>, ConfigError> {
+    const EXPECTED: &str = "a directory for state files, which is made when it is missing";
+    match reader.string("state_dir", EXPECTED)? {
+        Some(path) if path.is_empty() => Err(reader.wrong("state_dir", &path.into(), EXPECTED)),
+        path => Ok(path.map(PathBuf::from)),
+    }
 }
 
 fn read_compression(reader: &mut Reader) -> Result<Transport, ConfigError> {

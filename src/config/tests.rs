@@ -35,7 +35,7 @@ fn every_key_is_read() {
         "activity":{"name":"x","type":0},"status":"dnd","validate_token":false,"twilight_http_proxy":"localhost:3000",
         "externally_accessible_url":"wss://proxy.example/path/","cache":{"members":true,"users":true},"cores":[1,3],
         "control_core":0,"upstream_compression":"none","resume_window":7,"resume_buffer":1000000,
-        "honor_client_intents":false"#,
+        "honor_client_intents":false,"state_dir":"/var/lib/x""#,
     )
     .unwrap();
     assert_eq!(warnings, Vec::<String>::new());
@@ -47,6 +47,7 @@ fn every_key_is_read() {
     assert_eq!((config.upstream_compression, config.backpressure), (Transport::None, 5));
     assert_eq!((config.resume_window, config.resume_buffer), (Duration::from_secs(7), 1_000_000));
     assert!(!config.validate_token && !config.honor_client_intents);
+    assert_eq!(config.state_dir.as_deref(), Some(Path::new("/var/lib/x")));
 }
 
 #[test]
@@ -104,6 +105,10 @@ fn errors_say_what_is_expected() {
         ),
         (r#","validate_token":"yes""#, "config.json: `validate_token` is \"yes\", expected true or false"),
         (r#","token":5"#, "config.json: `token` is the given value, expected the bot's token as a string"),
+        (
+            r#","state_dir":"""#,
+            "config.json: `state_dir` is \"\", expected a directory for state files, which is made when it is missing",
+        ),
         (r#","log_level":1"#, "config.json: `log_level` is 1, expected a level such as \"info\""),
     ] {
         assert_eq!(error(keys), expected);

@@ -32,8 +32,6 @@ pub struct IdentifyQueue {
     resets_at: Time,
     /// Shards of the first start that have not identified yet.
     starting: BTreeSet<u32>,
-    /// The budget did not cover the start: nothing goes before the renewal.
-    held: bool,
     waiting: BTreeMap<u32, VecDeque<u32>>,
     /// When the next permit of a bucket may be given.
     free_at: BTreeMap<u32, Time>,
@@ -47,7 +45,6 @@ impl IdentifyQueue {
             budget,
             resets_at: now,
             starting: starting.into_iter().collect(),
-            held: false,
             waiting: BTreeMap::new(),
             free_at: BTreeMap::new(),
             granted: 0,
@@ -60,7 +57,6 @@ impl IdentifyQueue {
     pub fn renew(&mut self, budget: Budget, now: Time) {
         self.budget = Budget { max_concurrency: budget.max_concurrency.max(1), ..budget };
         self.resets_at = now + budget.reset_after;
-        self.held = (budget.remaining as usize) < self.starting.len().min(budget.total as usize);
     }
 
     fn bucket(&self, shard: u32) -> u32 {
@@ -92,7 +88,6 @@ impl IdentifyQueue {
             // Renewed by the passing of time; exact figures follow when they are fetched.
             self.budget.remaining = self.budget.total;
             self.resets_at = now + Duration::from_secs(24 * 3600);
-            self.held = false;
             if self.is_exhausted() {
                 return None;
             }
@@ -107,7 +102,8 @@ impl IdentifyQueue {
 
     /// Nothing may go before the renewal.
     pub fn is_exhausted(&self) -> bool {
-        self.held || self.budget.remaining == 0
+        let start = self.starting.len().min(self.budget.total as usize);
+        self.budget.remaining == 0 || (self.budget.remaining as usize) < start
     }
 
     /// How long until the budget is renewed, if something waits for that.
@@ -171,8 +167,8 @@ mod tests {
     #[test]
     fn shards_that_resume_need_no_budget() {
         let mut queue = IdentifyQueue::new(budget(3, 16), SECOND, 0..5);
+        assert!(queue.is_exhausted());
         (0..3).for_each(|shard| queue.started(shard));
-        queue.renew(budget(3, 16), SECOND);
         queue.request(4);
         assert_eq!(drain(&mut queue, SECOND), [4]);
     }

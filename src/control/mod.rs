@@ -285,6 +285,7 @@ impl Control {
             resume_window: config.resume_window,
             cache: config.cache,
             honor_client_intents: config.honor_client_intents,
+            state_dir: config.state_dir.clone(),
             tls,
         }
     }
@@ -296,6 +297,12 @@ impl Control {
     async fn hear_cores(self: Rc<Self>, mut mailbox: Mailbox<ToControl>, stopped: Rc<Cell<usize>>) {
         loop {
             match mailbox.receive().await {
+                ToControl::Restored(shard) => {
+                    tracing::info!(shard, "goes on with the session of the last process");
+                    if let Some(queue) = &mut *self.queue.borrow_mut() {
+                        queue.started(shard);
+                    }
+                }
                 ToControl::WantPermit(shard) => {
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
                         queue.request(shard);

@@ -5,6 +5,7 @@
 //! between sockets and the pure [`Shard`], wakes who has something to do, and contains panics.
 
 mod client;
+mod state;
 pub use client::close_for;
 mod upstream;
 
@@ -18,7 +19,7 @@ use crate::{
         mailbox::{Mailbox, Postbox},
     },
     protocol::{ShardId, Time, payload},
-    shard::{Settings, Shard, report::Report},
+    shard::{Entropy, Settings, Shard, report::Report},
     upstream::session::Identity,
 };
 use hashbrown::HashMap;
@@ -26,6 +27,8 @@ use rustls::ClientConfig;
 use serde_json::value::RawValue;
 use std::{
     cell::{Cell, RefCell},
+    io::Read,
+    path::PathBuf,
     rc::Rc,
     sync::Arc,
     task::Waker,
@@ -64,6 +67,8 @@ pub struct Plan {
     pub cache: crate::cache::Flags,
     /// Filter by the intents of each client.
     pub honor_client_intents: bool,
+    /// Where state is kept between two processes.
+    pub state_dir: Option<PathBuf>,
     /// TLS roots.
     pub tls: Arc<ClientConfig>,
 }
@@ -110,6 +115,8 @@ pub enum ToCore {
 
 /// Messages to the control core.
 pub enum ToControl {
+    /// A shard has a session of a former process: it needs no permit to start.
+    Restored(u32),
     /// A shard wants to identify.
     WantPermit(u32),
     /// A client whose RESUME was refused: it may identify on the same connection.
@@ -186,7 +193,39 @@ impl Core {
         }
     }
 
+    /// A shard at its beginning.
     fn new_shard(plan: &Plan, index: usize) -> Shard {
+        let Parts { id, settings, identity, entropy } = Parts::new(plan, index);
+        Shard::new(id, settings, identity, plan.gateway_url.clone(), None, entropy)
+    }
+
+    /// A shard that goes on where a former process has stopped, if there is a good state file.
+    fn old_shard(plan: &Plan, index: usize, now: Time) -> Option<Shard> {
+        let directory = plan.state_dir.as_deref()?;
+        let Parts { id, settings, identity, entropy } = Parts::new(plan, index);
+        let url = plan.gateway_url.clone();
+        let make =
+            |mut stream: &mut dyn Read, now| Shard::restore(id, settings, identity, url, entropy, now, &mut stream);
+        match state::load(directory, plan, id.id, make, now) {
+            Ok(shard) => shard,
+            Err(error) => {
+                tracing::warn!(shard = id.id, "the state file in {} is ignored: {error}", directory.display());
+                None
+            }
+        }
+    }
+}
+
+/// What a shard is made of.
+struct Parts {
+    id: ShardId,
+    settings: Rc<Settings>,
+    identity: Identity,
+    entropy: Entropy,
+}
+
+impl Parts {
+    fn new(plan: &Plan, index: usize) -> Self {
         let id = ShardId { id: plan.shards[index], count: plan.shard_count };
         let presence = plan.presences.get(index).map(|presence| &**presence);
         let identity = Identity {
@@ -205,7 +244,7 @@ impl Core {
         let entropy = Box::new(move |bytes: &mut [u8]| {
             random.fill(bytes).expect("the system has random numbers");
         });
-        Shard::new(id, Rc::new(settings), identity, plan.gateway_url.clone(), None, entropy)
+        Self { id, settings: Rc::new(settings), identity, entropy }
     }
 }
 
@@ -224,15 +263,20 @@ pub async fn run(mut mailbox: Mailbox<ToCore>, control: Postbox<ToControl>, epoc
         }
     };
     let places = plan.shards.iter().enumerate().map(|(index, &id)| {
-        let place = Place {
-            shard: RefCell::new(Core::new_shard(&plan, index)),
-            upstream: RefCell::new(None),
-            clients: RefCell::new(HashMap::new()),
+        let shard = match Core::old_shard(&plan, index, epoch.elapsed()) {
+            Some(shard) => {
+                drop(control.send(ToControl::Restored(id)));
+                shard
+            }
+            None => Core::new_shard(&plan, index),
         };
+        let place =
+            Place { shard: RefCell::new(shard), upstream: RefCell::new(None), clients: RefCell::new(HashMap::new()) };
         (id, Rc::new(place))
     });
+    let places = places.collect();
     let core = Rc::new(Core {
-        places: places.collect(),
+        places,
         plan,
         epoch,
         control,
@@ -315,5 +359,17 @@ async fn stop(core: &Rc<Core>) {
     }
     // The close frames to Discord go out in the same turns of the loop; give an idle core one at least.
     glommio::timer::sleep(Duration::from_millis(20)).await;
+    if let Some(directory) = &core.plan.state_dir {
+        for place in core.places.values() {
+            // Nothing else runs on this core any more, so the disk may take its time.
+            let shard = place.shard.borrow();
+            match state::store(directory, &core.plan, &shard) {
+                Ok(stored) => tracing::info!(shard = %shard.id(), stored, "state"),
+                Err(error) => {
+                    tracing::error!(shard = %shard.id(), "can not write the state file in {}: {error}", directory.display());
+                }
+            }
+        }
+    }
     core.tell(ToControl::Stopped);
 }

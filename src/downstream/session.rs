@@ -14,6 +14,7 @@ use crate::protocol::{
     json,
 };
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// Longest session id; ours have exactly this length.
@@ -73,6 +74,23 @@ pub enum Phase {
     },
     /// Gets events as they come.
     Live,
+}
+
+/// A session between two processes: everything that a RESUME needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Saved {
+    number: u32,
+    id: String,
+    intents: u64,
+    version: u8,
+    user: Option<u64>,
+    sequence: u64,
+    cursor: u64,
+    /// The oldest number that it can be resumed from, and the cursor after it.
+    pub base: (u64, u64),
+    sent: Vec<u64>,
+    /// Guild, position, gone.
+    contained: Vec<(u64, u64, bool)>,
 }
 
 /// What the client asked for in its IDENTIFY.
@@ -277,6 +295,46 @@ impl Session {
             let Some(cursor) = self.sent.pop_front() else { return };
             self.base = (self.base.0 + 1, cursor);
         }
+    }
+
+    /// The session for another process; `None` when it can not be resumed.
+    pub fn save(&self) -> Option<Saved> {
+        if matches!(self.phase, Phase::Waiting | Phase::Syncing) {
+            return None;
+        }
+        Some(Saved {
+            number: self.number,
+            id: self.id.as_str().to_owned(),
+            intents: self.options.intents.0,
+            version: self.options.version,
+            user: self.user,
+            sequence: self.sequence,
+            cursor: self.cursor,
+            base: self.base,
+            sent: self.sent.iter().copied().collect(),
+            contained: self.contained.iter().map(|(guild, c)| (*guild, c.before, c.gone)).collect(),
+        })
+    }
+
+    /// A session of another process, without a connection; `None` when it contradicts itself.
+    pub fn restore(saved: Saved, now: Time) -> Option<Self> {
+        let id = SessionId::parse(&saved.id)?;
+        let cursors = std::iter::once(&saved.base.1).chain(&saved.sent).chain([&saved.cursor]);
+        let numbered = saved.base.0.checked_add(saved.sent.len() as u64) == Some(saved.sequence);
+        if !numbered || !cursors.is_sorted() {
+            return None;
+        }
+        let options = Options { intents: Intents(saved.intents), version: saved.version };
+        let mut session = Self::new(saved.number, id, options, now);
+        session.phase = Phase::Live;
+        session.detached_at = Some(now);
+        session.user = saved.user;
+        (session.sequence, session.cursor, session.base) = (saved.sequence, saved.cursor, saved.base);
+        session.sent = saved.sent.into();
+        for (guild, position, gone) in saved.contained {
+            session.contain(guild, position, gone);
+        }
+        Some(session)
     }
 
     /// Numbers that are remembered for a RESUME.

@@ -67,6 +67,11 @@ pub fn write_dispatch_prefix(out: &mut Vec<u8>, name: &[u8]) {
     out.extend_from_slice(br#"","s":"#);
 }
 
+/// The name in what [`write_dispatch_prefix`] wrote.
+pub fn name_in_prefix(prefix: &[u8]) -> &[u8] {
+    prefix.strip_prefix(br#"{"t":""#).and_then(|rest| rest.strip_suffix(br#"","s":"#)).unwrap_or_default()
+}
+
 /// What stands between the sequence of a dispatch and its data.
 pub const DISPATCH_MIDDLE: &[u8] = br#","op":0,"d":"#;
 

@@ -13,6 +13,7 @@ mod deliver;
 mod ready;
 pub mod report;
 mod requests;
+mod state;
 
 use crate::{
     cache::{Cache, Flags},

@@ -1,0 +1,218 @@
+//! A shard as a stream of bytes, for the time between two processes: the upstream session, READY, the guilds, the
+//! sessions of clients and the events that they still need.
+//!
+//! A stream is a list of records, each with its kind and length, ended by one that says so; whoever stores it adds
+//! checksum and version. Reading trusts nothing: a record that is not of the expected form is an error, and the shard
+//! then starts without it.
+
+use super::{Client, Entropy, Identity, Settings, Shard, requests};
+use crate::{
+    cache::View,
+    downstream::session::{Saved, Session},
+    protocol::{
+        ShardId, Time,
+        event::{EventKind, Meta},
+        json, payload,
+    },
+    upstream::session::Resumption,
+};
+use hashbrown::HashSet;
+use serde::{Deserialize, Serialize};
+use std::{
+    io::{self, Read, Write},
+    rc::Rc,
+};
+
+/// No record is longer: a guild with 100,000 members comes to some 60 MB.
+const MAX_RECORD: u64 = 512 << 20;
+/// Bytes of a guild that are made at a time.
+const SLICE: usize = 256 << 10;
+
+/// Kinds of records.
+mod kind {
+    pub const HEAD: u8 = 1;
+    pub const READY: u8 = 2;
+    pub const USER: u8 = 3;
+    pub const GUILD: u8 = 4;
+    pub const GUILD_DOWN: u8 = 5;
+    pub const SESSION: u8 = 6;
+    pub const EVENT: u8 = 7;
+    pub const GUILD_PENDING: u8 = 8;
+    pub const END: u8 = 9;
+}
+
+/// What is neither text of Discord nor an event.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    session_id: String,
+    resume_url: String,
+    sequence: u64,
+    next_number: u32,
+    /// Position of the first event that is stored.
+    oldest: u64,
+    /// A client's presence update, which a new upstream session would need again.
+    presence: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Event {
+    name: String,
+    state_of: Option<u64>,
+    only: Option<u32>,
+}
+
+fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn write_record(out: &mut impl Write, kind: u8, parts: &[&[u8]]) -> io::Result<()> {
+    let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
+    out.write_all(&[kind])?;
+    out.write_all(&length.to_le_bytes())?;
+    parts.iter().try_for_each(|part| out.write_all(part))
+}
+
+fn read_record(input: &mut impl Read, text: &mut Vec<u8>) -> io::Result<u8> {
+    let mut head = [0; 9];
+    input.read_exact(&mut head)?;
+    let [kind, length @ ..] = head;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_RECORD {
+        return Err(invalid("a record is too long"));
+    }
+    text.clear();
+    // Grows by what is there, not by what the length claims.
+    if input.take(length).read_to_end(text)? as u64 != length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(kind)
+}
+
+impl Shard {
+    /// Writes the shard, after [`Shard::stop`]. `Ok(false)`: there is no session that could be resumed, and nothing was
+    /// written.
+    pub fn save(&self, out: &mut impl Write) -> io::Result<bool> {
+        let (Some(Resumption { session_id, resume_url, sequence }), Some(ready)) =
+            (self.upstream.resumption().cloned(), &self.ready)
+        else {
+            return Ok(false);
+        };
+        if self.upstream.fatal().is_some() {
+            return Ok(false);
+        }
+        let saved: Vec<Saved> = self.clients.values().filter_map(|client| client.session.save()).collect();
+        let needed = saved.iter().map(|session| session.base.1).min().unwrap_or(self.log.next());
+        let oldest = needed.clamp(self.log.oldest(), self.log.next());
+        let presence = self.presence.as_ref().and_then(|presence| String::from_utf8(presence.clone()).ok());
+        let head = Head { session_id, resume_url, sequence, next_number: self.next_number, oldest, presence };
+        write_record(out, kind::HEAD, &[&serde_json::to_vec(&head)?])?;
+        write_record(out, kind::READY, &[ready])?;
+        if let Some(user) = self.cache.user() {
+            write_record(out, kind::USER, &[user])?;
+        }
+        let mut text = Vec::new();
+        for (guild, _) in self.cache.guilds() {
+            let Some(mut snapshot) = self.cache.snapshot(guild, View::ALL) else { continue };
+            text.clear();
+            if snapshot.unavailable() {
+                let kind = if snapshot.is_down() { kind::GUILD_DOWN } else { kind::GUILD_PENDING };
+                write_record(out, kind, &[guild.to_string().as_bytes()])?;
+                continue;
+            }
+            while !snapshot.write(&mut text, SLICE) {}
+            write_record(out, kind::GUILD, &[&text])?;
+        }
+        for session in saved {
+            write_record(out, kind::SESSION, &[&serde_json::to_vec(&session)?])?;
+        }
+        for entry in self.log.read(oldest).into_iter().flatten() {
+            let Meta { state_of, only, .. } = entry.meta;
+            let name = String::from_utf8_lossy(entry.name()).into_owned();
+            let head = serde_json::to_vec(&Event { name, state_of, only })?;
+            write_record(out, kind::EVENT, &[&(head.len() as u32).to_le_bytes(), &head, entry.data()])?;
+        }
+        write_record(out, kind::END, &[])?;
+        Ok(true)
+    }
+
+    /// A shard that goes on where another process has stopped: it RESUMEs upstream, and clients can resume as if nothing
+    /// had happened. An error means that the stream can not be used.
+    pub fn restore(
+        id: ShardId,
+        settings: Rc<Settings>,
+        identity: Identity,
+        gateway_url: String,
+        entropy: Entropy,
+        now: Time,
+        input: &mut impl Read,
+    ) -> io::Result<Self> {
+        let mut text = Vec::new();
+        if read_record(input, &mut text)? != kind::HEAD {
+            return Err(invalid("the head is missing"));
+        }
+        let head: Head = serde_json::from_slice(&text)?;
+        let resumption =
+            Resumption { session_id: head.session_id, resume_url: head.resume_url, sequence: head.sequence };
+        let mut shard = Self::new(id, settings, identity, gateway_url, Some(resumption), entropy);
+        shard.next_number = head.next_number;
+        shard.presence = head.presence.map(String::into_bytes);
+        shard.log.start_at(head.oldest);
+        let mut guilds = HashSet::new();
+        loop {
+            match read_record(input, &mut text)? {
+                kind::READY => {
+                    shard.cache.ready(&text).map_err(invalid)?;
+                    shard.ready = Some(text.as_slice().into());
+                }
+                kind::USER => drop(shard.cache.apply("USER_UPDATE", &text)),
+                kind::GUILD => {
+                    let outcome = shard.cache.apply("GUILD_CREATE", &text);
+                    let id = outcome.guild.filter(|_| outcome.changed);
+                    guilds.insert(id.ok_or_else(|| invalid("a guild that can not be read"))?);
+                }
+                kind @ (kind::GUILD_DOWN | kind::GUILD_PENDING) => {
+                    let id = json::parse_id(&text).ok_or_else(|| invalid("a guild without id"))?;
+                    guilds.insert(id);
+                    if kind == kind::GUILD_DOWN {
+                        let down = format!(r#"{{"id":"{id}","unavailable":true}}"#);
+                        shard.cache.apply("GUILD_CREATE", down.as_bytes());
+                    }
+                }
+                kind::SESSION => {
+                    let session = Session::restore(serde_json::from_slice(&text)?, now)
+                        .ok_or_else(|| invalid("a session that can not be"))?;
+                    shard.sessions.insert(session.id, session.number);
+                    let answers = requests::Answers::default();
+                    let number = session.number;
+                    shard.clients.insert(number, Client { session, answers, snapshot: None, doomed: None });
+                }
+                kind::EVENT => shard.restore_event(&text)?,
+                kind::END => break,
+                _ => return Err(invalid("a record of an unknown kind")),
+            }
+        }
+        if shard.ready.is_none() {
+            return Err(invalid("READY is missing"));
+        }
+        // READY is as old as the session: it names guilds that the bot has left since.
+        let left: Vec<u64> = shard.cache.guilds().map(|(guild, _)| guild).filter(|id| !guilds.contains(id)).collect();
+        for guild in left {
+            shard.cache.apply("GUILD_DELETE", &payload::guild_delete(guild, false));
+        }
+        let (oldest, next) = (shard.log.oldest(), shard.log.next());
+        if shard.clients.values().any(|client| client.session.cursor() > next || client.session.needs() < oldest) {
+            return Err(invalid("a session beyond its events"));
+        }
+        Ok(shard)
+    }
+
+    fn restore_event(&mut self, text: &[u8]) -> io::Result<()> {
+        let (length, rest) = text.split_first_chunk::<4>().ok_or_else(|| invalid("a short event"))?;
+        let (head, data) =
+            rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(|| invalid("a short event"))?;
+        let event: Event = serde_json::from_slice(head)?;
+        let kind = EventKind::from_name(event.name.as_bytes());
+        self.log.append(event.name.as_bytes(), data, Meta { kind, state_of: event.state_of, only: event.only });
+        Ok(())
+    }
+}
