@@ -3,6 +3,8 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Locked memory that an executor's rings take, in bytes.
@@ -66,9 +68,23 @@ fn raise(resource: libc::__rlimit_resource_t) -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Binds the port. A port that is taken is an error, even by another instance of this program.
+/// How long a port may still be held by a process that has just died: the kernel takes its time to clear up a ring.
+const LISTEN_LIMIT: Duration = Duration::from_secs(3);
+/// Pause between two attempts.
+const LISTEN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Binds the port. A port that stays taken is an error, even by another instance of this program.
 pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
-    TcpListener::bind(address).map_err(|error| match error.kind() {
+    let start = Instant::now();
+    let bound = loop {
+        match TcpListener::bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < LISTEN_LIMIT => {
+                thread::sleep(LISTEN_PAUSE);
+            }
+            bound => break bound,
+        }
+    };
+    bound.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!("{address} is in use: stop what listens there, or change `port` or `host` in the configuration")
         }

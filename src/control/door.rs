@@ -37,15 +37,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pause while the shards have not been started yet.
 const START_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts connections for ever.
+/// What clients are told that come while the proxy stops: a code that lets them try again with what they have.
+const RESTARTING: Close = (close::UNKNOWN_ERROR, "the proxy restarts");
+
+/// Accepts connections until the proxy stops.
 pub async fn accept(control: Rc<Control>, listener: TcpListener) {
-    loop {
+    while !control.stopping.get() {
         match listener.accept().await {
             Ok(stream) => {
                 control.figures.borrow_mut().accepted += 1;
                 let control = control.clone();
                 glommio::spawn_local(async move { enter(control, stream).await }).detach();
             }
+            Err(_) if control.stopping.get() => {}
             Err(error) => {
                 tracing::warn!("can not accept a connection: {error}");
                 glommio::timer::sleep(ACCEPT_PAUSE).await;
@@ -158,6 +162,8 @@ async fn greet(control: Rc<Control>, guest: Guest, mut connection: ClientConnect
             Some(Outcome::Resume(resume)) => {
                 if !control.accepts_token(resume.bare_token()) {
                     (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy")
+                } else if let Err(close) = started(&control, &mut connection).await {
+                    close
                 } else if let (Some(id), Some(sequence)) = (SessionId::parse(&resume.session_id), resume.seq)
                     && control.core_of(id.shard()).is_some()
                 {
@@ -226,7 +232,32 @@ fn next_message(connection: &mut ClientConnection) -> Result<Option<Outcome>, Cl
     }
 }
 
-/// Checks an IDENTIFY. Waits until the shards have been started, keeping the connection alive.
+/// Waits until the shards have been started, keeping the connection alive; how many the bot has.
+async fn started(control: &Control, connection: &mut ClientConnection) -> Result<u32, Close> {
+    loop {
+        if control.stopping.get() {
+            return Err(RESTARTING);
+        }
+        if let Some(count) = control.running_shards() {
+            return Ok(count);
+        }
+        let outcome = crate::net::race(async { Some(identification(connection).await) }, async {
+            glommio::timer::sleep(START_PAUSE).await;
+            None
+        });
+        match outcome.await {
+            None => {}
+            Some(Outcome::Identify(_) | Outcome::Resume(_)) => {
+                return Err((close::ALREADY_AUTHENTICATED, "already identified on this connection"));
+            }
+            Some(Outcome::Refused(close)) => return Err(close),
+            Some(Outcome::Closed(code)) => return Err((code.unwrap_or(close::NORMAL), "")),
+            Some(Outcome::Lost) => return Err((close::NORMAL, "")),
+        }
+    }
+}
+
+/// Checks an IDENTIFY, as soon as the shards have been started.
 async fn admit(
     control: &Rc<Control>,
     connection: &mut ClientConnection,
@@ -236,26 +267,7 @@ async fn admit(
     if !control.accepts_token(identify.bare_token()) {
         return Err((close::AUTHENTICATION_FAILED, "the token is not the one of this proxy"));
     }
-    let count = loop {
-        match control.running_shards() {
-            Some(count) => break count,
-            None => {
-                let outcome = crate::net::race(async { Some(identification(connection).await) }, async {
-                    glommio::timer::sleep(START_PAUSE).await;
-                    None
-                });
-                match outcome.await {
-                    None => {}
-                    Some(Outcome::Identify(_) | Outcome::Resume(_)) => {
-                        return Err((close::ALREADY_AUTHENTICATED, "already identified on this connection"));
-                    }
-                    Some(Outcome::Refused(close)) => return Err(close),
-                    Some(Outcome::Closed(code)) => return Err((code.unwrap_or(close::NORMAL), "")),
-                    Some(Outcome::Lost) => return Err((close::NORMAL, "")),
-                }
-            }
-        }
-    };
+    let count = started(control, connection).await?;
     let (shard, of) = identify.shard;
     if of != count {
         tracing::warn!(shard, of, count, "a client identifies with a wrong number of shards");

@@ -32,7 +32,8 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     future::poll_fn,
-    os::fd::{FromRawFd, IntoRawFd},
+    net::Shutdown,
+    os::fd::{FromRawFd, IntoRawFd, OwnedFd},
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
@@ -47,8 +48,9 @@ const REPORT_LIMIT: Duration = Duration::from_secs(5);
 const REST_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 /// The identify queue is looked at this often.
 const QUEUE_TICK: Duration = Duration::from_millis(100);
-/// Longest wait for the data cores at the end.
-const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// Longest wait for the data cores at the end: they say goodbye to clients and write the state files, some gigabytes
+/// at most.
+const STOP_LIMIT: Duration = Duration::from_secs(90);
 
 /// Why the proxy ended by itself.
 #[derive(Debug)]
@@ -87,6 +89,8 @@ struct Control {
     next_gathering: Cell<u64>,
     figures: RefCell<ControlFigures>,
     ask_rest: crossbeam_channel::Sender<Duration>,
+    /// Nobody is let in any more.
+    stopping: Cell<bool>,
 }
 
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
@@ -146,6 +150,7 @@ pub fn run(config: Config, placement: &Placement, listener: std::net::TcpListene
                 next_gathering: Cell::new(0),
                 figures: RefCell::new(ControlFigures::default()),
                 ask_rest,
+                stopping: Cell::new(false),
             });
             control.main(listener, from_cores, inbox, tls).await
         })
@@ -180,6 +185,7 @@ impl Control {
         mut inbox: Mailbox<Event>,
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<(), Failure> {
+        let door = listener.try_clone().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
         // SAFETY: the descriptor is a listening TCP socket whose ownership `into_raw_fd` has given up.
         let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
         glommio::spawn_local(door::accept(self.clone(), listener)).detach();
@@ -210,6 +216,10 @@ impl Control {
                 }
             }
         }
+        self.stopping.set(true);
+        // Closing is not enough: the kernel's pending accept holds the port beyond the end of this process. Of a socket
+        // that listens, a shutdown takes it away from the port.
+        let _ = std::net::TcpStream::from(OwnedFd::from(door)).shutdown(Shutdown::Both);
         for core in &self.cores {
             let _ = core.send(ToCore::Stop);
         }

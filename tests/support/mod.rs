@@ -12,6 +12,7 @@ mod http;
 mod process;
 mod proxy;
 mod simulator;
+mod truth;
 
 pub use bot::{Bot, Guild, Settings, Shard};
 pub use gateway::{Gateway, Gone, Payload};
@@ -19,6 +20,7 @@ pub use http::{Response, get, get_json, post};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use simulator::{Simulator, TOKEN};
+pub use truth::{compare_guilds, guilds_of, wait_for_events};
 
 use std::{
     net::TcpListener,
@@ -45,10 +47,15 @@ pub fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>)
     }
 }
 
-/// A TCP port of the loopback interface that was free just now.
+/// A TCP port of the loopback interface that was free just now, and that the system gives to no outgoing connection: a
+/// process that is started again finds it free again.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("its address").port()
+    loop {
+        let port = fastrand::u16(10_000..30_000);
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The directory of the package.

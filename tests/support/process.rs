@@ -73,6 +73,17 @@ impl Process {
         self.child.try_wait().expect("the state of a child")
     }
 
+    /// Sends a signal.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -s {signal} {}", self.child.id())).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{} can not be sent {signal}", self.name);
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGKILL: the child gets no chance to close anything. Returns when it is gone.
     pub fn kill(&mut self) {
         // Failing means that it had ended already.

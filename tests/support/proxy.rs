@@ -31,7 +31,8 @@ impl Proxy {
 
     /// As [`Self::spawn`], before a Discord at `discord` that need not be there yet, with variables of the environment.
     pub fn spawn_before(directory: &Path, discord: SocketAddr, changes: &Value, variables: &[(&str, &str)]) -> Self {
-        let port = free_port();
+        // A proxy that is started again listens where it did.
+        let port = changes["port"].as_u64().map_or_else(free_port, |port| port as u16);
         let path = directory.join("config.json");
         let config = configuration(discord, port, changes);
         std::fs::write(&path, config.to_string()).expect("writing the config");
@@ -56,6 +57,26 @@ impl Proxy {
             }
         });
         self
+    }
+
+    /// Sends SIGTERM and returns when the process has ended.
+    ///
+    /// # Panics
+    /// When it does not end, or not well.
+    pub fn stop(mut self) {
+        self.process.signal("TERM");
+        let status = wait_until("the proxy to stop", || self.process.ended().ok_or("it runs".to_owned()));
+        assert!(status.success(), "{status}");
+    }
+
+    /// Ends it without any warning.
+    pub fn kill(mut self) {
+        self.process.kill();
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: &str) {
+        self.process.signal(signal);
     }
 
     /// The exit status, if it has ended.

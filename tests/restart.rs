@@ -1,0 +1,310 @@
+//! The proxy itself is restarted, with clients connected and events flowing: no IDENTIFY is spent, no client misses an
+//! event or sees one twice, and what is cached is still the truth. What can not be used is not used.
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::Duration,
+};
+
+use gateway_proxy::compression::Transport;
+use serde_json::{Value, json};
+use support::{Gateway, Gone, Proxy, Simulator, compare_guilds, free_port, scratch, wait_until};
+
+const SHARDS: u32 = 3;
+const INTENTS: u64 = 53_608_447;
+
+/// A client as a library would be: connects, resumes when the connection ends, and checks every number.
+struct Client {
+    address: std::net::SocketAddr,
+    shard: u32,
+    transport: Transport,
+    /// The number of the message that ends it; 0 while that is not known.
+    last: Arc<AtomicU64>,
+    /// What it has seen last.
+    number: Arc<AtomicU64>,
+    failed: Arc<AtomicBool>,
+}
+
+/// What a client has to tell in the end.
+struct Told {
+    resumes: u32,
+    members: BTreeMap<String, i64>,
+}
+
+struct Alarm(Arc<AtomicBool>);
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.store(true, Relaxed);
+        }
+    }
+}
+
+impl Client {
+    fn run(self) -> Told {
+        let _alarm = Alarm(self.failed.clone());
+        let mut gateway = Gateway::connect(self.address, self.transport);
+        gateway.identify((self.shard, SHARDS), INTENTS);
+        let ready = gateway.receive().expect("READY").data();
+        let session = ready["session_id"].as_str().expect("a session").to_owned();
+        let mut sequence = 1;
+        let mut told = Told { resumes: 0, members: BTreeMap::new() };
+        let mut asked_to_go = false;
+        gateway.set_patience(Duration::from_millis(200));
+        loop {
+            assert!(!self.failed.load(Relaxed), "another client has failed");
+            let last = self.last.load(Relaxed);
+            if last > 0 && self.number.load(Relaxed) == last {
+                gateway.close(1000);
+                return told;
+            }
+            match gateway.receive() {
+                Ok(payload) if payload.op == 0 => {
+                    assert_eq!(payload.s, Some(sequence + 1), "{:?}", payload.t);
+                    sequence += 1;
+                    if let Some(number) = payload.number() {
+                        let before = self.number.swap(number, Relaxed);
+                        assert!(before == 0 || number == before + 1, "{number} after {before}");
+                    }
+                    self.count(&mut told, payload.t.as_deref().expect("a type"), || payload.data());
+                }
+                Ok(payload) => {
+                    assert_ne!(payload.op, 9, "a session was refused at {sequence}");
+                    asked_to_go |= payload.op == 7;
+                }
+                Err(Gone::Silent) => {}
+                Err(gone) => {
+                    // Who had come back to the process that is going is told so by the code alone.
+                    assert!(asked_to_go || matches!(gone, Gone::Closed(..)), "{gone:?} without op 7");
+                    if let Gone::Closed(code, _) = gone {
+                        assert_eq!(code, Some(4000));
+                    }
+                    gateway = self.reconnect();
+                    gateway.resume(&session, sequence);
+                    asked_to_go = false;
+                    told.resumes += 1;
+                }
+            }
+        }
+    }
+
+    /// The members of each guild, by what this client was told.
+    fn count(&self, told: &mut Told, name: &str, data: impl Fn() -> Value) {
+        let guild = |data: &Value, key: &str| data[key].as_str().expect("an id").to_owned();
+        match name {
+            "GUILD_CREATE" => {
+                let data = data();
+                told.members.insert(guild(&data, "id"), data["member_count"].as_i64().expect("a count"));
+            }
+            "GUILD_DELETE" => drop(told.members.remove(&guild(&data(), "id"))),
+            "GUILD_MEMBER_ADD" => *told.members.get_mut(&guild(&data(), "guild_id")).expect("a guild") += 1,
+            "GUILD_MEMBER_REMOVE" => *told.members.get_mut(&guild(&data(), "guild_id")).expect("a guild") -= 1,
+            _ => {}
+        }
+    }
+
+    fn reconnect(&self) -> Gateway {
+        wait_until("the proxy to be back", || {
+            let mut gateway = Gateway::open(self.address, self.transport).map_err(|error| error.to_string())?;
+            match gateway.receive() {
+                Ok(hello) if hello.op == 10 => {
+                    gateway.set_patience(Duration::from_millis(200));
+                    Ok(gateway)
+                }
+                other => Err(format!("{other:?}")),
+            }
+        })
+    }
+}
+
+fn world(seed: u32) -> String {
+    format!("--shards {SHARDS} --max-concurrency 4 --guilds 60 --members 40 --seed {seed} --rate 0")
+}
+
+fn config(directory: &Path, port: u16, cores: u32) -> Value {
+    json!({"shards": SHARDS, "cores": cores, "port": port, "log_level": "info", "state_dir": directory.join("state")})
+}
+
+fn state_files(directory: &Path) -> Vec<String> {
+    let Ok(files) = fs::read_dir(directory.join("state")) else { return Vec::new() };
+    let mut names: Vec<_> =
+        files.map(|file| file.expect("a file").file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+fn log_of(directory: &Path) -> String {
+    fs::read_to_string(directory.join("gateway-proxy.log")).expect("a log")
+}
+
+#[test]
+fn a_restart_costs_no_identify_and_no_event() {
+    const RESTARTS: [u32; 3] = [2, 1, 3];
+    let directory = scratch("restart");
+    let simulator = Simulator::start(&directory, &world(8));
+    let port = free_port();
+    let mut proxy = Proxy::start(&directory, &simulator, &config(&directory, port, 1));
+    assert_eq!(simulator.identifies(), u64::from(SHARDS));
+    let failed = Arc::new(AtomicBool::new(false));
+    let last: Vec<Arc<AtomicU64>> = (0..SHARDS).map(|_| Arc::default()).collect();
+    let mut numbers = Vec::new();
+    let mut clients = Vec::new();
+    for shard in 0..SHARDS {
+        for transport in [Transport::None, Transport::Zlib, Transport::Zstd] {
+            let number = Arc::new(AtomicU64::new(0));
+            numbers.push((shard, number.clone()));
+            let client = Client {
+                address: proxy.address,
+                shard,
+                transport,
+                last: last[shard as usize].clone(),
+                number,
+                failed: failed.clone(),
+            };
+            clients.push(thread::spawn(move || client.run()));
+        }
+    }
+    simulator.traffic(600);
+    let all_seen = |from: u64, simulator: &Simulator| {
+        for (shard, number) in &numbers {
+            wait_until("every client to see new events", || {
+                assert!(!failed.load(Relaxed), "a client has failed");
+                let seen = number.load(Relaxed);
+                if seen > from {
+                    Ok(())
+                } else {
+                    Err(format!("shard {shard}: {seen} of {}", simulator.last_number(*shard)))
+                }
+            });
+        }
+    };
+    for shard in 0..SHARDS {
+        simulator.emit(shard, 20);
+    }
+    all_seen(0, &simulator);
+    for (restart, cores) in RESTARTS.into_iter().enumerate() {
+        for shard in 0..SHARDS {
+            simulator.mutate(shard, 100);
+        }
+        proxy.stop();
+        assert_eq!(state_files(&directory), ["shard-0.state", "shard-1.state", "shard-2.state"]);
+        // Discord goes on meanwhile, and sends it all with the RESUME.
+        for shard in 0..SHARDS {
+            simulator.mutate(shard, 100);
+            simulator.emit(shard, 30);
+        }
+        let from = (0..SHARDS).map(|shard| simulator.last_number(shard)).max().expect("a shard");
+        proxy = Proxy::start(&directory, &simulator, &config(&directory, port, cores));
+        let resumes: Vec<_> = (0..SHARDS).map(|shard| simulator.shard_stats(shard)["resumes"].clone()).collect();
+        assert_eq!(resumes, vec![json!(restart + 1); SHARDS as usize]);
+        for shard in 0..SHARDS {
+            while simulator.last_number(shard) <= from {
+                simulator.emit(shard, 10);
+            }
+        }
+        all_seen(from, &simulator);
+        assert_eq!(state_files(&directory), [""; 0], "what was read is gone");
+    }
+    simulator.traffic(0);
+    for (shard, last) in last.iter().enumerate() {
+        // Nothing random may follow the last number: what was on its way when the traffic ended comes first.
+        thread::sleep(Duration::from_millis(50));
+        let (_, number) = simulator.emit(shard as u32, 1);
+        last.store(number, Relaxed);
+    }
+    for (index, client) in clients.into_iter().enumerate() {
+        let told = client.join().expect("a client that is content");
+        assert!(told.resumes as usize >= RESTARTS.len());
+        for (id, guild) in simulator.guilds(index as u32 / 3) {
+            if !guild.unavailable {
+                let truth = support::get_json(simulator.address, &format!("/sim/guild?id={id}")).expect("the truth");
+                assert_eq!(told.members.get(&id).copied(), truth["member_count"].as_i64(), "members of {id}");
+            }
+        }
+    }
+    for shard in 0..SHARDS {
+        assert!(compare_guilds(&proxy, &simulator, shard, SHARDS, true) > 5);
+    }
+    assert_eq!(simulator.identifies(), u64::from(SHARDS), "a restart has cost an IDENTIFY");
+    assert_eq!(simulator.stats()["violations"], json!([]));
+    assert!(!log_of(&directory).contains(support::TOKEN), "the token is in the log");
+}
+
+#[test]
+fn a_state_file_that_is_not_good_is_reported_and_not_used() {
+    let directory = scratch("restart_damaged");
+    let simulator = Simulator::start(&directory, &world(9));
+    let port = free_port();
+    let proxy = Proxy::start(&directory, &simulator, &config(&directory, port, 2));
+    proxy.stop();
+    assert_eq!(state_files(&directory).len(), 3);
+    let path = |shard: u32| directory.join(format!("state/shard-{shard}.state"));
+    for shard in 0..SHARDS {
+        let bytes = fs::read(path(shard)).expect("a state file");
+        assert!(!bytes.windows(support::TOKEN.len()).any(|part| part == support::TOKEN.as_bytes()));
+    }
+    // Cut off, and one bit turned; the third is good.
+    let bytes = fs::read(path(0)).expect("a state file");
+    fs::write(path(0), &bytes[..bytes.len() / 2]).expect("writing");
+    let mut bytes = fs::read(path(1)).expect("a state file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    fs::write(path(1), bytes).expect("writing");
+    let proxy = Proxy::start(&directory, &simulator, &config(&directory, port, 2));
+    assert_eq!(simulator.identifies(), 5, "two shards had to start over");
+    assert_eq!(simulator.resumes(), 1);
+    let log = log_of(&directory);
+    for shard in ["shard=0", "shard=1"] {
+        let line = log.lines().find(|line| line.contains("is ignored") && line.contains(shard));
+        assert!(line.is_some_and(|line| line.contains("checksum")), "{line:?}");
+    }
+    for shard in 0..SHARDS {
+        compare_guilds(&proxy, &simulator, shard, SHARDS, true);
+    }
+    // Another configuration can not go on with the sessions of this one.
+    proxy.stop();
+    let mut other = config(&directory, port, 2);
+    other["intents"] = json!(INTENTS & !2);
+    let proxy = Proxy::start(&directory, &simulator, &other);
+    assert_eq!(simulator.identifies(), 8);
+    assert!(log_of(&directory).contains("another version, bot or configuration"));
+    // A kill leaves nothing, so what follows is a clean start.
+    proxy.kill();
+    assert_eq!(state_files(&directory), [""; 0]);
+    let proxy = Proxy::start(&directory, &simulator, &other);
+    assert_eq!(simulator.identifies(), 11);
+    for shard in 0..SHARDS {
+        compare_guilds(&proxy, &simulator, shard, SHARDS, true);
+    }
+    assert_eq!(simulator.stats()["violations"], json!([]));
+}
+
+#[test]
+fn without_a_state_dir_nothing_is_written_and_a_second_signal_quits_at_once() {
+    let directory = scratch("restart_without");
+    let simulator = Simulator::start(&directory, &world(10));
+    let mut proxy = Proxy::start(&directory, &simulator, &json!({"shards": SHARDS}));
+    // A client that does not take its goodbye keeps a proxy for some seconds.
+    let mut gateway = Gateway::connect(proxy.address, Transport::None);
+    gateway.identify((0, SHARDS), INTENTS);
+    assert_eq!(gateway.receive().expect("READY").t.as_deref(), Some("READY"));
+    proxy.signal("TERM");
+    wait_until("the goodbye", || match gateway.receive() {
+        Ok(payload) if payload.op == 7 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    proxy.signal("INT");
+    let status = wait_until("the end", || proxy.ended().ok_or("it runs".to_owned()));
+    assert!(!status.success(), "it was told to hurry: {status}");
+    assert_eq!(state_files(&directory), [""; 0]);
+}
