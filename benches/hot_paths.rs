@@ -77,7 +77,7 @@ fn relay(c: &mut Criterion) {
     for (name, transport) in
         [("send_plain", Transport::None), ("send_zlib", Transport::Zlib), ("send_zstd", Transport::Zstd)]
     {
-        let mut outbox = Outbox::new(transport);
+        let mut outbox = Outbox::new(transport, gateway_proxy::protocol::Encoding::Json);
         group.bench_function(name, |b| {
             b.iter(|| {
                 outbox.message(&[entry.prefix, b"123456", entry.suffix]);

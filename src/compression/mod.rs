@@ -1,13 +1,16 @@
-//! Transport compression (docs: Gateway, Transport Compression): one shared context for a whole connection.
+//! Compression (docs: Gateway, Encoding and Compression): of a whole connection with one shared context, or of single
+//! payloads without any.
 //!
-//! [`Inflater`] is what we read from Discord with, [`Deflater`] what we write to clients with. Both are pure: slices in,
-//! slices out. A stream belongs to one connection and travels with it when the connection moves to another core.
+//! [`Inflater`] is what we read from Discord with, [`Deflater`] what we write to clients with, [`Packer`] what
+//! compresses single payloads. All are pure: slices in, slices out. A stream belongs to one connection and travels with it when the connection moves to another core.
 
 mod deflate;
 mod inflate;
+mod pack;
 
 pub use deflate::Deflater;
 pub use inflate::{InflateError, Inflater};
+pub use pack::Packer;
 
 /// A transport compression by the name that it has in the `compress` parameter of a gateway URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -83,6 +83,8 @@ pub struct Saved {
     id: String,
     intents: u64,
     version: u8,
+    #[serde(default)]
+    compress: bool,
     user: Option<u64>,
     sequence: u64,
     cursor: u64,
@@ -100,6 +102,9 @@ pub struct Options {
     pub intents: Intents,
     /// The API version in its URL, echoed in READY.
     pub version: u8,
+    /// Payload compression, for connections whose URL does not say otherwise. RESUME has no such field, so it is the
+    /// session's: libraries tell by the type of each message whether it is compressed.
+    pub compress: bool,
 }
 
 /// See the module's description.
@@ -307,6 +312,7 @@ impl Session {
             id: self.id.as_str().to_owned(),
             intents: self.options.intents.0,
             version: self.options.version,
+            compress: self.options.compress,
             user: self.user,
             sequence: self.sequence,
             cursor: self.cursor,
@@ -324,7 +330,8 @@ impl Session {
         if !numbered || !cursors.is_sorted() {
             return None;
         }
-        let options = Options { intents: Intents(saved.intents), version: saved.version };
+        let options =
+            Options { intents: Intents(saved.intents), version: saved.version, compress: saved.compress };
         let mut session = Self::new(saved.number, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
@@ -374,7 +381,7 @@ mod tests {
 
     fn session(intents: Intents) -> Session {
         let id = SessionId::new(7, [0xab; 12]);
-        Session::new(1, id, Options { intents, version: 10 }, Time::ZERO)
+        Session::new(1, id, Options { intents, version: 10, compress: false }, Time::ZERO)
     }
 
     fn log() -> Log {
