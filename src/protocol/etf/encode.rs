@@ -186,7 +186,12 @@ impl Pass<'_> {
             return self.escaped_string(text, at);
         };
         self.meaning = meaning(key, depth);
-        if (depth == 1 || depth == 2 && !self.is_dispatch) && is_atom(key) {
+        let is_atom = match depth {
+            1 => matches!(key, b"t" | b"s" | b"op" | b"d"),
+            2 => !self.is_dispatch && matches!(key, b"heartbeat_interval" | b"_trace"),
+            _ => false,
+        };
+        if is_atom {
             self.atom(key);
         } else {
             self.binary(key);
@@ -201,7 +206,7 @@ impl Pass<'_> {
             Some((string, end)) => {
                 match self.meaning {
                     Meaning::Id if let Some(id) = parse_id(string) => self.integer(false, id),
-                    Meaning::Event if is_atom(string) => {
+                    Meaning::Event if is_event_name(string) => {
                         self.is_dispatch = true;
                         self.atom(string);
                     }
@@ -336,9 +341,9 @@ fn unescape(text: &[u8]) -> Option<(char, usize)> {
     Some((character, 2))
 }
 
-/// Names of ours and of Discord: short, and the same in Latin-1 and UTF-8.
-fn is_atom(name: &[u8]) -> bool {
-    (1..=64).contains(&name.len()) && name.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'_')
+/// Short, the same in Latin-1 and UTF-8, and none of the atoms that stand for something else.
+fn is_event_name(name: &[u8]) -> bool {
+    (1..=64).contains(&name.len()) && name.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
 }
 
 fn meaning(key: &[u8], depth: usize) -> Meaning {

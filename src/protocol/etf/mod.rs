@@ -7,8 +7,7 @@
 //! erlpack (eris, oceanic, detritus), JDA and nostrum read:
 //!
 //! * Objects are maps. The keys `t`, `s`, `op` and `d` and the name of an event are atoms: nostrum looks for atoms, the
-//!   others make strings of them. So are the keys in the data of payloads that are no dispatch, such as HELLO. All other
-//!   keys are binaries.
+//!   others make strings of them. So are the keys in the data of HELLO. All other keys are binaries.
 //! * Strings are binaries in UTF-8. Discord's ids are integers to Erlang, and it makes strings of those above 2⁵³ for
 //!   JSON alone. So a string of digits above 2⁵³ is sent as an integer where an id stands: at the key `id`, at a key that
 //!   ends in `_id`, and in a list at a key that ends in `_ids` or names roles and the like. Keys of a map stay strings, as

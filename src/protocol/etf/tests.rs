@@ -84,14 +84,16 @@ fn ids_are_integers_where_ids_stand() {
 #[test]
 fn the_envelope_has_atoms() {
     assert_eq!(
-        encode(r#"{"t":null,"s":null,"op":10,"d":{"x":"y"}}"#),
-        b"\x83t\0\0\0\x04s\x01ts\x03nils\x01ss\x03nils\x02opa\x0as\x01dt\0\0\0\x01s\x01xm\0\0\0\x01y"
+        encode(r#"{"t":null,"s":null,"op":10,"d":{"_trace":"y","x":1}}"#),
+        b"\x83t\0\0\0\x04s\x01ts\x03nils\x01ss\x03nils\x02opa\x0as\x01dt\0\0\0\x02s\x06_tracem\0\0\0\x01ym\0\0\0\x01xa\x01"
     );
     assert_eq!(
-        encode(r#"{"t":"READY","s":1,"op":0,"d":{"t":"y"}}"#),
-        b"\x83t\0\0\0\x04s\x01ts\x05READYs\x01sa\x01s\x02opa\0s\x01dt\0\0\0\x01m\0\0\0\x01tm\0\0\0\x01y"
+        encode(r#"{"t":"READY","s":1,"op":0,"d":{"t":"Y"}}"#),
+        b"\x83t\0\0\0\x04s\x01ts\x05READYs\x01sa\x01s\x02opa\0s\x01dt\0\0\0\x01m\0\0\0\x01tm\0\0\0\x01Y"
     );
-    // Nothing of that is an atom's name.
+    // No name of an event, and atoms that would be something else.
+    assert!(encode(r#"{"t":"nil"}"#).ends_with(b"m\0\0\0\x03nil"));
+    assert!(encode(r#"{"t":null,"d":{"true":1}}"#).ends_with(b"m\0\0\0\x04truea\x01"));
     let long = format!(r#"{{"t":"{}"}}"#, "X".repeat(300));
     assert!(encode(&long).ends_with(&[b"m\0\0\x01\x2c", "X".repeat(300).as_bytes()].concat()));
 }
