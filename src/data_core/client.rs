@@ -62,9 +62,7 @@ pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
         Ok(session) => session,
         Err(close) => return finish(&mut connection, End::Close { close, reconnect: false }).await,
     };
-    if place.with(|shard| shard.packs_payloads(session)) {
-        connection.outbox.pack_payloads();
-    }
+    connection.outbox.start_compressing(place.with(|shard| shard.packs_payloads(session)));
     let handle = Rc::new(Handle { number, waker: RefCell::new(None), stalled_since: Cell::new(None) });
     let _registration = Registration::new(&core, &place, handle.clone(), session);
     let end = RefCell::new(None);

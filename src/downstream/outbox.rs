@@ -70,11 +70,14 @@ impl Outbox {
         Self { form, wire: Vec::new(), written: 0, closed: false }
     }
 
-    /// The client has asked for payload compression (docs: Gateway, Payload Compression). That is for JSON only, and not
-    /// on top of transport compression: there it changes nothing.
-    pub fn pack_payloads(&mut self) {
-        if matches!(self.form, Form::Plain) {
-            self.form = Form::Packed;
+    /// The client has identified or resumed: from now on what it gets is compressed as it wants. `payloads`: it has asked
+    /// for payload compression (docs: Gateway, Payload Compression). That is for JSON only, and not on top of transport
+    /// compression: there it changes nothing.
+    pub fn start_compressing(&mut self, payloads: bool) {
+        match &mut self.form {
+            Form::Plain if payloads => self.form = Form::Packed,
+            Form::Stream(deflater, _) => deflater.start(),
+            Form::Plain | Form::Packed | Form::Etf => {}
         }
     }
 
@@ -291,7 +294,82 @@ mod tests {
                 outbox.message(&[a.as_bytes(), b.as_bytes()]);
                 outbox.message(&[b"x"]);
                 assert_eq!(read(&mut outbox, &mut inbound, &mut inflater, 7_777), [text, "x".into()]);
+                if size == 126 {
+                    outbox.start_compressing(false);
+                }
             }
+        }
+    }
+
+    /// The messages that are pending: their opcodes and payloads.
+    fn messages(outbox: &mut Outbox) -> Vec<(Opcode, Vec<u8>)> {
+        let mut inbound = Inbound::new(Role::Client, 64 << 20);
+        let mut got = Vec::new();
+        while !outbox.pending().is_empty() {
+            let space = inbound.space();
+            let n = outbox.pending().len().min(space.len());
+            space[..n].copy_from_slice(&outbox.pending()[..n]);
+            inbound.filled(n);
+            outbox.wrote(n);
+            while let Some(message) = inbound.next().unwrap() {
+                got.push(match message {
+                    Message::Text(bytes) => (Opcode::Text, bytes.to_vec()),
+                    Message::Binary(bytes) => (Opcode::Binary, bytes.to_vec()),
+                    other => panic!("{other:?}"),
+                });
+            }
+        }
+        got
+    }
+
+    #[test]
+    fn large_payloads_are_packed_if_that_pays() {
+        let mut outbox = Outbox::new(Transport::None, Encoding::Json);
+        let small = "a".repeat(PACK_FROM - 1);
+        let large = "a".repeat(10 << 20);
+        outbox.message(&[large.as_bytes()]);
+        assert_eq!(messages(&mut outbox)[0].0, Opcode::Text, "before the client has asked for it");
+        outbox.start_compressing(true);
+        let mut random = fastrand::Rng::with_seed(1);
+        let noise: Vec<u8> = (0..2 * PACK_FROM).map(|_| random.u8(..128)).collect();
+        outbox.message(&[small.as_bytes()]);
+        outbox.message(&[large.as_bytes(), b"b", large.as_bytes()]);
+        outbox.message(&[b"a", small.as_bytes()]);
+        outbox.message(&[&noise]);
+        let got = messages(&mut outbox);
+        let kinds: Vec<_> = got.iter().map(|(opcode, _)| *opcode).collect();
+        assert_eq!(kinds, [Opcode::Text, Opcode::Binary, Opcode::Binary, Opcode::Text]);
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::ZlibDecoder::new(&got[1].1[..]), &mut text).unwrap();
+        assert!(text == format!("{large}b{large}"));
+        assert!(got[3].1 == noise);
+        assert_eq!(outbox.wire.capacity(), 0, "what large payloads need is given back");
+        TOOLS.with_borrow(|tools| assert!(tools.scratch.capacity() <= KEEP));
+    }
+
+    #[test]
+    fn etf_comes_in_binary_messages() {
+        let payload = br#"{"t":null,"s":null,"op":11,"d":null}"#;
+        let mut term = Vec::new();
+        etf::Encoder::default().encode(&[payload], &mut term).unwrap();
+        for transport in [Transport::None, Transport::Zlib, Transport::Zstd] {
+            let mut outbox = Outbox::new(transport, Encoding::Etf);
+            let mut inflater = Inflater::new(transport, 1 << 20);
+            for compressed in [false, true] {
+                if compressed {
+                    outbox.start_compressing(true);
+                }
+                outbox.message(&[payload]);
+                outbox.message(&[b"{]"]); // Discord's fault, and of no use to the client
+                outbox.message(&[&payload[..5], &payload[5..]]);
+                let mut text = Vec::new();
+                for (opcode, bytes) in messages(&mut outbox) {
+                    assert_eq!(opcode, Opcode::Binary);
+                    assert!(inflater.inflate(&bytes, &mut text).unwrap());
+                }
+                assert_eq!(text, term.repeat(2));
+            }
+            assert_eq!(outbox.encoding(), Encoding::Etf);
         }
     }
 
