@@ -114,7 +114,12 @@ fn every_client_gets_the_same() {
             members = chunk.clone();
             assert!(members["members"].as_array().expect("members").len() > 100);
         }
-        assert!(chunk == members, "{options:?} gets other members: {:.3000} {:.3000}", chunk.to_string(), members.to_string());
+        assert!(
+            chunk == members,
+            "{options:?} gets other members: {:.3000} {:.3000}",
+            chunk.to_string(),
+            members.to_string()
+        );
         let name = format!("client {index} ü");
         // More than a float of 32 bits holds, which erlpack makes a float of.
         let presence = json!({"status": "dnd", "afk": true, "since": 1_700_000_000_001u64, "activities": [{"name": name, "type": 0}]});
@@ -146,7 +151,10 @@ fn every_client_gets_the_same() {
             events.push(client.event());
         }
         assert_eq!(client.gateway.packed > 0, packs(*options), "{options:?}: RESUME has no `compress`");
-        assert_eq!(std::mem::replace(&mut client.gateway, Gateway::connect(proxy.address, *options)).close(4000), Some(4000));
+        assert_eq!(
+            std::mem::replace(&mut client.gateway, Gateway::connect(proxy.address, *options)).close(4000),
+            Some(4000)
+        );
     }
     assert_eq!(simulator.identifies(), 2);
     assert_eq!(simulator.stats()["violations"], json!([]));

@@ -11,7 +11,20 @@ use support::etf::{Style, read, write};
 
 /// Keys with a meaning to the proxy, and others.
 const KEYS: [&str; 14] = [
-    "id", "guild_id", "custom_id", "role_ids", "roles", "t", "s", "op", "d", "nil", "true", "heartbeat_interval", "", "ü\"\\",
+    "id",
+    "guild_id",
+    "custom_id",
+    "role_ids",
+    "roles",
+    "t",
+    "s",
+    "op",
+    "d",
+    "nil",
+    "true",
+    "heartbeat_interval",
+    "",
+    "ü\"\\",
 ];
 
 fn values() -> impl Strategy<Value = Value> {
@@ -42,7 +55,8 @@ fn expected(value: &Value) -> Value {
     match value {
         Value::Number(number) => {
             let large = |magnitude: u64| magnitude >= 1 << 53;
-            let is_large = number.as_u64().is_some_and(large) || number.as_i64().is_some_and(|n| large(n.unsigned_abs()));
+            let is_large =
+                number.as_u64().is_some_and(large) || number.as_i64().is_some_and(|n| large(n.unsigned_abs()));
             if is_large { number.to_string().into() } else { value.clone() }
         }
         Value::Array(list) => list.iter().map(expected).collect(),
@@ -56,7 +70,8 @@ fn expected_command(value: &Value, style: Style) -> Value {
     match value {
         Value::Number(number) => {
             // erlpack loses what a float can not hold, long before it gets here.
-            let exact = !number.is_f64() && (matches!(style, Style::Elixir) || number.as_f64().is_some_and(|f| f.abs() < 2e9));
+            let exact =
+                !number.is_f64() && (matches!(style, Style::Elixir) || number.as_f64().is_some_and(|f| f.abs() < 2e9));
             let float = number.as_f64().expect("a number");
             match () {
                 () if exact => expected(value),
@@ -85,7 +100,9 @@ fn print(value: &Value, random: &mut fastrand::Rng, out: &mut String) {
         }
         out.push('"');
     };
-    let space = |random: &mut fastrand::Rng, out: &mut String| out.push_str(["", "", "", " ", "\t\n", "\r\n"][random.usize(..6)]);
+    let space = |random: &mut fastrand::Rng, out: &mut String| {
+        out.push_str(["", "", "", " ", "\t\n", "\r\n"][random.usize(..6)])
+    };
     space(random, out);
     match value {
         Value::String(text) => string(text, random, out),

@@ -160,12 +160,14 @@ fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
                 }
             }
             "encoding" => {
-                parsed.encoding = Encoding::from_name(value)
-                    .ok_or_else(|| format!("encoding={value}: json and etf are what Discord knows, and what is served"))?;
+                parsed.encoding = Encoding::from_name(value).ok_or_else(|| {
+                    format!("encoding={value}: json and etf are what Discord knows, and what is served")
+                })?;
             }
             "compress" => {
-                parsed.transport = Transport::from_name(value)
-                    .ok_or_else(|| format!("compress={value}: zlib-stream and zstd-stream are what Discord knows, and what is served"))?;
+                parsed.transport = Transport::from_name(value).ok_or_else(|| {
+                    format!("compress={value}: zlib-stream and zstd-stream are what Discord knows, and what is served")
+                })?;
             }
             _ => {}
         }
@@ -222,7 +224,9 @@ mod tests {
         assert_eq!(query("//?v=10&encoding=json"), Ok((10, Transport::None)));
         assert_eq!(query("/r/abc/?v=9&compress=zlib-stream&x"), Ok((9, Transport::Zlib)));
         assert_eq!(query("/metrics?encoding=json&compress=zstd-stream"), Ok((10, Transport::Zstd)));
-        for bad in ["/?v=8", "/?encoding=msgpack", "/?encoding=", "/?encoding=ETF", "/?compress=gzip", "/?compress=", "/?v="] {
+        for bad in
+            ["/?v=8", "/?encoding=msgpack", "/?encoding=", "/?encoding=ETF", "/?compress=gzip", "/?compress=", "/?v="]
+        {
             assert!(query(bad).is_err(), "{bad}");
         }
     }

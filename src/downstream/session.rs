@@ -330,8 +330,7 @@ impl Session {
         if !numbered || !cursors.is_sorted() {
             return None;
         }
-        let options =
-            Options { intents: Intents(saved.intents), version: saved.version, compress: saved.compress };
+        let options = Options { intents: Intents(saved.intents), version: saved.version, compress: saved.compress };
         let mut session = Self::new(saved.number, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);

@@ -128,7 +128,11 @@ mod tests {
             socket
         });
         let socket = OwnedFd::from(listener.accept().unwrap().0);
-        let parcel = Parcel { socket, inbound: Inbound::new(Role::Server, 4096), outbox: Outbox::new(Transport::None, Encoding::Json) };
+        let parcel = Parcel {
+            socket,
+            inbound: Inbound::new(Role::Server, 4096),
+            outbox: Outbox::new(Transport::None, Encoding::Json),
+        };
         let mut parcel = Some(parcel);
         let mut next = 0;
         while next < MESSAGES {

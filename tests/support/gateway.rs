@@ -108,7 +108,8 @@ impl Gateway {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let compress = transport.name().map(|name| format!("&compress={name}")).unwrap_or_default();
-        let (request, key) = client_request(&address.to_string(), &format!("/?v=10&encoding={}{compress}", encoding.name()));
+        let (request, key) =
+            client_request(&address.to_string(), &format!("/?v=10&encoding={}{compress}", encoding.name()));
         stream.write_all(request.as_bytes())?;
         let mut inbound = Inbound::new(Role::Client, MAX_PAYLOAD);
         loop {

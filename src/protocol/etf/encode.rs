@@ -351,9 +351,8 @@ fn meaning(key: &[u8], depth: usize) -> Meaning {
         b"t" if depth == 1 => Meaning::Event,
         b"id" => Meaning::Id,
         b"custom_id" | b"session_id" => Meaning::Other,
-        b"ids" | b"roles" | b"mention_roles" | b"exempt_roles" | b"exempt_channels" | b"applied_tags" | b"not_found" => {
-            Meaning::Ids
-        }
+        b"ids" | b"roles" | b"mention_roles" | b"exempt_roles" | b"exempt_channels" | b"applied_tags"
+        | b"not_found" => Meaning::Ids,
         _ if key.ends_with(b"_id") => Meaning::Id,
         _ if key.ends_with(b"_ids") => Meaning::Ids,
         _ => Meaning::Other,

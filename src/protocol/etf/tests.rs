@@ -55,7 +55,10 @@ fn strings_are_binaries_without_escapes() {
     assert_eq!(at("x", r#""aé""#), "m\0\0\0\x03aé".as_bytes());
     assert_eq!(at("x", r#""\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00""#), "m\0\0\0\x0e\"\\/\u{8}\u{c}\n\r\té😀".as_bytes());
     // No character: alone, in the wrong order, or before something else.
-    assert_eq!(at("x", r#""\ud83d\ude00\ude00\ud83dx\ud83d\n""#), "m\0\0\0\x0f😀\u{fffd}\u{fffd}x\u{fffd}\n".as_bytes());
+    assert_eq!(
+        at("x", r#""\ud83d\ude00\ude00\ud83dx\ud83d\n""#),
+        "m\0\0\0\x0f😀\u{fffd}\u{fffd}x\u{fffd}\n".as_bytes()
+    );
     assert_eq!(at("x", r#"{"\"":1}"#), b"t\0\0\0\x01m\0\0\0\x01\"a\x01");
 }
 
@@ -78,7 +81,10 @@ fn ids_are_integers_where_ids_stand() {
         assert_eq!(at("id", &format!("\"{other}\"")), binary(other));
     }
     // An object in a list of ids has a meaning of its own.
-    assert_eq!(at("roles", r#"[{"name":"144115188075855872"}]"#)[10..], [binary("name"), binary("144115188075855872"), vec![106]].concat());
+    assert_eq!(
+        at("roles", r#"[{"name":"144115188075855872"}]"#)[10..],
+        [binary("name"), binary("144115188075855872"), vec![106]].concat()
+    );
 }
 
 #[test]
@@ -110,8 +116,38 @@ fn parts_make_one_payload() {
 fn what_is_not_json_is_an_error() {
     let deep = format!("{}{}", "[".repeat(513), "]".repeat(513));
     for bad in [
-        "", " ", "{", "[", "]", "}", "[1", "[1,]", "[,1]", "[1 2]", "[1]]", "[}", "{]", "{1:2}", "{\"a\"}", "{\"a\":}", "{\"a\":1,}",
-        "{\"a\" 1}", "\"a", "\"a\\", "\"\\x\"", "\"\\u12\"", "\"\\u12g4\"", "nul", "-", "1.2.3", "--1", "+1", "1 2", ",", ":", &deep,
+        "",
+        " ",
+        "{",
+        "[",
+        "]",
+        "}",
+        "[1",
+        "[1,]",
+        "[,1]",
+        "[1 2]",
+        "[1]]",
+        "[}",
+        "{]",
+        "{1:2}",
+        "{\"a\"}",
+        "{\"a\":}",
+        "{\"a\":1,}",
+        "{\"a\" 1}",
+        "\"a",
+        "\"a\\",
+        "\"\\x\"",
+        "\"\\u12\"",
+        "\"\\u12g4\"",
+        "nul",
+        "-",
+        "1.2.3",
+        "--1",
+        "+1",
+        "1 2",
+        ",",
+        ":",
+        &deep,
     ] {
         let mut out = Vec::new();
         assert!(Encoder::default().encode(&[bad.as_bytes()], &mut out).is_err(), "{bad}");
@@ -124,10 +160,7 @@ fn commands_become_json() {
     let term = b"\x83t\0\0\0\x02m\0\0\0\x02opa\x02m\0\0\0\x01dt\0\0\0\x05\
         m\0\0\0\x01al\0\0\0\x02a\0a\x01jm\0\0\0\x01bs\x03nilm\0\0\0\x01cs\x04truem\0\0\0\x01dj\
         m\0\0\0\x01eF\x42\x78\xbc\xfe\x56\x80\0\0";
-    assert_eq!(
-        decode(term).unwrap(),
-        r#"{"op":2,"d":{"a":[0,1],"b":null,"c":true,"d":[],"e":1700000000000}}"#
-    );
+    assert_eq!(decode(term).unwrap(), r#"{"op":2,"d":{"a":[0,1],"b":null,"c":true,"d":[],"e":1700000000000}}"#);
     for (term, json) in [
         (&b"k\0\x02\0\x05"[..], "[0,5]"),
         (b"k\0\0", "[]"),
@@ -161,16 +194,16 @@ fn what_is_no_command_is_refused() {
         b"{}",
         b"\x83a",
         b"\x83a\x01a",
-        b"\x83t\0\0\0\x01s\x02opa\x01",         // an atom for a key
-        b"\x83t\0\0\0\x01a\x01a\x01",            // an integer for a key
-        b"\x83t\xff\xff\xff\xff",                // more than there is
+        b"\x83t\0\0\0\x01s\x02opa\x01", // an atom for a key
+        b"\x83t\0\0\0\x01a\x01a\x01",   // an integer for a key
+        b"\x83t\xff\xff\xff\xff",       // more than there is
         b"\x83l\xff\xff\xff\xff",
         b"\x83m\xff\xff\xff\xff",
-        b"\x83l\0\0\0\x01a\x01a\x01",            // an improper list
-        b"\x83m\0\0\0\x01\xff",                  // not UTF-8
-        b"\x83F\x7f\xf0\0\0\0\0\0\0",            // infinity
-        b"\x83F\x7f\xf8\0\0\0\0\0\0",            // not a number
-        b"\x83n\x09\0\0\0\0\0\0\0\0\0\x01",      // 65 bits
+        b"\x83l\0\0\0\x01a\x01a\x01",             // an improper list
+        b"\x83m\0\0\0\x01\xff",                   // not UTF-8
+        b"\x83F\x7f\xf0\0\0\0\0\0\0",             // infinity
+        b"\x83F\x7f\xf8\0\0\0\0\0\0",             // not a number
+        b"\x83n\x09\0\0\0\0\0\0\0\0\0\x01",       // 65 bits
         b"\x83P\0\0\0\x02x\x9cKd\x04\0\0\xc4\0b", // compressed
         b"\x83cx\0",
         &deep,
