@@ -233,7 +233,7 @@ impl Gateway {
         let sent = match self.options.encoding {
             Encoding::Json => self.send_text(&command.to_string()),
             // The one or the other by chance of the opcode.
-            Encoding::Etf if op % 2 == 0 => self.send_binary(&etf::write(&command, etf::Style::Erlpack)),
+            Encoding::Etf if op.is_multiple_of(2) => self.send_binary(&etf::write(&command, etf::Style::Erlpack)),
             Encoding::Etf => self.send_binary(&etf::write(&command, etf::Style::Elixir)),
         };
         sent.expect("a connection to send on");
