@@ -452,6 +452,26 @@ mod tests {
     }
 
     #[test]
+    fn another_process_knows_what_was_asked_for() {
+        for compress in [false, true] {
+            let options = Options { intents: Intents(5), version: 9, compress };
+            let mut session = Session::new(1, SessionId::new(7, [1; 12]), options, Time::ZERO);
+            session.begin_sync(1, Time::ZERO, None);
+            session.finish_sync();
+            let mut text = serde_json::to_value(session.save().unwrap()).unwrap();
+            let restore = |text: &serde_json::Value| {
+                let saved = serde_json::from_value(text.clone()).unwrap();
+                Session::restore(saved, Time::ZERO).unwrap().options
+            };
+            let restored = restore(&text);
+            assert_eq!((restored.intents, restored.version, restored.compress), (Intents(5), 9, compress));
+            // From before there was payload compression.
+            text.as_object_mut().unwrap().remove("compress");
+            assert!(!restore(&text).compress);
+        }
+    }
+
+    #[test]
     fn private_entries_reach_only_their_session() {
         let mut log = log();
         let mut session = session(Intents::ALL);

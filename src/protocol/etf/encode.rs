@@ -205,7 +205,10 @@ impl Pass<'_> {
             None => self.escaped_string(text, at)?,
             Some((string, end)) => {
                 match self.meaning {
-                    Meaning::Id if let Some(id) = parse_id(string) => self.integer(false, id),
+                    Meaning::Id => match parse_id(string) {
+                        Some(id) => self.integer(false, id),
+                        None => self.binary(string),
+                    },
                     Meaning::Event if is_event_name(string) => {
                         self.is_dispatch = true;
                         self.atom(string);
