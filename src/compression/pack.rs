@@ -2,7 +2,8 @@
 
 use libdeflater::{CompressionLvl, Compressor};
 
-/// The cheapest level that compresses; those above it take more than twice the time for a tenth of the size.
+/// The cheapest level: 300 MB/s and more. The usual one, 6, takes half as long again or longer for a size that is smaller by
+/// 2 to 9 %.
 const LEVEL: i32 = 1;
 
 /// Compresses single payloads, of any number of connections.
