@@ -9,7 +9,9 @@ use gateway_proxy::{
     downstream::outbox::Outbox,
     log::{Limits, Log},
     protocol::{
+        Encoding,
         envelope::Envelope,
+        etf,
         event::{EventKind, Meta},
     },
 };
@@ -74,10 +76,15 @@ fn relay(c: &mut Criterion) {
     let mut log = Log::new(Limits { bytes: 1 << 20, entries: 100 });
     group.bench_function("append", |b| b.iter(|| log.append(b"MESSAGE_CREATE", black_box(data), meta)));
     let entry = log.read(log.next() - 1).and_then(|mut entries| entries.next()).expect("the newest event");
-    for (name, transport) in
-        [("send_plain", Transport::None), ("send_zlib", Transport::Zlib), ("send_zstd", Transport::Zstd)]
-    {
-        let mut outbox = Outbox::new(transport);
+    for (name, transport, encoding, payloads) in [
+        ("send_plain", Transport::None, Encoding::Json, false),
+        ("send_packed", Transport::None, Encoding::Json, true),
+        ("send_zlib", Transport::Zlib, Encoding::Json, false),
+        ("send_zstd", Transport::Zstd, Encoding::Json, false),
+        ("send_etf", Transport::None, Encoding::Etf, false),
+    ] {
+        let mut outbox = Outbox::new(transport, encoding);
+        outbox.start_compressing(payloads);
         group.bench_function(name, |b| {
             b.iter(|| {
                 outbox.message(&[entry.prefix, b"123456", entry.suffix]);
@@ -111,6 +118,13 @@ fn cache(c: &mut Criterion) {
             out.clear();
             let mut snapshot = cache.snapshot(GUILD, View::ALL).expect("a guild");
             while !snapshot.write(&mut out, 64 << 10) {}
+        });
+    });
+    let mut encoder = etf::Encoder::default();
+    group.bench_function("etf", |b| {
+        b.iter(|| {
+            out.clear();
+            encoder.encode(&[black_box(text.as_bytes())], &mut out).expect("JSON");
         });
     });
     group.bench_function("memcpy", |b| {

@@ -189,10 +189,16 @@ fn http_on_the_same_port() {
     assert_eq!(bot["shards"], 2);
     assert!(bot["session_start_limit"]["remaining"].as_u64().expect("a number") >= 2);
     assert!(bot["session_start_limit"]["max_concurrency"].as_u64().expect("a number") >= 2);
-    for (target, status) in [("/?encoding=etf", 400), ("/?compress=brotli", 400), ("/?v=5", 400)] {
+    for (target, says) in [
+        ("/?encoding=msgpack", "encoding=msgpack: json and etf are"),
+        ("/?encoding=etf&compress=brotli", "compress=brotli: zlib-stream and zstd-stream are"),
+        ("/?v=5", "v=5: versions 9 and 10"),
+    ] {
         let head = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";
         let request = format!("GET {target} HTTP/1.1\r\n{head}Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n");
-        assert!(raw(proxy.address, &request).starts_with(&format!("HTTP/1.1 {status} ")), "{target}");
+        let answer = raw(proxy.address, &request);
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{target}: {answer}");
+        assert!(answer.contains(&format!("\r\n\r\n{says}")), "{target}: {answer}");
     }
     assert!(raw(proxy.address, "nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
 }

@@ -14,9 +14,9 @@ use std::{
     time::Duration,
 };
 
-use gateway_proxy::compression::Transport;
+use gateway_proxy::{compression::Transport, protocol::Encoding};
 use serde_json::json;
-use support::{Gateway, Gone, Payload, Proxy, Simulator, scratch, wait_until};
+use support::{Gateway, Gone, Options, Payload, Proxy, Simulator, scratch, wait_until};
 
 const SHARDS: u32 = 8;
 const EVENTS: u64 = 200_000;
@@ -38,7 +38,7 @@ enum Habit {
 struct Client {
     address: SocketAddr,
     shard: u32,
-    transport: Transport,
+    options: Options,
     habit: Habit,
     /// The last number that the simulator will send on this shard; 0 while that is not known.
     last: Arc<AtomicU64>,
@@ -110,7 +110,7 @@ impl Seen {
 
 impl Client {
     fn identify(&self) -> (Gateway, Seen) {
-        let mut gateway = Gateway::connect(self.address, self.transport);
+        let mut gateway = Gateway::connect(self.address, self.options);
         gateway.identify((self.shard, SHARDS), INTENTS);
         let ready = gateway.receive().expect("READY");
         assert_eq!((ready.t.as_deref(), ready.s), (Some("READY"), Some(1)));
@@ -179,7 +179,7 @@ impl Client {
                         assert_eq!(gateway.close(4900), Some(4900));
                     }
                     thread::sleep(Duration::from_millis(self.random.u64(0..50)));
-                    gateway = Gateway::connect(self.address, self.transport);
+                    gateway = Gateway::connect(self.address, self.options);
                     gateway.resume(&seen.session, seen.sequence);
                     gateway.set_patience(Duration::from_millis(200));
                     let until = loop {
@@ -232,10 +232,12 @@ fn every_stream_is_complete() {
         .flat_map(|shard| (0..3).map(move |slot| (shard, slot)))
         .map(|(shard, slot)| {
             let (transport, habit) = kinds[(shard as usize % 3) * 3 + slot];
+            let encoding = if shard % 2 == 0 { Encoding::Json } else { Encoding::Etf };
+            let options = Options { transport, encoding, compress: slot > 0 };
             let client = Client {
                 address: proxy.address,
                 shard,
-                transport,
+                options,
                 habit,
                 last: last[shard as usize].clone(),
                 failed: failed.clone(),
@@ -245,7 +247,7 @@ fn every_stream_is_complete() {
             };
             let failed = failed.clone();
             thread::spawn(move || {
-                let what = format!("shard {shard}, {transport:?}, {habit:?}");
+                let what = format!("shard {shard}, {options:?}, {habit:?}");
                 let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| client.run()));
                 failed.fetch_or(result.is_err(), Relaxed);
                 (what, result)

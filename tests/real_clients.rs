@@ -58,6 +58,17 @@ fn eris() {
     exercise("eris", "");
 }
 
+/// With erlpack: eris then speaks ETF in both directions.
+#[test]
+fn eris_etf() {
+    exercise("eris-etf", "none");
+}
+
+#[test]
+fn eris_etf_with_zlib() {
+    exercise("eris-etf", "zlib-stream");
+}
+
 #[test]
 fn hikari() {
     exercise("hikari", "zlib-stream");

@@ -1,13 +1,16 @@
-//! Transport compression (docs: Gateway, Transport Compression): one shared context for a whole connection.
+//! Compression (docs: Gateway, Encoding and Compression): of a whole connection with one shared context, or of single
+//! payloads without any.
 //!
-//! [`Inflater`] is what we read from Discord with, [`Deflater`] what we write to clients with. Both are pure: slices in,
-//! slices out. A stream belongs to one connection and travels with it when the connection moves to another core.
+//! [`Inflater`] is what we read from Discord with, [`Deflater`] what we write to clients with, [`Packer`] what
+//! compresses single payloads. All are pure: slices in, slices out. A stream belongs to one connection and travels with it when the connection moves to another core.
 
 mod deflate;
 mod inflate;
+mod pack;
 
 pub use deflate::Deflater;
 pub use inflate::{InflateError, Inflater};
+pub use pack::Packer;
 
 /// A transport compression by the name that it has in the `compress` parameter of a gateway URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -54,14 +57,18 @@ mod tests {
         fn round_trip(
             messages in prop::collection::vec(prop::collection::vec(prop::collection::vec(0u8..40, 0..3_000), 1..4), 1..12),
             zstd in any::<bool>(),
+            stored in 0usize..12,
         ) {
             let transport = if zstd { Transport::Zstd } else { Transport::Zlib };
             let mut deflater = Deflater::new(transport).unwrap();
             let mut inflater = Inflater::new(transport, 1 << 20);
             let mut wire = Vec::new();
             let mut out = Vec::new();
-            for parts in messages {
+            for (number, parts) in messages.into_iter().enumerate() {
                 wire.clear();
+                if number == stored {
+                    deflater.start();
+                }
                 for part in &parts {
                     deflater.write(part, &mut wire);
                 }
@@ -88,6 +95,7 @@ mod tests {
     fn a_bomb_is_stopped_at_the_limit() {
         for transport in [Transport::Zlib, Transport::Zstd] {
             let mut deflater = Deflater::new(transport).unwrap();
+            deflater.start();
             let mut wire = Vec::new();
             for _ in 0..64 {
                 deflater.write(&[0; 1 << 16], &mut wire);
@@ -104,6 +112,7 @@ mod tests {
     #[test]
     fn a_zlib_message_may_come_in_two() {
         let mut deflater = Deflater::new(Transport::Zlib).unwrap();
+        deflater.start();
         let mut wire = Vec::new();
         deflater.write(b"hello, hello", &mut wire);
         deflater.flush(&mut wire);
@@ -113,6 +122,27 @@ mod tests {
         assert!(!inflater.inflate(first, &mut out).unwrap());
         assert!(inflater.inflate(second, &mut out).unwrap());
         assert_eq!(out, b"hello, hello");
+    }
+
+    /// Blocks of 64 KiB, and compressed blocks that do not reach back into them.
+    #[test]
+    fn large_stored_messages_and_then_compressed_ones() {
+        for transport in [Transport::Zlib, Transport::Zstd] {
+            let mut deflater = Deflater::new(transport).unwrap();
+            let mut inflater = Inflater::new(transport, 1 << 24);
+            let message = b"the same again; ".repeat(20_000);
+            for number in 0..6 {
+                if number == 3 {
+                    deflater.start();
+                }
+                let (mut wire, mut out) = (Vec::new(), Vec::new());
+                deflater.write(&message, &mut wire);
+                deflater.flush(&mut wire);
+                assert_eq!(wire.len() < message.len() / 10, number >= 3);
+                assert!(inflater.inflate(&wire, &mut out).unwrap());
+                assert!(out == message);
+            }
+        }
     }
 
     #[test]

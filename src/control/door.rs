@@ -6,14 +6,15 @@
 
 use super::{Control, http};
 use crate::{
-    data_core::{Arrival, Entry, ToCore},
+    compression::Transport,
+    data_core::{Arrival, Entry, ToCore, command_text},
     downstream::{
         outbox::Outbox,
         session::{Options, SessionId},
     },
     net::{client::ClientConnection, within},
     protocol::{
-        close,
+        Encoding, close,
         command::{Command, Identify, MAX_COMMAND, Resume},
         intents::Intents,
         opcode, payload,
@@ -22,7 +23,7 @@ use crate::{
     websocket::{Inbound, Message, Role, server_response},
 };
 use glommio::net::{TcpListener, TcpStream};
-use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
+use std::{borrow::Cow, future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 /// Connections that have not identified yet; more are refused with 503.
 pub const MAX_UNAUTHENTICATED: usize = 4096;
@@ -87,14 +88,14 @@ async fn enter(control: Rc<Control>, stream: TcpStream) {
         return;
     }
     let inbound = Inbound::new(Role::Server, MAX_COMMAND);
-    let mut connection = ClientConnection::new(stream, inbound, Outbox::new(crate::compression::Transport::None));
+    let mut connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
     let Some(Some(route)) = within(HEAD_LIMIT, head(&mut connection)).await else { return };
     let http::Route::Gateway(upgrade, query) = route else {
         let response = control.respond(route).await;
         connection.outbox.raw(&response.encode());
         return linger(&mut connection).await;
     };
-    connection.outbox = Outbox::new(query.transport);
+    connection.outbox = Outbox::new(query.transport, query.encoding);
     connection.outbox.raw(server_response(&upgrade).as_bytes());
     connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
     greet(control, guest, connection, query.version).await;
@@ -212,7 +213,8 @@ fn next_message(connection: &mut ClientConnection) -> Result<Option<Outcome>, Cl
     loop {
         let text = match inbound.next() {
             Ok(None) => return Ok(None),
-            Ok(Some(Message::Text(text) | Message::Binary(text))) => text,
+            Ok(Some(Message::Text(text))) => Cow::Borrowed(text),
+            Ok(Some(Message::Binary(bytes))) => command_text(outbox.encoding(), bytes)?,
             Ok(Some(Message::Ping(payload))) => {
                 outbox.pong(payload);
                 continue;
@@ -221,8 +223,8 @@ fn next_message(connection: &mut ClientConnection) -> Result<Option<Outcome>, Cl
             Ok(Some(Message::Close(close))) => return Ok(Some(Outcome::Closed(close.map(|(code, _)| code)))),
             Err(violation) => return Err(crate::data_core::close_for(violation)),
         };
-        let decode = |_| (close::DECODE_ERROR, "not a JSON payload of the documented form");
-        let command = Command::parse(text).map_err(decode)?;
+        let decode = |_| (close::DECODE_ERROR, "not a payload of the documented form");
+        let command = Command::parse(&text).map_err(decode)?;
         match command.op {
             opcode::HEARTBEAT => outbox.message(&[payload::HEARTBEAT_ACK]),
             opcode::IDENTIFY => return Ok(Some(Outcome::Identify(command.identify().map_err(decode)?))),
@@ -281,7 +283,8 @@ async fn admit(
     if identify.intents.is_some() && beyond != Intents::default() {
         tracing::warn!(shard, "a client asks for intents that the proxy does not have: bits {:#x}", beyond.0);
     }
-    Ok((shard, Options { intents, version }))
+    let options = Options { intents, version, compress: identify.compress == Some(true) };
+    Ok((shard, options))
 }
 
 fn hand_over(control: &Control, guest: Guest, connection: ClientConnection, shard: u32, entry: Entry, version: u8) {

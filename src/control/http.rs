@@ -2,6 +2,7 @@
 
 use crate::{
     compression::Transport,
+    protocol::Encoding,
     websocket::{HandshakeError, Upgrade, upgrade_of},
 };
 
@@ -34,6 +35,8 @@ pub enum Route {
 pub struct GatewayQuery {
     /// API version, echoed in READY.
     pub version: u8,
+    /// How payloads are written.
+    pub encoding: Encoding,
     /// Transport compression.
     pub transport: Transport,
 }
@@ -145,7 +148,7 @@ fn api_route(path: &str) -> Option<&str> {
 /// Reads the query. What Discord does not know is refused aloud: `compress` and `encoding` are statements of the
 /// client, and answering otherwise would leave it with bytes that it can not read.
 fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
-    let mut parsed = GatewayQuery { version: 10, transport: Transport::None };
+    let mut parsed = GatewayQuery { version: 10, encoding: Encoding::Json, transport: Transport::None };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         match key {
@@ -156,13 +159,15 @@ fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
                     _ => return Err(format!("v={value}: versions 9 and 10 of the gateway are served")),
                 }
             }
-            "encoding" if value == "json" => {}
             "encoding" => {
-                return Err(format!("encoding={value}: only json is served; uninstall erlpack or choose json"));
+                parsed.encoding = Encoding::from_name(value).ok_or_else(|| {
+                    format!("encoding={value}: json and etf are what Discord knows, and what is served")
+                })?;
             }
             "compress" => {
-                parsed.transport = Transport::from_name(value)
-                    .ok_or_else(|| format!("compress={value}: zlib-stream and zstd-stream are served"))?;
+                parsed.transport = Transport::from_name(value).ok_or_else(|| {
+                    format!("compress={value}: zlib-stream and zstd-stream are what Discord knows, and what is served")
+                })?;
             }
             _ => {}
         }
@@ -219,7 +224,9 @@ mod tests {
         assert_eq!(query("//?v=10&encoding=json"), Ok((10, Transport::None)));
         assert_eq!(query("/r/abc/?v=9&compress=zlib-stream&x"), Ok((9, Transport::Zlib)));
         assert_eq!(query("/metrics?encoding=json&compress=zstd-stream"), Ok((10, Transport::Zstd)));
-        for bad in ["/?v=8", "/?encoding=etf", "/?compress=gzip", "/?compress=", "/?v="] {
+        for bad in
+            ["/?v=8", "/?encoding=msgpack", "/?encoding=", "/?encoding=ETF", "/?compress=gzip", "/?compress=", "/?v="]
+        {
             assert!(query(bad).is_err(), "{bad}");
         }
     }

@@ -3,11 +3,12 @@
 use super::{Arrival, Core, Entry, Handle, Place, ToControl};
 use crate::{
     net::{client::ClientConnection, within},
-    protocol::{Time, close, payload},
+    protocol::{Encoding, Time, close, command::MAX_COMMAND, etf, payload},
     shard::{Close, Progress},
     websocket::{Message, Violation},
 };
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
     future::poll_fn,
     rc::Rc,
@@ -61,6 +62,7 @@ pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
         Ok(session) => session,
         Err(close) => return finish(&mut connection, End::Close { close, reconnect: false }).await,
     };
+    connection.outbox.start_compressing(place.with(|shard| shard.packs_payloads(session)));
     let handle = Rc::new(Handle { number, waker: RefCell::new(None), stalled_since: Cell::new(None) });
     let _registration = Registration::new(&core, &place, handle.clone(), session);
     let end = RefCell::new(None);
@@ -181,8 +183,13 @@ fn messages(place: &Place, connection: &mut ClientConnection, session: u32, now:
                 inbound.release();
                 return None;
             }
-            Ok(Some(Message::Text(text) | Message::Binary(text))) => {
-                if let Err(close) = place.with(|shard| shard.command(now, session, text, outbox)) {
+            Ok(Some(message @ (Message::Text(bytes) | Message::Binary(bytes)))) => {
+                let text = match message {
+                    Message::Binary(_) => command_text(outbox.encoding(), bytes),
+                    _ => Ok(Cow::Borrowed(bytes)),
+                };
+                let done = text.and_then(|text| place.with(|shard| shard.command(now, session, &text, outbox)));
+                if let Err(close) = done {
                     return Some(End::Close { close, reconnect: false });
                 }
             }
@@ -190,6 +197,19 @@ fn messages(place: &Place, connection: &mut ClientConnection, session: u32, now:
             Ok(Some(Message::Pong(_))) => {}
             Ok(Some(Message::Close(close))) => return Some(End::Closed(close.map(|(code, _)| code))),
             Err(violation) => return Some(End::Close { close: close_for(violation), reconnect: false }),
+        }
+    }
+}
+
+/// The JSON text of a command that came as a binary message: some libraries send JSON that way.
+pub fn command_text(encoding: Encoding, bytes: &[u8]) -> Result<Cow<'_, [u8]>, Close> {
+    match encoding {
+        Encoding::Json => Ok(Cow::Borrowed(bytes)),
+        Encoding::Etf => {
+            let mut text = Vec::with_capacity(bytes.len());
+            etf::to_json(bytes, &mut text).map_err(|unreadable| (close::DECODE_ERROR, unreadable.0))?;
+            // A term can be shorter than its text, and it is the text that may go on to Discord.
+            if text.len() > MAX_COMMAND { Err(close_for(Violation::TooLarge)) } else { Ok(Cow::Owned(text)) }
         }
     }
 }

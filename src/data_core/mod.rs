@@ -6,7 +6,7 @@
 
 mod client;
 mod state;
-pub use client::close_for;
+pub use client::{close_for, command_text};
 mod upstream;
 
 use crate::{

@@ -1,21 +1,57 @@
-//! What is on its way to one client: payloads go in, framed and compressed bytes come out.
+//! What is on its way to one client: payloads go in as JSON text, framed, encoded and compressed bytes come out.
 //!
-//! Every byte to a client passes here, so frames can not interleave and a compressed stream has all its messages. The
-//! encoder is made before the first message (HELLO is part of the stream) and travels with the connection.
+//! Every byte to a client passes here, so frames can not interleave and a compressed stream has all its messages. What a
+//! connection needs to remember of its encoding travels with it; what is needed only while a payload is being written is
+//! shared by all connections of a core. A client that asks for nothing has nothing.
+//!
+//! Memory of a connection besides the bytes that wait to be sent: none for JSON, ETF and payload compression; for a
+//! compressed stream that of its [`Deflater`].
 
 use crate::{
-    compression::{Deflater, Transport},
+    compression::{Deflater, Packer, Transport},
+    protocol::{Encoding, etf},
     websocket::{Opcode, write_close, write_frame, write_header},
 };
+use std::cell::RefCell;
 
 /// Producers stop filling at this many bytes and wait until they are written.
 pub const HIGH_WATER: usize = 64 << 10;
 /// Memory beyond this is given back once it was written.
 const KEEP: usize = 2 * HIGH_WATER;
+/// Payload compression leaves smaller payloads alone: they would shrink little, and every client has to unpack them.
+pub const PACK_FROM: usize = 1024;
+/// Room for the commonest header of a message whose size is known only afterwards.
+const HEADER: usize = 4;
+
+/// What the connections of a core share, because nobody needs it for longer than one payload.
+#[derive(Default)]
+struct Tools {
+    encoder: etf::Encoder,
+    /// Made for the first client that wants payload compression.
+    packer: Option<Packer>,
+    /// A payload in between two steps.
+    scratch: Vec<u8>,
+}
+
+thread_local! {
+    static TOOLS: RefCell<Tools> = RefCell::default();
+}
+
+/// How payloads are written on a connection.
+enum Form {
+    /// JSON in text messages.
+    Plain,
+    /// The same, but a large payload may be compressed by itself.
+    Packed,
+    /// ETF in binary messages.
+    Etf,
+    /// A compressed stream.
+    Stream(Deflater, Encoding),
+}
 
 /// See the module's description.
 pub struct Outbox {
-    deflater: Option<Deflater>,
+    form: Form,
     wire: Vec<u8>,
     /// Bytes of `wire` that are written already.
     written: usize,
@@ -25,37 +61,63 @@ pub struct Outbox {
 
 impl Outbox {
     /// An empty one.
-    pub fn new(transport: Transport) -> Self {
-        Self { deflater: Deflater::new(transport), wire: Vec::new(), written: 0, closed: false }
+    pub fn new(transport: Transport, encoding: Encoding) -> Self {
+        let form = match (Deflater::new(transport), encoding) {
+            (Some(deflater), encoding) => Form::Stream(deflater, encoding),
+            (None, Encoding::Json) => Form::Plain,
+            (None, Encoding::Etf) => Form::Etf,
+        };
+        Self { form, wire: Vec::new(), written: 0, closed: false }
     }
 
-    /// Adds one payload, given in parts.
+    /// The client has identified or resumed: from now on what it gets is compressed as it wants. `payloads`: it has asked
+    /// for payload compression (docs: Gateway, Payload Compression). That is for JSON only, and not on top of transport
+    /// compression: there it changes nothing.
+    pub fn start_compressing(&mut self, payloads: bool) {
+        match &mut self.form {
+            Form::Plain if payloads => self.form = Form::Packed,
+            Form::Stream(deflater, _) => deflater.start(),
+            Form::Plain | Form::Packed | Form::Etf => {}
+        }
+    }
+
+    /// How payloads are written, in both directions.
+    pub fn encoding(&self) -> Encoding {
+        match self.form {
+            Form::Plain | Form::Packed => Encoding::Json,
+            Form::Etf => Encoding::Etf,
+            Form::Stream(_, encoding) => encoding,
+        }
+    }
+
+    /// Adds one payload: JSON text, in parts that end where tokens do.
     pub fn message(&mut self, parts: &[&[u8]]) {
         if self.closed {
             return;
         }
-        match &mut self.deflater {
-            None => {
-                let length = parts.iter().map(|part| part.len()).sum();
-                self.wire.reserve(length + 10);
-                write_header(&mut self.wire, Opcode::Text, length, None);
-                for part in parts {
-                    self.wire.extend_from_slice(part);
+        let Self { form, wire, .. } = self;
+        match form {
+            Form::Plain => write_text(wire, parts),
+            Form::Packed => write_packed(wire, parts),
+            Form::Etf => TOOLS.with_borrow_mut(|tools| {
+                let start = begin_binary(wire);
+                wire.reserve(parts.iter().map(|part| part.len()).sum());
+                match tools.encoder.encode(parts, wire) {
+                    Ok(()) => end_binary(wire, start),
+                    Err(malformed) => {
+                        wire.truncate(start);
+                        report(malformed);
+                    }
                 }
-            }
-            Some(deflater) => {
-                // Room for the commonest header; the size is known only afterwards.
-                const GUESS: usize = 4;
-                let start = self.wire.len();
-                self.wire.extend_from_slice(&[0; GUESS]);
-                for part in parts {
-                    deflater.write(part, &mut self.wire);
+            }),
+            Form::Stream(deflater, Encoding::Json) => write_stream(wire, deflater, parts),
+            Form::Stream(deflater, Encoding::Etf) => TOOLS.with_borrow_mut(|tools| {
+                match tools.encoder.encode(parts, &mut tools.scratch) {
+                    Ok(()) => write_stream(wire, deflater, &[&tools.scratch]),
+                    Err(malformed) => report(malformed),
                 }
-                deflater.flush(&mut self.wire);
-                let mut header = Vec::with_capacity(10);
-                write_header(&mut header, Opcode::Binary, self.wire.len() - start - GUESS, None);
-                self.wire.splice(start..start + GUESS, header);
-            }
+                tools.clear_scratch();
+            }),
         }
     }
 
@@ -116,6 +178,77 @@ impl Outbox {
     }
 }
 
+impl Tools {
+    fn clear_scratch(&mut self) {
+        if self.scratch.capacity() > KEEP {
+            self.scratch = Vec::new();
+        } else {
+            self.scratch.clear();
+        }
+    }
+}
+
+/// Discord's payloads are checked for structure only when they come, so this can still happen. A JSON client would get
+/// the text as it is; there is no term for it.
+fn report(malformed: crate::protocol::json::Malformed) {
+    tracing::error!("a payload is no JSON and does not reach a client that wants ETF: {malformed}");
+}
+
+fn write_text(wire: &mut Vec<u8>, parts: &[&[u8]]) {
+    let length = parts.iter().map(|part| part.len()).sum();
+    wire.reserve(length + 10);
+    write_header(wire, Opcode::Text, length, None);
+    for part in parts {
+        wire.extend_from_slice(part);
+    }
+}
+
+fn write_packed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
+    if parts.iter().map(|part| part.len()).sum::<usize>() < PACK_FROM {
+        return write_text(wire, parts);
+    }
+    TOOLS.with_borrow_mut(|tools| {
+        for part in parts {
+            tools.scratch.extend_from_slice(part);
+        }
+        let start = begin_binary(wire);
+        if tools.packer.get_or_insert_default().pack(&tools.scratch, wire) {
+            end_binary(wire, start);
+        } else {
+            wire.truncate(start);
+            write_text(wire, &[&tools.scratch]);
+        }
+        tools.clear_scratch();
+    });
+}
+
+fn write_stream(wire: &mut Vec<u8>, deflater: &mut Deflater, parts: &[&[u8]]) {
+    let start = begin_binary(wire);
+    for part in parts {
+        deflater.write(part, wire);
+    }
+    deflater.flush(wire);
+    end_binary(wire, start);
+}
+
+/// Leaves room for the header of a message and returns where it starts.
+fn begin_binary(wire: &mut Vec<u8>) -> usize {
+    let start = wire.len();
+    wire.extend_from_slice(&[0; HEADER]);
+    start
+}
+
+/// Writes the header of the message that began at `start` and ends here.
+fn end_binary(wire: &mut Vec<u8>, start: usize) {
+    let mut header = Vec::with_capacity(10);
+    write_header(&mut header, Opcode::Binary, wire.len() - start - HEADER, None);
+    if header.len() == HEADER {
+        wire[start..start + HEADER].copy_from_slice(&header);
+    } else {
+        wire.splice(start..start + HEADER, header);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -151,7 +284,7 @@ mod tests {
     #[test]
     fn payloads_of_all_sizes_arrive_whole() {
         for transport in [Transport::None, Transport::Zlib, Transport::Zstd] {
-            let mut outbox = Outbox::new(transport);
+            let mut outbox = Outbox::new(transport, Encoding::Json);
             let mut inbound = Inbound::new(Role::Client, 16 << 20);
             let mut inflater = Inflater::new(transport, 16 << 20);
             let mut random = fastrand::Rng::with_seed(1);
@@ -161,13 +294,88 @@ mod tests {
                 outbox.message(&[a.as_bytes(), b.as_bytes()]);
                 outbox.message(&[b"x"]);
                 assert_eq!(read(&mut outbox, &mut inbound, &mut inflater, 7_777), [text, "x".into()]);
+                if size == 126 {
+                    outbox.start_compressing(false);
+                }
             }
+        }
+    }
+
+    /// The messages that are pending: their opcodes and payloads.
+    fn messages(outbox: &mut Outbox) -> Vec<(Opcode, Vec<u8>)> {
+        let mut inbound = Inbound::new(Role::Client, 64 << 20);
+        let mut got = Vec::new();
+        while !outbox.pending().is_empty() {
+            let space = inbound.space();
+            let n = outbox.pending().len().min(space.len());
+            space[..n].copy_from_slice(&outbox.pending()[..n]);
+            inbound.filled(n);
+            outbox.wrote(n);
+            while let Some(message) = inbound.next().unwrap() {
+                got.push(match message {
+                    Message::Text(bytes) => (Opcode::Text, bytes.to_vec()),
+                    Message::Binary(bytes) => (Opcode::Binary, bytes.to_vec()),
+                    other => panic!("{other:?}"),
+                });
+            }
+        }
+        got
+    }
+
+    #[test]
+    fn large_payloads_are_packed_if_that_pays() {
+        let mut outbox = Outbox::new(Transport::None, Encoding::Json);
+        let small = "a".repeat(PACK_FROM - 1);
+        let large = "a".repeat(10 << 20);
+        outbox.message(&[large.as_bytes()]);
+        assert_eq!(messages(&mut outbox)[0].0, Opcode::Text, "before the client has asked for it");
+        outbox.start_compressing(true);
+        let mut random = fastrand::Rng::with_seed(1);
+        let noise: Vec<u8> = (0..2 * PACK_FROM).map(|_| random.u8(..128)).collect();
+        outbox.message(&[small.as_bytes()]);
+        outbox.message(&[large.as_bytes(), b"b", large.as_bytes()]);
+        outbox.message(&[b"a", small.as_bytes()]);
+        outbox.message(&[&noise]);
+        let got = messages(&mut outbox);
+        let kinds: Vec<_> = got.iter().map(|(opcode, _)| *opcode).collect();
+        assert_eq!(kinds, [Opcode::Text, Opcode::Binary, Opcode::Binary, Opcode::Text]);
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut flate2::read::ZlibDecoder::new(&got[1].1[..]), &mut text).unwrap();
+        assert!(text == format!("{large}b{large}"));
+        assert!(got[3].1 == noise);
+        assert_eq!(outbox.wire.capacity(), 0, "what large payloads need is given back");
+        TOOLS.with_borrow(|tools| assert!(tools.scratch.capacity() <= KEEP));
+    }
+
+    #[test]
+    fn etf_comes_in_binary_messages() {
+        let payload = br#"{"t":null,"s":null,"op":11,"d":null}"#;
+        let mut term = Vec::new();
+        etf::Encoder::default().encode(&[payload], &mut term).unwrap();
+        for transport in [Transport::None, Transport::Zlib, Transport::Zstd] {
+            let mut outbox = Outbox::new(transport, Encoding::Etf);
+            let mut inflater = Inflater::new(transport, 1 << 20);
+            for compressed in [false, true] {
+                if compressed {
+                    outbox.start_compressing(true);
+                }
+                outbox.message(&[payload]);
+                outbox.message(&[b"{]"]); // Discord's fault, and of no use to the client
+                outbox.message(&[&payload[..5], &payload[5..]]);
+                let mut text = Vec::new();
+                for (opcode, bytes) in messages(&mut outbox) {
+                    assert_eq!(opcode, Opcode::Binary);
+                    assert!(inflater.inflate(&bytes, &mut text).unwrap());
+                }
+                assert_eq!(text, term.repeat(2));
+            }
+            assert_eq!(outbox.encoding(), Encoding::Etf);
         }
     }
 
     #[test]
     fn nothing_follows_a_close() {
-        let mut outbox = Outbox::new(Transport::None);
+        let mut outbox = Outbox::new(Transport::None, Encoding::Json);
         outbox.message(&[b"1"]);
         outbox.close(Some(4000), "bye");
         outbox.message(&[b"2"]);
@@ -179,7 +387,7 @@ mod tests {
 
     #[test]
     fn memory_is_given_back() {
-        let mut outbox = Outbox::new(Transport::None);
+        let mut outbox = Outbox::new(Transport::None, Encoding::Json);
         outbox.message(&[&vec![0; 1 << 20]]);
         assert!(outbox.is_full());
         outbox.wrote(outbox.pending().len());

@@ -83,6 +83,8 @@ pub struct Saved {
     id: String,
     intents: u64,
     version: u8,
+    #[serde(default)]
+    compress: bool,
     user: Option<u64>,
     sequence: u64,
     cursor: u64,
@@ -100,6 +102,9 @@ pub struct Options {
     pub intents: Intents,
     /// The API version in its URL, echoed in READY.
     pub version: u8,
+    /// Payload compression, for connections whose URL does not say otherwise. RESUME has no such field, so it is the
+    /// session's: libraries tell by the type of each message whether it is compressed.
+    pub compress: bool,
 }
 
 /// See the module's description.
@@ -307,6 +312,7 @@ impl Session {
             id: self.id.as_str().to_owned(),
             intents: self.options.intents.0,
             version: self.options.version,
+            compress: self.options.compress,
             user: self.user,
             sequence: self.sequence,
             cursor: self.cursor,
@@ -324,7 +330,7 @@ impl Session {
         if !numbered || !cursors.is_sorted() {
             return None;
         }
-        let options = Options { intents: Intents(saved.intents), version: saved.version };
+        let options = Options { intents: Intents(saved.intents), version: saved.version, compress: saved.compress };
         let mut session = Self::new(saved.number, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
@@ -374,7 +380,7 @@ mod tests {
 
     fn session(intents: Intents) -> Session {
         let id = SessionId::new(7, [0xab; 12]);
-        Session::new(1, id, Options { intents, version: 10 }, Time::ZERO)
+        Session::new(1, id, Options { intents, version: 10, compress: false }, Time::ZERO)
     }
 
     fn log() -> Log {
@@ -443,6 +449,26 @@ mod tests {
         assert!(!session.rewind(1, 1, 1), "a part of the snapshot can not be sent again");
         assert!(!session.rewind(3, 1, 1), "the future");
         assert!(session.rewind(2, 1, 1));
+    }
+
+    #[test]
+    fn another_process_knows_what_was_asked_for() {
+        for compress in [false, true] {
+            let options = Options { intents: Intents(5), version: 9, compress };
+            let mut session = Session::new(1, SessionId::new(7, [1; 12]), options, Time::ZERO);
+            session.begin_sync(1, Time::ZERO, None);
+            session.finish_sync();
+            let mut text = serde_json::to_value(session.save().unwrap()).unwrap();
+            let restore = |text: &serde_json::Value| {
+                let saved = serde_json::from_value(text.clone()).unwrap();
+                Session::restore(saved, Time::ZERO).unwrap().options
+            };
+            let restored = restore(&text);
+            assert_eq!((restored.intents, restored.version, restored.compress), (Intents(5), 9, compress));
+            // From before there was payload compression.
+            text.as_object_mut().unwrap().remove("compress");
+            assert!(!restore(&text).compress);
+        }
     }
 
     #[test]

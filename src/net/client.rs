@@ -104,6 +104,7 @@ mod tests {
     use super::*;
     use crate::{
         compression::Transport,
+        protocol::Encoding,
         websocket::{Message, Opcode, Role, write_frame},
     };
     use std::{future::poll_fn, io::Write};
@@ -127,7 +128,11 @@ mod tests {
             socket
         });
         let socket = OwnedFd::from(listener.accept().unwrap().0);
-        let parcel = Parcel { socket, inbound: Inbound::new(Role::Server, 4096), outbox: Outbox::new(Transport::None) };
+        let parcel = Parcel {
+            socket,
+            inbound: Inbound::new(Role::Server, 4096),
+            outbox: Outbox::new(Transport::None, Encoding::Json),
+        };
         let mut parcel = Some(parcel);
         let mut next = 0;
         while next < MESSAGES {

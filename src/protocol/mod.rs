@@ -7,6 +7,7 @@ pub mod close;
 pub mod command;
 pub mod edit;
 pub mod envelope;
+pub mod etf;
 pub mod event;
 pub mod intents;
 pub mod json;
@@ -29,5 +30,34 @@ pub struct ShardId {
 impl std::fmt::Display for ShardId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "[{},{}]", self.id, self.count)
+    }
+}
+
+/// How payloads are written on a connection (docs: Gateway, Encoding and Compression).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Encoding {
+    /// JSON text.
+    #[default]
+    Json,
+    /// Erlang's external term format.
+    Etf,
+}
+
+impl Encoding {
+    /// From the value of the `encoding` parameter of a gateway URL.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "json" => Some(Self::Json),
+            "etf" => Some(Self::Etf),
+            _ => None,
+        }
+    }
+
+    /// The value of the `encoding` parameter.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Etf => "etf",
+        }
     }
 }

@@ -317,6 +317,11 @@ impl Shard {
         Some(number)
     }
 
+    /// Whether the client of a session has asked for payload compression.
+    pub fn packs_payloads(&self, number: u32) -> bool {
+        self.clients.get(&number).is_some_and(|client| client.session.options.compress)
+    }
+
     /// A connection of a client has ended. `gives_up`: the client closed with a code that ends the session.
     pub fn detach(&mut self, now: Time, number: u32, connection: u64, gives_up: bool) {
         let Some(client) = self.clients.get_mut(&number) else { return };

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     compression::Transport,
     downstream::outbox::Outbox,
-    protocol::{close, intents::Intents},
+    protocol::{Encoding, close, intents::Intents},
     websocket::{Inbound, Message, Role},
 };
 use proptest::prelude::*;
@@ -121,12 +121,12 @@ struct Client {
 
 impl Client {
     fn identify(world: &mut World, connection: u64, intents: Intents) -> Self {
-        let options = Options { intents, version: 10 };
+        let options = Options { intents, version: 10, compress: false };
         let number = world.shard.identify(world.now, connection, options).unwrap();
         Self {
             number,
             connection,
-            outbox: Outbox::new(Transport::None),
+            outbox: Outbox::new(Transport::None, Encoding::Json),
             inbound: Inbound::new(Role::Client, 1 << 24),
             sequence: 0,
             session: String::new(),
@@ -223,7 +223,7 @@ impl Client {
             Some(number) => {
                 assert_eq!(number, self.number);
                 self.connection = connection;
-                self.outbox = Outbox::new(Transport::None);
+                self.outbox = Outbox::new(Transport::None, Encoding::Json);
                 self.inbound = Inbound::new(Role::Client, 1 << 24);
                 self.resumed = false;
                 self.end = None;

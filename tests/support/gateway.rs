@@ -8,12 +8,12 @@ use std::{
 
 use gateway_proxy::{
     compression::{Inflater, Transport},
-    protocol::envelope::Envelope,
+    protocol::{Encoding, envelope::Envelope},
     websocket::{Inbound, Message, Opcode, Role, client_request, parse_response, write_close, write_frame},
 };
 use serde_json::{Value, json};
 
-use super::TOKEN;
+use super::{TOKEN, etf};
 
 /// Any larger payload is a fault.
 const MAX_PAYLOAD: usize = 64 << 20;
@@ -59,11 +59,31 @@ pub enum Gone {
     Silent,
 }
 
+/// What a client asks for in its URL and in IDENTIFY.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// `compress` in the URL.
+    pub transport: Transport,
+    /// `encoding` in the URL.
+    pub encoding: Encoding,
+    /// `compress` in IDENTIFY.
+    pub compress: bool,
+}
+
+impl From<Transport> for Options {
+    fn from(transport: Transport) -> Self {
+        Self { transport, ..Self::default() }
+    }
+}
+
 /// A connection to the gateway of the proxy.
 pub struct Gateway {
     stream: TcpStream,
     inbound: Inbound,
     inflater: Inflater,
+    options: Options,
+    /// Payloads that came compressed by themselves.
+    pub packed: u64,
 }
 
 impl Gateway {
@@ -71,8 +91,8 @@ impl Gateway {
     ///
     /// # Panics
     /// When that fails.
-    pub fn connect(address: SocketAddr, transport: Transport) -> Self {
-        let mut gateway = Self::open(address, transport).expect("a connection to the gateway");
+    pub fn connect(address: SocketAddr, options: impl Into<Options>) -> Self {
+        let mut gateway = Self::open(address, options).expect("a connection to the gateway");
         let hello = gateway.receive().expect("HELLO");
         assert_eq!(hello.op, 10);
         gateway
@@ -82,19 +102,22 @@ impl Gateway {
     ///
     /// # Errors
     /// Whatever the network or the handshake says.
-    pub fn open(address: SocketAddr, transport: Transport) -> io::Result<Self> {
+    pub fn open(address: SocketAddr, options: impl Into<Options>) -> io::Result<Self> {
+        let options @ Options { transport, encoding, .. } = options.into();
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let compress = transport.name().map(|name| format!("&compress={name}")).unwrap_or_default();
-        let (request, key) = client_request(&address.to_string(), &format!("/?v=10&encoding=json{compress}"));
+        let (request, key) =
+            client_request(&address.to_string(), &format!("/?v=10&encoding={}{compress}", encoding.name()));
         stream.write_all(request.as_bytes())?;
         let mut inbound = Inbound::new(Role::Client, MAX_PAYLOAD);
         loop {
             let parsed = parse_response(inbound.unconsumed(), &key).map_err(io::Error::other)?;
             if let Some(size) = parsed {
                 inbound.consume(size);
-                return Ok(Self { stream, inbound, inflater: Inflater::new(transport, MAX_PAYLOAD) });
+                let inflater = Inflater::new(transport, MAX_PAYLOAD);
+                return Ok(Self { stream, inbound, inflater, options, packed: 0 });
             }
             let n = stream.read(inbound.space())?;
             if n == 0 {
@@ -117,7 +140,21 @@ impl Gateway {
         let mut text = Vec::new();
         loop {
             match self.inbound.next().expect("frames by the RFC") {
-                Some(Message::Text(bytes)) => text.extend_from_slice(bytes),
+                Some(Message::Text(bytes)) => {
+                    let Options { transport, encoding, .. } = self.options;
+                    assert_eq!((transport, encoding), (Transport::None, Encoding::Json), "a text message");
+                    text.extend_from_slice(bytes);
+                }
+                Some(Message::Binary(bytes))
+                    if self.options.transport == Transport::None && self.options.encoding == Encoding::Json =>
+                {
+                    // A zlib buffer with nothing from before and nothing behind it.
+                    let mut inflater = flate2::read::ZlibDecoder::new(bytes);
+                    inflater.read_to_end(&mut text).expect("a zlib buffer");
+                    assert_eq!(inflater.total_in() as usize, bytes.len());
+                    assert!(bytes.len() < text.len(), "compressed though it does not pay");
+                    self.packed += 1;
+                }
                 Some(Message::Binary(bytes)) => {
                     assert!(self.inflater.inflate(bytes, &mut text).expect("a good stream"), "one payload a message");
                 }
@@ -136,11 +173,37 @@ impl Gateway {
                     continue;
                 }
             }
+            if self.options.encoding == Encoding::Etf {
+                return Ok(Self::payload_of(etf::read(&text).expect("a term")));
+            }
             assert!(text.starts_with(b"{\"t\":"), "t is the first key: {}", String::from_utf8_lossy(&text));
             let envelope = Envelope::scan(&text).expect("a payload");
             let utf8 = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
             return Ok(Payload { op: envelope.op, s: envelope.s, t: envelope.t.map(utf8), d: utf8(envelope.d) });
         }
+    }
+
+    /// All four keys have to be there.
+    fn payload_of(payload: Value) -> Payload {
+        let Value::Object(payload) = payload else { panic!("{payload} is no object") };
+        let keys: Vec<&str> = payload.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["d", "op", "s", "t"]);
+        Payload {
+            op: payload["op"].as_u64().expect("an opcode"),
+            s: payload["s"].as_u64(),
+            t: payload["t"].as_str().map(str::to_owned),
+            d: payload["d"].to_string(),
+        }
+    }
+
+    /// Sends a binary message.
+    ///
+    /// # Errors
+    /// Whatever the network says.
+    pub fn send_binary(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut frame = Vec::new();
+        write_frame(&mut frame, Opcode::Binary, bytes, Some([1, 6, 1, 8]));
+        self.stream.write_all(&frame)
     }
 
     /// Sends a text message.
@@ -166,12 +229,22 @@ impl Gateway {
     /// # Panics
     /// When the connection is gone.
     pub fn send(&mut self, op: u64, data: &Value) {
-        self.send_text(&json!({"op": op, "d": data}).to_string()).expect("a connection to send on");
+        let command = json!({"op": op, "d": data});
+        let sent = match self.options.encoding {
+            Encoding::Json => self.send_text(&command.to_string()),
+            // The one or the other by chance of the opcode.
+            Encoding::Etf if op.is_multiple_of(2) => self.send_binary(&etf::write(&command, etf::Style::Erlpack)),
+            Encoding::Etf => self.send_binary(&etf::write(&command, etf::Style::Elixir)),
+        };
+        sent.expect("a connection to send on");
     }
 
     /// IDENTIFY.
     pub fn identify(&mut self, shard: (u32, u32), intents: u64) {
-        let data = json!({"token": TOKEN, "intents": intents, "shard": [shard.0, shard.1], "properties": {}});
+        let mut data = json!({"token": TOKEN, "intents": intents, "shard": [shard.0, shard.1], "properties": {}});
+        if self.options.compress {
+            data["compress"] = true.into();
+        }
         self.send(2, &data);
     }
 

@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of this")]
 
 mod bot;
+pub mod etf;
 mod gateway;
 mod http;
 mod process;
@@ -15,7 +16,7 @@ mod simulator;
 mod truth;
 
 pub use bot::{Bot, Guild, Settings, Shard};
-pub use gateway::{Gateway, Gone, Payload};
+pub use gateway::{Gateway, Gone, Options, Payload};
 pub use http::{Response, get, get_json, post};
 pub use process::Process;
 pub use proxy::Proxy;

@@ -1,0 +1,372 @@
+//! JSON text → term, in one pass over the text.
+
+use super::{MAX_JSON_INTEGER, VERSION, tag};
+use crate::protocol::json::{MAX_DEPTH, Malformed};
+
+/// Bytes of a length or a count.
+const COUNT: usize = 4;
+
+/// What may come next.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Expect {
+    Value,
+    /// The first element of an array, or its end.
+    ValueOrEnd,
+    Key,
+    /// The first key of an object, or its end.
+    KeyOrEnd,
+    Colon,
+    CommaOrEnd,
+    /// Nothing: the payload is complete.
+    Nothing,
+}
+
+/// What the key says about its value.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Meaning {
+    Other,
+    /// An id.
+    Id,
+    /// A list of ids.
+    Ids,
+    /// The name of an event.
+    Event,
+}
+
+/// A map or list whose end has not come yet.
+struct Open {
+    /// Where its count stands in the output.
+    count_at: usize,
+    count: u32,
+    is_map: bool,
+    /// Its elements are ids.
+    ids: bool,
+}
+
+/// Turns payloads into terms. Keeps nothing from one payload to the next but 24 bytes for each level of nesting.
+#[derive(Default)]
+pub struct Encoder {
+    open: Vec<Open>,
+}
+
+impl Encoder {
+    /// Appends the term of the payload whose text is `parts`, which may be broken between any two tokens. `out` grows by
+    /// little more than the text is long. An error leaves garbage at the end of `out`.
+    pub fn encode(&mut self, parts: &[&[u8]], out: &mut Vec<u8>) -> Result<(), Malformed> {
+        self.open.clear();
+        out.push(VERSION);
+        let mut pass =
+            Pass { open: &mut self.open, out, expect: Expect::Value, meaning: Meaning::Other, is_dispatch: false };
+        let mut before = 0;
+        for part in parts {
+            pass.part(part).map_err(|malformed| Malformed { at: malformed.at + before, ..malformed })?;
+            before += part.len();
+        }
+        match pass.expect {
+            Expect::Nothing => Ok(()),
+            _ => Err(Malformed { what: "unterminated value", at: before }),
+        }
+    }
+}
+
+/// One payload under way.
+struct Pass<'a> {
+    open: &'a mut Vec<Open>,
+    out: &'a mut Vec<u8>,
+    expect: Expect,
+    /// Of the value that comes next.
+    meaning: Meaning,
+    /// The payload has the name of an event. It comes first in what we send.
+    is_dispatch: bool,
+}
+
+impl Pass<'_> {
+    fn part(&mut self, text: &[u8]) -> Result<(), Malformed> {
+        let mut at = 0;
+        while let Some(&byte) = text.get(at) {
+            let fail = |what| Malformed { what, at };
+            at = match (byte, self.expect) {
+                (b' ' | b'\t' | b'\n' | b'\r', _) => at + 1,
+                (b':', Expect::Colon) => {
+                    self.expect = Expect::Value;
+                    at + 1
+                }
+                (b',', Expect::CommaOrEnd) => {
+                    self.expect = match self.open.last() {
+                        Some(Open { is_map: true, .. }) => Expect::Key,
+                        _ => Expect::Value,
+                    };
+                    at + 1
+                }
+                (b'"', Expect::Key | Expect::KeyOrEnd) => self.key(text, at + 1)?,
+                (b'"', Expect::Value | Expect::ValueOrEnd) => {
+                    self.begin_value();
+                    self.string(text, at + 1)?
+                }
+                (b'{' | b'[', Expect::Value | Expect::ValueOrEnd) => {
+                    self.begin_value();
+                    self.open(byte == b'{').map_err(fail)?;
+                    at + 1
+                }
+                (b'}', Expect::KeyOrEnd | Expect::CommaOrEnd) if self.is_in(true) => {
+                    self.close();
+                    at + 1
+                }
+                (b']', Expect::ValueOrEnd | Expect::CommaOrEnd) if self.is_in(false) => {
+                    self.close();
+                    at + 1
+                }
+                (b'-' | b'0'..=b'9' | b'a'..=b'z', Expect::Value | Expect::ValueOrEnd) => {
+                    self.begin_value();
+                    let rest = &text[at..];
+                    let is_scalar = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
+                    let length = rest.iter().position(|byte| !is_scalar(byte)).unwrap_or(rest.len());
+                    self.scalar(&rest[..length]).map_err(fail)?;
+                    self.end_value();
+                    at + length
+                }
+                _ => return Err(fail("unexpected token")),
+            };
+        }
+        Ok(())
+    }
+
+    fn is_in(&self, map: bool) -> bool {
+        self.open.last().is_some_and(|open| open.is_map == map)
+    }
+
+    /// Counts an element of a list; those of a map are counted by their keys.
+    fn begin_value(&mut self) {
+        if let Some(open) = self.open.last_mut().filter(|open| !open.is_map) {
+            open.count += 1;
+            self.meaning = if open.ids { Meaning::Id } else { Meaning::Other };
+        }
+    }
+
+    fn end_value(&mut self) {
+        self.expect = if self.open.is_empty() { Expect::Nothing } else { Expect::CommaOrEnd };
+    }
+
+    fn open(&mut self, is_map: bool) -> Result<(), &'static str> {
+        if self.open.len() == MAX_DEPTH {
+            return Err("nested too deeply");
+        }
+        self.out.push(if is_map { tag::MAP } else { tag::LIST });
+        let ids = !is_map && self.meaning == Meaning::Ids;
+        self.open.push(Open { count_at: self.out.len(), count: 0, is_map, ids });
+        self.out.extend_from_slice(&[0; COUNT]);
+        self.expect = if is_map { Expect::KeyOrEnd } else { Expect::ValueOrEnd };
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        let Some(open) = self.open.pop() else { return };
+        if !open.is_map {
+            if open.count == 0 {
+                self.out.truncate(open.count_at - 1);
+            }
+            // The tail of a list, or the list without elements.
+            self.out.push(tag::NIL);
+        }
+        if open.is_map || open.count > 0 {
+            self.out[open.count_at..open.count_at + COUNT].copy_from_slice(&open.count.to_be_bytes());
+        }
+        self.end_value();
+    }
+
+    /// A key whose first byte is at `at`; returns where the text goes on.
+    fn key(&mut self, text: &[u8], at: usize) -> Result<usize, Malformed> {
+        let depth = self.open.len();
+        if let Some(open) = self.open.last_mut() {
+            open.count += 1;
+        }
+        self.expect = Expect::Colon;
+        let Some((key, end)) = plain_string(text, at) else {
+            self.meaning = Meaning::Other;
+            return self.escaped_string(text, at);
+        };
+        self.meaning = meaning(key, depth);
+        let is_atom = match depth {
+            1 => matches!(key, b"t" | b"s" | b"op" | b"d"),
+            2 => !self.is_dispatch && matches!(key, b"heartbeat_interval" | b"_trace"),
+            _ => false,
+        };
+        if is_atom {
+            self.atom(key);
+        } else {
+            self.binary(key);
+        }
+        Ok(end)
+    }
+
+    /// A string whose first byte is at `at`; returns where the text goes on.
+    fn string(&mut self, text: &[u8], at: usize) -> Result<usize, Malformed> {
+        let end = match plain_string(text, at) {
+            None => self.escaped_string(text, at)?,
+            Some((string, end)) => {
+                match self.meaning {
+                    Meaning::Id => match parse_id(string) {
+                        Some(id) => self.integer(false, id),
+                        None => self.binary(string),
+                    },
+                    Meaning::Event if is_event_name(string) => {
+                        self.is_dispatch = true;
+                        self.atom(string);
+                    }
+                    _ => self.binary(string),
+                }
+                end
+            }
+        };
+        self.end_value();
+        Ok(end)
+    }
+
+    fn escaped_string(&mut self, text: &[u8], mut at: usize) -> Result<usize, Malformed> {
+        self.out.push(tag::BINARY);
+        let length_at = self.out.len();
+        self.out.extend_from_slice(&[0; COUNT]);
+        loop {
+            let unterminated = Malformed { what: "unterminated string", at: text.len() };
+            let rest = text.get(at..).ok_or(unterminated)?;
+            let stop = memchr::memchr2(b'"', b'\\', rest).ok_or(unterminated)?;
+            self.out.extend_from_slice(&rest[..stop]);
+            at += stop;
+            if rest[stop] == b'"' {
+                break;
+            }
+            let mut buffer = [0; 4];
+            let (character, length) =
+                unescape(&rest[stop..]).ok_or(Malformed { what: "not an escape sequence", at })?;
+            self.out.extend_from_slice(character.encode_utf8(&mut buffer).as_bytes());
+            at += length;
+        }
+        let length = (self.out.len() - length_at - COUNT) as u32;
+        self.out[length_at..length_at + COUNT].copy_from_slice(&length.to_be_bytes());
+        Ok(at + 1)
+    }
+
+    fn scalar(&mut self, text: &[u8]) -> Result<(), &'static str> {
+        match text {
+            b"null" => self.atom(b"nil"),
+            b"true" | b"false" => self.atom(text),
+            _ => self.number(text)?,
+        }
+        Ok(())
+    }
+
+    fn number(&mut self, text: &[u8]) -> Result<(), &'static str> {
+        const WHAT: &str = "not a number";
+        let (negative, digits) = match text {
+            [b'-', digits @ ..] => (true, digits),
+            digits => (false, digits),
+        };
+        if !digits.first().is_some_and(u8::is_ascii_digit) {
+            return Err(WHAT);
+        }
+        let text = std::str::from_utf8(text).map_err(|_| WHAT)?;
+        let magnitude = if digits.len() <= 20 { text[usize::from(negative)..].parse().ok() } else { None };
+        match magnitude {
+            Some(magnitude) => self.integer(negative, magnitude),
+            None => {
+                // Erlang has no infinity.
+                let float: f64 = text.parse().map_err(|_| WHAT)?;
+                self.out.push(tag::NEW_FLOAT);
+                self.out.extend_from_slice(&float.clamp(f64::MIN, f64::MAX).to_be_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn integer(&mut self, negative: bool, magnitude: u64) {
+        let signed = if negative { -i128::from(magnitude) } else { i128::from(magnitude) };
+        if let Ok(byte) = u8::try_from(signed) {
+            self.out.extend_from_slice(&[tag::SMALL_INTEGER, byte]);
+        } else if let Ok(word) = i32::try_from(signed) {
+            self.out.push(tag::INTEGER);
+            self.out.extend_from_slice(&word.to_be_bytes());
+        } else {
+            let length = 8 - magnitude.leading_zeros() as usize / 8;
+            self.out.extend_from_slice(&[tag::SMALL_BIG, length as u8, u8::from(negative)]);
+            self.out.extend_from_slice(&magnitude.to_le_bytes()[..length]);
+        }
+    }
+
+    /// `name` has at most 255 bytes, all of ASCII.
+    fn atom(&mut self, name: &[u8]) {
+        self.out.extend_from_slice(&[tag::SMALL_ATOM, name.len() as u8]);
+        self.out.extend_from_slice(name);
+    }
+
+    fn binary(&mut self, bytes: &[u8]) {
+        self.out.push(tag::BINARY);
+        self.out.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+        self.out.extend_from_slice(bytes);
+    }
+}
+
+/// The string whose first byte is at `at`, if it has no escapes, and where the text goes on behind it.
+fn plain_string(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
+    let rest = text.get(at..)?;
+    let end = memchr::memchr2(b'"', b'\\', rest)?;
+    (rest[end] == b'"').then(|| (&rest[..end], at + end + 1))
+}
+
+/// The character that an escape sequence at the start of `text` stands for, and the bytes that it takes. Half a
+/// surrogate pair, which is no character, becomes the replacement character.
+fn unescape(text: &[u8]) -> Option<(char, usize)> {
+    let character = match text.get(1)? {
+        b'"' => '"',
+        b'\\' => '\\',
+        b'/' => '/',
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        b'u' => {
+            let unit = |at: usize| {
+                let digits = text.get(at..at + 4).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit))?;
+                u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+            };
+            let first = unit(2)?;
+            if (0xd800..0xdc00).contains(&first)
+                && text.get(6..8) == Some(b"\\u")
+                && let Some(second @ 0xdc00..0xe000) = unit(8)
+            {
+                let code = 0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00);
+                return Some((char::from_u32(code)?, 12));
+            }
+            return Some((char::from_u32(first).unwrap_or(char::REPLACEMENT_CHARACTER), 6));
+        }
+        _ => return None,
+    };
+    Some((character, 2))
+}
+
+/// Short, the same in Latin-1 and UTF-8, and none of the atoms that stand for something else.
+fn is_event_name(name: &[u8]) -> bool {
+    (1..=64).contains(&name.len()) && name.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+}
+
+fn meaning(key: &[u8], depth: usize) -> Meaning {
+    match key {
+        b"t" if depth == 1 => Meaning::Event,
+        b"id" => Meaning::Id,
+        b"custom_id" | b"session_id" => Meaning::Other,
+        b"ids" | b"roles" | b"mention_roles" | b"exempt_roles" | b"exempt_channels" | b"applied_tags"
+        | b"not_found" => Meaning::Ids,
+        _ if key.ends_with(b"_id") => Meaning::Id,
+        _ if key.ends_with(b"_ids") => Meaning::Ids,
+        _ => Meaning::Other,
+    }
+}
+
+/// An id that was an integer before it became a string for JSON. It has to fit into 63 bits: some clients have no more.
+fn parse_id(digits: &[u8]) -> Option<u64> {
+    if !(16..=19).contains(&digits.len()) || digits[0] == b'0' || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let id = std::str::from_utf8(digits).ok()?.parse().ok()?;
+    (MAX_JSON_INTEGER + 1..=i64::MAX as u64).contains(&id).then_some(id)
+}
