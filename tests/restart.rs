@@ -128,7 +128,9 @@ impl Client {
 }
 
 fn world(seed: u32) -> String {
-    format!("--shards {SHARDS} --max-concurrency 4 --guilds 60 --members 40 --seed {seed} --rate 0")
+    format!(
+        "--shards {SHARDS} --max-concurrency 4 --guilds 60 --members 40 --seed {seed} --rate 0 --identify-interval-ms 100"
+    )
 }
 
 fn config(directory: &Path, port: u16, cores: u32) -> Value {

@@ -22,7 +22,9 @@ pub fn wants(flags: &Flags, event: &str) -> bool {
         "CHANNEL_CREATE" | "CHANNEL_UPDATE" | "CHANNEL_DELETE" | "CHANNEL_PINS_UPDATE" => flags.channels,
         "THREAD_CREATE" | "THREAD_UPDATE" | "THREAD_DELETE" | "THREAD_LIST_SYNC" => flags.channels,
         "THREAD_MEMBER_UPDATE" | "THREAD_MEMBERS_UPDATE" => flags.channels,
-        "VOICE_CHANNEL_STATUS_UPDATE" | "VOICE_CHANNEL_START_TIME_UPDATE" | "MESSAGE_CREATE" => flags.channels,
+        // VOICE_CHANNEL_STATUS_UPDATE and VOICE_CHANNEL_START_TIME_UPDATE are not here: what they tell is no part of the
+        // channel object and so of no GUILD_CREATE; clients read it by op 43.
+        "MESSAGE_CREATE" => flags.channels,
         "GUILD_ROLE_CREATE" | "GUILD_ROLE_UPDATE" | "GUILD_ROLE_DELETE" => flags.roles,
         "GUILD_EMOJIS_UPDATE" => flags.emojis,
         "GUILD_STICKERS_UPDATE" => flags.stickers,
@@ -116,8 +118,6 @@ fn in_guild(cache: &mut Cache, event: &str, data: &[u8]) -> Result<Outcome, Malf
         "CHANNEL_UPDATE" => change.merge(Kind::Channels, data, &["guild_id"]),
         "CHANNEL_DELETE" => change.channel_delete(),
         "CHANNEL_PINS_UPDATE" => change.channel_field("channel_id", "last_pin_timestamp", "last_pin_timestamp"),
-        "VOICE_CHANNEL_STATUS_UPDATE" => change.channel_field("id", "status", "status"),
-        "VOICE_CHANNEL_START_TIME_UPDATE" => change.channel_field("id", "voice_start_time", "voice_start_time"),
         "MESSAGE_CREATE" => change.channel_field("channel_id", "id", "last_message_id"),
         "THREAD_CREATE" => change.merge(Kind::Threads, data, &["newly_created"]),
         "THREAD_UPDATE" => change.thread_update(),

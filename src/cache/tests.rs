@@ -172,7 +172,7 @@ fn channels_and_threads() {
         after["channels"],
         json!([
             {"id": "10", "name": "new", "kept": true, "last_message_id": "99", "last_pin_timestamp": "t"},
-            {"id": "11", "name": "d", "status": "hi"},
+            {"id": "11", "name": "d"},
         ])
     );
     apply(&mut cache, "THREAD_CREATE", json!({"guild_id": "1", "id": "22", "parent_id": "10", "newly_created": true}));
