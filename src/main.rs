@@ -4,6 +4,7 @@ use clap::Parser;
 use gateway_proxy::{
     config::{Config, TOKEN_VARIABLE},
     control,
+    listener::Listener,
     placement::{Placement, allowed_cpus},
     preflight,
 };
@@ -85,12 +86,15 @@ fn complain(code: u8, what: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn preflight(config: &Config, placement: &Placement) -> Result<std::net::TcpListener, String> {
+fn preflight(config: &Config, placement: &Placement) -> Result<Listener, String> {
     preflight::io_uring()?;
     if let Some(warning) = preflight::limits(placement.data.len() + 1)? {
         tracing::warn!("{warning}");
     }
-    preflight::listen(config.listen)
+    if let Some(directory) = &config.state_dir {
+        preflight::state_dir(directory)?;
+    }
+    Listener::obtain(config.listen)
 }
 
 fn summary(config: &Config, placement: &Placement) -> String {

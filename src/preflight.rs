@@ -1,11 +1,6 @@
 //! What the machine has to offer, checked before anything starts, because the errors that come later mislead.
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path};
 
 /// Locked memory that an executor's rings take, in bytes.
 const MEMLOCK_PER_EXECUTOR: u64 = 512 << 10;
@@ -68,34 +63,21 @@ fn raise(resource: libc::__rlimit_resource_t) -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// How long a port may still be held by a process that has just died: the kernel takes its time to clear up a ring.
-const LISTEN_LIMIT: Duration = Duration::from_secs(3);
-/// Pause between two attempts.
-const LISTEN_PAUSE: Duration = Duration::from_millis(50);
-
-/// Binds the port. A port that stays taken is an error, even by another instance of this program.
-pub fn listen(address: SocketAddr) -> Result<TcpListener, String> {
-    let start = Instant::now();
-    let bound = loop {
-        match TcpListener::bind(address) {
-            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < LISTEN_LIMIT => {
-                thread::sleep(LISTEN_PAUSE);
-            }
-            bound => break bound,
-        }
-    };
-    bound.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("{address} is in use: stop what listens there, or change `port` or `host` in the configuration")
-        }
-        io::ErrorKind::PermissionDenied => {
+/// Makes the directory for state files if it is missing, and tries whether a file can be written there: when the proxy
+/// stops it is too late to find out. An error says what to do.
+pub fn state_dir(directory: &Path) -> Result<(), String> {
+    let probe = directory.join("probe.new");
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder
+        .create(directory)
+        .and_then(|()| fs::write(&probe, "this file can be deleted\n"))
+        .and_then(|()| fs::remove_file(&probe))
+        .map_err(|error| {
             format!(
-                "{address} may not be used: choose a `port` from 1024 on, or give the CAP_NET_BIND_SERVICE capability"
+                "`state_dir` is {directory:?}, where no file can be written ({error}): choose another directory, or let the user that runs the proxy write there"
             )
-        }
-        io::ErrorKind::AddrNotAvailable => format!("{address} is no address of this machine: change `host`"),
-        _ => format!("can not listen on {address}: {error}"),
-    })
+        })
 }
 
 #[cfg(test)]
@@ -109,12 +91,16 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_port_is_named() {
-        let first = listen("127.0.0.1:0".parse().unwrap()).unwrap();
-        let address = first.local_addr().unwrap();
-        let error = listen(address).unwrap_err();
-        assert!(error.starts_with(&format!("{address} is in use")), "{error}");
-        let error = listen("192.0.2.1:0".parse().unwrap()).unwrap_err();
-        assert!(error.contains("is no address of this machine"), "{error}");
+    fn a_state_dir_is_made_and_tried() {
+        let base = std::env::temp_dir().join(format!("gateway-proxy-state-dir-{}", std::process::id()));
+        let directory = base.join("a/b");
+        assert_eq!(state_dir(&directory), Ok(()));
+        assert_eq!(state_dir(&directory), Ok(()));
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+        let file = base.join("file");
+        fs::write(&file, "").unwrap();
+        let error = state_dir(&file).unwrap_err();
+        assert!(error.contains("`state_dir` is") && error.contains("choose another directory"), "{error}");
+        fs::remove_dir_all(&base).unwrap();
     }
 }

@@ -1,13 +1,13 @@
 //! The promise of the proxy, kept to real client libraries: each library's bot (tests/clients/) logs in through the proxy,
 //! sees exactly the guilds that there are, receives every event once and in order, asks for members, sets its presence,
-//! loses its connection and resumes, dies and comes back; and Discord sees no IDENTIFY of it.
+//! loses its connection and resumes, outlives a restart of the proxy, dies and comes back; and Discord sees no IDENTIFY of it.
 //!
 //! `CLIENTS` chooses the libraries: `all`, or a list of names; without it the three that stand for the others.
 //! `CLIENTS_DIRECT=1` leaves the proxy out: the bots connect to the simulator. That tests the bots and the simulator.
 
 mod support;
 
-use std::{collections::BTreeMap, env, thread, time::Duration};
+use std::{collections::BTreeMap, env, net::TcpListener, thread, time::Duration};
 
 use serde_json::json;
 use support::{Bot, Proxy, Settings, Simulator, scratch, wait_until};
@@ -122,7 +122,10 @@ fn exercise(library: &str, compress: &str) {
     let world = "--shards 2 --max-concurrency 2 --identify-interval-ms 200 --guilds 20 --members 150 --seed 1 --rate 0";
     let simulator = Simulator::start(&directory, world);
     let direct = env::var_os("CLIENTS_DIRECT").is_some();
-    let proxy = (!direct).then(|| Proxy::start(&directory, &simulator, &json!({ "shards": SHARDS })));
+    // The port is held for the proxy while it restarts, as systemd does it.
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let config = json!({ "shards": SHARDS, "state_dir": directory.join("state") });
+    let mut proxy = (!direct).then(|| Proxy::start_on(&socket, &directory, &simulator, &config));
     let gateway = format!("ws://{}", proxy.as_ref().map_or(simulator.address, |proxy| proxy.address));
     let api = format!("http://{}/api", simulator.address);
     let settings = Settings { gateway: &gateway, api: &api, compress };
@@ -136,6 +139,13 @@ fn exercise(library: &str, compress: &str) {
     story.loses_its_connection(direct);
     story.upstream_loses_its_connection(direct);
     story.guilds_come_and_go();
+    proxy = proxy.map(|proxy| {
+        story.the_proxy_restarts(|| {
+            proxy.stop();
+            simulator.emit(0, 20); // nobody listens to Discord now
+            Proxy::start_on(&socket, &directory, &simulator, &config)
+        })
+    });
     story.bot.kill();
 
     for shard in 0..SHARDS {
@@ -295,6 +305,26 @@ impl<'a> Story<'a> {
             assert_eq!(reconnecting(&self.bot), before, "the bot noticed");
         }
         self.keeps_its_session();
+    }
+
+    /// The proxy restarts in the middle of a stream of events: the bot resumes and has missed nothing.
+    fn the_proxy_restarts(&mut self, restart: impl FnOnce() -> Proxy) -> Proxy {
+        let before: Vec<usize> = (0..SHARDS).map(|shard| self.bot.shard(shard).resumed).collect();
+        self.simulator.traffic(200);
+        self.emit(20);
+        let proxy = restart();
+        self.emit(20);
+        self.simulator.traffic(0);
+        for shard in 0..SHARDS {
+            let before = before[shard as usize];
+            self.bot.wait(&format!("shard {shard} to resume"), |bot| {
+                let resumed = bot.shard(shard).resumed;
+                if resumed > before { Ok(()) } else { Err(format!("RESUMED {resumed} times, {before} before")) }
+            });
+        }
+        self.catches_up();
+        self.keeps_its_session();
+        proxy
     }
 
     /// A new guild is reported as one, a guild that comes back after an outage is not.

@@ -258,10 +258,10 @@ fn a_state_file_that_is_not_good_is_reported_and_not_used() {
     // Cut off, and one bit turned; the third is good.
     let bytes = fs::read(path(0)).expect("a state file");
     fs::write(path(0), &bytes[..bytes.len() / 2]).expect("writing");
-    let mut bytes = fs::read(path(1)).expect("a state file");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 4;
-    fs::write(path(1), bytes).expect("writing");
+    let mut turned = fs::read(path(1)).expect("a state file");
+    let middle = turned.len() / 2;
+    turned[middle] ^= 4;
+    fs::write(path(1), turned).expect("writing");
     let proxy = Proxy::start(&directory, &simulator, &config(&directory, port, 2));
     assert_eq!(simulator.identifies(), 5, "two shards had to start over");
     assert_eq!(simulator.resumes(), 1);
@@ -283,6 +283,8 @@ fn a_state_file_that_is_not_good_is_reported_and_not_used() {
     // A kill leaves nothing, so what follows is a clean start.
     proxy.kill();
     assert_eq!(state_files(&directory), [""; 0]);
+    // Nor is the half of a file of use that a kill in the middle of writing leaves.
+    fs::write(directory.join("state/shard-0.state.new"), &bytes).expect("writing");
     let proxy = Proxy::start(&directory, &simulator, &other);
     assert_eq!(simulator.identifies(), 11);
     for shard in 0..SHARDS {

@@ -13,6 +13,7 @@ mod signals;
 use crate::{
     config::Config,
     data_core::{self, Plan, ToControl, ToCore},
+    listener::Listener,
     log::Limits,
     net::{
         client::ClientConnection,
@@ -32,8 +33,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     future::poll_fn,
-    net::Shutdown,
-    os::fd::{FromRawFd, IntoRawFd, OwnedFd},
+    os::fd::{FromRawFd, IntoRawFd},
     rc::Rc,
     sync::Arc,
     task::{Poll, Waker},
@@ -51,6 +51,8 @@ const QUEUE_TICK: Duration = Duration::from_millis(100);
 /// Longest wait for the data cores at the end: they say goodbye to clients and write the state files, some gigabytes
 /// at most.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
+/// How long the door may take to notice that it is closed.
+const DOOR_LIMIT: Duration = Duration::from_secs(1);
 
 /// Why the proxy ended by itself.
 #[derive(Debug)]
@@ -94,7 +96,7 @@ struct Control {
 }
 
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
-pub fn run(config: Config, placement: &Placement, listener: std::net::TcpListener) -> Result<(), Failure> {
+pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
     signals::block().map_err(|error| failure("can not block signals", &error))?;
     let tls = tls::client_config().map_err(Failure)?;
@@ -180,15 +182,16 @@ impl Control {
 
     async fn main(
         self: Rc<Self>,
-        listener: std::net::TcpListener,
+        listener: Listener,
         from_cores: Mailbox<ToControl>,
         mut inbox: Mailbox<Event>,
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<(), Failure> {
-        let door = listener.try_clone().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
+        let (listener, stopper) =
+            listener.split().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
         // SAFETY: the descriptor is a listening TCP socket whose ownership `into_raw_fd` has given up.
         let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
-        glommio::spawn_local(door::accept(self.clone(), listener)).detach();
+        let door = glommio::spawn_local(door::accept(self.clone(), listener));
         let stopped = Rc::new(Cell::new(0));
         glommio::spawn_local(self.clone().hear_cores(from_cores, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
@@ -217,9 +220,9 @@ impl Control {
             }
         }
         self.stopping.set(true);
-        // Closing is not enough: the kernel's pending accept holds the port beyond the end of this process. Of a socket
-        // that listens, a shutdown takes it away from the port.
-        let _ = std::net::TcpStream::from(OwnedFd::from(door)).shutdown(Shutdown::Both);
+        // First the door, then the clients: who is told to come back has to find the next process.
+        stopper.stop();
+        let _ = crate::net::within(DOOR_LIMIT, door).await;
         for core in &self.cores {
             let _ = core.send(ToCore::Stop);
         }

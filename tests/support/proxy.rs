@@ -1,6 +1,11 @@
 //! gateway-proxy as a child process.
 
-use std::{net::SocketAddr, path::Path, process::Command};
+use std::{
+    net::{SocketAddr, TcpListener},
+    os::{fd::AsRawFd, unix::process::CommandExt},
+    path::Path,
+    process::Command,
+};
 
 use serde_json::{Value, json};
 
@@ -31,15 +36,38 @@ impl Proxy {
 
     /// As [`Self::spawn`], before a Discord at `discord` that need not be there yet, with variables of the environment.
     pub fn spawn_before(directory: &Path, discord: SocketAddr, changes: &Value, variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
+        command.envs(variables.iter().copied());
+        Self::run(directory, discord, changes, command)
+    }
+
+    /// As [`Self::start`], with a socket that outlives it, as systemd would give it one.
+    pub fn start_on(socket: &TcpListener, directory: &Path, simulator: &Simulator, changes: &Value) -> Self {
+        let mut changes = changes.clone();
+        changes["port"] = json!(socket.local_addr().expect("a bound socket").port());
+        // The shell knows the number of the process before the program starts.
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#, env!("CARGO_BIN_EXE_gateway-proxy")]);
+        let descriptor = socket.as_raw_fd();
+        assert_ne!(descriptor, 3, "a copy to itself would still be closed by exec");
+        // SAFETY: between fork and exec only dup2 is called, which is async-signal-safe.
+        unsafe {
+            command.pre_exec(move || match libc::dup2(descriptor, 3) {
+                3 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        Self::run(directory, simulator.address, &changes, command).wait_until_ready()
+    }
+
+    fn run(directory: &Path, discord: SocketAddr, changes: &Value, mut command: Command) -> Self {
         // A proxy that is started again listens where it did.
         let port = changes["port"].as_u64().map_or_else(free_port, |port| port as u16);
         let path = directory.join("config.json");
         let config = configuration(discord, port, changes);
         std::fs::write(&path, config.to_string()).expect("writing the config");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
         // A token in the environment of whoever runs the tests must not get in.
         command.arg("--config").arg(&path).current_dir(directory).env_remove("TOKEN");
-        command.envs(variables.iter().copied());
         let process = Process::start("gateway-proxy", command, directory);
         Self { process, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
