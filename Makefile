@@ -20,6 +20,7 @@ test: lint setup ## formatting, lints, all tests, real client libraries
 lint: ## formatting, lints, the README
 	cargo fmt --check
 	scripts/readme-recipes --check
+	scripts/readme-clients --check
 	cargo clippy --all-targets -- -D warnings
 
 fmt: ## format the code
@@ -31,6 +32,7 @@ setup: ## check what the tests need, install the client libraries that they use
 test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
 	@scripts/clients-setup $(or $(CLIENTS),all)
 	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients
+	$(if $(CLIENTS),,scripts/readme-clients)
 
 build: ## a development build
 	cargo build

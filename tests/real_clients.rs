@@ -2,12 +2,12 @@
 //! sees exactly the guilds that there are, receives every event once and in order, asks for members, sets its presence,
 //! loses its connection and resumes, outlives a restart of the proxy, dies and comes back; and Discord sees no IDENTIFY of it.
 //!
-//! `CLIENTS` chooses the libraries: `all`, or a list of names; without it the three that stand for the others.
+//! `CLIENTS` chooses the libraries: `all`, or a list of names; without it the six that stand for the others.
 //! `CLIENTS_DIRECT=1` leaves the proxy out: the bots connect to the simulator. That tests the bots and the simulator.
 
 mod support;
 
-use std::{collections::BTreeMap, env, net::TcpListener, thread, time::Duration};
+use std::{collections::BTreeMap, env, fs, net::TcpListener, path::Path, thread, time::Duration};
 
 use serde_json::json;
 use support::{Bot, Proxy, Settings, Simulator, scratch, wait_until};
@@ -16,7 +16,7 @@ use support::{Bot, Proxy, Settings, Simulator, scratch, wait_until};
 const SHARDS: u32 = 2;
 
 /// The libraries that are tested when nobody chooses.
-const DEFAULT: [&str; 3] = ["twilight", "discord.js", "discord.py"];
+const DEFAULT: [&str; 6] = ["twilight", "discord.js", "discord.py", "eris", "hikari", "discordeno"];
 
 #[test]
 fn twilight() {
@@ -119,13 +119,14 @@ fn exercise(library: &str, compress: &str) {
         return;
     }
     let directory = scratch(&format!("{library}-{compress}"));
+    let _ = fs::remove_file(support::root().join(format!("target/clients-results/{library}-{compress}.json")));
     let world = "--shards 2 --max-concurrency 2 --identify-interval-ms 200 --guilds 20 --members 150 --seed 1 --rate 0";
     let simulator = Simulator::start(&directory, world);
     let direct = env::var_os("CLIENTS_DIRECT").is_some();
     // The port is held for the proxy while it restarts, as systemd does it.
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let config = json!({ "shards": SHARDS, "state_dir": directory.join("state") });
-    let mut proxy = (!direct).then(|| Proxy::start_on(&socket, &directory, &simulator, &config));
+    let proxy = (!direct).then(|| Proxy::start_on(&socket, &directory, &simulator, &config));
     let gateway = format!("ws://{}", proxy.as_ref().map_or(simulator.address, |proxy| proxy.address));
     let api = format!("http://{}/api", simulator.address);
     let settings = Settings { gateway: &gateway, api: &api, compress };
@@ -139,7 +140,7 @@ fn exercise(library: &str, compress: &str) {
     story.loses_its_connection(direct);
     story.upstream_loses_its_connection(direct);
     story.guilds_come_and_go();
-    proxy = proxy.map(|proxy| {
+    let _restarted = proxy.map(|proxy| {
         story.the_proxy_restarts(|| {
             proxy.stop();
             simulator.emit(0, 20); // nobody listens to Discord now
@@ -163,6 +164,29 @@ fn exercise(library: &str, compress: &str) {
     }
     let violations = &simulator.stats()["violations"];
     assert_eq!(*violations, json!([]), "what Discord would have closed a connection for");
+    if !direct {
+        note_success(library, compress, &directory);
+    }
+}
+
+/// Leaves what README.md's table of libraries says: that the whole story was told, and how the library spoke, by the log of
+/// the proxy.
+fn note_success(library: &str, compress: &str, directory: &Path) {
+    let log = fs::read_to_string(directory.join("gateway-proxy.log")).expect("the log of the proxy");
+    let connects = log.lines().find(|line| line.contains("a client connects")).expect("a connection");
+    let identifies = log.lines().find(|line| line.contains("a client identifies")).expect("an IDENTIFY");
+    let encoding = if connects.contains("encoding=Etf") { "ETF" } else { "JSON" };
+    let transport = match connects.split("transport=").nth(1) {
+        Some("Zlib") => ", `zlib-stream`",
+        Some("Zstd") => ", `zstd-stream`",
+        Some("None") if identifies.contains("compress=true") && encoding == "JSON" => ", compressed payloads",
+        Some("None") => "",
+        other => panic!("an unknown transport: {other:?}"),
+    };
+    let results = support::root().join("target/clients-results");
+    fs::create_dir_all(&results).expect("a directory for results");
+    let result = json!({ "library": library, "transport": format!("{encoding}{transport}") });
+    fs::write(results.join(format!("{library}-{compress}.json")), result.to_string()).expect("writing a result");
 }
 
 /// One life of a bot.

@@ -95,6 +95,7 @@ async fn enter(control: Rc<Control>, stream: TcpStream) {
         connection.outbox.raw(&response.encode());
         return linger(&mut connection).await;
     };
+    tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     connection.outbox = Outbox::new(query.transport, query.encoding);
     connection.outbox.raw(server_response(&upgrade).as_bytes());
     connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
@@ -284,6 +285,7 @@ async fn admit(
         tracing::warn!(shard, "a client asks for intents that the proxy does not have: bits {:#x}", beyond.0);
     }
     let options = Options { intents, version, compress: identify.compress == Some(true) };
+    tracing::debug!(shard, intents = intents.0, compress = options.compress, "a client identifies");
     Ok((shard, options))
 }
 
