@@ -15,6 +15,9 @@ use support::{Bot, Proxy, Settings, Simulator, scratch, wait_until};
 /// The shards of each test.
 const SHARDS: u32 = 2;
 
+/// Instead of a compression: the bot is told the base of the REST API alone, and has to find the gateway by it.
+const REST_ONLY: &str = "rest-only";
+
 /// The libraries that are tested when nobody chooses.
 const DEFAULT: [&str; 6] = ["twilight", "discord.js", "discord.py", "eris", "hikari", "discordeno"];
 
@@ -26,6 +29,11 @@ fn twilight() {
 #[test]
 fn discord_js() {
     exercise("discord.js", "");
+}
+
+#[test]
+fn discord_js_with_a_rest_base_alone() {
+    exercise("discord.js", REST_ONLY);
 }
 
 #[test]
@@ -125,11 +133,17 @@ fn exercise(library: &str, compress: &str) {
     let direct = env::var_os("CLIENTS_DIRECT").is_some();
     // The port is held for the proxy while it restarts, as systemd does it.
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let config = json!({ "shards": SHARDS, "state_dir": directory.join("state") });
+    let config = json!({
+        "shards": SHARDS,
+        "state_dir": directory.join("state"),
+        "rest_proxy": simulator.address.to_string(),
+    });
     let proxy = (!direct).then(|| Proxy::start_on(&socket, &directory, &simulator, &config));
-    let gateway = format!("ws://{}", proxy.as_ref().map_or(simulator.address, |proxy| proxy.address));
-    let api = format!("http://{}/api", simulator.address);
-    let settings = Settings { gateway: &gateway, api: &api, compress };
+    let address = proxy.as_ref().map_or(simulator.address, |proxy| proxy.address);
+    let (gateway, api) = (format!("ws://{address}"), format!("http://{address}/api"));
+    let rest_only = compress == REST_ONLY;
+    let (label, compress) = (compress, if rest_only { "" } else { compress });
+    let settings = Settings { gateway: if rest_only { "unknown" } else { &gateway }, api: &api, rest_only, compress };
 
     let identifies = simulator.identifies();
     let mut story = Story::begin(&simulator, Bot::start(&directory, "bot-1", library, SHARDS, &settings));
@@ -165,13 +179,13 @@ fn exercise(library: &str, compress: &str) {
     let violations = &simulator.stats()["violations"];
     assert_eq!(*violations, json!([]), "what Discord would have closed a connection for");
     if !direct {
-        note_success(library, compress, &directory);
+        note_success(library, label, &directory);
     }
 }
 
 /// Leaves what README.md's table of libraries says: that the whole story was told, and how the library spoke, by the log of
 /// the proxy.
-fn note_success(library: &str, compress: &str, directory: &Path) {
+fn note_success(library: &str, label: &str, directory: &Path) {
     let log = fs::read_to_string(directory.join("gateway-proxy.log")).expect("the log of the proxy");
     let connects = log.lines().find(|line| line.contains("a client connects")).expect("a connection");
     let identifies = log.lines().find(|line| line.contains("a client identifies")).expect("an IDENTIFY");
@@ -183,10 +197,11 @@ fn note_success(library: &str, compress: &str, directory: &Path) {
         Some("None") => "",
         other => panic!("an unknown transport: {other:?}"),
     };
+    let login = if label == REST_ONLY { ", given a REST base only" } else { "" };
     let results = support::root().join("target/clients-results");
     fs::create_dir_all(&results).expect("a directory for results");
-    let result = json!({ "library": library, "transport": format!("{encoding}{transport}") });
-    fs::write(results.join(format!("{library}-{compress}.json")), result.to_string()).expect("writing a result");
+    let result = json!({ "library": library, "transport": format!("{encoding}{transport}{login}") });
+    fs::write(results.join(format!("{library}-{label}.json")), result.to_string()).expect("writing a result");
 }
 
 /// One life of a bot.

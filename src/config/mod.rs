@@ -67,6 +67,8 @@ pub struct Config {
     pub validate_token: bool,
     /// Plain HTTP proxy for Discord's API.
     pub twilight_http_proxy: Option<String>,
+    /// Plain HTTP proxy to which clients' requests for Discord's API are passed; `None`: they are not.
+    pub rest_proxy: Option<String>,
     /// The gateway URL that clients are told, without a slash at its end.
     pub externally_accessible_url: String,
     /// What is cached.
@@ -127,7 +129,8 @@ impl Config {
             presence: read_presence(&mut reader)?,
             backpressure: reader.number("backpressure", (1, 1 << 24))?.unwrap_or(100) as usize,
             validate_token: reader.bool("validate_token", true)?,
-            twilight_http_proxy: read_proxy(&mut reader)?,
+            twilight_http_proxy: read_proxy(&mut reader, "twilight_http_proxy")?,
+            rest_proxy: read_proxy(&mut reader, "rest_proxy")?,
             externally_accessible_url: read_url(&mut reader, port)?,
             cache,
             cores: read_cores(&mut reader)?,
@@ -217,14 +220,14 @@ fn read_presence(reader: &mut Reader) -> Result<Presence, ConfigError> {
     Ok(Presence { activity, status })
 }
 
-fn read_proxy(reader: &mut Reader) -> Result<Option<String>, ConfigError> {
+fn read_proxy(reader: &mut Reader, key: &'static str) -> Result<Option<String>, ConfigError> {
     const EXPECTED: &str = "host:port of a plain HTTP proxy for Discord's API, such as \"127.0.0.1:3000\"";
-    let Some(proxy) = reader.string("twilight_http_proxy", EXPECTED)? else { return Ok(None) };
+    let Some(proxy) = reader.string(key, EXPECTED)? else { return Ok(None) };
     let good = proxy.rsplit_once(':').is_some_and(|(host, port)| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
         !host.is_empty() && host.bytes().all(plain) && port.parse::<u16>().is_ok_and(|port| port > 0)
     });
-    if good { Ok(Some(proxy)) } else { Err(reader.wrong("twilight_http_proxy", &proxy.into(), EXPECTED)) }
+    if good { Ok(Some(proxy)) } else { Err(reader.wrong(key, &proxy.into(), EXPECTED)) }
 }
 
 fn read_url(reader: &mut Reader, port: u16) -> Result<String, ConfigError> {

@@ -33,7 +33,7 @@ fn every_key_is_read() {
     let (config, warnings) = with(
         r#","log_level":"debug","port":1234,"host":"::1","shards":8,"shard_start":2,"shard_end":6,"backpressure":5,
         "activity":{"name":"x","type":0},"status":"dnd","validate_token":false,"twilight_http_proxy":"localhost:3000",
-        "externally_accessible_url":"wss://proxy.example/path/","cache":{"members":true,"users":true},"cores":[1,3],
+        "rest_proxy":"rest:8080","externally_accessible_url":"wss://proxy.example/path/","cache":{"members":true,"users":true},"cores":[1,3],
         "control_core":0,"upstream_compression":"none","resume_window":7,"resume_buffer":1000000,
         "honor_client_intents":false,"state_dir":"/var/lib/x""#,
     )
@@ -48,6 +48,8 @@ fn every_key_is_read() {
     assert_eq!((config.resume_window, config.resume_buffer), (Duration::from_secs(7), 1_000_000));
     assert!(!config.validate_token && !config.honor_client_intents);
     assert_eq!(config.state_dir.as_deref(), Some(Path::new("/var/lib/x")));
+    let proxies = (config.twilight_http_proxy.as_deref(), config.rest_proxy.as_deref());
+    assert_eq!(proxies, (Some("localhost:3000"), Some("rest:8080")));
 }
 
 #[test]
@@ -118,6 +120,7 @@ fn errors_say_what_is_expected() {
             r#","twilight_http_proxy":"http://a:1""#,
             "config.json: `twilight_http_proxy` is \"http://a:1\", expected host:port",
         ),
+        (r#","rest_proxy":"http://a:1""#, "config.json: `rest_proxy` is \"http://a:1\", expected host:port"),
         (r#","twilight_http_proxy":"a""#, "config.json: `twilight_http_proxy` is \"a\", expected host:port"),
         (r#","activity":{"name":5}"#, "config.json: `activity` is {\"name\":5}, expected an activity such as"),
         (

@@ -90,10 +90,20 @@ async fn enter(control: Rc<Control>, stream: TcpStream) {
     let inbound = Inbound::new(Role::Server, MAX_COMMAND);
     let mut connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
     let Some(Some(route)) = within(HEAD_LIMIT, head(&mut connection)).await else { return };
-    let http::Route::Gateway(upgrade, query) = route else {
-        let response = control.respond(route).await;
-        connection.outbox.raw(&response.encode());
-        return linger(&mut connection).await;
+    let (upgrade, query) = match route {
+        http::Route::Gateway(upgrade, query) => (upgrade, query),
+        http::Route::Api(request) => {
+            drop(guest);
+            if let Some(response) = control.forward(&mut connection, request).await {
+                connection.outbox.raw(&response.encode());
+            }
+            return linger(&mut connection).await;
+        }
+        route => {
+            let response = control.respond(route).await;
+            connection.outbox.raw(&response.encode());
+            return linger(&mut connection).await;
+        }
     };
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     connection.outbox = Outbox::new(query.transport, query.encoding);

@@ -1,5 +1,6 @@
 //! HTTP on the gateway's port: request heads in, routes decided, responses out. Pure.
 
+use super::forward::Forward;
 use crate::{
     compression::Transport,
     protocol::Encoding,
@@ -26,6 +27,8 @@ pub enum Route {
     GatewayUrl,
     /// `/api/v*/gateway/bot`, with the value of `Authorization`.
     GatewayBot(Option<String>),
+    /// Anything else below `/api`.
+    Api(Forward),
     /// Anything that is answered at once.
     Refused(Response),
 }
@@ -97,8 +100,12 @@ fn refused(status: &'static str, body: impl Into<String>) -> Route {
 fn route(request: &httparse::Request<'_, '_>) -> Route {
     let target = request.path.unwrap_or("/");
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let api = api_route(path);
     if request.method != Some("GET") {
-        return refused("405 Method Not Allowed", "only GET is served here");
+        return match api {
+            Some("/gateway" | "/gateway/bot") | None => refused("405 Method Not Allowed", "only GET is served here"),
+            Some(_) => Route::Api(forward(request, target)),
+        };
     }
     match upgrade_of(request.headers) {
         Some(Ok(upgrade)) => {
@@ -117,22 +124,23 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
         "/shard-count" => Route::ShardCount,
         "/metrics" => Route::Metrics,
         "/health" => Route::Health,
-        _ => match api_route(path) {
+        _ => match api {
             Some("/gateway") => Route::GatewayUrl,
             Some("/gateway/bot") => {
                 let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
                 Route::GatewayBot(header.and_then(|header| String::from_utf8(header.value.to_vec()).ok()))
             }
-            Some(_) => Route::Refused(Response::json(
-                "404 Not Found",
-                r#"{"message":"gateway-proxy serves only /gateway and /gateway/bot of Discord's API; point the library's REST base at Discord and only its gateway URL here","code":0}"#,
-            )),
+            Some(_) => Route::Api(forward(request, target)),
             None => refused(
                 "404 Not Found",
                 "served here: /shard-count, /metrics, /health, /api/v10/gateway, /api/v10/gateway/bot, and the gateway itself as a WebSocket\n",
             ),
         },
     }
+}
+
+fn forward(request: &httparse::Request<'_, '_>, target: &str) -> Forward {
+    Forward::new(request, api_route(target).unwrap_or(target))
 }
 
 /// The route below `/api` or `/api/v<number>`.
@@ -204,13 +212,19 @@ mod tests {
         }
         let with_token = b"GET /api/v10/gateway/bot HTTP/1.1\r\nauthorization: Bot abc\r\n\r\n";
         assert_eq!(parse(with_token).unwrap().1, Route::GatewayBot(Some("Bot abc".into())));
-        for (target, status) in
-            [("/", "404 Not Found"), ("/api/v10/users/@me", "404 Not Found"), ("/apix", "404 Not Found")]
-        {
-            assert!(matches!(get(target), Route::Refused(response) if response.status == status));
+        for target in ["/", "/apix", "/api", "/api/v10"] {
+            assert!(matches!(get(target), Route::Refused(response) if response.status == "404 Not Found"), "{target}");
         }
-        let post = parse(b"POST /metrics HTTP/1.1\r\n\r\n").unwrap().1;
-        assert!(matches!(post, Route::Refused(response) if response.status.starts_with("405")));
+        assert!(matches!(get("/api/v10/users/@me"), Route::Api(forward) if !forward.has_own_token));
+        let post = |target| parse(format!("POST {target} HTTP/1.1\r\n\r\n").as_bytes()).unwrap().1;
+        for target in ["/metrics", "/api/v10/gateway/bot"] {
+            assert!(matches!(post(target), Route::Refused(response) if response.status.starts_with("405")));
+        }
+        assert!(matches!(post("/api/v10/channels/1/messages"), Route::Api(_)));
+        assert!(matches!(
+            post("/api/interactions/1/aW50ZXJhY3Rpb246MTIzNDU/callback?x=/.."),
+            Route::Api(forward) if forward.has_own_token
+        ));
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub struct ControlFigures {
     pub identifies_remaining: u32,
     /// Shards that wait for a permit.
     pub identifies_waiting: usize,
+    /// Requests that are being passed to Discord's API.
+    pub forwarding: usize,
+    /// Requests that were passed on, or should have been.
+    pub forwarded: u64,
+    /// Those of them without an answer.
+    pub forward_failures: u64,
 }
 
 fn label(name: &str, value: &str) -> LabelPair {
@@ -157,6 +163,9 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
     for (name, help, kind, value) in [
         ("gateway_connections_unauthenticated", "Connections before IDENTIFY", GAUGE, control.unauthenticated as f64),
         ("gateway_connections_refused_total", "Connections beyond the limit", COUNTER, control.refused as f64),
+        ("gateway_api_requests_active", "Requests on their way to Discord's API", GAUGE, control.forwarding as f64),
+        ("gateway_api_requests_total", "Requests passed to Discord's API", COUNTER, control.forwarded as f64),
+        ("gateway_api_failures_total", "Those of them without an answer", COUNTER, control.forward_failures as f64),
         ("gateway_connections_accepted_total", "Connections accepted", COUNTER, control.accepted as f64),
         ("gateway_identifies_total", "Permits of the identify queue", COUNTER, control.identifies as f64),
         ("gateway_identifies_remaining", "IDENTIFYs left today", GAUGE, f64::from(control.identifies_remaining)),

@@ -4,6 +4,7 @@
 //! their mailboxes; never touches an event.
 
 mod door;
+mod forward;
 mod http;
 pub mod identify;
 mod metrics;
@@ -24,6 +25,7 @@ use crate::{
     shard::report::Report,
     upstream::session::Status,
 };
+use forward::Forward;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use http::{Response, Route};
 use identify::IdentifyQueue;
@@ -441,7 +443,7 @@ impl Control {
             }
             Route::GatewayBot(token) => match self.shard_count() {
                 _ if !self.accepts_token(crate::protocol::token::bare(token.as_deref().unwrap_or(""))) => {
-                    Response::json("401 Unauthorized", r#"{"message":"401: Unauthorized","code":0}"#)
+                    unauthorized()
                 }
                 None => unknown(),
                 Some(shards) => {
@@ -460,8 +462,31 @@ impl Control {
                 }
             },
             Route::Refused(response) => response,
+            Route::Api(..) => not_forwarded(),
             Route::Gateway(..) => Response::text("400 Bad Request", "a gateway connection has to be upgraded\n"),
         }
+    }
+
+    /// Passes a request for the rest of Discord's API through, if that is wanted. An answer of our own is returned.
+    async fn forward(&self, connection: &mut ClientConnection, request: Forward) -> Option<Response> {
+        let Some(address) = &self.config.rest_proxy else { return Some(not_forwarded()) };
+        let token = request.authorization.as_deref().unwrap_or("");
+        if !request.has_own_token && !self.accepts_token(crate::protocol::token::bare(token)) {
+            return Some(unauthorized());
+        }
+        if self.figures.borrow().forwarding >= forward::MAX_FORWARDED {
+            return Some(Response::json(
+                "503 Service Unavailable",
+                r#"{"message":"gateway-proxy: too many requests at a time","code":0}"#,
+            ));
+        }
+        self.figures.borrow_mut().forwarding += 1;
+        let answer = forward::forward(connection, request, address).await;
+        let mut figures = self.figures.borrow_mut();
+        figures.forwarding -= 1;
+        figures.forwarded += 1;
+        figures.forward_failures += u64::from(answer.is_some());
+        answer
     }
 
     async fn health(&self) -> Response {
@@ -487,4 +512,15 @@ impl Control {
             Response::text("503 Service Unavailable", text)
         }
     }
+}
+
+fn unauthorized() -> Response {
+    Response::json("401 Unauthorized", r#"{"message":"401: Unauthorized","code":0}"#)
+}
+
+fn not_forwarded() -> Response {
+    Response::json(
+        "404 Not Found",
+        r#"{"message":"gateway-proxy serves only /gateway and /gateway/bot of Discord's API: set `rest_proxy` in its configuration to the host:port of an HTTP proxy for the rest, or point only the library's gateway URL here","code":0}"#,
+    )
 }

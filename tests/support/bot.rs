@@ -63,6 +63,7 @@ impl Bot {
             .current_dir(directory)
             .env("GATEWAY_URL", settings.gateway)
             .env("API_URL", settings.api)
+            .env("LOGIN", if settings.rest_only { "rest" } else { "" })
             .env("TOKEN", TOKEN)
             .env("SHARDS", shards.to_string())
             .env("COMPRESS", settings.compress);
@@ -185,6 +186,8 @@ pub struct Settings<'a> {
     pub gateway: &'a str,
     /// The base of the REST API, `http://…/api`.
     pub api: &'a str,
+    /// Has the bot to find the gateway by the REST API?
+    pub rest_only: bool,
     /// `none`, `zlib-stream`, `zstd-stream`, or empty for the library's default.
     pub compress: &'a str,
 }

@@ -17,6 +17,7 @@ function required(name) {
 const settings = {
   GATEWAY_URL: required('GATEWAY_URL'),
   API_URL: required('API_URL'),
+  LOGIN: process.env.LOGIN ?? '',
   TOKEN: required('TOKEN'),
   SHARDS: Number(required('SHARDS')),
   INTENTS: Number(process.env.INTENTS ?? 53608447),

@@ -1,5 +1,5 @@
 'use strict';
-const { GATEWAY_URL, API_URL, TOKEN, SHARDS, INTENTS, emit, fail, listen, numberOf } = require('../common/protocol.js');
+const { GATEWAY_URL, API_URL, LOGIN, TOKEN, SHARDS, INTENTS, emit, fail, listen, numberOf } = require('../common/protocol.js');
 
 // recipe:start
 const { Client } = require('discord.js');
@@ -27,7 +27,10 @@ const client = new Client({
 // The strategy holds the connections; the only way to drop one as a network failure would.
 let strategy;
 const { buildStrategy } = client.options.ws;
-client.options.ws.buildStrategy = (manager) => (strategy = buildStrategy(manager));
+client.options.ws.buildStrategy = (manager) => {
+  strategy = LOGIN === 'rest' ? new SimpleShardingStrategy(manager) : buildStrategy(manager);
+  return strategy;
+};
 
 function guild(guild, join) {
   emit('guild', {

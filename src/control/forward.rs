@@ -1,0 +1,340 @@
+//! Requests for the rest of Discord's API (config key `rest_proxy`), passed through to an HTTP proxy for it.
+//!
+//! One request for each connection: both sides are told to close, so nobody has to know where a body ends, and bodies of
+//! any length and form pass. A direction holds one buffer; who does not take his bytes is not sent more. Such proxies put
+//! the bot's token in front of whatever they get, so a request has to bring it, unless its path carries a token of its
+//! own, as those of interactions and webhooks do.
+
+use super::http::Response;
+use crate::net::{client::ClientConnection, within};
+use futures_lite::io::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use std::{
+    future::poll_fn,
+    io,
+    net::{SocketAddr, ToSocketAddrs},
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+/// Requests that are passed through at a time; more are refused with 503.
+pub const MAX_FORWARDED: usize = 1024;
+/// How long a connection to the proxy for the API may take.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+/// After this time without a byte in either direction a request is given up. Discord's rate limits can make it wait long.
+const IDLE_LIMIT: Duration = Duration::from_secs(120);
+/// Bytes of a response that are read at a time.
+const CHUNK: usize = 16 << 10;
+/// Longest head of a response, in bytes.
+const MAX_RESPONSE_HEAD: usize = 32 << 10;
+/// Most headers of a response.
+const MAX_HEADERS: usize = 128;
+/// Headers that are about one connection and not about the request (RFC 9110, 7.6.1).
+const HOP_BY_HOP: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "upgrade", "te"];
+
+/// A request on its way.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Its head without what is about the connection, and without the last line.
+    head: Vec<u8>,
+    /// The value of `Authorization`.
+    pub authorization: Option<String>,
+    /// Does its path carry a token?
+    pub has_own_token: bool,
+}
+
+impl Forward {
+    /// From a request whose path is below `/api`. `route` is what follows the version.
+    pub fn new(request: &httparse::Request<'_, '_>, route: &str) -> Self {
+        let (method, target) = (request.method.unwrap_or("GET"), request.path.unwrap_or("/"));
+        let mut head = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
+        copy_headers(request.headers, &mut head, |name| !name.eq_ignore_ascii_case("host"));
+        let authorization = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
+        let authorization = authorization.and_then(|header| String::from_utf8(header.value.to_vec()).ok());
+        Self { head, authorization, has_own_token: carries_token(route) }
+    }
+
+    fn encode(mut self, host: &str) -> Vec<u8> {
+        self.head.extend_from_slice(format!("Host: {host}\r\nConnection: close\r\n\r\n").as_bytes());
+        self.head
+    }
+}
+
+fn copy_headers(headers: &[httparse::Header<'_>], out: &mut Vec<u8>, wanted: impl Fn(&str) -> bool) {
+    for header in headers {
+        if wanted(header.name) && !HOP_BY_HOP.iter().any(|name| header.name.eq_ignore_ascii_case(name)) {
+            out.extend_from_slice(header.name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(header.value);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+}
+
+/// `/interactions/<id>/<token>/...` and `/webhooks/<id>/<token>...`, spelled in a way that means nothing else to anyone.
+fn carries_token(route: &str) -> bool {
+    let path = route.split('?').next().unwrap_or("");
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'@' | b'.');
+    let mut segments = path.split('/').skip(1);
+    let all_plain = path
+        .split('/')
+        .skip(1)
+        .all(|segment| !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(plain));
+    all_plain
+        && matches!(segments.next(), Some("interactions" | "webhooks"))
+        && segments.next().is_some_and(|id| id.bytes().all(|byte| byte.is_ascii_digit()))
+        && segments.next().is_some_and(|token| token.len() > 20)
+}
+
+/// Rewrites the head of a response, so that the client closes too. `None` while it is incomplete, otherwise the bytes it
+/// took, and whether it is the last head: before it there may be interim ones.
+fn response_head(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, bool)>, &'static str> {
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut headers);
+    let size = match response.parse(bytes) {
+        Ok(httparse::Status::Complete(size)) => size,
+        Ok(httparse::Status::Partial) if bytes.len() < MAX_RESPONSE_HEAD => return Ok(None),
+        Ok(httparse::Status::Partial) => return Err("its response has an endless head"),
+        Err(_) => return Err("its response is not HTTP/1.1"),
+    };
+    let code = response.code.unwrap_or(0);
+    if code == 101 {
+        return Err("it changed the protocol");
+    }
+    let last = code >= 200;
+    out.extend_from_slice(format!("HTTP/1.1 {code} {}\r\n", response.reason.unwrap_or("")).as_bytes());
+    copy_headers(response.headers, out, |_| true);
+    out.extend_from_slice(if last { b"Connection: close\r\n\r\n" } else { b"\r\n" });
+    Ok(Some((size, last)))
+}
+
+/// Passes a request through to `address` (`host:port`) and the response back. An answer of our own is returned if there is
+/// no other; otherwise the connection only has to be ended.
+pub async fn forward(connection: &mut ClientConnection, request: Forward, address: &str) -> Option<Response> {
+    let stream = match within(CONNECT_LIMIT, connect(address.to_owned())).await {
+        Some(Ok(stream)) => stream,
+        Some(Err(error)) => return Some(bad_gateway(&error.to_string())),
+        None => return Some(bad_gateway("no connection in time")),
+    };
+    let mut exchange = Exchange {
+        upstream: stream,
+        outgoing: request.encode(address),
+        sent: 0,
+        client_ended: false,
+        incoming: Vec::new(),
+        in_body: false,
+        answered: false,
+    };
+    loop {
+        match within(IDLE_LIMIT, poll_fn(|cx| exchange.poll(connection, cx))).await {
+            Some(Step::Moved) => {}
+            Some(Step::Done(Ok(()))) => return None,
+            Some(Step::Done(Err(_))) | None if exchange.answered => return None,
+            Some(Step::Done(Err(error))) => return Some(bad_gateway(&error.to_string())),
+            None => {
+                let body = r#"{"message":"gateway-proxy: the proxy for Discord's API (`rest_proxy`) did not answer in time","code":0}"#;
+                return Some(Response::json("504 Gateway Timeout", body));
+            }
+        }
+    }
+}
+
+fn bad_gateway(what: &str) -> Response {
+    let message = format!("gateway-proxy: the proxy for Discord's API (`rest_proxy`) can not be used: {what}");
+    tracing::debug!("{message}");
+    Response::json("502 Bad Gateway", serde_json::json!({ "message": message, "code": 0 }).to_string())
+}
+
+async fn connect(address: String) -> io::Result<TcpStream> {
+    let addresses: Vec<SocketAddr> =
+        glommio::executor().spawn_blocking(move || address.to_socket_addrs().map(Iterator::collect)).await?;
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                stream.set_nodelay(true)?;
+                return Ok(stream);
+            }
+            Err(error) => failure = error.into(),
+        }
+    }
+    Err(failure)
+}
+
+/// What came of one turn.
+enum Step {
+    /// Bytes have moved, so the limit of idleness starts anew.
+    Moved,
+    Done(io::Result<()>),
+}
+
+/// The two directions of a request.
+struct Exchange {
+    upstream: TcpStream,
+    /// Bytes for the proxy of the API that did not come from the client's buffer: the head.
+    outgoing: Vec<u8>,
+    sent: usize,
+    client_ended: bool,
+    /// The beginning of a response whose head is not complete.
+    incoming: Vec<u8>,
+    in_body: bool,
+    /// Has anything gone to the client?
+    answered: bool,
+}
+
+impl Exchange {
+    /// Moves what can be moved.
+    fn poll(&mut self, connection: &mut ClientConnection, cx: &mut Context<'_>) -> Poll<Step> {
+        let mut moved = false;
+        if let Poll::Ready(Err(error)) = self.poll_request(connection, cx, &mut moved) {
+            return Poll::Ready(Step::Done(Err(error)));
+        }
+        match self.poll_response(connection, cx, &mut moved) {
+            Poll::Ready(result) => Poll::Ready(Step::Done(result)),
+            Poll::Pending if moved => Poll::Ready(Step::Moved),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Client to proxy, until one of them has to wait.
+    fn poll_request(
+        &mut self,
+        connection: &mut ClientConnection,
+        cx: &mut Context<'_>,
+        moved: &mut bool,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            let head = &self.outgoing[self.sent..];
+            let bytes = if head.is_empty() { connection.inbound.unconsumed() } else { head };
+            if !bytes.is_empty() {
+                let n = ready!(Pin::new(&mut self.upstream).poll_write(cx, bytes))?;
+                *moved = true;
+                if self.sent < self.outgoing.len() {
+                    self.sent += n;
+                } else {
+                    connection.inbound.consume(n);
+                }
+            } else if self.client_ended {
+                return Poll::Pending;
+            } else if ready!(connection.poll_read(cx))? == 0 {
+                self.client_ended = true;
+            } else {
+                *moved = true;
+            }
+        }
+    }
+
+    /// Proxy to client, until one of them has to wait, or until the response has gone.
+    fn poll_response(
+        &mut self,
+        connection: &mut ClientConnection,
+        cx: &mut Context<'_>,
+        moved: &mut bool,
+    ) -> Poll<io::Result<()>> {
+        let mut chunk = [0; CHUNK];
+        loop {
+            let (n, progress) = connection.poll_write(cx);
+            *moved |= n > 0;
+            ready!(progress)?;
+            let n = ready!(Pin::new(&mut self.upstream).poll_read(cx, &mut chunk))?;
+            if n == 0 {
+                let complete = if self.in_body { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                return Poll::Ready(complete);
+            }
+            *moved = true;
+            if self.in_body {
+                connection.outbox.raw(&chunk[..n]);
+                continue;
+            }
+            self.incoming.extend_from_slice(&chunk[..n]);
+            let mut out = Vec::new();
+            while !self.in_body {
+                let parsed = response_head(&self.incoming, &mut out)
+                    .map_err(|what| io::Error::new(io::ErrorKind::InvalidData, what))?;
+                let Some((size, last)) = parsed else { break };
+                self.incoming.drain(..size);
+                self.in_body = last;
+            }
+            if self.in_body {
+                out.append(&mut self.incoming);
+            }
+            self.answered |= !out.is_empty();
+            connection.outbox.raw(&out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(head: &str, route: &str) -> Forward {
+        let mut headers = [httparse::EMPTY_HEADER; 16];
+        let mut request = httparse::Request::new(&mut headers);
+        assert!(request.parse(head.as_bytes()).unwrap().is_complete());
+        Forward::new(&request, route)
+    }
+
+    #[test]
+    fn a_request_is_passed_on_without_what_is_about_the_connection() {
+        let forward = request(
+            "POST /api/v10/channels/1/messages?a=b HTTP/1.1\r\nHost: proxy:7878\r\nConnection: keep-alive\r\n\
+             Authorization: Bot x\r\nTransfer-Encoding: chunked\r\nKeep-Alive: 5\r\n\r\n",
+            "/channels/1/messages?a=b",
+        );
+        assert_eq!(forward.authorization.as_deref(), Some("Bot x"));
+        assert!(!forward.has_own_token);
+        let text = String::from_utf8(forward.encode("rest:80")).unwrap();
+        assert_eq!(
+            text,
+            "POST /api/v10/channels/1/messages?a=b HTTP/1.1\r\nAuthorization: Bot x\r\nTransfer-Encoding: chunked\r\n\
+             Host: rest:80\r\nConnection: close\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn only_paths_with_a_token_need_none() {
+        let token = "aW50ZXJhY3Rpb246MTIz-_x";
+        for good in [
+            format!("/interactions/123/{token}/callback"),
+            format!("/interactions/123/{token}/callback?with_response=true"),
+            format!("/webhooks/123/{token}"),
+            format!("/webhooks/123/{token}/messages/@original"),
+        ] {
+            assert!(carries_token(&good), "{good}");
+        }
+        for bad in [
+            "/users/@me".to_owned(),
+            "/webhooks/123".to_owned(),
+            "/webhooks/123/short".to_owned(),
+            format!("/webhooks/abc/{token}"),
+            format!("/webhooks/123/{token}/../../../users/@me"),
+            format!("/webhooks/123/{token}/%2e%2e/users"),
+            format!("/webhooks//123/{token}"),
+            format!("webhooks/123/{token}"),
+            format!("/webhooks/123/{token}/"),
+        ] {
+            assert!(!carries_token(&bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_response_closes_the_connection_of_the_client() {
+        let mut out = Vec::new();
+        let interim = b"HTTP/1.1 100 Continue\r\n\r\n";
+        assert_eq!(response_head(interim, &mut out), Ok(Some((interim.len(), false))));
+        assert_eq!(out, interim);
+        out.clear();
+        let whole = b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nok";
+        for cut in 0..whole.len() - 2 {
+            assert_eq!(response_head(&whole[..cut], &mut out), Ok(None), "{cut}");
+        }
+        assert_eq!(response_head(whole, &mut out), Ok(Some((whole.len() - 2, true))));
+        assert_eq!(out, b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n");
+        assert!(response_head(b"\x15\x03\x01", &mut out).is_err());
+        assert!(response_head(b"HTTP/1.1 101 Switching Protocols\r\n\r\n", &mut out).is_err());
+        let endless = [b"HTTP/1.1 200 OK\r\nA: ".as_slice(), &vec![b'a'; MAX_RESPONSE_HEAD]].concat();
+        assert!(response_head(&endless, &mut out).is_err());
+    }
+}
