@@ -104,19 +104,27 @@ impl Gateway {
     /// Whatever the network or the handshake says.
     pub fn open(address: SocketAddr, options: impl Into<Options>) -> io::Result<Self> {
         let options @ Options { transport, encoding, .. } = options.into();
+        let compress = transport.name().map(|name| format!("&compress={name}")).unwrap_or_default();
+        Self::open_at(address, &format!("/?v=10&encoding={}{compress}", encoding.name()), options, &[])
+    }
+
+    /// Connects to any target, whose query says the same as `options`. The bytes of `early` go out together with the
+    /// request of the upgrade.
+    ///
+    /// # Errors
+    /// Whatever the network or the handshake says.
+    pub fn open_at(address: SocketAddr, target: &str, options: Options, early: &[u8]) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        let compress = transport.name().map(|name| format!("&compress={name}")).unwrap_or_default();
-        let (request, key) =
-            client_request(&address.to_string(), &format!("/?v=10&encoding={}{compress}", encoding.name()));
-        stream.write_all(request.as_bytes())?;
+        let (request, key) = client_request(&address.to_string(), target);
+        stream.write_all(&[request.as_bytes(), early].concat())?;
         let mut inbound = Inbound::new(Role::Client, MAX_PAYLOAD);
         loop {
             let parsed = parse_response(inbound.unconsumed(), &key).map_err(io::Error::other)?;
             if let Some(size) = parsed {
                 inbound.consume(size);
-                let inflater = Inflater::new(transport, MAX_PAYLOAD);
+                let inflater = Inflater::new(options.transport, MAX_PAYLOAD);
                 return Ok(Self { stream, inbound, inflater, options, packed: 0 });
             }
             let n = stream.read(inbound.space())?;
@@ -176,7 +184,7 @@ impl Gateway {
             if self.options.encoding == Encoding::Etf {
                 return Ok(Self::payload_of(etf::read(&text).expect("a term")));
             }
-            assert!(text.starts_with(b"{\"t\":"), "t is the first key: {}", String::from_utf8_lossy(&text));
+            assert!(has_keys_in_order(&text), "t, s, op, d: {}", String::from_utf8_lossy(&text));
             let envelope = Envelope::scan(&text).expect("a payload");
             let utf8 = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
             return Ok(Payload { op: envelope.op, s: envelope.s, t: envelope.t.map(utf8), d: utf8(envelope.d) });
@@ -271,4 +279,23 @@ impl Gateway {
             }
         }
     }
+}
+
+/// Does a JSON payload begin as Discord's do? There are libraries that look for keys in the text, and others that need each
+/// of the four, be it null.
+fn has_keys_in_order(text: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(&text[..text.len().min(200)]);
+    let Some(rest) = text.strip_prefix("{\"t\":") else { return false };
+    let mut parts = rest.splitn(2, ",\"s\":");
+    let name = parts.next().unwrap_or("");
+    let mut parts = parts.next().unwrap_or("").splitn(2, ",\"op\":");
+    let sequence = parts.next().unwrap_or("");
+    let mut parts = parts.next().unwrap_or("").splitn(2, ",\"d\":");
+    let opcode = parts.next().unwrap_or("");
+    let plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+    let is_name = |name: &str| name.len() > 2 && name.trim_matches('"').bytes().all(plain);
+    (name == "null" || is_name(name))
+        && (sequence == "null" || sequence.parse::<u64>().is_ok())
+        && opcode.parse::<u8>().is_ok()
+        && parts.next().is_some_and(|data| !data.is_empty())
 }

@@ -17,7 +17,7 @@ mod truth;
 
 pub use bot::{Bot, Guild, Settings, Shard};
 pub use gateway::{Gateway, Gone, Options, Payload};
-pub use http::{Response, get, get_json, post};
+pub use http::{Response, get, get_json, post, post_body};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use simulator::{Simulator, TOKEN};

@@ -133,6 +133,12 @@ impl Simulator {
         self.post(&format!("/sim/guild-leave?id={guild}"));
     }
 
+    /// POST /sim/dispatch: an event of any type and data, on all shards or on one.
+    pub fn dispatch(&self, shard: u32, name: &str, data: &str) {
+        let answer = super::post_body(self.address, &format!("/sim/dispatch?shard={shard}&type={name}"), data);
+        answer.unwrap_or_else(|error| panic!("{error}"));
+    }
+
     /// Any other POST of the control interface, such as `drop?shard=0&code=4000`.
     pub fn fault(&self, what: &str) {
         self.post(&format!("/sim/{what}"));
