@@ -1,123 +1,70 @@
-//! One guild: its own fields, and the arrays of what it has.
+//! One guild: its own fields, and the arrays of what it has, all packed.
 
 use super::{
-    Counts, Flags,
-    list::{List, Slots, Text},
-    snapshot::{GuildSnapshot, View},
+    codec::{
+        Tables,
+        decode::Decoder,
+        encode::{Encoded, Encoder, IdPath, Shape},
+        ids::Ids,
+    },
+    flags::Flags,
+    kind::Kind,
+    roles::Sweep,
+    store::{Place, Store},
 };
 use crate::protocol::{
     edit,
     json::{self, Malformed},
 };
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
-/// The arrays of a GUILD_CREATE that are kept by entity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Channels,
-    Threads,
-    Members,
-    Presences,
-    Roles,
-    Emojis,
-    Stickers,
-    VoiceStates,
-    ScheduledEvents,
-    StageInstances,
-    SoundboardSounds,
-}
-
-impl Kind {
-    pub const ALL: [Self; 11] = [
-        Self::Channels,
-        Self::Threads,
-        Self::Members,
-        Self::Presences,
-        Self::Roles,
-        Self::Emojis,
-        Self::Stickers,
-        Self::VoiceStates,
-        Self::ScheduledEvents,
-        Self::StageInstances,
-        Self::SoundboardSounds,
-    ];
-
-    /// The name of the array in GUILD_CREATE.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Channels => "channels",
-            Self::Threads => "threads",
-            Self::Members => "members",
-            Self::Presences => "presences",
-            Self::Roles => "roles",
-            Self::Emojis => "emojis",
-            Self::Stickers => "stickers",
-            Self::VoiceStates => "voice_states",
-            Self::ScheduledEvents => "guild_scheduled_events",
-            Self::StageInstances => "stage_instances",
-            Self::SoundboardSounds => "soundboard_sounds",
-        }
-    }
-
-    fn from_name(name: &[u8]) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name().as_bytes() == name)
-    }
-
-    /// Where the id of an entity stands in it.
-    pub fn id_path(self) -> &'static [&'static str] {
-        match self {
-            Self::Members | Self::Presences => &["user", "id"],
-            Self::VoiceStates => &["user_id"],
-            Self::SoundboardSounds => &["sound_id"],
-            _ => &["id"],
-        }
-    }
-
-    /// Is it cached? There is no flag for soundboard sounds: they are part of the guild.
-    pub fn is_on(self, flags: &Flags) -> bool {
-        match self {
-            Self::Channels | Self::Threads => flags.channels,
-            Self::Members => flags.members || flags.current_member,
-            Self::Presences => flags.presences,
-            Self::Roles => flags.roles,
-            Self::Emojis => flags.emojis,
-            Self::Stickers => flags.stickers,
-            Self::VoiceStates => flags.voice_states,
-            Self::ScheduledEvents => flags.scheduled_events,
-            Self::StageInstances => flags.stage_instances,
-            Self::SoundboardSounds => true,
-        }
-    }
-}
-
-/// What of members is kept.
-#[derive(Clone, Copy)]
-pub struct Keeper {
+/// What it takes to read and change guilds.
+pub struct Kit<'a> {
     pub flags: Flags,
     /// The bot itself.
     pub user: Option<u64>,
+    pub tables: &'a mut Tables,
+    pub encoder: &'a mut Encoder,
+    /// Text of an entity that is being changed.
+    pub scratch: &'a mut Vec<u8>,
+    /// Entities of all guilds, by kind.
+    pub totals: &'a mut [usize; Kind::COUNT],
 }
 
-impl Keeper {
+impl Kit<'_> {
     /// Is this entity kept?
-    fn keeps(&self, kind: Kind, id: u64) -> bool {
+    pub fn keeps(&self, kind: Kind, id: u64) -> bool {
         kind.is_on(&self.flags) && (kind != Kind::Members || self.flags.members || Some(id) == self.user)
+    }
+
+    /// The shape of an entity of an event, which says more than one of GUILD_CREATE.
+    pub fn shape(&self, kind: Kind, leave_out: &'static [&'static str]) -> Shape {
+        Shape { leave_out, ..kind.shape(&self.flags) }
     }
 }
 
-/// Keys and values in order; shared with snapshots.
-pub type Fields = Rc<Vec<(Box<[u8]>, Text)>>;
+/// Entities of one kind.
+#[derive(Default)]
+pub struct Array {
+    pub store: Store,
+    /// Bytes of their JSON text, without commas.
+    pub text: usize,
+}
 
 /// See the module's description.
 #[derive(Default)]
 pub struct Guild {
-    /// Its own fields in Discord's order, without those that are kept elsewhere. `None`: it is not available.
-    fields: Option<Fields>,
+    /// Its own fields in Discord's order, with empty arrays in place of those that are kept by entity, packed. `None`:
+    /// it is not available.
+    pub(super) fields: Option<Box<[u8]>>,
     /// GUILD_DELETE has said that it is down.
-    down: bool,
+    pub(super) down: bool,
     /// `member_count`, which joins and leaves move.
-    member_count: Option<u64>,
-    lists: [List; Kind::ALL.len()],
+    pub(super) member_count: Option<u64>,
+    /// Roles that are being taken from members.
+    pub(super) sweep: Option<Box<Sweep>>,
+    pub(super) ids: Rc<RefCell<Ids>>,
+    pub(super) arrays: [Array; Kind::COUNT],
 }
 
 impl Guild {
@@ -126,144 +73,392 @@ impl Guild {
         Self::default()
     }
 
-    /// Reads the data of a GUILD_CREATE.
-    pub fn create(data: &[u8], keeper: Keeper) -> Result<Self, Malformed> {
-        let mut guild = Self::default();
-        let mut fields = Vec::new();
-        let mut failure = None;
-        json::for_each_entry(data, |key, value| {
-            match Kind::from_name(key) {
-                Some(kind) if value.starts_with(b"[") => {
-                    failure = failure.or(guild.replace(kind, value, keeper).err());
-                }
-                _ if key == b"unavailable" => {}
-                _ if key == b"member_count" => guild.member_count = json::parse_id(value),
-                _ => fields.push((key.into(), value.into())),
-            }
-            failure.is_none()
-        })?;
-        match failure {
-            Some(malformed) => Err(malformed),
-            None => {
-                guild.fields = Some(Rc::new(fields));
-                Ok(guild)
-            }
-        }
-    }
-
-    /// The data of a GUILD_UPDATE: fields and whole arrays that it names replace the old ones.
-    pub fn update(&mut self, data: &[u8], keeper: Keeper) -> Result<(), Malformed> {
-        let mut failure = None;
-        json::for_each_entry(data, |key, value| {
-            match Kind::from_name(key) {
-                Some(kind) if value.starts_with(b"[") => failure = self.replace(kind, value, keeper).err(),
-                _ if matches!(key, b"unavailable" | b"member_count") => {}
-                _ => self.set_field(key, value),
-            }
-            failure.is_none()
-        })?;
-        failure.map_or(Ok(()), Err)
-    }
-
-    fn set_field(&mut self, key: &[u8], value: &[u8]) {
-        if let Some(fields) = &mut self.fields {
-            let fields = Rc::make_mut(fields);
-            match fields.iter_mut().find(|(name, _)| **name == *key) {
-                Some((_, old)) => *old = value.into(),
-                None => fields.push((key.into(), value.into())),
-            }
-        }
-    }
-
-    /// Replaces a whole array.
-    pub fn replace(&mut self, kind: Kind, array: &[u8], keeper: Keeper) -> Result<(), Malformed> {
-        self.lists[kind as usize].clear();
-        if !kind.is_on(&keeper.flags) {
-            return Ok(());
-        }
-        for element in json::elements(array)? {
-            if let Some(id) = edit::id_at(element, kind.id_path()) {
-                self.set(kind, id, element, keeper)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Sets an entity, if it is one that is kept.
-    pub fn set(&mut self, kind: Kind, id: u64, entity: &[u8], keeper: Keeper) -> Result<(), Malformed> {
-        if !keeper.keeps(kind, id) {
-            return Ok(());
-        }
-        if kind == Kind::Members && !keeper.flags.users {
-            let user = format!(r#"{{"id":"{id}"}}"#);
-            self.lists[kind as usize].set(id, &edit::with(entity, "user", user.as_bytes())?);
-        } else {
-            self.lists[kind as usize].set(id, entity);
-        }
-        Ok(())
-    }
-
-    pub fn get(&self, kind: Kind, id: u64) -> Option<&Text> {
-        self.lists[kind as usize].get(id)
-    }
-
-    pub fn remove(&mut self, kind: Kind, id: u64) -> bool {
-        self.lists[kind as usize].remove(id).is_some()
-    }
-
-    /// The array as it is now.
-    pub fn share(&self, kind: Kind) -> Rc<Slots> {
-        self.lists[kind as usize].share()
-    }
-
-    /// How many members there are, if all of them are known.
-    pub fn complete_members(&self) -> Option<usize> {
-        let known = self.lists[Kind::Members as usize].len();
-        self.member_count.filter(|count| self.is_available() && *count == known as u64).map(|_| known)
-    }
-
-    pub fn retain(&mut self, kind: Kind, keep: impl FnMut(u64, &[u8]) -> bool) {
-        self.lists[kind as usize].retain(keep);
-    }
-
+    /// Is it there?
     pub fn is_available(&self) -> bool {
         self.fields.is_some()
     }
 
     /// An outage: everything but the id is forgotten, as clients do.
-    pub fn go_down(&mut self) {
+    pub fn go_down(&mut self, totals: &mut [usize; Kind::COUNT]) {
+        self.uncount(totals);
         *self = Self { down: true, ..Self::default() };
     }
 
+    /// Takes what it has from the totals, because it goes.
+    pub fn uncount(&self, totals: &mut [usize; Kind::COUNT]) {
+        for (total, array) in totals.iter_mut().zip(&self.arrays) {
+            *total -= array.store.len();
+        }
+    }
+
+    /// The array of a kind.
+    pub fn array(&self, kind: Kind) -> &Array {
+        &self.arrays[kind as usize]
+    }
+
+    fn array_mut(&mut self, kind: Kind) -> &mut Array {
+        &mut self.arrays[kind as usize]
+    }
+
+    /// How many of a kind there are.
+    pub fn len(&self, kind: Kind) -> usize {
+        self.array(kind).store.len()
+    }
+
+    /// Is this entity known?
+    pub fn has(&self, kind: Kind, id: u64) -> bool {
+        self.array(kind).store.find(id).is_some()
+    }
+
+    /// The JSON text of an entity.
+    pub fn read<'k>(&self, kit: &'k mut Kit<'_>, kind: Kind, id: u64) -> Option<&'k [u8]> {
+        let place = self.array(kind).store.find(id)?;
+        self.read_at(kit, kind, id, place)?;
+        Some(kit.scratch)
+    }
+
+    fn read_at(&self, kit: &mut Kit<'_>, kind: Kind, id: u64, place: Place) -> Option<()> {
+        kit.scratch.clear();
+        let ids = self.ids.borrow();
+        let decoder = Decoder { tables: kit.tables, ids: &ids };
+        decoder.decode(id, self.array(kind).store.record(place), kit.scratch)
+    }
+
+    /// Packs the entity that begins at `at` in `text`; its record is in the kit.
+    pub fn encode(&self, kit: &mut Kit<'_>, shape: &Shape, text: &[u8], at: usize) -> Result<Encoded, Malformed> {
+        kit.encoder.encode(kit.tables, &mut self.ids.borrow_mut(), shape, text, at)
+    }
+
+    /// Keeps the record that was just packed, in place of the old one or at the end.
+    pub fn keep(&mut self, kit: &mut Kit<'_>, kind: Kind, encoded: Encoded) {
+        match self.array(kind).store.find(encoded.key) {
+            Some(place) => self.keep_at(kit, kind, encoded, place),
+            None => {
+                let array = self.array_mut(kind);
+                array.store.push(encoded.key, kit.encoder.record());
+                array.text += encoded.length;
+                kit.totals[kind as usize] += 1;
+            }
+        }
+    }
+
+    fn keep_at(&mut self, kit: &mut Kit<'_>, kind: Kind, encoded: Encoded, place: Place) {
+        let old = self.text_length(kit.tables, kind, encoded.key, place);
+        let array = self.array_mut(kind);
+        array.store.replace(place, kit.encoder.record());
+        array.text = array.text + encoded.length - old;
+    }
+
+    fn text_length(&self, tables: &Tables, kind: Kind, id: u64, place: Place) -> usize {
+        let decoder = Decoder { tables, ids: &self.ids.borrow() };
+        decoder.length(id, self.array(kind).store.record(place)).unwrap_or(0)
+    }
+
+    /// Sets an entity, if it is one that is kept; returns its id, if it has one.
+    pub fn set(&mut self, kit: &mut Kit<'_>, kind: Kind, shape: &Shape, text: &[u8]) -> Result<Option<u64>, Malformed> {
+        let encoded = self.encode(kit, shape, text, 0)?;
+        if encoded.key == 0 {
+            return Ok(None);
+        }
+        if kit.keeps(kind, encoded.key) {
+            self.keep(kit, kind, encoded);
+        }
+        Ok(Some(encoded.key))
+    }
+
+    /// Puts an entity over what is known of it: keys that it does not have stay as they are. Returns its id.
+    pub fn merge(
+        &mut self,
+        kit: &mut Kit<'_>,
+        kind: Kind,
+        shape: &Shape,
+        text: &[u8],
+    ) -> Result<Option<u64>, Malformed> {
+        let new = self.encode(kit, shape, text, 0)?;
+        if new.key == 0 {
+            return Ok(None);
+        }
+        if !kit.keeps(kind, new.key) {
+            return Ok(Some(new.key));
+        }
+        let Some(place) = self.array(kind).store.find(new.key) else {
+            self.keep(kit, kind, new);
+            return Ok(Some(new.key));
+        };
+        if self.covers(kit, kind, place) {
+            self.keep_at(kit, kind, new, place);
+            return Ok(Some(new.key));
+        }
+        if self.read_at(kit, kind, new.key, place).is_some() {
+            let merged = edit::merge(kit.scratch, text, shape.leave_out)?;
+            let merged = self.encode(kit, &Shape { leave_out: &[], ..*shape }, &merged, 0)?;
+            self.keep_at(kit, kind, Encoded { key: new.key, ..merged }, place);
+        }
+        Ok(Some(new.key))
+    }
+
+    /// Does the record that was just packed have every key of the old one?
+    fn covers(&self, kit: &mut Kit<'_>, kind: Kind, place: Place) -> bool {
+        let ids = self.ids.borrow();
+        let decoder = Decoder { tables: kit.tables, ids: &ids };
+        let new = decoder.template(kit.encoder.record());
+        let old = decoder.template(self.array(kind).store.record(place));
+        match (new, old) {
+            (Some(new @ 1..), Some(old @ 1..)) => kit.tables.templates.covers(new - 1, old - 1),
+            _ => false,
+        }
+    }
+
+    /// Changes the text of an entity. `None` from `change` leaves it. False: the entity is not known.
+    pub fn edit(
+        &mut self,
+        kit: &mut Kit<'_>,
+        kind: Kind,
+        id: u64,
+        change: impl FnOnce(&[u8]) -> Result<Option<Vec<u8>>, Malformed>,
+    ) -> Result<bool, Malformed> {
+        let Some(place) = self.array(kind).store.find(id) else { return Ok(false) };
+        if self.read_at(kit, kind, id, place).is_none() {
+            return Ok(false);
+        }
+        if let Some(text) = change(kit.scratch)? {
+            let shape = kind.shape(&kit.flags);
+            let encoded = self.encode(kit, &shape, &text, 0)?;
+            self.keep_at(kit, kind, Encoded { key: id, ..encoded }, place);
+        }
+        Ok(true)
+    }
+
+    /// Writes over packed bytes of an entity whose text was `old` bytes long and becomes `new`.
+    pub fn patch(&mut self, kind: Kind, place: Place, at: usize, bytes: &[u8], old: usize, new: usize) {
+        let array = self.array_mut(kind);
+        array.store.overwrite(place, at, bytes);
+        array.text = array.text + new - old;
+    }
+
+    /// Forgets an entity. False: it was not known.
+    pub fn remove(&mut self, kit: &mut Kit<'_>, kind: Kind, id: u64) -> bool {
+        let Some(place) = self.array(kind).store.find(id) else { return false };
+        let length = self.text_length(kit.tables, kind, id, place);
+        let array = self.array_mut(kind);
+        array.store.remove(place);
+        array.text -= length;
+        kit.totals[kind as usize] -= 1;
+        true
+    }
+
+    /// Forgets all entities of a kind.
+    pub fn clear(&mut self, kit: &mut Kit<'_>, kind: Kind) {
+        kit.totals[kind as usize] -= self.len(kind);
+        *self.array_mut(kind) = Array::default();
+    }
+
+    /// Forgets the threads for which `goes` is true of their parent.
+    pub fn remove_threads(&mut self, kit: &mut Kit<'_>, goes: impl Fn(Option<u64>) -> bool) {
+        let mut going = Vec::new();
+        {
+            let ids = self.ids.borrow();
+            let decoder = Decoder { tables: kit.tables, ids: &ids };
+            for (id, record) in self.array(Kind::Threads).store.iter() {
+                kit.scratch.clear();
+                if decoder.decode(id, record, kit.scratch).is_some() && goes(edit::id_at(kit.scratch, &["parent_id"])) {
+                    going.push(id);
+                }
+            }
+        }
+        for id in going {
+            self.remove(kit, Kind::Threads, id);
+        }
+    }
+
+    /// Sets its own fields from their JSON text, in which arrays that are kept by entity are empty.
+    pub fn set_fields(&mut self, kit: &mut Kit<'_>, text: &[u8]) -> Result<(), Malformed> {
+        let shape = Shape { loose: true, ..Shape::of(IdPath::At("id")) };
+        let encoded = self.encode(kit, &shape, text, 0)?;
+        let key = encoded.key.to_le_bytes();
+        self.fields = Some([&key, kit.encoder.record()].concat().into());
+        Ok(())
+    }
+
+    /// The JSON text of its own fields; nothing when it is not available.
+    pub fn fields_text(&self, tables: &Tables) -> Option<Vec<u8>> {
+        let (key, record) = self.fields.as_ref()?.split_first_chunk::<8>()?;
+        let mut text = Vec::with_capacity(2_048);
+        let ids = self.ids.borrow();
+        Decoder { tables, ids: &ids }.decode(u64::from_le_bytes(*key), record, &mut text)?;
+        Some(text)
+    }
+
+    /// Somebody joined or left.
     pub fn move_member_count(&mut self, by: i64) {
         if let Some(count) = &mut self.member_count {
             *count = count.saturating_add_signed(by);
         }
     }
 
-    pub fn count(&self, counts: &mut Counts) {
-        counts.unavailable_guilds += usize::from(!self.is_available());
-        let length = |kind: Kind| self.lists[kind as usize].len();
-        counts.channels += length(Kind::Channels) + length(Kind::Threads);
-        counts.members += length(Kind::Members);
-        counts.presences += length(Kind::Presences);
-        counts.roles += length(Kind::Roles);
-        counts.emojis += length(Kind::Emojis);
-        counts.voice_states += length(Kind::VoiceStates);
+    /// How many members there are, if all of them are in the cache.
+    pub fn complete_members(&self) -> Option<usize> {
+        let known = self.len(Kind::Members);
+        self.member_count.filter(|count| self.is_available() && known as u64 >= *count).map(|_| known)
     }
 
-    pub fn snapshot(&self, view: View, user: Option<u64>) -> GuildSnapshot {
-        let lists = Kind::ALL.map(|kind| match kind {
-            Kind::Presences if !view.presences => None,
-            Kind::VoiceStates if !view.voice_states => None,
-            Kind::ScheduledEvents if !view.scheduled_events => None,
-            Kind::Members if !view.members => {
-                // Without the intent a bot sees itself.
-                let own = user.and_then(|user| self.get(kind, user)).cloned();
-                Some(Rc::new(vec![own]))
+    /// Bytes on the heap, its own included.
+    pub fn heap(&self) -> usize {
+        let arrays: usize = self.arrays.iter().map(|array| array.store.heap()).sum();
+        let fields = self.fields.as_ref().map_or(0, |fields| fields.len());
+        let ids = size_of::<RefCell<Ids>>() + 2 * size_of::<usize>() + self.ids.borrow().heap();
+        size_of::<Self>() + arrays + fields + ids
+    }
+}
+
+/// Reads the data of a GUILD_CREATE. What it adds to the totals is taken back when it fails.
+pub fn create(kit: &mut Kit<'_>, data: &[u8]) -> Result<Guild, Malformed> {
+    let mut guild = Guild::default();
+    let result = fill(&mut guild, kit, data);
+    if result.is_err() {
+        guild.uncount(kit.totals);
+    }
+    result.map(|()| guild)
+}
+
+fn fill(guild: &mut Guild, kit: &mut Kit<'_>, data: &[u8]) -> Result<(), Malformed> {
+    let mut fields = edit::ObjectWriter::new(2_048);
+    let mut base = 0;
+    let mut cursor = json::Cursor::new(data);
+    let mut available = false;
+    cursor.expect(b'{', "expected an object")?;
+    while !cursor.take(b'}') {
+        let key = cursor.string()?;
+        cursor.expect(b':', "expected a colon")?;
+        match Kind::from_name(key) {
+            Some(kind) if cursor.peek() == Some(b'[') => {
+                if kind.is_on(&kit.flags) {
+                    base += cursor.position();
+                    base += fill_array(guild, kit, kind, &data[base..])?;
+                    cursor = json::Cursor::new(&data[base..]);
+                } else {
+                    cursor.value()?;
+                }
+                fields.entry(key, b"[]");
             }
-            _ => Some(self.lists[kind as usize].share()),
-        });
-        GuildSnapshot::new(self.fields.clone(), self.down, self.member_count, lists)
+            _ => {
+                let value = cursor.value()?;
+                match key {
+                    // Its absence would tell libraries that the bot has just joined.
+                    b"unavailable" => {
+                        available = true;
+                        fields.entry(key, b"false");
+                    }
+                    b"member_count" => {
+                        guild.member_count = json::parse_id(value);
+                        fields.entry(key, value);
+                    }
+                    _ => fields.entry(key, value),
+                }
+            }
+        }
+        if cursor.peek() != Some(b'}') {
+            cursor.expect(b',', "expected a comma")?;
+            if cursor.peek() == Some(b'}') {
+                return Err(Malformed { what: "a comma before the end", at: base + cursor.position() });
+            }
+        }
+    }
+    cursor.end()?;
+    if !available {
+        fields.entry(b"unavailable", b"false");
+    }
+    guild.set_fields(kit, &fields.finish())?;
+    for array in &mut guild.arrays {
+        array.store.shrink_to_fit();
+    }
+    Ok(())
+}
+
+/// Takes in the array at the start of `data`; returns where it ends.
+fn fill_array(guild: &mut Guild, kit: &mut Kit<'_>, kind: Kind, data: &[u8]) -> Result<usize, Malformed> {
+    guild.clear(kit, kind);
+    let shape = kind.shape(&kit.flags);
+    let own = (kind == Kind::Members && !kit.flags.members).then(|| kit.user.unwrap_or(0).to_string());
+    let mut base = 0;
+    let mut cursor = json::Cursor::new(data);
+    cursor.expect(b'[', "expected an array")?;
+    if cursor.take(b']') {
+        return Ok(cursor.position());
+    }
+    loop {
+        if cursor.peek() != Some(b'{') {
+            return Err(Malformed { what: "expected an object", at: base + cursor.position() });
+        }
+        base += cursor.position();
+        if let Some(own) = &own {
+            // Of members only the bot itself is kept: most need not be taken apart to see that it is not them.
+            cursor = json::Cursor::new(&data[base..]);
+            let element = cursor.value()?;
+            let is_own = || edit::id_at(element, &["user", "id"]).is_some_and(|id| kit.keeps(kind, id));
+            if memchr::memmem::find(element, own.as_bytes()).is_some() && is_own() {
+                guild.set(kit, kind, &shape, element)?;
+            }
+        } else {
+            let encoded = guild.encode(kit, &shape, data, base)?;
+            guild.keep(kit, kind, encoded);
+            base = encoded.end;
+            cursor = json::Cursor::new(&data[base..]);
+        }
+        if cursor.take(b']') {
+            return Ok(base + cursor.position());
+        }
+        cursor.expect(b',', "expected a comma")?;
+    }
+}
+
+/// Fails when it is not a well-formed array of objects.
+fn check_array(array: &[u8]) -> Result<(), Malformed> {
+    let sound = serde_json::from_slice::<serde::de::IgnoredAny>(array).is_ok()
+        && json::elements(array)?.iter().all(|element| element.starts_with(b"{"));
+    if sound { Ok(()) } else { Err(Malformed { what: "expected an array of objects", at: 0 }) }
+}
+
+impl Guild {
+    /// Replaces all entities of a kind by those of a JSON array. When that is malformed, nothing changes.
+    pub fn replace_all(&mut self, kit: &mut Kit<'_>, kind: Kind, array: &[u8]) -> Result<(), Malformed> {
+        if !kind.is_on(&kit.flags) {
+            return Ok(());
+        }
+        check_array(array)?;
+        fill_array(self, kit, kind, array)?;
+        self.array_mut(kind).store.shrink_to_fit();
+        Ok(())
+    }
+
+    /// The data of a GUILD_UPDATE: fields, and arrays of the guild object, that it names replace the old ones.
+    pub fn update(&mut self, kit: &mut Kit<'_>, data: &[u8]) -> Result<(), Malformed> {
+        let Some(old) = self.fields_text(kit.tables) else { return Ok(()) };
+        let mut fields = edit::ObjectWriter::new(data.len());
+        let mut arrays = Vec::new();
+        json::for_each_entry(data, |key, value| {
+            match Kind::from_name(key) {
+                Some(kind) if value.starts_with(b"[") => {
+                    if kind.is_of_guild_object() {
+                        arrays.push((kind, value));
+                        fields.entry(key, b"[]");
+                    }
+                }
+                _ if matches!(key, b"unavailable" | b"member_count" | b"guild_id") => {}
+                _ => fields.entry(key, value),
+            }
+            true
+        })?;
+        let merged = edit::merge(&old, &fields.finish(), &[])?;
+        if serde_json::from_slice::<serde::de::IgnoredAny>(&merged).is_err() {
+            return Err(Malformed { what: "not JSON", at: 0 });
+        }
+        for (_, array) in &arrays {
+            check_array(array)?;
+        }
+        for (kind, array) in arrays {
+            self.replace_all(kit, kind, array)?;
+        }
+        self.set_fields(kit, &merged)
     }
 }

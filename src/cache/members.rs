@@ -5,15 +5,14 @@
 
 use super::{
     Cache,
-    guild::Kind,
-    list::{Slots, Text},
+    codec::{Shared, decode::Decoder, ids::Ids},
+    guild::Guild,
+    kind::Kind,
+    snapshot::Frozen,
 };
-use crate::protocol::{
-    edit,
-    json::{self, write_string},
-};
+use crate::protocol::json::{self, write_string};
 use serde_json::Value;
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 /// Members of one chunk (docs: Guild Members Chunk).
 pub const CHUNK: usize = 1000;
@@ -77,17 +76,18 @@ impl MemberRequest {
 /// An answer on its way: see the module's description.
 pub struct MemberAnswer {
     request: MemberRequest,
-    members: Rc<Slots>,
-    /// Members that were found by name or id.
-    found: Vec<Text>,
+    /// Where it goes on: the next chunk, or the search.
+    members: Frozen,
+    tables: Shared,
+    ids: Rc<RefCell<Ids>>,
+    /// Members that were found by name or id: each id, and the text.
+    found: Vec<(u64, Box<[u8]>)>,
     not_found: Vec<u64>,
-    /// Where in `members` the next chunk, or the search, goes on.
-    at: usize,
     searched: bool,
     chunk: usize,
     chunks: usize,
     /// Where each chunk that was made begins.
-    starts: Vec<usize>,
+    starts: Vec<(usize, usize)>,
 }
 
 impl MemberAnswer {
@@ -104,7 +104,7 @@ impl MemberAnswer {
     /// Goes back, so that chunk `chunk` is the next one again.
     pub fn rewind(&mut self, chunk: usize) {
         if chunk < self.chunk {
-            self.at = self.starts[chunk];
+            self.members.seek(self.starts[chunk]);
             self.starts.truncate(chunk);
             self.chunk = chunk;
         }
@@ -119,66 +119,70 @@ impl Cache {
         if request.presences && !self.flags.presences {
             return None;
         }
-        let (mut found, mut not_found) = (Vec::new(), Vec::new());
-        let mut chunks = 1;
-        let mut searched = true;
-        match &request.whom {
+        let mut answer = MemberAnswer {
+            members: Frozen::new(guild, Kind::Members),
+            tables: self.tables.clone(),
+            ids: guild.ids.clone(),
+            found: Vec::new(),
+            not_found: Vec::new(),
+            searched: true,
+            chunk: 0,
+            chunks: 1,
+            starts: Vec::new(),
+            request,
+        };
+        match &answer.request.whom {
             Whom::Users(ids) => {
                 for id in ids {
-                    match guild.get(Kind::Members, *id) {
-                        Some(member) => found.push(member.clone()),
-                        None => not_found.push(*id),
+                    let mut text = Vec::new();
+                    match self.read(guild, Kind::Members, *id, &mut text) {
+                        Some(()) => answer.found.push((*id, text.into())),
+                        None => answer.not_found.push(*id),
                     }
                 }
             }
-            Whom::Named(..) => searched = false,
+            Whom::Named(..) => answer.searched = false,
             Whom::All(limit) => {
                 let count = if *limit == 0 { count } else { count.min(*limit) };
-                chunks = count.div_ceil(CHUNK).max(1);
+                answer.chunks = count.div_ceil(CHUNK).max(1);
             }
         }
-        let members = guild.share(Kind::Members);
-        Some(MemberAnswer { request, members, found, not_found, at: 0, searched, chunk: 0, chunks, starts: Vec::new() })
+        Some(answer)
+    }
+
+    /// Appends the text of an entity.
+    fn read(&self, guild: &Guild, kind: Kind, id: u64, out: &mut Vec<u8>) -> Option<()> {
+        let store = &guild.array(kind).store;
+        let place = store.find(id)?;
+        let (tables, ids) = (self.tables.borrow(), guild.ids.borrow());
+        Decoder { tables: &tables, ids: &ids }.decode(id, store.record(place), out)
     }
 
     /// Appends the data of the next chunk to `out`; false when it takes another call, because there is more to search.
     pub fn next_chunk(&self, answer: &mut MemberAnswer, out: &mut Vec<u8>) -> bool {
         debug_assert!(!answer.is_complete());
-        if let (Whom::Named(name, limit), false) = (&answer.request.whom, answer.searched) {
-            let end = (answer.at + SCAN).min(answer.members.len());
-            let matching = answer.members[answer.at..end].iter().flatten().filter(|member| is_named(member, name));
-            answer.found.extend(matching.take(limit - answer.found.len()).cloned());
-            answer.at = end;
-            if answer.found.len() < *limit && end < answer.members.len() {
-                return false;
-            }
-            answer.searched = true;
+        if !answer.searched && !answer.search() {
+            return false;
         }
-        answer.starts.push(answer.at);
-        let chunk: Vec<Text> = match answer.request.whom {
+        answer.starts.push(answer.members.position());
+        out.extend_from_slice(format!(r#"{{"guild_id":"{}","members":["#, answer.request.guild).as_bytes());
+        let mut shown = Vec::new();
+        match answer.request.whom {
             Whom::All(limit) => {
                 let room = if limit == 0 { CHUNK } else { CHUNK.min(limit - answer.chunk * CHUNK) };
-                let mut chunk = Vec::with_capacity(room);
-                while chunk.len() < room && answer.at < answer.members.len() {
-                    chunk.extend(answer.members[answer.at].clone());
-                    answer.at += 1;
-                }
-                chunk
+                answer.write_members(room, &mut shown, out);
             }
-            _ => std::mem::take(&mut answer.found),
-        };
-        self.write_chunk(answer, &chunk, out);
-        if !matches!(answer.request.whom, Whom::All(_)) {
-            // For the case that it has to be sent again.
-            answer.found = chunk;
+            _ => {
+                write_list(out, answer.found.iter().map(|(_, member)| &**member));
+                shown.extend(answer.found.iter().map(|(id, _)| *id));
+            }
         }
+        self.write_rest(answer, &shown, out);
         answer.chunk += 1;
         true
     }
 
-    fn write_chunk(&self, answer: &MemberAnswer, members: &[Text], out: &mut Vec<u8>) {
-        out.extend_from_slice(format!(r#"{{"guild_id":"{}","members":["#, answer.request.guild).as_bytes());
-        write_list(out, members.iter().map(|member| &**member));
+    fn write_rest(&self, answer: &MemberAnswer, shown: &[u64], out: &mut Vec<u8>) {
         out.extend_from_slice(
             format!(r#"],"chunk_index":{},"chunk_count":{}"#, answer.chunk, answer.chunks).as_bytes(),
         );
@@ -188,12 +192,19 @@ impl Cache {
         }
         if answer.request.presences {
             out.extend_from_slice(br#","presences":["#);
-            let guild = self.guilds.get(&answer.request.guild);
-            let presences = members.iter().filter_map(|member| {
-                let id = edit::id_at(member, &["user", "id"])?;
-                guild?.get(Kind::Presences, id).map(|presence| &**presence)
-            });
-            write_list(out, presences);
+            let mut first = true;
+            if let Some(guild) = self.guilds.get(&answer.request.guild) {
+                for id in shown {
+                    let before = out.len();
+                    if !first {
+                        out.push(b',');
+                    }
+                    match self.read(guild, Kind::Presences, *id, out) {
+                        Some(()) => first = false,
+                        None => out.truncate(before),
+                    }
+                }
+            }
             out.push(b']');
         }
         if let Some(nonce) = &answer.request.nonce {
@@ -201,6 +212,43 @@ impl Cache {
             write_string(out, nonce);
         }
         out.push(b'}');
+    }
+}
+
+impl MemberAnswer {
+    /// Looks through some members; true when that was the last part.
+    fn search(&mut self) -> bool {
+        let Whom::Named(name, limit) = &self.request.whom else { return true };
+        let (tables, ids) = (self.tables.borrow(), self.ids.borrow());
+        let decoder = Decoder { tables: &tables, ids: &ids };
+        let (found, mut text, mut looked_at) = (&mut self.found, Vec::new(), 0);
+        let complete = self.members.each(|id, record, _| {
+            text.clear();
+            if decoder.decode(id, record, &mut text).is_some() && is_named(&text, name) {
+                found.push((id, text.as_slice().into()));
+            }
+            looked_at += 1;
+            looked_at < SCAN && found.len() < *limit
+        });
+        self.searched = complete || self.found.len() >= *limit;
+        self.searched
+    }
+
+    /// Appends the next members, `room` at most, and their ids.
+    fn write_members(&mut self, room: usize, shown: &mut Vec<u64>, out: &mut Vec<u8>) {
+        let (tables, ids) = (self.tables.borrow(), self.ids.borrow());
+        let decoder = Decoder { tables: &tables, ids: &ids };
+        self.members.each(|id, record, _| {
+            if !shown.is_empty() {
+                out.push(b',');
+            }
+            let before = out.len();
+            match decoder.decode(id, record, out) {
+                Some(()) => shown.push(id),
+                None => out.truncate(before),
+            }
+            shown.len() < room
+        });
     }
 }
 

@@ -1,29 +1,40 @@
 //! What a shard knows of its guilds: enough to say, at any moment, the GUILD_CREATE that Discord would send.
 //!
-//! Lossless: entities are kept as the text that Discord sent, with the changes of later events spliced in key by key, so
-//! keys that nobody knows yet survive, numbers stay as they were written and arrays keep their order. There is no schema
-//! beyond the names of the arrays and of the ids of what is in them.
+//! Lossless: each entity comes back as the text that Discord sent, with the changes of later events, so keys that nobody
+//! knows yet survive, numbers stay as they were written and arrays keep their order. There is no schema beyond the names of
+//! the arrays and of the ids of what is in them. Small: entities are packed by the [codec], one behind the other in the
+//! [stores](store) of their guild.
 //!
 //! Promises: no input makes it panic; an event that is malformed or about something unknown changes nothing and is
 //! counted; with a [flag](Flags) off, nothing is stored or parsed for it; a [`GuildSnapshot`] shows one moment, however
 //! long it takes to write. Never: does I/O, looks at a clock, knows clients or logs.
 
+pub mod codec;
 mod events;
 mod flags;
 mod guild;
-mod list;
+mod kind;
 mod members;
+mod roles;
+mod scan;
 mod snapshot;
+pub mod store;
 
 #[cfg(test)]
 mod tests;
 
-use crate::protocol::json::{self, Malformed};
+use crate::protocol::{
+    event::EventKind,
+    json::{self, Malformed},
+};
+use codec::{Shared, Tables, encode::Encoder};
 pub use flags::Flags;
-use guild::Guild;
+use guild::{Guild, Kit};
 use hashbrown::HashMap;
+use kind::Kind;
 pub use members::{CHUNK, MemberAnswer, MemberRequest};
 pub use snapshot::{GuildSnapshot, View};
+use std::cell::RefMut;
 
 /// What an event did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,12 +97,56 @@ pub struct Cache {
     /// The id in it.
     user_id: Option<u64>,
     ignored_events: u64,
+    tables: Shared,
+    encoder: Encoder,
+    scratch: Vec<u8>,
+    totals: [usize; Kind::COUNT],
+}
+
+/// What a [`Kit`] is made of.
+struct Parts<'a> {
+    flags: Flags,
+    user: Option<u64>,
+    tables: RefMut<'a, Tables>,
+    encoder: &'a mut Encoder,
+    scratch: &'a mut Vec<u8>,
+    totals: &'a mut [usize; Kind::COUNT],
+}
+
+impl Parts<'_> {
+    fn kit(&mut self) -> Kit<'_> {
+        let Self { flags, user, tables, encoder, scratch, totals } = self;
+        Kit { flags: *flags, user: *user, tables, encoder, scratch, totals }
+    }
 }
 
 impl Cache {
-    /// An empty cache.
+    /// An empty cache. Its tables are those of all caches of this thread.
     pub fn new(flags: Flags) -> Self {
-        Self { flags, guilds: HashMap::new(), order: Vec::new(), user: None, user_id: None, ignored_events: 0 }
+        Self {
+            flags,
+            guilds: HashMap::new(),
+            order: Vec::new(),
+            user: None,
+            user_id: None,
+            ignored_events: 0,
+            tables: Tables::of_thread(),
+            encoder: Encoder::default(),
+            scratch: Vec::new(),
+            totals: [0; Kind::COUNT],
+        }
+    }
+
+    fn parts(&mut self) -> (&mut HashMap<u64, Guild>, Parts<'_>) {
+        let parts = Parts {
+            flags: self.flags,
+            user: self.user_id,
+            tables: self.tables.borrow_mut(),
+            encoder: &mut self.encoder,
+            scratch: &mut self.scratch,
+            totals: &mut self.totals,
+        };
+        (&mut self.guilds, parts)
     }
 
     /// A new upstream session: its READY. Guilds that are known stay as they are until their GUILD_CREATE comes; those
@@ -110,7 +165,14 @@ impl Cache {
         let keep: hashbrown::HashSet<u64> = named.iter().copied().collect();
         let gone: Vec<u64> = self.order.iter().copied().filter(|id| !keep.contains(id)).collect();
         self.order.retain(|id| keep.contains(id));
-        self.guilds.retain(|id, _| keep.contains(id));
+        let totals = &mut self.totals;
+        self.guilds.retain(|id, guild| {
+            let stays = keep.contains(id);
+            if !stays {
+                guild.uncount(totals);
+            }
+            stays
+        });
         for id in named {
             if !self.guilds.contains_key(&id) {
                 self.guilds.insert(id, Guild::unavailable());
@@ -121,14 +183,14 @@ impl Cache {
     }
 
     /// Applies a dispatch of type `event` with the data `data`.
-    pub fn apply(&mut self, event: &str, data: &[u8]) -> Outcome {
+    pub fn apply(&mut self, event: EventKind, data: &[u8]) -> Outcome {
         let outcome = events::apply(self, event, data);
         self.ignored_events += u64::from(outcome.ignored.is_some());
         outcome
     }
 
     /// Can an event of this type change anything that is cached?
-    pub fn wants(&self, event: &str) -> bool {
+    pub fn wants(&self, event: EventKind) -> bool {
         events::wants(&self.flags, event)
     }
 
@@ -139,7 +201,7 @@ impl Cache {
 
     /// A guild as it is now; `None` when it is not known.
     pub fn snapshot(&self, guild: u64, view: View) -> Option<GuildSnapshot> {
-        self.guilds.get(&guild).map(|guild| guild.snapshot(view, self.user_id))
+        self.guilds.get(&guild).map(|guild| GuildSnapshot::new(guild, &self.tables, view, self.user_id))
     }
 
     /// The bot's own user, as READY and USER_UPDATE told.
@@ -149,24 +211,49 @@ impl Cache {
 
     /// How much is cached.
     pub fn counts(&self) -> Counts {
-        let mut counts = Counts { guilds: self.guilds.len(), ignored_events: self.ignored_events, ..Counts::default() };
-        for guild in self.guilds.values() {
-            guild.count(&mut counts);
+        let total = |kind: Kind| self.totals[kind as usize];
+        Counts {
+            guilds: self.guilds.len(),
+            unavailable_guilds: self.guilds.values().filter(|guild| !guild.is_available()).count(),
+            channels: total(Kind::Channels) + total(Kind::Threads),
+            members: total(Kind::Members),
+            presences: total(Kind::Presences),
+            roles: total(Kind::Roles),
+            emojis: total(Kind::Emojis),
+            users: if self.flags.users { total(Kind::Members) } else { 0 },
+            voice_states: total(Kind::VoiceStates),
+            ignored_events: self.ignored_events,
         }
-        if self.flags.users {
-            counts.users = counts.members;
-        }
-        counts
+    }
+
+    /// Bytes on the heap, without the tables that all caches of the thread share.
+    pub fn heap(&self) -> usize {
+        let guilds: usize = self.guilds.values().map(Guild::heap).sum();
+        let slots = self.guilds.capacity().saturating_sub(self.guilds.len()) * size_of::<(u64, Guild)>();
+        guilds + slots + self.order.capacity() * size_of::<u64>() + self.user.as_ref().map_or(0, |user| user.len())
     }
 
     fn insert(&mut self, id: u64, guild: Guild) {
-        if self.guilds.insert(id, guild).is_none() {
-            self.order.push(id);
+        match self.guilds.insert(id, guild) {
+            Some(old) => old.uncount(&mut self.totals),
+            None => self.order.push(id),
         }
     }
 
-    fn remove(&mut self, id: u64) -> bool {
+    /// Discord says that a guild is down.
+    fn guild_is_down(&mut self, id: u64) {
+        if !self.guilds.contains_key(&id) {
+            self.insert(id, Guild::unavailable());
+        }
+        if let Some(guild) = self.guilds.get_mut(&id) {
+            guild.go_down(&mut self.totals);
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
         self.order.retain(|other| *other != id);
-        self.guilds.remove(&id).is_some()
+        if let Some(guild) = self.guilds.remove(&id) {
+            guild.uncount(&mut self.totals);
+        }
     }
 }

@@ -1,57 +1,180 @@
 //! A guild at one moment, written out as the data of a GUILD_CREATE, piece by piece.
 
 use super::{
-    guild::{Fields, Kind},
-    list::Slots,
+    codec::{Shared, Tables, decode::Decoder, ids::Ids, values::write_varint},
+    guild::Guild,
+    kind::Kind,
+    store::{Chunk, Records},
 };
-use std::rc::Rc;
+use crate::protocol::json;
+use std::{cell::RefCell, rc::Rc};
 
-/// What of a guild a session may see, by its intents (docs: Gateway Events, Guild Create).
+/// What of a guild a session may see, by its intents (docs: Gateway Events, Guild Create). What it may not see is an
+/// empty array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
-    /// Presences.
+    /// `presences`.
     pub presences: bool,
-    /// All members, not just the bot itself.
+    /// All `members`; else only the bot itself and users in voice channels, as Discord does.
     pub members: bool,
-    /// Voice states.
+    /// `voice_states`.
     pub voice_states: bool,
-    /// Scheduled events.
+    /// `guild_scheduled_events`.
     pub scheduled_events: bool,
 }
 
 impl View {
     /// Everything.
     pub const ALL: Self = Self { presences: true, members: true, voice_states: true, scheduled_events: true };
+
+    fn shows(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Presences => self.presences,
+            Kind::VoiceStates => self.voice_states,
+            Kind::ScheduledEvents => self.scheduled_events,
+            _ => true,
+        }
+    }
+}
+
+/// Packed entities, as they were.
+pub(super) struct Frozen {
+    pub chunks: Vec<Chunk>,
+    /// How many there are.
+    pub len: usize,
+    /// Bytes of their text, without commas.
+    pub text: usize,
+    chunk: usize,
+    at: usize,
+}
+
+impl Frozen {
+    pub fn new(guild: &Guild, kind: Kind) -> Self {
+        let array = guild.array(kind);
+        Self { chunks: array.store.share(), len: array.store.len(), text: array.text, chunk: 0, at: 0 }
+    }
+
+    /// Where the next one is.
+    pub fn position(&self) -> (usize, usize) {
+        (self.chunk, self.at)
+    }
+
+    /// Goes back to where it was.
+    pub fn seek(&mut self, position: (usize, usize)) {
+        (self.chunk, self.at) = position;
+    }
+
+    /// Calls `each` with the id, the record, and where it is, of one after another, until it returns false. True: those
+    /// were the last ones.
+    pub fn each(&mut self, mut each: impl FnMut(u64, &[u8], (usize, usize)) -> bool) -> bool {
+        while let Some(chunk) = self.chunks.get(self.chunk) {
+            let mut records = Records::new(chunk, self.at);
+            while let Some((key, record)) = records.next() {
+                let place = (self.chunk, std::mem::replace(&mut self.at, records.position()));
+                if !each(key, record, place) {
+                    return false;
+                }
+            }
+            self.chunk += 1;
+            self.at = 0;
+        }
+        true
+    }
+}
+
+/// What its text consists of.
+enum Part {
+    Text(Vec<u8>),
+    Entities(Frozen),
 }
 
 /// See the module's description. Later changes of the guild do not show in it.
 pub struct GuildSnapshot {
-    fields: Option<Fields>,
+    available: bool,
     down: bool,
-    member_count: Option<u64>,
-    lists: [Option<Rc<Slots>>; Kind::ALL.len()],
-    /// The list that is being written; before the first the fields are.
-    list: Option<usize>,
-    slot: usize,
-    /// The list's bracket is written.
-    opened: bool,
-    /// The list has an element already.
-    begun: bool,
+    tables: Shared,
+    ids: Rc<RefCell<Ids>>,
+    parts: Vec<Part>,
+    /// The part that is being written, and how many of its bytes or entities are.
+    part: usize,
+    written: usize,
+    length: usize,
 }
 
 impl GuildSnapshot {
-    pub(super) fn new(
-        fields: Option<Fields>,
-        down: bool,
-        member_count: Option<u64>,
-        lists: [Option<Rc<Slots>>; Kind::ALL.len()],
-    ) -> Self {
-        Self { fields, down, member_count, lists, list: None, slot: 0, opened: false, begun: false }
+    pub(super) fn new(guild: &Guild, tables: &Shared, view: View, user: Option<u64>) -> Self {
+        let mut snapshot = Self {
+            available: guild.is_available(),
+            down: guild.down,
+            tables: tables.clone(),
+            ids: guild.ids.clone(),
+            parts: Vec::new(),
+            part: 0,
+            written: 0,
+            length: 0,
+        };
+        let tables = &*tables.borrow();
+        if let Some(fields) = guild.fields_text(tables) {
+            snapshot.fill(guild, tables, view, user, &fields);
+            snapshot.length = snapshot.parts.iter().map(Part::length).sum();
+        }
+        snapshot
+    }
+
+    /// Takes its own fields apart where entities and the member count belong.
+    fn fill(&mut self, guild: &Guild, tables: &Tables, view: View, user: Option<u64>, fields: &[u8]) {
+        let mut text = Vec::with_capacity(fields.len() + 64);
+        let mut found = [false; Kind::COUNT];
+        // They were packed from a well-formed object.
+        let _ = json::for_each_entry(fields, |key, value| {
+            write_key(&mut text, key);
+            match Kind::from_name(key) {
+                Some(kind) if value == b"[]" => {
+                    found[kind as usize] = true;
+                    self.add_array(guild, tables, view, user, kind, &mut text);
+                }
+                _ => match guild.member_count.filter(|_| key == b"member_count") {
+                    Some(count) => text.extend_from_slice(itoa::Buffer::new().format(count).as_bytes()),
+                    None => text.extend_from_slice(value),
+                },
+            }
+            true
+        });
+        // Arrays that GUILD_CREATE did not have.
+        for kind in Kind::ALL {
+            if !found[kind as usize] && guild.len(kind) > 0 {
+                write_key(&mut text, kind.name().as_bytes());
+                self.add_array(guild, tables, view, user, kind, &mut text);
+            }
+        }
+        text.push(b'}');
+        self.parts.push(Part::Text(text));
+    }
+
+    fn add_array(
+        &mut self,
+        guild: &Guild,
+        tables: &Tables,
+        view: View,
+        user: Option<u64>,
+        kind: Kind,
+        text: &mut Vec<u8>,
+    ) {
+        text.push(b'[');
+        if view.shows(kind) && guild.len(kind) > 0 {
+            let entities = match kind {
+                Kind::Members if !view.members => visible_members(guild, tables, user),
+                _ => Frozen::new(guild, kind),
+            };
+            self.parts.push(Part::Text(std::mem::take(text)));
+            self.parts.push(Part::Entities(entities));
+        }
+        text.push(b']');
     }
 
     /// The guild is not there, be it down or not sent yet.
     pub fn unavailable(&self) -> bool {
-        self.fields.is_none()
+        !self.available
     }
 
     /// Discord has said that the guild is down.
@@ -59,60 +182,95 @@ impl GuildSnapshot {
         self.down
     }
 
+    /// Bytes of the whole text; 0 when the guild is unavailable.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// There is nothing to write, because the guild is unavailable.
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
     /// Appends about `budget` bytes (one entity more at most) of the GUILD_CREATE's data to `out`; true when it is
     /// complete.
     pub fn write(&mut self, out: &mut Vec<u8>, budget: usize) -> bool {
-        let end = out.len() + budget;
-        let Some(fields) = &self.fields else { return true };
-        if self.list.is_none() {
-            out.push(b'{');
-            for (key, value) in fields.iter() {
-                write_key(out, key);
-                out.extend_from_slice(value);
-                out.push(b',');
-            }
-            if let Some(count) = self.member_count {
-                write_key(out, b"member_count");
-                out.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
-                out.push(b',');
-            }
-            // Its absence would tell libraries that the bot has just joined.
-            out.extend_from_slice(b"\"unavailable\":false");
-            self.list = Some(0);
-        }
-        while let Some(index) = self.list.filter(|index| *index < Kind::ALL.len()) {
-            if !std::mem::replace(&mut self.opened, true) {
-                out.push(b',');
-                write_key(out, Kind::ALL[index].name().as_bytes());
-                out.push(b'[');
-                self.begun = false;
-            }
-            if let Some(slots) = &self.lists[index] {
-                for slot in &slots[self.slot..] {
-                    if out.len() >= end {
+        let end = out.len().saturating_add(budget.max(1));
+        let tables = self.tables.borrow();
+        let ids = self.ids.borrow();
+        let decoder = Decoder { tables: &tables, ids: &ids };
+        out.reserve(budget.min(self.length));
+        while let Some(part) = self.parts.get_mut(self.part) {
+            match part {
+                Part::Text(text) => {
+                    let rest = &text[self.written..];
+                    let length = rest.len().min(end.saturating_sub(out.len()));
+                    out.extend_from_slice(&rest[..length]);
+                    self.written += length;
+                    if self.written < text.len() {
                         return false;
                     }
-                    self.slot += 1;
-                    if let Some(text) = slot {
-                        if std::mem::replace(&mut self.begun, true) {
+                }
+                Part::Entities(entities) => {
+                    let written = &mut self.written;
+                    entities.each(|key, record, _| {
+                        if *written > 0 {
                             out.push(b',');
                         }
-                        out.extend_from_slice(text);
+                        let before = out.len();
+                        if decoder.decode(key, record, out).is_none() {
+                            debug_assert!(false, "a broken record");
+                            out.truncate(before);
+                        }
+                        *written += 1;
+                        out.len() < end
+                    });
+                    if self.written < entities.len {
+                        return false;
                     }
                 }
             }
-            out.push(b']');
-            self.list = Some(index + 1);
-            self.slot = 0;
-            self.opened = false;
+            *part = Part::Text(Vec::new());
+            self.part += 1;
+            self.written = 0;
         }
-        out.push(b'}');
         true
     }
 }
 
-fn write_key(out: &mut Vec<u8>, key: &[u8]) {
-    out.push(b'"');
-    out.extend_from_slice(key);
-    out.extend_from_slice(b"\":");
+impl Part {
+    fn length(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Entities(entities) => entities.text + entities.len.saturating_sub(1),
+        }
+    }
+}
+
+/// Writes a brace or a comma, the key and the colon.
+fn write_key(text: &mut Vec<u8>, key: &[u8]) {
+    // What is in parts already ends with a bracket, and an entry follows an entry.
+    text.push(if text.is_empty() { b'{' } else { b',' });
+    text.push(b'"');
+    text.extend_from_slice(key);
+    text.extend_from_slice(b"\":");
+}
+
+/// The bot itself and who is in a voice channel.
+fn visible_members(guild: &Guild, tables: &Tables, user: Option<u64>) -> Frozen {
+    let ids = guild.ids.borrow();
+    let decoder = Decoder { tables, ids: &ids };
+    let members = &guild.array(Kind::Members).store;
+    let in_voice = guild.array(Kind::VoiceStates).store.iter().map(|(user, _)| user);
+    let (mut chunk, mut len, mut text) = (Vec::new(), 0, 0);
+    for id in user.into_iter().chain(in_voice.filter(|id| Some(*id) != user)) {
+        let Some(place) = members.find(id) else { continue };
+        let record = members.record(place);
+        chunk.extend_from_slice(&id.to_le_bytes());
+        write_varint(&mut chunk, record.len() as u64);
+        chunk.extend_from_slice(record);
+        len += 1;
+        text += decoder.length(id, record).unwrap_or(0);
+    }
+    Frozen { chunks: vec![Rc::new(chunk)], len, text, chunk: 0, at: 0 }
 }

@@ -3,18 +3,20 @@
 use super::json::{self, Malformed};
 
 /// Writes an object entry by entry.
-struct ObjectWriter {
+pub struct ObjectWriter {
     out: Vec<u8>,
 }
 
 impl ObjectWriter {
-    fn new(capacity: usize) -> Self {
+    /// An empty object, with room for this many bytes.
+    pub fn new(capacity: usize) -> Self {
         let mut out = Vec::with_capacity(capacity);
         out.push(b'{');
         Self { out }
     }
 
-    fn entry(&mut self, key: &[u8], value: &[u8]) {
+    /// Adds an entry. The key is as it stands between its quotes, the value is JSON.
+    pub fn entry(&mut self, key: &[u8], value: &[u8]) {
         if self.out.len() > 1 {
             self.out.push(b',');
         }
@@ -24,7 +26,8 @@ impl ObjectWriter {
         self.out.extend_from_slice(value);
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// The object's text.
+    pub fn finish(mut self) -> Vec<u8> {
         self.out.push(b'}');
         self.out
     }

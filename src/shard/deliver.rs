@@ -220,7 +220,8 @@ fn view_of(session: &Session) -> View {
     let intents = session.options.intents;
     View {
         presences: intents.intersects(Intents::GUILD_PRESENCES),
-        members: intents.intersects(Intents::GUILD_MEMBERS),
+        // By the documentation the list depends on the other intent; who has this one may ask for all of them anyway.
+        members: intents.intersects(Intents::GUILD_MEMBERS.union(Intents::GUILD_PRESENCES)),
         voice_states: intents.intersects(Intents::GUILD_VOICE_STATES),
         scheduled_events: intents.intersects(Intents::GUILD_SCHEDULED_EVENTS),
     }

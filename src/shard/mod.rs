@@ -249,10 +249,8 @@ impl Shard {
         self.events[kind as usize] += 1;
         let name = envelope.t.unwrap_or_default();
         let mut state_of = None;
-        if let Ok(name) = std::str::from_utf8(name)
-            && self.cache.wants(name)
-        {
-            let outcome = self.cache.apply(name, envelope.d);
+        if self.cache.wants(kind) {
+            let outcome = self.cache.apply(kind, envelope.d);
             state_of = outcome.guild.filter(|_| outcome.changed);
         }
         match self.requests.resolve(kind, envelope.d) {

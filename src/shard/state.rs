@@ -164,9 +164,9 @@ impl Shard {
                     shard.cache.ready(&text).map_err(invalid)?;
                     shard.ready = Some(text.as_slice().into());
                 }
-                kind::USER => drop(shard.cache.apply("USER_UPDATE", &text)),
+                kind::USER => drop(shard.cache.apply(EventKind::UserUpdate, &text)),
                 kind::GUILD => {
-                    let outcome = shard.cache.apply("GUILD_CREATE", &text);
+                    let outcome = shard.cache.apply(EventKind::GuildCreate, &text);
                     let id = outcome.guild.filter(|_| outcome.changed);
                     guilds.insert(id.ok_or_else(|| invalid("a guild that can not be read"))?);
                 }
@@ -175,7 +175,7 @@ impl Shard {
                     guilds.insert(id);
                     if kind == kind::GUILD_DOWN {
                         let down = format!(r#"{{"id":"{id}","unavailable":true}}"#);
-                        shard.cache.apply("GUILD_CREATE", down.as_bytes());
+                        shard.cache.apply(EventKind::GuildCreate, down.as_bytes());
                     }
                 }
                 kind::SESSION => {
@@ -197,7 +197,7 @@ impl Shard {
         // READY is as old as the session: it names guilds that the bot has left since.
         let left: Vec<u64> = shard.cache.guilds().map(|(guild, _)| guild).filter(|id| !guilds.contains(id)).collect();
         for guild in left {
-            shard.cache.apply("GUILD_DELETE", &payload::guild_delete(guild, false));
+            shard.cache.apply(EventKind::GuildDelete, &payload::guild_delete(guild, false));
         }
         let (oldest, next) = (shard.log.oldest(), shard.log.next());
         if shard.clients.values().any(|client| client.session.cursor() > next || client.session.needs() < oldest) {

@@ -1,0 +1,288 @@
+//! From a record back to JSON text; or only to its length, or to some of its values.
+
+use super::{
+    Tables,
+    ids::Ids,
+    kind::{CONSTANTS, EPOCH_MILLIS, Slot},
+    template::{Name, Segment, Template},
+    values::{Reader, Time, decimal_length, hash_text, time_text},
+};
+
+/// Nested deeper than the encoder does; only a broken record is.
+const MAX_NESTING: usize = 2 * super::encode::MAX_NESTING;
+
+/// What becomes of the text of a record.
+trait Sink {
+    fn text(&mut self, text: &[u8]);
+    fn decimal(&mut self, number: u64);
+    /// A snowflake or other number in quotes.
+    fn quoted(&mut self, number: u64);
+    fn hash(&mut self, before: &[u8], hash: [u8; 16]);
+    fn time(&mut self, time: Time);
+    fn string(&mut self, text: &[u8]);
+}
+
+impl Sink for Vec<u8> {
+    #[inline(always)]
+    fn text(&mut self, text: &[u8]) {
+        self.extend_from_slice(text);
+    }
+
+    #[inline]
+    fn decimal(&mut self, number: u64) {
+        self.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    #[inline]
+    fn quoted(&mut self, number: u64) {
+        let mut digits = itoa::Buffer::new();
+        let digits = digits.format(number).as_bytes();
+        let mut quoted = [b'"'; 22];
+        quoted[1..=digits.len()].copy_from_slice(digits);
+        self.extend_from_slice(&quoted[..digits.len() + 2]);
+    }
+
+    fn hash(&mut self, before: &[u8], hash: [u8; 16]) {
+        self.extend_from_slice(before);
+        self.extend_from_slice(&hash_text(hash));
+        self.push(b'"');
+    }
+
+    fn time(&mut self, time: Time) {
+        let (text, length) = time_text(time);
+        self.push(b'"');
+        self.extend_from_slice(&text[..length]);
+        self.push(b'"');
+    }
+
+    #[inline]
+    fn string(&mut self, text: &[u8]) {
+        self.push(b'"');
+        self.extend_from_slice(text);
+        self.push(b'"');
+    }
+}
+
+/// Counts bytes of text.
+struct Length(usize);
+
+impl Sink for Length {
+    #[inline(always)]
+    fn text(&mut self, text: &[u8]) {
+        self.0 += text.len();
+    }
+
+    #[inline(always)]
+    fn decimal(&mut self, number: u64) {
+        self.0 += decimal_length(number);
+    }
+
+    #[inline(always)]
+    fn quoted(&mut self, number: u64) {
+        self.0 += decimal_length(number) + 2;
+    }
+
+    #[inline(always)]
+    fn hash(&mut self, before: &[u8], _: [u8; 16]) {
+        self.0 += before.len() + 33;
+    }
+
+    #[inline(always)]
+    fn time(&mut self, time: Time) {
+        self.0 += if time.micros.is_some() { 34 } else { 27 };
+    }
+
+    #[inline(always)]
+    fn string(&mut self, text: &[u8]) {
+        self.0 += text.len() + 2;
+    }
+}
+
+/// Where records of a guild are understood.
+#[derive(Clone, Copy)]
+pub struct Decoder<'a> {
+    /// Those with which the records were made.
+    pub tables: &'a Tables,
+    /// Those of the guild.
+    pub ids: &'a Ids,
+}
+
+impl Decoder<'_> {
+    /// Appends the text of the record of `key` to `out`. `None`: the record is broken, and `out` holds a part of it.
+    #[inline]
+    pub fn decode(&self, key: u64, record: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        self.whole(key, record, out)
+    }
+
+    /// The length of the text of a record.
+    pub fn length(&self, key: u64, record: &[u8]) -> Option<usize> {
+        let mut length = Length(0);
+        self.whole(key, record, &mut length)?;
+        Some(length.0)
+    }
+
+    fn whole(&self, key: u64, record: &[u8], sink: &mut impl Sink) -> Option<()> {
+        let mut reader = Reader { bytes: record };
+        match reader.varint()? {
+            0 => sink.text(reader.bytes),
+            number => self.object(number - 1, key, &mut reader, sink, 0)?,
+        }
+        Some(())
+    }
+
+    fn object(&self, number: u64, key: u64, reader: &mut Reader<'_>, sink: &mut impl Sink, depth: usize) -> Option<()> {
+        let template = self.tables.templates.get(number)?;
+        let mut skeleton: &[u8] = &template.skeleton;
+        for segment in &template.segments {
+            let (before, rest) = skeleton.split_at_checked(usize::from(segment.before))?;
+            sink.text(before);
+            skeleton = rest.get(1..)?;
+            self.value(segment.slot, key, reader, sink, depth)?;
+        }
+        sink.text(skeleton);
+        Some(())
+    }
+
+    #[inline(always)]
+    fn value(&self, slot: Slot, key: u64, reader: &mut Reader<'_>, sink: &mut impl Sink, depth: usize) -> Option<()> {
+        match slot {
+            Slot::Key => sink.quoted(key),
+            Slot::Snowflake => sink.quoted(reader.number::<8>()?),
+            Slot::Reference => sink.quoted(self.ids.get(reader.varint()?)?),
+            Slot::Hash => sink.hash(b"\"", reader.array()?),
+            Slot::AnimatedHash => sink.hash(b"\"a_", reader.array()?),
+            Slot::Micros => sink.time(from_micros(reader.number::<7>()?)),
+            Slot::Millis => sink.time(from_micros((reader.number::<5>()? + EPOCH_MILLIS) * 1_000)),
+            Slot::Seconds => sink.time(Time { seconds: reader.number::<5>()?, micros: None }),
+            Slot::Integer => sink.decimal(reader.varint()?),
+            Slot::Negative => {
+                sink.text(b"-");
+                sink.decimal(reader.varint()?);
+            }
+            Slot::Decimal => sink.quoted(reader.varint()?),
+            Slot::Text => {
+                let length = reader.length()?;
+                sink.string(reader.take(length)?);
+            }
+            Slot::Word => sink.string(self.tables.words.get(reader.varint()?)?),
+            Slot::Raw => {
+                let length = reader.length()?;
+                sink.text(reader.take(length)?);
+            }
+            Slot::Constant => sink.text(CONSTANTS.get(usize::from(reader.byte()?))?),
+            Slot::References | Slot::Objects | Slot::Scalars | Slot::Object | Slot::Any => {
+                return self.composed(slot, key, reader, sink, depth);
+            }
+        }
+        Some(())
+    }
+
+    /// A value that consists of others.
+    fn composed(
+        &self,
+        slot: Slot,
+        key: u64,
+        reader: &mut Reader<'_>,
+        sink: &mut impl Sink,
+        depth: usize,
+    ) -> Option<()> {
+        if depth > MAX_NESTING {
+            return None;
+        }
+        match slot {
+            Slot::Object => {
+                let number = reader.varint()?;
+                self.object(number, key, reader, sink, depth + 1)
+            }
+            Slot::Any => {
+                let slot = Slot::from_byte(reader.byte()?)?;
+                self.value(slot, key, reader, sink, depth + 1)
+            }
+            _ => {
+                // Each element takes a byte at least, so a broken count ends with the record.
+                let count = reader.varint()?;
+                sink.text(b"[");
+                for index in 0..count {
+                    if index > 0 {
+                        sink.text(b",");
+                    }
+                    match slot {
+                        Slot::References => sink.quoted(self.ids.get(reader.varint()?)?),
+                        Slot::Objects => {
+                            let number = reader.varint()?;
+                            self.object(number, key, reader, sink, depth + 1)?;
+                        }
+                        _ => {
+                            let slot = Slot::from_byte(reader.byte()?)?;
+                            self.value(slot, key, reader, sink, depth + 1)?;
+                        }
+                    }
+                }
+                sink.text(b"]");
+                Some(())
+            }
+        }
+    }
+
+    /// The number of the template of a record plus one; 0 for plain text.
+    pub fn template(&self, record: &[u8]) -> Option<u64> {
+        Reader { bytes: record }.varint()
+    }
+
+    /// Calls `each` with the name, kind and packed bytes of every value of the record, and of its `user`, that has a
+    /// [`Name`]. False: the record is plain text or broken, and not all were seen.
+    pub fn named<'r>(&self, record: &'r [u8], each: &mut impl FnMut(Name, Slot, &'r [u8])) -> bool {
+        let mut reader = Reader { bytes: record };
+        let template = reader.varint().filter(|number| *number > 0);
+        template.is_some_and(|number| self.named_in(number - 1, &mut reader, each, 0).is_some())
+    }
+
+    fn named_in<'r>(
+        &self,
+        number: u64,
+        reader: &mut Reader<'r>,
+        each: &mut impl FnMut(Name, Slot, &'r [u8]),
+        depth: usize,
+    ) -> Option<()> {
+        let template: &Template = self.tables.templates.get(number)?;
+        for Segment { slot, name, .. } in &template.segments {
+            let mut slot = *slot;
+            if slot == Slot::Any {
+                slot = Slot::from_byte(reader.byte()?)?;
+            }
+            if slot == Slot::Object && *name == Name::User && depth == 0 {
+                let number = reader.varint()?;
+                self.named_in(number, reader, each, depth + 1)?;
+                continue;
+            }
+            let before = reader.bytes;
+            self.value(slot, 0, reader, &mut Length(0), 0)?;
+            if *name != Name::Other {
+                each(*name, slot, &before[..before.len() - reader.bytes.len()]);
+            }
+        }
+        Some(())
+    }
+
+    /// The content of a packed string, escapes untouched; `None` when it is none or not kept as text.
+    pub fn string<'b>(&'b self, slot: Slot, packed: &'b [u8]) -> Option<&'b [u8]> {
+        let mut reader = Reader { bytes: packed };
+        match slot {
+            Slot::Text => {
+                let length = reader.length()?;
+                reader.take(length)
+            }
+            Slot::Word => self.tables.words.get(reader.varint()?),
+            _ => None,
+        }
+    }
+
+    /// Appends the text of one packed value.
+    pub fn decode_value(&self, slot: Slot, key: u64, packed: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        self.value(slot, key, &mut Reader { bytes: packed }, out, 0)
+    }
+}
+
+fn from_micros(micros: u64) -> Time {
+    Time { seconds: micros / 1_000_000, micros: Some((micros % 1_000_000) as u32) }
+}

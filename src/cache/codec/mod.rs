@@ -1,0 +1,59 @@
+//! Packing JSON objects: what they have in common once, what differs in few bytes, and all of it back byte for byte.
+//!
+//! An object is split into a [template](template::Template), its text with the values taken out, and the values, each
+//! packed by what it looks like ([`kind::Slot`]). There is no schema: a key that Discord adds tomorrow makes a new
+//! template. What does not fit (white space between tokens, nesting beyond [`encode::MAX_NESTING`], templates beyond
+//! their bound) is kept as text. Templates and frequent strings are shared by all caches of a thread, ids by the
+//! entities of a guild.
+//!
+//! Promises: `decode(encode(text)) == text` for every JSON object; no text and no record makes it panic; every table is
+//! bounded.
+
+pub mod decode;
+pub mod encode;
+pub mod ids;
+pub mod kind;
+pub mod template;
+pub mod values;
+pub mod words;
+
+#[cfg(test)]
+mod tests;
+
+use hashbrown::DefaultHashBuilder;
+use std::{cell::RefCell, hash::BuildHasher, rc::Rc, sync::LazyLock};
+
+/// What the records of a thread have in common.
+#[derive(Default)]
+pub struct Tables {
+    /// Texts of objects without their values.
+    pub templates: template::Templates,
+    /// Frequent strings.
+    pub words: words::Words,
+}
+
+/// Tables in use by caches and snapshots of a thread.
+pub type Shared = Rc<RefCell<Tables>>;
+
+thread_local! {
+    static OF_THREAD: Shared = Shared::default();
+}
+
+impl Tables {
+    /// Those that the caches of this thread share.
+    pub fn of_thread() -> Shared {
+        OF_THREAD.with(Rc::clone)
+    }
+
+    /// Bytes on the heap.
+    pub fn heap(&self) -> usize {
+        self.templates.heap() + self.words.heap()
+    }
+}
+
+/// Hash of names and skeletons; seeded by chance, because they come from outside.
+#[inline]
+pub(super) fn hash(bytes: &[u8]) -> u64 {
+    static STATE: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
+    STATE.hash_one(bytes)
+}

@@ -1,0 +1,198 @@
+//! Templates: JSON objects with their values taken out.
+
+use super::kind::Slot;
+use hashbrown::{HashMap, HashTable};
+
+/// Templates at most; their numbers are packed as variable-length integers.
+pub const MAX_TEMPLATES: usize = 16_384;
+/// Bytes of all templates at most.
+pub const MAX_TEMPLATE_BYTES: usize = 4 << 20;
+/// Templates that are taken at first sight; later ones have to come twice.
+const AT_FIRST_SIGHT: usize = 512;
+const CANDIDATES: usize = 4_096;
+/// Answers of [`Templates::covers`] that are remembered.
+const MAX_COVERS: usize = 4_096;
+
+/// Keys whose values are looked at in records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// Any other.
+    Other,
+    /// `username`.
+    Username,
+    /// `global_name`.
+    GlobalName,
+    /// `nick`.
+    Nick,
+    /// `user`.
+    User,
+    /// `last_message_id`.
+    LastMessage,
+    /// `roles`.
+    Roles,
+}
+
+impl Name {
+    /// The key that the text before a value ends with.
+    fn of(text: &[u8]) -> Self {
+        let names: [(&[u8], Self); 6] = [
+            (b"\"username\":", Self::Username),
+            (b"\"global_name\":", Self::GlobalName),
+            (b"\"nick\":", Self::Nick),
+            (b"\"user\":", Self::User),
+            (b"\"last_message_id\":", Self::LastMessage),
+            (b"\"roles\":", Self::Roles),
+        ];
+        names.into_iter().find(|(key, _)| text.ends_with(key)).map_or(Self::Other, |(_, name)| name)
+    }
+}
+
+/// A value and the text before it.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// Bytes of text before the value.
+    pub before: u16,
+    /// How the value is packed.
+    pub slot: Slot,
+    /// Its key, if that means something.
+    pub name: Name,
+}
+
+/// An object without its values.
+pub struct Template {
+    /// The text, with the byte of its [`Slot`] in place of each value.
+    pub skeleton: Box<[u8]>,
+    /// The values in order.
+    pub segments: Box<[Segment]>,
+}
+
+impl Template {
+    fn new(skeleton: &[u8]) -> Option<Self> {
+        let mut segments = Vec::new();
+        let mut from = 0;
+        for (at, byte) in skeleton.iter().enumerate().filter(|(_, byte)| **byte < 0x20) {
+            let before = u16::try_from(at - from).ok()?;
+            segments.push(Segment { before, slot: Slot::from_byte(*byte)?, name: Name::of(&skeleton[from..at]) });
+            from = at + 1;
+        }
+        Some(Self { skeleton: skeleton.into(), segments: segments.into() })
+    }
+
+    fn heap(&self) -> usize {
+        self.skeleton.len() + size_of_val(&*self.segments)
+    }
+
+    /// The keys of the object itself.
+    fn keys(&self) -> Vec<&[u8]> {
+        let mut keys = Vec::new();
+        let (mut depth, mut at) = (0, 0);
+        while let Some(byte) = self.skeleton.get(at) {
+            at += 1;
+            match byte {
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                b'"' => {
+                    let Some(end) = crate::cache::scan::string_end(&self.skeleton, at) else { break };
+                    if depth == 1 && self.skeleton.get(end + 1) == Some(&b':') {
+                        keys.push(&self.skeleton[at..end]);
+                    }
+                    at = end + 1;
+                }
+                _ => {}
+            }
+        }
+        keys
+    }
+}
+
+/// All templates of a thread.
+pub struct Templates {
+    templates: Vec<Template>,
+    by_skeleton: HashTable<u16>,
+    bytes: usize,
+    /// Parts of the hashes of skeletons that have been seen once.
+    candidates: Box<[u32]>,
+    covers: HashMap<(u16, u16), bool>,
+}
+
+impl Default for Templates {
+    fn default() -> Self {
+        Self {
+            templates: Vec::new(),
+            by_skeleton: HashTable::new(),
+            bytes: 0,
+            candidates: vec![0; CANDIDATES].into_boxed_slice(),
+            covers: HashMap::new(),
+        }
+    }
+}
+
+impl Templates {
+    /// The template of this number.
+    #[inline(always)]
+    pub fn get(&self, number: u64) -> Option<&Template> {
+        self.templates.get(usize::try_from(number).ok()?)
+    }
+
+    /// The number of the template with this skeleton. A new one is taken if there is room and, unless it is `common`
+    /// by nature, if it has been seen before.
+    pub fn find_or_add(&mut self, skeleton: &[u8], common: bool) -> Option<u64> {
+        let hash = super::hash(skeleton);
+        let found = self.by_skeleton.find(hash, |number| *self.templates[usize::from(*number)].skeleton == *skeleton);
+        if let Some(number) = found {
+            return Some(u64::from(*number));
+        }
+        let number = self.templates.len();
+        if !common && number >= AT_FIRST_SIGHT {
+            let candidate = &mut self.candidates[hash as usize % CANDIDATES];
+            let tag = (hash >> 32) as u32;
+            if *candidate != tag {
+                *candidate = tag;
+                return None;
+            }
+        }
+        if number >= MAX_TEMPLATES || self.bytes + skeleton.len() > MAX_TEMPLATE_BYTES {
+            return None;
+        }
+        let template = Template::new(skeleton)?;
+        self.bytes += template.heap() + size_of::<Template>();
+        self.templates.push(template);
+        let templates = &self.templates;
+        self.by_skeleton
+            .insert_unique(hash, number as u16, |other| super::hash(&templates[usize::from(*other)].skeleton));
+        Some(number as u64)
+    }
+
+    /// Has every key of `old` its like in `new`, so that `new` merged over `old` is just `new`?
+    pub fn covers(&mut self, new: u64, old: u64) -> bool {
+        if new == old {
+            return true;
+        }
+        let (Ok(new), Ok(old)) = (u16::try_from(new), u16::try_from(old)) else { return false };
+        if let Some(known) = self.covers.get(&(new, old)) {
+            return *known;
+        }
+        let (Some(a), Some(b)) = (self.get(new.into()), self.get(old.into())) else { return false };
+        let keys = a.keys();
+        let covers = b.keys().into_iter().all(|key| keys.contains(&key));
+        if self.covers.len() == MAX_COVERS {
+            self.covers.clear();
+        }
+        self.covers.insert((new, old), covers);
+        covers
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.templates.len()
+    }
+
+    /// Bytes on the heap.
+    pub fn heap(&self) -> usize {
+        self.bytes
+            + (self.templates.capacity() - self.templates.len()) * size_of::<Template>()
+            + self.by_skeleton.allocation_size()
+            + size_of_val(&*self.candidates)
+            + self.covers.allocation_size()
+    }
+}

@@ -1,0 +1,320 @@
+use super::{
+    Tables,
+    decode::Decoder,
+    encode::{Encoder, IdPath, Shape},
+    ids::Ids,
+    kind::Slot,
+    template::Name,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+#[derive(Default)]
+struct Codec {
+    tables: Tables,
+    ids: Ids,
+    encoder: Encoder,
+}
+
+impl Codec {
+    fn encode(&mut self, shape: &Shape, text: &str) -> Option<(u64, Vec<u8>, usize)> {
+        let encoded = self.encoder.encode(&mut self.tables, &mut self.ids, shape, text.as_bytes(), 0).ok()?;
+        assert_eq!(encoded.end, text.len());
+        Some((encoded.key, self.encoder.record().to_vec(), encoded.length))
+    }
+
+    fn decode(&self, key: u64, record: &[u8]) -> String {
+        let decoder = Decoder { tables: &self.tables, ids: &self.ids };
+        let mut out = Vec::new();
+        decoder.decode(key, record, &mut out).expect("a sound record");
+        assert_eq!(decoder.length(key, record), Some(out.len()));
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    /// The text comes back; returns its id and the length of the record.
+    fn there_and_back(&mut self, shape: &Shape, text: &str) -> (u64, usize) {
+        let (key, record, length) = self.encode(shape, text).unwrap_or_else(|| panic!("{text} is JSON"));
+        assert_eq!(self.decode(key, &record), text);
+        assert_eq!(length, text.len());
+        (key, record.len())
+    }
+}
+
+const MEMBER: Shape = Shape::of(IdPath::User);
+const OWN: Shape = Shape::of(IdPath::At("id"));
+const LOOSE: Shape = Shape { loose: true, ..Shape::of(IdPath::At("id")) };
+
+const A_MEMBER: &str = concat!(
+    r#"{"user":{"id":"80351110224678912","username":"nelly","discriminator":"0","global_name":"Nelly \"x\" \u00e9","#,
+    r#""avatar":"8342729096ea3675442027381ff50dfe","public_flags":64,"avatar_decoration_data":{"sku_id":"#,
+    r#""1144058844004233369","asset":"a_fed43ab12698df65902ba06727e20c0e","expires_at":null},"clan":null},"#,
+    r#""nick":"NOT API SUPPORT","avatar":null,"roles":["123456789012345678","223456789012345678"],"#,
+    r#""joined_at":"2015-04-26T06:26:56.936000+00:00","premium_since":"2021-04-12T23:40:39.855793+00:00","#,
+    r#""deaf":false,"mute":false,"flags":0,"pending":false}"#
+);
+
+#[test]
+fn a_member_is_packed_and_comes_back() {
+    let mut codec = Codec::default();
+    let (key, packed) = codec.there_and_back(&MEMBER, A_MEMBER);
+    assert_eq!(key, 80351110224678912);
+    assert!(packed < 110, "{packed} bytes");
+    // The second time nothing is new.
+    let templates = codec.tables.templates.len();
+    codec.there_and_back(&MEMBER, &A_MEMBER.replace("80351110224678912", "80351110224678913"));
+    assert_eq!(codec.tables.templates.len(), templates);
+}
+
+#[test]
+fn odd_but_valid_json_comes_back() {
+    let deep = format!(r#"{{"id":"1","a":{}1{}}}"#, r#"{"a":["#.repeat(20), "]}".repeat(20));
+    let long = format!(r#"{{"{}":1}}"#, "k".repeat(70_000));
+    for text in [
+        "{}",
+        r#"{"id":"5"}"#,
+        r#"{"id":5}"#,
+        r#"{"id":"005"}"#,
+        r#"{"id":null}"#,
+        r#"{"id":"x","id":"7"}"#,
+        r#"{ "id" : "5" , "x" : [ 1 , 2 ] }"#,
+        r#"{"x":[ 1,2]}"#,
+        r#"{"x":[]}"#,
+        r#"{"x":[{}]}"#,
+        r#"{"x":[{},{"a":{}},{"a":[[],[1,"a",{}]]}]}"#,
+        r#"{"x":[{"a":1},2]}"#,
+        r#"{"x":["1",2,null,"",true]}"#,
+        r#"{"x":-0,"y":-5,"z":1e5,"w":1.0,"v":18446744073709551616,"u":-18446744073709551616}"#,
+        r#"{"roles":["1"],"applied_tags":["123456789012345678",5]}"#,
+        r#"{"roles":["123456789012345678"],"parent_id":"123456789012345678","guild_id":"0123456789012345678"}"#,
+        r#"{"t":"2015-04-26T06:26:56.936000+00:00","u":"2014-04-26T06:26:56.936000+00:00","v":"9999-12-31T23:59:59.999999+00:00"}"#,
+        r#"{"\u0069d":"5","é":"é"}"#,
+        &deep,
+        &long,
+    ] {
+        for shape in [MEMBER, OWN, LOOSE] {
+            Codec::default().there_and_back(&shape, text);
+        }
+    }
+}
+
+#[test]
+fn what_is_not_an_object_is_refused() {
+    let mut codec = Codec::default();
+    for text in [
+        "",
+        "{",
+        "[]",
+        "1",
+        "null",
+        r#"{"a"}"#,
+        r#"{"a":}"#,
+        r#"{"a":1,}"#,
+        r#"{"a":01}"#,
+        r#"{"a":tru}"#,
+        r#"{"a":1 2}"#,
+        "{\"a\":\"\n\"}",
+        r#"{"a":"\x"}"#,
+        r#"{"a":[1,]}"#,
+        r#"{"a":[{"b":1}"#,
+        r#"{"a":[{},]}"#,
+        r#"{"a":{"b"}}"#,
+        r#"{a:1}"#,
+        r#"{"guild_id":1"#,
+        r#"{"guild_id"}"#,
+        r#"{"user":{"id":"1"}"#,
+    ] {
+        for shape in [MEMBER, OWN, LOOSE, Shape { leave_out: &["guild_id"], bare_user: true, ..MEMBER }] {
+            let result = codec.encoder.encode(&mut codec.tables, &mut codec.ids, &shape, text.as_bytes(), 0);
+            assert!(result.is_err(), "{text}: {result:?}");
+        }
+    }
+}
+
+#[test]
+fn keys_are_left_out_wherever_they_stand() {
+    let shape = Shape { leave_out: &["guild_id", "member"], ..OWN };
+    for (text, left) in [
+        (r#"{"guild_id":"1","id":"5"}"#, r#"{"id":"5"}"#),
+        (r#"{"id":"5","guild_id":"1"}"#, r#"{"id":"5"}"#),
+        (r#"{"id":"5","guild_id":"1","x":1}"#, r#"{"id":"5","x":1}"#),
+        (r#"{"guild_id":"1","member":{"a":["}"]},"id":"5","x":{"guild_id":2}}"#, r#"{"id":"5","x":{"guild_id":2}}"#),
+        (r#"{"id":"5","guild_id":"1","member":null}"#, r#"{"id":"5"}"#),
+        (r#"{"guild_id":"1"}"#, "{}"),
+        (r#"{"guild_id":"1","member":2}"#, "{}"),
+        (r#"{"a": 1,"guild_id":"1"}"#, r#"{"a":1}"#),
+    ] {
+        for shape in [shape, Shape { loose: true, ..shape }] {
+            let mut codec = Codec::default();
+            let (key, record, length) = codec.encode(&shape, text).expect("JSON");
+            assert_eq!(codec.decode(key, &record), left, "{text}");
+            assert_eq!(length, left.len(), "{text}");
+        }
+    }
+}
+
+#[test]
+fn users_are_reduced_to_ids() {
+    let shape = Shape { bare_user: true, leave_out: &["guild_id"], ..MEMBER };
+    for (text, left) in [
+        (r#"{"user":{"username":"x","id":"5"},"a":1}"#, r#"{"user":{"id":"5"},"a":1}"#),
+        (r#"{"a":1,"user":{"id":5}}"#, r#"{"a":1,"user":{"id":"5"}}"#),
+        (r#"{"user":{"id":"5"}, "a":1}"#, r#"{"user":{"id":"5"},"a":1}"#),
+        (r#"{"user":{"name":"5"}}"#, r#"{"user":{"name":"5"}}"#),
+        (r#"{"user":null}"#, r#"{"user":null}"#),
+    ] {
+        let mut codec = Codec::default();
+        let (key, record, length) = codec.encode(&shape, text).expect("JSON");
+        assert_eq!(codec.decode(key, &record), left, "{text}");
+        assert_eq!(length, left.len(), "{text}");
+        assert_eq!(key, if left.contains("\"id\":\"5\"") { 5 } else { 0 });
+    }
+}
+
+#[test]
+fn names_are_found_without_decoding() {
+    for text in [A_MEMBER.to_owned(), A_MEMBER.replace("\"nick\"", "\"n\"").replace("\"n\"", "\"nick\"")] {
+        for loose in [false, true] {
+            let mut codec = Codec::default();
+            let (key, record, _) = codec.encode(&Shape { loose, ..MEMBER }, &text).expect("JSON");
+            let decoder = Decoder { tables: &codec.tables, ids: &codec.ids };
+            let mut found = Vec::new();
+            let whole = decoder.named(&record, &mut |name, slot, packed| {
+                let mut text = Vec::new();
+                decoder.decode_value(slot, key, packed, &mut text).unwrap();
+                let string = decoder.string(slot, packed).map(|s| String::from_utf8(s.to_vec()).unwrap());
+                assert_eq!(string.is_some(), slot == Slot::Text || slot == Slot::Word);
+                found.push((name, String::from_utf8(text).unwrap()));
+            });
+            assert!(whole);
+            assert_eq!(
+                found,
+                [
+                    (Name::Username, r#""nelly""#.to_owned()),
+                    (Name::GlobalName, r#""Nelly \"x\" \u00e9""#.to_owned()),
+                    (Name::Nick, r#""NOT API SUPPORT""#.to_owned()),
+                    (Name::Roles, r#"["123456789012345678","223456789012345678"]"#.to_owned()),
+                ]
+            );
+        }
+    }
+}
+
+#[test]
+fn templates_are_bounded_and_rare_ones_have_to_come_twice() {
+    let mut codec = Codec::default();
+    for round in 0..20_000 {
+        codec.there_and_back(&OWN, &format!(r#"{{"id":"1","k{round}":null,"nested":{{"a{round}":{round},"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx":1}}}}"#));
+    }
+    assert!(codec.tables.templates.len() <= super::template::MAX_TEMPLATES);
+    assert!(codec.tables.templates.heap() <= 6 << 20, "{}", codec.tables.templates.heap());
+}
+
+#[test]
+fn a_template_covers_those_with_fewer_keys() {
+    let mut codec = Codec::default();
+    let mut number = |text: &str| {
+        let (_, record, _) = codec.encode(&OWN, text).unwrap();
+        super::values::Reader { bytes: &record }.varint().unwrap() - 1
+    };
+    let all = number(r#"{"id":"1","a":"x","b":{"c":1},"d":[{"e":1}]}"#);
+    let other = number(r#"{"d":null,"b":"\"z\":","id":"1","a":5}"#);
+    let fewer = number(r#"{"id":"1","d":true}"#);
+    let inner = number(r#"{"id":"1","c":true}"#);
+    for _ in 0..2 {
+        for (new, old, covers) in
+            [(all, other, true), (other, all, true), (all, fewer, true), (fewer, all, false), (all, inner, false)]
+        {
+            assert_eq!(codec.tables.templates.covers(new, old), covers, "{new} {old}");
+        }
+    }
+}
+
+/// Any JSON, with strings and keys like Discord's among them.
+fn any_json() -> impl Strategy<Value = Value> {
+    let string = prop_oneof![
+        "[a-z]{0,6}",
+        "[0-9]{1,21}",
+        "[0-9a-f]{32}",
+        "a_[0-9a-f]{32}",
+        "20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\\.[0-9]{3}(000|[0-9]{3}))?\\+00:00",
+        any::<String>(),
+        Just("123456789012345678".to_owned()),
+    ];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (0u64..3).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        string.clone().prop_map(Value::from),
+    ];
+    let key = prop_oneof!["id|user|roles|guild_id|parent_id|name|member|applied_tags", any::<String>()];
+    leaf.prop_recursive(5, 40, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+            prop::collection::vec((key.clone(), inner), 0..6)
+                .prop_map(|entries| Value::Object(entries.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn everything_comes_back(values in prop::collection::vec(any_json(), 1..8), pretty: bool) {
+        let mut codec = Codec::default();
+        for value in &values {
+            let object = json!({"id": "80351110224678912", "user": {"id": "5"}, "value": value, "guild_id": value});
+            let text = if pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) }.unwrap();
+            for shape in [MEMBER, OWN, LOOSE] {
+                codec.there_and_back(&shape, &text);
+            }
+            let shape = Shape { leave_out: &["guild_id", "value"], ..OWN };
+            let (key, record, length) = codec.encode(&shape, &text).unwrap();
+            let left = codec.decode(key, &record);
+            prop_assert_eq!(length, left.len());
+            prop_assert_eq!(serde_json::from_str::<Value>(&left).unwrap(), json!({"id": "80351110224678912", "user": {"id": "5"}}));
+        }
+    }
+
+    #[test]
+    fn noise_is_refused_or_comes_back(text in r#"\{[\[\]{}",:\\ a0-3\-.enulltrue]{0,40}\}"#) {
+        let mut codec = Codec::default();
+        let valid = serde_json::from_str::<std::collections::HashMap<String, serde::de::IgnoredAny>>(&text).is_ok();
+        for shape in [MEMBER, OWN, LOOSE] {
+            let encoded = codec.encoder.encode(&mut codec.tables, &mut codec.ids, &shape, text.as_bytes(), 0);
+            match encoded {
+                Ok(encoded) if encoded.end == text.len() => {
+                    prop_assert!(valid);
+                    let record = codec.encoder.record().to_vec();
+                    prop_assert_eq!(codec.decode(encoded.key, &record), text.clone());
+                }
+                _ => prop_assert!(!valid),
+            }
+        }
+    }
+
+    #[test]
+    fn broken_records_never_panic(mut bytes: Vec<u8>, at: usize, byte: u8, text in "[a-c]{1,3}") {
+        let mut codec = Codec::default();
+        let (key, record, _) = codec.encode(&MEMBER, A_MEMBER).unwrap();
+        codec.encode(&LOOSE, &format!(r#"{{"id":"1","a":[{{"b":"{text}"}},{{}}],"c":["x",1.5,null]}}"#)).unwrap();
+        let mut spoiled = record.clone();
+        let at = at % spoiled.len();
+        spoiled[at] = byte;
+        if let Some(first) = bytes.first_mut() {
+            *first %= 8;
+        }
+        let decoder = Decoder { tables: &codec.tables, ids: &codec.ids };
+        for record in [&spoiled[..], &record[..at], &bytes] {
+            let mut out = Vec::new();
+            let decoded = decoder.decode(key, record, &mut out);
+            prop_assert_eq!(decoder.length(key, record), decoded.map(|()| out.len()));
+            decoder.named(record, &mut |_, slot, packed| {
+                decoder.string(slot, packed);
+            });
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! How single values are packed: numbers of variable length, image hashes as bytes, timestamps as numbers.
+//!
+//! Each `parse_*` accepts only text that its `write_*` gives back byte for byte.
+
+/// Where packed values are read from. Every method answers `None` at the end instead of reading beyond.
+#[derive(Clone, Copy)]
+pub struct Reader<'a> {
+    /// What has not been read yet.
+    pub bytes: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    #[inline(always)]
+    /// The next bytes, if there are as many.
+    pub fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.bytes.split_at_checked(length)?;
+        self.bytes = rest;
+        Some(taken)
+    }
+
+    #[inline(always)]
+    /// As [`take`](Self::take), of a known length.
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.bytes.split_first_chunk()?;
+        self.bytes = rest;
+        Some(*taken)
+    }
+
+    #[inline(always)]
+    /// The next byte.
+    pub fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.bytes.split_first()?;
+        self.bytes = rest;
+        Some(*first)
+    }
+
+    #[inline(always)]
+    /// A number in groups of seven bits, the lowest first; `None` also when it does not fit.
+    pub fn varint(&mut self) -> Option<u64> {
+        let first = self.byte()?;
+        if first < 0x80 { Some(u64::from(first)) } else { self.long_varint(first) }
+    }
+
+    fn long_varint(&mut self, first: u8) -> Option<u64> {
+        let mut value = u64::from(first & 0x7f);
+        for shift in (7..64).step_by(7) {
+            let byte = self.byte()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    /// A number that counts bytes.
+    pub fn length(&mut self) -> Option<usize> {
+        usize::try_from(self.varint()?).ok()
+    }
+
+    /// An unsigned number of `N` bytes, at most 8.
+    #[inline(always)]
+    pub fn number<const N: usize>(&mut self) -> Option<u64> {
+        let mut wide = [0; 8];
+        wide[..N].copy_from_slice(&self.array::<N>()?);
+        Some(u64::from_le_bytes(wide))
+    }
+}
+
+/// Appends 7 bits a byte, the lowest first.
+#[inline(always)]
+pub fn write_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// The bytes that [`write_varint`] would write, and how many of them count.
+pub fn varint(mut value: u64) -> ([u8; 10], usize) {
+    let mut bytes = [0; 10];
+    let mut length = 0;
+    while value >= 0x80 {
+        bytes[length] = value as u8 | 0x80;
+        value >>= 7;
+        length += 1;
+    }
+    bytes[length] = value as u8;
+    (bytes, length + 1)
+}
+
+/// A number as `u64` prints it: no sign, no leading zero.
+#[inline]
+pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
+    let leading_zero = digits.len() > 1 && digits[0] == b'0';
+    if digits.is_empty() || digits.len() > 20 || leading_zero {
+        return None;
+    }
+    let (sure, last) = digits.split_at(digits.len().min(19));
+    let mut value = 0u64;
+    for byte in sure {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value * 10 + u64::from(digit);
+    }
+    for byte in last {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
+    }
+    Some(value)
+}
+
+/// How many digits a number has.
+#[inline]
+pub fn decimal_length(value: u64) -> usize {
+    value.checked_ilog10().map_or(1, |log| log as usize + 1)
+}
+
+const fn nibbles() -> [u8; 256] {
+    let mut table = [0xff; 256];
+    let mut value = 0;
+    while value < 16 {
+        table[b"0123456789abcdef"[value] as usize] = value as u8;
+        value += 1;
+    }
+    table
+}
+
+const NIBBLES: [u8; 256] = nibbles();
+
+/// 32 lower-case hexadecimal digits.
+pub fn parse_hash(text: &[u8; 32]) -> Option<[u8; 16]> {
+    let mut hash = [0; 16];
+    let mut bad = 0;
+    for (byte, pair) in hash.iter_mut().zip(text.as_chunks::<2>().0) {
+        let (high, low) = (NIBBLES[pair[0] as usize], NIBBLES[pair[1] as usize]);
+        bad |= high | low;
+        *byte = high << 4 | low & 0xf;
+    }
+    (bad & 0xf0 == 0).then_some(hash)
+}
+
+const fn hex_pairs() -> [[u8; 2]; 256] {
+    let mut table = [[0; 2]; 256];
+    let mut value = 0;
+    while value < 256 {
+        table[value] = [b"0123456789abcdef"[value >> 4], b"0123456789abcdef"[value & 15]];
+        value += 1;
+    }
+    table
+}
+
+const HEX_PAIRS: [[u8; 2]; 256] = hex_pairs();
+
+/// Inverse of [`parse_hash`].
+pub fn hash_text(hash: [u8; 16]) -> [u8; 32] {
+    let mut text = [0; 32];
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(hash) {
+        *pair = HEX_PAIRS[byte as usize];
+    }
+    text
+}
+
+const DAY: u64 = 86_400;
+
+/// A timestamp in UTC as Discord writes it: `2021-04-12T23:40:39.855793+00:00`, or without the fraction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time {
+    /// Seconds since 1970.
+    pub seconds: u64,
+    /// Microseconds, when there is a fraction (of six digits).
+    pub micros: Option<u32>,
+}
+
+fn two(text: &[u8], at: usize) -> Option<u64> {
+    let (high, low) = (text.get(at)?.wrapping_sub(b'0'), text.get(at + 1)?.wrapping_sub(b'0'));
+    (high <= 9 && low <= 9).then_some(u64::from(high) * 10 + u64::from(low))
+}
+
+/// Days since 1970 of a day in the proleptic Gregorian calendar, from 1970 on (years begin in March here, so that the
+/// leap day is the last).
+fn days(year: u64, month: u64, day: u64) -> Option<u64> {
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
+    let in_era = year % 400;
+    let in_year = (153 * month + 2) / 5 + day - 1;
+    (year / 400 * 146_097 + in_era * 365 + in_era / 4 - in_era / 100 + in_year).checked_sub(719_468)
+}
+
+/// Inverse of [`days`].
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let in_era = days % 146_097;
+    let year = (in_era - in_era / 1_460 + in_era / 36_524 - in_era / 146_096) / 365;
+    let in_year = in_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * in_year + 2) / 153;
+    let day = in_year - (153 * month + 2) / 5 + 1;
+    let year = days / 146_097 * 400 + year;
+    if month < 10 { (year, month + 3, day) } else { (year + 1, month - 9, day) }
+}
+
+/// Reads a timestamp; `None` when [`time_text`] would not give back the same.
+pub fn parse_time(text: &[u8]) -> Option<Time> {
+    let fraction = match text.len() {
+        25 => false,
+        32 => true,
+        _ => return None,
+    };
+    let punctuation = text[4] == b'-' && text[7] == b'-' && text[10] == b'T' && text[13] == b':' && text[16] == b':';
+    if !punctuation || !text.ends_with(b"+00:00") || (fraction && text[19] != b'.') {
+        return None;
+    }
+    let (year, month, day) = (two(text, 0)? * 100 + two(text, 2)?, two(text, 5)?, two(text, 8)?);
+    let (hour, minute, second) = (two(text, 11)?, two(text, 14)?, two(text, 17)?);
+    if !(1..=12).contains(&month) || day == 0 || hour > 23 || minute > 59 || second > 59 {
+        return None;
+    }
+    let days = days(year, month, day)?;
+    if date(days) != (year, month, day) {
+        return None;
+    }
+    let micros = match fraction {
+        true => Some((two(text, 20)? * 10_000 + two(text, 22)? * 100 + two(text, 24)?) as u32),
+        false => None,
+    };
+    Some(Time { seconds: days * DAY + hour * 3_600 + minute * 60 + second, micros })
+}
+
+/// The text of a timestamp, and how much of it counts. A year beyond 9999 can not come from [`parse_time`] and is wrong.
+pub fn time_text(time: Time) -> ([u8; 32], usize) {
+    let mut text = *b"0000-00-00T00:00:00.000000+00:00";
+    let mut put = |at: usize, value: u64| {
+        text[at] = b'0' + (value / 10 % 10) as u8;
+        text[at + 1] = b'0' + (value % 10) as u8;
+    };
+    let (year, month, day) = date(time.seconds / DAY);
+    let second = time.seconds % DAY;
+    put(0, year / 100);
+    put(2, year % 100);
+    put(5, month);
+    put(8, day);
+    put(11, second / 3_600);
+    put(14, second / 60 % 60);
+    put(17, second % 60);
+    match time.micros {
+        Some(micros) => {
+            let micros = u64::from(micros);
+            put(20, micros / 10_000);
+            put(22, micros / 100 % 100);
+            put(24, micros % 100);
+            (text, 32)
+        }
+        None => {
+            text.copy_within(26..32, 19);
+            (text, 25)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn timestamps_keep_their_text() {
+        for good in [
+            "2021-04-12T23:40:39.855793+00:00",
+            "1970-01-01T00:00:00.000000+00:00",
+            "2024-02-29T23:59:59.999999+00:00",
+            "2000-02-29T00:00:00+00:00",
+            "9999-12-31T23:59:59+00:00",
+        ] {
+            let time = parse_time(good.as_bytes()).unwrap_or_else(|| panic!("{good}"));
+            let (text, length) = time_text(time);
+            assert_eq!(std::str::from_utf8(&text[..length]).unwrap(), good);
+        }
+        for bad in [
+            "2021-02-29T23:40:39.855793+00:00",
+            "2021-04-31T23:40:39.855793+00:00",
+            "2021-13-01T23:40:39.855793+00:00",
+            "2021-04-12T24:40:39.855793+00:00",
+            "2021-04-12T23:40:60.855793+00:00",
+            "2021-04-12 23:40:39.855793+00:00",
+            "2021-04-12T23:40:39.855793+01:00",
+            "2021-04-12T23:40:39,855793+00:00",
+            "1969-12-31T23:59:59.000000+00:00",
+            "0000-01-01T00:00:00+00:00",
+            "2021-04-12T23:40:39Z",
+            "20x1-04-12T23:40:39+00:00",
+            "",
+        ] {
+            assert_eq!(parse_time(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn varints_return(values: Vec<u64>) {
+            let mut out = Vec::new();
+            for value in &values {
+                let before = out.len();
+                write_varint(&mut out, *value);
+                let (bytes, length) = varint(*value);
+                prop_assert_eq!(&out[before..], &bytes[..length]);
+            }
+            let mut reader = Reader { bytes: &out };
+            for value in &values {
+                prop_assert_eq!(reader.varint(), Some(*value));
+            }
+            prop_assert_eq!(reader.varint(), None);
+        }
+
+        #[test]
+        fn decimals_are_those_of_u64(text in "[0-9]{0,21}|[0-9]{0,3}[ax+-][0-9]{0,3}") {
+            let expected = text.parse::<u64>().ok().filter(|value| value.to_string() == text);
+            prop_assert_eq!(parse_decimal(text.as_bytes()), expected);
+            if let Some(value) = expected {
+                prop_assert_eq!(decimal_length(value), text.len());
+            }
+        }
+
+        #[test]
+        fn hashes_return(hash: [u8; 16], at in 0usize..32, byte: u8) {
+            let mut text = hash_text(hash);
+            prop_assert_eq!(parse_hash(&text), Some(hash));
+            text[at] = byte;
+            let valid = matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            prop_assert_eq!(parse_hash(&text).is_some(), valid);
+            prop_assert!(parse_hash(&text).is_none_or(|hash| hash_text(hash) == text));
+        }
+
+        #[test]
+        fn all_moments_return(seconds in 0u64..253_402_300_800, micros in proptest::option::of(0u32..1_000_000)) {
+            let time = Time { seconds, micros };
+            let (text, length) = time_text(time);
+            prop_assert_eq!(parse_time(&text[..length]), Some(time));
+        }
+
+        #[test]
+        fn readers_never_panic(bytes: Vec<u8>) {
+            let mut reader = Reader { bytes: &bytes };
+            while reader.varint().is_some() {}
+            let mut reader = Reader { bytes: &bytes };
+            while reader.number::<7>().is_some() && reader.length().is_some_and(|length| reader.take(length).is_some()) {}
+        }
+    }
+}

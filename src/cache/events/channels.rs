@@ -1,0 +1,186 @@
+//! Events about channels and threads (docs: Gateway Events, Channels; Threads).
+
+use super::{Change, Effect, Kind, Result};
+use crate::{
+    cache::codec::{decode::Decoder, kind::Slot, template::Name, values::decimal_length},
+    protocol::{edit, json},
+};
+
+/// Types of channels whose newest "message" is their newest thread (docs: Channel, Channel Types).
+const OF_THREADS: [&[u8]; 2] = [b"15", b"16"];
+
+impl Change<'_, '_> {
+    /// Its threads go with it.
+    pub(super) fn channel_delete(&mut self) -> Result {
+        let Some(id) = self.id("id") else { return Ok(Effect::Unknown) };
+        self.guild.remove_threads(self.kit, |parent| parent == Some(id));
+        Ok(self.guild.remove(self.kit, Kind::Channels, id).into())
+    }
+
+    /// Sets a key of a channel or thread. False: it is not known.
+    fn set_key(&mut self, id: u64, key: &str, value: &[u8], only_if_there: bool) -> Result<bool> {
+        for kind in [Kind::Channels, Kind::Threads] {
+            let known = self.guild.edit(self.kit, kind, id, |channel| match json::get(channel, key) {
+                Some(old) if old == value => Ok(None),
+                None if only_if_there => Ok(None),
+                _ => edit::with(channel, key, value).map(Some),
+            })?;
+            if known {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Without a timestamp no message is pinned any more.
+    pub(super) fn pins_update(&mut self) -> Result {
+        let Some(id) = self.id("channel_id") else { return Ok(Effect::Unknown) };
+        let (value, only_if_there) = match self.get("last_pin_timestamp") {
+            Some(value) => (value, false),
+            None => (&b"null"[..], true),
+        };
+        Ok(self.set_key(id, "last_pin_timestamp", value, only_if_there)?.into())
+    }
+
+    /// Keeps `last_message_id` of the channel, for which there is no other event. The message itself is no state.
+    pub(super) fn message(&mut self) -> Result {
+        let (mut channel, mut message) = (None, None);
+        json::for_each_entry(self.data, |key, value| {
+            match key {
+                b"channel_id" => channel = json::parse_id(value),
+                b"id" => message = json::parse_id(value),
+                _ => {}
+            }
+            channel.is_none() || message.is_none()
+        })?;
+        if let (Some(channel), Some(message)) = (channel, message) {
+            self.newest(channel, message)?;
+        }
+        Ok(Effect::Unchanged)
+    }
+
+    fn newest(&mut self, channel: u64, message: u64) -> Result<()> {
+        for kind in [Kind::Channels, Kind::Threads] {
+            let Some(place) = self.guild.array(kind).store.find(channel) else { continue };
+            // Mostly one snowflake follows another, and its place in the record is known.
+            let mut found = None;
+            {
+                let record = self.guild.array(kind).store.record(place);
+                let ids = self.guild.ids.borrow();
+                Decoder { tables: self.kit.tables, ids: &ids }.named(record, &mut |name, slot, packed| {
+                    if name == Name::LastMessage && slot == Slot::Snowflake {
+                        let old = packed.try_into().map_or(0, u64::from_le_bytes);
+                        found = Some((packed.as_ptr() as usize - record.as_ptr() as usize, old));
+                    }
+                });
+            }
+            match found {
+                Some((at, old)) => {
+                    let length = (decimal_length(old), decimal_length(message));
+                    self.guild.patch(kind, place, at, &message.to_le_bytes(), length.0, length.1);
+                }
+                None => {
+                    self.set_key(channel, "last_message_id", format!("\"{message}\"").as_bytes(), false)?;
+                }
+            }
+            return Ok(());
+        }
+        Ok(())
+    }
+
+    fn is_archived(&self) -> bool {
+        self.get("thread_metadata").and_then(|metadata| json::get(metadata, "archived")) == Some(b"true")
+    }
+
+    /// Sent for new threads, and when the bot is added to an old one. A new one is the newest "message" of its forum.
+    pub(super) fn thread_create(&mut self) -> Result {
+        if self.is_archived() {
+            return self.thread_update();
+        }
+        if self.get("newly_created") == Some(b"true")
+            && let (Some(id), Some(parent)) = (self.id("id"), self.id("parent_id"))
+        {
+            let forum = self.guild.read(self.kit, Kind::Channels, parent).and_then(|parent| json::get(parent, "type"));
+            if forum.is_some_and(|kind| OF_THREADS.contains(&kind)) {
+                self.newest(parent, id)?;
+            }
+        }
+        self.merge(Kind::Threads, &["newly_created"])
+    }
+
+    /// GUILD_CREATE lists active threads only.
+    pub(super) fn thread_update(&mut self) -> Result {
+        if self.is_archived() {
+            if let Some(id) = self.id("id") {
+                self.guild.remove(self.kit, Kind::Threads, id);
+            }
+            return Ok(Effect::Changed);
+        }
+        self.merge(Kind::Threads, &[])
+    }
+
+    /// The bot gained access to channels: their active threads, or those of the whole guild.
+    pub(super) fn thread_list_sync(&mut self) -> Result {
+        let parents: Option<Vec<u64>> = match self.get("channel_ids") {
+            Some(ids) => Some(json::elements(ids)?.into_iter().filter_map(json::parse_id).collect()),
+            None => None,
+        };
+        let threads = self.elements("threads")?;
+        let members = self.elements("members")?;
+        self.guild.remove_threads(self.kit, |parent| match (&parents, parent) {
+            (Some(parents), Some(parent)) => parents.contains(&parent),
+            (Some(_), None) => false,
+            (None, _) => true,
+        });
+        for thread in threads {
+            self.merge_entity(Kind::Threads, thread, &[])?;
+        }
+        for member in members {
+            self.own_thread_member(member)?;
+        }
+        Ok(Effect::Changed)
+    }
+
+    pub(super) fn thread_member_update(&mut self) -> Result {
+        Ok(self.own_thread_member(self.data)?.into())
+    }
+
+    /// The bot's own membership stands in the thread's `member`. False: the thread is not known.
+    fn own_thread_member(&mut self, member: &[u8]) -> Result<bool> {
+        let Some(id) = edit::id_at(member, &["id"]) else { return Ok(false) };
+        self.guild.edit(self.kit, Kind::Threads, id, |thread| set_member(thread, member).map(Some))
+    }
+
+    pub(super) fn thread_members_update(&mut self) -> Result {
+        let Some(id) = self.id("id") else { return Ok(Effect::Unknown) };
+        let own = self.kit.user;
+        let count = self.get("member_count");
+        let added = self.elements("added_members")?;
+        let joined =
+            added.into_iter().find(|member| edit::id_at(member, &["user_id"]).is_some_and(|id| Some(id) == own));
+        let removed = self.elements("removed_member_ids")?;
+        let left = removed.into_iter().any(|id| json::parse_id(id).is_some_and(|id| Some(id) == own));
+        let known = self.guild.edit(self.kit, Kind::Threads, id, |thread| {
+            let mut text = thread.to_vec();
+            if let Some(count) = count {
+                text = edit::with(&text, "member_count", count)?;
+            }
+            if let Some(member) = joined {
+                text = set_member(&text, member)?;
+            }
+            if left {
+                text = edit::without(&text, &["member"])?;
+            }
+            Ok(Some(text))
+        })?;
+        Ok(known.into())
+    }
+}
+
+/// The ids in it go where GUILD_CREATE left them out (docs: Channel, Thread Member Structure).
+fn set_member(thread: &[u8], member: &[u8]) -> Result<Vec<u8>> {
+    const OF_EVENTS: [&str; 5] = ["guild_id", "member", "presence", "id", "user_id"];
+    let bare = json::get(thread, "member").is_some_and(|old| old.starts_with(b"{") && json::get(old, "id").is_none());
+    let leave_out = if bare { &OF_EVENTS[..] } else { &OF_EVENTS[..3] };
+    edit::with(thread, "member", &edit::without(member, leave_out)?)
+}

@@ -1,0 +1,102 @@
+//! Events about people: members, presences, voice states (docs: Gateway Events, Guilds, Presence, Voice).
+
+use super::{Change, Effect, Kind, Result};
+use crate::{
+    cache::codec::encode::Shape,
+    protocol::{edit, json},
+};
+
+impl Change<'_, '_> {
+    /// "This event may also be sent for users who are already members of the guild": those are counted already, as far
+    /// as they are known.
+    pub(super) fn member_add(&mut self) -> Result {
+        if !Kind::Members.is_on(&self.kit.flags) {
+            self.guild.move_member_count(1);
+            return Ok(Effect::Changed);
+        }
+        let before = self.guild.len(Kind::Members);
+        let shape = self.kit.shape(Kind::Members, &["guild_id"]);
+        let Some(user) = self.guild.set(self.kit, Kind::Members, &shape, self.data)? else {
+            return Ok(Effect::Unknown);
+        };
+        if !self.kit.keeps(Kind::Members, user) || self.guild.len(Kind::Members) > before {
+            self.guild.move_member_count(1);
+        }
+        Ok(Effect::Changed)
+    }
+
+    /// It may leave keys out; then they are as before. Of somebody who is not known it says too little to begin with.
+    pub(super) fn member_update(&mut self) -> Result {
+        let Some(user) = edit::id_at(self.data, &["user", "id"]) else { return Ok(Effect::Unknown) };
+        if !self.kit.keeps(Kind::Members, user) {
+            return Ok(Effect::Unchanged);
+        }
+        if !self.guild.has(Kind::Members, user) {
+            return Ok(Effect::Unknown);
+        }
+        self.merge(Kind::Members, &["guild_id"])
+    }
+
+    /// Presence and voice state go with the member.
+    pub(super) fn member_remove(&mut self) -> Result {
+        let Some(user) = edit::id_at(self.data, &["user", "id"]) else { return Ok(Effect::Unknown) };
+        self.guild.move_member_count(-1);
+        for kind in [Kind::Members, Kind::Presences, Kind::VoiceStates] {
+            self.guild.remove(self.kit, kind, user);
+        }
+        Ok(Effect::Changed)
+    }
+
+    /// More than a change of state: somebody has asked for it.
+    pub(super) fn members_chunk(&mut self) -> Result {
+        let members = self.elements("members")?;
+        for member in &members {
+            self.merge_entity(Kind::Members, member, &[])?;
+        }
+        if self.kit.flags.presences {
+            for presence in self.elements("presences")? {
+                self.presence(presence)?;
+            }
+        }
+        Ok(Effect::Unchanged)
+    }
+
+    pub(super) fn presence_update(&mut self) -> Result {
+        self.presence(self.data)
+    }
+
+    /// Of the user only the id is certain, and the only thing that GUILD_CREATE has. It lists only who is not offline.
+    fn presence(&mut self, presence: &[u8]) -> Result {
+        let shape = Shape { bare_user: true, ..self.kit.shape(Kind::Presences, &["guild_id"]) };
+        if memchr::memmem::find(presence, b"\"offline\"").is_some()
+            && json::get(presence, "status") == Some(b"\"offline\"")
+        {
+            let Some(user) = edit::id_at(presence, &["user", "id"]) else { return Ok(Effect::Unknown) };
+            self.guild.remove(self.kit, Kind::Presences, user);
+            return Ok(Effect::Changed);
+        }
+        Ok(self.guild.set(self.kit, Kind::Presences, &shape, presence)?.is_some().into())
+    }
+
+    /// The array in GUILD_CREATE has neither `guild_id` nor `member`. Whoever is in a voice channel is among the members
+    /// there, so a member that is new here is taken in.
+    pub(super) fn voice_state(&mut self) -> Result {
+        let Some(user) = self.id("user_id") else { return Ok(Effect::Unknown) };
+        if self.get("channel_id").is_none_or(|channel| channel == b"null") {
+            self.guild.remove(self.kit, Kind::VoiceStates, user);
+            return Ok(Effect::Changed);
+        }
+        if self.kit.flags.members
+            && !self.guild.has(Kind::Members, user)
+            && let Some(member) = self.get("member").filter(|member| edit::id_at(member, &["user", "id"]) == Some(user))
+        {
+            let shape = self.kit.shape(Kind::Members, &[]);
+            self.guild.set(self.kit, Kind::Members, &shape, member)?;
+        }
+        if !self.kit.flags.voice_states {
+            return Ok(Effect::Unchanged);
+        }
+        let shape = self.kit.shape(Kind::VoiceStates, &["guild_id", "member"]);
+        Ok(self.guild.set(self.kit, Kind::VoiceStates, &shape, self.data)?.is_some().into())
+    }
+}

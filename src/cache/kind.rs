@@ -1,0 +1,100 @@
+//! The arrays of a GUILD_CREATE that are kept entity by entity (docs: Gateway Events, Guild Create Extra Fields; Guild,
+//! Guild Structure).
+
+use super::{
+    codec::encode::{IdPath, Shape},
+    flags::Flags,
+};
+
+/// One of the arrays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Channels,
+    Threads,
+    Members,
+    Presences,
+    Roles,
+    Emojis,
+    Stickers,
+    VoiceStates,
+    ScheduledEvents,
+    StageInstances,
+    SoundboardSounds,
+}
+
+impl Kind {
+    pub const COUNT: usize = 11;
+
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Channels,
+        Self::Threads,
+        Self::Members,
+        Self::Presences,
+        Self::Roles,
+        Self::Emojis,
+        Self::Stickers,
+        Self::VoiceStates,
+        Self::ScheduledEvents,
+        Self::StageInstances,
+        Self::SoundboardSounds,
+    ];
+
+    /// The name of the array in GUILD_CREATE.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Channels => "channels",
+            Self::Threads => "threads",
+            Self::Members => "members",
+            Self::Presences => "presences",
+            Self::Roles => "roles",
+            Self::Emojis => "emojis",
+            Self::Stickers => "stickers",
+            Self::VoiceStates => "voice_states",
+            Self::ScheduledEvents => "guild_scheduled_events",
+            Self::StageInstances => "stage_instances",
+            Self::SoundboardSounds => "soundboard_sounds",
+        }
+    }
+
+    /// The array of this name.
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name().as_bytes() == name)
+    }
+
+    /// Where the id of an entity stands in it.
+    pub const fn id(self) -> IdPath {
+        match self {
+            Self::Members | Self::Presences => IdPath::User,
+            Self::VoiceStates => IdPath::At("user_id"),
+            Self::SoundboardSounds => IdPath::At("sound_id"),
+            _ => IdPath::At("id"),
+        }
+    }
+
+    /// Is it cached? There is no flag for soundboard sounds: they are few, and part of the guild.
+    pub fn is_on(self, flags: &Flags) -> bool {
+        match self {
+            Self::Channels | Self::Threads => flags.channels,
+            Self::Members => flags.members || flags.current_member,
+            Self::Presences => flags.presences,
+            Self::Roles => flags.roles,
+            Self::Emojis => flags.emojis,
+            Self::Stickers => flags.stickers,
+            Self::VoiceStates => flags.voice_states,
+            Self::ScheduledEvents => flags.scheduled_events,
+            Self::StageInstances => flags.stage_instances,
+            Self::SoundboardSounds => true,
+        }
+    }
+
+    /// Does GUILD_UPDATE bring all of them anew?
+    pub const fn is_of_guild_object(self) -> bool {
+        matches!(self, Self::Roles | Self::Emojis | Self::Stickers)
+    }
+
+    /// How entities of this kind are packed, as they stand in GUILD_CREATE.
+    pub fn shape(self, flags: &Flags) -> Shape {
+        let bare_user = !flags.users && matches!(self, Self::Members | Self::Presences);
+        Shape { bare_user, ..Shape::of(self.id()) }
+    }
+}

@@ -1,0 +1,417 @@
+//! Records in the order in which they came, found by id: one array of a guild.
+//!
+//! Records stand one behind the other in chunks of some 4 KiB, without gaps: id, length, bytes. A record that grows or
+//! goes moves what is behind it in its chunk, never more. Chunks are shared with snapshots and copied when they are
+//! changed meanwhile. Small stores are searched from end to end; larger ones have an [index] from ids to
+//! chunks.
+//!
+//! Knows nothing of what is in a record. No operation but [`Store::retain`] and the growth of the index touches more
+//! than a few chunks.
+
+mod index;
+
+use super::codec::values::{Reader, varint};
+use hashbrown::DefaultHashBuilder;
+use index::Index;
+use std::{hash::BuildHasher, rc::Rc, sync::LazyLock};
+
+/// Bytes of a chunk, unless there are so many records that chunk numbers would run out.
+const CHUNK: usize = 4_096;
+/// Bytes of all records beyond which chunks grow with them: by this power of two there are few enough chunks.
+const MANY_SHIFT: u32 = 12;
+/// Up to here all chunks are searched.
+const WITHOUT_INDEX: usize = 2;
+/// Room that a record which outgrows its chunk's memory gets for the next ones.
+const SLACK: usize = 48;
+
+/// Records of a chunk, one behind the other.
+pub type Chunk = Rc<Vec<u8>>;
+
+/// Where a record is, until the store changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    chunk: usize,
+    /// Of its id.
+    start: usize,
+    /// Of its bytes.
+    record: usize,
+    end: usize,
+}
+
+/// See the module's description.
+#[derive(Default)]
+pub struct Store {
+    /// In order; what has been emptied is `None`.
+    chunks: Vec<Option<Chunk>>,
+    index: Option<Box<Index>>,
+    len: u32,
+    holes: u32,
+    /// Bytes of all records.
+    bytes: usize,
+    /// Capacity of all chunks.
+    allocated: usize,
+}
+
+fn tag(key: u64) -> u16 {
+    static STATE: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
+    (STATE.hash_one(key) >> 48) as u16
+}
+
+/// The records of a chunk.
+#[derive(Clone, Copy)]
+pub struct Records<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Records<'a> {
+    /// From this offset on, which must be one that [`position`](Self::position) gave.
+    pub fn new(bytes: &'a [u8], at: usize) -> Self {
+        Self { bytes, at }
+    }
+
+    /// Offset of the next record.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    #[inline(always)]
+    fn next_place(&mut self) -> Option<(u64, usize, usize)> {
+        let rest = self.bytes.get(self.at..)?;
+        let (key, after) = rest.split_first_chunk::<8>()?;
+        let mut reader = Reader { bytes: after };
+        let length = reader.length()?;
+        let start = self.bytes.len() - reader.bytes.len();
+        self.at = start.checked_add(length).filter(|end| *end <= self.bytes.len())?;
+        Some((u64::from_le_bytes(*key), start, self.at))
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = (u64, &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        let (key, start, end) = self.next_place()?;
+        Some((key, &self.bytes[start..end]))
+    }
+}
+
+fn find_in(bytes: &[u8], key: u64) -> Option<(usize, usize, usize)> {
+    let mut records = Records::new(bytes, 0);
+    loop {
+        let start = records.at;
+        let (other, record, end) = records.next_place()?;
+        if other == key {
+            return Some((start, record, end));
+        }
+    }
+}
+
+/// Replaces `data[start..end]` by `parts`.
+fn splice(data: &mut Vec<u8>, start: usize, end: usize, parts: [&[u8]; 3]) {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let new_end = start + length;
+    let total = data.len() - (end - start) + length;
+    if new_end > end {
+        if data.capacity() < total {
+            data.reserve_exact(total - data.len() + SLACK);
+        }
+        let before = data.len();
+        data.resize(total, 0);
+        data.copy_within(end..before, new_end);
+    } else if new_end < end {
+        data.copy_within(end.., new_end);
+        data.truncate(total);
+    }
+    let mut at = start;
+    for part in parts {
+        data[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+}
+
+impl Store {
+    /// How many records there are.
+    pub fn len(&self) -> usize {
+        self.len as usize
+    }
+
+    fn limit(&self) -> usize {
+        CHUNK.max(self.bytes >> MANY_SHIFT)
+    }
+
+    /// Where the record of this id is. Records with the id 0 are not found.
+    #[inline]
+    pub fn find(&self, key: u64) -> Option<Place> {
+        if key == 0 {
+            return None;
+        }
+        let place = |number: usize| {
+            let (start, record, end) = find_in(self.chunks.get(number)?.as_ref()?, key)?;
+            Some(Place { chunk: number, start, record, end })
+        };
+        match &self.index {
+            None => (0..self.chunks.len()).find_map(place),
+            Some(index) => index.get(tag(key)).find_map(|chunk| place(usize::from(chunk))),
+        }
+    }
+
+    /// The bytes of a record.
+    pub fn record(&self, place: Place) -> &[u8] {
+        self.chunks[place.chunk].as_ref().map_or(&[], |chunk| &chunk[place.record..place.end])
+    }
+
+    /// Its own bytes, alone with this store.
+    fn chunk_mut(&mut self, number: usize) -> &mut Vec<u8> {
+        Rc::make_mut(self.chunks[number].get_or_insert_default())
+    }
+
+    /// Runs `change` on a chunk, and counts its memory and bytes anew.
+    fn change(&mut self, number: usize, change: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let measure = |chunk: &Option<Chunk>| chunk.as_ref().map_or((0, 0), |chunk| (chunk.capacity(), chunk.len()));
+        let before = measure(&self.chunks[number]);
+        change(self.chunk_mut(number));
+        let after = measure(&self.chunks[number]);
+        self.allocated = self.allocated - before.0 + after.0;
+        self.bytes = self.bytes - before.1 + after.1;
+        after.1
+    }
+
+    /// Adds a record at the end. Its id must not be there yet, or 0.
+    pub fn push(&mut self, key: u64, record: &[u8]) {
+        let (length, digits) = varint(record.len() as u64);
+        let needed = 8 + digits + record.len();
+        let limit = self.limit();
+        while self.chunks.last().is_some_and(Option::is_none) {
+            self.chunks.pop();
+            self.holes -= 1;
+        }
+        let room = self.chunks.last().and_then(Option::as_ref).is_some_and(|chunk| chunk.len() + needed <= limit);
+        if !room && self.chunks.len() < usize::from(u16::MAX) {
+            self.chunks.push(Some(Chunk::default()));
+        }
+        let number = self.chunks.len() - 1;
+        self.change(number, |chunk| {
+            let total = chunk.len() + needed;
+            if chunk.capacity() < total {
+                let roomy = (total + total / 2).min(limit).max(total);
+                chunk.reserve_exact(roomy - chunk.len());
+            }
+            chunk.extend_from_slice(&key.to_le_bytes());
+            chunk.extend_from_slice(&length[..digits]);
+            chunk.extend_from_slice(record);
+        });
+        self.len += 1;
+        if let Some(index) = &mut self.index {
+            if key != 0 {
+                index.insert(tag(key), number as u16);
+            }
+        } else if self.chunks.len() > WITHOUT_INDEX {
+            self.make_index();
+        }
+    }
+
+    fn make_index(&mut self) {
+        let mut index = Index::with_capacity(self.len());
+        for (number, chunk) in self.chunks.iter().enumerate() {
+            for (key, _) in chunk.iter().flat_map(|chunk| Records::new(chunk, 0)) {
+                if key != 0 {
+                    index.insert(tag(key), number as u16);
+                }
+            }
+        }
+        self.index = Some(Box::new(index));
+    }
+
+    /// Replaces the bytes of a record.
+    pub fn replace(&mut self, place: Place, record: &[u8]) {
+        let (length, digits) = varint(record.len() as u64);
+        let size = self.change(place.chunk, |chunk| {
+            splice(chunk, place.start + 8, place.end, [&length[..digits], record, &[]]);
+        });
+        if size > 2 * self.limit() {
+            self.split(place.chunk);
+        }
+    }
+
+    /// Writes over some bytes of a record, from `at` on.
+    pub fn overwrite(&mut self, place: Place, at: usize, bytes: &[u8]) {
+        self.change(place.chunk, |chunk| {
+            let record = chunk.get_mut(place.record..place.end);
+            if let Some(old) = record.and_then(|record| record.get_mut(at..at + bytes.len())) {
+                old.copy_from_slice(bytes);
+            }
+        });
+    }
+
+    /// Moves the later half of a chunk into one of its own.
+    fn split(&mut self, number: usize) {
+        let Some(chunk) = &self.chunks[number] else { return };
+        let mut records = Records::new(chunk, 0);
+        while records.position() < chunk.len() / 2 && records.next_place().is_some() {}
+        let middle = records.position();
+        if middle == chunk.len() || self.chunks.len() >= usize::from(u16::MAX) {
+            return;
+        }
+        let rest = Rc::new(chunk[middle..].to_vec());
+        let next = number + 1;
+        match self.chunks.get_mut(next) {
+            Some(hole @ None) => {
+                *hole = Some(rest.clone());
+                self.holes -= 1;
+            }
+            _ => {
+                self.chunks.insert(next, Some(rest.clone()));
+                if let Some(index) = &mut self.index {
+                    index.renumber(|chunk| if usize::from(chunk) >= next { chunk + 1 } else { chunk });
+                }
+            }
+        }
+        self.allocated += rest.capacity();
+        self.bytes += rest.len();
+        self.change(number, |chunk| {
+            chunk.truncate(middle);
+            chunk.shrink_to_fit();
+        });
+        if self.index.is_some() {
+            self.moved(&rest, number, next);
+        } else if self.chunks.len() > WITHOUT_INDEX {
+            self.make_index();
+        }
+    }
+
+    /// These records are in another chunk now.
+    fn moved(&mut self, records: &[u8], from: usize, to: usize) {
+        if let Some(index) = &mut self.index {
+            for (key, _) in Records::new(records, 0).filter(|(key, _)| *key != 0) {
+                index.change(tag(key), from as u16, to as u16);
+            }
+        }
+    }
+
+    /// Removes a record.
+    pub fn remove(&mut self, place: Place) {
+        let key = self.chunks[place.chunk].as_ref().and_then(|chunk| Records::new(chunk, place.start).next());
+        if let (Some(index), Some((key, _))) = (&mut self.index, key)
+            && key != 0
+        {
+            index.remove(tag(key), place.chunk as u16);
+        }
+        self.len -= 1;
+        let size = self.change(place.chunk, |chunk| splice(chunk, place.start, place.end, [&[]; 3]));
+        if size == 0 {
+            self.empty(place.chunk);
+        } else if size < self.limit() / 4 {
+            self.join(place.chunk);
+        } else {
+            self.shrink(place.chunk);
+        }
+        self.close_holes();
+    }
+
+    /// Gives memory back when much of it is unused.
+    fn shrink(&mut self, number: usize) {
+        let wasteful = |chunk: &Chunk| chunk.capacity() > chunk.len() + chunk.len() / 4 + 256;
+        if self.chunks[number].as_ref().is_some_and(wasteful) {
+            self.change(number, |chunk| chunk.shrink_to(chunk.len() + SLACK));
+        }
+    }
+
+    fn empty(&mut self, number: usize) {
+        if let Some(chunk) = self.chunks[number].take() {
+            self.allocated -= chunk.capacity();
+            self.bytes -= chunk.len();
+            self.holes += 1;
+        }
+    }
+
+    /// Joins a small chunk with one beside it, if both together are not large.
+    fn join(&mut self, number: usize) {
+        let most = self.limit() / 4 * 3;
+        let length = |number: usize| self.chunks[number].as_ref().map(|chunk| chunk.len());
+        let Some(own) = length(number) else { return };
+        let fits = |other: &usize| length(*other).is_some_and(|other| other + own <= most);
+        // Beyond holes, but not far: they are closed before there are many.
+        let later = (number + 1..self.chunks.len()).find(|other| length(*other).is_some()).filter(fits);
+        let earlier = (0..number).rev().find(|other| length(*other).is_some()).filter(fits);
+        let Some((into, from)) = later.map(|other| (number, other)).or(earlier.map(|other| (other, number))) else {
+            return self.shrink(number);
+        };
+        let Some(taken) = self.chunks[from].clone() else { return };
+        self.empty(from);
+        self.change(into, |chunk| {
+            chunk.reserve_exact(taken.len() + SLACK);
+            chunk.extend_from_slice(&taken);
+        });
+        self.moved(&taken, from, into);
+    }
+
+    /// Renumbers the chunks when most of them are empty.
+    fn close_holes(&mut self) {
+        let holes = self.holes as usize;
+        if holes < 4 || holes * 2 < self.chunks.len() {
+            return;
+        }
+        let mut next = 0;
+        let numbers: Vec<u16> = self
+            .chunks
+            .iter()
+            .map(|chunk| {
+                let number = next;
+                next += u16::from(chunk.is_some());
+                number
+            })
+            .collect();
+        self.chunks.retain(Option::is_some);
+        self.chunks.shrink_to_fit();
+        self.holes = 0;
+        if self.chunks.len() <= WITHOUT_INDEX {
+            self.index = None;
+        }
+        if let Some(index) = &mut self.index {
+            index.renumber(|chunk| numbers[usize::from(chunk)]);
+            index.shrink();
+        }
+    }
+
+    /// Removes everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// Gives back memory that was reserved for more records.
+    pub fn shrink_to_fit(&mut self) {
+        let last = self.chunks.len().wrapping_sub(1);
+        if self.chunks.get(last).is_some_and(Option::is_some) {
+            self.change(last, Vec::shrink_to_fit);
+        }
+        self.chunks.shrink_to_fit();
+        if let Some(index) = &mut self.index {
+            index.shrink();
+        }
+    }
+
+    /// All records in order.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.chunks.iter().flatten().flat_map(|chunk| Records::new(chunk, 0))
+    }
+
+    /// The chunks in order, as they are now.
+    pub fn share(&self) -> Vec<Chunk> {
+        self.chunks.iter().flatten().cloned().collect()
+    }
+
+    /// Bytes on the heap.
+    pub fn heap(&self) -> usize {
+        // A vector behind two counts.
+        const SHARED: usize = size_of::<Vec<u8>>() + 2 * size_of::<usize>();
+        self.allocated
+            + (self.chunks.len() - self.holes as usize) * SHARED
+            + self.chunks.capacity() * size_of::<Option<Chunk>>()
+            + self.index.as_ref().map_or(0, |index| size_of::<Index>() + index.heap())
+    }
+}
+
+#[cfg(test)]
+mod tests;

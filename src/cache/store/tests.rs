@@ -1,0 +1,145 @@
+use super::*;
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(u64, usize, u8),
+    Remove(u64),
+    Overwrite(u64, usize),
+    Share,
+    Shrink,
+}
+
+fn steps(keys: u64, longest: usize) -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        60 => (0..keys, 0..longest, any::<u8>()).prop_map(|(key, length, byte)| Step::Set(key, length, byte)),
+        30 => (1..keys).prop_map(Step::Remove),
+        4 => (1..keys, any::<usize>()).prop_map(|(key, at)| Step::Overwrite(key, at)),
+        1 => Just(Step::Share),
+        1 => Just(Step::Shrink),
+    ];
+    prop::collection::vec(step, 0..600)
+}
+
+fn all(store: &Store) -> Vec<(u64, Vec<u8>)> {
+    store.iter().map(|(key, record)| (key, record.to_vec())).collect()
+}
+
+fn check(steps: Vec<Step>) {
+    let mut store = Store::default();
+    let mut model: Vec<(u64, Vec<u8>)> = Vec::new();
+    let mut shared = Vec::new();
+    for step in steps {
+        let find = |model: &[(u64, Vec<u8>)], key| model.iter().position(|(other, _)| *other == key && key != 0);
+        match step {
+            Step::Set(key, length, byte) => {
+                let record = vec![byte; length];
+                match (store.find(key), find(&model, key)) {
+                    (Some(place), Some(at)) => {
+                        assert_eq!(store.record(place), model[at].1);
+                        store.replace(place, &record);
+                        model[at].1 = record;
+                    }
+                    (None, None) => {
+                        store.push(key, &record);
+                        model.push((key, record));
+                    }
+                    other => panic!("{key}: {other:?}"),
+                }
+            }
+            Step::Remove(key) => match (store.find(key), find(&model, key)) {
+                (Some(place), Some(at)) => {
+                    store.remove(place);
+                    model.remove(at);
+                }
+                (None, None) => {}
+                other => panic!("{key}: {other:?}"),
+            },
+            Step::Overwrite(key, at) => {
+                if let (Some(place), Some(number)) = (store.find(key), find(&model, key)) {
+                    let record = &mut model[number].1;
+                    let at = at % (record.len() + 1);
+                    if let Some(byte) = record.get_mut(at) {
+                        *byte ^= 1;
+                        let byte = *byte;
+                        store.overwrite(place, at, &[byte]);
+                    } else {
+                        store.overwrite(place, at, b"beyond");
+                    }
+                }
+            }
+            Step::Share => shared.push((store.share(), model.clone())),
+            Step::Shrink => store.shrink_to_fit(),
+        }
+        assert_eq!(store.len(), model.len());
+    }
+    assert_eq!(all(&store), model);
+    for (chunks, model) in shared {
+        let records: Vec<_> = chunks
+            .iter()
+            .flat_map(|chunk| Records::new(chunk, 0))
+            .map(|(key, record)| (key, record.to_vec()))
+            .collect();
+        assert_eq!(records, model, "a snapshot was disturbed");
+    }
+    let bytes: usize = store.iter().map(|(_, record)| 8 + varint(record.len() as u64).1 + record.len()).sum();
+    assert_eq!(store.bytes, bytes);
+    assert_eq!(store.allocated, store.chunks.iter().flatten().map(|chunk| chunk.capacity()).sum::<usize>());
+    assert_eq!(store.holes as usize, store.chunks.iter().filter(|chunk| chunk.is_none()).count());
+}
+
+proptest! {
+    #[test]
+    fn small_records(steps in steps(600, 60)) {
+        check(steps);
+    }
+
+    #[test]
+    fn large_records(steps in steps(40, 3_000)) {
+        check(steps);
+    }
+
+    #[test]
+    fn huge_records(steps in steps(8, 20_000)) {
+        check(steps);
+    }
+
+    #[test]
+    fn broken_chunks_never_panic(bytes: Vec<u8>) {
+        Records::new(&bytes, 0).for_each(drop);
+    }
+}
+
+#[test]
+fn memory_follows_the_records() {
+    let mut store = Store::default();
+    let record = [7; 60];
+    for key in 1..=50_000 {
+        store.push(key, &record);
+    }
+    store.shrink_to_fit();
+    let each = store.heap() as f64 / 50_000.0;
+    assert!(each < 60.0 + 9.0 + 8.0, "{each} bytes a record");
+    // People come and go.
+    for round in 0..4u64 {
+        for key in 0..50_000 {
+            if key % 3 != round % 3 {
+                continue;
+            }
+            let place = store.find(round * 50_000 + key + 1).or_else(|| store.find(key + 1));
+            if let Some(place) = place {
+                store.remove(place);
+                store.push((round + 1) * 50_000 + key + 1, &record);
+            }
+        }
+    }
+    let each = store.heap() as f64 / store.len() as f64;
+    assert!(each < 120.0, "{each} bytes a record after churn");
+    let keys: Vec<u64> = store.iter().map(|(key, _)| key).collect();
+    for key in keys {
+        let place = store.find(key).expect("every record is found");
+        store.remove(place);
+    }
+    assert_eq!(store.len(), 0);
+    assert!(store.heap() < 1_000, "{}", store.heap());
+}
