@@ -63,7 +63,7 @@ impl Guild {
             let decoder = Decoder { tables: kit.tables, ids: &ids };
             let role = ids.find(sweep.role).unwrap_or(u64::MAX);
             let mut records = Records::new(chunk, sweep.at);
-            while let Some((user, record)) = records.next() {
+            for (user, record) in records.by_ref() {
                 if has_role(&decoder, record, role) {
                     having.push(user);
                     budget = budget.saturating_sub(CHANGE);

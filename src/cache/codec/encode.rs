@@ -85,7 +85,7 @@ impl Encoder {
         at: usize,
     ) -> Result<Encoded, Malformed> {
         for loose in [false, true] {
-            if loose < shape.loose {
+            if shape.loose && !loose {
                 continue;
             }
             self.skeleton.clear();

@@ -187,6 +187,11 @@ impl Templates {
         self.templates.len()
     }
 
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
         self.bytes

@@ -137,6 +137,11 @@ impl Store {
         self.len as usize
     }
 
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     fn limit(&self) -> usize {
         CHUNK.max(self.bytes >> MANY_SHIFT)
     }
