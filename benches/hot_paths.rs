@@ -2,9 +2,8 @@
 //!
 //! Absolute times depend on the machine; the rows `memcpy` and `serde_json` in the same run say what they are worth.
 
-use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use gateway_proxy::{
-    cache::{Cache, Flags, View},
     compression::Transport,
     downstream::outbox::Outbox,
     log::{Limits, Log},
@@ -96,32 +95,13 @@ fn relay(c: &mut Criterion) {
     group.finish();
 }
 
-fn cache(c: &mut Criterion) {
+fn terms(c: &mut Criterion) {
     let text = guild();
-    let mut group = c.benchmark_group("cache");
+    let mut group = c.benchmark_group("etf");
     group.throughput(Throughput::Bytes(text.len() as u64));
-    group.bench_function("guild_create", |b| {
-        b.iter_batched(
-            || Cache::new(Flags::ALL),
-            |mut cache| {
-                assert!(cache.apply("GUILD_CREATE", black_box(text.as_bytes())).changed);
-                cache
-            },
-            BatchSize::LargeInput,
-        );
-    });
-    let mut cache = Cache::new(Flags::ALL);
-    cache.apply("GUILD_CREATE", text.as_bytes());
     let mut out = Vec::with_capacity(2 * text.len());
-    group.bench_function("snapshot", |b| {
-        b.iter(|| {
-            out.clear();
-            let mut snapshot = cache.snapshot(GUILD, View::ALL).expect("a guild");
-            while !snapshot.write(&mut out, 64 << 10) {}
-        });
-    });
     let mut encoder = etf::Encoder::default();
-    group.bench_function("etf", |b| {
+    group.bench_function("encode", |b| {
         b.iter(|| {
             out.clear();
             encoder.encode(&[black_box(text.as_bytes())], &mut out).expect("JSON");
@@ -133,27 +113,8 @@ fn cache(c: &mut Criterion) {
             out.extend_from_slice(black_box(text.as_bytes()));
         });
     });
-    group.throughput(Throughput::Elements(1));
-    let updates: Vec<(String, String)> = (0..MEMBERS / 3)
-        .map(|id| {
-            let id = 600_000_000_000_000_000 + id;
-            let with_guild = |text: String| format!("{},\"guild_id\":\"{GUILD}\"}}", &text[..text.len() - 1]);
-            (with_guild(presence(id, "idle")), with_guild(member(id)))
-        })
-        .collect();
-    for (name, event) in [("presence_update", "PRESENCE_UPDATE"), ("member_update", "GUILD_MEMBER_UPDATE")] {
-        let mut next = 0;
-        group.bench_function(name, |b| {
-            b.iter(|| {
-                next = (next + 1) % updates.len();
-                let (presence, member) = &updates[next];
-                let data = if event == "PRESENCE_UPDATE" { presence } else { member };
-                assert!(cache.apply(event, black_box(data.as_bytes())).changed);
-            });
-        });
-    }
     group.finish();
 }
 
-criterion_group!(benches, scan, relay, cache);
+criterion_group!(benches, scan, relay, terms);
 criterion_main!(benches);
