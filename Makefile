@@ -6,7 +6,7 @@ CLIENTS ?=
 IMAGE ?= gateway-proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt setup test-clients build release image profile
+.PHONY: help demo test lint fmt setup test-clients fuzz build release image profile
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
 	@scripts/clients-setup $(or $(CLIENTS),all)
 	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients
 	$(if $(CLIENTS),,scripts/readme-clients)
+
+fuzz: ## hostile bytes for everything that reads them (SECONDS=60, SEED=)
+	SECONDS_TO_FUZZ="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)" SEED="$(SEED)" cargo test --release --test fuzz
 
 build: ## a development build
 	cargo build

@@ -164,10 +164,9 @@ impl Model {
     /// What is kept of a row.
     fn reduced(&self, array: &str, row: &Value) -> Value {
         let mut row = row.clone();
-        if array == "presences" || (array == "members" && !self.flags.users) {
-            if let (true, Some(id)) = (array == "presences" || row["user"].is_object(), row_id(array, &row)) {
-                row["user"] = value!({ "id": id.to_string() });
-            }
+        let bare = array == "presences" || (array == "members" && !self.flags.users && row["user"].is_object());
+        if let Some(id) = row_id(array, &row).filter(|_| bare) {
+            row["user"] = value!({ "id": id.to_string() });
         }
         row
     }
@@ -226,12 +225,10 @@ impl Model {
         let key = if matches!(event, "GUILD_UPDATE" | "GUILD_DELETE") { "id" } else { "guild_id" };
         let id = id_of(&d[key]).expect("an id");
         if event == "GUILD_DELETE" {
-            if self.guilds.contains_key(&id) {
-                if d["unavailable"] == true {
-                    self.guilds.insert(id, None);
-                } else {
-                    self.guilds.remove(&id);
-                }
+            if d["unavailable"] == true {
+                self.guilds.entry(id).and_modify(|guild| *guild = None);
+            } else {
+                self.guilds.remove(&id);
             }
             return;
         }

@@ -306,6 +306,9 @@ impl<'a> Walk<'a> {
         let mut cursor = json::Cursor::new(&self.text[start..]);
         let user = cursor.value().map_err(|_| Odd)?;
         let Some(id) = json::get(user, "id").and_then(json::parse_id).filter(|id| *id != 0) else { return Ok(false) };
+        if self.key != 0 && self.key != id {
+            return Err(Odd);
+        }
         self.flush(start);
         self.skeleton.extend_from_slice(b"{\"id\":");
         self.skeleton.push(Slot::Key as u8);
@@ -380,7 +383,8 @@ impl<'a> Walk<'a> {
     fn classify(&mut self, text: &[u8], key: &[u8], is_id: bool) -> Found {
         if text[0].is_ascii_digit() {
             if let Some(number) = parse_decimal(text) {
-                if is_id && number != 0 {
+                // Of a key that stands there twice the first one counts.
+                if is_id && self.key == 0 {
                     self.key = number;
                 }
                 if number == self.key && number != 0 {

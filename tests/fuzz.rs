@@ -1,0 +1,290 @@
+//! Hostile bytes, without end: `make fuzz SECONDS=60`, with `SEED=` for one run again. In `cargo test` it runs for a moment.
+//!
+//! Real payloads are mutated (bits, cuts, repetitions, pieces of others, tokens that mean something) and go to everything
+//! that reads bytes from outside: the envelope scan, the JSON cursor, the codec and its records, the cache with all its
+//! events, ETF in both directions, frames of both sides, HTTP-like heads, decompression. Nothing may panic, what is taken has to come
+//! back as it was, and what the cache shows has to be JSON. There is no coverage feedback; the mutations know the formats
+//! instead.
+
+#[allow(dead_code, unused_imports)]
+#[path = "../src/bin/discord-sim/clock.rs"]
+mod clock;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/bin/discord-sim/json.rs"]
+mod json;
+#[allow(dead_code, unused_imports)]
+#[path = "../src/bin/discord-sim/world/mod.rs"]
+mod world;
+
+use fastrand::Rng;
+use gateway_proxy::{
+    cache::{
+        Cache, Flags, MemberRequest, View,
+        codec::{
+            Tables,
+            decode::Decoder,
+            encode::{Encoder, IdPath, Shape},
+            ids::Ids,
+        },
+    },
+    compression::{Inflater, Transport},
+    protocol::{command::Command, envelope::Envelope, etf, event::EventKind, json as text},
+    websocket::{Inbound, Role},
+};
+use std::{
+    env,
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+use world::{Body, Settings, Wish, World};
+
+/// How long `cargo test` fuzzes.
+const MOMENT: Duration = Duration::from_secs(3);
+/// Rounds between two looks at the clock, and lives of a cache.
+const ROUNDS: u64 = 200;
+/// A cache is given no larger texts than this, so that there are many of them.
+const MOST: usize = 64 << 10;
+
+/// What means something somewhere.
+const TOKENS: [&[u8]; 28] = [
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"\"",
+    b"\\",
+    b"\\u00e9",
+    b"\\ud800",
+    b"null",
+    b"true",
+    b"-0",
+    b"1e999",
+    b"0.1",
+    b"\"id\":",
+    b"\"id\":\"1\"",
+    b"\"guild_id\":\"0\"",
+    b"\"user\":{}",
+    b"\"members\":[]",
+    b"18446744073709551616",
+    b"\"\"",
+    b"\x00",
+    b"\xff",
+    b"\x83t",
+    b"\x83m\xff\xff\xff\xff",
+    b" ",
+    b"\n",
+];
+
+struct Corpus {
+    /// Names of events and their data.
+    events: Vec<(&'static str, Vec<u8>)>,
+}
+
+impl Corpus {
+    fn new(seed: u64) -> Self {
+        let (shards, guilds, members, presences) = (1, 5, 12, 0.4);
+        let mut world =
+            World::generate(Settings { seed, shards, guilds, members, presences, channels: 5, roles: 4, emojis: 3 });
+        let mut events: Vec<(&'static str, Vec<u8>)> = world
+            .guilds_of(0)
+            .map(|guild| ("GUILD_CREATE", guild.create(None, false, world.bot()).into_bytes()))
+            .filter(|(_, text)| text.len() < MOST)
+            .collect();
+        for _ in 0..1_500 {
+            for event in world.happen(0, Wish::Any) {
+                if let Body::Json { text, .. } = event.body {
+                    events.push((event.name, text.into_bytes()));
+                }
+            }
+        }
+        Self { events }
+    }
+
+    fn any(&self, rng: &mut Rng) -> (&'static str, &[u8]) {
+        let (name, text) = &self.events[rng.usize(0..self.events.len())];
+        (name, text)
+    }
+
+    /// A text, changed in a few places or not at all.
+    fn mutated(&self, rng: &mut Rng) -> (&'static str, Vec<u8>) {
+        let (name, text) = self.any(rng);
+        let mut text = text.to_vec();
+        for _ in 0..rng.usize(0..5) {
+            self.mutate(rng, &mut text);
+        }
+        text.truncate(MOST);
+        // An event may get the data of another one.
+        (if rng.u8(0..8) == 0 { self.any(rng).0 } else { name }, text)
+    }
+
+    fn mutate(&self, rng: &mut Rng, text: &mut Vec<u8>) {
+        if text.is_empty() {
+            text.extend_from_slice(TOKENS[rng.usize(0..TOKENS.len())]);
+            return;
+        }
+        let at = rng.usize(0..text.len());
+        let end = (at + rng.usize(0..40)).min(text.len());
+        match rng.u8(0..9) {
+            0 => text[at] ^= 1 << rng.u8(0..8),
+            1 => text[at] = rng.u8(..),
+            2 => text.truncate(at),
+            3 => drop(text.drain(at..end)),
+            4 => {
+                let piece = text[at..end].to_vec();
+                text.splice(at..at, piece);
+            }
+            5 => {
+                let other = self.any(rng).1;
+                let from = rng.usize(0..other.len());
+                let piece = other[from..(from + rng.usize(0..60)).min(other.len())].to_vec();
+                text.splice(at..end, piece);
+            }
+            6 => {
+                let open = TOKENS[rng.usize(0..4)].repeat(rng.usize(1..600));
+                text.splice(at..at, open);
+            }
+            _ => drop(text.splice(at..end, TOKENS[rng.usize(0..TOKENS.len())].iter().copied())),
+        }
+    }
+}
+
+/// The codec: what it takes comes back byte for byte; records that are not its own do no harm.
+fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut Ids) {
+    let mut encoder = Encoder::default();
+    let shape = match rng.u8(0..5) {
+        0 => Shape::of(IdPath::None),
+        1 => Shape::of(IdPath::At("id")),
+        2 => Shape { loose: true, ..Shape::of(IdPath::At("id")) },
+        3 => Shape { leave_out: &["guild_id", "user"], ..Shape::of(IdPath::User) },
+        _ => Shape { bare_user: true, ..Shape::of(IdPath::User) },
+    };
+    let Ok(encoded) = encoder.encode(tables, ids, &shape, text, 0) else { return };
+    let mut out = Vec::new();
+    let decoder = Decoder { tables, ids };
+    decoder.decode(encoded.key, encoder.record(), &mut out).expect("its own record");
+    assert_eq!((out.len(), decoder.length(encoded.key, encoder.record())), (encoded.length, Some(encoded.length)));
+    if shape.leave_out.is_empty() && !shape.bare_user {
+        assert_eq!(out, text[..encoded.end].trim_ascii_start(), "what came back");
+    }
+    serde_json::from_slice::<serde::de::IgnoredAny>(&out).expect("JSON");
+    let mut record = encoder.record().to_vec();
+    for _ in 0..4 {
+        if !record.is_empty() {
+            let at = rng.usize(0..record.len());
+            match rng.u8(0..3) {
+                0 => record.truncate(at),
+                1 => record[at] = rng.u8(..),
+                _ => record.insert(at, rng.u8(..)),
+            }
+        }
+        out.clear();
+        let _ = decoder.decode(rng.u64(..), &record, &mut out);
+        let _ = decoder.length(rng.u64(..), &record);
+        assert!(out.len() < 64 << 20, "a record of {} bytes became {}", record.len(), out.len());
+    }
+}
+
+/// The cache: any event, any data; what it shows stays JSON.
+fn cache(cache: &mut Cache, name: &str, text: &[u8]) {
+    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok();
+    let outcome = cache.apply(EventKind::from_name(name.as_bytes()), text);
+    if let Some(guild) = outcome.guild.filter(|_| outcome.changed)
+        && let Some(mut snapshot) = cache.snapshot(guild, View::ALL)
+        && !snapshot.unavailable()
+    {
+        let (mut out, length) = (Vec::new(), snapshot.len());
+        while !snapshot.write(&mut out, 10_000) {}
+        assert_eq!(out.len(), length, "the length that was announced");
+        // What Discord sends is JSON: the envelope has been looked through before it comes here. What is not may be kept as it is.
+        if is_json {
+            serde_json::from_slice::<serde::de::IgnoredAny>(&out).expect("a guild that is JSON");
+        } else {
+            cache.apply(EventKind::GuildDelete, format!(r#"{{"id":"{guild}"}}"#).as_bytes());
+        }
+    }
+    if let Some(request) = MemberRequest::parse(text)
+        && let Some(mut answer) = cache.answer(request)
+    {
+        let mut out = Vec::new();
+        while !answer.is_complete() {
+            cache.next_chunk(&mut answer, &mut out);
+        }
+    }
+}
+
+/// Everything else that reads bytes.
+fn readers(rng: &mut Rng, text: &[u8]) {
+    let _ = Envelope::scan(text);
+    let _ = Envelope::scan(&[br#"{"t":"X","s":1,"op":0,"d":"#, text, b"}"].concat());
+    let _ = text::elements(text);
+    let _ = text::get(text, "id").and_then(text::parse_id);
+    if let Ok(text) = std::str::from_utf8(text)
+        && let Ok(command) = Command::parse(text.as_bytes())
+    {
+        let _ = (command.identify(), command.resume());
+    }
+    let mut term = Vec::new();
+    if etf::Encoder::default().encode(&[text], &mut term).is_ok()
+        && serde_json::from_slice::<serde_json::Value>(text).is_ok()
+    {
+        let _ = etf::to_json(&term, &mut Vec::new());
+    }
+    let _ = etf::to_json(text, &mut Vec::new());
+    for transport in [Transport::Zlib, Transport::Zstd] {
+        let mut inflater = Inflater::new(transport, 1 << 20);
+        let _ = inflater.inflate(text, &mut Vec::new());
+    }
+    for role in [Role::Client, Role::Server] {
+        let mut inbound = Inbound::new(role, 4096);
+        let mut rest = text;
+        'frames: while !rest.is_empty() {
+            let space = inbound.space();
+            let n = rest.len().min(space.len()).min(rng.usize(1..64));
+            space[..n].copy_from_slice(&rest[..n]);
+            inbound.filled(n);
+            rest = &rest[n..];
+            loop {
+                match inbound.next() {
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => break 'frames,
+                }
+            }
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let number = |name: &str| env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let limit = number("SECONDS_TO_FUZZ").map_or(MOMENT, Duration::from_secs);
+    let first = number("SEED").unwrap_or_else(|| fastrand::u64(..));
+    let corpus = Corpus::new(1);
+    let start = Instant::now();
+    let (mut rounds, mut seed) = (0, first);
+    println!("fuzzing for {} s, SEED={first}", limit.as_secs());
+    while start.elapsed() < limit {
+        let mut rng = Rng::with_seed(seed);
+        let (mut tables, mut ids) = (Tables::default(), Ids::default());
+        let flags = if rng.bool() { Flags::ALL } else { Flags { users: false, ..Flags::ALL } };
+        let mut kept = Cache::new(flags);
+        for _ in 0..ROUNDS {
+            let (name, text) = corpus.mutated(&mut rng);
+            let result = catch_unwind(AssertUnwindSafe(|| {
+                codec(&mut rng, &text, &mut tables, &mut ids);
+                cache(&mut kept, name, &text);
+                readers(&mut rng, &text);
+            }));
+            if result.is_err() {
+                println!("SEED={seed} fails at {name}: {}", String::from_utf8_lossy(&text));
+                return ExitCode::FAILURE;
+            }
+            rounds += 1;
+        }
+        seed = seed.wrapping_add(1);
+    }
+    println!("{rounds} texts, nothing found");
+    ExitCode::SUCCESS
+}
