@@ -119,6 +119,13 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
     per_shard("gateway_cache_voice_states", "Voice states in the cache", GAUGE, &|report| {
         report.cache.voice_states as f64
     });
+    per_shard("gateway_cache_bytes", "Heap of the cache in bytes", GAUGE, &|report| report.cache_bytes as f64);
+    per_shard(
+        "gateway_cache_ignored_total",
+        "Events that were malformed or about something unknown",
+        COUNTER,
+        &|report| report.cache.ignored_events as f64,
+    );
     per_shard("gateway_shard_clients", "Clients connected", GAUGE, &|report| report.clients as f64);
     per_shard("gateway_shard_sessions_detached", "Sessions that can be resumed", GAUGE, &|report| {
         report.detached as f64

@@ -51,6 +51,8 @@ pub struct Report {
     pub events: [u64; EventKind::ALL.len()],
     /// What the cache holds.
     pub cache: Counts,
+    /// Bytes of heap of the cache, without what the shards of a core share.
+    pub cache_bytes: usize,
     /// Counts of the upstream session.
     pub upstream: Counters,
     /// Clients with a connection.
@@ -81,6 +83,7 @@ impl Shard {
             latencies: self.latency.clone(),
             events: self.events,
             cache: self.cache.counts(),
+            cache_bytes: self.cache.heap(),
             upstream: self.upstream.counters(),
             clients: attached,
             detached: self.clients.len() - attached,
