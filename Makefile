@@ -6,7 +6,7 @@ CLIENTS ?=
 IMAGE ?= gateway-proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt setup test-clients fuzz build release image profile
+.PHONY: help demo test lint fmt setup test-clients fuzz bench build release image profile
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,10 @@ test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
 
 fuzz: ## hostile bytes for everything that reads them (SECONDS=60, SEED=)
 	SECONDS_TO_FUZZ="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)" SEED="$(SEED)" cargo test --release --test fuzz
+
+bench: ## the proxy beside a null relay, as a table and target/bench.json (QUICK=1, ONLY=loads|joining|memory)
+	cargo build --release --bins
+	cargo bench --bench end_to_end
 
 build: ## a development build
 	cargo build

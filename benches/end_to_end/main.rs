@@ -1,0 +1,418 @@
+//! The whole proxy as a bot sees it, beside a null relay that moves the same messages without looking at them. `make
+//! bench`, or `QUICK=1 make bench` for a minute's impression.
+//!
+//! discord-sim is Discord, the relay and the bots; all are processes of their own, the one under test alone on a CPU. The
+//! proxy and the relay are measured in turn and medians are taken, because absolute figures mean little on a machine that
+//! others use too. The result is a table, and `target/bench.json`. A lost or doubled event is the only thing that makes it
+//! fail.
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod measure;
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use gateway_proxy::compression::Transport;
+use measure::{Syscalls, cpu_ns, rss};
+use serde_json::{Value, json};
+use support::{Gateway, Simulator, TOKEN, free_port, get, wait_until};
+
+/// CPU of the one under test; everything else runs on [`OTHERS`].
+const TESTED: usize = 1;
+const OTHERS: usize = 0;
+const INTENTS: u64 = 53_608_447;
+const MB: f64 = (1 << 20) as f64;
+
+/// Who is under test.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Side {
+    Proxy,
+    Relay,
+}
+
+/// A process under test.
+struct Tested {
+    child: Child,
+    port: u16,
+}
+
+impl Drop for Tested {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Bench {
+    directory: PathBuf,
+    quick: bool,
+}
+
+impl Bench {
+    fn simulator(&self, shards: usize, guilds: usize, members: usize) -> Simulator {
+        let world = format!(
+            "--shards {shards} --max-concurrency {shards} --identify-interval-ms 50 --guilds {guilds} --members {members} \
+             --rate 0 --remaining 1000000 --member-request-interval-ms 0 --cpu {OTHERS}"
+        );
+        Simulator::start(&self.directory, &world)
+    }
+
+    fn start(&self, side: Side, simulator: &Simulator, shards: usize) -> Tested {
+        let port = free_port();
+        let log = fs::File::create(self.directory.join(format!("{side:?}.log"))).expect("a log");
+        let mut command = match side {
+            Side::Proxy => {
+                let cached: Value = [
+                    "channels",
+                    "presences",
+                    "emojis",
+                    "current_member",
+                    "members",
+                    "roles",
+                    "scheduled_events",
+                    "stage_instances",
+                    "stickers",
+                    "users",
+                    "voice_states",
+                ]
+                .into_iter()
+                .map(|flag| (flag.to_owned(), json!(true)))
+                .collect::<serde_json::Map<_, _>>()
+                .into();
+                let config = json!({
+                    "token": TOKEN, "intents": INTENTS, "host": "127.0.0.1", "port": port, "shards": shards,
+                    "twilight_http_proxy": simulator.address.to_string(), "cores": [TESTED], "control_core": TESTED,
+                    "externally_accessible_url": format!("ws://127.0.0.1:{port}"), "upstream_compression": "none",
+                    "cache": cached, "log_level": "warn",
+                });
+                let path = self.directory.join("config.json");
+                fs::write(&path, config.to_string()).expect("a configuration");
+                let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
+                command.arg("--config").arg(path).env_remove("TOKEN");
+                command
+            }
+            Side::Relay => {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_discord-sim"));
+                command.args(["relay", "--listen", &format!("127.0.0.1:{port}")]);
+                command.args(["--upstream", &format!("ws://{}", simulator.address), "--cpu", &TESTED.to_string()]);
+                command
+            }
+        };
+        let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("a process");
+        let address = ([127, 0, 0, 1], port).into();
+        wait_until("the one under test", || match side {
+            Side::Proxy => match get(address, "/health") {
+                Ok(response) if response.status == 200 => Ok(()),
+                other => Err(format!("{other:?}")),
+            },
+            Side::Relay => std::net::TcpStream::connect(address).map(drop).map_err(|error| error.to_string()),
+        });
+        Tested { child, port }
+    }
+
+    fn bot(&self, port: u16, shards: usize, seconds: f64) -> Child {
+        self.bot_with(port, shards, seconds, Stdio::null())
+    }
+
+    /// A bot that also tells what it sees in each second.
+    fn observer(&self, port: u16, shards: usize, seconds: f64) -> Child {
+        self.bot_with(port, shards, seconds, Stdio::piped())
+    }
+
+    fn bot_with(&self, port: u16, shards: usize, seconds: f64, stderr: Stdio) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_discord-sim"))
+            .args(["bot", "--json", "--close", "--url", &format!("ws://127.0.0.1:{port}"), "--token", TOKEN])
+            .args(["--shards", &shards.to_string(), "--seconds", &seconds.to_string(), "--cpu", &OTHERS.to_string()])
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .expect("a bot")
+    }
+}
+
+fn summary(output: &Output) -> Value {
+    let text = String::from_utf8_lossy(&output.stdout);
+    serde_json::from_str(text.lines().last().unwrap_or_default()).unwrap_or_else(|error| panic!("{error} in {text:?}"))
+}
+
+fn finished(bot: Child, what: &str) -> Value {
+    let summary = summary(&bot.wait_with_output().expect("a bot"));
+    assert_eq!(
+        (&summary["gaps"], &summary["duplicates"]),
+        (&json!(0), &json!(0)),
+        "{what}: events were lost or doubled"
+    );
+    summary
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    if values.is_empty() { f64::NAN } else { values[values.len() / 2] }
+}
+
+/// One side at one load.
+#[derive(Default)]
+struct Samples {
+    cpu_us: Vec<f64>,
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+    p999: Vec<f64>,
+    syscalls: Vec<f64>,
+    rate: Vec<f64>,
+}
+
+impl Samples {
+    fn json(&self) -> Value {
+        json!({
+            "cpu_us_per_event": median(self.cpu_us.clone()),
+            "latency_us": {
+                "p50": median(self.p50.clone()), "p99": median(self.p99.clone()), "p99.9": median(self.p999.clone()),
+            },
+            "syscalls_per_event": Some(median(self.syscalls.clone())).filter(|value| value.is_finite()),
+            "events_per_second": median(self.rate.clone()),
+            "events_per_second_and_core": 1e6 / median(self.cpu_us.clone()),
+        })
+    }
+}
+
+/// CPU and latency at some loads, twenty shards with a client each.
+fn loads(bench: &Bench) -> Value {
+    const SHARDS: usize = 20;
+    let (rounds, seconds) = if bench.quick { (1, 2.0) } else { (5, 4.0) };
+    let simulator = bench.simulator(SHARDS, 400, 50);
+    let mut results = Vec::new();
+    for rate in [1_000, 10_000, 40_000] {
+        let (mut proxy, mut relay) = (Samples::default(), Samples::default());
+        for round in 0..rounds {
+            let order = if round % 2 == 0 { [Side::Proxy, Side::Relay] } else { [Side::Relay, Side::Proxy] };
+            for side in order {
+                let tested = bench.start(side, &simulator, SHARDS);
+                let pid = tested.child.id();
+                let bot = bench.bot(tested.port, SHARDS, seconds + 2.5);
+                thread::sleep(Duration::from_millis(1_000));
+                simulator.traffic(rate);
+                thread::sleep(Duration::from_millis(500));
+                let time = Duration::from_secs_f64(seconds);
+                let counting = Syscalls::start(pid, time);
+                let events = || simulator.stats()["events_sent"].as_f64().expect("a number");
+                let (start, cpu, sent) = (Instant::now(), cpu_ns(pid), events());
+                thread::sleep(time);
+                let (time, cpu, sent) = (start.elapsed(), cpu_ns(pid) - cpu, events() - sent);
+                let syscalls = counting.count();
+                simulator.traffic(0);
+                let summary = finished(bot, &format!("{side:?} at {rate}/s"));
+                let samples = if side == Side::Proxy { &mut proxy } else { &mut relay };
+                samples.cpu_us.push(cpu as f64 / 1e3 / sent);
+                let latency = |key: &str| summary["latency_us"][key].as_f64().unwrap_or(f64::NAN);
+                samples.p50.push(latency("p50"));
+                samples.p99.push(latency("p99"));
+                samples.p999.push(latency("p999"));
+                samples.rate.push(sent / time.as_secs_f64());
+                samples.syscalls.extend(syscalls.map(|count| count as f64 / sent));
+            }
+        }
+        let (proxy, relay) = (proxy.json(), relay.json());
+        let ratio = |key: fn(&Value) -> &Value| {
+            key(&proxy).as_f64().unwrap_or(f64::NAN) / key(&relay).as_f64().unwrap_or(f64::NAN)
+        };
+        let cpu = ratio(|side| &side["cpu_us_per_event"]);
+        let p99 = ratio(|side| &side["latency_us"]["p99"]);
+        results.push(json!({"asked": rate, "proxy": proxy, "relay": relay, "cpu_ratio": cpu, "p99_ratio": p99}));
+    }
+    results.into()
+}
+
+/// Asks for all members of every guild, as some libraries do when they start, so that the cache has them.
+fn fill_members(port: u16, simulator: &Simulator, shards: u32) {
+    for shard in 0..shards {
+        let mut gateway = Gateway::connect(([127, 0, 0, 1], port).into(), Transport::None);
+        gateway.set_patience(Duration::from_secs(60));
+        gateway.identify((shard, shards), INTENTS);
+        let ready = gateway.receive().expect("READY").data();
+        for _ in 0..ready["guilds"].as_array().expect("guilds").len() {
+            gateway.receive().expect("a guild");
+        }
+        for (id, guild) in simulator.guilds(shard) {
+            if guild.unavailable {
+                continue;
+            }
+            gateway.send(8, &json!({"guild_id": id, "query": "", "limit": 0, "presences": true}));
+            loop {
+                let event = gateway.receive().expect("an answer");
+                if event.t.as_deref() == Some("GUILD_MEMBERS_CHUNK") {
+                    let chunk = event.data();
+                    if chunk["chunk_index"].as_u64().map(|index| index + 1) == chunk["chunk_count"].as_u64() {
+                        break;
+                    }
+                }
+            }
+            // Commands of a client are limited, and so are the shard's.
+            thread::sleep(Duration::from_millis(if guild.members > Some(250) { 600 } else { 0 }));
+        }
+        gateway.close(1000);
+    }
+}
+
+fn cached(port: u16, name: &str) -> f64 {
+    let metrics = get(([127, 0, 0, 1], port).into(), "/metrics").expect("metrics").body;
+    let lines = metrics.lines().filter(|line| line.starts_with(name));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Resident memory with a large cache, and after many updates.
+fn memory(bench: &Bench) -> Value {
+    const SHARDS: u32 = 20;
+    let (guilds, updates) = if bench.quick { (200, 50_000.0) } else { (2_000, 1_000_000.0) };
+    let simulator = bench.simulator(SHARDS as usize, guilds, 200);
+    let tested = bench.start(Side::Proxy, &simulator, SHARDS as usize);
+    let pid = tested.child.id();
+    fill_members(tested.port, &simulator, SHARDS);
+    let filled = rss(pid);
+    let count = |name: &str| cached(tested.port, name);
+    let (members, presences) = (count("gateway_cache_members{"), count("gateway_cache_presences{"));
+    let heap = count("gateway_cache_bytes{");
+    let sent = || simulator.stats()["events_sent"].as_f64().expect("a number");
+    let from = sent();
+    simulator.traffic(40_000);
+    while sent() - from < updates {
+        thread::sleep(Duration::from_millis(200));
+    }
+    simulator.traffic(0);
+    thread::sleep(Duration::from_millis(500));
+    json!({
+        "guilds": guilds, "members": members, "presences": presences, "cache_heap": heap, "rss": filled,
+        "updates": sent() - from, "rss_after_updates": rss(pid),
+    })
+}
+
+/// Where clients join while others are observed.
+#[derive(Clone, Copy, PartialEq)]
+enum Joins {
+    Nowhere,
+    /// At Discord itself: what the observers then notice is the machine, not the proxy.
+    Elsewhere,
+    Here,
+}
+
+/// The 99th percentile that an observer sees in each second, without those in which it joins itself.
+fn observed(observer: Child) -> Vec<f64> {
+    let output = observer.wait_with_output().expect("a bot");
+    let summary = summary(&output);
+    assert_eq!((&summary["gaps"], &summary["duplicates"]), (&json!(0), &json!(0)), "events were lost or doubled");
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let p99 = |line: &str| line.split(" p99 ").nth(1)?.split(' ').next()?.parse().ok();
+    text.lines().filter_map(p99).skip(2).collect()
+}
+
+/// The time until a client has its guilds, and what the others notice of it.
+fn joining(bench: &Bench) -> Value {
+    let (rounds, seconds) = if bench.quick { (1, 5.0) } else { (4, 8.0) };
+    let simulator = bench.simulator(1, 1_000, 25);
+    let tested = bench.start(Side::Proxy, &simulator, 1);
+    simulator.traffic(2_000);
+    let (mut times, mut bytes) = (Vec::new(), Vec::new());
+    let mut seen = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        for (joins, seen) in [Joins::Nowhere, Joins::Elsewhere, Joins::Here].into_iter().zip(&mut seen) {
+            let observer = bench.observer(tested.port, 1, seconds);
+            let end = Instant::now() + Duration::from_secs_f64(seconds - 1.0);
+            thread::sleep(Duration::from_millis(1_500));
+            let port = if joins == Joins::Here { tested.port } else { simulator.address.port() };
+            while joins != Joins::Nowhere && Instant::now() < end {
+                let joined = finished(bench.bot(port, 1, 0.5), "a client that joins");
+                if joins == Joins::Here {
+                    times.extend(joined["all_guilds_ms"].as_f64());
+                    bytes.extend(joined["bytes"].as_f64());
+                }
+            }
+            seen.extend(observed(observer));
+        }
+    }
+    simulator.traffic(0);
+    let [quiet, elsewhere, here] = seen.map(median);
+    json!({
+        "guilds": 1_000, "bytes": median(bytes), "identify_to_last_guild_ms": median(times),
+        "others_p99_us": quiet, "others_p99_us_joining_elsewhere": elsewhere, "others_p99_us_joining_here": here,
+        "ratio": here / elsewhere,
+    })
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
+
+fn print(results: &Value) {
+    println!(
+        "| load, 20 shards | | CPU µs per event | events/s per core | latency µs p50 / p99 / p99.9 | system calls per event |"
+    );
+    println!("|---|---|---|---|---|---|");
+    for load in results["loads"].as_array().expect("loads") {
+        for side in ["proxy", "relay"] {
+            let it = &load[side];
+            let latency = &it["latency_us"];
+            println!(
+                "| {} events/s | {side} | {:.2} | {:.0} | {:.0} / {:.0} / {:.0} | {:.2} |",
+                load["asked"],
+                number(&it["cpu_us_per_event"]),
+                number(&it["events_per_second_and_core"]),
+                number(&latency["p50"]),
+                number(&latency["p99"]),
+                number(&latency["p99.9"]),
+                number(&it["syscalls_per_event"]),
+            );
+        }
+        println!("| | ratio | {:.2} | | p99 {:.2} | |", number(&load["cpu_ratio"]), number(&load["p99_ratio"]));
+    }
+    let memory = &results["memory"];
+    println!("\n| memory | |\n|---|---|");
+    println!(
+        "| {} guilds, {} members, {} presences | RSS {:.1} MB, cache {:.1} MB |",
+        memory["guilds"],
+        memory["members"],
+        memory["presences"],
+        number(&memory["rss"]) / MB,
+        number(&memory["cache_heap"]) / MB
+    );
+    println!("| after {} events | RSS {:.1} MB |", memory["updates"], number(&memory["rss_after_updates"]) / MB);
+    let join = &results["joining"];
+    println!("\n| a client joins | |\n|---|---|");
+    println!(
+        "| p99 of the others: nobody joins / one joins elsewhere / one joins here | {:.0} / {:.0} / {:.0} µs, ratio {:.2} |",
+        number(&join["others_p99_us"]),
+        number(&join["others_p99_us_joining_elsewhere"]),
+        number(&join["others_p99_us_joining_here"]),
+        number(&join["ratio"])
+    );
+}
+
+fn main() {
+    let cpus = thread::available_parallelism().map_or(1, |cpus| cpus.get());
+    if cpus < 2 {
+        eprintln!("bench: two CPUs are needed, one for what is measured and one for the rest; {cpus} can be used");
+        std::process::exit(1);
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let directory = root.join("target/bench");
+    fs::create_dir_all(&directory).expect("a directory");
+    let bench = Bench { directory, quick: env::var("QUICK").is_ok_and(|quick| !quick.is_empty() && quick != "0") };
+    let only = env::var("ONLY").unwrap_or_default();
+    let wanted = |name: &str| only.is_empty() || only == name;
+    let mut results = json!({ "quick": bench.quick, "loads": [], "memory": {}, "joining": {} });
+    for (name, run) in [("loads", loads as fn(&Bench) -> Value), ("joining", joining), ("memory", memory)] {
+        if wanted(name) {
+            eprintln!("bench: {name}");
+            results[name] = run(&bench);
+        }
+    }
+    print(&results);
+    let path = root.join("target/bench.json");
+    fs::write(&path, format!("{results:#}\n")).expect("the result");
+    eprintln!("bench: the same as JSON in target/bench.json");
+}
