@@ -384,6 +384,12 @@ fn print(results: &Value) {
     let join = &results["joining"];
     println!("\n| a client joins | |\n|---|---|");
     println!(
+        "| IDENTIFY to the last of {} guilds | {:.0} ms, {:.1} MB |",
+        join["guilds"],
+        number(&join["identify_to_last_guild_ms"]),
+        number(&join["bytes"]) / MB
+    );
+    println!(
         "| p99 of the others: nobody joins / one joins elsewhere / one joins here | {:.0} / {:.0} / {:.0} µs, ratio {:.2} |",
         number(&join["others_p99_us"]),
         number(&join["others_p99_us_joining_elsewhere"]),

@@ -23,7 +23,7 @@ const RECONNECT_GRACE: Duration = Duration::from_secs(3);
 /// How long the last bytes and the end of the connection may take.
 const LINGER: Duration = Duration::from_secs(2);
 /// A turn ends after filling the outbox this often, so that everyone else is served.
-const FILLS_PER_TURN: usize = 4;
+const FILLS_PER_TURN: usize = 1;
 
 /// How a connection ends.
 enum End {
