@@ -44,9 +44,6 @@ use std::{
 
 /// io_uring memory of an executor in bytes. Sockets do not use it, and the default is 10 MiB.
 const IO_MEMORY: usize = 64 << 10;
-/// While tasks are ready, sockets are looked at this often. By default a client that takes all it is given would keep the
-/// others waiting for 100 ms.
-const PREEMPT_TIMER: Duration = Duration::from_micros(100);
 /// Longest wait for the reports of the data cores.
 const REPORT_LIMIT: Duration = Duration::from_secs(5);
 /// First and longest wait before `/gateway/bot` is asked again.
@@ -118,7 +115,6 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
         let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
             .name(&format!("data-{index}"))
             .io_memory(IO_MEMORY)
-            .preempt_timer(PREEMPT_TIMER)
             .spawn(move || data_core::run(mailbox, control, epoch))
             .map_err(|error| failure(&format!("can not start data core {index}"), &error))?;
         threads.push(thread);
@@ -147,7 +143,6 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
     let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
         .name("control")
         .io_memory(IO_MEMORY)
-        .preempt_timer(PREEMPT_TIMER)
         .spawn(move || async move {
             let control = Rc::new(Control {
                 config,

@@ -2,7 +2,7 @@
 
 use super::{Arrival, Core, Entry, Handle, Place, ToControl};
 use crate::{
-    net::{client::ClientConnection, within},
+    net::{Pause, client::ClientConnection, within},
     protocol::{Encoding, Time, close, command::MAX_COMMAND, etf, payload},
     shard::{Close, Progress},
     websocket::{Message, Violation},
@@ -23,7 +23,7 @@ const RECONNECT_GRACE: Duration = Duration::from_secs(3);
 /// How long the last bytes and the end of the connection may take.
 const LINGER: Duration = Duration::from_secs(2);
 /// A turn ends after filling the outbox this often, so that everyone else is served.
-const FILLS_PER_TURN: usize = 1;
+const FILLS_PER_TURN: usize = 2;
 
 /// How a connection ends.
 enum End {
@@ -33,6 +33,15 @@ enum End {
     Lost,
     /// We close.
     Close { close: Close, reconnect: bool },
+}
+
+/// What follows a turn.
+enum Turn {
+    /// Somebody will wake it.
+    Wait,
+    /// There is more to do, after everyone else.
+    Again,
+    End(End),
 }
 
 /// Serves a client until its connection ends.
@@ -66,6 +75,7 @@ pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
     let handle = Rc::new(Handle { number, waker: RefCell::new(None), stalled_since: Cell::new(None) });
     let _registration = Registration::new(&core, &place, handle.clone(), session);
     let end = RefCell::new(None);
+    let mut pause = Pause::default();
     poll_fn(|cx| {
         // The waker of a task stays the same, so this is one comparison.
         let mut waker = handle.waker.borrow_mut();
@@ -73,13 +83,18 @@ pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
             *waker = Some(cx.waker().clone());
         }
         drop(waker);
-        match turn(&core, &place, &mut connection, &handle, session, cx) {
-            Some(ended) => {
-                end.replace(Some(ended));
-                Poll::Ready(())
-            }
-            None => Poll::Pending,
+        if !pause.is_over(cx) {
+            return Poll::Pending;
         }
+        match turn(&core, &place, &mut connection, &handle, session, cx) {
+            Turn::End(ended) => {
+                end.replace(Some(ended));
+                return Poll::Ready(());
+            }
+            Turn::Again => pause.begin(cx),
+            Turn::Wait => {}
+        }
+        Poll::Pending
     })
     .await;
     let end = end.into_inner().unwrap_or(End::Lost);
@@ -122,12 +137,12 @@ fn turn(
     handle: &Handle,
     session: u32,
     cx: &mut Context<'_>,
-) -> Option<End> {
+) -> Turn {
     let now = core.now();
     loop {
         // Before the first read too: the door may have read more than the IDENTIFY.
         if let Some(end) = messages(place, connection, session, now) {
-            return Some(end);
+            return Turn::End(end);
         }
         // A client that does not read gets no further answers, so it is not listened to either.
         if connection.outbox.is_full() {
@@ -135,43 +150,39 @@ fn turn(
         }
         match connection.poll_read(cx) {
             Poll::Ready(Ok(n)) if n > 0 => {}
-            Poll::Ready(_) => return Some(End::Lost),
+            Poll::Ready(_) => return Turn::End(End::Lost),
             Poll::Pending => break,
         }
     }
-    for fill in 0.. {
+    for _ in 0..FILLS_PER_TURN {
         let progress = if connection.outbox.is_full() {
             Progress::More
         } else {
             place.with(|shard| shard.produce(now, session, handle.number, &mut connection.outbox))
         };
         if let Progress::Close { close, reconnect } = progress {
-            return Some(End::Close { close, reconnect });
+            return Turn::End(End::Close { close, reconnect });
         }
         let (written, state) = connection.poll_write(cx);
         match state {
             Poll::Ready(Ok(())) => handle.stalled_since.set(None),
-            Poll::Ready(Err(_)) => return Some(End::Lost),
+            Poll::Ready(Err(_)) => return Turn::End(End::Lost),
             Poll::Pending => {
                 let since = handle.stalled_since.get().filter(|_| written == 0).unwrap_or(now);
                 handle.stalled_since.set(Some(since));
                 if now.saturating_sub(since) >= STALL_LIMIT {
                     tracing::info!("a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
-                    return Some(End::Lost);
+                    return Turn::End(End::Lost);
                 }
-                return None;
+                return Turn::Wait;
             }
         }
         if progress == Progress::Idle {
             connection.outbox.release();
-            return None;
-        }
-        if fill == FILLS_PER_TURN {
-            cx.waker().wake_by_ref();
-            return None;
+            return Turn::Wait;
         }
     }
-    None
+    Turn::Again
 }
 
 /// Handles every message that is complete.

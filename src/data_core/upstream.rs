@@ -5,7 +5,7 @@ use super::{Core, Place, ToControl};
 use crate::{
     compression::{InflateError, Inflater},
     net::{
-        contain, race,
+        Pause, contain, race,
         upstream::{Endpoint, UpstreamConnection},
     },
     upstream::session::Action,
@@ -119,21 +119,35 @@ async fn connect(core: &Core, place: &Place, url: &str) -> io::Result<Option<Ups
 async fn serve(core: &Core, place: &Place, connection: &mut UpstreamConnection) -> End {
     let mut reader = Reader { inflater: Inflater::new(core.plan.transport, MAX_PAYLOAD), payload: Vec::new() };
     let end = RefCell::new(None);
+    let mut pause = Pause::default();
     poll_fn(|cx| {
         place.upstream.replace(Some(cx.waker().clone()));
-        let result = turn(core, place, connection, &mut reader, cx);
-        match result {
-            Some(ended) => {
-                end.replace(Some(ended));
-                Poll::Ready(())
-            }
-            None => Poll::Pending,
+        if !pause.is_over(cx) {
+            return Poll::Pending;
         }
+        match turn(core, place, connection, &mut reader, cx) {
+            Turn::End(ended) => {
+                end.replace(Some(ended));
+                return Poll::Ready(());
+            }
+            Turn::Again => pause.begin(cx),
+            Turn::Wait => {}
+        }
+        Poll::Pending
     })
     .await;
     // A close frame that is still here goes out if it can.
     let _ = crate::net::within(CLOSE_LIMIT, poll_fn(|cx| connection.poll_write(cx))).await;
     end.into_inner().expect("the loop ends with a reason")
+}
+
+/// What follows a turn.
+enum Turn {
+    /// Somebody will wake it.
+    Wait,
+    /// There is more to do, after everyone else.
+    Again,
+    End(End),
 }
 
 struct Reader {
@@ -149,29 +163,32 @@ fn turn(
     connection: &mut UpstreamConnection,
     reader: &mut Reader,
     cx: &mut Context<'_>,
-) -> Option<End> {
-    for read in 0.. {
+) -> Turn {
+    let mut next = Turn::Again;
+    for read in 0..=READS_PER_TURN {
         // Before the first read too: the first messages may have come together with the end of the upgrade.
         if let Some(end) = messages(core, place, connection, reader) {
-            return Some(end);
+            return Turn::End(end);
         }
         if let Some(end) = actions(core, place, connection) {
-            return Some(end);
+            return Turn::End(end);
         }
         if read == READS_PER_TURN {
-            cx.waker().wake_by_ref();
             break;
         }
         match connection.poll_read(cx) {
             Poll::Ready(Ok(true)) => {}
-            Poll::Ready(Ok(false)) => return Some(End::Theirs(None, "end of stream".into())),
-            Poll::Ready(Err(error)) => return Some(End::Theirs(None, error.to_string())),
-            Poll::Pending => break,
+            Poll::Ready(Ok(false)) => return Turn::End(End::Theirs(None, "end of stream".into())),
+            Poll::Ready(Err(error)) => return Turn::End(End::Theirs(None, error.to_string())),
+            Poll::Pending => {
+                next = Turn::Wait;
+                break;
+            }
         }
     }
     match connection.poll_write(cx) {
-        Poll::Ready(Err(error)) => Some(End::Theirs(None, error.to_string())),
-        Poll::Ready(Ok(())) | Poll::Pending => None,
+        Poll::Ready(Err(error)) => Turn::End(End::Theirs(None, error.to_string())),
+        Poll::Ready(Ok(())) | Poll::Pending => next,
     }
 }
 

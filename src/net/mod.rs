@@ -61,3 +61,30 @@ mod tests {
         });
     }
 }
+
+/// Long enough not to have passed when it is looked at, and short for everyone else.
+const PAUSE: std::time::Duration = std::time::Duration::from_micros(5);
+
+/// A task's way of letting everyone else have their turn. Waking itself is not enough: the executor looks at its sockets only
+/// when no task is ready, or every 100 ms.
+#[derive(Default)]
+pub struct Pause(Option<glommio::timer::Timer>);
+
+impl Pause {
+    /// Begins one. The task is woken when it is over.
+    pub fn begin(&mut self, cx: &mut std::task::Context<'_>) {
+        self.0 = Some(glommio::timer::Timer::new(PAUSE));
+        if self.is_over(cx) {
+            cx.waker().wake_by_ref();
+        }
+    }
+
+    /// Is there none any more?
+    pub fn is_over(&mut self, cx: &mut std::task::Context<'_>) -> bool {
+        let over = self.0.as_mut().is_none_or(|timer| std::pin::Pin::new(timer).poll(cx).is_ready());
+        if over {
+            self.0 = None;
+        }
+        over
+    }
+}
