@@ -340,7 +340,7 @@ fn joining(bench: &Bench) -> Value {
     json!({
         "guilds": 1_000, "bytes": median(bytes), "identify_to_last_guild_ms": median(times),
         "others_p99_us": quiet, "others_p99_us_joining_elsewhere": elsewhere, "others_p99_us_joining_here": here,
-        "ratio": here / elsewhere,
+        "ratio": here / quiet,
     })
 }
 

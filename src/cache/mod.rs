@@ -149,8 +149,9 @@ impl Cache {
         (&mut self.guilds, parts)
     }
 
-    /// A new upstream session: its READY. Guilds that are known stay as they are until their GUILD_CREATE comes; those
-    /// that READY does not name are removed and returned.
+    /// A new upstream session: its READY. All guilds are unavailable until their GUILD_CREATE comes, because what was known
+    /// of them is old: of one that is down by now nothing more will be heard. Those that READY does not name are removed and
+    /// returned.
     pub fn ready(&mut self, data: &[u8]) -> Result<Vec<u64>, Malformed> {
         let mut named = Vec::new();
         if let Some(user) = json::get(data, "user") {
@@ -165,17 +166,11 @@ impl Cache {
         let keep: hashbrown::HashSet<u64> = named.iter().copied().collect();
         let gone: Vec<u64> = self.order.iter().copied().filter(|id| !keep.contains(id)).collect();
         self.order.retain(|id| keep.contains(id));
-        let totals = &mut self.totals;
-        self.guilds.retain(|id, guild| {
-            let stays = keep.contains(id);
-            if !stays {
-                guild.uncount(totals);
-            }
-            stays
-        });
+        self.guilds.clear();
+        self.totals = [0; Kind::COUNT];
+        let known: hashbrown::HashSet<u64> = self.order.iter().copied().collect();
         for id in named {
-            if !self.guilds.contains_key(&id) {
-                self.guilds.insert(id, Guild::unavailable());
+            if self.guilds.insert(id, Guild::unavailable()).is_none() && !known.contains(&id) {
                 self.order.push(id);
             }
         }

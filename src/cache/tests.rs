@@ -250,7 +250,7 @@ fn a_new_session_forgets_what_it_does_not_name() {
     apply(&mut cache, "GUILD_CREATE", json!({"id": "2"}));
     let ready = json!({"user": {"id": "77"}, "guilds": [{"id": "2"}, {"id": "3"}]}).to_string();
     assert_eq!(cache.ready(ready.as_bytes()), Ok(vec![1]));
-    assert_eq!(cache.guilds().collect::<Vec<_>>(), [(2, true), (3, false)]);
+    assert_eq!(cache.guilds().collect::<Vec<_>>(), [(2, false), (3, false)]);
     let pending = cache.snapshot(3, View::ALL).unwrap();
     assert!(pending.unavailable() && !pending.is_down());
 }

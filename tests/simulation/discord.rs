@@ -1,0 +1,377 @@
+//! Discord as a model: one shard's guilds, its sessions with their replay, and the connection that is there, if any.
+//!
+//! It knows the truth, numbers the messages, remembers which of them can not have reached anybody, and complains about a
+//! proxy that identifies without need or too early.
+
+use crate::trace::{Coverage, Event, note};
+use fastrand::Rng;
+use gateway_proxy::protocol::Time;
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
+
+/// How long a session without a connection lives.
+const SESSION_LIFE: Duration = Duration::from_secs(180);
+/// Events that a session can replay.
+const REPLAY: usize = 2_000;
+/// Between two IDENTIFYs.
+const IDENTIFY_INTERVAL: Duration = Duration::from_secs(5);
+/// The bot itself.
+pub const BOT: u64 = 77;
+
+/// A guild as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guild {
+    pub available: bool,
+    pub members: BTreeSet<u64>,
+}
+
+struct Session {
+    id: String,
+    sequence: u64,
+    /// Payloads by sequence, with the number of a message.
+    sent: VecDeque<(u64, String, Option<u64>)>,
+    /// Since when it has no connection.
+    alone_since: Option<Time>,
+}
+
+/// What comes over the connection.
+pub enum Frame {
+    Text { text: String, number: Option<u64>, guild: Option<u64>, left: bool },
+    Close(u16),
+}
+
+struct Link {
+    number: u64,
+    /// On its way to the proxy.
+    frames: VecDeque<(Time, Frame)>,
+    session: bool,
+    /// It looks open, and nothing passes.
+    frozen: bool,
+    latency: u64,
+}
+
+/// See the module's description.
+pub struct Discord {
+    pub guilds: BTreeMap<u64, Guild>,
+    /// The session of the shard, if there is one.
+    session: Option<Session>,
+    link: Option<Link>,
+    next: u64,
+    last_identify: Option<Time>,
+    /// Does the proxy know the session, so that it has to resume it?
+    pub known: bool,
+    /// The newest message.
+    pub number: u64,
+    /// Messages that nobody could be sent.
+    pub lost: BTreeSet<u64>,
+    /// The newest message that the proxy has been given.
+    fed: u64,
+    user: u64,
+}
+
+impl Discord {
+    pub fn new(rng: &mut Rng) -> Self {
+        let guilds = (1..=rng.u64(1..6)).map(|id| {
+            let members = (0..rng.u64(1..20)).map(|user| id * 1_000 + user).collect();
+            (id, Guild { available: rng.u8(0..8) > 0, members })
+        });
+        Self {
+            guilds: guilds.collect(),
+            session: None,
+            link: None,
+            next: 0,
+            last_identify: None,
+            known: false,
+            number: 0,
+            lost: BTreeSet::new(),
+            fed: 0,
+            user: 100,
+        }
+    }
+
+    /// The proxy connects; returns the number of the connection.
+    pub fn connect(&mut self, now: Time, rng: &mut Rng) -> u64 {
+        self.disconnect(now);
+        self.next += 1;
+        let latency = rng.u64(1..60);
+        self.link = Some(Link { number: self.next, frames: VecDeque::new(), session: false, frozen: false, latency });
+        self.say(now, json!({"t": null, "s": null, "op": 10, "d": {"heartbeat_interval": 41_250}}).to_string());
+        self.next
+    }
+
+    /// The connection is gone, with everything that was on its way.
+    pub fn disconnect(&mut self, now: Time) {
+        if self.link.take().is_some_and(|link| link.session)
+            && let Some(session) = &mut self.session
+        {
+            session.alone_since = Some(now);
+        }
+    }
+
+    pub fn is_linked(&self) -> bool {
+        self.link.is_some()
+    }
+
+    fn send(&mut self, now: Time, frame: Frame) {
+        if let Some(link) = self.link.as_mut().filter(|link| !link.frozen) {
+            link.frames.push_back((now + Duration::from_millis(link.latency), frame));
+        }
+    }
+
+    fn say(&mut self, now: Time, text: String) {
+        self.send(now, Frame::Text { text, number: None, guild: None, left: false });
+    }
+
+    /// The next frame that has arrived at the proxy.
+    pub fn arrived(&mut self, now: Time) -> Option<Frame> {
+        let link = self.link.as_mut()?;
+        if link.frozen || link.frames.front()?.0 > now {
+            return None;
+        }
+        let (_, frame) = link.frames.pop_front()?;
+        if let Frame::Text { text, .. } = &frame
+            && text.starts_with(r#"{"t":"READY""#)
+        {
+            self.known = self.session.is_some();
+        }
+        if let Frame::Text { number: Some(number), .. } = frame {
+            assert!(number > self.fed, "P1: message {number} came a second time to the proxy, after {}", self.fed);
+            let missing = (self.fed + 1..number).find(|missing| !self.lost.contains(missing));
+            assert_eq!(missing, None, "P1: the proxy has not been sent a message before {number}");
+            self.fed = number;
+        }
+        Some(frame)
+    }
+
+    /// A session ends: what of it has not arrived never will.
+    fn end_session(&mut self) {
+        if let Some(session) = self.session.take() {
+            let numbers = session.sent.iter().filter_map(|(_, _, number)| *number);
+            self.lost.extend(numbers.filter(|number| *number > self.fed));
+            if let Some(link) = &mut self.link {
+                link.session = false;
+                link.frames.retain(|(_, frame)| !matches!(frame, Frame::Text { number: Some(_), .. }));
+            }
+        }
+        self.known = false;
+    }
+
+    /// Sessions do not live for ever.
+    pub fn pass(&mut self, now: Time) {
+        let over =
+            |session: &Session| session.alone_since.is_some_and(|since| now.saturating_sub(since) > SESSION_LIFE);
+        if self.session.as_ref().is_some_and(over) {
+            note(|| "discord: the session has expired".into());
+            self.end_session();
+        }
+    }
+
+    /// A payload of the proxy on connection `link`.
+    pub fn receive(&mut self, now: Time, link: u64, payload: &[u8], coverage: &mut Coverage) {
+        if self.link.as_ref().is_none_or(|own| own.number != link || own.frozen) {
+            return;
+        }
+        let payload: Value = serde_json::from_slice(payload).expect("the proxy sends JSON");
+        match payload["op"].as_u64() {
+            Some(1) => self.say(now, r#"{"t":null,"s":null,"op":11,"d":null}"#.into()),
+            Some(2) => self.identify(now, coverage),
+            Some(6) => self.resume(now, &payload["d"], coverage),
+            _ => {}
+        }
+    }
+
+    fn identify(&mut self, now: Time, coverage: &mut Coverage) {
+        coverage.count(Event::Identifies);
+        assert!(self.session.is_none() || !self.known, "P2: an IDENTIFY though the session could be resumed");
+        let early = self.last_identify.is_some_and(|last| now.saturating_sub(last) < IDENTIFY_INTERVAL);
+        assert!(
+            !early,
+            "P2: an IDENTIFY {:?} after the last one",
+            now.saturating_sub(self.last_identify.unwrap_or(now))
+        );
+        self.last_identify = Some(now);
+        self.end_session();
+        self.next += 1;
+        let id = format!("upstream-{}", self.next);
+        note(|| format!("discord: {id} begins"));
+        self.session = Some(Session { id: id.clone(), sequence: 0, sent: VecDeque::new(), alone_since: None });
+        if let Some(link) = &mut self.link {
+            link.session = true;
+        }
+        let guilds: Vec<Value> =
+            self.guilds.keys().map(|id| json!({"id": id.to_string(), "unavailable": true})).collect();
+        let ready = json!({
+            "v": 10, "user": {"id": BOT.to_string(), "username": "bot"}, "guilds": guilds, "session_id": id,
+            "resume_gateway_url": "ws://resume", "application": {"id": "1", "flags": 0}, "shard": [0, 1],
+        });
+        self.dispatch(now, "READY", &ready, None, None, false);
+        for id in self.guilds.keys().copied().collect::<Vec<_>>() {
+            if self.guilds[&id].available {
+                self.guild_create(now, id, Some(false));
+            }
+        }
+    }
+
+    fn resume(&mut self, now: Time, data: &Value, coverage: &mut Coverage) {
+        let sequence = data["seq"].as_u64().unwrap_or(0);
+        let found = self.session.as_mut().filter(|session| {
+            let first = session.sent.front().map_or(session.sequence + 1, |(first, ..)| *first);
+            data["session_id"] == *session.id && sequence <= session.sequence && sequence + 1 >= first
+        });
+        let Some(session) = found else {
+            coverage.count(Event::UpstreamRefused);
+            self.end_session();
+            return self.say(now, r#"{"t":null,"s":null,"op":9,"d":false}"#.into());
+        };
+        coverage.count(Event::UpstreamResumes);
+        session.alone_since = None;
+        let missed: Vec<_> = session.sent.iter().filter(|(at, ..)| *at > sequence).cloned().collect();
+        note(|| format!("discord: resumes at {sequence}, {} events", missed.len()));
+        if let Some(link) = &mut self.link {
+            link.session = true;
+        }
+        for (_, text, number) in missed {
+            let (guild, left) = about(&text);
+            self.send(now, Frame::Text { text, number, guild, left });
+        }
+        self.dispatch(now, "RESUMED", &json!({}), None, None, false);
+    }
+
+    fn dispatch(&mut self, now: Time, name: &str, data: &Value, number: Option<u64>, guild: Option<u64>, left: bool) {
+        let Some(session) = &mut self.session else {
+            self.lost.extend(number);
+            return;
+        };
+        session.sequence += 1;
+        let text = format!(r#"{{"t":"{name}","s":{},"op":0,"d":{data}}}"#, session.sequence);
+        session.sent.push_back((session.sequence, text.clone(), number));
+        if session.sent.len() > REPLAY {
+            session.sent.pop_front();
+        }
+        if self.link.as_ref().is_some_and(|link| link.session) {
+            self.send(now, Frame::Text { text, number, guild, left });
+        }
+    }
+
+    fn guild_create(&mut self, now: Time, id: u64, unavailable: Option<bool>) {
+        let members: Vec<Value> = self.guilds[&id]
+            .members
+            .iter()
+            .map(|user| json!({"user": {"id": user.to_string(), "username": "u"}}))
+            .collect();
+        let mut data = json!({"id": id.to_string(), "name": "g", "member_count": members.len(), "members": members});
+        if let Some(unavailable) = unavailable {
+            data["unavailable"] = unavailable.into();
+        }
+        self.dispatch(now, "GUILD_CREATE", &data, None, Some(id), false);
+    }
+
+    /// Something happens.
+    pub fn happen(&mut self, now: Time, rng: &mut Rng, coverage: &mut Coverage) {
+        let up: Vec<u64> = self.guilds.iter().filter(|(_, guild)| guild.available).map(|(id, _)| *id).collect();
+        let any = |rng: &mut Rng| (!up.is_empty()).then(|| up[rng.usize(0..up.len())]);
+        match rng.u8(0..40) {
+            0..=9 => {
+                if let Some(id) = any(rng) {
+                    self.user += 1;
+                    let user = id * 1_000 + self.user;
+                    self.guilds.get_mut(&id).expect("it is there").members.insert(user);
+                    let data = json!({"guild_id": id.to_string(), "user": {"id": user.to_string(), "username": "u"}});
+                    self.dispatch(now, "GUILD_MEMBER_ADD", &data, None, Some(id), false);
+                }
+            }
+            10..=17 => {
+                if let Some(id) = any(rng) {
+                    let members = &mut self.guilds.get_mut(&id).expect("it is there").members;
+                    let chosen = members.iter().nth(rng.usize(0..members.len().max(1))).copied();
+                    if let Some(user) = chosen.filter(|user| members.remove(user)) {
+                        let data = json!({"guild_id": id.to_string(), "user": {"id": user.to_string()}});
+                        self.dispatch(now, "GUILD_MEMBER_REMOVE", &data, None, Some(id), false);
+                    }
+                }
+            }
+            18 => {
+                if let Some(id) = any(rng) {
+                    coverage.count(Event::Outages);
+                    self.guilds.get_mut(&id).expect("it is there").available = false;
+                    let data = json!({"id": id.to_string(), "unavailable": true});
+                    self.dispatch(now, "GUILD_DELETE", &data, None, Some(id), true);
+                }
+            }
+            19 | 20 => {
+                let down = self.guilds.iter().find(|(_, guild)| !guild.available).map(|(id, _)| *id);
+                if let Some(id) = down {
+                    self.guilds.get_mut(&id).expect("it is there").available = true;
+                    self.guild_create(now, id, Some(false));
+                }
+            }
+            21 => {
+                if let Some(id) = any(rng).filter(|_| self.guilds.len() > 1) {
+                    self.guilds.remove(&id);
+                    self.dispatch(now, "GUILD_DELETE", &json!({"id": id.to_string()}), None, Some(id), true);
+                }
+            }
+            22 => {
+                let id = (1..9).find(|id| !self.guilds.contains_key(id));
+                if let Some(id) = id {
+                    let members = (0..rng.u64(1..9)).map(|user| id * 1_000 + user).collect();
+                    self.guilds.insert(id, Guild { available: true, members });
+                    self.guild_create(now, id, None);
+                }
+            }
+            _ => {
+                if let Some(id) = any(rng) {
+                    self.number += 1;
+                    let content = "x".repeat(if rng.u8(0..10) == 0 { 3_000 } else { rng.usize(0..100) });
+                    let data = json!({
+                        "guild_id": id.to_string(), "channel_id": "5", "id": "6", "number": self.number, "content": content,
+                    });
+                    self.dispatch(now, "MESSAGE_CREATE", &data, Some(self.number), Some(id), false);
+                }
+            }
+        }
+    }
+
+    // ---- faults ----
+
+    /// Nothing passes any more, though the connection looks open.
+    pub fn freeze(&mut self) -> bool {
+        let link = self.link.as_mut();
+        link.map(|link| link.frozen = true).is_some()
+    }
+
+    /// Closes with a code; some end the session (docs: Opcodes and Status Codes, Gateway Close Event Codes).
+    pub fn close(&mut self, now: Time, code: u16) {
+        if matches!(code, 1000 | 1001 | 4003 | 4007 | 4009) {
+            self.end_session();
+        }
+        self.send(now, Frame::Close(code));
+    }
+
+    pub fn ask_to_reconnect(&mut self, now: Time) {
+        self.say(now, r#"{"t":null,"s":null,"op":7,"d":null}"#.into());
+    }
+
+    pub fn ask_for_heartbeat(&mut self, now: Time) {
+        self.say(now, r#"{"t":null,"s":null,"op":1,"d":null}"#.into());
+    }
+
+    pub fn invalidate(&mut self, now: Time, resumable: bool) {
+        if !resumable {
+            self.end_session();
+        }
+        self.say(now, format!(r#"{{"t":null,"s":null,"op":9,"d":{resumable}}}"#));
+    }
+}
+
+/// The guild that a payload is about, and whether it is gone with it.
+fn about(text: &str) -> (Option<u64>, bool) {
+    let payload: Value = serde_json::from_str(text).expect("its own payload");
+    let data = &payload["d"];
+    let of_guild = matches!(payload["t"].as_str(), Some("GUILD_CREATE" | "GUILD_DELETE"));
+    let id = if of_guild { &data["id"] } else { &data["guild_id"] };
+    (id.as_str().and_then(|id| id.parse().ok()), payload["t"] == "GUILD_DELETE")
+}

@@ -1,0 +1,244 @@
+//! One seed: a world, clients, faults by chance, then peace, in which everybody has to come to know the truth.
+
+use crate::{
+    client::{self, Client},
+    discord::Discord,
+    host::{Choice, Host},
+    trace::{Coverage, Event, note},
+};
+use fastrand::Rng;
+use gateway_proxy::{log::Limits, protocol::Time};
+use std::{collections::BTreeSet, time::Duration};
+
+/// Longest time that peace may need: an upstream session to be found dead, a backoff, an IDENTIFY.
+const PEACE: Duration = Duration::from_secs(900);
+
+/// Bytes that the log allocates at a time.
+const SEGMENT: usize = 64 << 10;
+
+/// How often each fault happens, of 1,000 steps. A seed leaves out most of them.
+struct Faults {
+    cut: u32,
+    freeze: u32,
+    code: u32,
+    reconnect: u32,
+    invalidate: u32,
+    restart: u32,
+    kill: u32,
+    client_cut: u32,
+    client_code: u32,
+    client_over: u32,
+    unreachable: u8,
+}
+
+impl Faults {
+    fn choose(rng: &mut Rng) -> Self {
+        let mut some = |most: u32| if rng.u8(0..3) == 0 { rng.u32(1..=most) } else { 0 };
+        Self {
+            cut: some(20),
+            freeze: some(6),
+            code: some(12),
+            reconnect: some(12),
+            invalidate: some(6),
+            restart: some(6),
+            kill: some(3),
+            client_cut: some(60),
+            client_code: some(30),
+            client_over: some(40),
+            unreachable: some(120) as u8,
+        }
+    }
+}
+
+struct World {
+    rng: Rng,
+    now: Time,
+    discord: Discord,
+    host: Host,
+    clients: Vec<Client>,
+    choice: Choice,
+    coverage: Coverage,
+}
+
+/// Runs a seed; a broken promise is a panic.
+pub fn run(seed: u64) -> Coverage {
+    let mut rng = Rng::with_seed(seed);
+    let roomy = rng.u8(0..3) > 0;
+    let choice = Choice {
+        log: if roomy {
+            Limits { bytes: 64 << 20, entries: 100 }
+        } else {
+            Limits { bytes: rng.usize(1_000..60_000), entries: rng.usize(1..60) }
+        },
+        resume_window: Duration::from_secs(rng.u64(5..130)),
+    };
+    note(|| format!("{choice:?}"));
+    let now = Duration::from_secs(1_000);
+    let discord = Discord::new(&mut rng);
+    let host = Host::new(choice, now, rng.u64(..));
+    let count = rng.usize(1..5);
+    let clients = (0..count).map(|name| Client::new(name, client::manner(&mut rng))).collect();
+    let mut world = World { rng, now, discord, host, clients, choice, coverage: Coverage::default() };
+    let faults = Faults::choose(&mut world.rng);
+    world.host.unreachable = faults.unreachable;
+    for _ in 0..world.rng.usize(100..900) {
+        world.step(&faults, roomy);
+    }
+    world.make_peace(roomy);
+    world.check();
+    world.end();
+    world.coverage
+}
+
+impl World {
+    /// Time passes, things happen, and something may go wrong.
+    fn step(&mut self, faults: &Faults, roomy: bool) {
+        let rng = &mut self.rng;
+        let passed = match rng.u8(..) {
+            0..=180 => rng.u64(1..40),
+            181..=245 => rng.u64(40..600),
+            246..=253 => rng.u64(600..8_000),
+            _ => rng.u64(8_000..70_000),
+        };
+        self.pass(Duration::from_millis(passed), roomy);
+        let happens = match self.rng.u8(0..16) {
+            0 => self.rng.usize(0..30),
+            1..=9 => 1,
+            _ => 0,
+        };
+        for _ in 0..happens {
+            self.discord.happen(self.now, &mut self.rng, &mut self.coverage);
+        }
+        self.disturb(faults, roomy);
+    }
+
+    /// Lets time pass, in parts that are short enough for what looks at the clock.
+    fn pass(&mut self, time: Duration, roomy: bool) {
+        let end = self.now + time;
+        loop {
+            self.now = (self.now + Duration::from_millis(250)).min(end);
+            self.discord.pass(self.now);
+            let Self { rng, now, discord, host, clients, choice, coverage } = self;
+            host.run(*now, discord, rng, coverage);
+            for client in clients {
+                client.run(*now, host, choice.resume_window, roomy, coverage);
+            }
+            self.bounds();
+            if self.now == end {
+                return;
+            }
+        }
+    }
+
+    fn disturb(&mut self, faults: &Faults, roomy: bool) {
+        let Self { rng, now, discord, host, clients, choice, coverage } = self;
+        let now = *now;
+        let chance = |rng: &mut Rng, of: u32| rng.u32(0..1_000) < of;
+        if chance(rng, faults.cut) && discord.is_linked() {
+            note(|| "fault: the connection to Discord is cut".into());
+            coverage.count(Event::UpstreamCuts);
+            discord.disconnect(now);
+        }
+        if chance(rng, faults.freeze) && discord.freeze() {
+            note(|| "fault: Discord falls silent".into());
+            coverage.count(Event::UpstreamFrozen);
+        }
+        if chance(rng, faults.code) && discord.is_linked() {
+            let code = [1000, 1001, 1006, 4000, 4001, 4002, 4003, 4005, 4007, 4008, 4009][rng.usize(0..11)];
+            note(|| format!("fault: Discord closes with {code}"));
+            coverage.count(Event::UpstreamCodes);
+            discord.close(now, code);
+        }
+        if chance(rng, faults.reconnect) && discord.is_linked() {
+            note(|| "fault: op 7".into());
+            coverage.count(Event::Reconnects);
+            discord.ask_to_reconnect(now);
+        }
+        if chance(rng, faults.invalidate) && discord.is_linked() {
+            let resumable = rng.bool();
+            note(|| format!("fault: op 9 {resumable}"));
+            coverage.count(Event::Invalidated);
+            discord.invalidate(now, resumable);
+        }
+        if chance(rng, 5) {
+            discord.ask_for_heartbeat(now);
+        }
+        if chance(rng, faults.restart) {
+            host.restart(now, discord, rng, coverage);
+        }
+        if chance(rng, faults.kill) {
+            host.kill(now, discord, rng, coverage);
+        }
+        for client in clients {
+            if chance(rng, faults.client_cut) {
+                let away =
+                    Duration::from_millis(if rng.u8(0..10) == 0 { rng.u64(0..200_000) } else { rng.u64(0..2_000) });
+                client.leave(now, host, None, away, coverage);
+            }
+            if chance(rng, faults.client_code) {
+                let code = [1000, 1001, 3000, 4000, 4900][rng.usize(0..5)];
+                client.leave(now, host, Some(code), Duration::from_millis(rng.u64(0..3_000)), coverage);
+            }
+            if chance(rng, faults.client_over) && client.is_connected() {
+                client.reconnect(now, host, choice.resume_window, roomy, coverage);
+            }
+            if chance(rng, 2) {
+                client.manner = client::manner(rng);
+            }
+        }
+    }
+
+    /// P4: nothing grows beyond its bound.
+    fn bounds(&self) {
+        let report = self.host.shard.report();
+        // The newest events are kept however large they are, and none is larger than this; memory comes in segments, of
+        // which the first and the last one are used in part.
+        let most = self.choice.log.bytes + (self.choice.log.entries + 1) * 8_192 + 2 * SEGMENT;
+        assert!(report.log_bytes <= most, "P4: {} bytes in the log, {most} at most", report.log_bytes);
+        let sessions = report.clients + report.detached;
+        assert!(sessions <= 4_096, "P4: {sessions} sessions");
+    }
+
+    /// No more faults, nothing new: until all have what there is.
+    fn make_peace(&mut self, roomy: bool) {
+        note(|| "peace".into());
+        self.host.unreachable = 0;
+        let end = self.now + PEACE;
+        // A connection that is frozen by now has to be noticed first.
+        for _ in 0..3 {
+            for client in &mut self.clients {
+                client.manner = client::Manner { appetite: 1 << 20, heartbeats: true };
+            }
+            self.pass(Duration::from_secs(200), roomy);
+        }
+        while self.discord.guilds.values().any(|guild| !guild.available) {
+            self.discord.happen(self.now, &mut self.rng, &mut self.coverage);
+        }
+        while self.now < end {
+            self.pass(Duration::from_secs(5), roomy);
+        }
+    }
+
+    /// The truth, for everybody.
+    fn check(&mut self) {
+        assert!(self.discord.is_linked(), "P2: no connection to Discord in peace");
+        let numbers: BTreeSet<u64> = self.host.fed.iter().filter_map(|fed| fed.number).collect();
+        let missing = (1..=self.discord.number).find(|n| !numbers.contains(n) && !self.discord.lost.contains(n));
+        assert_eq!(missing, None, "P1: a message that the proxy has not been given");
+        for client in &mut self.clients {
+            client.check(&self.host, &self.discord.guilds);
+        }
+    }
+
+    /// All clients go for good: nothing of them stays.
+    fn end(&mut self) {
+        for index in 0..self.clients.len() {
+            let client = &mut self.clients[index];
+            let far = Duration::from_secs(1_000_000);
+            client.leave(self.now, &mut self.host, Some(1000), far, &mut self.coverage);
+        }
+        self.pass(self.choice.resume_window + Duration::from_secs(3), true);
+        let report = self.host.shard.report();
+        assert_eq!((report.clients, report.detached, report.log_events), (0, 0, 0), "P4: what is left");
+    }
+}
