@@ -200,8 +200,12 @@ impl Shard {
             shard.cache.apply(EventKind::GuildDelete, &payload::guild_delete(guild, false));
         }
         let (oldest, next) = (shard.log.oldest(), shard.log.next());
-        if shard.clients.values().any(|client| client.session.cursor() > next || client.session.needs() < oldest) {
+        if shard.clients.values().any(|client| client.session.cursor() > next) {
             return Err(invalid("a session beyond its events"));
+        }
+        // The ring may have dropped events since the sessions were told; who needs them can not resume.
+        for client in shard.clients.values_mut() {
+            client.session.forget_before(oldest);
         }
         Ok(shard)
     }

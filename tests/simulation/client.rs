@@ -43,8 +43,6 @@ struct Session {
     renewals: u64,
     /// The process that it began in.
     generation: u64,
-    /// The highest sequence that the proxy has sent on any connection, for counting what is sent again.
-    highest: u64,
 }
 
 /// See the module's description.
@@ -114,11 +112,12 @@ impl Client {
         self.generation = host.generation;
         self.back_at = now + Duration::from_secs(1);
         if let Some(session) = self.session.as_mut().filter(|session| !session.id.is_empty()) {
-            let gone = self.gone_since.map(|since| now.saturating_sub(since.max(host.started_at)));
+            let gone = self.gone_since.map(|since| now.saturating_sub(since));
+            let gone_here = self.gone_since.map(|since| now.saturating_sub(since.max(host.started_at)));
             match host.resume(now, &session.id, session.sequence) {
                 Some(number) => {
                     // The shard looks at its clock four times a second.
-                    let expired = gone.is_some_and(|gone| gone > window + Duration::from_secs(1));
+                    let expired = gone_here.is_some_and(|gone| gone > window + Duration::from_secs(1));
                     assert!(!expired, "P4: client {} could resume after {gone:?}", self.name);
                     assert!(session.generation >= host.clean_start, "P4: a session outlived a kill");
                     note(|| format!("client {}: resumes at {} on {number}", self.name, session.sequence));
@@ -166,7 +165,6 @@ impl Client {
             synced_at: None,
             renewals: 0,
             generation: host.generation,
-            highest: 0,
         });
     }
 
@@ -270,10 +268,9 @@ impl Client {
         assert_eq!(payload["s"], session.sequence + 1, "P3: client {name} gets {payload}");
         session.sequence += 1;
         note(|| format!("client {name}: gets {:.110}", payload.to_string()));
-        if session.sequence <= session.highest {
+        if self.resuming {
             coverage.count(Event::Replayed);
         }
-        session.highest = session.highest.max(session.sequence);
         session.synced_at = session.synced_at.or(connection.synced_at);
         let data = &payload["d"];
         let id = |value: &Value| value.as_str().and_then(|id| id.parse::<u64>().ok()).unwrap_or(0);

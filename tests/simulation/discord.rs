@@ -18,6 +18,8 @@ const SESSION_LIFE: Duration = Duration::from_secs(180);
 const REPLAY: usize = 2_000;
 /// Between two IDENTIFYs.
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(5);
+/// Bytes of the largest content of a message.
+pub const LARGEST: usize = 30_000;
 /// The bot itself.
 pub const BOT: u64 = 77;
 
@@ -70,10 +72,12 @@ pub struct Discord {
     /// The newest message that the proxy has been given.
     fed: u64,
     user: u64,
+    /// Many messages are large, so that a small ring holds few.
+    heavy: bool,
 }
 
 impl Discord {
-    pub fn new(rng: &mut Rng) -> Self {
+    pub fn new(rng: &mut Rng, heavy: bool) -> Self {
         let guilds = (1..=rng.u64(1..6)).map(|id| {
             let members = (0..rng.u64(1..20)).map(|user| id * 1_000 + user).collect();
             (id, Guild { available: rng.u8(0..8) > 0, members })
@@ -89,6 +93,7 @@ impl Discord {
             lost: BTreeSet::new(),
             fed: 0,
             user: 100,
+            heavy,
         }
     }
 
@@ -325,7 +330,12 @@ impl Discord {
             _ => {
                 if let Some(id) = any(rng) {
                     self.number += 1;
-                    let content = "x".repeat(if rng.u8(0..10) == 0 { 3_000 } else { rng.usize(0..100) });
+                    let content = match rng.u8(0..10) {
+                        0..=3 if self.heavy => rng.usize(1_000..LARGEST),
+                        0 => 3_000,
+                        _ => rng.usize(0..100),
+                    };
+                    let content = "x".repeat(content);
                     let data = json!({
                         "guild_id": id.to_string(), "channel_id": "5", "id": "6", "number": self.number, "content": content,
                     });

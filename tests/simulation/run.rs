@@ -2,7 +2,7 @@
 
 use crate::{
     client::{self, Client},
-    discord::Discord,
+    discord::{Discord, LARGEST},
     host::{Choice, Host},
     trace::{Coverage, Event, note},
 };
@@ -74,7 +74,7 @@ pub fn run(seed: u64) -> Coverage {
     };
     note(|| format!("{choice:?}"));
     let now = Duration::from_secs(1_000);
-    let discord = Discord::new(&mut rng);
+    let discord = Discord::new(&mut rng, !roomy);
     let host = Host::new(choice, now, rng.u64(..));
     let count = rng.usize(1..5);
     let clients = (0..count).map(|name| Client::new(name, client::manner(&mut rng))).collect();
@@ -193,7 +193,7 @@ impl World {
         let report = self.host.shard.report();
         // The newest events are kept however large they are, and none is larger than this; memory comes in segments, of
         // which the first and the last one are used in part.
-        let most = self.choice.log.bytes + (self.choice.log.entries + 1) * 8_192 + 2 * SEGMENT;
+        let most = self.choice.log.bytes + (self.choice.log.entries + 1) * (LARGEST + 1_000) + 2 * SEGMENT;
         assert!(report.log_bytes <= most, "P4: {} bytes in the log, {most} at most", report.log_bytes);
         let sessions = report.clients + report.detached;
         assert!(sessions <= 4_096, "P4: {sessions} sessions");

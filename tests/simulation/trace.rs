@@ -64,7 +64,7 @@ events! {
     SnapshotsCut: "connections that ended within a snapshot",
     Resumes: "RESUMEs of clients that were served",
     ResumesOverLiving: "RESUMEs while the old connection was still open",
-    Replayed: "events that were sent a second time",
+    Replayed: "events between a RESUME and its RESUMED",
     Refused: "RESUMEs of clients that were refused",
     Expired: "RESUMEs that came too late",
     FellOff: "clients that were too slow for the ring",
