@@ -6,7 +6,7 @@ CLIENTS ?=
 IMAGE ?= gateway-proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt setup test-clients fuzz bench build release image profile
+.PHONY: help demo test lint fmt setup test-clients sim sim-planted fuzz bench build release image profile
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,12 @@ test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
 	@scripts/clients-setup $(or $(CLIENTS),all)
 	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients
 	$(if $(CLIENTS),,scripts/readme-clients)
+
+sim: ## deterministic simulation with faults (SEEDS=100000), or one seed told in full (SEED=17)
+	SEEDS="$(SEEDS)" FROM="$(FROM)" SEED="$(SEED)" cargo test --release --test simulation
+
+sim-planted: ## five planted bugs, each of which the simulation has to find
+	scripts/sim-planted
 
 fuzz: ## hostile bytes for everything that reads them (SECONDS=60, SEED=)
 	SECONDS_TO_FUZZ="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)" SEED="$(SEED)" cargo test --release --test fuzz

@@ -91,8 +91,8 @@ pub struct Saved {
     /// The oldest number that it can be resumed from, and the cursor after it.
     pub base: (u64, u64),
     sent: Vec<u64>,
-    /// Guild, position, gone.
-    contained: Vec<(u64, u64, bool)>,
+    /// Guild, position, what the snapshot has of it.
+    contained: Vec<(u64, u64, Shown)>,
 }
 
 /// What the client asked for in its IDENTIFY.
@@ -142,12 +142,23 @@ pub struct Session {
     contained_until: u64,
 }
 
+/// What a snapshot tells of a guild that READY names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shown {
+    /// Everything, by its GUILD_CREATE.
+    Whole,
+    /// Nothing, because it is down or has not been sent yet. Its GUILD_CREATE will follow; older events are about what the
+    /// client has never seen.
+    Unavailable,
+    /// Nothing, because the bot has left it meanwhile. The GUILD_DELETE that said so follows.
+    Left,
+}
+
 #[derive(Clone, Copy)]
 struct Contained {
     /// Events before this position are in the snapshot.
     before: u64,
-    /// There was no GUILD_CREATE, because the bot had left meanwhile.
-    gone: bool,
+    shown: Shown,
 }
 
 impl Session {
@@ -213,8 +224,8 @@ impl Session {
     }
 
     /// A guild was written as it was before the event at `position`.
-    pub fn contain(&mut self, guild: u64, position: u64, gone: bool) {
-        self.contained.insert(guild, Contained { before: position, gone });
+    pub fn contain(&mut self, guild: u64, position: u64, shown: Shown) {
+        self.contained.insert(guild, Contained { before: position, shown });
         self.contained_until = self.contained_until.max(position);
     }
 
@@ -262,14 +273,14 @@ impl Session {
         match meta.state_of {
             Some(guild) => match before(guild) {
                 // READY named the guild, so the client has to hear that it is gone.
-                Some(contained) if contained.gone => meta.kind != EventKind::GuildDelete,
+                Some(contained) if contained.shown == Shown::Left => meta.kind != EventKind::GuildDelete,
                 contained => contained.is_some(),
             },
             // Nothing else is told by a snapshot, but of a guild that the client never saw it must not hear either.
             None => json::get(data, "guild_id")
                 .and_then(json::parse_id)
                 .and_then(before)
-                .is_some_and(|contained| contained.gone),
+                .is_some_and(|contained| contained.shown != Shown::Whole),
         }
     }
 
@@ -318,7 +329,7 @@ impl Session {
             cursor: self.cursor,
             base: self.base,
             sent: self.sent.iter().copied().collect(),
-            contained: self.contained.iter().map(|(guild, c)| (*guild, c.before, c.gone)).collect(),
+            contained: self.contained.iter().map(|(guild, c)| (*guild, c.before, c.shown)).collect(),
         })
     }
 
@@ -337,8 +348,8 @@ impl Session {
         session.user = saved.user;
         (session.sequence, session.cursor, session.base) = (saved.sequence, saved.cursor, saved.base);
         session.sent = saved.sent.into();
-        for (guild, position, gone) in saved.contained {
-            session.contain(guild, position, gone);
+        for (guild, position, shown) in saved.contained {
+            session.contain(guild, position, shown);
         }
         Some(session)
     }
@@ -423,14 +434,14 @@ mod tests {
         assert_eq!(session.number_snapshot(), 1);
         append(&mut log, EventKind::GuildMemberAdd, 10, true); // in the snapshot of 10
         append(&mut log, EventKind::MessageCreate, 10, false); // not state: delivered
-        session.contain(10, log.next(), false);
+        session.contain(10, log.next(), Shown::Whole);
         session.number_snapshot();
         let after = append(&mut log, EventKind::GuildMemberAdd, 10, true); // after the snapshot of 10
         append(&mut log, EventKind::GuildMemberAdd, 20, true); // in the snapshot of 20
         append(&mut log, EventKind::MessageCreate, 30, false); // 30 was never shown
         let delete = append(&mut log, EventKind::GuildDelete, 30, true);
-        session.contain(20, log.next(), false);
-        session.contain(30, log.next(), true);
+        session.contain(20, log.next(), Shown::Whole);
+        session.contain(30, log.next(), Shown::Left);
         let rejoin = append(&mut log, EventKind::GuildCreate, 30, true);
         session.finish_sync();
         let got = deliver(&mut session, &log);

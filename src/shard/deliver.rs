@@ -9,7 +9,7 @@ use crate::{
     cache::{GuildSnapshot, View},
     downstream::{
         outbox::Outbox,
-        session::{Phase, Session},
+        session::{Phase, Session, Shown},
     },
     protocol::{
         Time, close,
@@ -149,12 +149,16 @@ impl Shard {
                 match self.cache.snapshot(guild, view) {
                     Some(taken) if !taken.unavailable() => {
                         snapshot.current = Some(taken);
-                        session.contain(guild, self.log.next(), false);
+                        session.contain(guild, self.log.next(), Shown::Whole);
                     }
                     // A guild that Discord has not sent yet comes by its own GUILD_CREATE.
-                    Some(taken) if !taken.is_down() => {}
-                    Some(_) => snapshot.unavailable.push(guild),
-                    None => session.contain(guild, self.log.next(), true),
+                    Some(taken) => {
+                        session.contain(guild, self.log.next(), Shown::Unavailable);
+                        if taken.is_down() {
+                            snapshot.unavailable.push(guild);
+                        }
+                    }
+                    None => session.contain(guild, self.log.next(), Shown::Left),
                 }
                 budget = budget.saturating_sub(64);
             } else if let Some(guild) = snapshot.unavailable.pop() {

@@ -18,8 +18,10 @@ const SESSION_LIFE: Duration = Duration::from_secs(180);
 const REPLAY: usize = 2_000;
 /// Between two IDENTIFYs.
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(5);
+/// Bytes of the largest event.
+pub const LARGEST: usize = 100_000;
 /// Bytes of the largest content of a message.
-pub const LARGEST: usize = 30_000;
+const LARGEST_CONTENT: usize = 30_000;
 /// The bot itself.
 pub const BOT: u64 = 77;
 
@@ -74,6 +76,8 @@ pub struct Discord {
     user: u64,
     /// Many messages are large, so that a small ring holds few.
     heavy: bool,
+    /// So large are guilds, besides their members, that clients get them one after the other.
+    bulk: usize,
 }
 
 impl Discord {
@@ -94,6 +98,7 @@ impl Discord {
             fed: 0,
             user: 100,
             heavy,
+            bulk: if rng.u8(0..3) == 0 { rng.usize(10_000..80_000) } else { 0 },
         }
     }
 
@@ -268,6 +273,9 @@ impl Discord {
             .map(|user| json!({"user": {"id": user.to_string(), "username": "u"}}))
             .collect();
         let mut data = json!({"id": id.to_string(), "name": "g", "member_count": members.len(), "members": members});
+        if self.bulk > 0 {
+            data["bulk"] = "b".repeat(self.bulk).into();
+        }
         if let Some(unavailable) = unavailable {
             data["unavailable"] = unavailable.into();
         }
@@ -331,7 +339,7 @@ impl Discord {
                 if let Some(id) = any(rng) {
                     self.number += 1;
                     let content = match rng.u8(0..10) {
-                        0..=3 if self.heavy => rng.usize(1_000..LARGEST),
+                        0..=3 if self.heavy => rng.usize(1_000..LARGEST_CONTENT),
                         0 => 3_000,
                         _ => rng.usize(0..100),
                     };

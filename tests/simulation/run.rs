@@ -193,7 +193,7 @@ impl World {
         let report = self.host.shard.report();
         // The newest events are kept however large they are, and none is larger than this; memory comes in segments, of
         // which the first and the last one are used in part.
-        let most = self.choice.log.bytes + (self.choice.log.entries + 1) * (LARGEST + 1_000) + 2 * SEGMENT;
+        let most = self.choice.log.bytes + (self.choice.log.entries + 1) * LARGEST + 2 * SEGMENT;
         assert!(report.log_bytes <= most, "P4: {} bytes in the log, {most} at most", report.log_bytes);
         let sessions = report.clients + report.detached;
         assert!(sessions <= 4_096, "P4: {sessions} sessions");
