@@ -122,6 +122,8 @@ impl Client {
                     assert!(session.generation >= host.clean_start, "P4: a session outlived a kill");
                     note(|| format!("client {}: resumes at {} on {number}", self.name, session.sequence));
                     coverage.count(Event::Resumes);
+                    // What can be resumed is complete, at some time before now if nobody has seen when.
+                    session.synced_at.get_or_insert(host.fed.len());
                     if session.generation != host.generation {
                         coverage.count(Event::RestartResumes);
                     }
