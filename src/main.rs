@@ -34,6 +34,7 @@ struct Arguments {
 const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
+    give_large_memory_back();
     let arguments = Arguments::parse();
     let loaded = Config::load(&arguments.config, std::env::var(TOKEN_VARIABLE).ok());
     let (config, warnings) = match loaded {
@@ -78,6 +79,18 @@ fn main() -> ExitCode {
     match control::run(config, &placement, listener) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(1, &failure),
+    }
+}
+
+/// Makes the allocator map large blocks by themselves, so that they go back to the system when they are freed. By default
+/// the first one that is freed makes it keep them in its heap, and after a crowd of slow clients the heap stays large.
+fn give_large_memory_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        const LARGE: libc::c_int = 128 << 10;
+        // SAFETY: mallopt only sets a number of the allocator; no other thread has been started.
+        let set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+        debug_assert_eq!(set, 1, "a documented option");
     }
 }
 

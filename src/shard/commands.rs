@@ -47,6 +47,8 @@ impl Shard {
         }
         *count += 1;
         if *count > MAX_COMMANDS {
+            // What is left of the flood must not use up what Discord allows the shard.
+            self.limiter.forget(number);
             return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
         }
         let Forward::Send(mut text) = forward(&command, text) else { return Ok(()) };

@@ -102,6 +102,11 @@ impl Proxy {
         self.process.kill();
     }
 
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: &str) {
         self.process.signal(signal);
