@@ -373,3 +373,6 @@ async fn stop(core: &Rc<Core>) {
     }
     core.tell(ToControl::Stopped);
 }
+
+#[cfg(test)]
+mod tests;

@@ -248,6 +248,8 @@ impl Shard {
     fn on_dispatch(&mut self, kind: EventKind, envelope: &Envelope<'_>) {
         self.events[kind as usize] += 1;
         let name = envelope.t.unwrap_or_default();
+        #[cfg(test)]
+        assert_ne!(name, b"PANIC_IN_A_TEST", "a panic that a test wants");
         let mut state_of = None;
         if self.cache.wants(kind) {
             let outcome = self.cache.apply(kind, envelope.d);

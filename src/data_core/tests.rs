@@ -1,0 +1,147 @@
+//! A panic in one shard, seen from Discord's side: that shard comes back, its neighbour does not notice.
+
+use super::*;
+use crate::{
+    net::{mailbox::mailbox, tls},
+    websocket::{Inbound, Message, Opcode, Role, server_response, upgrade_of, write_frame},
+};
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    thread,
+};
+
+/// Discord's end of one connection.
+struct Peer {
+    stream: TcpStream,
+    inbound: Inbound,
+}
+
+impl Peer {
+    fn accept(listener: &TcpListener) -> Self {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") {
+            stream.read_exact(&mut byte).unwrap();
+            head.push(byte[0]);
+        }
+        let mut headers = [httparse::EMPTY_HEADER; 32];
+        let mut request = httparse::Request::new(&mut headers);
+        assert!(request.parse(&head).unwrap().is_complete());
+        let upgrade = upgrade_of(request.headers).unwrap().unwrap();
+        stream.write_all(server_response(&upgrade).as_bytes()).unwrap();
+        let mut peer = Self { stream, inbound: Inbound::new(Role::Server, 1 << 20) };
+        peer.say(r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#);
+        peer
+    }
+
+    fn say(&mut self, payload: &str) {
+        let mut frame = Vec::new();
+        write_frame(&mut frame, Opcode::Text, payload.as_bytes(), None);
+        self.stream.write_all(&frame).unwrap();
+    }
+
+    /// The next payload with this opcode; `None` when the connection ends before.
+    fn hears(&mut self, op: u64) -> Option<serde_json::Value> {
+        loop {
+            while let Some(message) = self.inbound.next().unwrap() {
+                match message {
+                    Message::Text(text) => {
+                        let payload: serde_json::Value = serde_json::from_slice(text).unwrap();
+                        if payload["op"] == op {
+                            return Some(payload);
+                        }
+                    }
+                    Message::Close(_) => return None,
+                    _ => {}
+                }
+            }
+            match self.stream.read(self.inbound.space()) {
+                Ok(n) if n > 0 => self.inbound.filled(n),
+                _ => return None,
+            }
+        }
+    }
+
+    /// IDENTIFY, answered with READY; returns the shard.
+    fn identified(&mut self) -> u64 {
+        let identify = self.hears(2).expect("IDENTIFY");
+        self.say(
+            r#"{"t":"READY","s":1,"op":0,"d":{"v":10,"user":{"id":"1"},"guilds":[],"session_id":"x","resume_gateway_url":"ws://127.0.0.1:1","application":{"id":"1","flags":0}}}"#,
+        );
+        identify["d"]["shard"][0].as_u64().unwrap()
+    }
+}
+
+#[test]
+fn a_panic_restarts_its_shard_and_no_other() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("ws://{}", listener.local_addr().unwrap());
+    let (to_core, core_mailbox) = mailbox();
+    let (to_control, mut from_core) = mailbox();
+    let core = glommio::LocalExecutorBuilder::default()
+        .name("data")
+        .spawn(move || run(core_mailbox, to_control, Instant::now()))
+        .unwrap();
+    let to_core = std::sync::Arc::new(to_core);
+    let (granting, ended) = (to_core.clone(), mpsc::channel::<()>());
+    let (done, stop) = ended;
+    // The control core: whoever wants to identify may.
+    let control = glommio::LocalExecutorBuilder::default()
+        .name("control")
+        .spawn(move || async move {
+            loop {
+                match from_core.receive().await {
+                    ToControl::WantPermit(shard) => drop(granting.send(ToCore::Permit(shard))),
+                    ToControl::Stopped => return drop(done),
+                    _ => {}
+                }
+            }
+        })
+        .unwrap();
+    let plan = Plan {
+        shards: vec![0, 1],
+        presences: vec![],
+        shard_count: 2,
+        token: "t".into(),
+        gateway_url: url,
+        intents: 1,
+        transport: crate::compression::Transport::None,
+        public_url: "ws://proxy".into(),
+        log: crate::log::Limits { bytes: 1 << 20, entries: 10 },
+        resume_window: Duration::from_secs(1),
+        cache: crate::cache::Flags::ALL,
+        honor_client_intents: true,
+        state_dir: None,
+        tls: tls::client_config().unwrap(),
+    };
+    assert!(to_core.send(ToCore::Start(Box::new(plan))).is_ok());
+
+    let mut peers = [None, None];
+    for _ in 0..2 {
+        let mut peer = Peer::accept(&listener);
+        let shard = peer.identified() as usize;
+        peers[shard] = Some(peer);
+    }
+    let [Some(mut first), Some(mut second)] = peers else { panic!("both shards identify") };
+    first.say(r#"{"t":"PANIC_IN_A_TEST","s":2,"op":0,"d":{}}"#);
+    assert_eq!(first.hears(99), None, "its connection is gone");
+    let mut again = Peer::accept(&listener);
+    assert_eq!(again.identified(), 0, "it starts anew");
+    // The neighbour is still there and answers.
+    second.say(r#"{"t":null,"s":null,"op":1,"d":null}"#);
+    assert!(second.hears(1).is_some());
+
+    assert!(to_core.send(ToCore::Stop).is_ok());
+    let drain = thread::spawn(move || while again.hears(99).is_some() {});
+    assert!(
+        stop.recv_timeout(Duration::from_secs(30)).is_err_and(|error| error == mpsc::RecvTimeoutError::Disconnected)
+    );
+    drop(second);
+    drain.join().unwrap();
+    core.join().unwrap();
+    control.join().unwrap();
+}
