@@ -163,7 +163,7 @@ impl Client {
             if seen.sequence.is_multiple_of(5_000) {
                 gateway.heartbeat(seen.sequence);
             }
-            turns -= 1;
+            turns = turns.saturating_sub(1);
             if turns > 0 || !synced || settled {
                 continue;
             }
