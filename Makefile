@@ -6,7 +6,7 @@ CLIENTS ?=
 IMAGE ?= gateway-proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt setup test-clients sim sim-planted fuzz bench build release image profile
+.PHONY: help demo test lint fmt setup test-clients sim sim-planted chaos fuzz bench build release image profile
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,10 @@ sim: ## deterministic simulation with faults (SEEDS=100000), or one seed told in
 
 sim-planted: ## five planted bugs, each of which the simulation has to find
 	scripts/sim-planted
+
+chaos: ## real processes and libraries with faults, restarts and kills at random (SECONDS=600, SEED=)
+	@scripts/clients-setup
+	SECONDS_OF_CHAOS="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)" SEED="$(SEED)" cargo test --test chaos -- --nocapture
 
 fuzz: ## hostile bytes for everything that reads them (SECONDS=60, SEED=)
 	SECONDS_TO_FUZZ="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)" SEED="$(SEED)" cargo test --release --test fuzz

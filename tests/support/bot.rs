@@ -46,6 +46,8 @@ pub struct Bot {
     shards: BTreeMap<u32, Shard>,
     /// Answers to member requests: guild and number of members.
     members: Vec<(String, u64)>,
+    /// May the library report errors?
+    tolerant: bool,
 }
 
 impl Bot {
@@ -68,7 +70,17 @@ impl Bot {
             .env("SHARDS", shards.to_string())
             .env("COMPRESS", settings.compress);
         let process = Process::start(name, command, directory);
-        Self { process, shards: (0..shards).map(|shard| (shard, Shard::default())).collect(), members: Vec::new() }
+        Self {
+            process,
+            shards: (0..shards).map(|shard| (shard, Shard::default())).collect(),
+            members: Vec::new(),
+            tolerant: false,
+        }
+    }
+
+    /// From now on the library may complain.
+    pub fn tolerate_errors(&mut self) {
+        self.tolerant = true;
     }
 
     /// What it has reported about a shard.
@@ -145,6 +157,7 @@ impl Bot {
         let report = serde_json::from_str(line);
         let report = report.unwrap_or_else(|error| panic!("the bot printed what is not a report: {line}: {error}"));
         match report {
+            Report::Error { .. } if self.tolerant => {}
             Report::Error { .. } => panic!("the bot reported an error: {line}"),
             Report::Members { guild, count } => self.members.push((guild, count)),
             Report::Ready { shard, guilds } => self.known(shard).ready.push(guilds),
