@@ -1,18 +1,14 @@
 //! Request Guild Members (docs: Gateway Events, Request Guild Members) answered from the cache.
 //!
-//! An answer is the data of one GUILD_MEMBERS_CHUNK after the other, each of at most [`CHUNK`] members, made when it is
-//! asked for; all of them show the members of one moment. Work for each call is bounded.
+//! An answer is the data of one GUILD_MEMBERS_CHUNK after the other, each of at most [`CHUNK`] members. Whom it is about is
+//! decided when the request is made; what a chunk says of them is how they are when it is made, because the client has been
+//! told everything up to then: an older picture would undo the updates that it has. Who has left since is left out, and who
+//! has joined since was told by an event. Work for each call is bounded.
 
-use super::{
-    Cache,
-    codec::{Shared, decode::Decoder, ids::Ids},
-    guild::Guild,
-    kind::Kind,
-    snapshot::Frozen,
-};
+use super::{Cache, codec::decode::Decoder, guild::Guild, kind::Kind, snapshot::Frozen};
 use crate::protocol::json::{self, write_string};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{cell::RefCell, rc::Rc};
 
 /// Members of one chunk (docs: Guild Members Chunk).
 pub const CHUNK: usize = 1000;
@@ -22,7 +18,7 @@ const MOST_NAMED: usize = 100;
 const SCAN: usize = 1000;
 
 /// Whom a request is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Whom {
     /// Everybody, up to a limit if it is not 0.
     All(usize),
@@ -33,7 +29,7 @@ enum Whom {
 }
 
 /// The data of an op 8, read leniently: ids may be numbers or strings, `guild_id` an array of one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberRequest {
     /// The guild.
     pub guild: u64,
@@ -76,18 +72,29 @@ impl MemberRequest {
 /// An answer on its way: see the module's description.
 pub struct MemberAnswer {
     request: MemberRequest,
-    /// Where it goes on: the next chunk, or the search.
+    /// Who was a member at the request, at the next chunk or where the search goes on. The records are old.
     members: Frozen,
-    tables: Shared,
-    ids: Rc<RefCell<Ids>>,
-    /// Members that were found by name or id: each id, and the text.
-    found: Vec<(u64, Box<[u8]>)>,
+    /// Who was found by name or id.
+    found: Vec<u64>,
     not_found: Vec<u64>,
     searched: bool,
     chunk: usize,
     chunks: usize,
     /// Where each chunk that was made begins.
     starts: Vec<(usize, usize)>,
+}
+
+/// An answer between two processes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SavedAnswer {
+    request: MemberRequest,
+    /// All that it is about, in the order of the chunks, or who is still to be looked at by the search.
+    members: Vec<u64>,
+    found: Vec<u64>,
+    not_found: Vec<u64>,
+    searched: bool,
+    chunk: usize,
+    chunks: usize,
 }
 
 impl MemberAnswer {
@@ -109,6 +116,41 @@ impl MemberAnswer {
             self.chunk = chunk;
         }
     }
+
+    /// The answer for another process.
+    pub fn save(&self) -> SavedAnswer {
+        let mut members = self.members.clone();
+        if let Some(first) = self.starts.first() {
+            members.seek(*first);
+        }
+        let mut ids = Vec::new();
+        members.each(|id, _, _| {
+            ids.push(id);
+            true
+        });
+        SavedAnswer {
+            request: self.request.clone(),
+            members: ids,
+            found: self.found.clone(),
+            not_found: self.not_found.clone(),
+            searched: self.searched,
+            chunk: self.chunk,
+            chunks: self.chunks,
+        }
+    }
+
+    /// An answer of another process; `None` when it contradicts itself.
+    pub fn restore(saved: SavedAnswer) -> Option<Self> {
+        let SavedAnswer { request, members, found, not_found, searched, chunk, chunks } = saved;
+        let most = if matches!(request.whom, Whom::All(_)) { members.len().div_ceil(CHUNK).max(1) } else { 1 };
+        if chunk > chunks || chunks == 0 || chunks > most || (chunk > 0 && !searched) {
+            return None;
+        }
+        let mut members = Frozen::of_ids(&members, CHUNK);
+        members.seek((chunk, 0));
+        let starts = (0..chunk).map(|chunk| (chunk, 0)).collect();
+        Some(Self { request, members, found, not_found, searched, chunk, chunks, starts })
+    }
 }
 
 impl Cache {
@@ -121,8 +163,6 @@ impl Cache {
         }
         let mut answer = MemberAnswer {
             members: Frozen::new(guild, Kind::Members),
-            tables: self.tables.clone(),
-            ids: guild.ids.clone(),
             found: Vec::new(),
             not_found: Vec::new(),
             searched: true,
@@ -133,13 +173,8 @@ impl Cache {
         };
         match &answer.request.whom {
             Whom::Users(ids) => {
-                for id in ids {
-                    let mut text = Vec::new();
-                    match self.read(guild, Kind::Members, *id, &mut text) {
-                        Some(()) => answer.found.push((*id, text.into())),
-                        None => answer.not_found.push(*id),
-                    }
-                }
+                let store = &guild.array(Kind::Members).store;
+                (answer.found, answer.not_found) = ids.iter().partition(|id| store.find(**id).is_some());
             }
             Whom::Named(..) => answer.searched = false,
             Whom::All(limit) => {
@@ -150,62 +185,91 @@ impl Cache {
         Some(answer)
     }
 
-    /// Appends the text of an entity.
-    fn read(&self, guild: &Guild, kind: Kind, id: u64, out: &mut Vec<u8>) -> Option<()> {
+    /// Appends the text of an entity; false when there is none.
+    fn read(&self, guild: &Guild, kind: Kind, id: u64, out: &mut Vec<u8>) -> bool {
         let store = &guild.array(kind).store;
-        let place = store.find(id)?;
+        let Some(place) = store.find(id) else { return false };
         let (tables, ids) = (self.tables.borrow(), guild.ids.borrow());
-        Decoder { tables: &tables, ids: &ids }.decode(id, store.record(place), out)
+        let before = out.len();
+        let complete = Decoder { tables: &tables, ids: &ids }.decode(id, store.record(place), out).is_some();
+        if !complete {
+            out.truncate(before);
+        }
+        complete
+    }
+
+    /// Appends those of `ids` that are there as a list; returns them.
+    fn write_list(
+        &self,
+        guild: Option<&Guild>,
+        kind: Kind,
+        ids: impl Iterator<Item = u64>,
+        out: &mut Vec<u8>,
+    ) -> Vec<u64> {
+        let mut shown = Vec::new();
+        out.push(b'[');
+        for id in ids {
+            let comma = usize::from(!shown.is_empty());
+            out.extend_from_slice(&b","[..comma]);
+            if guild.is_some_and(|guild| self.read(guild, kind, id, out)) {
+                shown.push(id);
+            } else {
+                out.truncate(out.len() - comma);
+            }
+        }
+        out.push(b']');
+        shown
     }
 
     /// Appends the data of the next chunk to `out`; false when it takes another call, because there is more to search.
     pub fn next_chunk(&self, answer: &mut MemberAnswer, out: &mut Vec<u8>) -> bool {
         debug_assert!(!answer.is_complete());
-        if !answer.searched && !answer.search() {
+        let guild = self.guilds.get(&answer.request.guild);
+        if !answer.searched && !self.search(guild, answer) {
             return false;
         }
         answer.starts.push(answer.members.position());
-        out.extend_from_slice(format!(r#"{{"guild_id":"{}","members":["#, answer.request.guild).as_bytes());
-        let mut shown = Vec::new();
-        match answer.request.whom {
-            Whom::All(limit) => {
-                let room = if limit == 0 { CHUNK } else { CHUNK.min(limit - answer.chunk * CHUNK) };
-                answer.write_members(room, &mut shown, out);
-            }
-            _ => {
-                write_list(out, answer.found.iter().map(|(_, member)| &**member));
-                shown.extend(answer.found.iter().map(|(id, _)| *id));
-            }
-        }
-        self.write_rest(answer, &shown, out);
+        let ids = match answer.request.whom {
+            Whom::All(0) => answer.next_members(CHUNK),
+            Whom::All(limit) => answer.next_members(CHUNK.min(limit - answer.chunk * CHUNK)),
+            _ => answer.found.clone(),
+        };
+        out.extend_from_slice(format!(r#"{{"guild_id":"{}","members":"#, answer.request.guild).as_bytes());
+        let shown = self.write_list(guild, Kind::Members, ids.into_iter(), out);
+        self.write_rest(guild, answer, shown, out);
         answer.chunk += 1;
         true
     }
 
-    fn write_rest(&self, answer: &MemberAnswer, shown: &[u64], out: &mut Vec<u8>) {
-        out.extend_from_slice(
-            format!(r#"],"chunk_index":{},"chunk_count":{}"#, answer.chunk, answer.chunks).as_bytes(),
-        );
+    /// Looks through some members; true when that was the last part.
+    fn search(&self, guild: Option<&Guild>, answer: &mut MemberAnswer) -> bool {
+        let MemberAnswer { request, members, found, searched, .. } = answer;
+        let (Whom::Named(name, limit), Some(guild)) = (&request.whom, guild) else {
+            *searched = true;
+            return true;
+        };
+        let (mut text, mut looked_at) = (Vec::new(), 0);
+        let complete = members.each(|id, _, _| {
+            text.clear();
+            if self.read(guild, Kind::Members, id, &mut text) && is_named(&text, name) {
+                found.push(id);
+            }
+            looked_at += 1;
+            looked_at < SCAN && found.len() < *limit
+        });
+        *searched = complete || found.len() >= *limit;
+        *searched
+    }
+
+    fn write_rest(&self, guild: Option<&Guild>, answer: &MemberAnswer, shown: Vec<u64>, out: &mut Vec<u8>) {
+        out.extend_from_slice(format!(r#","chunk_index":{},"chunk_count":{}"#, answer.chunk, answer.chunks).as_bytes());
         if !answer.not_found.is_empty() {
             let ids: Vec<String> = answer.not_found.iter().map(|id| format!("\"{id}\"")).collect();
             out.extend_from_slice(format!(r#","not_found":[{}]"#, ids.join(",")).as_bytes());
         }
         if answer.request.presences {
-            out.extend_from_slice(br#","presences":["#);
-            let mut first = true;
-            if let Some(guild) = self.guilds.get(&answer.request.guild) {
-                for id in shown {
-                    let before = out.len();
-                    if !first {
-                        out.push(b',');
-                    }
-                    match self.read(guild, Kind::Presences, *id, out) {
-                        Some(()) => first = false,
-                        None => out.truncate(before),
-                    }
-                }
-            }
-            out.push(b']');
+            out.extend_from_slice(br#","presences":"#);
+            self.write_list(guild, Kind::Presences, shown.into_iter(), out);
         }
         if let Some(nonce) = &answer.request.nonce {
             out.extend_from_slice(br#","nonce":"#);
@@ -216,48 +280,14 @@ impl Cache {
 }
 
 impl MemberAnswer {
-    /// Looks through some members; true when that was the last part.
-    fn search(&mut self) -> bool {
-        let Whom::Named(name, limit) = &self.request.whom else { return true };
-        let (tables, ids) = (self.tables.borrow(), self.ids.borrow());
-        let decoder = Decoder { tables: &tables, ids: &ids };
-        let (found, mut text, mut looked_at) = (&mut self.found, Vec::new(), 0);
-        let complete = self.members.each(|id, record, _| {
-            text.clear();
-            if decoder.decode(id, record, &mut text).is_some() && is_named(&text, name) {
-                found.push((id, text.as_slice().into()));
-            }
-            looked_at += 1;
-            looked_at < SCAN && found.len() < *limit
+    /// The next ones that it is about, `room` at most.
+    fn next_members(&mut self, room: usize) -> Vec<u64> {
+        let mut ids = Vec::with_capacity(room);
+        self.members.each(|id, _, _| {
+            ids.push(id);
+            ids.len() < room
         });
-        self.searched = complete || self.found.len() >= *limit;
-        self.searched
-    }
-
-    /// Appends the next members, `room` at most, and their ids.
-    fn write_members(&mut self, room: usize, shown: &mut Vec<u64>, out: &mut Vec<u8>) {
-        let (tables, ids) = (self.tables.borrow(), self.ids.borrow());
-        let decoder = Decoder { tables: &tables, ids: &ids };
-        self.members.each(|id, record, _| {
-            if !shown.is_empty() {
-                out.push(b',');
-            }
-            let before = out.len();
-            match decoder.decode(id, record, out) {
-                Some(()) => shown.push(id),
-                None => out.truncate(before),
-            }
-            shown.len() < room
-        });
-    }
-}
-
-fn write_list<'a>(out: &mut Vec<u8>, items: impl Iterator<Item = &'a [u8]>) {
-    for (index, item) in items.enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(item);
+        ids
     }
 }
 

@@ -38,6 +38,7 @@ impl View {
 }
 
 /// Packed entities, as they were.
+#[derive(Clone)]
 pub(super) struct Frozen {
     pub chunks: Vec<Chunk>,
     /// How many there are.
@@ -52,6 +53,16 @@ impl Frozen {
     pub fn new(guild: &Guild, kind: Kind) -> Self {
         let array = guild.array(kind);
         Self { chunks: array.store.share(), len: array.store.len(), text: array.text, chunk: 0, at: 0 }
+    }
+
+    /// Records that say nothing but their ids, `step` of them in a chunk.
+    pub fn of_ids(ids: &[u64], step: usize) -> Self {
+        let records = |ids: &[u64]| {
+            let mut chunk = Vec::with_capacity(ids.len() * 9);
+            ids.iter().for_each(|id| write_record(&mut chunk, *id, &[]));
+            Rc::new(chunk)
+        };
+        Self { chunks: ids.chunks(step).map(records).collect(), len: ids.len(), text: 0, chunk: 0, at: 0 }
     }
 
     /// Where the next one is.
@@ -256,6 +267,13 @@ fn write_key(text: &mut Vec<u8>, key: &[u8]) {
     text.extend_from_slice(b"\":");
 }
 
+/// As a store has them.
+fn write_record(chunk: &mut Vec<u8>, id: u64, record: &[u8]) {
+    chunk.extend_from_slice(&id.to_le_bytes());
+    write_varint(chunk, record.len() as u64);
+    chunk.extend_from_slice(record);
+}
+
 /// The bot itself and who is in a voice channel.
 fn visible_members(guild: &Guild, tables: &Tables, user: Option<u64>) -> Frozen {
     let ids = guild.ids.borrow();
@@ -266,9 +284,7 @@ fn visible_members(guild: &Guild, tables: &Tables, user: Option<u64>) -> Frozen 
     for id in user.into_iter().chain(in_voice.filter(|id| Some(*id) != user)) {
         let Some(place) = members.find(id) else { continue };
         let record = members.record(place);
-        chunk.extend_from_slice(&id.to_le_bytes());
-        write_varint(&mut chunk, record.len() as u64);
-        chunk.extend_from_slice(record);
+        write_record(&mut chunk, id, record);
         len += 1;
         text += decoder.length(id, record).unwrap_or(0);
     }

@@ -332,32 +332,70 @@ fn members_are_answered_from_the_cache() {
 }
 
 #[test]
-fn large_answers_come_in_chunks_of_one_moment_and_can_go_back() {
+fn an_answer_that_contradicts_itself_is_not_taken_over() {
+    let cache = cache(Flags::ALL);
+    let request = json!({"guild_id": "1", "query": "", "limit": 0}).to_string();
+    let answer = cache.answer(MemberRequest::parse(request.as_bytes()).unwrap()).unwrap();
+    let good = serde_json::to_value(answer.save()).unwrap();
+    assert!(MemberAnswer::restore(serde_json::from_value(good.clone()).unwrap()).is_some());
+    for (key, value) in [("chunk", json!(2)), ("chunks", json!(0)), ("chunks", json!(3))] {
+        let mut bad = good.clone();
+        bad[key] = value;
+        assert!(MemberAnswer::restore(serde_json::from_value(bad).unwrap()).is_none(), "{key}");
+    }
+}
+
+#[test]
+fn large_answers_come_in_chunks_that_are_true_when_they_come_and_can_go_back() {
     let mut cache = cache(Flags::ALL);
-    let members: Vec<Value> =
-        (0..4321).map(|id| json!({"user": {"id": (1000 + id).to_string(), "username": format!("user{id}")}})).collect();
+    let member = |id: usize| json!({"user": {"id": (1000 + id).to_string(), "username": format!("user{id}")}});
+    let mut members: Vec<Value> = (0..4321).map(member).collect();
     apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "member_count": members.len(), "members": members}));
     let request = json!({"guild_id": "2", "query": "", "limit": 0}).to_string();
     let mut answer = cache.answer(MemberRequest::parse(request.as_bytes()).unwrap()).unwrap();
-    let next = |answer: &mut MemberAnswer, cache: &mut Cache| -> Value {
-        apply(cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "1500"}}));
+    let next = |answer: &mut MemberAnswer, cache: &Cache| -> Value {
         let mut out = Vec::new();
         assert!(cache.next_chunk(answer, &mut out));
         serde_json::from_slice(&out).unwrap()
     };
-    let first: Vec<Value> = (0..3).map(|_| next(&mut answer, &mut cache)).collect();
+    let first: Vec<Value> = (0..3).map(|_| next(&mut answer, &cache)).collect();
+    assert_eq!(first[2]["members"], json!(members[2000..3000]));
+    // The client hears of these by events before the next chunk, and then must not be told the opposite.
+    apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "2500"}}));
+    apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "4500"}}));
+    apply(&mut cache, "GUILD_MEMBER_UPDATE", json!({"guild_id": "2", "user": {"id": "4501"}, "nick": "new"}));
+    apply(&mut cache, "GUILD_MEMBER_ADD", json!({"guild_id": "2", "user": {"id": "9999", "username": "late"}}));
+    members[3501] = json!({"user": {"id": "4501"}, "nick": "new"});
+    members.remove(3500);
+    members.remove(1500);
     answer.rewind(1);
     assert_eq!((answer.made(), answer.is_complete()), (1, false));
-    let mut chunks = vec![first[0].clone()];
-    while !answer.is_complete() {
-        chunks.push(next(&mut answer, &mut cache));
+    let saved: SavedAnswer = serde_json::from_value(serde_json::to_value(answer.save()).unwrap()).unwrap();
+    let restored = MemberAnswer::restore(saved).unwrap();
+    for mut answer in [answer, restored] {
+        let mut chunks = vec![first[0].clone()];
+        while !answer.is_complete() {
+            chunks.push(next(&mut answer, &cache));
+        }
+        let numbers: Vec<_> = chunks.iter().map(|chunk| chunk["chunk_index"].as_u64().unwrap()).collect();
+        assert_eq!(numbers, [0, 1, 2, 3, 4]);
+        let all: Vec<Value> = chunks.iter().flat_map(|chunk| chunk["members"].as_array().unwrap().clone()).collect();
+        assert_eq!(all, members);
+        answer.rewind(0);
+        assert_eq!(next(&mut answer, &cache)["members"], first[0]["members"]);
     }
-    assert_eq!(chunks[1..3], first[1..3]);
-    assert_eq!(chunks.iter().map(|chunk| chunk["chunk_index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
-    let all: Vec<Value> = chunks.iter().flat_map(|chunk| chunk["members"].as_array().unwrap().clone()).collect();
-    assert_eq!(all, members);
     let named = ask(&cache, json!({"guild_id": "2", "query": "user4320", "limit": 5}));
     assert!(named.is_none() || named.unwrap()[0]["members"].as_array().unwrap().len() == 1);
+    // Of a guild that is gone by now nothing can be said, but the answer ends.
+    let request = json!({"guild_id": "2", "query": "", "limit": 0}).to_string();
+    let mut answer = cache.answer(MemberRequest::parse(request.as_bytes()).unwrap()).unwrap();
+    let named = json!({"guild_id": "2", "query": "user", "limit": 5}).to_string();
+    let mut by_name = cache.answer(MemberRequest::parse(named.as_bytes()).unwrap()).unwrap();
+    apply(&mut cache, "GUILD_DELETE", json!({"id": "2"}));
+    while !answer.is_complete() {
+        assert_eq!(next(&mut answer, &cache)["members"], json!([]));
+    }
+    assert_eq!(next(&mut by_name, &cache)["members"], json!([]));
     let limited = json!({"guild_id": "1", "query": "", "limit": 1});
     assert_eq!(ask(&cache, limited).unwrap()[0]["members"].as_array().unwrap().len(), 1);
 }

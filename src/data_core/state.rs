@@ -15,7 +15,7 @@ use std::{
 };
 
 /// Changes with everything that makes older files unreadable.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// Fast, and still a sixth of the size.
 const ZSTD_LEVEL: i32 = 1;
 /// Bytes of the checksum at the end.

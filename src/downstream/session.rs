@@ -79,7 +79,8 @@ pub enum Phase {
 /// A session between two processes: everything that a RESUME needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Saved {
-    number: u32,
+    /// See [`Session::number`].
+    pub number: u32,
     id: String,
     intents: u64,
     version: u8,

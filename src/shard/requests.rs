@@ -3,11 +3,11 @@
 //!
 //! Two clients may use the same nonce, so what goes to Discord carries one of our own, and the client's comes back in the
 //! answer. Answers of Discord are events of the log for one session; answers from the cache are made at the client's pace
-//! and are never in the log, so that a large one pushes nothing off it.
+//! and are never in the log, so that a large one pushes nothing off it. Both survive a restart of the proxy.
 
 use super::{Close, Shard, deliver::write_own};
 use crate::{
-    cache::{Cache, MemberAnswer, MemberRequest},
+    cache::{Cache, MemberAnswer, MemberRequest, SavedAnswer},
     downstream::{outbox::Outbox, session::Session},
     protocol::{
         Time, close, edit,
@@ -16,6 +16,7 @@ use crate::{
     },
 };
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, time::Duration};
 
 /// Answers from the cache that one client can have waiting or unacknowledged; with more it is closed with 4008.
@@ -33,6 +34,13 @@ pub(super) struct Answer {
     sent: Vec<u64>,
 }
 
+/// An [`Answer`] between two processes.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SavedWithNumbers {
+    answer: SavedAnswer,
+    sent: Vec<u64>,
+}
+
 /// The answers of one client, oldest first.
 #[derive(Default)]
 pub(super) struct Answers(VecDeque<Answer>);
@@ -45,6 +53,21 @@ impl Answers {
 
     pub fn push(&mut self, answer: MemberAnswer) {
         self.0.push_back(Answer { answer, sent: Vec::new() });
+    }
+
+    /// For another process.
+    pub fn save(&self) -> Vec<SavedWithNumbers> {
+        self.0.iter().map(|one| SavedWithNumbers { answer: one.answer.save(), sent: one.sent.clone() }).collect()
+    }
+
+    /// Takes over one of another process; false when it contradicts itself.
+    pub fn restore(&mut self, saved: SavedWithNumbers) -> bool {
+        let Some(answer) = MemberAnswer::restore(saved.answer) else { return false };
+        let fits = saved.sent.len() == answer.made() && saved.sent.is_sorted() && !self.is_full();
+        if fits {
+            self.0.push_back(Answer { answer, sent: saved.sent });
+        }
+        fits
     }
 
     /// The oldest one that has chunks to send.
@@ -80,6 +103,14 @@ struct Pending {
     since: Time,
 }
 
+/// A [`Pending`] between two processes.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SavedRequest {
+    number: u64,
+    session: u32,
+    nonce: Option<String>,
+}
+
 /// All of a shard's.
 #[derive(Default)]
 pub(super) struct Requests {
@@ -100,6 +131,23 @@ impl Requests {
         self.next = number;
         self.pending.insert(number, Pending { session, nonce, since: now });
         Some([br#"{"op":8,"d":"#, &data[..], b"}"].concat())
+    }
+
+    /// For another process.
+    pub fn save(&self) -> impl Iterator<Item = SavedRequest> {
+        let saved = |(&number, pending): (&u64, &Pending)| SavedRequest {
+            number,
+            session: pending.session,
+            nonce: pending.nonce.clone(),
+        };
+        self.pending.iter().map(saved)
+    }
+
+    /// Takes over one of another process.
+    pub fn restore(&mut self, now: Time, saved: SavedRequest) {
+        let SavedRequest { number, session, nonce } = saved;
+        self.next = self.next.max(number);
+        self.pending.insert(number, Pending { session, nonce, since: now });
     }
 
     /// Forgets what will not be answered any more.

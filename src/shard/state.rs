@@ -1,5 +1,5 @@
 //! A shard as a stream of bytes, for the time between two processes: the upstream session, READY, the guilds, the
-//! sessions of clients and the events that they still need.
+//! sessions of clients, the events that they still need, their requests, and their commands that Discord does not have yet.
 //!
 //! A stream is a list of records, each with its kind and length, ended by one that says so; whoever stores it adds
 //! checksum and version. Reading trusts nothing: a record that is not of the expected form is an error, and the shard
@@ -38,6 +38,9 @@ mod kind {
     pub const SESSION: u8 = 6;
     pub const EVENT: u8 = 7;
     pub const GUILD_PENDING: u8 = 8;
+    pub const ANSWER: u8 = 10;
+    pub const REQUEST: u8 = 11;
+    pub const COMMAND: u8 = 12;
     pub const END: u8 = 9;
 }
 
@@ -52,6 +55,8 @@ struct Head {
     oldest: u64,
     /// A client's presence update, which a new upstream session would need again.
     presence: Option<String>,
+    /// Has Discord not been sent it yet?
+    presence_waits: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,6 +93,12 @@ fn read_record(input: &mut impl Read, text: &mut Vec<u8>) -> io::Result<u8> {
     Ok(kind)
 }
 
+/// A record that begins with a number.
+fn numbered(text: &[u8]) -> io::Result<(u32, &[u8])> {
+    let (number, rest) = text.split_first_chunk::<4>().ok_or_else(|| invalid("a short record"))?;
+    Ok((u32::from_le_bytes(*number), rest))
+}
+
 impl Shard {
     /// Writes the shard, after [`Shard::stop`]. `Ok(false)`: there is no session that could be resumed, and nothing was
     /// written.
@@ -104,7 +115,15 @@ impl Shard {
         let needed = saved.iter().map(|session| session.base.1).min().unwrap_or(self.log.next());
         let oldest = needed.clamp(self.log.oldest(), self.log.next());
         let presence = self.presence.as_ref().and_then(|presence| String::from_utf8(presence.clone()).ok());
-        let head = Head { session_id, resume_url, sequence, next_number: self.next_number, oldest, presence };
+        let head = Head {
+            session_id,
+            resume_url,
+            sequence,
+            next_number: self.next_number,
+            oldest,
+            presence,
+            presence_waits: self.limiter.presence_waits(),
+        };
         write_record(out, kind::HEAD, &[&serde_json::to_vec(&head)?])?;
         write_record(out, kind::READY, &[ready])?;
         if let Some(user) = self.cache.user() {
@@ -122,8 +141,18 @@ impl Shard {
             while !snapshot.write(&mut text, SLICE) {}
             write_record(out, kind::GUILD, &[&text])?;
         }
-        for session in saved {
-            write_record(out, kind::SESSION, &[&serde_json::to_vec(&session)?])?;
+        for session in &saved {
+            write_record(out, kind::SESSION, &[&serde_json::to_vec(session)?])?;
+            let client = &self.clients[&session.number];
+            for answer in client.answers.save() {
+                write_record(out, kind::ANSWER, &[&session.number.to_le_bytes(), &serde_json::to_vec(&answer)?])?;
+            }
+        }
+        for request in self.requests.save() {
+            write_record(out, kind::REQUEST, &[&serde_json::to_vec(&request)?])?;
+        }
+        for (client, command) in self.limiter.waiting() {
+            write_record(out, kind::COMMAND, &[&client.to_le_bytes(), command])?;
         }
         for entry in self.log.read(oldest).into_iter().flatten() {
             let Meta { state_of, only, .. } = entry.meta;
@@ -156,6 +185,9 @@ impl Shard {
         let mut shard = Self::new(id, settings, identity, gateway_url, Some(resumption), entropy);
         shard.next_number = head.next_number;
         shard.presence = head.presence.map(String::into_bytes);
+        if let Some(presence) = shard.presence.clone().filter(|_| head.presence_waits) {
+            shard.limiter.push_presence(presence);
+        }
         shard.log.start_at(head.oldest);
         let mut guilds = HashSet::new();
         loop {
@@ -186,6 +218,19 @@ impl Shard {
                     let number = session.number;
                     shard.clients.insert(number, Client { session, answers, snapshot: None, doomed: None });
                 }
+                kind::ANSWER => {
+                    let (number, answer) = numbered(&text)?;
+                    let answer = serde_json::from_slice(answer)?;
+                    let client = shard.clients.get_mut(&number);
+                    if !client.is_some_and(|client| client.answers.restore(answer)) {
+                        return Err(invalid("an answer that can not be"));
+                    }
+                }
+                kind::REQUEST => shard.requests.restore(now, serde_json::from_slice(&text)?),
+                kind::COMMAND => {
+                    let (client, command) = numbered(&text)?;
+                    shard.limiter.push(client, command.to_vec()).map_err(|_| invalid("too many commands"))?;
+                }
                 kind::EVENT => shard.restore_event(&text)?,
                 kind::END => break,
                 _ => return Err(invalid("a record of an unknown kind")),
@@ -211,9 +256,8 @@ impl Shard {
     }
 
     fn restore_event(&mut self, text: &[u8]) -> io::Result<()> {
-        let (length, rest) = text.split_first_chunk::<4>().ok_or_else(|| invalid("a short event"))?;
-        let (head, data) =
-            rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(|| invalid("a short event"))?;
+        let (length, rest) = numbered(text)?;
+        let (head, data) = rest.split_at_checked(length as usize).ok_or_else(|| invalid("a short event"))?;
         let event: Event = serde_json::from_slice(head)?;
         let kind = EventKind::from_name(event.name.as_bytes());
         self.log.append(event.name.as_bytes(), data, Meta { kind, state_of: event.state_of, only: event.only });

@@ -69,6 +69,24 @@ impl World {
         self.dispatch("READY", &ready);
     }
 
+    /// Another process takes over.
+    fn restart(&mut self) {
+        self.shard.stop(self.now);
+        while self.shard.poll_upstream(self.now).is_some() {}
+        let mut stream = Vec::new();
+        assert!(self.shard.save(&mut stream).unwrap());
+        let identity = Identity { identify: b"{}".to_vec(), token: "t".into() };
+        let settings = self.shard.settings.clone();
+        let (id, url, now) = (self.shard.id, "ws://discord".into(), self.now);
+        self.shard = Shard::restore(id, settings, identity, url, entropy(), now, &mut &stream[..]).unwrap();
+        self.shard.tick(now);
+        assert_eq!(self.shard.poll_upstream(now), Some(Action::Connect("ws://resume".into())));
+        self.shard.upstream_connected(now);
+        self.feed(r#"{"op":10,"d":{"heartbeat_interval":40000}}"#);
+        let resume = sent_upstream(self);
+        assert_eq!(resume.iter().map(|sent| sent["op"].as_u64().unwrap()).collect::<Vec<_>>(), [6]);
+    }
+
     fn feed(&mut self, payload: &str) {
         self.shard.upstream_payload(self.now, payload.as_bytes()).unwrap();
     }
@@ -509,6 +527,63 @@ fn members_are_answered_to_the_asker_alone() {
     let sequence = asker.sequence;
     assert!(asker.resume(&mut world, 4, sequence));
     assert!(payloads(&mut asker, &mut world, "GUILD_MEMBERS_CHUNK").is_empty(), "acknowledged");
+}
+
+/// What goes to Discord now.
+fn sent_upstream(world: &mut World) -> Vec<Value> {
+    let sent = std::iter::from_fn(|| world.shard.poll_upstream(world.now));
+    let text = |action| match action {
+        Action::Send(payload) => serde_json::from_slice(&payload).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    sent.map(text).collect()
+}
+
+#[test]
+fn requests_and_commands_survive_a_restart() {
+    let mut world = World::ready(&[10, 11]);
+    world.guild_create(10, 2500);
+    world.dispatch("GUILD_CREATE", &json!({"id": "11", "member_count": 9000, "members": []}));
+    let (mut asker, mut other) =
+        (Client::identify(&mut world, 1, Intents::ALL), Client::identify(&mut world, 2, Intents::ALL));
+    asker.catch_up(&mut world);
+    other.catch_up(&mut world);
+    while world.shard.poll_upstream(world.now).is_some() {}
+    // Discord is asked for one guild; the cache answers for the other, and the client gets the first chunk only.
+    request(&mut world, &mut asker, &json!({"guild_id": "11", "query": "", "limit": 0, "nonce": "far"}));
+    let nonce = sent_upstream(&mut world)[0]["d"]["nonce"].clone();
+    request(&mut world, &mut asker, &json!({"guild_id": "10", "query": "", "limit": 0, "nonce": "near"}));
+    assert_eq!(asker.produce(&mut world), Progress::More);
+    asker.read();
+    // These wait for a connection to Discord.
+    world.shard.upstream_closed(world.now, Some(4000));
+    for command in [r#"{"op":4,"d":{"guild_id":"10"}}"#, r#"{"op":3,"d":{"status":"idle"}}"#] {
+        world.shard.command(world.now, other.number, command.as_bytes(), &mut other.outbox).unwrap();
+    }
+    world.restart();
+    world.leave(10, 10_000 + 2_400);
+    world.dispatch("RESUMED", &json!({}));
+    let commands: Vec<Value> = sent_upstream(&mut world).iter().map(|sent| sent["op"].clone()).collect();
+    assert_eq!(commands, [3, 4]);
+    world.dispatch(
+        "GUILD_MEMBERS_CHUNK",
+        &json!({"guild_id": "11", "members": [], "chunk_index": 0, "chunk_count": 1, "nonce": nonce}),
+    );
+    for (client, connection) in [(&mut asker, 3), (&mut other, 4)] {
+        let sequence = client.sequence;
+        assert!(client.resume(&mut world, connection, sequence));
+    }
+    let chunks = payloads(&mut asker, &mut world, "GUILD_MEMBERS_CHUNK");
+    let told: Vec<Value> = chunks
+        .iter()
+        .map(|chunk| {
+            json!([chunk["d"]["nonce"], chunk["d"]["chunk_index"], chunk["d"]["members"].as_array().unwrap().len()])
+        })
+        .collect();
+    assert_eq!(json!(told), json!([["far", 0, 0], ["near", 1, 1000], ["near", 2, 499]]));
+    assert!(payloads(&mut other, &mut world, "GUILD_MEMBERS_CHUNK").is_empty());
+    assert!(asker.resumed && other.resumed);
+    assert_eq!(asker.guilds[&10].0.len(), 2499);
 }
 
 #[test]

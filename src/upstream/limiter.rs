@@ -75,6 +75,16 @@ impl Limiter {
         });
     }
 
+    /// The commands that wait, with whose they are, each client's in order.
+    pub fn waiting(&self) -> impl Iterator<Item = (u32, &[u8])> {
+        self.turns.iter().flat_map(|queue| queue.commands.iter().map(|command| (queue.client, &**command)))
+    }
+
+    /// Does a presence update wait?
+    pub fn presence_waits(&self) -> bool {
+        self.presence.is_some()
+    }
+
     /// Commands that wait.
     pub fn queued(&self) -> usize {
         self.queued + usize::from(self.presence.is_some())
@@ -128,6 +138,7 @@ mod tests {
         }
         limiter.push(2, vec![2]).unwrap();
         limiter.push(3, vec![3]).unwrap();
+        assert_eq!(limiter.waiting().map(|(client, _)| client).collect::<Vec<_>>(), [1, 1, 1, 2, 3]);
         assert_eq!(drain(&mut limiter, SECOND), [1, 2, 3, 1, 1]);
         assert_eq!(limiter.queued(), 0);
     }
@@ -138,6 +149,7 @@ mod tests {
         limiter.push(1, vec![1]).unwrap();
         limiter.push_presence(vec![8]);
         limiter.push_presence(vec![9]);
+        assert!(limiter.presence_waits());
         assert_eq!(drain(&mut limiter, SECOND), [9, 1]);
     }
 
