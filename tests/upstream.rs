@@ -7,10 +7,15 @@ use std::{collections::BTreeSet, time::Duration};
 
 use gateway_proxy::compression::Transport;
 use serde_json::json;
-use support::{Gateway, Gone, Payload, Proxy, Simulator, get, scratch, wait_until};
+use support::{Gateway, Gone, Meddler, Payload, Proxy, Simulator, Way, free_port, get, scratch, wait_until};
 
-const WORLD: &str = "--shards 1 --identify-interval-ms 100 --guilds 12 --members 10 --seed 3 --rate 0";
+const WORLD: &str = "--shards 1 --identify-interval-ms 100 --guilds 12 --members 10 --seed 3";
 const INTENTS: u64 = 53_608_447;
+
+/// Nothing happens in it by itself.
+fn quiet() -> String {
+    format!("{WORLD} --rate 0")
+}
 
 struct Client {
     gateway: Gateway,
@@ -33,7 +38,17 @@ impl Client {
 
     /// Reads up to the message of that number; every sequence and every number has to be one more than the last.
     fn read_to(&mut self, last: u64) {
-        while self.number != Some(last) {
+        self.read_while(|number| number != Some(last));
+    }
+
+    /// Reads so many messages more.
+    fn read_messages(&mut self, count: u64) {
+        let mut last = None;
+        self.read_while(|number| number.is_none() || number < Some(*last.get_or_insert(number.unwrap_or(0) + count)));
+    }
+
+    fn read_while(&mut self, mut goes_on: impl FnMut(Option<u64>) -> bool) {
+        while goes_on(self.number) {
             let payload = self.gateway.receive().expect("an event");
             assert_eq!(payload.s, Some(self.sequence + 1), "{payload:?}");
             self.sequence += 1;
@@ -61,7 +76,7 @@ fn wait_for_session(simulator: &Simulator, resumes: u64) {
 #[test]
 fn what_can_be_resumed_is_resumed_and_nothing_is_lost() {
     let directory = scratch("upstream_resume");
-    let simulator = Simulator::start(&directory, WORLD);
+    let simulator = Simulator::start(&directory, &quiet());
     let faults = [
         ["drop?shard=0", "drop?shard=0&code=4000", "reconnect?shard=0"],
         ["drop?shard=0&code=4001", "invalid?shard=0&resumable=true", "drop?shard=0&code=1000"],
@@ -91,7 +106,7 @@ fn what_can_be_resumed_is_resumed_and_nothing_is_lost() {
 #[test]
 fn a_heartbeat_that_is_asked_for_comes_at_once() {
     let directory = scratch("upstream_heartbeat");
-    let simulator = Simulator::start(&directory, WORLD);
+    let simulator = Simulator::start(&directory, &quiet());
     let proxy = Proxy::start(&directory, &simulator, &json!({"shards": 1}));
     let before = simulator.shard_stats(0)["heartbeats"].as_u64().expect("a number");
     simulator.fault("heartbeat?shard=0");
@@ -109,7 +124,7 @@ fn a_heartbeat_that_is_asked_for_comes_at_once() {
 #[test]
 fn a_half_open_connection_is_noticed_by_its_missing_acks() {
     let directory = scratch("upstream_frozen");
-    let simulator = Simulator::start(&directory, &format!("{WORLD} --heartbeat-interval-ms 1500"));
+    let simulator = Simulator::start(&directory, &format!("{} --heartbeat-interval-ms 1500", quiet()));
     let proxy = Proxy::start(&directory, &simulator, &json!({"shards": 1}));
     let mut client = Client::start(&proxy);
     simulator.emit(0, 10);
@@ -123,7 +138,7 @@ fn a_half_open_connection_is_noticed_by_its_missing_acks() {
 #[test]
 fn a_new_session_tells_clients_what_is_gone() {
     let directory = scratch("upstream_identify");
-    let simulator = Simulator::start(&directory, WORLD);
+    let simulator = Simulator::start(&directory, &quiet());
     let proxy = Proxy::start(&directory, &simulator, &json!({"shards": 1}));
     let mut client = Client::start(&proxy);
     let (_, last) = simulator.emit(0, 1);
@@ -160,7 +175,7 @@ fn a_new_session_tells_clients_what_is_gone() {
 #[test]
 fn a_fatal_close_is_told_and_not_retried() {
     let directory = scratch("upstream_fatal");
-    let simulator = Simulator::start(&directory, WORLD);
+    let simulator = Simulator::start(&directory, &quiet());
     let proxy = Proxy::start(&directory, &simulator, &json!({"shards": 1}));
     let mut client = Client::start(&proxy);
     simulator.fault("drop?shard=0&code=4014");
@@ -184,4 +199,113 @@ fn a_fatal_close_is_told_and_not_retried() {
     assert_eq!(simulator.identifies(), 1);
     let metrics = get(proxy.address, "/metrics").expect("an answer").body;
     assert!(metrics.contains("gateway_shard_status{shard=\"0\"} 0"), "{metrics}");
+}
+
+#[test]
+fn garbage_costs_a_resume_and_nothing_else() {
+    let directory = scratch("upstream_garbage");
+    let simulator = Simulator::start(&directory, &quiet());
+    let kinds: [[(&str, &[u8]); 3]; 3] = [
+        [
+            ("what is no stream", b"\x82\x04\xde\xad\xbe\xef"),
+            ("half of a frame", b"\x82\x7e\x10\x00{"),
+            ("a reserved opcode", b"\x83\x01x"),
+        ],
+        [
+            ("what is no stream", b"\x82\x04\xde\xad\xbe\xef"),
+            ("what is not UTF-8", b"\x81\x02\xc3\x28"),
+            ("a frame with a mask", b"\x81\x81\0\0\0\0x"),
+        ],
+        [
+            ("what is no payload", b"\x82\x02{]"),
+            ("half of a payload", b"\x81\x0b{\"t\":\"READY"),
+            ("a frame without end", b"\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff"),
+        ],
+    ];
+    for (compression, kinds) in ["zstd-stream", "zlib-stream", "none"].into_iter().zip(kinds) {
+        let identifies = simulator.identifies();
+        let changes = json!({"shards": 1, "upstream_compression": compression});
+        let proxy = Proxy::start(&directory, &simulator, &changes);
+        let mut client = Client::start(&proxy);
+        let mut resumes = simulator.shard_stats(0)["resumes"].as_u64().expect("a number");
+        for (kind, bytes) in kinds {
+            simulator.emit(0, 50);
+            simulator.put_on_wire(0, bytes);
+            let (_, last) = simulator.emit(0, 200);
+            resumes += 1;
+            println!("{compression}: {kind}");
+            wait_for_session(&simulator, resumes);
+            client.read_to(last);
+        }
+        assert_eq!(simulator.identifies(), identifies + 1, "{compression}");
+        client.gateway.heartbeat(client.sequence);
+        assert_eq!(client.gateway.receive().expect("an ACK").op, 11, "the client has noticed nothing");
+    }
+}
+
+fn metric(proxy: &Proxy, name: &str) -> f64 {
+    let metrics = get(proxy.address, "/metrics").expect("metrics").body;
+    let line = metrics.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {metrics}"));
+    line.rsplit(' ').next().expect("a value").parse().expect("a number")
+}
+
+/// Whatever stands where Discord should be, the shard comes up when Discord does, and comes back when it does.
+#[test]
+fn broken_networks_are_outlasted() {
+    let directory = scratch("upstream_network");
+    let (tls, port) = (directory.join("ca"), free_port());
+    let meddler = Meddler::before(port);
+    let url = format!("wss://localhost:{}", meddler.address.port());
+    // REST comes in plain text from another one, which names the same gateway.
+    let world = format!("{WORLD} --public-url {url}");
+    let _discord = Simulator::start_at(&directory, port, &format!("{world} --rate 200 --tls-dir {}", tls.display()));
+    let rest = Simulator::start(&directory, &format!("{world} --rate 0"));
+    let ca = tls.join("ca.pem");
+    let variables = [("SSL_CERT_FILE", ca.to_str().expect("a path in UTF-8"))];
+    meddler.turn(Way::Garbage);
+    let proxy = Proxy::spawn_before(&directory, rest.address, &json!({"shards": 1}), &variables);
+    wait_until("the failure to be told", || {
+        let log = std::fs::read_to_string(directory.join("gateway-proxy.log")).map_err(|error| error.to_string())?;
+        if log.contains("can not connect") { Ok(()) } else { Err(log) }
+    });
+    assert_eq!(get(proxy.address, "/health").expect("an answer").status, 503);
+    meddler.turn(Way::Pass);
+    let proxy = proxy.wait_until_ready();
+    let mut client = Client::start(&proxy);
+    client.read_messages(20);
+    for (resumes, way) in (1..).zip([Way::Flip, Way::Truncate, Way::Refuse]) {
+        meddler.turn(way);
+        wait_until("the connection to break", || {
+            let status = metric(&proxy, "gateway_shard_status{");
+            if status < 4.0 { Ok(()) } else { Err(format!("status {status}")) }
+        });
+        meddler.turn(Way::Pass);
+        wait_until("the session to go on", || {
+            let seen = metric(&proxy, "gateway_shard_resumes_total{");
+            let status = metric(&proxy, "gateway_shard_status{");
+            let back = seen >= f64::from(resumes) && status == 4.0;
+            if back { Ok(()) } else { Err(format!("{seen} RESUMEs, status {status}")) }
+        });
+        // Those that the broken connection did not bring among them.
+        client.read_messages(200);
+    }
+    assert_eq!(metric(&proxy, "gateway_shard_identifies_total{"), 1.0);
+}
+
+/// A name that can not be looked up is Discord being down, and no more.
+#[test]
+fn a_name_that_is_unknown_is_told_and_tried_again() {
+    let directory = scratch("upstream_dns");
+    let rest = Simulator::start(&directory, &format!("{WORLD} --public-url wss://discord.invalid"));
+    let proxy = Proxy::spawn_before(&directory, rest.address, &json!({"shards": 1}), &[]);
+    wait_until("a second attempt", || {
+        let log = std::fs::read_to_string(directory.join("gateway-proxy.log")).map_err(|error| error.to_string())?;
+        if log.matches("can not connect").count() >= 2 { Ok(()) } else { Err(log) }
+    });
+    let mut gateway = Gateway::connect(proxy.address, Transport::None);
+    gateway.identify((0, 1), INTENTS);
+    gateway.heartbeat(0);
+    assert_eq!(gateway.receive().expect("an ACK").op, 11);
+    let health = get(proxy.address, "/health").expect("an answer");
+    assert_eq!((health.status, rest.identifies()), (503, 0), "{}", health.body);
 }

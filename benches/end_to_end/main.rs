@@ -65,6 +65,11 @@ impl Bench {
     }
 
     fn start(&self, side: Side, simulator: &Simulator, shards: usize) -> Tested {
+        self.start_with(side, simulator, shards, &json!({}))
+    }
+
+    /// With more keys in the proxy's configuration.
+    fn start_with(&self, side: Side, simulator: &Simulator, shards: usize, keys: &Value) -> Tested {
         let port = free_port();
         let log = fs::File::create(self.directory.join(format!("{side:?}.log"))).expect("a log");
         let mut command = match side {
@@ -86,12 +91,15 @@ impl Bench {
                 .map(|flag| (flag.to_owned(), json!(true)))
                 .collect::<serde_json::Map<_, _>>()
                 .into();
-                let config = json!({
+                let mut config = json!({
                     "token": TOKEN, "intents": INTENTS, "host": "127.0.0.1", "port": port, "shards": shards,
                     "twilight_http_proxy": simulator.address.to_string(), "cores": [TESTED], "control_core": TESTED,
                     "externally_accessible_url": format!("ws://127.0.0.1:{port}"), "upstream_compression": "none",
                     "cache": cached, "log_level": "warn",
                 });
+                for (key, value) in keys.as_object().expect("an object") {
+                    config[key] = value.clone();
+                }
                 let path = self.directory.join("config.json");
                 fs::write(&path, config.to_string()).expect("a configuration");
                 let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
@@ -344,6 +352,49 @@ fn joining(bench: &Bench) -> Value {
     })
 }
 
+/// How long a restart of a large proxy takes: from SIGTERM until it has ended, and from its start until every shard is
+/// resumed.
+fn restarting(bench: &Bench) -> Value {
+    const SHARDS: usize = 100;
+    let guilds = if bench.quick { 2_000 } else { 75_000 };
+    let simulator = bench.simulator(SHARDS, guilds, 150);
+    let state = bench.directory.join("state");
+    let _ = fs::remove_dir_all(&state);
+    let keys = json!({ "state_dir": state });
+    let mut tested = bench.start_with(Side::Proxy, &simulator, SHARDS, &keys);
+    // The guilds come after the shards are ready; when no more have come for a second, that was all.
+    let mut heap = 0.0;
+    loop {
+        thread::sleep(Duration::from_secs(1));
+        let before = std::mem::replace(&mut heap, cached(tested.port, "gateway_cache_bytes{"));
+        if before == heap {
+            break;
+        }
+    }
+    let count = |name: &str| cached(tested.port, name);
+    let count = |name: &str| cached(tested.port, name);
+    let (members, presences) = (count("gateway_cache_members{"), count("gateway_cache_presences{"));
+    let identifies = simulator.identifies();
+    simulator.traffic(1_000);
+    thread::sleep(Duration::from_secs(2));
+    let start = Instant::now();
+    let ended = Command::new("kill").arg(tested.child.id().to_string()).status().expect("kill");
+    assert!(ended.success());
+    assert!(tested.child.wait().expect("a process").success(), "it did not end well");
+    let stop = start.elapsed();
+    let files = fs::read_dir(&state).expect("state files").map(|file| file.expect("a file"));
+    let bytes: u64 = files.map(|file| file.metadata().expect("a file").len()).sum();
+    let start = Instant::now();
+    let tested = bench.start_with(Side::Proxy, &simulator, SHARDS, &keys);
+    let begin = start.elapsed();
+    simulator.traffic(0);
+    assert_eq!(simulator.identifies(), identifies, "an IDENTIFY was spent");
+    json!({
+        "shards": SHARDS, "guilds": guilds, "members": members, "presences": presences, "cache_heap": heap,
+        "rss": rss(tested.child.id()), "files": bytes, "stop_s": stop.as_secs_f64(), "start_s": begin.as_secs_f64(),
+    })
+}
+
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
@@ -396,6 +447,22 @@ fn print(results: &Value) {
         number(&join["others_p99_us_joining_here"]),
         number(&join["ratio"])
     );
+    let restart = &results["restarting"];
+    println!("\n| a restart | |\n|---|---|");
+    println!(
+        "| {} shards, {} guilds, {} members, {} presences | cache {:.0} MB, state files {:.0} MB |",
+        restart["shards"],
+        restart["guilds"],
+        restart["members"],
+        restart["presences"],
+        number(&restart["cache_heap"]) / MB,
+        number(&restart["files"]) / MB
+    );
+    println!(
+        "| SIGTERM to the end / start to the last RESUMED, one data core | {:.1} s / {:.1} s |",
+        number(&restart["stop_s"]),
+        number(&restart["start_s"])
+    );
 }
 
 fn main() {
@@ -410,8 +477,10 @@ fn main() {
     let bench = Bench { directory, quick: env::var("QUICK").is_ok_and(|quick| !quick.is_empty() && quick != "0") };
     let only = env::var("ONLY").unwrap_or_default();
     let wanted = |name: &str| only.is_empty() || only == name;
-    let mut results = json!({ "quick": bench.quick, "loads": [], "memory": {}, "joining": {} });
-    for (name, run) in [("loads", loads as fn(&Bench) -> Value), ("joining", joining), ("memory", memory)] {
+    let mut results = json!({ "quick": bench.quick, "loads": [], "memory": {}, "joining": {}, "restarting": {} });
+    let parts =
+        [("loads", loads as fn(&Bench) -> Value), ("joining", joining), ("memory", memory), ("restarting", restarting)];
+    for (name, run) in parts {
         if wanted(name) {
             eprintln!("bench: {name}");
             results[name] = run(&bench);

@@ -24,7 +24,7 @@ pub struct Response {
 
 /// GET `path` of the server at `address`. `Err` is for a server that cannot be reached or does not answer in full.
 pub fn get(address: SocketAddr, path: &str) -> Result<Response, String> {
-    request(address, "GET", path, "")
+    request(address, "GET", path, b"")
 }
 
 /// GET `path`, which has to be answered by 200 and JSON.
@@ -34,11 +34,11 @@ pub fn get_json(address: SocketAddr, path: &str) -> Result<Value, String> {
 
 /// POST `path` (with its parameters in the query and no body), which has to be answered by 2xx and JSON or nothing.
 pub fn post(address: SocketAddr, path: &str) -> Result<Value, String> {
-    post_body(address, path, "")
+    post_body(address, path, b"")
 }
 
 /// As [`post`], with a body.
-pub fn post_body(address: SocketAddr, path: &str, body: &str) -> Result<Value, String> {
+pub fn post_body(address: SocketAddr, path: &str, body: &[u8]) -> Result<Value, String> {
     json(path, request(address, "POST", path, body)?)
 }
 
@@ -53,7 +53,7 @@ fn json(path: &str, response: Response) -> Result<Value, String> {
     serde_json::from_str(&body).map_err(|error| format!("{path}: {error} in {body}"))
 }
 
-fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<Response, String> {
+fn request(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Result<Response, String> {
     let fault = |error: std::io::Error| format!("{method} http://{address}{path}: {error}");
     let mut stream = TcpStream::connect_timeout(&address, SILENCE).map_err(fault)?;
     stream.set_read_timeout(Some(SILENCE)).map_err(fault)?;
@@ -61,7 +61,7 @@ fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Result<
     let size = body.len();
     let head =
         format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {size}\r\nConnection: close\r\n\r\n");
-    stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).map_err(fault)?;
+    stream.write_all(&[head.as_bytes(), body].concat()).map_err(fault)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).map_err(fault)?;
     parse(&answer).ok_or_else(|| format!("{method} {path}: not an answer: {:?}", String::from_utf8_lossy(&answer)))

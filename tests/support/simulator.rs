@@ -135,8 +135,15 @@ impl Simulator {
 
     /// POST /sim/dispatch: an event of any type and data, on all shards or on one.
     pub fn dispatch(&self, shard: u32, name: &str, data: &str) {
-        let answer = super::post_body(self.address, &format!("/sim/dispatch?shard={shard}&type={name}"), data);
+        let answer =
+            super::post_body(self.address, &format!("/sim/dispatch?shard={shard}&type={name}"), data.as_bytes());
         answer.unwrap_or_else(|error| panic!("{error}"));
+    }
+
+    /// POST /sim/wire: bytes between two frames of a shard's connection.
+    pub fn put_on_wire(&self, shard: u32, bytes: &[u8]) {
+        let answer = super::post_body(self.address, &format!("/sim/wire?shard={shard}"), bytes);
+        assert_eq!(answer.expect("an answer")["connections"], 1);
     }
 
     /// Any other POST of the control interface, such as `drop?shard=0&code=4000`.

@@ -43,6 +43,7 @@ Prints `listening on ADDRESS` when it is ready. The control API takes shard=N or
   POST /sim/traffic?rate=R                     events per second, 0 stops
   POST /sim/dispatch?shard=S&type=T            the body as `d` of a dispatch
   POST /sim/raw?shard=S                        the body as one text message
+  POST /sim/wire?shard=S                       the body as bytes between two frames
   POST /sim/drop?shard=S[&code=C][&freeze=1][&end_session=1]   close, else TCP reset, or freeze
   POST /sim/reconnect?shard=S                  op 7
   POST /sim/invalid?shard=S&resumable=BOOL     op 9

@@ -91,6 +91,7 @@ async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Respon
             each(&mut |shard| server.gateway.borrow_mut().dispatch(shard, name, data))
         }
         "/sim/raw" => each(&mut |shard| server.gateway.borrow_mut().say(shard, body)),
+        "/sim/wire" => each(&mut |shard| server.gateway.borrow_mut().put_on_wire(shard, body)),
         "/sim/drop" => {
             let code = number(request, "code")?;
             let code = code.map(|code| u16::try_from(code).ok().filter(|code| (1000..5000).contains(code)));

@@ -1,7 +1,7 @@
 //! Drives one client's WebSocket: reads, hands messages to the gateway, writes what it has to say in as few writes as
 //! possible. One task, woken by its socket or by the gateway.
 
-use super::{Encoder, Ending, State};
+use super::{Encoder, Ending, Said, State};
 use crate::link::Link;
 use crate::serve::Server;
 use gateway_proxy::websocket::{Inbound, Message, Opcode, write_close, write_frame};
@@ -153,11 +153,16 @@ impl Driver {
         let mut gateway = self.server.gateway.borrow_mut();
         gateway.produce(
             self.key,
-            |payload, compress_payloads| {
-                if compress_payloads {
-                    self.encoder.compress_payloads();
+            |said| {
+                match said {
+                    Said::Payload(payload, compress_payloads) => {
+                        if compress_payloads {
+                            self.encoder.compress_payloads();
+                        }
+                        result = self.encoder.encode(payload, &mut self.scratch, &mut self.link.out);
+                    }
+                    Said::Wire(bytes) => self.link.out.extend_from_slice(bytes),
                 }
-                result = self.encoder.encode(payload, &mut self.scratch, &mut self.link.out);
                 result.is_ok() && self.link.backlog() < FULL
             },
             Instant::now(),

@@ -1,4 +1,5 @@
-//! Faults on request: what `/sim/drop`, `/sim/reconnect`, `/sim/invalid` and `/sim/raw` do.
+//! Faults on request: what `/sim/drop`, `/sim/reconnect`, `/sim/invalid`, `/sim/raw`
+//! and `/sim/wire` do.
 
 use super::{Ending, Gateway, payload};
 use std::time::Instant;
@@ -21,6 +22,17 @@ impl Gateway {
         for key in &connections {
             if let Some(peer) = self.peers.get_mut(key) {
                 peer.say(payload);
+            }
+        }
+        connections.len()
+    }
+
+    /// Puts bytes on the wire of the connections of a shard that are no frame of ours.
+    pub fn put_on_wire(&mut self, shard: usize, bytes: &[u8]) -> usize {
+        let connections = self.connections_of(shard);
+        for key in &connections {
+            if let Some(peer) = self.peers.get_mut(key) {
+                peer.put_on_wire(bytes);
             }
         }
         connections.len()

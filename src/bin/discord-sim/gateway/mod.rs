@@ -116,6 +116,21 @@ pub enum Ending {
     Reset,
 }
 
+/// Something to put on a connection.
+#[derive(Clone, Copy, Debug)]
+pub enum Said<'a> {
+    /// A payload, in a frame and compressed as the client asked; with `true` one by one, if it is large.
+    Payload(&'a [u8], bool),
+    /// Bytes for the wire as they are: no frame of ours, and perhaps none at all.
+    Wire(&'a [u8]),
+}
+
+/// What waits for a connection and is no event of its session.
+enum Waiting {
+    Payload(Vec<u8>),
+    Wire(Vec<u8>),
+}
+
 /// A connection after its handshake.
 pub struct Peer {
     waker: Option<Waker>,
@@ -123,7 +138,7 @@ pub struct Peer {
     /// The number of the next event to send.
     cursor: u64,
     /// Payloads that are not events of the session.
-    outbox: VecDeque<Vec<u8>>,
+    outbox: VecDeque<Waiting>,
     /// When the newest commands came.
     commands: VecDeque<Instant>,
     last_heartbeat: Instant,
@@ -144,7 +159,12 @@ impl Peer {
     }
 
     fn say(&mut self, payload: impl Into<Vec<u8>>) {
-        self.outbox.push_back(payload.into());
+        self.outbox.push_back(Waiting::Payload(payload.into()));
+        self.wake();
+    }
+
+    fn put_on_wire(&mut self, bytes: &[u8]) {
+        self.outbox.push_back(Waiting::Wire(bytes.to_owned()));
         self.wake();
     }
 
@@ -302,14 +322,17 @@ impl Gateway {
         }
     }
 
-    /// Hands over payloads for a connection until `full` says stop or there are none. The second argument of `send` is
-    /// whether IDENTIFY asked for payload compression.
-    pub fn produce(&mut self, key: u64, mut send: impl FnMut(&[u8], bool) -> bool, now: Instant) {
+    /// Hands over what there is for a connection until `send` says stop or there is no more.
+    pub fn produce(&mut self, key: u64, mut send: impl FnMut(Said<'_>) -> bool, now: Instant) {
         let mut payload = std::mem::take(&mut self.scratch);
         while let Some(peer) = self.peers.get_mut(&key) {
             let compress = peer.compress_payloads;
-            if let Some(message) = peer.outbox.pop_front() {
-                if send(&message, compress) {
+            if let Some(waiting) = peer.outbox.pop_front() {
+                let said = match &waiting {
+                    Waiting::Payload(payload) => Said::Payload(payload, compress),
+                    Waiting::Wire(bytes) => Said::Wire(bytes),
+                };
+                if send(said) {
                     continue;
                 }
                 break;
@@ -339,7 +362,7 @@ impl Gateway {
             }
             peer.cursor += 1;
             self.shards[session.shard].events_sent += 1;
-            if !send(&payload, compress) {
+            if !send(Said::Payload(&payload, compress)) {
                 break;
             }
         }

@@ -61,8 +61,8 @@ impl Sim {
 
     fn read(&mut self, key: u64) -> Vec<Value> {
         let mut payloads = Vec::new();
-        let send = |payload: &[u8], _| {
-            payloads.push(serde_json::from_slice(payload).expect("every payload is JSON"));
+        let send = |said: Said<'_>| {
+            payloads.push(serde_json::from_slice(payload_of(said)).expect("every payload is JSON"));
             true
         };
         self.gateway.produce(key, send, self.now);
@@ -346,6 +346,24 @@ fn intents_choose_the_events_and_the_content() {
     assert!(names(&sim.read(none)).iter().all(|name| *name == "INTERACTION_CREATE"));
 }
 
+fn payload_of(said: Said<'_>) -> &[u8] {
+    match said {
+        Said::Payload(payload, _) => payload,
+        Said::Wire(bytes) => panic!("nobody asked for {bytes:?}"),
+    }
+}
+
+#[test]
+fn bytes_for_the_wire_come_between_payloads() {
+    let mut sim = Sim::new(1);
+    let (key, _) = sim.ready(0, ALL);
+    sim.gateway.ask_for_heartbeat(0);
+    assert_eq!(sim.gateway.put_on_wire(0, b"\xff"), 1);
+    let mut seen = Vec::new();
+    sim.gateway.produce(key, |said| (seen.push(matches!(said, Said::Wire(b"\xff"))), true).1, sim.now);
+    assert_eq!(seen, [false, true]);
+}
+
 #[test]
 fn nothing_of_a_guild_comes_before_its_guild_create() {
     let mut sim = Sim::new(1);
@@ -355,8 +373,8 @@ fn nothing_of_a_guild_comes_before_its_guild_create() {
     let mut first = Vec::new();
     sim.gateway.produce(
         key,
-        |payload, _| {
-            first.push(payload.to_vec());
+        |said| {
+            first.push(payload_of(said).to_vec());
             false
         },
         sim.now,
