@@ -7,7 +7,7 @@ use crate::{
 };
 use fastrand::Rng;
 use gateway_proxy::{
-    protocol::Time,
+    protocol::{Time, intents::Intents},
     websocket::{Inbound, Message, Role},
 };
 use serde_json::Value;
@@ -43,12 +43,30 @@ struct Session {
     renewals: u64,
     /// The process that it began in.
     generation: u64,
+    /// Requests for members that are not answered, by nonce.
+    requests: BTreeMap<u64, Request>,
+}
+
+/// A request for all members of a guild.
+struct Request {
+    guild: u64,
+    /// Whom the client knew when it asked.
+    known: BTreeSet<u64>,
+    told: BTreeSet<u64>,
+    chunks: u64,
+    /// Upstream sessions when it asked.
+    renewals: u64,
+    /// The guild was away, or came anew, meanwhile.
+    disturbed: bool,
 }
 
 /// See the module's description.
 pub struct Client {
     pub name: usize,
     pub manner: Manner,
+    /// Without GUILD_MESSAGES it hears of everything but messages.
+    intents: Intents,
+    next_nonce: u64,
     connection: Option<u64>,
     inbound: Inbound,
     session: Option<Session>,
@@ -62,10 +80,13 @@ pub struct Client {
 }
 
 impl Client {
-    pub fn new(name: usize, manner: Manner) -> Self {
+    pub fn new(name: usize, rng: &mut Rng) -> Self {
+        let all = Intents::ALL.0;
         Self {
             name,
-            manner,
+            manner: manner(rng),
+            intents: Intents(if rng.u8(0..4) == 0 { all & !Intents::GUILD_MESSAGES.0 } else { all }),
+            next_nonce: 0,
             connection: None,
             inbound: Inbound::new(Role::Client, 1 << 24),
             session: None,
@@ -100,6 +121,29 @@ impl Client {
             host.command(now, self.number(), &format!(r#"{{"op":1,"d":{sequence}}}"#));
         }
         self.read(now, host, coverage);
+    }
+
+    /// Asks for the members of a guild that it sees.
+    pub fn ask(&mut self, now: Time, host: &mut Host, rng: &mut Rng, coverage: &mut Coverage) {
+        let (Some(connection), Some(session)) = (self.connection, &mut self.session) else { return };
+        let chosen = rng.usize(0..session.guilds.len().max(1));
+        let Some((&guild, (members, _))) = session.guilds.iter().nth(chosen) else { return };
+        self.next_nonce += 1;
+        let nonce = self.next_nonce;
+        let command = format!(r#"{{"op":8,"d":{{"guild_id":"{guild}","query":"","limit":0,"nonce":"{nonce}"}}}}"#);
+        let request = Request {
+            guild,
+            known: members.clone(),
+            told: BTreeSet::new(),
+            chunks: 0,
+            renewals: host.renewals,
+            disturbed: false,
+        };
+        if host.generation == self.generation && host.command(now, connection, &command) {
+            note(|| format!("client {}: asks for the members of {guild}, {nonce}", self.name));
+            coverage.count(Event::Asked);
+            session.requests.insert(nonce, request);
+        }
     }
 
     fn number(&self) -> u64 {
@@ -152,7 +196,7 @@ impl Client {
                 }
             }
         }
-        let Ok(number) = host.identify(now) else { return };
+        let Ok(number) = host.identify(now, self.intents) else { return };
         note(|| format!("client {}: identifies on {number}", self.name));
         self.connection = Some(number);
         self.gone_since = None;
@@ -167,6 +211,7 @@ impl Client {
             synced_at: None,
             renewals: 0,
             generation: host.generation,
+            requests: BTreeMap::new(),
         });
     }
 
@@ -286,8 +331,14 @@ impl Client {
                 session.at = connection.begun_at.expect("it has begun");
                 session.renewals = connection.renewals;
             }
+            "GUILD_MEMBERS_CHUNK" => {
+                if session.chunk(data, guild, name) {
+                    coverage.count(Event::Answered);
+                }
+            }
             "GUILD_CREATE" => {
                 session.answered.insert(of_guild);
+                session.disturb(of_guild);
                 let members: BTreeSet<u64> = data["members"]
                     .as_array()
                     .expect("members")
@@ -302,6 +353,7 @@ impl Client {
             }
             "GUILD_DELETE" => {
                 session.answered.insert(of_guild);
+                session.disturb(of_guild);
                 let known = session.guilds.remove(&of_guild).is_some() || session.announced.contains(&of_guild);
                 let renewed = host.renewals > session.renewals;
                 assert!(known || renewed, "P5: client {name} has never heard of guild {of_guild}");
@@ -320,6 +372,10 @@ impl Client {
             }
             "MESSAGE_CREATE" => {
                 coverage.count(Event::Messages);
+                assert!(
+                    self.intents.intersects(Intents::GUILD_MESSAGES),
+                    "P3: client {name} has not asked for messages"
+                );
                 assert!(
                     session.guilds.contains_key(&guild),
                     "P5: a message of a guild that client {name} does not see"
@@ -343,7 +399,13 @@ impl Client {
             &host.connections[&self.connection.unwrap_or_else(|| panic!("client {name} is not connected"))];
         let session = self.session.as_mut().expect("a session");
         session.synced_at = session.synced_at.or(connection.synced_at);
-        session.skip_to(None, host, name);
+        if self.intents.intersects(Intents::GUILD_MESSAGES) {
+            session.skip_to(None, host, name);
+        }
+        for (nonce, request) in &session.requests {
+            let excused = request.disturbed || request.renewals != host.renewals;
+            assert!(excused, "P3: client {name} has no answer {nonce} about guild {}", request.guild);
+        }
         let ids = |guilds: Vec<&u64>| guilds.into_iter().copied().collect::<Vec<_>>();
         assert_eq!(
             ids(session.guilds.keys().collect()),
@@ -358,6 +420,39 @@ impl Client {
 }
 
 impl Session {
+    /// A guild is gone, or here again: what was asked about it may have no answer.
+    fn disturb(&mut self, guild: u64) {
+        self.requests
+            .values_mut()
+            .filter(|request| request.guild == guild)
+            .for_each(|request| request.disturbed = true);
+    }
+
+    /// A chunk, as true as the events before it; is it the last one?
+    fn chunk(&mut self, data: &Value, guild: u64, name: usize) -> bool {
+        let nonce = data["nonce"].as_str().and_then(|nonce| nonce.parse().ok()).expect("a nonce of its own");
+        let request = self.requests.get_mut(&nonce);
+        let request = request.unwrap_or_else(|| panic!("P3: client {name} waits for no answer {nonce}"));
+        assert_eq!((guild, data["chunk_index"].as_u64()), (request.guild, Some(request.chunks)), "P3: client {name}");
+        request.chunks += 1;
+        let nobody = BTreeSet::new();
+        let shown = self.guilds.get(&guild).map_or(&nobody, |(members, _)| members);
+        for member in data["members"].as_array().expect("members") {
+            let user = member["user"]["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+            assert!(shown.contains(&user), "P5: {user} is told to client {name}, and has left");
+            assert!(request.told.insert(user), "P3: {user} comes twice in answer {nonce} for client {name}");
+        }
+        let last = data["chunk_count"].as_u64() == Some(request.chunks);
+        if last && !request.disturbed {
+            let missing = request.known.intersection(shown).find(|user| !request.told.contains(user));
+            assert_eq!(missing, None, "P3: answer {nonce} for client {name}");
+        }
+        if last {
+            self.requests.remove(&nonce);
+        }
+        last
+    }
+
     /// Goes on to a message, or to the end: nothing in between may be for this client.
     fn skip_to(&mut self, number: Option<u64>, host: &Host, name: usize) {
         loop {

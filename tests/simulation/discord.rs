@@ -19,9 +19,15 @@ const REPLAY: usize = 2_000;
 /// Between two IDENTIFYs.
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(5);
 /// Bytes of the largest event.
-pub const LARGEST: usize = 100_000;
+pub const LARGEST: usize = 250_000;
+/// Members of a guild that is large enough for several chunks.
+const MANY_MEMBERS: u64 = 2_300;
+/// Members of one chunk (docs: Guild Members Chunk).
+const CHUNK: usize = 1_000;
 /// Bytes of the largest content of a message.
 const LARGEST_CONTENT: usize = 30_000;
+/// The first user of a guild, for each of its id.
+const FIRST_USER: u64 = 1_000_000;
 /// The bot itself.
 pub const BOT: u64 = 77;
 
@@ -82,8 +88,10 @@ pub struct Discord {
 
 impl Discord {
     pub fn new(rng: &mut Rng, heavy: bool) -> Self {
+        let large = rng.u8(0..12) == 0;
         let guilds = (1..=rng.u64(1..6)).map(|id| {
-            let members = (0..rng.u64(1..20)).map(|user| id * 1_000 + user).collect();
+            let count = if large && id == 1 { MANY_MEMBERS } else { rng.u64(1..20) };
+            let members = (0..count).map(|user| id * FIRST_USER + user).collect();
             (id, Guild { available: rng.u8(0..8) > 0, members })
         });
         Self {
@@ -96,7 +104,7 @@ impl Discord {
             number: 0,
             lost: BTreeSet::new(),
             fed: 0,
-            user: 100,
+            user: MANY_MEMBERS + 100,
             heavy,
             bulk: if rng.u8(0..3) == 0 { rng.usize(10_000..80_000) } else { 0 },
         }
@@ -189,6 +197,7 @@ impl Discord {
             Some(1) => self.say(now, r#"{"t":null,"s":null,"op":11,"d":null}"#.into()),
             Some(2) => self.identify(now, coverage),
             Some(6) => self.resume(now, &payload["d"], coverage),
+            Some(8) => self.members(now, &payload["d"], coverage),
             _ => {}
         }
     }
@@ -250,6 +259,25 @@ impl Discord {
         self.dispatch(now, "RESUMED", &json!({}), None, None, false);
     }
 
+    /// Somebody asks for all members of a guild.
+    fn members(&mut self, now: Time, data: &Value, coverage: &mut Coverage) {
+        let id: u64 = data["guild_id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
+        let Some(guild) = self.guilds.get(&id).filter(|guild| guild.available) else { return };
+        coverage.count(Event::AnsweredByDiscord);
+        let members: Vec<Value> = guild.members.iter().map(|user| member(*user)).collect();
+        let chunks: Vec<&[Value]> = members.chunks(CHUNK).collect();
+        let answer = |(index, members): (usize, &&[Value])| {
+            json!({
+                "guild_id": data["guild_id"], "members": members, "chunk_index": index, "chunk_count": chunks.len(),
+                "nonce": data["nonce"],
+            })
+        };
+        let answers: Vec<Value> = chunks.iter().enumerate().map(answer).collect();
+        for answer in answers {
+            self.dispatch(now, "GUILD_MEMBERS_CHUNK", &answer, None, Some(id), false);
+        }
+    }
+
     fn dispatch(&mut self, now: Time, name: &str, data: &Value, number: Option<u64>, guild: Option<u64>, left: bool) {
         let Some(session) = &mut self.session else {
             self.lost.extend(number);
@@ -267,11 +295,7 @@ impl Discord {
     }
 
     fn guild_create(&mut self, now: Time, id: u64, unavailable: Option<bool>) {
-        let members: Vec<Value> = self.guilds[&id]
-            .members
-            .iter()
-            .map(|user| json!({"user": {"id": user.to_string(), "username": "u"}}))
-            .collect();
+        let members: Vec<Value> = self.guilds[&id].members.iter().map(|user| member(*user)).collect();
         let mut data = json!({"id": id.to_string(), "name": "g", "member_count": members.len(), "members": members});
         if self.bulk > 0 {
             data["bulk"] = "b".repeat(self.bulk).into();
@@ -290,7 +314,7 @@ impl Discord {
             0..=9 => {
                 if let Some(id) = any(rng) {
                     self.user += 1;
-                    let user = id * 1_000 + self.user;
+                    let user = id * FIRST_USER + self.user;
                     self.guilds.get_mut(&id).expect("it is there").members.insert(user);
                     let data = json!({"guild_id": id.to_string(), "user": {"id": user.to_string(), "username": "u"}});
                     self.dispatch(now, "GUILD_MEMBER_ADD", &data, None, Some(id), false);
@@ -330,7 +354,7 @@ impl Discord {
             22 => {
                 let id = (1..9).find(|id| !self.guilds.contains_key(id));
                 if let Some(id) = id {
-                    let members = (0..rng.u64(1..9)).map(|user| id * 1_000 + user).collect();
+                    let members = (0..rng.u64(1..9)).map(|user| id * FIRST_USER + user).collect();
                     self.guilds.insert(id, Guild { available: true, members });
                     self.guild_create(now, id, None);
                 }
@@ -383,6 +407,10 @@ impl Discord {
         }
         self.say(now, format!(r#"{{"t":null,"s":null,"op":9,"d":{resumable}}}"#));
     }
+}
+
+fn member(user: u64) -> Value {
+    json!({"user": {"id": user.to_string(), "username": "u"}})
 }
 
 /// The guild that a payload is about, and whether it is gone with it.

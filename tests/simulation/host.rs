@@ -94,6 +94,10 @@ pub struct Host {
     pub started_at: Time,
     /// Chance of a connection to Discord that fails or hangs, of 256.
     pub unreachable: u8,
+    /// None at all can be made.
+    pub outage: bool,
+    /// Connections that were tried.
+    pub attempts: u64,
 }
 
 fn settings(choice: Choice) -> Rc<Settings> {
@@ -138,6 +142,8 @@ impl Host {
             clean_start: 0,
             started_at: now,
             unreachable: 0,
+            outage: false,
+            attempts: 0,
         }
     }
 
@@ -200,7 +206,8 @@ impl Host {
         while let Some(action) = self.shard.poll_upstream(now) {
             match (&self.link, action) {
                 (Link::None, Action::Connect(_)) => {
-                    let works = rng.u8(..) >= self.unreachable;
+                    self.attempts += 1;
+                    let works = rng.u8(..) >= self.unreachable && !self.outage;
                     let time = Duration::from_millis(rng.u64(1..if works { 300 } else { 30_000 }));
                     if !works {
                         coverage.count(Event::UpstreamUnreachable);
@@ -223,8 +230,8 @@ impl Host {
     // ---- clients ----
 
     /// A client identifies on a new connection.
-    pub fn identify(&mut self, now: Time) -> Result<u64, Close> {
-        let options = Options { intents: Intents::ALL, version: 10, compress: false };
+    pub fn identify(&mut self, now: Time, intents: Intents) -> Result<u64, Close> {
+        let options = Options { intents, version: 10, compress: false };
         let number = self.next_connection + 1;
         let session = self.shard.identify(now, number, options)?;
         Ok(self.connect(session, None, None))
@@ -253,12 +260,13 @@ impl Host {
         self.next_connection
     }
 
-    /// A command of a client.
-    pub fn command(&mut self, now: Time, number: u64, text: &str) {
-        if let Some(connection) = self.connections.get_mut(&number).filter(|connection| connection.closing.is_none()) {
-            let done = self.shard.command(now, connection.session, text.as_bytes(), &mut connection.outbox);
-            assert_eq!(done, Ok(()), "a good command");
-        }
+    /// A command of a client; false when nobody listens any more.
+    pub fn command(&mut self, now: Time, number: u64, text: &str) -> bool {
+        let open = self.connections.get_mut(&number).filter(|connection| connection.closing.is_none());
+        let Some(connection) = open else { return false };
+        let done = self.shard.command(now, connection.session, text.as_bytes(), &mut connection.outbox);
+        assert_eq!(done, Ok(()), "a good command");
+        true
     }
 
     /// The client's end is gone. `gives_up`: by a close that ends the session.

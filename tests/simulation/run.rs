@@ -28,6 +28,8 @@ struct Faults {
     client_cut: u32,
     client_code: u32,
     client_over: u32,
+    asks: u32,
+    outage: u32,
     unreachable: u8,
 }
 
@@ -45,6 +47,8 @@ impl Faults {
             client_cut: some(60),
             client_code: some(30),
             client_over: some(40),
+            asks: some(60),
+            outage: some(1),
             unreachable: some(120) as u8,
         }
     }
@@ -77,7 +81,7 @@ pub fn run(seed: u64) -> Coverage {
     let discord = Discord::new(&mut rng, !roomy);
     let host = Host::new(choice, now, rng.u64(..));
     let count = rng.usize(1..5);
-    let clients = (0..count).map(|name| Client::new(name, client::manner(&mut rng))).collect();
+    let clients = (0..count).map(|name| Client::new(name, &mut rng)).collect();
     let mut world = World { rng, now, discord, host, clients, choice, coverage: Coverage::default() };
     let faults = Faults::choose(&mut world.rng);
     world.host.unreachable = faults.unreachable;
@@ -110,6 +114,23 @@ impl World {
             self.discord.happen(self.now, &mut self.rng, &mut self.coverage);
         }
         self.disturb(faults, roomy);
+        if self.rng.u32(0..1_000) < faults.outage {
+            self.outage(roomy);
+        }
+    }
+
+    /// Discord is away, for up to two hours.
+    fn outage(&mut self, roomy: bool) {
+        let time = Duration::from_secs(self.rng.u64(60..7_200));
+        note(|| format!("fault: Discord is away for {time:?}"));
+        self.coverage.count(Event::LongOutages);
+        self.discord.disconnect(self.now);
+        let before = self.host.attempts;
+        self.host.outage = true;
+        self.pass(time, roomy);
+        self.host.outage = false;
+        let attempts = self.host.attempts - before;
+        assert!(attempts <= 10 + time.as_secs() / 30, "P2: {attempts} attempts to connect within {time:?}");
     }
 
     /// Lets time pass, in parts that are short enough for what looks at the clock.
@@ -181,6 +202,9 @@ impl World {
             }
             if chance(rng, faults.client_over) && client.is_connected() {
                 client.reconnect(now, host, choice.resume_window, roomy, coverage);
+            }
+            if chance(rng, faults.asks) {
+                client.ask(now, host, rng, coverage);
             }
             if chance(rng, 2) {
                 client.manner = client::manner(rng);
