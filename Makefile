@@ -6,7 +6,7 @@ CLIENTS ?=
 IMAGE ?= gateway-proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt setup test-clients sim sim-planted chaos fuzz bench build release image profile
+.PHONY: help demo test lint fmt setup test-portable test-clients sim sim-planted chaos fuzz bench build release image profile
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -29,6 +29,9 @@ fmt: ## format the code
 setup: ## check what the tests need, install the client libraries that they use
 	@scripts/setup
 
+test-portable: ## the tests of code that depends on the CPU, on one without AVX2 (needs qemu-user)
+	@scripts/test-portable
+
 test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
 	@scripts/clients-setup $(or $(CLIENTS),all)
 	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients
@@ -37,7 +40,7 @@ test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
 sim: ## deterministic simulation with faults (SEEDS=100000), or one seed told in full (SEED=17)
 	SEEDS="$(SEEDS)" FROM="$(FROM)" SEED="$(SEED)" cargo test --release --test simulation
 
-sim-planted: ## five planted bugs, each of which the simulation has to find
+sim-planted: ## planted bugs, each of which the simulation has to find
 	scripts/sim-planted
 
 chaos: ## real processes and libraries with faults, restarts and kills at random (SECONDS=600, SEED=)

@@ -98,6 +98,15 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Code is chosen by what the CPU can do, so a run says which CPU it is about: this one, or the one that is played.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_cpu_is_the_one_that_is_meant() {
+        let own = || std::fs::read_to_string("/proc/cpuinfo").expect("Linux").contains(" avx2 ");
+        let expected = std::env::var("CPU_HAS_AVX2").map_or_else(|_| own(), |has| has == "yes");
+        assert_eq!(std::arch::is_x86_feature_detected!("avx2"), expected);
+    }
+
     #[test]
     fn strings_end_at_their_quote() {
         let end = |text: &str| string_end(text.as_bytes(), 0);
