@@ -50,7 +50,7 @@ chaos: ## real processes and libraries with faults, restarts and kills at random
 fuzz: ## hostile bytes for everything that reads them (SECONDS=60, SEED=)
 	SECONDS_TO_FUZZ="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)" SEED="$(SEED)" cargo test --release --test fuzz
 
-bench: ## the proxy beside a null relay, as a table and target/bench.json (QUICK=1, ONLY=loads|joining|memory|restarting)
+bench: ## the proxy beside a null relay, as a table and target/bench.json (QUICK=1, ONLY=loads|joining|memory|stuck|restarting)
 	cargo build --release --bins
 	cargo bench --bench end_to_end
 

@@ -97,6 +97,8 @@ fn a_flood_ends_in_4008_and_costs_the_shard_nothing() {
 #[test]
 fn connections_that_never_identify_are_bounded() {
     const MOST: usize = 4096;
+    // Each of them is a file of this process.
+    assert_eq!(gateway_proxy::preflight::limits(1), Ok(None));
     let (simulator, proxy) = start("crowd");
     let mut good = synced(&proxy);
     let mut crowd = Vec::new();

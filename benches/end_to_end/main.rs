@@ -352,6 +352,41 @@ fn joining(bench: &Bench) -> Value {
     })
 }
 
+/// What a thousand clients that read nothing cost: memory, and latency of the one that reads.
+fn stuck(bench: &Bench) -> Value {
+    const STUCK: usize = 1_000;
+    let (rounds, seconds) = if bench.quick { (1, 5.0) } else { (4, 8.0) };
+    let simulator = bench.simulator(1, 50, 20);
+    let tested = bench.start(Side::Proxy, &simulator, 1);
+    let address = ([127, 0, 0, 1], tested.port).into();
+    simulator.traffic(2_000);
+    let mut seen = [Vec::new(), Vec::new()];
+    let (mut before, mut with) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        before.push(rss(tested.child.id()) as f64);
+        seen[0].extend(observed(bench.observer(tested.port, 1, seconds)));
+        let clients: Vec<Gateway> = (0..STUCK)
+            .map(|_| {
+                let mut gateway = Gateway::connect(address, Transport::None);
+                gateway.identify((0, 1), INTENTS);
+                gateway
+            })
+            .collect();
+        // Until nothing fits into their sockets any more.
+        thread::sleep(Duration::from_secs(5));
+        seen[1].extend(observed(bench.observer(tested.port, 1, seconds)));
+        with.push(rss(tested.child.id()) as f64);
+        drop(clients);
+        thread::sleep(Duration::from_secs(2));
+    }
+    simulator.traffic(0);
+    let [alone, among] = seen.map(median);
+    json!({
+        "clients": STUCK, "others_p99_us": alone, "others_p99_us_with_them": among, "ratio": among / alone,
+        "rss": median(before), "rss_with_them": median(with),
+    })
+}
+
 /// How long a restart of a large proxy takes: from SIGTERM until it has ended, and from its start until every shard is
 /// resumed.
 fn restarting(bench: &Bench) -> Value {
@@ -371,7 +406,6 @@ fn restarting(bench: &Bench) -> Value {
             break;
         }
     }
-    let count = |name: &str| cached(tested.port, name);
     let count = |name: &str| cached(tested.port, name);
     let (members, presences) = (count("gateway_cache_members{"), count("gateway_cache_presences{"));
     let identifies = simulator.identifies();
@@ -447,6 +481,19 @@ fn print(results: &Value) {
         number(&join["others_p99_us_joining_here"]),
         number(&join["ratio"])
     );
+    let stuck = &results["stuck"];
+    println!("\n| {} clients that read nothing | |\n|---|---|", stuck["clients"]);
+    println!(
+        "| p99 of one that reads: without / with them | {:.0} / {:.0} µs, ratio {:.2} |",
+        number(&stuck["others_p99_us"]),
+        number(&stuck["others_p99_us_with_them"]),
+        number(&stuck["ratio"])
+    );
+    println!(
+        "| RSS without / with them | {:.0} / {:.0} MB |",
+        number(&stuck["rss"]) / MB,
+        number(&stuck["rss_with_them"]) / MB
+    );
     let restart = &results["restarting"];
     println!("\n| a restart | |\n|---|---|");
     println!(
@@ -471,15 +518,25 @@ fn main() {
         eprintln!("bench: two CPUs are needed, one for what is measured and one for the rest; {cpus} can be used");
         std::process::exit(1);
     }
+    // Each client that is stuck is a file of this process.
+    if let Err(error) | Ok(Some(error)) = gateway_proxy::preflight::limits(1) {
+        eprintln!("bench: {error}");
+    }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let directory = root.join("target/bench");
     fs::create_dir_all(&directory).expect("a directory");
     let bench = Bench { directory, quick: env::var("QUICK").is_ok_and(|quick| !quick.is_empty() && quick != "0") };
     let only = env::var("ONLY").unwrap_or_default();
     let wanted = |name: &str| only.is_empty() || only == name;
-    let mut results = json!({ "quick": bench.quick, "loads": [], "memory": {}, "joining": {}, "restarting": {} });
-    let parts =
-        [("loads", loads as fn(&Bench) -> Value), ("joining", joining), ("memory", memory), ("restarting", restarting)];
+    let mut results =
+        json!({ "quick": bench.quick, "loads": [], "memory": {}, "joining": {}, "stuck": {}, "restarting": {} });
+    let parts = [
+        ("loads", loads as fn(&Bench) -> Value),
+        ("joining", joining),
+        ("memory", memory),
+        ("stuck", stuck),
+        ("restarting", restarting),
+    ];
     for (name, run) in parts {
         if wanted(name) {
             eprintln!("bench: {name}");
