@@ -141,7 +141,7 @@ fn turn(
     let now = core.now();
     loop {
         // Before the first read too: the door may have read more than the IDENTIFY.
-        if let Some(end) = messages(place, connection, session, now) {
+        if let Some(end) = messages(place, connection, handle, session, now) {
             return Turn::End(end);
         }
         // A client that does not read gets no further answers, so it is not listened to either.
@@ -155,11 +155,8 @@ fn turn(
         }
     }
     for _ in 0..FILLS_PER_TURN {
-        let progress = if connection.outbox.is_full() {
-            Progress::More
-        } else {
-            place.with(|shard| shard.produce(now, session, handle.number, &mut connection.outbox))
-        };
+        // Also when the outbox is full: there may be a reason to close.
+        let progress = place.with(|shard| shard.produce(now, session, handle.number, &mut connection.outbox));
         if let Progress::Close { close, reconnect } = progress {
             return Turn::End(End::Close { close, reconnect });
         }
@@ -186,7 +183,7 @@ fn turn(
 }
 
 /// Handles every message that is complete.
-fn messages(place: &Place, connection: &mut ClientConnection, session: u32, now: Time) -> Option<End> {
+fn messages(place: &Place, connection: &mut ClientConnection, handle: &Handle, session: u32, now: Time) -> Option<End> {
     let ClientConnection { inbound, outbox, .. } = connection;
     loop {
         match inbound.next() {
@@ -199,7 +196,8 @@ fn messages(place: &Place, connection: &mut ClientConnection, session: u32, now:
                     Message::Binary(_) => command_text(outbox.encoding(), bytes),
                     _ => Ok(Cow::Borrowed(bytes)),
                 };
-                let done = text.and_then(|text| place.with(|shard| shard.command(now, session, &text, outbox)));
+                let done =
+                    text.and_then(|text| place.with(|shard| shard.command(now, session, handle.number, &text, outbox)));
                 if let Err(close) = done {
                     return Some(End::Close { close, reconnect: false });
                 }

@@ -1,6 +1,6 @@
 //! What an identified client sends: heartbeats, commands for Discord, and mistakes.
 
-use super::{Close, Shard};
+use super::{Close, SUPERSEDED, Shard};
 use crate::{
     downstream::outbox::Outbox,
     protocol::{
@@ -17,8 +17,15 @@ pub const MAX_COMMANDS: u32 = 120;
 pub const COMMAND_WINDOW: Duration = Duration::from_secs(60);
 
 impl Shard {
-    /// One payload of the client of session `number`. `Err`: close its connection.
-    pub fn command(&mut self, now: Time, number: u32, text: &[u8], outbox: &mut Outbox) -> Result<(), Close> {
+    /// One payload that came for session `number` on this `connection`. `Err`: close the connection.
+    pub fn command(
+        &mut self,
+        now: Time,
+        number: u32,
+        connection: u64,
+        text: &[u8],
+        outbox: &mut Outbox,
+    ) -> Result<(), Close> {
         let Ok(command) = Command::parse(text) else {
             return Err((close::DECODE_ERROR, "not a JSON payload with an op"));
         };
@@ -26,6 +33,10 @@ impl Shard {
             return Err((close::UNKNOWN_ERROR, "the session is gone"));
         };
         let session = &mut client.session;
+        // What an old connection acknowledges, the new one need not have received.
+        if session.connection != Some(connection) {
+            return Err(SUPERSEDED);
+        }
         match command.op {
             opcode::HEARTBEAT => {
                 session.last_heartbeat = now;

@@ -67,6 +67,9 @@ pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 /// A close of a client's connection: code and reason.
 pub type Close = (u16, &'static str);
 
+/// The session has a newer connection.
+const SUPERSEDED: Close = (crate::protocol::close::UNKNOWN_ERROR, "resumed on another connection");
+
 /// Who has to be woken after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wake {

@@ -269,7 +269,7 @@ fn nothing_is_kept_for_nobody() {
     assert_eq!(world.shard.report().log_events, 100);
     // Acknowledged: not needed any more. The segment that is being filled goes as a whole.
     let beat = format!(r#"{{"op":1,"d":{}}}"#, client.sequence);
-    world.shard.command(world.now, client.number, beat.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.command(world.now, client.number, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
     world.shard.tick(world.now);
     assert_eq!(world.shard.report().log_events, 0);
 }
@@ -403,13 +403,55 @@ fn a_silent_client_is_closed_resumably() {
 }
 
 #[test]
+fn a_client_that_reads_nothing_is_closed_all_the_same() {
+    let mut world = World::ready(&[10]);
+    let (mut old, mut silent) =
+        (Client::identify(&mut world, 1, Intents::ALL), Client::identify(&mut world, 2, Intents::ALL));
+    for client in [&mut old, &mut silent] {
+        client.catch_up(&mut world);
+        client.outbox.message(&[&vec![b' '; 1 << 20]]);
+        assert_eq!(client.produce(&mut world), Progress::More);
+    }
+    let id = SessionId::parse(&old.session).unwrap();
+    assert!(world.shard.resume(world.now, 3, &id, old.sequence).is_some());
+    assert_eq!(old.produce(&mut world), Progress::Close { close: SUPERSEDED, reconnect: false });
+    world.now += HEARTBEAT_TIMEOUT;
+    world.shard.tick(world.now);
+    assert!(matches!(silent.produce(&mut world), Progress::Close { reconnect: true, .. }));
+}
+
+#[test]
+fn an_old_connection_has_no_say_any_more() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    let seen = client.sequence;
+    for number in 0..10 {
+        world.message(10, number);
+    }
+    client.catch_up(&mut world);
+    let beat = json!({"op": 1, "d": client.sequence}).to_string();
+    // It has lost what came last, and resumes; then its old connection brings a heartbeat that was on its way.
+    client.sequence = seen;
+    client.messages.clear();
+    assert!(client.resume(&mut world, 2, seen));
+    assert_eq!(client.produce(&mut world), Progress::Idle);
+    let late = world.shard.command(world.now, client.number, 1, beat.as_bytes(), &mut client.outbox);
+    assert_eq!(late, Err(SUPERSEDED));
+    // The new connection was of no use either.
+    assert!(client.resume(&mut world, 3, seen));
+    client.catch_up(&mut world);
+    assert_eq!((client.messages.len(), client.resumed), (10, true));
+}
+
+#[test]
 fn commands_are_limited_and_passed_on() {
     let mut world = World::ready(&[10]);
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.catch_up(&mut world);
     while world.shard.poll_upstream(world.now).is_some() {}
     let mut send = |world: &mut World, text: &str| {
-        world.shard.command(world.now, client.number, text.as_bytes(), &mut client.outbox)
+        world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox)
     };
     send(&mut world, r#"{"op":8,"d":{"guild_id":99,"query":"","limit":0}}"#).unwrap();
     send(&mut world, r#"{"op":3,"d":{"activities":null,"status":"idle"}}"#).unwrap();
@@ -471,7 +513,7 @@ fn payloads(client: &mut Client, world: &mut World, kind: &str) -> Vec<Value> {
 
 fn request(world: &mut World, client: &mut Client, data: &Value) {
     let text = json!({"op": 8, "d": data}).to_string();
-    world.shard.command(world.now, client.number, text.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox).unwrap();
 }
 
 #[test]
@@ -504,7 +546,7 @@ fn members_are_answered_to_the_asker_alone() {
     assert_eq!(again.iter().map(|chunk| &chunk["d"]["chunk_index"]).collect::<Vec<_>>(), [1, 2]);
     assert!(asker.resumed);
     let beat = format!(r#"{{"op":1,"d":{}}}"#, asker.sequence);
-    world.shard.command(world.now, asker.number, beat.as_bytes(), &mut asker.outbox).unwrap();
+    world.shard.command(world.now, asker.number, asker.connection, beat.as_bytes(), &mut asker.outbox).unwrap();
     world.shard.detach(world.now, asker.number, 3, false);
     let sequence = asker.sequence;
     assert!(asker.resume(&mut world, 4, sequence));
