@@ -3,7 +3,6 @@
 use super::{opcode, token::bare};
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use std::borrow::Cow;
 
 /// Longest payload that a client may send, in bytes (docs: Gateway, Sending Events).
 pub const MAX_COMMAND: usize = 4096;
@@ -103,18 +102,12 @@ impl std::fmt::Debug for Resume {
     }
 }
 
-/// What to do with a command of an identified client.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Forward<'a> {
-    /// Pass this payload on to Discord.
-    Send(Cow<'a, [u8]>),
-    /// Not for Discord, and no reason to close.
-    Ignore,
-}
-
-/// Decides what of a command goes to Discord. Heartbeats, IDENTIFY and RESUME never do; unknown opcodes do, because
-/// the proxy may be older than the client's library.
-pub fn forward<'a>(command: &Command<'_>, payload: &'a [u8]) -> Forward<'a> {
+/// What of a command of an identified client goes to Discord, as a payload; `None`: nothing, which is no reason to close.
+///
+/// Heartbeats, IDENTIFY and RESUME never do; unknown opcodes do, because the proxy may be older than the client's library.
+/// Discord closes the connection, which is everybody's, for what it can not read. So the payload is put together anew from
+/// what has been read here, and data that is no object stays here.
+pub fn forward(command: &Command<'_>) -> Option<Vec<u8>> {
     match command.op {
         opcode::DISPATCH
         | opcode::HEARTBEAT
@@ -123,12 +116,12 @@ pub fn forward<'a>(command: &Command<'_>, payload: &'a [u8]) -> Forward<'a> {
         | opcode::RECONNECT
         | opcode::INVALID_SESSION
         | opcode::HELLO
-        | opcode::HEARTBEAT_ACK => Forward::Ignore,
-        opcode::PRESENCE_UPDATE => match presence(command) {
-            Some(payload) => Forward::Send(Cow::Owned(payload)),
-            None => Forward::Ignore,
-        },
-        _ => Forward::Send(Cow::Borrowed(payload)),
+        | opcode::HEARTBEAT_ACK => None,
+        opcode::PRESENCE_UPDATE => presence(command),
+        op => {
+            let data = command.d.map(RawValue::get).filter(|data| data.starts_with('{'))?;
+            Some(format!(r#"{{"op":{op},"d":{data}}}"#).into_bytes())
+        }
     }
 }
 
@@ -197,10 +190,8 @@ mod tests {
     }
 
     fn forwarded(payload: &str) -> Option<Value> {
-        match forward(&Command::parse(payload.as_bytes()).unwrap(), payload.as_bytes()) {
-            Forward::Send(bytes) => Some(serde_json::from_slice(&bytes).unwrap()),
-            Forward::Ignore => None,
-        }
+        let bytes = forward(&Command::parse(payload.as_bytes()).unwrap())?;
+        Some(serde_json::from_slice(&bytes).unwrap())
     }
 
     #[test]
@@ -226,5 +217,12 @@ mod tests {
         for op in [0, 1, 2, 6, 7, 9, 10, 11] {
             assert_eq!(forwarded(&format!(r#"{{"op":{op},"d":{{}}}}"#)), None);
         }
+        for bad in ["null", "7", "\"x\"", "[{}]"] {
+            assert_eq!(forwarded(&format!(r#"{{"op":8,"d":{bad}}}"#)), None);
+        }
+        // What came in a binary message need not be UTF-8 everywhere, what goes to Discord has to be.
+        let binary = b"{\"op\":31, \"x\":\"\xff\", \"d\": {\"a\": 1} }";
+        assert_eq!(forward(&Command::parse(binary).unwrap()).unwrap(), br#"{"op":31,"d":{"a": 1}}"#);
+        assert!(Command::parse(b"{\"op\":31,\"d\":{\"a\":\"\xff\"}}").is_err());
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     downstream::outbox::Outbox,
     protocol::{
         Time, close,
-        command::{Command, Forward, forward},
+        command::{Command, MAX_COMMAND, forward},
         opcode, payload,
     },
 };
@@ -62,18 +62,22 @@ impl Shard {
             self.limiter.forget(number);
             return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
         }
-        let Forward::Send(mut text) = forward(&command, text) else { return Ok(()) };
+        let Some(mut payload) = forward(&command) else { return Ok(()) };
         if command.op == opcode::REQUEST_GUILD_MEMBERS {
             let data = command.d.map_or("null", |data| data.get()).as_bytes();
-            match self.request_members(now, number, data, &text)? {
-                Some(renamed) => text = renamed.into(),
+            match self.request_members(now, number, data, &payload)? {
+                Some(renamed) => payload = renamed,
                 None => return Ok(()),
             }
         }
+        // What we add can make it too long for Discord, who would close the shard's connection.
+        if payload.len() > MAX_COMMAND {
+            return Err((close::DECODE_ERROR, "payload longer than 4096 bytes"));
+        }
         if command.op == opcode::PRESENCE_UPDATE {
-            self.presence = Some(text.to_vec());
-            self.limiter.push_presence(text.into_owned());
-        } else if self.limiter.push(number, text.into_owned()).is_err() {
+            self.presence = Some(payload.clone());
+            self.limiter.push_presence(payload);
+        } else if self.limiter.push(number, payload).is_err() {
             return Err((close::RATE_LIMITED, "too many commands are waiting for Discord"));
         }
         self.wake.upstream = true;

@@ -484,6 +484,22 @@ fn intents_filter_without_gaps() {
     assert_eq!(client.sequence, 22);
 }
 
+#[test]
+fn nothing_that_is_too_long_goes_to_discord() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    while world.shard.poll_upstream(world.now).is_some() {}
+    // As long as it may be, before the nonce and the missing keys are added.
+    for (start, end) in [(r#"{"op":8,"d":{"guild_id":"99","x":""#, r#""}}"#), (r#"{"op":3,"d":{"x":""#, r#""}}"#)] {
+        let text = format!("{start}{}{end}", "x".repeat(4096 - start.len() - end.len()));
+        let refused =
+            world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox);
+        assert_eq!(refused.unwrap_err().0, close::DECODE_ERROR);
+        assert_eq!(world.shard.poll_upstream(world.now), None);
+    }
+}
+
 /// The payloads of one type that a client has been sent since, with their numbers.
 fn payloads(client: &mut Client, world: &mut World, kind: &str) -> Vec<Value> {
     let mut found = Vec::new();
