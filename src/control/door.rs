@@ -176,7 +176,8 @@ async fn greet(control: Rc<Control>, guest: Guest, mut connection: ClientConnect
                     (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy")
                 } else if let Err(close) = started(&control, &mut connection).await {
                     close
-                } else if let (Some(id), Some(sequence)) = (SessionId::parse(&resume.session_id), resume.seq)
+                } else if let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq)
+                    && let Some(id) = SessionId::parse(id)
                     && control.core_of(id.shard()).is_some()
                 {
                     let shard = id.shard();

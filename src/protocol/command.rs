@@ -1,7 +1,7 @@
 //! What clients send: parsed, checked, and made safe to pass on to Discord (docs: Gateway Events, Send Events).
 
 use super::{opcode, token::bare};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
 /// Longest payload that a client may send, in bytes (docs: Gateway, Sending Events).
@@ -68,11 +68,17 @@ fn only_shard() -> (u32, u32) {
 pub struct Resume {
     /// With or without `Bot `.
     pub token: String,
-    /// From the READY that the proxy sent.
-    pub session_id: String,
-    /// The last sequence that the client has seen.
-    #[serde(default)]
+    /// From the READY that the proxy sent. What is no string is no session of anybody.
+    #[serde(default, deserialize_with = "lenient")]
+    pub session_id: Option<String>,
+    /// The last sequence that the client has seen. What is no sequence can not be resumed from.
+    #[serde(default, deserialize_with = "lenient")]
     pub seq: Option<u64>,
+}
+
+/// `None` for a value of another type.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
 impl Identify {
@@ -171,6 +177,22 @@ mod tests {
             assert!(Command::parse(bad.as_bytes()).unwrap().identify().is_err(), "{bad}");
         }
         assert!(!format!("{identify:?}").contains('x'));
+    }
+
+    #[test]
+    fn a_resume_that_makes_no_sense_is_still_one() {
+        let resume = |rest: &str| {
+            let payload = format!(r#"{{"op":6,"d":{{"token":"x"{rest}}}}}"#);
+            let resume = Command::parse(payload.as_bytes()).unwrap().resume().unwrap();
+            (resume.session_id, resume.seq)
+        };
+        assert_eq!(resume(r#","session_id":"a","seq":5"#), (Some("a".into()), Some(5)));
+        for odd in
+            ["", r#","session_id":null,"seq":null"#, r#","session_id":7,"seq":"5""#, r#","seq":-1"#, r#","seq":1.5"#]
+        {
+            assert_eq!(resume(odd), (None, None), "{odd}");
+        }
+        assert!(Command::parse(br#"{"op":6,"d":{"session_id":"a"}}"#).unwrap().resume().is_err());
     }
 
     #[test]
