@@ -12,7 +12,7 @@ use crate::{
         outbox::Outbox,
         session::{Options, SessionId},
     },
-    net::{client::ClientConnection, within},
+    net::{client::ClientConnection, spawn_contained, within},
     protocol::{
         Encoding, close,
         command::{Command, Identify, MAX_COMMAND, Resume},
@@ -47,8 +47,7 @@ pub async fn accept(control: Rc<Control>, listener: TcpListener) {
         match listener.accept().await {
             Ok(stream) => {
                 control.figures.borrow_mut().accepted += 1;
-                let control = control.clone();
-                glommio::spawn_local(async move { enter(control, stream).await }).detach();
+                spawn_contained("the task of a connection at the door", enter(control.clone(), stream));
             }
             Err(_) if control.stopping.get() => {}
             Err(error) => {

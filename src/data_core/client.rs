@@ -122,10 +122,10 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.place.clients.borrow_mut().remove(&self.handle.number);
-        // After a panic within the shard it is still borrowed by nobody, because unwinding has ended the borrow.
-        if let Ok(mut shard) = self.place.shard.try_borrow_mut() {
-            shard.detach(self.core.now(), self.session, self.handle.number, false);
-        }
+        // After a panic within the shard it is borrowed by nobody, because unwinding has ended the borrow; but it may be in
+        // a state in which it panics again, and a second panic within a drop would end the process.
+        let now = self.core.now();
+        self.place.try_with(|shard| shard.detach(now, self.session, self.handle.number, false));
     }
 }
 

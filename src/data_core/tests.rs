@@ -127,16 +127,19 @@ fn a_panic_restarts_its_shard_and_no_other() {
         peers[shard] = Some(peer);
     }
     let [Some(mut first), Some(mut second)] = peers else { panic!("both shards identify") };
-    first.say(r#"{"t":"PANIC_IN_A_TEST","s":2,"op":0,"d":{}}"#);
-    assert_eq!(first.hears(99), None, "its connection is gone");
-    let mut again = Peer::accept(&listener);
-    assert_eq!(again.identified(), 0, "it starts anew");
-    // The neighbour is still there and answers.
-    second.say(r#"{"t":null,"s":null,"op":1,"d":null}"#);
-    assert!(second.hears(1).is_some());
+    // In its own task, and in one that it shares with its neighbour.
+    for event in ["PANIC_IN_A_TEST", "PANIC_AT_A_TICK_IN_A_TEST"] {
+        first.say(&format!(r#"{{"t":"{event}","s":2,"op":0,"d":{{}}}}"#));
+        assert_eq!(first.hears(99), None, "its connection is gone");
+        first = Peer::accept(&listener);
+        assert_eq!(first.identified(), 0, "it starts anew");
+        // The neighbour is still there and answers.
+        second.say(r#"{"t":null,"s":null,"op":1,"d":null}"#);
+        assert!(second.hears(1).is_some());
+    }
 
     assert!(to_core.send(ToCore::Stop).is_ok());
-    let drain = thread::spawn(move || while again.hears(99).is_some() {});
+    let drain = thread::spawn(move || while first.hears(99).is_some() {});
     assert!(
         stop.recv_timeout(Duration::from_secs(30)).is_err_and(|error| error == mpsc::RecvTimeoutError::Disconnected)
     );
