@@ -108,3 +108,35 @@ impl Pause {
         over
     }
 }
+
+/// Reads in a row that a task may do.
+const READS_IN_A_ROW: u32 = 16;
+
+/// What a task may read before everyone else has their turn. A peer that sends faster than we read would otherwise keep its
+/// task, and with it the core, to itself, and no time limit would ever be looked at.
+#[derive(Default)]
+pub struct Budget {
+    used: u32,
+    pause: Pause,
+}
+
+impl Budget {
+    /// Asks before a read. `Pending`: it is used up, and the task is woken when there is a new one.
+    pub fn poll_take(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        if self.used == READS_IN_A_ROW {
+            self.used = 0;
+            self.pause.begin(cx);
+            return Poll::Pending;
+        }
+        if !self.pause.is_over(cx) {
+            return Poll::Pending;
+        }
+        self.used += 1;
+        Poll::Ready(())
+    }
+
+    /// There was nothing to read, so others have their turn.
+    pub fn renew(&mut self) {
+        self.used = 0;
+    }
+}
