@@ -3,6 +3,7 @@
 //! Owns the listener, the identify queue, the knowledge of `/gateway/bot` and the signals. Knows of the data cores only
 //! their mailboxes; never touches an event.
 
+mod body;
 mod door;
 mod forward;
 mod http;
