@@ -47,6 +47,11 @@ enum Turn {
 /// Serves a client until its connection ends.
 pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
     let mut connection = ClientConnection::unpack(arrival.parcel);
+    if core.stopping.get() {
+        // It passed the door just before that was closed, and would only keep the others waiting.
+        let close = (close::UNKNOWN_ERROR, "the proxy restarts");
+        return finish(&mut connection, End::Close { close, reconnect: false }).await;
+    }
     let number = core.next_connection.get() + 1;
     core.next_connection.set(number);
     let now = core.now();
@@ -139,6 +144,8 @@ fn turn(
     cx: &mut Context<'_>,
 ) -> Turn {
     let now = core.now();
+    // Will the socket wake us when there is something to read?
+    let mut listening = false;
     loop {
         // Before the first read too: the door may have read more than the IDENTIFY.
         if let Some(end) = messages(place, connection, handle, session, now) {
@@ -151,7 +158,10 @@ fn turn(
         match connection.poll_read(cx) {
             Poll::Ready(Ok(n)) if n > 0 => {}
             Poll::Ready(_) => return Turn::End(End::Lost),
-            Poll::Pending => break,
+            Poll::Pending => {
+                listening = true;
+                break;
+            }
         }
     }
     for _ in 0..FILLS_PER_TURN {
@@ -174,7 +184,7 @@ fn turn(
                 return Turn::Wait;
             }
         }
-        if progress == Progress::Idle {
+        if progress == Progress::Idle && listening {
             connection.outbox.release();
             return Turn::Wait;
         }
