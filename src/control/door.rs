@@ -25,7 +25,7 @@ use crate::{
 use glommio::net::{TcpListener, TcpStream};
 use std::{borrow::Cow, future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
-/// Connections that have not identified yet; more are refused with 503.
+/// Connections that have not identified yet; more are closed at once.
 pub const MAX_UNAUTHENTICATED: usize = 4096;
 /// A request head must be complete after this time.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);

@@ -288,6 +288,20 @@ fn a_client_waits_for_the_first_ready() {
 }
 
 #[test]
+fn nobody_is_closed_for_silence_before_ready() {
+    let mut world = World::new(Limits { bytes: 1 << 20, entries: 100 });
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    world.now += 10 * HEARTBEAT_TIMEOUT;
+    world.shard.tick(world.now);
+    assert_eq!(client.produce(&mut world), Progress::Idle);
+    world.connect(&[]);
+    client.catch_up(&mut world);
+    world.now += HEARTBEAT_TIMEOUT - SECOND;
+    world.shard.tick(world.now);
+    assert_eq!(client.produce(&mut world), Progress::Idle, "it counts from READY on");
+}
+
+#[test]
 fn a_guild_that_is_down_is_answered() {
     let mut world = World::ready(&[10, 20]);
     world.dispatch("GUILD_DELETE", &json!({"id": "20", "unavailable": true}));
