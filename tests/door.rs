@@ -121,6 +121,13 @@ fn a_resume_that_can_not_be_served_leaves_the_socket_open() {
         gateway.send_text(r#"{"op":1,"d":null}"#).expect("an open connection");
         assert_eq!(gateway.receive().expect("an ACK").op, 11);
     }
+    for odd in [json!({}), json!({"session_id": null, "seq": null}), json!({"session_id": session, "seq": "1"})] {
+        let mut data = odd.clone();
+        data["token"] = json!(TOKEN);
+        gateway.send(6, &data);
+        let refused = gateway.receive().expect("an answer");
+        assert_eq!((refused.op, refused.d.as_str()), (9, "false"), "for {odd}");
+    }
     gateway.identify((1, 2), INTENTS);
     assert_eq!(gateway.receive().expect("READY on the same socket").s, Some(1));
     assert_eq!(simulator.identifies(), 2);

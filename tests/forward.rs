@@ -125,6 +125,35 @@ fn who_does_not_bring_the_token_is_not_passed_on() {
 }
 
 #[test]
+fn nothing_passes_behind_a_request() {
+    // An API that goes on reading, whatever it is told, and answers with what it has read.
+    let address = api(|_, mut stream| {
+        stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", rest.len());
+        stream.write_all(&[head.as_bytes(), &rest].concat()).expect("taken");
+    });
+    let (_simulator, proxy) = start("forward_smuggling", address);
+    let path = format!("/api/v10/webhooks/1/{}", "a".repeat(40));
+    let other = "GET /api/v10/users/@me HTTP/1.1\r\nHost: x\r\n\r\n";
+    for (head, body) in [
+        ("", ""),
+        ("Content-Length: 4\r\n", "body"),
+        ("Transfer-Encoding: chunked\r\n", "4;x\r\nbody\r\n0\r\nX: y\r\n\r\n"),
+    ] {
+        let answer =
+            text(exchange(proxy.address, format!("POST {path} HTTP/1.1\r\n{head}\r\n{body}{other}").as_bytes()));
+        let (_, passed) = answer.split_once("\r\n\r\n").expect("a head");
+        assert_eq!(passed, body, "{head}");
+    }
+    for head in ["Content-Length: 4\r\nTransfer-Encoding: chunked\r\n", "Content-Length: 4\r\nContent-Length: 5\r\n"] {
+        let answer = text(exchange(proxy.address, format!("POST {path} HTTP/1.1\r\n{head}\r\n0\r\n\r\n").as_bytes()));
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{head}: {answer}");
+    }
+}
+
+#[test]
 fn failures_are_answered_and_named() {
     // The path says how it fails.
     let address = api(|head, mut stream| {

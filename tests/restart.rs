@@ -17,7 +17,7 @@ use std::{
 
 use gateway_proxy::compression::Transport;
 use serde_json::{Value, json};
-use support::{Gateway, Gone, Proxy, Simulator, compare_guilds, free_port, scratch, wait_until};
+use support::{Gateway, Gone, Proxy, Simulator, compare_guilds, free_port, get, scratch, wait_until};
 
 const SHARDS: u32 = 3;
 const INTENTS: u64 = 53_608_447;
@@ -291,6 +291,31 @@ fn a_state_file_that_is_not_good_is_reported_and_not_used() {
         compare_guilds(&proxy, &simulator, shard, SHARDS, true);
     }
     assert_eq!(simulator.stats()["violations"], json!([]));
+}
+
+/// Some libraries wait 15 s for READY only.
+#[test]
+fn who_identifies_while_discord_is_away_is_served_from_what_was_kept() {
+    let directory = scratch("restart_away");
+    let simulator = Simulator::start(&directory, &world(11));
+    let config = config(&directory, free_port(), 1);
+    Proxy::start(&directory, &simulator, &config).stop();
+    let expected = simulator.guilds(0).len();
+    simulator.fault("refuse?seconds=3600");
+    // REST is there, and names a gateway that is not.
+    let rest = Simulator::start(&directory, &format!("{} --public-url ws://127.0.0.1:{}", world(11), free_port()));
+    let proxy = Proxy::spawn_before(&directory, rest.address, &config, &[]);
+    let mut gateway =
+        wait_until("the port", || Gateway::open(proxy.address, Transport::None).map_err(|e| e.to_string()));
+    assert_eq!(gateway.receive().expect("HELLO").op, 10);
+    gateway.identify((0, SHARDS), INTENTS);
+    let ready = gateway.receive().expect("READY");
+    let guilds = ready.data()["guilds"].as_array().expect("guilds").len();
+    assert_eq!(guilds, expected);
+    for _ in 0..guilds {
+        assert_eq!(gateway.receive().expect("a guild").t.as_deref(), Some("GUILD_CREATE"));
+    }
+    assert_eq!(get(proxy.address, "/health").expect("an answer").status, 503);
 }
 
 #[test]

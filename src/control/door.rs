@@ -12,7 +12,7 @@ use crate::{
         outbox::Outbox,
         session::{Options, SessionId},
     },
-    net::{client::ClientConnection, within},
+    net::{client::ClientConnection, spawn_contained, within},
     protocol::{
         Encoding, close,
         command::{Command, Identify, MAX_COMMAND, Resume},
@@ -25,7 +25,7 @@ use crate::{
 use glommio::net::{TcpListener, TcpStream};
 use std::{borrow::Cow, future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
-/// Connections that have not identified yet; more are refused with 503.
+/// Connections that have not identified yet; more are closed at once.
 pub const MAX_UNAUTHENTICATED: usize = 4096;
 /// A request head must be complete after this time.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
@@ -47,8 +47,7 @@ pub async fn accept(control: Rc<Control>, listener: TcpListener) {
         match listener.accept().await {
             Ok(stream) => {
                 control.figures.borrow_mut().accepted += 1;
-                let control = control.clone();
-                glommio::spawn_local(async move { enter(control, stream).await }).detach();
+                spawn_contained("the task of a connection at the door", enter(control.clone(), stream));
             }
             Err(_) if control.stopping.get() => {}
             Err(error) => {
@@ -176,7 +175,8 @@ async fn greet(control: Rc<Control>, guest: Guest, mut connection: ClientConnect
                     (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy")
                 } else if let Err(close) = started(&control, &mut connection).await {
                     close
-                } else if let (Some(id), Some(sequence)) = (SessionId::parse(&resume.session_id), resume.seq)
+                } else if let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq)
+                    && let Some(id) = SessionId::parse(id)
                     && control.core_of(id.shard()).is_some()
                 {
                     let shard = id.shard();

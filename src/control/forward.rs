@@ -1,13 +1,18 @@
 //! Requests for the rest of Discord's API (config key `rest_proxy`), passed through to an HTTP proxy for it.
 //!
-//! One request for each connection: both sides are told to close, so nobody has to know where a body ends, and bodies of
-//! any length and form pass. A direction holds one buffer; who does not take his bytes is not sent more. Such proxies put
+//! One request for each connection: both sides are told to close, and of what a client sends nothing passes but that
+//! request, as far as its [`Body`] goes. A direction holds one buffer; who does not take his bytes is not sent more. Such proxies put
 //! the bot's token in front of whatever they get, so a request has to bring it, unless its path carries a token of its
 //! own, as those of interactions and webhooks do.
 
-use super::http::Response;
-use crate::net::{client::ClientConnection, within};
-use futures_lite::io::{AsyncRead, AsyncWrite};
+use super::{body::Body, http::Response};
+use crate::net::{
+    Budget,
+    client::{ClientConnection, poll_read},
+    upstream::{ADDRESS_LIMIT, connect_any},
+    within,
+};
+use futures_lite::io::AsyncWrite;
 use glommio::net::TcpStream;
 use std::{
     future::poll_fn,
@@ -38,6 +43,7 @@ const HOP_BY_HOP: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "
 pub struct Forward {
     /// Its head without what is about the connection, and without the last line.
     head: Vec<u8>,
+    body: Body,
     /// The value of `Authorization`.
     pub authorization: Option<String>,
     /// Does its path carry a token?
@@ -45,14 +51,15 @@ pub struct Forward {
 }
 
 impl Forward {
-    /// From a request whose path is below `/api`. `route` is what follows the version.
-    pub fn new(request: &httparse::Request<'_, '_>, route: &str) -> Self {
+    /// From a request whose path is below `/api`. `route` is what follows the version. An error says what is wrong with it.
+    pub fn new(request: &httparse::Request<'_, '_>, route: &str) -> Result<Self, &'static str> {
+        let body = Body::of(request.headers)?;
         let (method, target) = (request.method.unwrap_or("GET"), request.path.unwrap_or("/"));
         let mut head = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
         copy_headers(request.headers, &mut head, |name| !name.eq_ignore_ascii_case("host"));
         let authorization = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
         let authorization = authorization.and_then(|header| String::from_utf8(header.value.to_vec()).ok());
-        Self { head, authorization, has_own_token: carries_token(route) }
+        Ok(Self { head, body, authorization, has_own_token: carries_token(route) })
     }
 
     fn encode(mut self, host: &str) -> Vec<u8> {
@@ -119,6 +126,8 @@ pub async fn forward(connection: &mut ClientConnection, request: Forward, addres
     };
     let mut exchange = Exchange {
         upstream: stream,
+        budget: Budget::default(),
+        body: request.body,
         outgoing: request.encode(address),
         sent: 0,
         client_ended: false,
@@ -149,17 +158,9 @@ fn bad_gateway(what: &str) -> Response {
 async fn connect(address: String) -> io::Result<TcpStream> {
     let addresses: Vec<SocketAddr> =
         glommio::executor().spawn_blocking(move || address.to_socket_addrs().map(Iterator::collect)).await?;
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Err(error) => failure = error.into(),
-        }
-    }
-    Err(failure)
+    let stream = connect_any(&addresses, ADDRESS_LIMIT).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// What came of one turn.
@@ -172,9 +173,12 @@ enum Step {
 /// The two directions of a request.
 struct Exchange {
     upstream: TcpStream,
+    budget: Budget,
     /// Bytes for the proxy of the API that did not come from the client's buffer: the head.
     outgoing: Vec<u8>,
     sent: usize,
+    /// What of the request's body has not been passed on.
+    body: Body,
     client_ended: bool,
     /// The beginning of a response whose head is not complete.
     incoming: Vec<u8>,
@@ -206,17 +210,20 @@ impl Exchange {
     ) -> Poll<io::Result<()>> {
         loop {
             let head = &self.outgoing[self.sent..];
-            let bytes = if head.is_empty() { connection.inbound.unconsumed() } else { head };
-            if !bytes.is_empty() {
-                let n = ready!(Pin::new(&mut self.upstream).poll_write(cx, bytes))?;
+            let unconsumed = connection.inbound.unconsumed();
+            if !head.is_empty() {
+                self.sent += ready!(Pin::new(&mut self.upstream).poll_write(cx, head))?;
                 *moved = true;
-                if self.sent < self.outgoing.len() {
-                    self.sent += n;
-                } else {
-                    connection.inbound.consume(n);
-                }
-            } else if self.client_ended {
+            } else if self.client_ended || self.body.is_over() {
                 return Poll::Pending;
+            } else if !unconsumed.is_empty() {
+                let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+                let mut ahead = self.body;
+                let belongs = ahead.advance(unconsumed).map_err(wrong)?;
+                let n = ready!(Pin::new(&mut self.upstream).poll_write(cx, &unconsumed[..belongs]))?;
+                self.body.advance(&unconsumed[..n]).map_err(wrong)?;
+                connection.inbound.consume(n);
+                *moved = true;
             } else if ready!(connection.poll_read(cx))? == 0 {
                 self.client_ended = true;
             } else {
@@ -237,7 +244,7 @@ impl Exchange {
             let (n, progress) = connection.poll_write(cx);
             *moved |= n > 0;
             ready!(progress)?;
-            let n = ready!(Pin::new(&mut self.upstream).poll_read(cx, &mut chunk))?;
+            let n = ready!(poll_read(&mut self.upstream, &mut self.budget, cx, &mut chunk))?;
             if n == 0 {
                 let complete = if self.in_body { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
                 return Poll::Ready(complete);
@@ -273,7 +280,7 @@ mod tests {
         let mut headers = [httparse::EMPTY_HEADER; 16];
         let mut request = httparse::Request::new(&mut headers);
         assert!(request.parse(head.as_bytes()).unwrap().is_complete());
-        Forward::new(&request, route)
+        Forward::new(&request, route).unwrap()
     }
 
     #[test]

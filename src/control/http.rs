@@ -104,7 +104,7 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
     if request.method != Some("GET") {
         return match api {
             Some("/gateway" | "/gateway/bot") | None => refused("405 Method Not Allowed", "only GET is served here"),
-            Some(_) => Route::Api(forward(request, target)),
+            Some(_) => forward(request, target),
         };
     }
     match upgrade_of(request.headers) {
@@ -130,7 +130,7 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
                 let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
                 Route::GatewayBot(header.and_then(|header| String::from_utf8(header.value.to_vec()).ok()))
             }
-            Some(_) => Route::Api(forward(request, target)),
+            Some(_) => forward(request, target),
             None => refused(
                 "404 Not Found",
                 "served here: /shard-count, /metrics, /health, /api/v10/gateway, /api/v10/gateway/bot, and the gateway itself as a WebSocket\n",
@@ -139,8 +139,11 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
     }
 }
 
-fn forward(request: &httparse::Request<'_, '_>, target: &str) -> Forward {
-    Forward::new(request, api_route(target).unwrap_or(target))
+fn forward(request: &httparse::Request<'_, '_>, target: &str) -> Route {
+    match Forward::new(request, api_route(target).unwrap_or(target)) {
+        Ok(forward) => Route::Api(forward),
+        Err(what) => refused("400 Bad Request", what),
+    }
 }
 
 /// The route below `/api` or `/api/v<number>`.

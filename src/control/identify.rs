@@ -2,7 +2,8 @@
 //!
 //! Promises: within a bucket (shard id mod `max_concurrency`) two permits are at least [`INTERVAL`] apart; permits never
 //! exceed what `remaining` allows until it is renewed; a start that the budget can not cover waits for the renewal
-//! instead of using it up, because Discord resets the token of a bot that runs into the limit.
+//! instead of using it up, because Discord resets the token of a bot that runs into the limit; a shard whose sessions do
+//! not last waits longer and longer, whatever the reason, so that it can not use up what the others may need.
 
 use crate::protocol::Time;
 use std::{
@@ -12,6 +13,13 @@ use std::{
 
 /// Discord's five seconds, and some for the way there.
 pub const INTERVAL: Duration = Duration::from_millis(5_200);
+
+/// Permits that a shard gets one after the other before it has to wait longer for each: sessions do get lost.
+const UNHURRIED: u32 = 5;
+/// Longest wait between two permits of a shard.
+const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// A permit that came this long before the next one has done its duty.
+const LASTING: Duration = Duration::from_secs(2 * 3600);
 
 /// `session_start_limit` of `/gateway/bot`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +34,22 @@ pub struct Budget {
     pub max_concurrency: u32,
 }
 
+/// What a shard has been given.
+struct Permits {
+    last: Time,
+    /// How many of them in a row did not last.
+    in_a_row: u32,
+}
+
+impl Permits {
+    /// When the next one may be given.
+    fn next(&self) -> Time {
+        let doublings = self.in_a_row.saturating_sub(UNHURRIED).min(16);
+        let wait = if doublings == 0 { Duration::ZERO } else { INTERVAL * (1 << doublings) };
+        self.last + wait.min(LONGEST_WAIT)
+    }
+}
+
 /// See the module's description.
 pub struct IdentifyQueue {
     budget: Budget,
@@ -35,6 +59,8 @@ pub struct IdentifyQueue {
     waiting: BTreeMap<u32, VecDeque<u32>>,
     /// When the next permit of a bucket may be given.
     free_at: BTreeMap<u32, Time>,
+    /// By shard.
+    permits: BTreeMap<u32, Permits>,
     granted: u64,
 }
 
@@ -47,6 +73,7 @@ impl IdentifyQueue {
             starting: starting.into_iter().collect(),
             waiting: BTreeMap::new(),
             free_at: BTreeMap::new(),
+            permits: BTreeMap::new(),
             granted: 0,
         };
         queue.renew(budget, now);
@@ -81,9 +108,14 @@ impl IdentifyQueue {
         if self.is_exhausted() && now < self.resets_at {
             return None;
         }
-        let free_at = &self.free_at;
+        let (free_at, permits) = (&self.free_at, &self.permits);
         let is_free = |bucket: &u32| free_at.get(bucket).is_none_or(|at| now >= *at);
-        let bucket = *self.waiting.iter().find(|(bucket, queue)| !queue.is_empty() && is_free(bucket))?.0;
+        let is_due = |shard: &u32| permits.get(shard).is_none_or(|permits| now >= permits.next());
+        let (bucket, place) = self
+            .waiting
+            .iter()
+            .filter(|(bucket, _)| is_free(bucket))
+            .find_map(|(bucket, queue)| Some((*bucket, queue.iter().position(is_due)?)))?;
         if self.is_exhausted() {
             // Renewed by the passing of time; exact figures follow when they are fetched.
             self.budget.remaining = self.budget.total;
@@ -92,8 +124,11 @@ impl IdentifyQueue {
                 return None;
             }
         }
-        let shard = self.waiting.get_mut(&bucket)?.pop_front()?;
+        let shard = self.waiting.get_mut(&bucket)?.remove(place)?;
         self.free_at.insert(bucket, now + INTERVAL);
+        let permits = self.permits.entry(shard).or_insert(Permits { last: now, in_a_row: 0 });
+        let lasted = now.saturating_sub(permits.last) >= LASTING;
+        *permits = Permits { last: now, in_a_row: if lasted { 1 } else { permits.in_a_row + 1 } };
         self.budget.remaining -= 1;
         self.starting.remove(&shard);
         self.granted += 1;
@@ -171,6 +206,30 @@ mod tests {
         (0..3).for_each(|shard| queue.started(shard));
         queue.request(4);
         assert_eq!(drain(&mut queue, SECOND), [4]);
+    }
+
+    #[test]
+    fn a_shard_that_loses_every_session_uses_little_and_delays_nobody() {
+        let mut queue = IdentifyQueue::new(budget(1000, 1), Time::ZERO, []);
+        let mut given = Vec::new();
+        // It asks again as soon as it has got one, for a day.
+        for second in 0..24 * 3600 {
+            let now = SECOND * second;
+            queue.renew(budget(1000 - given.len() as u32, 1), now);
+            queue.request(0);
+            given.extend(queue.poll(now).map(|_| second));
+        }
+        assert!(given.len() < 50, "{}", given.len());
+        assert!(given[UNHURRIED as usize - 1] < 30, "a few losses are nothing special: {given:?}");
+        let now = SECOND * 24 * 3600;
+        queue.request(1);
+        assert_eq!(drain(&mut queue, now), [1]);
+        // What has lasted counts for nothing.
+        let later = now + LASTING + LONGEST_WAIT;
+        for number in 0..UNHURRIED {
+            queue.request(0);
+            assert_eq!(drain(&mut queue, later + INTERVAL * number), [0]);
+        }
     }
 
     #[test]

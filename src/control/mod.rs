@@ -3,6 +3,7 @@
 //! Owns the listener, the identify queue, the knowledge of `/gateway/bot` and the signals. Knows of the data cores only
 //! their mailboxes; never touches an event.
 
+mod body;
 mod door;
 mod forward;
 mod http;
@@ -19,7 +20,7 @@ use crate::{
     net::{
         client::ClientConnection,
         mailbox::{Mailbox, Postbox, mailbox},
-        tls,
+        spawn_contained, tls,
     },
     placement::Placement,
     shard::report::Report,
@@ -326,7 +327,8 @@ impl Control {
                 }
                 ToControl::Return(parcel, version) => {
                     let connection = ClientConnection::unpack(*parcel);
-                    glommio::spawn_local(door::reenter(self.clone(), connection, version)).detach();
+                    let task = door::reenter(self.clone(), connection, version);
+                    spawn_contained("the task of a connection at the door", task);
                 }
                 ToControl::Reports(number, reports) => {
                     if let Some(gathering) = self.gathering.borrow_mut().get_mut(&number) {

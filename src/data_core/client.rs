@@ -47,6 +47,11 @@ enum Turn {
 /// Serves a client until its connection ends.
 pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
     let mut connection = ClientConnection::unpack(arrival.parcel);
+    if core.stopping.get() {
+        // It passed the door just before that was closed, and would only keep the others waiting.
+        let close = (close::UNKNOWN_ERROR, "the proxy restarts");
+        return finish(&mut connection, End::Close { close, reconnect: false }).await;
+    }
     let number = core.next_connection.get() + 1;
     core.next_connection.set(number);
     let now = core.now();
@@ -122,10 +127,10 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.place.clients.borrow_mut().remove(&self.handle.number);
-        // After a panic within the shard it is still borrowed by nobody, because unwinding has ended the borrow.
-        if let Ok(mut shard) = self.place.shard.try_borrow_mut() {
-            shard.detach(self.core.now(), self.session, self.handle.number, false);
-        }
+        // After a panic within the shard it is borrowed by nobody, because unwinding has ended the borrow; but it may be in
+        // a state in which it panics again, and a second panic within a drop would end the process.
+        let now = self.core.now();
+        self.place.try_with(|shard| shard.detach(now, self.session, self.handle.number, false));
     }
 }
 
@@ -139,9 +144,11 @@ fn turn(
     cx: &mut Context<'_>,
 ) -> Turn {
     let now = core.now();
+    // Will the socket wake us when there is something to read?
+    let mut listening = false;
     loop {
         // Before the first read too: the door may have read more than the IDENTIFY.
-        if let Some(end) = messages(place, connection, session, now) {
+        if let Some(end) = messages(place, connection, handle, session, now) {
             return Turn::End(end);
         }
         // A client that does not read gets no further answers, so it is not listened to either.
@@ -151,15 +158,15 @@ fn turn(
         match connection.poll_read(cx) {
             Poll::Ready(Ok(n)) if n > 0 => {}
             Poll::Ready(_) => return Turn::End(End::Lost),
-            Poll::Pending => break,
+            Poll::Pending => {
+                listening = true;
+                break;
+            }
         }
     }
     for _ in 0..FILLS_PER_TURN {
-        let progress = if connection.outbox.is_full() {
-            Progress::More
-        } else {
-            place.with(|shard| shard.produce(now, session, handle.number, &mut connection.outbox))
-        };
+        // Also when the outbox is full: there may be a reason to close.
+        let progress = place.with(|shard| shard.produce(now, session, handle.number, &mut connection.outbox));
         if let Progress::Close { close, reconnect } = progress {
             return Turn::End(End::Close { close, reconnect });
         }
@@ -177,7 +184,7 @@ fn turn(
                 return Turn::Wait;
             }
         }
-        if progress == Progress::Idle {
+        if progress == Progress::Idle && listening {
             connection.outbox.release();
             return Turn::Wait;
         }
@@ -186,7 +193,7 @@ fn turn(
 }
 
 /// Handles every message that is complete.
-fn messages(place: &Place, connection: &mut ClientConnection, session: u32, now: Time) -> Option<End> {
+fn messages(place: &Place, connection: &mut ClientConnection, handle: &Handle, session: u32, now: Time) -> Option<End> {
     let ClientConnection { inbound, outbox, .. } = connection;
     loop {
         match inbound.next() {
@@ -199,7 +206,8 @@ fn messages(place: &Place, connection: &mut ClientConnection, session: u32, now:
                     Message::Binary(_) => command_text(outbox.encoding(), bytes),
                     _ => Ok(Cow::Borrowed(bytes)),
                 };
-                let done = text.and_then(|text| place.with(|shard| shard.command(now, session, &text, outbox)));
+                let done =
+                    text.and_then(|text| place.with(|shard| shard.command(now, session, handle.number, &text, outbox)));
                 if let Err(close) = done {
                     return Some(End::Close { close, reconnect: false });
                 }

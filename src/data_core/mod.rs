@@ -27,11 +27,13 @@ use rustls::ClientConfig;
 use serde_json::value::RawValue;
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io::Read,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     rc::Rc,
     sync::Arc,
-    task::Waker,
+    task::{Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -143,6 +145,8 @@ struct Place {
     /// Wakes the upstream connection.
     upstream: RefCell<Option<Waker>>,
     clients: RefCell<HashMap<u64, Rc<Handle>>>,
+    /// The shard has panicked in a task that is not its own. The upstream task starts it anew.
+    broken: Cell<bool>,
 }
 
 impl Place {
@@ -161,6 +165,23 @@ impl Place {
             self.wake_clients();
         }
         result
+    }
+
+    /// The same for a task that serves other shards too: a panic costs only this one. `None`: there was one.
+    fn try_with<T>(&self, call: impl FnOnce(&mut Shard) -> T) -> Option<T> {
+        let result = catch_unwind(AssertUnwindSafe(|| self.with(call)));
+        if result.is_err() {
+            self.broken.set(true);
+            if let Some(waker) = &*self.upstream.borrow() {
+                waker.wake_by_ref();
+            }
+        }
+        result.ok()
+    }
+
+    /// Waits until the shard is broken. To be awaited by the upstream task, which is the one that is woken.
+    async fn broken(&self) {
+        poll_fn(|_| if self.broken.take() { Poll::Ready(()) } else { Poll::Pending }).await
     }
 
     fn wake_clients(&self) {
@@ -270,8 +291,12 @@ pub async fn run(mut mailbox: Mailbox<ToCore>, control: Postbox<ToControl>, epoc
             }
             None => Core::new_shard(&plan, index),
         };
-        let place =
-            Place { shard: RefCell::new(shard), upstream: RefCell::new(None), clients: RefCell::new(HashMap::new()) };
+        let place = Place {
+            shard: RefCell::new(shard),
+            upstream: RefCell::new(None),
+            clients: RefCell::new(HashMap::new()),
+            broken: Cell::new(false),
+        };
         (id, Rc::new(place))
     });
     let places = places.collect();
@@ -293,12 +318,12 @@ pub async fn run(mut mailbox: Mailbox<ToCore>, control: Postbox<ToControl>, epoc
             ToCore::Start(_) => {}
             ToCore::Permit(shard) => {
                 if let Some(place) = core.places.get(&shard) {
-                    place.with(|shard| shard.upstream_permitted(core.now()));
+                    place.try_with(|shard| shard.upstream_permitted(core.now()));
                 }
             }
             ToCore::Client(arrival) => admit(&core, *arrival),
             ToCore::Report(number) => {
-                let reports = core.places.values().map(|place| place.shard.borrow().report()).collect();
+                let reports = core.places.values().filter_map(|place| place.try_with(|shard| shard.report())).collect();
                 core.tell(ToControl::Reports(number, reports));
             }
             ToCore::Stop => break,
@@ -329,7 +354,7 @@ async fn tick(core: Rc<Core>) {
         ticks = ticks.wrapping_add(1);
         let now = core.now();
         for place in core.places.values() {
-            place.with(|shard| shard.tick(now));
+            place.try_with(|shard| shard.tick(now));
             let sweep = ticks.is_multiple_of(TICKS_PER_SWEEP);
             for handle in place.clients.borrow().values() {
                 let stalled =
@@ -351,7 +376,7 @@ async fn stop(core: &Rc<Core>) {
     core.stopping.set(true);
     let now = core.now();
     for place in core.places.values() {
-        place.with(|shard| shard.stop(now));
+        place.try_with(|shard| shard.stop(now));
     }
     let deadline = now + STOP_LIMIT;
     while core.now() < deadline && core.places.values().any(|place| !place.clients.borrow().is_empty()) {
@@ -362,13 +387,12 @@ async fn stop(core: &Rc<Core>) {
     if let Some(directory) = &core.plan.state_dir {
         for place in core.places.values() {
             // Nothing else runs on this core any more, so the disk may take its time.
-            let shard = place.shard.borrow();
-            match state::store(directory, &core.plan, &shard) {
+            place.try_with(|shard| match state::store(directory, &core.plan, shard) {
                 Ok(stored) => tracing::info!(shard = %shard.id(), stored, "state"),
                 Err(error) => {
                     tracing::error!(shard = %shard.id(), "can not write the state file in {}: {error}", directory.display());
                 }
-            }
+            });
         }
     }
     core.tell(ToControl::Stopped);

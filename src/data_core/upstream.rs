@@ -32,8 +32,17 @@ const KEEP_PAYLOAD: usize = 256 << 10;
 /// Runs the connection of a shard for ever. A panic restarts the shard with a new session.
 pub async fn run(core: Rc<Core>, place: Rc<Place>, index: usize) {
     loop {
-        let driver = contain(drive(&core, &place)).await;
-        if driver.is_some() {
+        let stopped = race(
+            async {
+                drive(&core, &place).await;
+                true
+            },
+            async {
+                place.broken().await;
+                false
+            },
+        );
+        if contain(stopped).await == Some(true) {
             return;
         }
         core.panics.set(core.panics.get() + 1);

@@ -1,5 +1,6 @@
 //! The connection of a bot: a socket, its decoder and its outbox, which can move between cores.
 
+use super::Budget;
 use crate::{downstream::outbox::Outbox, websocket::Inbound};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
@@ -28,19 +29,20 @@ pub struct ClientConnection {
     pub inbound: Inbound,
     /// What goes to the client.
     pub outbox: Outbox,
+    budget: Budget,
 }
 
 impl ClientConnection {
     /// A connection that was accepted on the calling executor.
     pub fn new(stream: TcpStream, inbound: Inbound, outbox: Outbox) -> Self {
-        Self { stream, inbound, outbox }
+        Self { stream, inbound, outbox, budget: Budget::default() }
     }
 
     /// Takes a connection over, on the calling executor.
     pub fn unpack(parcel: Parcel) -> Self {
         // SAFETY: the descriptor is a connected TCP socket that `parcel` owned, and ownership goes to the stream.
         let stream = unsafe { TcpStream::from_raw_fd(parcel.socket.into_raw_fd()) };
-        Self { stream, inbound: parcel.inbound, outbox: parcel.outbox }
+        Self::new(stream, parcel.inbound, parcel.outbox)
     }
 
     /// Makes it ready to move. glommio reads only when asked, with a non-blocking call, so the kernel holds everything
@@ -51,9 +53,9 @@ impl ClientConnection {
         Ok(Parcel { socket, inbound: self.inbound, outbox: self.outbox })
     }
 
-    /// Reads once. `Ok(0)`: the client has ended its side.
+    /// Reads once, within the task's [`Budget`]. `Ok(0)`: the client has ended its side.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let n = ready!(Pin::new(&mut self.stream).poll_read(cx, self.inbound.space()))?;
+        let n = ready!(poll_read(&mut self.stream, &mut self.budget, cx, self.inbound.space()))?;
         self.inbound.filled(n);
         Poll::Ready(Ok(n))
     }
@@ -85,12 +87,27 @@ impl ClientConnection {
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut sink = [0; 2048];
         loop {
-            match ready!(Pin::new(&mut self.stream).poll_read(cx, &mut sink)) {
+            match ready!(poll_read(&mut self.stream, &mut self.budget, cx, &mut sink)) {
                 Ok(0) | Err(_) => return Poll::Ready(()),
                 Ok(_) => {}
             }
         }
     }
+}
+
+/// Reads once, if the budget allows.
+pub fn poll_read(
+    stream: &mut TcpStream,
+    budget: &mut Budget,
+    cx: &mut Context<'_>,
+    space: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    ready!(budget.poll_take(cx));
+    let read = Pin::new(stream).poll_read(cx, space);
+    if read.is_pending() {
+        budget.renew();
+    }
+    read
 }
 
 fn shutdown_write(stream: &TcpStream) -> io::Result<()> {
@@ -108,6 +125,58 @@ mod tests {
         websocket::{Message, Opcode, Role, write_frame},
     };
     use std::{future::poll_fn, io::Write};
+
+    /// Bytes that have arrived at a socket and have not been read.
+    fn unread(socket: &OwnedFd) -> i32 {
+        let mut bytes = 0;
+        // SAFETY: FIONREAD writes an int to where the pointer is to.
+        assert_eq!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &mut bytes) }, 0);
+        bytes
+    }
+
+    /// However much a peer sends, others have their turn, whatever is done with what comes.
+    #[test]
+    fn a_peer_that_sends_on_and_on_does_not_keep_the_core_to_itself() {
+        const SENT: i32 = 60_000;
+        for drain in [false, true] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut far = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let near = OwnedFd::from(listener.accept().unwrap().0);
+            far.write_all(&[0; SENT as usize]).unwrap();
+            while unread(&near) < SENT {
+                std::thread::yield_now();
+            }
+            let executor = glommio::LocalExecutorBuilder::default().io_memory(65_536).spawn(move || async move {
+                let watched = near.try_clone().unwrap();
+                let parcel = Parcel {
+                    socket: near,
+                    inbound: Inbound::new(Role::Server, 1 << 20),
+                    outbox: Outbox::new(Transport::None, Encoding::Json),
+                };
+                let mut connection = ClientConnection::unpack(parcel);
+                let task = glommio::spawn_local(async move {
+                    if drain {
+                        return poll_fn(|cx| connection.poll_drain(cx)).await;
+                    }
+                    while poll_fn(|cx| connection.poll_read(cx)).await.unwrap() > 0 {
+                        let n = connection.inbound.pending();
+                        connection.inbound.consume(n);
+                    }
+                });
+                // What is left after its first turn.
+                let mut seen = SENT;
+                while seen == SENT {
+                    futures_lite::future::yield_now().await;
+                    seen = unread(&watched);
+                }
+                drop(far);
+                task.await;
+                seen
+            });
+            let seen = executor.unwrap().join().unwrap();
+            assert!(seen > 0, "all of it was read in one turn");
+        }
+    }
 
     /// A connection moves between two executors after every message, while the peer writes on and on.
     #[test]

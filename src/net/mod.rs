@@ -27,6 +27,16 @@ pub async fn contain<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
+/// Starts a task on this executor. A panic in it ends it, and nothing else.
+pub fn spawn_contained(name: &'static str, task: impl Future<Output = ()> + 'static) {
+    let task = async move {
+        if contain(task).await.is_none() {
+            tracing::error!("{name} panicked; its connection is dropped");
+        }
+    };
+    glommio::spawn_local(task).detach();
+}
+
 /// The first of two futures to be ready; the other one is dropped.
 pub async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = T>) -> T {
     futures_lite::future::or(first, second).await
@@ -44,6 +54,16 @@ pub async fn within<T>(limit: std::time::Duration, future: impl Future<Output = 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_ends_only_its_task() {
+        let executor = glommio::LocalExecutorBuilder::default().io_memory(65_536).spawn(|| async {
+            spawn_contained("a task of a test", async { panic!("expected by this test") });
+            glommio::timer::sleep(std::time::Duration::from_millis(10)).await;
+            "still here"
+        });
+        assert_eq!(executor.unwrap().join().unwrap(), "still here");
+    }
 
     #[test]
     fn a_panic_ends_only_its_future() {
@@ -86,5 +106,37 @@ impl Pause {
             self.0 = None;
         }
         over
+    }
+}
+
+/// Reads in a row that a task may do.
+const READS_IN_A_ROW: u32 = 16;
+
+/// What a task may read before everyone else has their turn. A peer that sends faster than we read would otherwise keep its
+/// task, and with it the core, to itself, and no time limit would ever be looked at.
+#[derive(Default)]
+pub struct Budget {
+    used: u32,
+    pause: Pause,
+}
+
+impl Budget {
+    /// Asks before a read. `Pending`: it is used up, and the task is woken when there is a new one.
+    pub fn poll_take(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        if self.used == READS_IN_A_ROW {
+            self.used = 0;
+            self.pause.begin(cx);
+            return Poll::Pending;
+        }
+        if !self.pause.is_over(cx) {
+            return Poll::Pending;
+        }
+        self.used += 1;
+        Poll::Ready(())
+    }
+
+    /// There was nothing to read, so others have their turn.
+    pub fn renew(&mut self) {
+        self.used = 0;
     }
 }

@@ -1,6 +1,6 @@
 //! The connection to Discord: TCP, TLS where the URL says so, the WebSocket upgrade, frames in both directions.
 
-use super::tls::Tls;
+use super::{tls::Tls, within};
 use crate::websocket::{Inbound, Opcode, Role, client_request, parse_response, write_close, write_frame};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
@@ -12,9 +12,12 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 use tungstenite::http::Uri;
 
+/// How long one address of several may take.
+pub const ADDRESS_LIMIT: Duration = Duration::from_secs(5);
 /// Largest message that Discord may send us, compressed or not, in bytes.
 pub const MAX_MESSAGE: usize = 64 << 20;
 /// Longest HTTP head of a server's response to the upgrade.
@@ -67,6 +70,20 @@ impl Endpoint {
     }
 }
 
+/// Connects to the first of these addresses that answers in time: one that swallows everything, as IPv6 does in some
+/// networks, must not keep us from the others.
+pub async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in addresses {
+        match within(limit, TcpStream::connect(address)).await {
+            Some(Ok(stream)) => return Ok(stream),
+            Some(Err(error)) => failure = error.into(),
+            None => failure = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer")),
+        }
+    }
+    Err(failure)
+}
+
 /// One connection, after its upgrade.
 pub struct UpstreamConnection {
     stream: TcpStream,
@@ -81,21 +98,15 @@ pub struct UpstreamConnection {
 }
 
 impl UpstreamConnection {
-    /// Connects to an endpoint with this query. Tries all addresses of the host in turn. Names are looked up on the
+    /// Connects to an endpoint with this query. Tries the addresses of the host in turn. Names are looked up on the
     /// executor's helper thread, so that nothing else waits. Has no time limit of its own.
     pub async fn connect(endpoint: &Endpoint, query: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
         let (host, port) = (endpoint.host.clone(), endpoint.port);
         let addresses: Vec<SocketAddr> = glommio::executor()
             .spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect))
             .await?;
-        let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => return Self::upgrade(stream, endpoint, query, config).await,
-                Err(error) => failure = error.into(),
-            }
-        }
-        Err(failure)
+        let stream = connect_any(&addresses, ADDRESS_LIMIT).await?;
+        Self::upgrade(stream, endpoint, query, config).await
     }
 
     async fn upgrade(
@@ -193,6 +204,29 @@ fn mask() -> [u8; 4] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_does_not_answer_does_not_keep_us_from_the_next() {
+        use std::{net::TcpListener, os::fd::AsRawFd};
+        let (silent, good) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = [&silent, &good].map(|listener| listener.local_addr().unwrap());
+        // SAFETY: the descriptor is a listening socket, which may be told to listen with another backlog.
+        assert_eq!(unsafe { libc::listen(silent.as_raw_fd(), 0) }, 0);
+        // Its queue is full when the kernel lets nobody in any more.
+        let crowd: Vec<_> =
+            std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&addresses[0], Duration::from_millis(300)).ok())
+                .take(100)
+                .collect();
+        assert!(crowd.len() < 100);
+        let connected = glommio::LocalExecutorBuilder::default()
+            .io_memory(65_536)
+            .spawn(move || async move {
+                let stream = connect_any(&addresses, Duration::from_millis(300)).await.unwrap();
+                stream.peer_addr().unwrap() == addresses[1]
+            })
+            .unwrap();
+        assert!(connected.join().unwrap());
+    }
 
     #[test]
     fn urls_are_taken_apart() {

@@ -1,9 +1,8 @@
 //! What clients send: parsed, checked, and made safe to pass on to Discord (docs: Gateway Events, Send Events).
 
 use super::{opcode, token::bare};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
-use std::borrow::Cow;
 
 /// Longest payload that a client may send, in bytes (docs: Gateway, Sending Events).
 pub const MAX_COMMAND: usize = 4096;
@@ -69,11 +68,17 @@ fn only_shard() -> (u32, u32) {
 pub struct Resume {
     /// With or without `Bot `.
     pub token: String,
-    /// From the READY that the proxy sent.
-    pub session_id: String,
-    /// The last sequence that the client has seen.
-    #[serde(default)]
+    /// From the READY that the proxy sent. What is no string is no session of anybody.
+    #[serde(default, deserialize_with = "lenient")]
+    pub session_id: Option<String>,
+    /// The last sequence that the client has seen. What is no sequence can not be resumed from.
+    #[serde(default, deserialize_with = "lenient")]
     pub seq: Option<u64>,
+}
+
+/// `None` for a value of another type.
+fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
 
 impl Identify {
@@ -103,18 +108,12 @@ impl std::fmt::Debug for Resume {
     }
 }
 
-/// What to do with a command of an identified client.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Forward<'a> {
-    /// Pass this payload on to Discord.
-    Send(Cow<'a, [u8]>),
-    /// Not for Discord, and no reason to close.
-    Ignore,
-}
-
-/// Decides what of a command goes to Discord. Heartbeats, IDENTIFY and RESUME never do; unknown opcodes do, because
-/// the proxy may be older than the client's library.
-pub fn forward<'a>(command: &Command<'_>, payload: &'a [u8]) -> Forward<'a> {
+/// What of a command of an identified client goes to Discord, as a payload; `None`: nothing, which is no reason to close.
+///
+/// Heartbeats, IDENTIFY and RESUME never do; unknown opcodes do, because the proxy may be older than the client's library.
+/// Discord closes the connection, which is everybody's, for what it can not read. So the payload is put together anew from
+/// what has been read here, and data that is no object stays here.
+pub fn forward(command: &Command<'_>) -> Option<Vec<u8>> {
     match command.op {
         opcode::DISPATCH
         | opcode::HEARTBEAT
@@ -123,12 +122,12 @@ pub fn forward<'a>(command: &Command<'_>, payload: &'a [u8]) -> Forward<'a> {
         | opcode::RECONNECT
         | opcode::INVALID_SESSION
         | opcode::HELLO
-        | opcode::HEARTBEAT_ACK => Forward::Ignore,
-        opcode::PRESENCE_UPDATE => match presence(command) {
-            Some(payload) => Forward::Send(Cow::Owned(payload)),
-            None => Forward::Ignore,
-        },
-        _ => Forward::Send(Cow::Borrowed(payload)),
+        | opcode::HEARTBEAT_ACK => None,
+        opcode::PRESENCE_UPDATE => presence(command),
+        op => {
+            let data = command.d.map(RawValue::get).filter(|data| data.starts_with('{'))?;
+            Some(format!(r#"{{"op":{op},"d":{data}}}"#).into_bytes())
+        }
     }
 }
 
@@ -181,6 +180,22 @@ mod tests {
     }
 
     #[test]
+    fn a_resume_that_makes_no_sense_is_still_one() {
+        let resume = |rest: &str| {
+            let payload = format!(r#"{{"op":6,"d":{{"token":"x"{rest}}}}}"#);
+            let resume = Command::parse(payload.as_bytes()).unwrap().resume().unwrap();
+            (resume.session_id, resume.seq)
+        };
+        assert_eq!(resume(r#","session_id":"a","seq":5"#), (Some("a".into()), Some(5)));
+        for odd in
+            ["", r#","session_id":null,"seq":null"#, r#","session_id":7,"seq":"5""#, r#","seq":-1"#, r#","seq":1.5"#]
+        {
+            assert_eq!(resume(odd), (None, None), "{odd}");
+        }
+        assert!(Command::parse(br#"{"op":6,"d":{"session_id":"a"}}"#).unwrap().resume().is_err());
+    }
+
+    #[test]
     fn heartbeats_with_and_without_a_sequence() {
         let beat = |text: &str| Command::parse(text.as_bytes()).unwrap().heartbeat();
         assert_eq!(beat(r#"{"op":1,"d":17}"#), Some(17));
@@ -197,10 +212,8 @@ mod tests {
     }
 
     fn forwarded(payload: &str) -> Option<Value> {
-        match forward(&Command::parse(payload.as_bytes()).unwrap(), payload.as_bytes()) {
-            Forward::Send(bytes) => Some(serde_json::from_slice(&bytes).unwrap()),
-            Forward::Ignore => None,
-        }
+        let bytes = forward(&Command::parse(payload.as_bytes()).unwrap())?;
+        Some(serde_json::from_slice(&bytes).unwrap())
     }
 
     #[test]
@@ -226,5 +239,12 @@ mod tests {
         for op in [0, 1, 2, 6, 7, 9, 10, 11] {
             assert_eq!(forwarded(&format!(r#"{{"op":{op},"d":{{}}}}"#)), None);
         }
+        for bad in ["null", "7", "\"x\"", "[{}]"] {
+            assert_eq!(forwarded(&format!(r#"{{"op":8,"d":{bad}}}"#)), None);
+        }
+        // What came in a binary message need not be UTF-8 everywhere, what goes to Discord has to be.
+        let binary = b"{\"op\":31, \"x\":\"\xff\", \"d\": {\"a\": 1} }";
+        assert_eq!(forward(&Command::parse(binary).unwrap()).unwrap(), br#"{"op":31,"d":{"a": 1}}"#);
+        assert!(Command::parse(b"{\"op\":31,\"d\":{\"a\":\"\xff\"}}").is_err());
     }
 }

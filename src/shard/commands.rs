@@ -1,11 +1,11 @@
 //! What an identified client sends: heartbeats, commands for Discord, and mistakes.
 
-use super::{Close, Shard};
+use super::{Close, SUPERSEDED, Shard};
 use crate::{
     downstream::outbox::Outbox,
     protocol::{
         Time, close,
-        command::{Command, Forward, forward},
+        command::{Command, MAX_COMMAND, forward},
         opcode, payload,
     },
 };
@@ -17,8 +17,15 @@ pub const MAX_COMMANDS: u32 = 120;
 pub const COMMAND_WINDOW: Duration = Duration::from_secs(60);
 
 impl Shard {
-    /// One payload of the client of session `number`. `Err`: close its connection.
-    pub fn command(&mut self, now: Time, number: u32, text: &[u8], outbox: &mut Outbox) -> Result<(), Close> {
+    /// One payload that came for session `number` on this `connection`. `Err`: close the connection.
+    pub fn command(
+        &mut self,
+        now: Time,
+        number: u32,
+        connection: u64,
+        text: &[u8],
+        outbox: &mut Outbox,
+    ) -> Result<(), Close> {
         let Ok(command) = Command::parse(text) else {
             return Err((close::DECODE_ERROR, "not a JSON payload with an op"));
         };
@@ -26,6 +33,10 @@ impl Shard {
             return Err((close::UNKNOWN_ERROR, "the session is gone"));
         };
         let session = &mut client.session;
+        // What an old connection acknowledges, the new one need not have received.
+        if session.connection != Some(connection) {
+            return Err(SUPERSEDED);
+        }
         match command.op {
             opcode::HEARTBEAT => {
                 session.last_heartbeat = now;
@@ -51,18 +62,22 @@ impl Shard {
             self.limiter.forget(number);
             return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
         }
-        let Forward::Send(mut text) = forward(&command, text) else { return Ok(()) };
+        let Some(mut payload) = forward(&command) else { return Ok(()) };
         if command.op == opcode::REQUEST_GUILD_MEMBERS {
             let data = command.d.map_or("null", |data| data.get()).as_bytes();
-            match self.request_members(now, number, data, &text)? {
-                Some(renamed) => text = renamed.into(),
+            match self.request_members(now, number, data, &payload)? {
+                Some(renamed) => payload = renamed,
                 None => return Ok(()),
             }
         }
+        // What we add can make it too long for Discord, who would close the shard's connection.
+        if payload.len() > MAX_COMMAND {
+            return Err((close::DECODE_ERROR, "payload longer than 4096 bytes"));
+        }
         if command.op == opcode::PRESENCE_UPDATE {
-            self.presence = Some(text.to_vec());
-            self.limiter.push_presence(text.into_owned());
-        } else if self.limiter.push(number, text.into_owned()).is_err() {
+            self.presence = Some(payload.clone());
+            self.limiter.push_presence(payload);
+        } else if self.limiter.push(number, payload).is_err() {
             return Err((close::RATE_LIMITED, "too many commands are waiting for Discord"));
         }
         self.wake.upstream = true;

@@ -4,7 +4,7 @@
 //! remembers the log position at which it was taken; afterwards the cursor starts at the position of READY and the
 //! session skips what a snapshot already told (see [`Session`]).
 
-use super::{Client, Close, Shard, requests};
+use super::{Client, Close, SUPERSEDED, Shard, requests};
 use crate::{
     cache::{GuildSnapshot, View},
     downstream::{
@@ -79,13 +79,13 @@ impl Shard {
             return Progress::Close { close: (close::UNKNOWN_ERROR, "the session is gone"), reconnect: false };
         };
         if client.session.connection != Some(connection) {
-            return Progress::Close {
-                close: (close::UNKNOWN_ERROR, "resumed on another connection"),
-                reconnect: false,
-            };
+            return Progress::Close { close: SUPERSEDED, reconnect: false };
         }
         if let Some(close) = client.doomed {
             return Progress::Close { close, reconnect: close.0 == close::UNKNOWN_ERROR };
+        }
+        if outbox.is_full() {
+            return Progress::More;
         }
         match client.session.phase {
             Phase::Waiting if self.ready.is_none() => Progress::Idle,

@@ -67,6 +67,9 @@ pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 /// A close of a client's connection: code and reason.
 pub type Close = (u16, &'static str);
 
+/// The session has a newer connection.
+const SUPERSEDED: Close = (crate::protocol::close::UNKNOWN_ERROR, "resumed on another connection");
+
 /// Who has to be woken after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wake {
@@ -110,6 +113,9 @@ pub struct Shard {
     latency: Histogram,
     /// Clients told to start over because they fell off the log.
     fell_off: u64,
+    /// A test wants a panic at the next tick.
+    #[cfg(test)]
+    panics: bool,
 }
 
 impl Shard {
@@ -142,6 +148,8 @@ impl Shard {
             events: [0; EventKind::ALL.len()],
             latency: Histogram::default(),
             fell_off: 0,
+            #[cfg(test)]
+            panics: false,
         }
     }
 
@@ -249,7 +257,11 @@ impl Shard {
         self.events[kind as usize] += 1;
         let name = envelope.t.unwrap_or_default();
         #[cfg(test)]
-        assert_ne!(name, b"PANIC_IN_A_TEST", "a panic that a test wants");
+        match name {
+            b"PANIC_IN_A_TEST" => panic!("a panic that a test wants"),
+            b"PANIC_AT_A_TICK_IN_A_TEST" => self.panics = true,
+            _ => {}
+        }
         let mut state_of = None;
         if self.cache.wants(kind) {
             let outcome = self.cache.apply(kind, envelope.d);
@@ -375,6 +387,8 @@ impl Shard {
 
     /// Lets time pass. To be called a few times a second.
     pub fn tick(&mut self, now: Time) {
+        #[cfg(test)]
+        assert!(!self.panics, "a panic that a test wants");
         self.upstream.on_tick(now);
         self.requests.expire(now);
         self.wake.upstream = true;

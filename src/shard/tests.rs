@@ -287,7 +287,7 @@ fn nothing_is_kept_for_nobody() {
     assert_eq!(world.shard.report().log_events, 100);
     // Acknowledged: not needed any more. The segment that is being filled goes as a whole.
     let beat = format!(r#"{{"op":1,"d":{}}}"#, client.sequence);
-    world.shard.command(world.now, client.number, beat.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.command(world.now, client.number, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
     world.shard.tick(world.now);
     assert_eq!(world.shard.report().log_events, 0);
 }
@@ -303,6 +303,20 @@ fn a_client_waits_for_the_first_ready() {
     world.guild_create(10, 3);
     client.catch_up(&mut world);
     assert_eq!(client.guilds[&10].1, 3);
+}
+
+#[test]
+fn nobody_is_closed_for_silence_before_ready() {
+    let mut world = World::new(Limits { bytes: 1 << 20, entries: 100 });
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    world.now += 10 * HEARTBEAT_TIMEOUT;
+    world.shard.tick(world.now);
+    assert_eq!(client.produce(&mut world), Progress::Idle);
+    world.connect(&[]);
+    client.catch_up(&mut world);
+    world.now += HEARTBEAT_TIMEOUT - SECOND;
+    world.shard.tick(world.now);
+    assert_eq!(client.produce(&mut world), Progress::Idle, "it counts from READY on");
 }
 
 #[test]
@@ -421,13 +435,55 @@ fn a_silent_client_is_closed_resumably() {
 }
 
 #[test]
+fn a_client_that_reads_nothing_is_closed_all_the_same() {
+    let mut world = World::ready(&[10]);
+    let (mut old, mut silent) =
+        (Client::identify(&mut world, 1, Intents::ALL), Client::identify(&mut world, 2, Intents::ALL));
+    for client in [&mut old, &mut silent] {
+        client.catch_up(&mut world);
+        client.outbox.message(&[&vec![b' '; 1 << 20]]);
+        assert_eq!(client.produce(&mut world), Progress::More);
+    }
+    let id = SessionId::parse(&old.session).unwrap();
+    assert!(world.shard.resume(world.now, 3, &id, old.sequence).is_some());
+    assert_eq!(old.produce(&mut world), Progress::Close { close: SUPERSEDED, reconnect: false });
+    world.now += HEARTBEAT_TIMEOUT;
+    world.shard.tick(world.now);
+    assert!(matches!(silent.produce(&mut world), Progress::Close { reconnect: true, .. }));
+}
+
+#[test]
+fn an_old_connection_has_no_say_any_more() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    let seen = client.sequence;
+    for number in 0..10 {
+        world.message(10, number);
+    }
+    client.catch_up(&mut world);
+    let beat = json!({"op": 1, "d": client.sequence}).to_string();
+    // It has lost what came last, and resumes; then its old connection brings a heartbeat that was on its way.
+    client.sequence = seen;
+    client.messages.clear();
+    assert!(client.resume(&mut world, 2, seen));
+    assert_eq!(client.produce(&mut world), Progress::Idle);
+    let late = world.shard.command(world.now, client.number, 1, beat.as_bytes(), &mut client.outbox);
+    assert_eq!(late, Err(SUPERSEDED));
+    // The new connection was of no use either.
+    assert!(client.resume(&mut world, 3, seen));
+    client.catch_up(&mut world);
+    assert_eq!((client.messages.len(), client.resumed), (10, true));
+}
+
+#[test]
 fn commands_are_limited_and_passed_on() {
     let mut world = World::ready(&[10]);
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.catch_up(&mut world);
     while world.shard.poll_upstream(world.now).is_some() {}
     let mut send = |world: &mut World, text: &str| {
-        world.shard.command(world.now, client.number, text.as_bytes(), &mut client.outbox)
+        world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox)
     };
     send(&mut world, r#"{"op":8,"d":{"guild_id":99,"query":"","limit":0}}"#).unwrap();
     send(&mut world, r#"{"op":3,"d":{"activities":null,"status":"idle"}}"#).unwrap();
@@ -460,6 +516,22 @@ fn intents_filter_without_gaps() {
     assert_eq!(client.sequence, 22);
 }
 
+#[test]
+fn nothing_that_is_too_long_goes_to_discord() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    while world.shard.poll_upstream(world.now).is_some() {}
+    // As long as it may be, before the nonce and the missing keys are added.
+    for (start, end) in [(r#"{"op":8,"d":{"guild_id":"99","x":""#, r#""}}"#), (r#"{"op":3,"d":{"x":""#, r#""}}"#)] {
+        let text = format!("{start}{}{end}", "x".repeat(4096 - start.len() - end.len()));
+        let refused =
+            world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox);
+        assert_eq!(refused.unwrap_err().0, close::DECODE_ERROR);
+        assert_eq!(world.shard.poll_upstream(world.now), None);
+    }
+}
+
 /// The payloads of one type that a client has been sent since, with their numbers.
 fn payloads(client: &mut Client, world: &mut World, kind: &str) -> Vec<Value> {
     let mut found = Vec::new();
@@ -489,7 +561,7 @@ fn payloads(client: &mut Client, world: &mut World, kind: &str) -> Vec<Value> {
 
 fn request(world: &mut World, client: &mut Client, data: &Value) {
     let text = json!({"op": 8, "d": data}).to_string();
-    world.shard.command(world.now, client.number, text.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox).unwrap();
 }
 
 #[test]
@@ -522,7 +594,7 @@ fn members_are_answered_to_the_asker_alone() {
     assert_eq!(again.iter().map(|chunk| &chunk["d"]["chunk_index"]).collect::<Vec<_>>(), [1, 2]);
     assert!(asker.resumed);
     let beat = format!(r#"{{"op":1,"d":{}}}"#, asker.sequence);
-    world.shard.command(world.now, asker.number, beat.as_bytes(), &mut asker.outbox).unwrap();
+    world.shard.command(world.now, asker.number, asker.connection, beat.as_bytes(), &mut asker.outbox).unwrap();
     world.shard.detach(world.now, asker.number, 3, false);
     let sequence = asker.sequence;
     assert!(asker.resume(&mut world, 4, sequence));
@@ -558,7 +630,7 @@ fn requests_and_commands_survive_a_restart() {
     // These wait for a connection to Discord.
     world.shard.upstream_closed(world.now, Some(4000));
     for command in [r#"{"op":4,"d":{"guild_id":"10"}}"#, r#"{"op":3,"d":{"status":"idle"}}"#] {
-        world.shard.command(world.now, other.number, command.as_bytes(), &mut other.outbox).unwrap();
+        world.shard.command(world.now, other.number, other.connection, command.as_bytes(), &mut other.outbox).unwrap();
     }
     world.restart();
     world.leave(10, 10_000 + 2_400);

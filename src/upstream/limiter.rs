@@ -2,8 +2,8 @@
 //! (docs: Gateway, Rate Limiting: 120 events per 60 seconds).
 //!
 //! Promises: never more than [`COMMANDS_PER_WINDOW`] commands in any 60 s, so that heartbeats always have room; clients
-//! take turns, so that one cannot keep the others waiting; of waiting presence updates only the newest goes out; the
-//! queue is bounded.
+//! take turns, so that one cannot keep the others waiting; of waiting presence updates only the newest goes out, and at
+//! most every other command is one while others wait; the queue is bounded.
 
 use crate::protocol::Time;
 use std::{collections::VecDeque, time::Duration};
@@ -33,6 +33,8 @@ pub struct Limiter {
     turns: VecDeque<Queue>,
     /// The newest presence that is not sent yet.
     presence: Option<Vec<u8>>,
+    /// The last command was a presence update.
+    presence_was_last: bool,
     queued: usize,
     /// When the commands of the last window were sent, oldest first.
     sent: VecDeque<Time>,
@@ -98,7 +100,10 @@ impl Limiter {
         if self.sent.len() >= COMMANDS_PER_WINDOW {
             return None;
         }
-        let command = match self.presence.take() {
+        let may_be_presence = self.turns.is_empty() || !self.presence_was_last;
+        let presence = if may_be_presence { self.presence.take() } else { None };
+        self.presence_was_last = presence.is_some();
+        let command = match presence {
             Some(presence) => presence,
             None => {
                 let mut queue = self.turns.pop_front()?;
@@ -151,6 +156,22 @@ mod tests {
         limiter.push_presence(vec![9]);
         assert!(limiter.presence_waits());
         assert_eq!(drain(&mut limiter, SECOND), [9, 1]);
+    }
+
+    #[test]
+    fn presences_do_not_keep_commands_waiting() {
+        let mut limiter = Limiter::default();
+        let mut commands = 0;
+        for step in 0..10 * 600u32 {
+            limiter.push_presence(vec![9]);
+            if step % 20 == 0 {
+                limiter.push(1, vec![1]).unwrap();
+            }
+            let sent = drain(&mut limiter, Duration::from_millis(u64::from(step) * 100));
+            commands += sent.iter().filter(|command| **command == 1).count();
+        }
+        assert!(commands >= 10 * 30 - 60, "{commands}");
+        assert!(limiter.queued() <= 60, "{}", limiter.queued());
     }
 
     #[test]

@@ -279,10 +279,7 @@ impl Session {
                     self.new_latency = self.latency;
                 }
             }
-            opcode::RECONNECT => {
-                self.close(now);
-                self.state = State::Idle { until: now };
-            }
+            opcode::RECONNECT => self.reconnect(now),
             opcode::INVALID_SESSION => {
                 if envelope.d != b"true" {
                     self.resumption = None;
@@ -303,12 +300,11 @@ impl Session {
         }
         self.counters.malformed += 1;
         let at = self.resumption.as_ref().map(|resumption| resumption.sequence);
-        if at.is_none() || self.malformed_at == at {
-            return;
+        // Without a session it may have been READY, which nothing else brings.
+        if at.is_none() || self.malformed_at != at {
+            self.malformed_at = at;
+            self.reconnect(now);
         }
-        self.malformed_at = at;
-        self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
-        self.retry(now);
     }
 
     /// Is there a connection that payloads can come from?
@@ -335,16 +331,18 @@ impl Session {
             self.counters.malformed += 1;
             return Received::Control;
         };
+        if kind == EventKind::Resumed {
+            // Whatever its own number is, and some gateways give it none: the replay is over.
+            resumption.sequence = resumption.sequence.max(sequence);
+            self.activate(now);
+            return Received::Resumed;
+        }
         if sequence <= resumption.sequence {
             self.counters.duplicates += 1;
             return Received::Control;
         }
         self.counters.gaps += sequence - resumption.sequence - 1;
         resumption.sequence = sequence;
-        if kind == EventKind::Resumed {
-            self.activate(now);
-            return Received::Resumed;
-        }
         Received::Dispatch(kind)
     }
 
@@ -431,7 +429,7 @@ impl Session {
         }
     }
 
-    /// Reconnects now, to resume.
+    /// Gives the connection up and makes another one: at once, unless the last ones did not last either.
     pub fn reconnect(&mut self, now: Time) {
         if !matches!(self.state, State::Fatal | State::Stopped | State::Idle { .. }) {
             self.close(now);

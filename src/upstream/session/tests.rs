@@ -143,6 +143,25 @@ fn op_7_reconnects_at_once() {
 }
 
 #[test]
+fn op_7_again_and_again_does_not_make_it_spin() {
+    for identified in [true, false] {
+        let mut session = session();
+        if identified {
+            active(&mut session, SECOND);
+        } else {
+            connect(&mut session, SECOND);
+        }
+        let (mut now, mut last) = (SECOND, Duration::ZERO);
+        for _ in 0..12 {
+            feed(&mut session, now, r#"{"op":7,"d":null}"#);
+            let (at, _) = reconnects(&mut session, now);
+            (last, now) = (at - now, at);
+        }
+        assert!(last >= BACKOFF.1 / 2, "{last:?}");
+    }
+}
+
+#[test]
 fn op_9_keeps_or_drops_the_session() {
     let mut session = session();
     active(&mut session, SECOND);
@@ -238,6 +257,37 @@ fn a_malformed_payload_is_asked_for_once_more() {
     session.on_malformed(now);
     assert_eq!(actions(&mut session), []);
     assert_eq!(feed(&mut session, now, &dispatch(3)), Received::Dispatch(EventKind::TypingStart));
+}
+
+#[test]
+fn a_ready_that_can_not_be_read_is_asked_for_again() {
+    let mut session = session();
+    connect(&mut session, SECOND);
+    session.on_permit(SECOND);
+    actions(&mut session);
+    session.on_malformed(SECOND);
+    assert_eq!(actions(&mut session), [Action::Close(4000)]);
+    let now = identifies(&mut session, SECOND);
+    session.on_permit(now);
+    actions(&mut session);
+    // One that says too little is no better.
+    feed(&mut session, now, r#"{"t":"READY","s":1,"op":0,"d":{"guilds":[]}}"#);
+    assert_eq!(actions(&mut session), [Action::Close(4000)]);
+    assert!(identifies(&mut session, now) > now, "with a pause");
+}
+
+#[test]
+fn the_end_of_a_replay_needs_no_number_of_its_own() {
+    for number in ["null", "1", "2"] {
+        let mut session = session();
+        active(&mut session, SECOND);
+        session.on_closed(SECOND, None);
+        let now = resumes(&mut session, SECOND, 1);
+        let resumed = format!(r#"{{"t":"RESUMED","s":{number},"op":0,"d":{{}}}}"#);
+        assert_eq!(feed(&mut session, now, &resumed), Received::Resumed);
+        assert_eq!(session.status(), Status::Active);
+        assert_eq!(feed(&mut session, now, &dispatch(3)), Received::Dispatch(EventKind::TypingStart));
+    }
 }
 
 #[test]
