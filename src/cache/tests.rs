@@ -187,17 +187,17 @@ fn channels_and_threads() {
     assert_eq!(
         shown(&cache, 1, View::ALL)["threads"],
         json!([
-            {"id": "21", "parent_id": "11", "member_count": 4, "member": {"id": "21", "user_id": "77", "flags": 1}},
+            {"id": "21", "parent_id": "11", "member_count": 4, "member": {"flags": 1}},
             {"guild_id": "1", "id": "22", "parent_id": "10"},
         ])
     );
     apply(&mut cache, "CHANNEL_DELETE", json!({"guild_id": "1", "id": "10"}));
     assert_eq!(shown(&cache, 1, View::ALL)["threads"].as_array().unwrap().len(), 1, "threads go with their channel");
-    let sync = json!({"guild_id": "1", "channel_ids": ["11"], "threads": [{"id": "30", "parent_id": "11"}], "members": [{"id": "30", "user_id": "77"}]});
+    let sync = json!({"guild_id": "1", "channel_ids": ["11"], "threads": [{"id": "30", "parent_id": "11"}], "members": [{"id": "30", "user_id": "77", "flags": 2}]});
     apply(&mut cache, "THREAD_LIST_SYNC", sync);
     assert_eq!(
         shown(&cache, 1, View::ALL)["threads"],
-        json!([{"id": "30", "parent_id": "11", "member": {"id": "30", "user_id": "77"}}])
+        json!([{"id": "30", "parent_id": "11", "member": {"flags": 2}}])
     );
 }
 
@@ -360,6 +360,32 @@ fn large_answers_come_in_chunks_of_one_moment_and_can_go_back() {
     assert!(named.is_none() || named.unwrap()[0]["members"].as_array().unwrap().len() == 1);
     let limited = json!({"guild_id": "1", "query": "", "limit": 1});
     assert_eq!(ask(&cache, limited).unwrap()[0]["members"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_threads_member_is_as_guild_create_has_it() {
+    let mut cache = cache(Flags::ALL);
+    let event = json!({"id": "22", "user_id": "77", "flags": 1, "guild_id": "1"});
+    let inside = json!({"id": "22", "user_id": "77", "flags": 1});
+    for (name, data) in [
+        ("THREAD_CREATE", json!({"guild_id": "1", "id": "22", "parent_id": "10", "member": inside})),
+        ("THREAD_UPDATE", json!({"guild_id": "1", "id": "22", "parent_id": "10", "member": inside})),
+        ("THREAD_MEMBER_UPDATE", event),
+        ("THREAD_MEMBERS_UPDATE", json!({"guild_id": "1", "id": "22", "added_members": [inside]})),
+        (
+            "THREAD_LIST_SYNC",
+            json!({"guild_id": "1", "threads": [{"id": "22", "parent_id": "10", "member": inside}], "members": []}),
+        ),
+        (
+            "THREAD_LIST_SYNC",
+            json!({"guild_id": "1", "threads": [{"id": "22", "parent_id": "10"}], "members": [inside]}),
+        ),
+    ] {
+        assert!(apply(&mut cache, name, data).changed);
+        let threads = shown(&cache, 1, View::ALL)["threads"].clone();
+        let thread = threads.as_array().unwrap().iter().find(|thread| thread["id"] == "22").unwrap().clone();
+        assert_eq!(thread["member"], json!({"flags": 1}), "{name}");
+    }
 }
 
 proptest! {
