@@ -363,6 +363,21 @@ fn large_answers_come_in_chunks_of_one_moment_and_can_go_back() {
 }
 
 #[test]
+fn what_no_snapshot_shows_reaches_every_client() {
+    // Whoever heard of somebody's joining or of a role being made has to hear of the end too.
+    let mut cache = cache(Flags { voice_states: false, roles: false, ..Flags::ALL });
+    for (event, data) in [
+        ("VOICE_STATE_UPDATE", json!({"guild_id": "1", "user_id": "77", "channel_id": "11"})),
+        ("VOICE_STATE_UPDATE", json!({"guild_id": "1", "user_id": "77", "channel_id": null})),
+        ("GUILD_ROLE_CREATE", json!({"guild_id": "1", "role": {"id": "51"}})),
+        ("GUILD_ROLE_DELETE", json!({"guild_id": "1", "role_id": "51"})),
+    ] {
+        let outcome = apply(&mut cache, event, data.clone());
+        assert_eq!((outcome.changed, outcome.ignored), (false, None), "{event} {data}");
+    }
+}
+
+#[test]
 fn a_threads_member_is_as_guild_create_has_it() {
     let mut cache = cache(Flags::ALL);
     let event = json!({"id": "22", "user_id": "77", "flags": 1, "guild_id": "1"});

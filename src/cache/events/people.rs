@@ -83,9 +83,10 @@ impl Change<'_, '_> {
     /// there, so a member that is new here is taken in.
     pub(super) fn voice_state(&mut self) -> Result {
         let Some(user) = self.id("user_id") else { return Ok(Effect::Unknown) };
+        let kept = self.kit.flags.voice_states;
         if self.get("channel_id").is_none_or(|channel| channel == b"null") {
             self.guild.remove(self.kit, Kind::VoiceStates, user);
-            return Ok(Effect::Changed);
+            return Ok(if kept { Effect::Changed } else { Effect::Unchanged });
         }
         if self.kit.flags.members
             && !self.guild.has(Kind::Members, user)
@@ -94,7 +95,7 @@ impl Change<'_, '_> {
             let shape = self.kit.shape(Kind::Members, &[]);
             self.guild.set(self.kit, Kind::Members, &shape, member)?;
         }
-        if !self.kit.flags.voice_states {
+        if !kept {
             return Ok(Effect::Unchanged);
         }
         let shape = self.kit.shape(Kind::VoiceStates, &["guild_id", "member"]);
