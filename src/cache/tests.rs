@@ -378,6 +378,19 @@ fn what_no_snapshot_shows_reaches_every_client() {
 }
 
 #[test]
+fn who_is_no_member_can_not_leave_again() {
+    let mut cache = cache(Flags::ALL);
+    let leave = json!({"guild_id": "1", "user": {"id": "78"}});
+    assert!(apply(&mut cache, "GUILD_MEMBER_REMOVE", leave.clone()).changed);
+    assert!(apply(&mut cache, "GUILD_MEMBER_REMOVE", leave.clone()).ignored.is_some(), "all members are known");
+    assert_eq!(shown(&cache, 1, View::ALL)["member_count"], 1);
+    // Of a large guild few are known.
+    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "member_count": 5, "members": []}));
+    assert!(apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "78"}})).changed);
+    assert_eq!(shown(&cache, 2, View::ALL)["member_count"], 4);
+}
+
+#[test]
 fn a_threads_member_is_as_guild_create_has_it() {
     let mut cache = cache(Flags::ALL);
     let event = json!({"id": "22", "user_id": "77", "flags": 1, "guild_id": "1"});

@@ -38,9 +38,13 @@ impl Change<'_, '_> {
         Ok(self.guild.merge_known(self.kit, Kind::Members, &shape, self.data)?.into())
     }
 
-    /// Presence and voice state go with the member.
+    /// Presence and voice state go with the member. Where all members are known, others are not counted.
     pub(super) fn member_remove(&mut self) -> Result {
         let Some(user) = edit::id_at(self.data, &["user", "id"]) else { return Ok(Effect::Unknown) };
+        let all_known = self.kit.flags.members && self.guild.complete_members().is_some();
+        if all_known && !self.guild.has(Kind::Members, user) {
+            return Ok(Effect::Unknown);
+        }
         self.guild.move_member_count(-1);
         for kind in [Kind::Members, Kind::Presences, Kind::VoiceStates] {
             self.guild.remove(self.kit, kind, user);
