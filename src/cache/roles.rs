@@ -97,7 +97,7 @@ impl Guild {
 /// May the member have the role with this number? Yes also when its roles are spelt out.
 fn has_role(decoder: &Decoder<'_>, record: &[u8], role: u64) -> bool {
     let mut found = false;
-    let seen = decoder.named(record, &mut |name, slot, packed| {
+    let seen = decoder.named(record, |name, slot, packed| {
         if name == Name::Roles {
             let mut reader = Reader { bytes: packed };
             reader.varint();

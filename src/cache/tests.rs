@@ -391,6 +391,16 @@ fn who_is_no_member_can_not_leave_again() {
 }
 
 #[test]
+fn only_the_channels_own_last_message_moves() {
+    let mut cache = cache(Flags::ALL);
+    let [old, other, new] = ["123456789012345678", "223456789012345678", "323456789012345678"];
+    let channel = |last: &str| json!({"id": "10", "last_message_id": last, "x": {"last_message_id": other}});
+    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "channels": [channel(old)]}));
+    apply(&mut cache, "MESSAGE_CREATE", json!({"guild_id": "2", "channel_id": "10", "id": new}));
+    assert_eq!(shown(&cache, 2, View::ALL)["channels"], json!([channel(new)]));
+}
+
+#[test]
 fn a_threads_member_is_as_guild_create_has_it() {
     let mut cache = cache(Flags::ALL);
     let event = json!({"id": "22", "user_id": "77", "flags": 1, "guild_id": "1"});

@@ -67,7 +67,7 @@ impl Change<'_, '_> {
             {
                 let record = self.guild.array(kind).store.record(place);
                 let ids = self.guild.ids.borrow();
-                Decoder { tables: self.kit.tables, ids: &ids }.named(record, &mut |name, slot, packed| {
+                Decoder { tables: self.kit.tables, ids: &ids }.named(record, |name, slot, packed| {
                     if name == Name::LastMessage && slot == Slot::Snowflake {
                         let old = packed.try_into().map_or(0, u64::from_le_bytes);
                         found = Some((packed.as_ptr() as usize - record.as_ptr() as usize, old));
