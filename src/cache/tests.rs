@@ -426,6 +426,27 @@ fn a_threads_member_is_as_guild_create_has_it() {
     }
 }
 
+#[test]
+fn a_status_moves_where_the_guild_came_with_one() {
+    let mut cache = cache(Flags::ALL);
+    let channels = json!([{"id": "10", "status": "old", "voice_start_time": 5}, {"id": "11"}]);
+    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "channels": channels}));
+    for (event, channel, value, changed) in [
+        ("VOICE_CHANNEL_STATUS_UPDATE", "10", json!({"status": "new"}), true),
+        ("VOICE_CHANNEL_STATUS_UPDATE", "11", json!({"status": "new"}), false),
+        ("VOICE_CHANNEL_START_TIME_UPDATE", "10", json!({}), true),
+        ("VOICE_CHANNEL_START_TIME_UPDATE", "11", json!({"voice_start_time": 7}), false),
+    ] {
+        let mut data = json!({"guild_id": "2", "id": channel});
+        data.as_object_mut().unwrap().extend(value.as_object().unwrap().clone());
+        assert_eq!(apply(&mut cache, event, data).changed, changed, "{event} of {channel}");
+    }
+    assert_eq!(
+        shown(&cache, 2, View::ALL)["channels"],
+        json!([{"id": "10", "status": "new", "voice_start_time": null}, {"id": "11"}])
+    );
+}
+
 proptest! {
     /// Any bytes, for any event: no panic, and what is shown stays JSON.
     #[test]

@@ -42,6 +42,23 @@ impl Change<'_, '_> {
         Ok(self.set_key(id, "last_pin_timestamp", value, only_if_there)?.into())
     }
 
+    /// The event is about data that is no part of the channel object (docs: Change Log, Voice Channel Status). Where
+    /// GUILD_CREATE had it nevertheless, it has to stay right.
+    pub(super) fn channel_info(&mut self, key: &str) -> Result {
+        let Some(id) = self.id("id") else { return Ok(Effect::Unknown) };
+        let value = self.get(key).unwrap_or(b"null");
+        let mut shown = false;
+        let known = self.guild.edit(self.kit, Kind::Channels, id, |channel| {
+            shown = json::get(channel, key).is_some();
+            if shown { edit::with(channel, key, value).map(Some) } else { Ok(None) }
+        })?;
+        Ok(match (known, shown) {
+            (false, _) => Effect::Unknown,
+            (true, true) => Effect::Changed,
+            (true, false) => Effect::Unchanged,
+        })
+    }
+
     /// Keeps `last_message_id` of the channel, for which there is no other event. The message itself is no state.
     pub(super) fn message(&mut self) -> Result {
         let (mut channel, mut message) = (None, None);
