@@ -129,7 +129,8 @@ impl GuildSnapshot {
         let _ = json::for_each_entry(fields, |key, value| {
             write_key(&mut text, key);
             match Kind::from_name(key) {
-                Some(kind) if value == b"[]" => {
+                // An array that was null is one when something has come.
+                Some(kind) if value == b"[]" || guild.len(kind) > 0 => {
                     found[kind as usize] = true;
                     self.add_array(guild, tables, view, user, kind, &mut text);
                 }

@@ -447,6 +447,17 @@ fn a_status_moves_where_the_guild_came_with_one() {
     );
 }
 
+#[test]
+fn an_array_that_was_null_stands_once() {
+    let mut cache = cache(Flags::ALL);
+    cache.apply(EventKind::GuildCreate, br#"{"id":"2","threads":null}"#);
+    apply(&mut cache, "THREAD_CREATE", json!({"guild_id": "2", "id": "22"}));
+    let mut out = Vec::new();
+    cache.snapshot(2, View::ALL).unwrap().write(&mut out, 1 << 20);
+    assert_eq!(memchr::memmem::find_iter(&out, b"\"threads\"").count(), 1, "{}", String::from_utf8_lossy(&out));
+    assert_eq!(shown(&cache, 2, View::ALL)["threads"][0]["id"], "22");
+}
+
 proptest! {
     /// Any bytes, for any event: no panic, and what is shown stays JSON.
     #[test]
