@@ -1,13 +1,16 @@
 //! Request Guild Members (docs: Gateway Events, Request Guild Members) answered from the cache.
 //!
-//! An answer is the data of one GUILD_MEMBERS_CHUNK after the other, each of at most [`CHUNK`] members, made when it is
-//! asked for; all of them show the members of one moment. Work for each call is bounded.
+//! An answer is the data of one GUILD_MEMBERS_CHUNK after the other, each of at most [`CHUNK`] members. Who is in it is
+//! as at the time of the request, so that the chunks can be counted; what is said of them, and who has left since, is as
+//! at the time when the chunk is made: its reader has had every event until then, and an older state would undo them.
+//! Work for each call is bounded.
 
 use super::{
     Cache,
     codec::{Shared, decode::Decoder, ids::Ids},
     guild::Guild,
     kind::Kind,
+    roles::Going,
     snapshot::Frozen,
 };
 use crate::protocol::json::{self, write_string};
@@ -18,6 +21,8 @@ use std::{cell::RefCell, rc::Rc};
 pub const CHUNK: usize = 1000;
 /// Most members that a request by name or by ids can have.
 const MOST_NAMED: usize = 100;
+/// Bytes of a nonce; a longer one is ignored.
+pub const LONGEST_NONCE: usize = 32;
 /// Members that one call looks through.
 const SCAN: usize = 1000;
 
@@ -68,7 +73,7 @@ impl MemberRequest {
             _ => return None,
         };
         let presences = data["presences"].as_bool().unwrap_or(false);
-        let nonce = data["nonce"].as_str().map(str::to_owned);
+        let nonce = data["nonce"].as_str().filter(|nonce| nonce.len() <= LONGEST_NONCE).map(str::to_owned);
         Some(Self { guild, whom, presences, nonce })
     }
 }
@@ -80,9 +85,8 @@ pub struct MemberAnswer {
     members: Frozen,
     tables: Shared,
     ids: Rc<RefCell<Ids>>,
-    /// Members that were found by name or id: each id, and the text.
-    found: Vec<(u64, Box<[u8]>)>,
-    not_found: Vec<u64>,
+    /// Members that were found by name.
+    found: Vec<u64>,
     searched: bool,
     chunk: usize,
     chunks: usize,
@@ -124,7 +128,6 @@ impl Cache {
             tables: self.tables.clone(),
             ids: guild.ids.clone(),
             found: Vec::new(),
-            not_found: Vec::new(),
             searched: true,
             chunk: 0,
             chunks: 1,
@@ -132,15 +135,7 @@ impl Cache {
             request,
         };
         match &answer.request.whom {
-            Whom::Users(ids) => {
-                for id in ids {
-                    let mut text = Vec::new();
-                    match self.read(guild, Kind::Members, *id, &mut text) {
-                        Some(()) => answer.found.push((*id, text.into())),
-                        None => answer.not_found.push(*id),
-                    }
-                }
-            }
+            Whom::Users(_) => {}
             Whom::Named(..) => answer.searched = false,
             Whom::All(limit) => {
                 let count = if *limit == 0 { count } else { count.min(*limit) };
@@ -150,14 +145,6 @@ impl Cache {
         Some(answer)
     }
 
-    /// Appends the text of an entity.
-    fn read(&self, guild: &Guild, kind: Kind, id: u64, out: &mut Vec<u8>) -> Option<()> {
-        let store = &guild.array(kind).store;
-        let place = store.find(id)?;
-        let (tables, ids) = (self.tables.borrow(), guild.ids.borrow());
-        Decoder { tables: &tables, ids: &ids }.decode(id, store.record(place), out)
-    }
-
     /// Appends the data of the next chunk to `out`; false when it takes another call, because there is more to search.
     pub fn next_chunk(&self, answer: &mut MemberAnswer, out: &mut Vec<u8>) -> bool {
         debug_assert!(!answer.is_complete());
@@ -165,53 +152,56 @@ impl Cache {
             return false;
         }
         answer.starts.push(answer.members.position());
-        out.extend_from_slice(format!(r#"{{"guild_id":"{}","members":["#, answer.request.guild).as_bytes());
-        let mut shown = Vec::new();
-        match answer.request.whom {
-            Whom::All(limit) => {
-                let room = if limit == 0 { CHUNK } else { CHUNK.min(limit - answer.chunk * CHUNK) };
-                answer.write_members(room, &mut shown, out);
-            }
-            _ => {
-                write_list(out, answer.found.iter().map(|(_, member)| &**member));
-                shown.extend(answer.found.iter().map(|(id, _)| *id));
-            }
-        }
-        self.write_rest(answer, &shown, out);
-        answer.chunk += 1;
-        true
-    }
-
-    fn write_rest(&self, answer: &MemberAnswer, shown: &[u64], out: &mut Vec<u8>) {
-        out.extend_from_slice(
-            format!(r#"],"chunk_index":{},"chunk_count":{}"#, answer.chunk, answer.chunks).as_bytes(),
-        );
-        if !answer.not_found.is_empty() {
-            let ids: Vec<String> = answer.not_found.iter().map(|id| format!("\"{id}\"")).collect();
+        let wanted = answer.next_ids();
+        let guild = self.guilds.get(&answer.request.guild);
+        out.extend_from_slice(format!(r#"{{"guild_id":"{}","members":"#, answer.request.guild).as_bytes());
+        let missing = self.write_list(guild, Kind::Members, &wanted, out);
+        out.extend_from_slice(format!(r#","chunk_index":{},"chunk_count":{}"#, answer.chunk, answer.chunks).as_bytes());
+        // Of a guild that has come anew and is not whole nobody can be said to be missing.
+        let all_known = guild.is_some_and(|guild| guild.complete_members().is_some());
+        if matches!(answer.request.whom, Whom::Users(_)) && all_known && !missing.is_empty() {
+            let ids: Vec<String> = missing.iter().map(|id| format!("\"{id}\"")).collect();
             out.extend_from_slice(format!(r#","not_found":[{}]"#, ids.join(",")).as_bytes());
         }
         if answer.request.presences {
-            out.extend_from_slice(br#","presences":["#);
-            let mut first = true;
-            if let Some(guild) = self.guilds.get(&answer.request.guild) {
-                for id in shown {
-                    let before = out.len();
-                    if !first {
-                        out.push(b',');
-                    }
-                    match self.read(guild, Kind::Presences, *id, out) {
-                        Some(()) => first = false,
-                        None => out.truncate(before),
-                    }
-                }
-            }
-            out.push(b']');
+            out.extend_from_slice(br#","presences":"#);
+            self.write_list(guild, Kind::Presences, &wanted, out);
         }
         if let Some(nonce) = &answer.request.nonce {
             out.extend_from_slice(br#","nonce":"#);
             write_string(out, nonce);
         }
         out.push(b'}');
+        answer.chunk += 1;
+        true
+    }
+
+    /// Appends an array of the entities with these ids; returns the ids of those that are not there.
+    fn write_list(&self, guild: Option<&Guild>, kind: Kind, ids: &[u64], out: &mut Vec<u8>) -> Vec<u64> {
+        let mut missing = Vec::new();
+        out.push(b'[');
+        if let Some(guild) = guild {
+            let store = &guild.array(kind).store;
+            let (tables, table) = (self.tables.borrow(), guild.ids.borrow());
+            let decoder = Decoder { tables: &tables, ids: &table };
+            let going = if kind == Kind::Members { guild.going_roles() } else { Going::default() };
+            let mut last = None;
+            for id in ids {
+                let before = out.len();
+                if out.last() != Some(&b'[') {
+                    out.push(b',');
+                }
+                let place = store.find_behind(last, *id);
+                let found = place.and_then(|place| going.decode(&decoder, *id, store.record(place), out));
+                last = place.or(last);
+                if found.is_none() {
+                    out.truncate(before);
+                    missing.push(*id);
+                }
+            }
+        }
+        out.push(b']');
+        missing
     }
 }
 
@@ -225,7 +215,7 @@ impl MemberAnswer {
         let complete = self.members.each(|id, record, _| {
             text.clear();
             if decoder.decode(id, record, &mut text).is_some() && is_named(&text, name) {
-                found.push((id, text.as_slice().into()));
+                found.push(id);
             }
             looked_at += 1;
             looked_at < SCAN && found.len() < *limit
@@ -234,30 +224,20 @@ impl MemberAnswer {
         self.searched
     }
 
-    /// Appends the next members, `room` at most, and their ids.
-    fn write_members(&mut self, room: usize, shown: &mut Vec<u64>, out: &mut Vec<u8>) {
-        let (tables, ids) = (self.tables.borrow(), self.ids.borrow());
-        let decoder = Decoder { tables: &tables, ids: &ids };
-        self.members.each(|id, record, _| {
-            if !shown.is_empty() {
-                out.push(b',');
-            }
-            let before = out.len();
-            match decoder.decode(id, record, out) {
-                Some(()) => shown.push(id),
-                None => out.truncate(before),
-            }
-            shown.len() < room
+    /// Who belongs into the next chunk.
+    fn next_ids(&mut self) -> Vec<u64> {
+        let limit = match &self.request.whom {
+            Whom::Users(ids) => return ids.clone(),
+            Whom::Named(..) => return self.found.clone(),
+            Whom::All(limit) => *limit,
+        };
+        let room = if limit == 0 { CHUNK } else { CHUNK.min(limit - self.chunk * CHUNK) };
+        let mut ids = Vec::with_capacity(room);
+        self.members.each(|id, _, _| {
+            ids.push(id);
+            ids.len() < room
         });
-    }
-}
-
-fn write_list<'a>(out: &mut Vec<u8>, items: impl Iterator<Item = &'a [u8]>) {
-    for (index, item) in items.enumerate() {
-        if index > 0 {
-            out.push(b',');
-        }
-        out.extend_from_slice(item);
+        ids
     }
 }
 

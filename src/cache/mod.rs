@@ -32,7 +32,7 @@ pub use flags::Flags;
 use guild::{Guild, Kit};
 use hashbrown::HashMap;
 use kind::Kind;
-pub use members::{CHUNK, MemberAnswer, MemberRequest};
+pub use members::{CHUNK, LONGEST_NONCE, MemberAnswer, MemberRequest};
 pub use snapshot::{GuildSnapshot, View};
 use std::cell::RefMut;
 

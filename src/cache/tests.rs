@@ -321,6 +321,11 @@ fn members_are_answered_from_the_cache() {
     assert!(ask(&cache, json!({"guild_id": "3", "query": "", "limit": 0})).is_none());
     let without_users = self::cache(Flags { users: false, ..Flags::ALL });
     assert!(ask(&without_users, json!({"guild_id": "1", "query": "", "limit": 0})).is_none());
+    // One that is too long is ignored (docs: Request Guild Members).
+    for (length, kept) in [(32, true), (33, false)] {
+        let request = json!({"guild_id": "1", "user_ids": ["78"], "nonce": "n".repeat(length)});
+        assert_eq!(ask(&cache, request).unwrap()[0].get("nonce").is_some(), kept);
+    }
     for odd in [
         json!({}),
         json!({"guild_id": "1"}),
@@ -332,34 +337,69 @@ fn members_are_answered_from_the_cache() {
 }
 
 #[test]
-fn large_answers_come_in_chunks_of_one_moment_and_can_go_back() {
+fn large_answers_come_in_chunks_and_can_go_back() {
     let mut cache = cache(Flags::ALL);
-    let members: Vec<Value> =
-        (0..4321).map(|id| json!({"user": {"id": (1000 + id).to_string(), "username": format!("user{id}")}})).collect();
-    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "member_count": members.len(), "members": members}));
+    apply(&mut cache, "GUILD_CREATE", large_guild(4321));
+    let members = shown(&cache, 2, View::ALL)["members"].as_array().unwrap().clone();
     let request = json!({"guild_id": "2", "query": "", "limit": 0}).to_string();
     let mut answer = cache.answer(MemberRequest::parse(request.as_bytes()).unwrap()).unwrap();
-    let next = |answer: &mut MemberAnswer, cache: &mut Cache| -> Value {
-        apply(cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "1500"}}));
+    let next = |answer: &mut MemberAnswer| -> Value {
         let mut out = Vec::new();
         assert!(cache.next_chunk(answer, &mut out));
         serde_json::from_slice(&out).unwrap()
     };
-    let first: Vec<Value> = (0..3).map(|_| next(&mut answer, &mut cache)).collect();
+    let first: Vec<Value> = (0..3).map(|_| next(&mut answer)).collect();
     answer.rewind(1);
     assert_eq!((answer.made(), answer.is_complete()), (1, false));
     let mut chunks = vec![first[0].clone()];
     while !answer.is_complete() {
-        chunks.push(next(&mut answer, &mut cache));
+        chunks.push(next(&mut answer));
     }
     assert_eq!(chunks[1..3], first[1..3]);
     assert_eq!(chunks.iter().map(|chunk| chunk["chunk_index"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
     let all: Vec<Value> = chunks.iter().flat_map(|chunk| chunk["members"].as_array().unwrap().clone()).collect();
     assert_eq!(all, members);
-    let named = ask(&cache, json!({"guild_id": "2", "query": "user4320", "limit": 5}));
-    assert!(named.is_none() || named.unwrap()[0]["members"].as_array().unwrap().len() == 1);
+    let named = ask(&cache, json!({"guild_id": "2", "query": "user4320", "limit": 5})).unwrap();
+    assert_eq!(named[0]["members"].as_array().unwrap().len(), 1);
     let limited = json!({"guild_id": "1", "query": "", "limit": 1});
     assert_eq!(ask(&cache, limited).unwrap()[0]["members"].as_array().unwrap().len(), 1);
+}
+
+/// A client has had every event when a chunk is made, so an older state would undo what they told.
+#[test]
+fn chunks_show_members_as_they_are_by_then() {
+    let requests = [
+        json!({"guild_id": "2", "query": "", "limit": 0}),
+        json!({"guild_id": "2", "query": "user", "limit": 100}),
+        json!({"guild_id": "2", "user_ids": ["1000", "1001", "1002"]}),
+    ];
+    for request in requests {
+        let mut cache = cache(Flags::ALL);
+        apply(&mut cache, "GUILD_CREATE", large_guild(3));
+        let named = request.get("user_ids").is_some();
+        let mut answer = cache.answer(MemberRequest::parse(request.to_string().as_bytes()).unwrap()).unwrap();
+        let renamed = json!({"guild_id": "2", "user": {"id": "1001", "username": "user1"}, "nick": "new", "roles": []});
+        apply(&mut cache, "GUILD_MEMBER_UPDATE", renamed);
+        apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "1002"}}));
+        let mut out = Vec::new();
+        assert!(cache.next_chunk(&mut answer, &mut out));
+        let chunk: Value = serde_json::from_slice(&out).unwrap();
+        let members: Vec<_> = chunk["members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|member| (&member["user"]["id"], &member["nick"]))
+            .collect();
+        assert_eq!(members, [(&json!("1000"), &Value::Null), (&json!("1001"), &json!("new"))]);
+        assert_eq!(chunk.get("not_found"), named.then(|| json!(["1002"])).as_ref());
+        // A guild that is gone leaves an empty answer, which is an answer too.
+        apply(&mut cache, "GUILD_DELETE", json!({"id": "2", "unavailable": true}));
+        answer.rewind(0);
+        out.clear();
+        assert!(cache.next_chunk(&mut answer, &mut out));
+        let chunk: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!((&chunk["members"], chunk.get("not_found")), (&json!([]), None));
+    }
 }
 
 #[test]
@@ -456,6 +496,59 @@ fn an_array_that_was_null_stands_once() {
     cache.snapshot(2, View::ALL).unwrap().write(&mut out, 1 << 20);
     assert_eq!(memchr::memmem::find_iter(&out, b"\"threads\"").count(), 1, "{}", String::from_utf8_lossy(&out));
     assert_eq!(shown(&cache, 2, View::ALL)["threads"][0]["id"], "22");
+}
+
+/// A guild in which everybody has the roles 100000000000000005 and, every other one, 100000000000000006.
+fn large_guild(members: u64) -> Value {
+    let members: Vec<Value> = (0..members)
+        .map(|id| {
+            let roles = if id % 2 == 0 { json!([ROLES[0], ROLES[1]]) } else { json!([ROLES[0]]) };
+            let user = json!({
+                "id": (1000 + id).to_string(), "username": format!("user{id}"), "global_name": format!("User {id}"),
+                "avatar": format!("{:032x}", u128::from(id).pow(6)),
+            });
+            json!({"user": user, "nick": null, "roles": roles, "joined_at": "2024-02-29T23:59:59.999999+00:00"})
+        })
+        .collect();
+    json!({"id": "2", "member_count": members.len(), "members": members, "roles": [{"id": ROLES[0]}, {"id": ROLES[1]}]})
+}
+
+const ROLES: [&str; 2] = ["100000000000000005", "100000000000000006"];
+
+#[test]
+fn a_deleted_role_is_gone_at_once_from_however_many_members() {
+    let mut cache = cache(Flags::ALL);
+    apply(&mut cache, "GUILD_CREATE", large_guild(20_000));
+    let check = |cache: &Cache, left: &[&str]| {
+        let few = View { members: false, presences: false, ..View::ALL };
+        let mut members = shown(cache, 2, View::ALL)["members"].as_array().unwrap().clone();
+        members.extend(shown(cache, 2, few)["members"].as_array().unwrap().clone());
+        members.extend(
+            ask(cache, json!({"guild_id": "2", "query": "user1999", "limit": 100})).unwrap()[0]["members"]
+                .as_array()
+                .unwrap()
+                .clone(),
+        );
+        assert!(members.len() > 20_010, "{}", members.len());
+        for member in members {
+            let id: u64 = member["user"]["id"].as_str().unwrap().parse().unwrap();
+            let has = if id.is_multiple_of(2) { &ROLES[..] } else { &ROLES[..1] };
+            let expected: Vec<_> = has.iter().filter(|role| left.contains(role)).collect();
+            assert_eq!(member["roles"], json!(expected), "{member}");
+        }
+    };
+    check(&cache, &ROLES);
+    apply(&mut cache, "VOICE_STATE_UPDATE", json!({"guild_id": "2", "user_id": "20998", "channel_id": "5"}));
+    for (index, role) in ROLES.into_iter().enumerate() {
+        let deleted = json!({"guild_id": "2", "role_id": role});
+        assert!(apply(&mut cache, "GUILD_ROLE_DELETE", deleted).changed);
+        check(&cache, &ROLES[index + 1..]);
+    }
+    for _ in 0..500 {
+        apply(&mut cache, "MESSAGE_CREATE", json!({"guild_id": "2", "channel_id": "1", "id": "2"}));
+    }
+    assert!(cache.guilds[&2].sweep.is_none(), "it is done some time");
+    check(&cache, &[]);
 }
 
 proptest! {

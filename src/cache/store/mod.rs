@@ -162,6 +162,16 @@ impl Store {
         }
     }
 
+    /// As [`find`](Self::find), when the record is probably the one behind `last`.
+    pub fn find_behind(&self, last: Option<Place>, key: u64) -> Option<Place> {
+        let next = last.and_then(|last| {
+            let mut records = Records::new(self.chunks.get(last.chunk)?.as_ref()?, last.end);
+            let (other, record, end) = records.next_place()?;
+            (other == key && key != 0).then_some(Place { chunk: last.chunk, start: last.end, record, end })
+        });
+        next.or_else(|| self.find(key))
+    }
+
     /// The bytes of a record.
     pub fn record(&self, place: Place) -> &[u8] {
         self.chunks[place.chunk].as_ref().map_or(&[], |chunk| &chunk[place.record..place.end])

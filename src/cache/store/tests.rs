@@ -37,6 +37,9 @@ fn check(steps: Vec<Step>) {
                 match (store.find(key), find(&model, key)) {
                     (Some(place), Some(at)) => {
                         assert_eq!(store.record(place), model[at].1);
+                        let before = at.checked_sub(1).and_then(|at| store.find(model[at].0));
+                        assert_eq!(store.find_behind(before, key), Some(place));
+                        assert_eq!(store.find_behind(Some(place), key), Some(place));
                         store.replace(place, &record);
                         model[at].1 = record;
                     }
