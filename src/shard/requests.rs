@@ -7,11 +7,12 @@
 
 use super::{Close, Shard, deliver::write_own};
 use crate::{
-    cache::{Cache, MemberAnswer, MemberRequest},
+    cache::{Cache, LONGEST_NONCE, MemberAnswer, MemberRequest},
     downstream::{outbox::Outbox, session::Session},
     protocol::{
         Time, close, edit,
         event::EventKind,
+        intents::Intents,
         json::{self, write_string},
     },
 };
@@ -81,20 +82,26 @@ struct Pending {
 }
 
 /// All of a shard's.
-#[derive(Default)]
 pub(super) struct Requests {
     pending: HashMap<u64, Pending>,
     next: u64,
 }
 
 impl Requests {
+    /// None yet. `first` should differ from process to process: the answer to a request of the last one may still come.
+    pub fn new(first: u64) -> Self {
+        // 15 digits behind the name make 29 bytes.
+        Self { pending: HashMap::new(), next: first % 1_000_000_000_000_000 }
+    }
+
     /// The payload of an op 8 with the data `data`, with a nonce of ours in it. `None`: too many are pending, or the data
     /// is no object, which is for Discord to judge.
     fn rename(&mut self, now: Time, session: u32, data: &[u8]) -> Option<Vec<u8>> {
         if self.pending.len() >= MAX_PENDING {
             return None;
         }
-        let nonce = json::get(data, "nonce").and_then(|nonce| serde_json::from_slice(nonce).ok());
+        let nonce: Option<String> = json::get(data, "nonce").and_then(|nonce| serde_json::from_slice(nonce).ok());
+        let nonce = nonce.filter(|nonce| nonce.len() <= LONGEST_NONCE);
         let number = self.next + 1;
         let data = edit::with(data, "nonce", format!("\"{NONCE}{number}\"").as_bytes()).ok()?;
         self.next = number;
@@ -152,6 +159,9 @@ fn restore(object: &[u8], nonce: Option<&str>) -> Option<Vec<u8>> {
 
 impl Shard {
     /// A client asks for members: `Ok(None)` when the cache will answer, otherwise what has to go to Discord.
+    ///
+    /// Without the intent for members of ours nobody tells who has come and gone, so the cache can not know. Presences are for
+    /// who has asked for them (docs: Request Guild Members).
     pub(super) fn request_members(
         &mut self,
         now: Time,
@@ -159,8 +169,18 @@ impl Shard {
         data: &[u8],
         payload: &[u8],
     ) -> Result<Option<Vec<u8>>, Close> {
-        let answer = MemberRequest::parse(data).and_then(|request| self.cache.answer(request));
-        match (answer, self.clients.get_mut(&number)) {
+        let client = self.clients.get_mut(&number);
+        let ours = Intents(self.settings.intents);
+        let theirs = client.as_ref().map_or(Intents(0), |client| client.session.options.intents);
+        let presences = [ours, theirs].iter().all(|intents| intents.intersects(Intents::GUILD_PRESENCES));
+        let bare = edit::without(data, &["presences"]);
+        let data = match &bare {
+            Ok(bare) if !presences => bare,
+            _ => data,
+        };
+        let request = MemberRequest::parse(data).filter(|_| ours.intersects(Intents::GUILD_MEMBERS));
+        let answer = request.and_then(|request| self.cache.answer(request));
+        match (answer, client) {
             (Some(_), Some(client)) if client.answers.is_full() => {
                 Err((close::RATE_LIMITED, "too many requests for members are not answered yet"))
             }
