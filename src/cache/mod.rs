@@ -22,6 +22,7 @@ pub mod store;
 
 #[cfg(test)]
 mod tests;
+mod work;
 
 use crate::protocol::{
     event::EventKind,

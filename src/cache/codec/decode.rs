@@ -7,6 +7,7 @@ use super::{
     template::{Name, Segment, Template},
     values::{Reader, Time, decimal_length, hash_text, time_text},
 };
+use crate::cache::work;
 
 /// Nested deeper than the encoder does; only a broken record is.
 const MAX_NESTING: usize = 2 * super::encode::MAX_NESTING;
@@ -122,6 +123,7 @@ impl Decoder<'_> {
     }
 
     fn whole(&self, key: u64, record: &[u8], sink: &mut impl Sink) -> Option<()> {
+        work::add(40 + record.len() / 2);
         let mut reader = Reader { bytes: record };
         match reader.varint()? {
             0 => sink.text(reader.bytes),
@@ -232,6 +234,7 @@ impl Decoder<'_> {
     /// Calls `each` with the name, kind and packed bytes of every value of the record itself that has a [`Name`]. False:
     /// the record is plain text or broken, and not all were seen.
     pub fn named<'r>(&self, record: &'r [u8], mut each: impl FnMut(Name, Slot, &'r [u8])) -> bool {
+        work::add(24);
         let mut reader = Reader { bytes: record };
         let template = reader.varint().filter(|number| *number > 0);
         template.is_some_and(|number| self.named_in(number - 1, reader, &mut each).is_some())
