@@ -1,11 +1,11 @@
 //! Request Guild Members (docs: Gateway Events, Request Guild Members) answered from the cache.
 //!
-//! An answer is the data of one GUILD_MEMBERS_CHUNK after the other, each of at most [`CHUNK`] members. Whom it is about is
-//! decided when the request is made; what a chunk says of them is how they are when it is made, because the client has been
-//! told everything up to then: an older picture would undo the updates that it has. Who has left since is left out, and who
-//! has joined since was told by an event. Work for each call is bounded.
+//! An answer is the data of one GUILD_MEMBERS_CHUNK after the other, each of at most [`CHUNK`] members. Who is in it is
+//! as at the time of the request, so that the chunks can be counted; what is said of them, and who has left since, is as
+//! at the time when the chunk is made: its reader has had every event until then, and an older state would undo them.
+//! Work for each call is bounded.
 
-use super::{Cache, codec::decode::Decoder, guild::Guild, kind::Kind, snapshot::Frozen};
+use super::{Cache, codec::decode::Decoder, guild::Guild, kind::Kind, roles::Going, snapshot::Frozen};
 use crate::protocol::json::{self, write_string};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,6 +14,8 @@ use serde_json::Value;
 pub const CHUNK: usize = 1000;
 /// Most members that a request by name or by ids can have.
 const MOST_NAMED: usize = 100;
+/// Bytes of a nonce; a longer one is ignored.
+pub const LONGEST_NONCE: usize = 32;
 /// Members that one call looks through.
 const SCAN: usize = 1000;
 
@@ -64,7 +66,7 @@ impl MemberRequest {
             _ => return None,
         };
         let presences = data["presences"].as_bool().unwrap_or(false);
-        let nonce = data["nonce"].as_str().map(str::to_owned);
+        let nonce = data["nonce"].as_str().filter(|nonce| nonce.len() <= LONGEST_NONCE).map(str::to_owned);
         Some(Self { guild, whom, presences, nonce })
     }
 }
@@ -72,11 +74,10 @@ impl MemberRequest {
 /// An answer on its way: see the module's description.
 pub struct MemberAnswer {
     request: MemberRequest,
-    /// Who was a member at the request, at the next chunk or where the search goes on. The records are old.
+    /// Who was a member at the request, at the next chunk or where the search goes on. What they were is old.
     members: Frozen,
-    /// Who was found by name or id.
+    /// Members that were found by name.
     found: Vec<u64>,
-    not_found: Vec<u64>,
     searched: bool,
     chunk: usize,
     chunks: usize,
@@ -88,10 +89,9 @@ pub struct MemberAnswer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedAnswer {
     request: MemberRequest,
-    /// All that it is about, in the order of the chunks, or who is still to be looked at by the search.
+    /// All that it is about, in the order of the chunks, or whom the search has not looked at yet.
     members: Vec<u64>,
     found: Vec<u64>,
-    not_found: Vec<u64>,
     searched: bool,
     chunk: usize,
     chunks: usize,
@@ -132,7 +132,6 @@ impl MemberAnswer {
             request: self.request.clone(),
             members: ids,
             found: self.found.clone(),
-            not_found: self.not_found.clone(),
             searched: self.searched,
             chunk: self.chunk,
             chunks: self.chunks,
@@ -141,7 +140,7 @@ impl MemberAnswer {
 
     /// An answer of another process; `None` when it contradicts itself.
     pub fn restore(saved: SavedAnswer) -> Option<Self> {
-        let SavedAnswer { request, members, found, not_found, searched, chunk, chunks } = saved;
+        let SavedAnswer { request, members, found, searched, chunk, chunks } = saved;
         let most = if matches!(request.whom, Whom::All(_)) { members.len().div_ceil(CHUNK).max(1) } else { 1 };
         if chunk > chunks || chunks == 0 || chunks > most || (chunk > 0 && !searched) {
             return None;
@@ -149,7 +148,7 @@ impl MemberAnswer {
         let mut members = Frozen::of_ids(&members, CHUNK);
         members.seek((chunk, 0));
         let starts = (0..chunk).map(|chunk| (chunk, 0)).collect();
-        Some(Self { request, members, found, not_found, searched, chunk, chunks, starts })
+        Some(Self { request, members, found, searched, chunk, chunks, starts })
     }
 }
 
@@ -164,7 +163,6 @@ impl Cache {
         let mut answer = MemberAnswer {
             members: Frozen::new(guild, Kind::Members),
             found: Vec::new(),
-            not_found: Vec::new(),
             searched: true,
             chunk: 0,
             chunks: 1,
@@ -172,10 +170,7 @@ impl Cache {
             request,
         };
         match &answer.request.whom {
-            Whom::Users(ids) => {
-                let store = &guild.array(Kind::Members).store;
-                (answer.found, answer.not_found) = ids.iter().partition(|id| store.find(**id).is_some());
-            }
+            Whom::Users(_) => {}
             Whom::Named(..) => answer.searched = false,
             Whom::All(limit) => {
                 let count = if *limit == 0 { count } else { count.min(*limit) };
@@ -183,42 +178,6 @@ impl Cache {
             }
         }
         Some(answer)
-    }
-
-    /// Appends the text of an entity; false when there is none.
-    fn read(&self, guild: &Guild, kind: Kind, id: u64, out: &mut Vec<u8>) -> bool {
-        let store = &guild.array(kind).store;
-        let Some(place) = store.find(id) else { return false };
-        let (tables, ids) = (self.tables.borrow(), guild.ids.borrow());
-        let before = out.len();
-        let complete = Decoder { tables: &tables, ids: &ids }.decode(id, store.record(place), out).is_some();
-        if !complete {
-            out.truncate(before);
-        }
-        complete
-    }
-
-    /// Appends those of `ids` that are there as a list; returns them.
-    fn write_list(
-        &self,
-        guild: Option<&Guild>,
-        kind: Kind,
-        ids: impl Iterator<Item = u64>,
-        out: &mut Vec<u8>,
-    ) -> Vec<u64> {
-        let mut shown = Vec::new();
-        out.push(b'[');
-        for id in ids {
-            let comma = usize::from(!shown.is_empty());
-            out.extend_from_slice(&b","[..comma]);
-            if guild.is_some_and(|guild| self.read(guild, kind, id, out)) {
-                shown.push(id);
-            } else {
-                out.truncate(out.len() - comma);
-            }
-        }
-        out.push(b']');
-        shown
     }
 
     /// Appends the data of the next chunk to `out`; false when it takes another call, because there is more to search.
@@ -229,16 +188,55 @@ impl Cache {
             return false;
         }
         answer.starts.push(answer.members.position());
-        let ids = match answer.request.whom {
-            Whom::All(0) => answer.next_members(CHUNK),
-            Whom::All(limit) => answer.next_members(CHUNK.min(limit - answer.chunk * CHUNK)),
-            _ => answer.found.clone(),
-        };
+        let wanted = answer.next_ids();
         out.extend_from_slice(format!(r#"{{"guild_id":"{}","members":"#, answer.request.guild).as_bytes());
-        let shown = self.write_list(guild, Kind::Members, ids.into_iter(), out);
-        self.write_rest(guild, answer, shown, out);
+        let missing = self.write_list(guild, Kind::Members, &wanted, out);
+        out.extend_from_slice(format!(r#","chunk_index":{},"chunk_count":{}"#, answer.chunk, answer.chunks).as_bytes());
+        // Of a guild that has come anew and is not whole nobody can be said to be missing.
+        let all_known = guild.is_some_and(|guild| guild.complete_members().is_some());
+        if matches!(answer.request.whom, Whom::Users(_)) && all_known && !missing.is_empty() {
+            let ids: Vec<String> = missing.iter().map(|id| format!("\"{id}\"")).collect();
+            out.extend_from_slice(format!(r#","not_found":[{}]"#, ids.join(",")).as_bytes());
+        }
+        if answer.request.presences {
+            out.extend_from_slice(br#","presences":"#);
+            self.write_list(guild, Kind::Presences, &wanted, out);
+        }
+        if let Some(nonce) = &answer.request.nonce {
+            out.extend_from_slice(br#","nonce":"#);
+            write_string(out, nonce);
+        }
+        out.push(b'}');
         answer.chunk += 1;
         true
+    }
+
+    /// Appends an array of the entities with these ids; returns the ids of those that are not there.
+    fn write_list(&self, guild: Option<&Guild>, kind: Kind, ids: &[u64], out: &mut Vec<u8>) -> Vec<u64> {
+        let mut missing = Vec::new();
+        out.push(b'[');
+        if let Some(guild) = guild {
+            let store = &guild.array(kind).store;
+            let (tables, table) = (self.tables.borrow(), guild.ids.borrow());
+            let decoder = Decoder { tables: &tables, ids: &table };
+            let going = if kind == Kind::Members { guild.going_roles() } else { Going::default() };
+            let mut last = None;
+            for id in ids {
+                let before = out.len();
+                if out.last() != Some(&b'[') {
+                    out.push(b',');
+                }
+                let place = store.find_behind(last, *id);
+                let found = place.and_then(|place| going.decode(&decoder, *id, store.record(place), out));
+                last = place.or(last);
+                if found.is_none() {
+                    out.truncate(before);
+                    missing.push(*id);
+                }
+            }
+        }
+        out.push(b']');
+        missing
     }
 
     /// Looks through some members; true when that was the last part.
@@ -248,10 +246,16 @@ impl Cache {
             *searched = true;
             return true;
         };
-        let (mut text, mut looked_at) = (Vec::new(), 0);
+        let store = &guild.array(Kind::Members).store;
+        let (tables, ids) = (self.tables.borrow(), guild.ids.borrow());
+        let decoder = Decoder { tables: &tables, ids: &ids };
+        let (mut text, mut looked_at, mut last) = (Vec::new(), 0, None);
         let complete = members.each(|id, _, _| {
             text.clear();
-            if self.read(guild, Kind::Members, id, &mut text) && is_named(&text, name) {
+            let place = store.find_behind(last, id);
+            last = place.or(last);
+            let read = place.and_then(|place| decoder.decode(id, store.record(place), &mut text));
+            if read.is_some() && is_named(&text, name) {
                 found.push(id);
             }
             looked_at += 1;
@@ -260,28 +264,17 @@ impl Cache {
         *searched = complete || found.len() >= *limit;
         *searched
     }
-
-    fn write_rest(&self, guild: Option<&Guild>, answer: &MemberAnswer, shown: Vec<u64>, out: &mut Vec<u8>) {
-        out.extend_from_slice(format!(r#","chunk_index":{},"chunk_count":{}"#, answer.chunk, answer.chunks).as_bytes());
-        if !answer.not_found.is_empty() {
-            let ids: Vec<String> = answer.not_found.iter().map(|id| format!("\"{id}\"")).collect();
-            out.extend_from_slice(format!(r#","not_found":[{}]"#, ids.join(",")).as_bytes());
-        }
-        if answer.request.presences {
-            out.extend_from_slice(br#","presences":"#);
-            self.write_list(guild, Kind::Presences, shown.into_iter(), out);
-        }
-        if let Some(nonce) = &answer.request.nonce {
-            out.extend_from_slice(br#","nonce":"#);
-            write_string(out, nonce);
-        }
-        out.push(b'}');
-    }
 }
 
 impl MemberAnswer {
-    /// The next ones that it is about, `room` at most.
-    fn next_members(&mut self, room: usize) -> Vec<u64> {
+    /// Who belongs into the next chunk.
+    fn next_ids(&mut self) -> Vec<u64> {
+        let limit = match &self.request.whom {
+            Whom::Users(ids) => return ids.clone(),
+            Whom::Named(..) => return self.found.clone(),
+            Whom::All(limit) => *limit,
+        };
+        let room = if limit == 0 { CHUNK } else { CHUNK.min(limit - self.chunk * CHUNK) };
         let mut ids = Vec::with_capacity(room);
         self.members.each(|id, _, _| {
             ids.push(id);

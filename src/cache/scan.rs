@@ -79,18 +79,15 @@ pub fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
 /// saves a scan: the caller must not rely on `None`, and only a well-formed object makes the answer right.
 pub fn outer_guild_id(object: &[u8]) -> Option<u64> {
     const KEY: &[u8] = b"\"guild_id\":\"";
-    let digits = |text: &[u8]| {
-        // Not more than u64 can hold, so the parse can not fail but for other characters.
-        let length = text.iter().take(20).take_while(|byte| byte.is_ascii_digit()).count();
-        std::str::from_utf8(&text[..length]).ok()?.parse().ok()
-    };
+    let parse = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
     if let Some(rest) = object.strip_prefix(b"{").and_then(|rest| rest.strip_prefix(KEY)) {
-        return digits(rest);
+        let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        return parse(&rest[..length]).filter(|_| rest.get(length) == Some(&b'"'));
     }
     let inner = object.strip_suffix(b"\"}")?;
     let length = inner.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let (before, id) = inner.split_at(inner.len() - length);
-    if before.strip_suffix(KEY)?.last() == Some(&b',') { digits(id) } else { None }
+    if before.strip_suffix(KEY)?.last() == Some(&b',') { parse(id) } else { None }
 }
 
 #[cfg(test)]
@@ -142,6 +139,8 @@ mod tests {
         assert_eq!(id(r#"{"a":1,"guild_id":12}"#), None);
         assert_eq!(id(r#"{"a":1,"guild_id":"99999999999999999999"}"#), None);
         assert_eq!(id(r#"{"a":1,"guild_id":""}"#), None);
+        assert_eq!(id(r#"{"guild_id":"123456789012345678905","a":1}"#), None);
+        assert_eq!(id(r#"{"guild_id":"12a","a":1}"#), None);
     }
 
     proptest! {

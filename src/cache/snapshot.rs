@@ -4,6 +4,7 @@ use super::{
     codec::{Shared, Tables, decode::Decoder, ids::Ids, values::write_varint},
     guild::Guild,
     kind::Kind,
+    roles::Going,
     store::{Chunk, Records},
 };
 use crate::protocol::json;
@@ -43,8 +44,9 @@ pub(super) struct Frozen {
     pub chunks: Vec<Chunk>,
     /// How many there are.
     pub len: usize,
-    /// Bytes of their text, without commas.
+    /// Bytes of their text, without commas; less comes out when members have roles that are going.
     pub text: usize,
+    going: Going,
     chunk: usize,
     at: usize,
 }
@@ -52,7 +54,8 @@ pub(super) struct Frozen {
 impl Frozen {
     pub fn new(guild: &Guild, kind: Kind) -> Self {
         let array = guild.array(kind);
-        Self { chunks: array.store.share(), len: array.store.len(), text: array.text, chunk: 0, at: 0 }
+        let going = if kind == Kind::Members { guild.going_roles() } else { Going::default() };
+        Self { chunks: array.store.share(), len: array.store.len(), text: array.text, going, chunk: 0, at: 0 }
     }
 
     /// Records that say nothing but their ids, `step` of them in a chunk.
@@ -62,7 +65,14 @@ impl Frozen {
             ids.iter().for_each(|id| write_record(&mut chunk, *id, &[]));
             Rc::new(chunk)
         };
-        Self { chunks: ids.chunks(step).map(records).collect(), len: ids.len(), text: 0, chunk: 0, at: 0 }
+        Self {
+            chunks: ids.chunks(step).map(records).collect(),
+            len: ids.len(),
+            text: 0,
+            going: Going::default(),
+            chunk: 0,
+            at: 0,
+        }
     }
 
     /// Where the next one is.
@@ -75,14 +85,14 @@ impl Frozen {
         (self.chunk, self.at) = position;
     }
 
-    /// Calls `each` with the id, the record, and where it is, of one after another, until it returns false. True: those
-    /// were the last ones.
-    pub fn each(&mut self, mut each: impl FnMut(u64, &[u8], (usize, usize)) -> bool) -> bool {
+    /// Calls `each` with the id and the record of one after another, and what has to be left out of it, until it returns
+    /// false. True: those were the last ones.
+    pub fn each(&mut self, mut each: impl FnMut(u64, &[u8], &Going) -> bool) -> bool {
         while let Some(chunk) = self.chunks.get(self.chunk) {
             let mut records = Records::new(chunk, self.at);
             while let Some((key, record)) = records.next() {
-                let place = (self.chunk, std::mem::replace(&mut self.at, records.position()));
-                if !each(key, record, place) {
+                self.at = records.position();
+                if !each(key, record, &self.going) {
                     return false;
                 }
             }
@@ -140,7 +150,8 @@ impl GuildSnapshot {
         let _ = json::for_each_entry(fields, |key, value| {
             write_key(&mut text, key);
             match Kind::from_name(key) {
-                Some(kind) if value == b"[]" => {
+                // An array that was null is one when something has come.
+                Some(kind) if value == b"[]" || guild.len(kind) > 0 => {
                     found[kind as usize] = true;
                     self.add_array(guild, tables, view, user, kind, &mut text);
                 }
@@ -193,7 +204,8 @@ impl GuildSnapshot {
         self.down
     }
 
-    /// Bytes of the whole text; 0 when the guild is unavailable.
+    /// Bytes of the whole text, or a few more while a role is being taken from many members; 0 when the guild is
+    /// unavailable.
     pub fn len(&self) -> usize {
         self.length
     }
@@ -224,12 +236,12 @@ impl GuildSnapshot {
                 }
                 Part::Entities(entities) => {
                     let written = &mut self.written;
-                    entities.each(|key, record, _| {
+                    entities.each(|key, record, going| {
                         if *written > 0 {
                             out.push(b',');
                         }
                         let before = out.len();
-                        if decoder.decode(key, record, out).is_none() {
+                        if going.decode(&decoder, key, record, out).is_none() {
                             debug_assert!(false, "a broken record");
                             out.truncate(before);
                         }
@@ -288,5 +300,5 @@ fn visible_members(guild: &Guild, tables: &Tables, user: Option<u64>) -> Frozen 
         len += 1;
         text += decoder.length(id, record).unwrap_or(0);
     }
-    Frozen { chunks: vec![Rc::new(chunk)], len, text, chunk: 0, at: 0 }
+    Frozen { chunks: vec![Rc::new(chunk)], len, text, going: guild.going_roles(), chunk: 0, at: 0 }
 }

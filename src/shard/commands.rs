@@ -1,6 +1,6 @@
 //! What an identified client sends: heartbeats, commands for Discord, and mistakes.
 
-use super::{Close, SUPERSEDED, Shard};
+use super::{Close, SUPERSEDED, Shard, requests};
 use crate::{
     downstream::outbox::Outbox,
     protocol::{
@@ -63,15 +63,17 @@ impl Shard {
             return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
         }
         let Some(mut payload) = forward(&command) else { return Ok(()) };
+        let mut room = 0;
         if command.op == opcode::REQUEST_GUILD_MEMBERS {
             let data = command.d.map_or("null", |data| data.get()).as_bytes();
-            match self.request_members(now, number, data, &payload)? {
-                Some(renamed) => payload = renamed,
+            match self.request_members(number, data)? {
+                Some(request) => payload = request,
                 None => return Ok(()),
             }
+            room = requests::ROOM;
         }
         // What we add can make it too long for Discord, who would close the shard's connection.
-        if payload.len() > MAX_COMMAND {
+        if payload.len() + room > MAX_COMMAND {
             return Err((close::DECODE_ERROR, "payload longer than 4096 bytes"));
         }
         if command.op == opcode::PRESENCE_UPDATE {

@@ -130,9 +130,10 @@ impl Shard {
     ) -> Self {
         let mut seed = [0; 8];
         entropy(&mut seed);
+        let seed = u64::from_ne_bytes(seed);
         Self {
             id,
-            upstream: Upstream::new(identity, gateway_url, resumption, u64::from_ne_bytes(seed)),
+            upstream: Upstream::new(identity, gateway_url, resumption, seed),
             limiter: Limiter::default(),
             log: Log::new(settings.log),
             cache: Cache::new(settings.cache),
@@ -141,7 +142,7 @@ impl Shard {
             presence: None,
             clients: HashMap::new(),
             sessions: HashMap::new(),
-            requests: requests::Requests::default(),
+            requests: requests::Requests::new(seed),
             next_number: 0,
             entropy,
             wake: Wake { upstream: true, clients: false },
@@ -181,7 +182,8 @@ impl Shard {
             return Some(action);
         }
         if self.upstream.accepts_commands() {
-            return self.limiter.pop(now).map(Action::Send);
+            let (client, command) = self.limiter.pop(now)?;
+            return Some(Action::Send(self.requests.on_its_way(now, client, command)));
         }
         None
     }

@@ -7,11 +7,12 @@
 
 use super::{Close, Shard, deliver::write_own};
 use crate::{
-    cache::{Cache, MemberAnswer, MemberRequest, SavedAnswer},
+    cache::{Cache, LONGEST_NONCE, MemberAnswer, MemberRequest, SavedAnswer},
     downstream::{outbox::Outbox, session::Session},
     protocol::{
         Time, close, edit,
         event::EventKind,
+        intents::Intents,
         json::{self, write_string},
     },
 };
@@ -27,6 +28,10 @@ pub const MAX_PENDING: usize = 4096;
 pub const PENDING_LIMIT: Duration = Duration::from_secs(300);
 /// What our nonces begin with. Discord takes up to 32 bytes.
 const NONCE: &str = "gateway-proxy-";
+/// What every request begins with on its way to Discord.
+const PREFIX: &[u8] = br#"{"op":8,"d":"#;
+/// Bytes by which a nonce of ours can make a request longer.
+pub(super) const ROOM: usize = br#","nonce":"""#.len() + LONGEST_NONCE;
 
 /// An answer from the cache and the numbers under which its chunks were sent.
 pub(super) struct Answer {
@@ -112,25 +117,33 @@ pub(super) struct SavedRequest {
 }
 
 /// All of a shard's.
-#[derive(Default)]
 pub(super) struct Requests {
     pending: HashMap<u64, Pending>,
     next: u64,
 }
 
 impl Requests {
-    /// The payload of an op 8 with the data `data`, with a nonce of ours in it. `None`: too many are pending, or the data
-    /// is no object, which is for Discord to judge.
-    fn rename(&mut self, now: Time, session: u32, data: &[u8]) -> Option<Vec<u8>> {
+    /// None yet. `first` should differ from process to process: the answer to a request of the last one may still come.
+    pub fn new(first: u64) -> Self {
+        // 15 digits behind the name make 29 bytes.
+        Self { pending: HashMap::new(), next: first % 1_000_000_000_000_000 }
+    }
+
+    /// A command of a client is sent to Discord now. A request for members gets a nonce of ours, if not too many wait for
+    /// their answers already.
+    pub fn on_its_way(&mut self, now: Time, client: Option<u32>, command: Vec<u8>) -> Vec<u8> {
+        let data = command.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(b"}"));
+        let (Some(session), Some(data)) = (client, data) else { return command };
         if self.pending.len() >= MAX_PENDING {
-            return None;
+            return command;
         }
-        let nonce = json::get(data, "nonce").and_then(|nonce| serde_json::from_slice(nonce).ok());
+        let nonce: Option<String> = json::get(data, "nonce").and_then(|nonce| serde_json::from_slice(nonce).ok());
+        let nonce = nonce.filter(|nonce| nonce.len() <= LONGEST_NONCE);
         let number = self.next + 1;
-        let data = edit::with(data, "nonce", format!("\"{NONCE}{number}\"").as_bytes()).ok()?;
+        let Ok(data) = edit::with(data, "nonce", format!("\"{NONCE}{number}\"").as_bytes()) else { return command };
         self.next = number;
         self.pending.insert(number, Pending { session, nonce, since: now });
-        Some([br#"{"op":8,"d":"#, &data[..], b"}"].concat())
+        [PREFIX, &data, b"}"].concat()
     }
 
     /// For another process.
@@ -199,16 +212,23 @@ fn restore(object: &[u8], nonce: Option<&str>) -> Option<Vec<u8>> {
 }
 
 impl Shard {
-    /// A client asks for members: `Ok(None)` when the cache will answer, otherwise what has to go to Discord.
-    pub(super) fn request_members(
-        &mut self,
-        now: Time,
-        number: u32,
-        data: &[u8],
-        payload: &[u8],
-    ) -> Result<Option<Vec<u8>>, Close> {
-        let answer = MemberRequest::parse(data).and_then(|request| self.cache.answer(request));
-        match (answer, self.clients.get_mut(&number)) {
+    /// A client asks for members with this data: `Ok(None)` when the cache will answer, otherwise the command for Discord.
+    ///
+    /// Without the intent for members of ours nobody tells who has come and gone, so the cache can not know. Presences are for
+    /// who has asked for them (docs: Request Guild Members).
+    pub(super) fn request_members(&mut self, number: u32, data: &[u8]) -> Result<Option<Vec<u8>>, Close> {
+        let client = self.clients.get_mut(&number);
+        let ours = Intents(self.settings.intents);
+        let theirs = client.as_ref().map_or(Intents(0), |client| client.session.options.intents);
+        let presences = [ours, theirs].iter().all(|intents| intents.intersects(Intents::GUILD_PRESENCES));
+        let bare = edit::without(data, &["presences"]);
+        let data = match &bare {
+            Ok(bare) if !presences => bare,
+            _ => data,
+        };
+        let request = MemberRequest::parse(data).filter(|_| ours.intersects(Intents::GUILD_MEMBERS));
+        let answer = request.and_then(|request| self.cache.answer(request));
+        match (answer, client) {
             (Some(_), Some(client)) if client.answers.is_full() => {
                 Err((close::RATE_LIMITED, "too many requests for members are not answered yet"))
             }
@@ -217,7 +237,7 @@ impl Shard {
                 self.wake.clients = true;
                 Ok(None)
             }
-            _ => Ok(Some(self.requests.rename(now, number, data).unwrap_or_else(|| payload.to_vec()))),
+            _ => Ok(Some([PREFIX, data, b"}"].concat())),
         }
     }
 }

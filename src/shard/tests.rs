@@ -699,6 +699,72 @@ fn what_the_cache_does_not_have_discord_answers_to_the_asker_alone() {
     }
 }
 
+/// What Discord is asked, as far as it is asked.
+fn asked(world: &mut World) -> Vec<Value> {
+    std::iter::from_fn(|| world.shard.poll_upstream(world.now))
+        .filter_map(|action| match action {
+            Action::Send(payload) => {
+                serde_json::from_slice::<Value>(&payload).ok().filter(|payload| payload["op"] == 8)
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn presences_are_for_who_has_the_intent() {
+    let mut world = World::ready(&[10]);
+    world.dispatch("PRESENCE_UPDATE", &json!({"guild_id": "10", "user": {"id": "10000"}, "status": "idle"}));
+    world.dispatch("GUILD_CREATE", &json!({"id": "11", "member_count": 9000, "members": []}));
+    for (connection, intents, has) in
+        [(1, Intents::ALL, true), (2, Intents::ALL.without(Intents::GUILD_PRESENCES), false)]
+    {
+        let mut client = Client::identify(&mut world, connection, intents);
+        client.catch_up(&mut world);
+        asked(&mut world);
+        request(&mut world, &mut client, &json!({"guild_id": "10", "query": "", "limit": 0, "presences": true}));
+        let chunks = payloads(&mut client, &mut world, "GUILD_MEMBERS_CHUNK");
+        assert_eq!(chunks[0]["d"].get("presences").is_some(), has, "{intents:?}");
+        request(&mut world, &mut client, &json!({"guild_id": "11", "query": "", "limit": 0, "presences": true}));
+        assert_eq!(asked(&mut world)[0]["d"].get("presences").is_some(), has, "{intents:?}");
+    }
+}
+
+#[test]
+fn without_the_intent_for_members_discord_is_asked() {
+    let mut world = World::new(Limits { bytes: 1 << 20, entries: 100 });
+    let settings = Rc::get_mut(&mut world.shard.settings).unwrap();
+    settings.intents = Intents::ALL.without(Intents::GUILD_MEMBERS).0;
+    world.connect(&[10]);
+    world.guild_create(10, 3);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    asked(&mut world);
+    // Nobody has told who has left since.
+    request(&mut world, &mut client, &json!({"guild_id": "10", "user_ids": ["10000"]}));
+    assert_eq!(asked(&mut world).len(), 1);
+}
+
+#[test]
+fn a_nonce_is_not_that_of_another_process() {
+    let nonces = [1, 2].map(|seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let entropy = Box::new(move |bytes: &mut [u8]| random.fill(bytes));
+        let identity = Identity { identify: b"{}".to_vec(), token: "t".into() };
+        let settings = settings(Limits { bytes: 1 << 20, entries: 100 });
+        let id = ShardId { id: 0, count: 1 };
+        let shard = Shard::new(id, settings, identity, "ws://discord".into(), None, entropy);
+        let mut world = World { shard, sequence: 0, now: SECOND };
+        world.connect(&[10]);
+        let mut client = Client::identify(&mut world, 1, Intents::ALL);
+        client.catch_up(&mut world);
+        request(&mut world, &mut client, &json!({"guild_id": "10", "query": "", "limit": 0}));
+        asked(&mut world)[0]["d"]["nonce"].as_str().unwrap().to_owned()
+    });
+    assert_ne!(nonces[0], nonces[1]);
+    assert!(nonces.iter().all(|nonce| nonce.len() <= 32), "{nonces:?}");
+}
+
 proptest! {
     /// While a client joins, at any pace, everything goes on: what it has in the end is the truth, and no message of a
     /// guild is missing, doubled or out of order.

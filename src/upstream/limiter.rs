@@ -92,8 +92,8 @@ impl Limiter {
         self.queued + usize::from(self.presence.is_some())
     }
 
-    /// The next command that may be sent now.
-    pub fn pop(&mut self, now: Time) -> Option<Vec<u8>> {
+    /// The next command that may be sent now, and whose it is; a presence update is the whole shard's.
+    pub fn pop(&mut self, now: Time) -> Option<(Option<u32>, Vec<u8>)> {
         while self.sent.front().is_some_and(|&sent| now.saturating_sub(sent) > WINDOW) {
             self.sent.pop_front();
         }
@@ -104,15 +104,16 @@ impl Limiter {
         let presence = if may_be_presence { self.presence.take() } else { None };
         self.presence_was_last = presence.is_some();
         let command = match presence {
-            Some(presence) => presence,
+            Some(presence) => (None, presence),
             None => {
                 let mut queue = self.turns.pop_front()?;
                 let command = queue.commands.pop_front().expect("a queue with a turn is not empty");
                 self.queued -= 1;
+                let client = queue.client;
                 if !queue.commands.is_empty() {
                     self.turns.push_back(queue);
                 }
-                command
+                (Some(client), command)
             }
         };
         self.sent.push_back(now);
@@ -132,7 +133,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn drain(limiter: &mut Limiter, now: Time) -> Vec<u8> {
-        std::iter::from_fn(|| limiter.pop(now)).map(|command| command[0]).collect()
+        std::iter::from_fn(|| limiter.pop(now)).map(|(_, command)| command[0]).collect()
     }
 
     #[test]

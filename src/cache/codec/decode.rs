@@ -7,6 +7,7 @@ use super::{
     template::{Name, Segment, Template},
     values::{Reader, Time, decimal_length, hash_text, time_text},
 };
+use crate::cache::work;
 
 /// Nested deeper than the encoder does; only a broken record is.
 const MAX_NESTING: usize = 2 * super::encode::MAX_NESTING;
@@ -122,6 +123,7 @@ impl Decoder<'_> {
     }
 
     fn whole(&self, key: u64, record: &[u8], sink: &mut impl Sink) -> Option<()> {
+        work::add(40 + record.len() / 2);
         let mut reader = Reader { bytes: record };
         match reader.varint()? {
             0 => sink.text(reader.bytes),
@@ -229,20 +231,20 @@ impl Decoder<'_> {
         Reader { bytes: record }.varint()
     }
 
-    /// Calls `each` with the name, kind and packed bytes of every value of the record, and of its `user`, that has a
-    /// [`Name`]. False: the record is plain text or broken, and not all were seen.
-    pub fn named<'r>(&self, record: &'r [u8], each: &mut impl FnMut(Name, Slot, &'r [u8])) -> bool {
+    /// Calls `each` with the name, kind and packed bytes of every value of the record itself that has a [`Name`]. False:
+    /// the record is plain text or broken, and not all were seen.
+    pub fn named<'r>(&self, record: &'r [u8], mut each: impl FnMut(Name, Slot, &'r [u8])) -> bool {
+        work::add(24);
         let mut reader = Reader { bytes: record };
         let template = reader.varint().filter(|number| *number > 0);
-        template.is_some_and(|number| self.named_in(number - 1, &mut reader, each, 0).is_some())
+        template.is_some_and(|number| self.named_in(number - 1, reader, &mut each).is_some())
     }
 
     fn named_in<'r>(
         &self,
         number: u64,
-        reader: &mut Reader<'r>,
+        mut reader: Reader<'r>,
         each: &mut impl FnMut(Name, Slot, &'r [u8]),
-        depth: usize,
     ) -> Option<()> {
         let template: &Template = self.tables.templates.get(number)?;
         for Segment { slot, name, .. } in &template.segments {
@@ -250,31 +252,13 @@ impl Decoder<'_> {
             if slot == Slot::Any {
                 slot = Slot::from_byte(reader.byte()?)?;
             }
-            if slot == Slot::Object && *name == Name::User && depth == 0 {
-                let number = reader.varint()?;
-                self.named_in(number, reader, each, depth + 1)?;
-                continue;
-            }
             let before = reader.bytes;
-            self.value(slot, 0, reader, &mut Length(0), 0)?;
+            self.value(slot, 0, &mut reader, &mut Length(0), 0)?;
             if *name != Name::Other {
                 each(*name, slot, &before[..before.len() - reader.bytes.len()]);
             }
         }
         Some(())
-    }
-
-    /// The content of a packed string, escapes untouched; `None` when it is none or not kept as text.
-    pub fn string<'b>(&'b self, slot: Slot, packed: &'b [u8]) -> Option<&'b [u8]> {
-        let mut reader = Reader { bytes: packed };
-        match slot {
-            Slot::Text => {
-                let length = reader.length()?;
-                reader.take(length)
-            }
-            Slot::Word => self.tables.words.get(reader.varint()?),
-            _ => None,
-        }
     }
 
     /// Appends the text of one packed value.

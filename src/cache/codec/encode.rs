@@ -8,7 +8,7 @@ use super::{
     words,
 };
 use crate::{
-    cache::scan,
+    cache::{scan, work},
     protocol::{
         edit,
         json::{self, Malformed},
@@ -84,6 +84,7 @@ impl Encoder {
         text: &[u8],
         at: usize,
     ) -> Result<Encoded, Malformed> {
+        work::add(200);
         for loose in [false, true] {
             if shape.loose && !loose {
                 continue;

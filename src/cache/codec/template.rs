@@ -1,6 +1,7 @@
 //! Templates: JSON objects with their values taken out.
 
 use super::kind::Slot;
+use crate::cache::scan;
 use hashbrown::{HashMap, HashTable};
 
 /// Templates at most; their numbers are packed as variable-length integers.
@@ -13,19 +14,11 @@ const CANDIDATES: usize = 4_096;
 /// Answers of [`Templates::covers`] that are remembered.
 const MAX_COVERS: usize = 4_096;
 
-/// Keys whose values are looked at in records.
+/// Keys of an object itself whose values are looked at in records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Name {
     /// Any other.
     Other,
-    /// `username`.
-    Username,
-    /// `global_name`.
-    GlobalName,
-    /// `nick`.
-    Nick,
-    /// `user`.
-    User,
     /// `last_message_id`.
     LastMessage,
     /// `roles`.
@@ -35,15 +28,13 @@ pub enum Name {
 impl Name {
     /// The key that the text before a value ends with.
     fn of(text: &[u8]) -> Self {
-        let names: [(&[u8], Self); 6] = [
-            (b"\"username\":", Self::Username),
-            (b"\"global_name\":", Self::GlobalName),
-            (b"\"nick\":", Self::Nick),
-            (b"\"user\":", Self::User),
-            (b"\"last_message_id\":", Self::LastMessage),
-            (b"\"roles\":", Self::Roles),
-        ];
-        names.into_iter().find(|(key, _)| text.ends_with(key)).map_or(Self::Other, |(_, name)| name)
+        if text.ends_with(b"\"last_message_id\":") {
+            Self::LastMessage
+        } else if text.ends_with(b"\"roles\":") {
+            Self::Roles
+        } else {
+            Self::Other
+        }
     }
 }
 
@@ -69,11 +60,21 @@ pub struct Template {
 impl Template {
     fn new(skeleton: &[u8]) -> Option<Self> {
         let mut segments = Vec::new();
-        let mut from = 0;
-        for (at, byte) in skeleton.iter().enumerate().filter(|(_, byte)| **byte < 0x20) {
-            let before = u16::try_from(at - from).ok()?;
-            segments.push(Segment { before, slot: Slot::from_byte(*byte)?, name: Name::of(&skeleton[from..at]) });
-            from = at + 1;
+        let (mut depth, mut from, mut at) = (0, 0, 0);
+        while let Some(byte) = skeleton.get(at) {
+            at += 1;
+            match byte {
+                b'{' | b'[' => depth += 1,
+                b'}' | b']' => depth -= 1,
+                b'"' => at = scan::string_end(skeleton, at)? + 1,
+                0..0x20 => {
+                    let text = &skeleton[from..at - 1];
+                    let name = if depth == 1 { Name::of(text) } else { Name::Other };
+                    segments.push(Segment { before: text.len().try_into().ok()?, slot: Slot::from_byte(*byte)?, name });
+                    from = at;
+                }
+                _ => {}
+            }
         }
         Some(Self { skeleton: skeleton.into(), segments: segments.into() })
     }
@@ -92,7 +93,7 @@ impl Template {
                 b'{' | b'[' => depth += 1,
                 b'}' | b']' => depth -= 1,
                 b'"' => {
-                    let Some(end) = crate::cache::scan::string_end(&self.skeleton, at) else { break };
+                    let Some(end) = scan::string_end(&self.skeleton, at) else { break };
                     if depth == 1 && self.skeleton.get(end + 1) == Some(&b':') {
                         keys.push(&self.skeleton[at..end]);
                     }

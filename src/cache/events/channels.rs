@@ -42,6 +42,23 @@ impl Change<'_, '_> {
         Ok(self.set_key(id, "last_pin_timestamp", value, only_if_there)?.into())
     }
 
+    /// The event is about data that is no part of the channel object (docs: Change Log, Voice Channel Status). Where
+    /// GUILD_CREATE had it nevertheless, it has to stay right.
+    pub(super) fn channel_info(&mut self, key: &str) -> Result {
+        let Some(id) = self.id("id") else { return Ok(Effect::Unknown) };
+        let value = self.get(key).unwrap_or(b"null");
+        let mut shown = false;
+        let known = self.guild.edit(self.kit, Kind::Channels, id, |channel| {
+            shown = json::get(channel, key).is_some();
+            if shown { edit::with(channel, key, value).map(Some) } else { Ok(None) }
+        })?;
+        Ok(match (known, shown) {
+            (false, _) => Effect::Unknown,
+            (true, true) => Effect::Changed,
+            (true, false) => Effect::Unchanged,
+        })
+    }
+
     /// Keeps `last_message_id` of the channel, for which there is no other event. The message itself is no state.
     pub(super) fn message(&mut self) -> Result {
         let (mut channel, mut message) = (None, None);
@@ -67,7 +84,7 @@ impl Change<'_, '_> {
             {
                 let record = self.guild.array(kind).store.record(place);
                 let ids = self.guild.ids.borrow();
-                Decoder { tables: self.kit.tables, ids: &ids }.named(record, &mut |name, slot, packed| {
+                Decoder { tables: self.kit.tables, ids: &ids }.named(record, |name, slot, packed| {
                     if name == Name::LastMessage && slot == Slot::Snowflake {
                         let old = packed.try_into().map_or(0, u64::from_le_bytes);
                         found = Some((packed.as_ptr() as usize - record.as_ptr() as usize, old));
@@ -105,7 +122,20 @@ impl Change<'_, '_> {
                 self.newest(parent, id)?;
             }
         }
-        self.merge(Kind::Threads, &["newly_created"])
+        self.thread(self.data)
+    }
+
+    /// A thread, with the bot's own membership as GUILD_CREATE has it.
+    fn thread(&mut self, thread: &[u8]) -> Result {
+        match json::get(thread, "member").filter(|member| member.starts_with(b"{")) {
+            Some(member) => {
+                let id = edit::id_at(thread, &["id"]).unwrap_or(0);
+                let old = self.guild.read(self.kit, Kind::Threads, id).and_then(|old| json::get(old, "member"));
+                let member = as_in_guild_create(old, member)?;
+                self.merge_entity(Kind::Threads, &edit::with(thread, "member", &member)?, &["newly_created"])
+            }
+            None => self.merge_entity(Kind::Threads, thread, &["newly_created"]),
+        }
     }
 
     /// GUILD_CREATE lists active threads only.
@@ -116,7 +146,7 @@ impl Change<'_, '_> {
             }
             return Ok(Effect::Changed);
         }
-        self.merge(Kind::Threads, &[])
+        self.thread(self.data)
     }
 
     /// The bot gained access to channels: their active threads, or those of the whole guild.
@@ -133,7 +163,7 @@ impl Change<'_, '_> {
             (None, _) => true,
         });
         for thread in threads {
-            self.merge_entity(Kind::Threads, thread, &[])?;
+            self.thread(thread)?;
         }
         for member in members {
             self.own_thread_member(member)?;
@@ -177,10 +207,15 @@ impl Change<'_, '_> {
     }
 }
 
-/// The ids in it go where GUILD_CREATE left them out (docs: Channel, Thread Member Structure).
 fn set_member(thread: &[u8], member: &[u8]) -> Result<Vec<u8>> {
+    let old = json::get(thread, "member");
+    edit::with(thread, "member", &as_in_guild_create(old, member)?)
+}
+
+/// A thread member without what only events have. GUILD_CREATE leaves out the ids too (docs: Channel, Thread Member
+/// Structure), unless it has shown otherwise.
+fn as_in_guild_create(old: Option<&[u8]>, member: &[u8]) -> Result<Vec<u8>> {
     const OF_EVENTS: [&str; 5] = ["guild_id", "member", "presence", "id", "user_id"];
-    let bare = json::get(thread, "member").is_some_and(|old| old.starts_with(b"{") && json::get(old, "id").is_none());
-    let leave_out = if bare { &OF_EVENTS[..] } else { &OF_EVENTS[..3] };
-    edit::with(thread, "member", &edit::without(member, leave_out)?)
+    let with_ids = old.is_some_and(|old| json::get(old, "id").is_some());
+    edit::without(member, if with_ids { &OF_EVENTS[..3] } else { &OF_EVENTS })
 }

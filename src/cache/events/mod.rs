@@ -2,9 +2,8 @@
 //! are merged, what belongs to something goes with it, and what GUILD_CREATE does not carry is not kept.
 //!
 //! Events that are not here change nothing that GUILD_CREATE says: messages but for `last_message_id`, reactions,
-//! typing, bans, invites, integrations, webhooks, audit log, auto moderation, entitlements and so on. CHANNEL_INFO,
-//! VOICE_CHANNEL_STATUS_UPDATE and VOICE_CHANNEL_START_TIME_UPDATE are about data that is no part of the channel object
-//! (docs: Change Log, Voice Channel Status), SOUNDBOARD_SOUNDS says what is known.
+//! typing, bans, invites, integrations, webhooks, audit log, auto moderation, entitlements and so on. CHANNEL_INFO and
+//! SOUNDBOARD_SOUNDS say what is known.
 
 mod channels;
 mod people;
@@ -32,9 +31,13 @@ pub fn wants(flags: &Flags, event: EventKind) -> bool {
         E::GuildMemberUpdate => Kind::Members.is_on(flags),
         E::GuildMembersChunk => flags.members,
         E::PresenceUpdate => flags.presences,
-        E::ChannelCreate | E::ChannelUpdate | E::ChannelDelete | E::ChannelPinsUpdate | E::MessageCreate => {
-            flags.channels
-        }
+        E::ChannelCreate
+        | E::ChannelUpdate
+        | E::ChannelDelete
+        | E::ChannelPinsUpdate
+        | E::VoiceChannelStatusUpdate
+        | E::VoiceChannelStartTimeUpdate
+        | E::MessageCreate => flags.channels,
         E::ThreadCreate
         | E::ThreadUpdate
         | E::ThreadDelete
@@ -165,6 +168,8 @@ fn in_guild(cache: &mut Cache, event: EventKind, data: &[u8]) -> Result<Outcome>
         E::ChannelCreate | E::ChannelUpdate => change.merge(Kind::Channels, &["guild_id"]),
         E::ChannelDelete => change.channel_delete(),
         E::ChannelPinsUpdate => change.pins_update(),
+        E::VoiceChannelStatusUpdate => change.channel_info("status"),
+        E::VoiceChannelStartTimeUpdate => change.channel_info("voice_start_time"),
         E::MessageCreate => change.message(),
         E::ThreadCreate => change.thread_create(),
         E::ThreadUpdate => change.thread_update(),

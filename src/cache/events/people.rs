@@ -38,9 +38,13 @@ impl Change<'_, '_> {
         Ok(self.guild.merge_known(self.kit, Kind::Members, &shape, self.data)?.into())
     }
 
-    /// Presence and voice state go with the member.
+    /// Presence and voice state go with the member. Where all members are known, others are not counted.
     pub(super) fn member_remove(&mut self) -> Result {
         let Some(user) = edit::id_at(self.data, &["user", "id"]) else { return Ok(Effect::Unknown) };
+        let all_known = self.kit.flags.members && self.guild.complete_members().is_some();
+        if all_known && !self.guild.has(Kind::Members, user) {
+            return Ok(Effect::Unknown);
+        }
         self.guild.move_member_count(-1);
         for kind in [Kind::Members, Kind::Presences, Kind::VoiceStates] {
             self.guild.remove(self.kit, kind, user);
@@ -83,9 +87,10 @@ impl Change<'_, '_> {
     /// there, so a member that is new here is taken in.
     pub(super) fn voice_state(&mut self) -> Result {
         let Some(user) = self.id("user_id") else { return Ok(Effect::Unknown) };
+        let kept = self.kit.flags.voice_states;
         if self.get("channel_id").is_none_or(|channel| channel == b"null") {
             self.guild.remove(self.kit, Kind::VoiceStates, user);
-            return Ok(Effect::Changed);
+            return Ok(if kept { Effect::Changed } else { Effect::Unchanged });
         }
         if self.kit.flags.members
             && !self.guild.has(Kind::Members, user)
@@ -94,7 +99,7 @@ impl Change<'_, '_> {
             let shape = self.kit.shape(Kind::Members, &[]);
             self.guild.set(self.kit, Kind::Members, &shape, member)?;
         }
-        if !self.kit.flags.voice_states {
+        if !kept {
             return Ok(Effect::Unchanged);
         }
         let shape = self.kit.shape(Kind::VoiceStates, &["guild_id", "member"]);

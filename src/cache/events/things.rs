@@ -19,7 +19,7 @@ impl Change<'_, '_> {
         let Some(role) = self.id("role_id") else { return Ok(Effect::Unknown) };
         self.guild.begin_sweep(self.kit, role);
         if !self.kit.flags.roles {
-            return Ok(Effect::Changed);
+            return Ok(Effect::Unchanged);
         }
         self.forget(Kind::Roles, "role_id")
     }

@@ -4,6 +4,8 @@
 //! where they would stand if they were spread evenly. So the table needs nothing but itself to grow, and two entries
 //! with equal bits for the same chunk may stand in for each other.
 
+use crate::cache::work;
+
 /// Entries in all of this many places; then the table grows.
 const FULL: (usize, usize) = (17, 20);
 const FEWEST: usize = 64;
@@ -77,6 +79,7 @@ impl Index {
     }
 
     fn resize(&mut self, len: usize) {
+        work::add(self.entries.len() + self.entries.len() / 2);
         let mut larger = Self::with_capacity(len);
         for entry in self.entries.iter().filter(|entry| **entry != 0) {
             if !larger.try_insert(*entry) {
@@ -114,6 +117,7 @@ impl Index {
 
     /// Changes all numbers of chunks.
     pub fn renumber(&mut self, number: impl Fn(u16) -> u16) {
+        work::add(self.entries.len() / 2);
         for noted in self.entries.iter_mut().filter(|entry| **entry != 0) {
             *noted = entry(tag_of(*noted), number(chunk_of(*noted)));
         }

@@ -10,7 +10,10 @@
 
 mod index;
 
-use super::codec::values::{Reader, varint};
+use super::{
+    codec::values::{Reader, varint},
+    work,
+};
 use hashbrown::DefaultHashBuilder;
 use index::Index;
 use std::{hash::BuildHasher, rc::Rc, sync::LazyLock};
@@ -54,7 +57,12 @@ pub struct Store {
 
 fn tag(key: u64) -> u16 {
     static STATE: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
-    (STATE.hash_one(key) >> 48) as u16
+    spread(STATE.hash_one(key))
+}
+
+/// Of ids that follow one another some bits of the hash do so too, with some seeds.
+fn spread(hash: u64) -> u16 {
+    ((hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16
 }
 
 /// The records of a chunk.
@@ -77,6 +85,7 @@ impl<'a> Records<'a> {
 
     #[inline(always)]
     fn next_place(&mut self) -> Option<(u64, usize, usize)> {
+        work::add(1);
         let rest = self.bytes.get(self.at..)?;
         let (key, after) = rest.split_first_chunk::<8>()?;
         let mut reader = Reader { bytes: after };
@@ -162,6 +171,16 @@ impl Store {
         }
     }
 
+    /// As [`find`](Self::find), when the record is probably the one behind `last`.
+    pub fn find_behind(&self, last: Option<Place>, key: u64) -> Option<Place> {
+        let next = last.and_then(|last| {
+            let mut records = Records::new(self.chunks.get(last.chunk)?.as_ref()?, last.end);
+            let (other, record, end) = records.next_place()?;
+            (other == key && key != 0).then_some(Place { chunk: last.chunk, start: last.end, record, end })
+        });
+        next.or_else(|| self.find(key))
+    }
+
     /// The bytes of a record.
     pub fn record(&self, place: Place) -> &[u8] {
         self.chunks[place.chunk].as_ref().map_or(&[], |chunk| &chunk[place.record..place.end])
@@ -169,6 +188,8 @@ impl Store {
 
     /// Its own bytes, alone with this store.
     fn chunk_mut(&mut self, number: usize) -> &mut Vec<u8> {
+        // A shared one is copied, any is moved in part.
+        work::add(40 + self.chunks[number].as_ref().map_or(0, |chunk| chunk.len() / 32));
         Rc::make_mut(self.chunks[number].get_or_insert_default())
     }
 
@@ -404,6 +425,7 @@ impl Store {
 
     /// The chunks in order, as they are now.
     pub fn share(&self) -> Vec<Chunk> {
+        work::add(2 * self.chunks.len());
         self.chunks.iter().flatten().cloned().collect()
     }
 

@@ -37,6 +37,9 @@ fn check(steps: Vec<Step>) {
                 match (store.find(key), find(&model, key)) {
                     (Some(place), Some(at)) => {
                         assert_eq!(store.record(place), model[at].1);
+                        let before = at.checked_sub(1).and_then(|at| store.find(model[at].0));
+                        assert_eq!(store.find_behind(before, key), Some(place));
+                        assert_eq!(store.find_behind(Some(place), key), Some(place));
                         store.replace(place, &record);
                         model[at].1 = record;
                     }
@@ -142,4 +145,20 @@ fn memory_follows_the_records() {
     }
     assert_eq!(store.len(), 0);
     assert!(store.heap() < 1_000, "{}", store.heap());
+}
+
+#[test]
+fn ids_spread_over_tags_whatever_the_seed() {
+    let sequence: Vec<u64> = (0..100_000).map(|id| 1_000 + id).collect();
+    let snowflakes: Vec<u64> = (0..100_000).map(|id| ((id * 7_919_331 + 1_000_000_000) << 22) | (id % 3)).collect();
+    for _ in 0..40 {
+        let state = DefaultHashBuilder::default();
+        for ids in [&sequence, &snowflakes] {
+            let mut counts = vec![0usize; 1 << 16];
+            ids.iter().for_each(|id| counts[usize::from(spread(state.hash_one(id)))] += 1);
+            // Evenly spread it is 1 + 100,000 / 65,536.
+            let seen = counts.iter().map(|count| count * count).sum::<usize>() as f64 / ids.len() as f64;
+            assert!(seen < 2.7, "{seen} entries have the tag of an id");
+        }
+    }
 }

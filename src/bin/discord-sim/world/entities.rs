@@ -199,7 +199,6 @@ pub fn channel(dice: &mut Dice, id: u64, kind: u64, position: u64, parent: Optio
 
 /// A thread; it carries its `guild_id` in GUILD_CREATE too.
 pub fn thread(dice: &mut Dice, id: u64, kind: u64, guild: u64, parent: u64, owner: u64) -> String {
-    let bot = dice.bot;
     let rng = &mut dice.rng;
     let messages = rng.u64(..5_000);
     let created = iso8601(clock::created_ms(id));
@@ -227,9 +226,8 @@ pub fn thread(dice: &mut Dice, id: u64, kind: u64, guild: u64, parent: u64, owne
         .raw("thread_metadata", &metadata.finish())
         .int("flags", 0);
     if kind == kind::PRIVATE_THREAD || rng.u8(..3) == 0 {
+        // Its ids are in events only.
         let member = Object::new()
-            .id("id", id)
-            .id("user_id", bot)
             .str("join_timestamp", &created)
             .int("flags", 1)
             .bool("muted", false)

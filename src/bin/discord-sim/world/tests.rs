@@ -243,7 +243,7 @@ impl Model {
             "THREAD_MEMBER_UPDATE" => {
                 let threads = g["threads"].as_array_mut().unwrap();
                 let thread = threads.iter_mut().find(|row| row["id"] == d["id"]).unwrap();
-                thread["member"] = take(&d, &["guild_id"]);
+                thread["member"] = take(&d, &["guild_id", "id", "user_id"]);
             }
             "THREAD_MEMBERS_UPDATE" => {
                 let threads = g["threads"].as_array_mut().unwrap();

@@ -59,6 +59,11 @@ fn of_channel(guild: &Guild, parent: u64) -> Vec<(u64, String)> {
     inside.map(|(id, thread)| (id, thread.to_owned())).collect()
 }
 
+/// What the current user is in a thread, as events have it: with the ids that GUILD_CREATE leaves out.
+fn own_member(dice: &Dice, thread: u64, member: &str) -> String {
+    Object::new().id("id", thread).id("user_id", dice.bot).spread(member).finish()
+}
+
 /// The bot gains access to a channel: what has happened to its threads meanwhile is told at once.
 pub(super) fn list_sync(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
     let Some(parent) = text_channel(guild, dice) else {
@@ -76,7 +81,7 @@ pub(super) fn list_sync(guild: &mut Guild, dice: &mut Dice, events: &mut Events)
         guild.threads.set(id, text);
     }
     let threads = of_channel(guild, parent);
-    let members = threads.iter().filter_map(|(_, thread)| json::field(thread, "member"));
+    let members = threads.iter().filter_map(|(id, thread)| Some(own_member(dice, *id, json::field(thread, "member")?)));
     let text = Object::new()
         .id("guild_id", guild.id)
         .raw("channel_ids", &json::ids([parent]))
@@ -95,7 +100,7 @@ pub(super) fn member_update(guild: &mut Guild, dice: &mut Dice, events: &mut Eve
     let flags = dice.rng.u8(1..8).to_string();
     let member = json::with_field(member, "flags", &flags);
     let thread = json::with_field(thread, "member", &member);
-    let text = Object::new().spread(&member).id("guild_id", guild.id).finish();
+    let text = Object::new().spread(&own_member(dice, id, &member)).id("guild_id", guild.id).finish();
     guild.threads.set(id, thread);
     events.push(Event::json("THREAD_MEMBER_UPDATE", guild.id, text));
 }
