@@ -5,7 +5,7 @@
 
 mod door;
 mod forward;
-mod http;
+pub mod http;
 pub mod identify;
 mod metrics;
 mod rest;
@@ -25,6 +25,7 @@ use crate::{
     shard::report::Report,
     upstream::session::Status,
 };
+pub use door::{agree, head};
 use forward::Forward;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use http::{Response, Route};
