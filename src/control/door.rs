@@ -7,12 +7,15 @@
 use super::{Control, http};
 use crate::{
     compression::Transport,
-    data_core::{Arrival, Entry, ToCore, command_text},
+    data_core::{Arrival, Entry, ToCore, close_for, command_text},
     downstream::{
         outbox::Outbox,
         session::{Options, SessionId},
     },
-    net::{client::ClientConnection, spawn_contained, within},
+    net::{
+        client::{ClientConnection, Ended, Payload},
+        spawn_contained, within,
+    },
     protocol::{
         Encoding, close,
         command::{Command, Identify, MAX_COMMAND, Resume},
@@ -20,10 +23,10 @@ use crate::{
         opcode, payload,
     },
     shard::{Close, HEARTBEAT_INTERVAL},
-    websocket::{Inbound, Message, Role, server_response},
+    websocket::{Inbound, Role, Upgrade, server_response},
 };
 use glommio::net::{TcpListener, TcpStream};
-use std::{borrow::Cow, future::poll_fn, rc::Rc, task::Poll, time::Duration};
+use std::{future::poll_fn, rc::Rc, time::Duration};
 
 /// Connections that have not identified yet; more are closed at once.
 pub const MAX_UNAUTHENTICATED: usize = 4096;
@@ -31,8 +34,6 @@ pub const MAX_UNAUTHENTICATED: usize = 4096;
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// IDENTIFY or RESUME must have come after this time. Libraries that wait between op 9 and IDENTIFY stay far below it.
 const IDENTIFY_LIMIT: Duration = Duration::from_secs(60);
-/// How long the last bytes may take.
-const LINGER: Duration = Duration::from_secs(2);
 /// Pause after a failed accept, most likely for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Pause while the shards have not been started yet.
@@ -96,17 +97,16 @@ async fn enter(control: Rc<Control>, stream: TcpStream) {
             if let Some(response) = control.forward(&mut connection, request).await {
                 connection.outbox.raw(&response.encode());
             }
-            return linger(&mut connection).await;
+            return connection.linger().await;
         }
         route => {
             let response = control.respond(route).await;
             connection.outbox.raw(&response.encode());
-            return linger(&mut connection).await;
+            return connection.linger().await;
         }
     };
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
-    connection.outbox = Outbox::new(query.transport, query.encoding);
-    connection.outbox.raw(server_response(&upgrade).as_bytes());
+    agree(&mut connection, &upgrade, query);
     connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
     greet(control, guest, connection, query.version).await;
 }
@@ -118,8 +118,14 @@ pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version
     }
 }
 
-/// Reads a request head.
-async fn head(connection: &mut ClientConnection) -> Option<http::Route> {
+/// Agrees to an upgrade: from now on the connection speaks the protocol of the gateway.
+pub fn agree(connection: &mut ClientConnection, upgrade: &Upgrade, query: http::GatewayQuery) {
+    connection.outbox = Outbox::new(query.transport, query.encoding);
+    connection.outbox.raw(server_response(upgrade).as_bytes());
+}
+
+/// Reads a request head; `None`: the connection ended within it.
+pub async fn head(connection: &mut ClientConnection) -> Option<http::Route> {
     loop {
         if let Some((size, route)) = http::parse(connection.inbound.unconsumed()) {
             connection.inbound.consume(size);
@@ -130,16 +136,6 @@ async fn head(connection: &mut ClientConnection) -> Option<http::Route> {
             _ => return None,
         }
     }
-}
-
-/// Writes what is left, ends our side and waits for the other.
-async fn linger(connection: &mut ClientConnection) {
-    let _ = within(LINGER, async {
-        let _ = poll_fn(|cx| connection.poll_write(cx).1).await;
-        connection.finish();
-        poll_fn(|cx| connection.poll_drain(cx)).await;
-    })
-    .await;
 }
 
 /// What came of waiting for IDENTIFY.
@@ -153,16 +149,23 @@ enum Outcome {
     Refused(Close),
 }
 
+impl From<Ended> for Outcome {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Lost => Self::Lost,
+            Ended::Closed(code) => Self::Closed(code),
+            Ended::Violated(violation) => Self::Refused(close_for(violation)),
+        }
+    }
+}
+
 async fn greet(control: Rc<Control>, guest: Guest, mut connection: ClientConnection, version: u8) {
     loop {
         let outcome = within(IDENTIFY_LIMIT, identification(&mut connection)).await;
         let close = match outcome {
             None => (close::SESSION_TIMED_OUT, "no IDENTIFY in 60 seconds"),
             Some(Outcome::Lost) => return,
-            Some(Outcome::Closed(code)) => {
-                connection.outbox.close(code, "");
-                return linger(&mut connection).await;
-            }
+            Some(Outcome::Closed(code)) => return connection.goodbye(code, "").await,
             Some(Outcome::Refused(close)) => close,
             Some(Outcome::Identify(identify)) => match admit(&control, &mut connection, &identify, version).await {
                 Ok((shard, options)) => {
@@ -188,61 +191,30 @@ async fn greet(control: Rc<Control>, guest: Guest, mut connection: ClientConnect
                 }
             }
         };
-        connection.outbox.close(Some(close.0), close.1);
-        return linger(&mut connection).await;
+        return connection.goodbye(Some(close.0), close.1).await;
     }
 }
 
 /// Reads up to IDENTIFY or RESUME, answering heartbeats.
 async fn identification(connection: &mut ClientConnection) -> Outcome {
-    poll_fn(|cx| {
-        loop {
-            match next_message(connection) {
-                Ok(None) => {}
-                Ok(Some(outcome)) => return Poll::Ready(outcome),
-                Err(close) => return Poll::Ready(Outcome::Refused(close)),
-            }
-            if let (_, Poll::Ready(Err(_))) = connection.poll_write(cx) {
-                return Poll::Ready(Outcome::Lost);
-            }
-            if connection.outbox.is_full() {
-                // It pings and does not read: no more of it until it does.
-                return Poll::Pending;
-            }
-            match connection.poll_read(cx) {
-                Poll::Ready(Ok(n)) if n > 0 => {}
-                Poll::Ready(_) => return Poll::Ready(Outcome::Lost),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    })
-    .await
+    connection
+        .converse(|payload, outbox| introduction(payload, outbox).unwrap_or_else(|close| Some(Outcome::Refused(close))))
+        .await
 }
 
-fn next_message(connection: &mut ClientConnection) -> Result<Option<Outcome>, Close> {
-    let ClientConnection { inbound, outbox, .. } = connection;
-    loop {
-        let text = match inbound.next() {
-            Ok(None) => return Ok(None),
-            Ok(Some(Message::Text(text))) => Cow::Borrowed(text),
-            Ok(Some(Message::Binary(bytes))) => command_text(outbox.encoding(), bytes)?,
-            Ok(Some(Message::Ping(payload))) => {
-                outbox.pong(payload);
-                continue;
-            }
-            Ok(Some(Message::Pong(_))) => continue,
-            Ok(Some(Message::Close(close))) => return Ok(Some(Outcome::Closed(close.map(|(code, _)| code)))),
-            Err(violation) => return Err(crate::data_core::close_for(violation)),
-        };
-        let decode = |_| (close::DECODE_ERROR, "not a payload of the documented form");
-        let command = Command::parse(&text).map_err(decode)?;
-        match command.op {
-            opcode::HEARTBEAT => outbox.message(&[payload::HEARTBEAT_ACK]),
-            opcode::IDENTIFY => return Ok(Some(Outcome::Identify(command.identify().map_err(decode)?))),
-            opcode::RESUME => return Ok(Some(Outcome::Resume(command.resume().map_err(decode)?))),
-            _ => return Err((close::NOT_AUTHENTICATED, "a command before IDENTIFY")),
+fn introduction(payload: Payload<'_>, outbox: &mut Outbox) -> Result<Option<Outcome>, Close> {
+    let text = command_text(outbox.encoding(), payload)?;
+    let decode = |_| (close::DECODE_ERROR, "not a payload of the documented form");
+    let command = Command::parse(&text).map_err(decode)?;
+    Ok(Some(match command.op {
+        opcode::HEARTBEAT => {
+            outbox.message(&[payload::HEARTBEAT_ACK]);
+            return Ok(None);
         }
-    }
+        opcode::IDENTIFY => Outcome::Identify(command.identify().map_err(decode)?),
+        opcode::RESUME => Outcome::Resume(command.resume().map_err(decode)?),
+        _ => return Err((close::NOT_AUTHENTICATED, "a command before IDENTIFY")),
+    }))
 }
 
 /// Waits until the shards have been started, keeping the connection alive; how many the bot has.

@@ -6,7 +6,7 @@
 mod body;
 mod door;
 mod forward;
-mod http;
+pub mod http;
 pub mod identify;
 mod metrics;
 mod rest;
@@ -26,6 +26,7 @@ use crate::{
     shard::report::Report,
     upstream::session::Status,
 };
+pub use door::{agree, head};
 use forward::Forward;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use http::{Response, Route};

@@ -2,10 +2,14 @@
 
 use super::{Arrival, Core, Entry, Handle, Place, ToControl};
 use crate::{
-    net::{Pause, client::ClientConnection, within},
+    net::{
+        Pause,
+        client::{ClientConnection, Ended, Payload},
+        within,
+    },
     protocol::{Encoding, Time, close, command::MAX_COMMAND, etf, payload},
     shard::{Close, Progress},
-    websocket::{Message, Violation},
+    websocket::Violation,
 };
 use std::{
     borrow::Cow,
@@ -20,8 +24,6 @@ use std::{
 pub const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client has to react to op 7 by itself before it is closed.
 const RECONNECT_GRACE: Duration = Duration::from_secs(3);
-/// How long the last bytes and the end of the connection may take.
-const LINGER: Duration = Duration::from_secs(2);
 /// A turn ends after filling the outbox this often, so that everyone else is served.
 const FILLS_PER_TURN: usize = 2;
 
@@ -33,6 +35,16 @@ enum End {
     Lost,
     /// We close.
     Close { close: Close, reconnect: bool },
+}
+
+impl From<Ended> for End {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Lost => Self::Lost,
+            Ended::Closed(code) => Self::Closed(code),
+            Ended::Violated(violation) => Self::Close { close: close_for(violation), reconnect: false },
+        }
+    }
 }
 
 /// What follows a turn.
@@ -194,37 +206,22 @@ fn turn(
 
 /// Handles every message that is complete.
 fn messages(place: &Place, connection: &mut ClientConnection, handle: &Handle, session: u32, now: Time) -> Option<End> {
-    let ClientConnection { inbound, outbox, .. } = connection;
-    loop {
-        match inbound.next() {
-            Ok(None) => {
-                inbound.release();
-                return None;
-            }
-            Ok(Some(message @ (Message::Text(bytes) | Message::Binary(bytes)))) => {
-                let text = match message {
-                    Message::Binary(_) => command_text(outbox.encoding(), bytes),
-                    _ => Ok(Cow::Borrowed(bytes)),
-                };
-                let done =
-                    text.and_then(|text| place.with(|shard| shard.command(now, session, handle.number, &text, outbox)));
-                if let Err(close) = done {
-                    return Some(End::Close { close, reconnect: false });
-                }
-            }
-            Ok(Some(Message::Ping(payload))) => outbox.pong(payload),
-            Ok(Some(Message::Pong(_))) => {}
-            Ok(Some(Message::Close(close))) => return Some(End::Closed(close.map(|(code, _)| code))),
-            Err(violation) => return Some(End::Close { close: close_for(violation), reconnect: false }),
-        }
+    let end = connection.messages(|payload, outbox| {
+        let text = command_text(outbox.encoding(), payload);
+        let done = text.and_then(|text| place.with(|shard| shard.command(now, session, handle.number, &text, outbox)));
+        done.err().map(|close| End::Close { close, reconnect: false })
+    });
+    if end.is_none() {
+        connection.inbound.release();
     }
+    end
 }
 
-/// The JSON text of a command that came as a binary message: some libraries send JSON that way.
-pub fn command_text(encoding: Encoding, bytes: &[u8]) -> Result<Cow<'_, [u8]>, Close> {
-    match encoding {
-        Encoding::Json => Ok(Cow::Borrowed(bytes)),
-        Encoding::Etf => {
+/// The JSON text of a command. Some libraries send JSON in binary messages.
+pub fn command_text(encoding: Encoding, payload: Payload<'_>) -> Result<Cow<'_, [u8]>, Close> {
+    match (payload, encoding) {
+        (Payload::Text(bytes), _) | (Payload::Binary(bytes), Encoding::Json) => Ok(Cow::Borrowed(bytes)),
+        (Payload::Binary(bytes), Encoding::Etf) => {
             let mut text = Vec::with_capacity(bytes.len());
             etf::to_json(bytes, &mut text).map_err(|unreadable| (close::DECODE_ERROR, unreadable.0))?;
             // A term can be shorter than its text, and it is the text that may go on to Discord.
@@ -242,7 +239,7 @@ pub fn close_for(violation: Violation) -> Close {
     }
 }
 
-/// Says goodbye so that the client hears it: the close frame, our end of the stream, then its end.
+/// Ends the connection.
 async fn finish(connection: &mut ClientConnection, end: End) {
     let (code, reason) = match end {
         End::Lost => return,
@@ -251,45 +248,14 @@ async fn finish(connection: &mut ClientConnection, end: End) {
         End::Close { close: (code, reason), reconnect } => {
             if reconnect {
                 connection.outbox.message(&[payload::RECONNECT]);
-                if let Some(own) = within(RECONNECT_GRACE, leave(connection)).await {
-                    return goodbye(connection, own, "").await;
+                let left = within(RECONNECT_GRACE, connection.converse(|_, _| None::<Ended>)).await;
+                if let Some(left) = left {
+                    let own = if let Ended::Closed(code) = left { code } else { None };
+                    return connection.goodbye(own, "").await;
                 }
             }
             (Some(code), reason)
         }
     };
-    goodbye(connection, code, reason).await;
-}
-
-async fn goodbye(connection: &mut ClientConnection, code: Option<u16>, reason: &str) {
-    connection.outbox.close(code, reason);
-    let _ = within(LINGER, async {
-        let _ = poll_fn(|cx| connection.poll_write(cx).1).await;
-        connection.finish();
-        poll_fn(|cx| connection.poll_drain(cx)).await;
-    })
-    .await;
-}
-
-/// Waits for the client to close by itself; returns its code.
-async fn leave(connection: &mut ClientConnection) -> Option<u16> {
-    poll_fn(|cx| {
-        if let (_, Poll::Ready(Err(_))) = connection.poll_write(cx) {
-            return Poll::Ready(None);
-        }
-        loop {
-            match connection.inbound.next() {
-                Ok(Some(Message::Close(close))) => return Poll::Ready(close.map(|(code, _)| code)),
-                Ok(Some(_)) => continue,
-                Ok(None) => {}
-                Err(_) => return Poll::Ready(None),
-            }
-            match connection.poll_read(cx) {
-                Poll::Ready(Ok(n)) if n > 0 => {}
-                Poll::Ready(_) => return Poll::Ready(None),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    })
-    .await
+    connection.goodbye(code, reason).await;
 }

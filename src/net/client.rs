@@ -1,16 +1,46 @@
 //! The connection of a bot: a socket, its decoder and its outbox, which can move between cores.
+//!
+//! What every connection does, whoever owns it, is here once: pings are answered, and the end is one that the client hears.
 
-use super::Budget;
-use crate::{downstream::outbox::Outbox, websocket::Inbound};
+use super::{Budget, within};
+use crate::{
+    downstream::outbox::Outbox,
+    websocket::{Inbound, Message, Violation},
+};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use std::{
+    future::poll_fn,
     io,
     net::Shutdown,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
+
+/// How long the last bytes and the end of the connection may take.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a client says: one message.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// UTF-8.
+    Text(&'a [u8]),
+    /// Arbitrary bytes.
+    Binary(&'a [u8]),
+}
+
+/// Why a client says nothing any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The network ended the connection, or the client without a word.
+    Lost,
+    /// The client closed, with this code.
+    Closed(Option<u16>),
+    /// The client broke the protocol.
+    Violated(Violation),
+}
 
 /// A connection between two cores: plain data, bound to no executor.
 pub struct Parcel {
@@ -77,14 +107,82 @@ impl ClientConnection {
         (total, Poll::Ready(Ok(())))
     }
 
+    /// Gives each message that is complete to `handle`, until that returns something, and answers pings.
+    pub fn messages<T: From<Ended>>(
+        &mut self,
+        mut handle: impl FnMut(Payload<'_>, &mut Outbox) -> Option<T>,
+    ) -> Option<T> {
+        let Self { inbound, outbox, .. } = self;
+        loop {
+            let payload = match inbound.next() {
+                Ok(None) => return None,
+                Ok(Some(Message::Text(bytes))) => Payload::Text(bytes),
+                Ok(Some(Message::Binary(bytes))) => Payload::Binary(bytes),
+                Ok(Some(Message::Ping(payload))) => {
+                    outbox.pong(payload);
+                    continue;
+                }
+                Ok(Some(Message::Pong(_))) => continue,
+                Ok(Some(Message::Close(close))) => return Some(Ended::Closed(close.map(|(code, _)| code)).into()),
+                Err(violation) => return Some(Ended::Violated(violation).into()),
+            };
+            if let Some(done) = handle(payload, outbox) {
+                return Some(done);
+            }
+        }
+    }
+
+    /// Reads and writes, and gives each message to `handle`, until that returns something or the client has ended.
+    pub async fn converse<T: From<Ended>>(
+        &mut self,
+        mut handle: impl FnMut(Payload<'_>, &mut Outbox) -> Option<T>,
+    ) -> T {
+        poll_fn(|cx| {
+            loop {
+                if let Some(done) = self.messages(&mut handle) {
+                    return Poll::Ready(done);
+                }
+                if let (_, Poll::Ready(Err(_))) = self.poll_write(cx) {
+                    return Poll::Ready(Ended::Lost.into());
+                }
+                if self.outbox.is_full() {
+                    // It sends and does not read: no more of it until it does.
+                    return Poll::Pending;
+                }
+                match self.poll_read(cx) {
+                    Poll::Ready(Ok(n)) if n > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Ended::Lost.into()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    /// Says goodbye so that the client hears it: the close frame, our end of the stream, then its end.
+    pub async fn goodbye(&mut self, code: Option<u16>, reason: &str) {
+        self.outbox.close(code, reason);
+        self.linger().await;
+    }
+
+    /// Writes what is left, ends our side and waits for the other.
+    pub async fn linger(&mut self) {
+        let _ = within(LINGER, async {
+            let _ = poll_fn(|cx| self.poll_write(cx).1).await;
+            self.finish();
+            poll_fn(|cx| self.poll_drain(cx)).await;
+        })
+        .await;
+    }
+
     /// Ends our side of the stream; the client sees everything that was written first.
-    pub fn finish(&mut self) {
+    fn finish(&mut self) {
         // The socket may be dead already, which is as good.
         let _ = shutdown_write(&self.stream);
     }
 
     /// Reads and drops bytes until the client ends its side.
-    pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut sink = [0; 2048];
         loop {
             match ready!(poll_read(&mut self.stream, &mut self.budget, cx, &mut sink)) {

@@ -206,7 +206,10 @@ pub struct Settings<'a> {
 }
 
 /// Runs `scripts/clients-setup` for one library.
-fn install(library: &str) {
+///
+/// # Panics
+/// When it cannot be installed.
+pub fn install(library: &str) {
     let script = root().join("scripts/clients-setup");
     let output = Command::new(&script).arg(library).output();
     let output = output.unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));

@@ -16,7 +16,7 @@ mod proxy;
 mod simulator;
 mod truth;
 
-pub use bot::{Bot, Guild, Settings, Shard};
+pub use bot::{Bot, Guild, Settings, Shard, install};
 pub use gateway::{Gateway, Gone, Options, Payload};
 pub use http::{Response, get, get_json, post, post_body};
 pub use meddler::{Meddler, Way};
