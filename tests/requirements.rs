@@ -207,8 +207,8 @@ fn ids_may_be_numbers_and_guilds_a_list_and_text_binary() {
     ] {
         for binary in [false, true] {
             let mut data = data.clone();
-            // Longer than what Discord would pass on, or nothing at all.
-            let nonce = if binary { "x".repeat(40) } else { String::new() };
+            // As long as Discord takes it, or nothing at all.
+            let nonce = if binary { "x".repeat(32) } else { String::new() };
             data["nonce"] = json!(nonce);
             let command = json!({"op": 8, "d": data, "compress": true}).to_string();
             if binary {

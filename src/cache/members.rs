@@ -8,7 +8,7 @@
 use super::{Cache, codec::decode::Decoder, guild::Guild, kind::Kind, roles::Going, snapshot::Frozen};
 use crate::protocol::json::{self, write_string};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Members of one chunk (docs: Guild Members Chunk).
 pub const CHUNK: usize = 1000;
@@ -85,6 +85,17 @@ pub struct MemberAnswer {
     starts: Vec<(usize, usize)>,
 }
 
+/// Whether the next part of an answer can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can.
+    Now,
+    /// The guild is not available; when it has come again.
+    Later,
+    /// The guild has come again, and now the cache has only a part of its members: Discord has to be asked.
+    Never,
+}
+
 /// An answer between two processes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SavedAnswer {
@@ -106,6 +117,24 @@ impl MemberAnswer {
     /// Are all chunks made?
     pub fn is_complete(&self) -> bool {
         self.chunk == self.chunks
+    }
+
+    /// The data of the request that it answers, for Discord.
+    pub fn request(&self) -> Vec<u8> {
+        let MemberRequest { guild, whom, presences, nonce } = &self.request;
+        let mut data = match whom {
+            Whom::All(limit) => json!({"query": "", "limit": limit}),
+            Whom::Named(name, limit) => json!({"query": name, "limit": limit}),
+            Whom::Users(ids) => json!({"user_ids": ids.iter().map(u64::to_string).collect::<Vec<_>>()}),
+        };
+        data["guild_id"] = guild.to_string().into();
+        if *presences {
+            data["presences"] = true.into();
+        }
+        if let Some(nonce) = nonce {
+            data["nonce"] = nonce.as_str().into();
+        }
+        data.to_string().into_bytes()
     }
 
     /// Goes back, so that chunk `chunk` is the next one again.
@@ -178,6 +207,16 @@ impl Cache {
             }
         }
         Some(answer)
+    }
+
+    /// Can the next chunk of an answer be made? What is known of a guild goes with the session or the outage in which it was
+    /// told. An answer that has begun is brought to its end; of a guild that was left nobody is told.
+    pub fn readiness(&self, answer: &MemberAnswer) -> Readiness {
+        match self.guilds.get(&answer.request.guild) {
+            Some(guild) if !guild.is_available() => Readiness::Later,
+            Some(guild) if answer.chunk == 0 && guild.complete_members().is_none() => Readiness::Never,
+            _ => Readiness::Now,
+        }
     }
 
     /// Appends the data of the next chunk to `out`; false when it takes another call, because there is more to search.

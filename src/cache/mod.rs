@@ -33,7 +33,7 @@ pub use flags::Flags;
 use guild::{Guild, Kit};
 use hashbrown::HashMap;
 use kind::Kind;
-pub use members::{CHUNK, LONGEST_NONCE, MemberAnswer, MemberRequest, SavedAnswer};
+pub use members::{CHUNK, LONGEST_NONCE, MemberAnswer, MemberRequest, Readiness, SavedAnswer};
 pub use snapshot::{GuildSnapshot, View};
 use std::cell::RefMut;
 

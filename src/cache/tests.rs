@@ -338,6 +338,32 @@ fn members_are_answered_from_the_cache() {
 }
 
 #[test]
+fn an_answer_waits_for_its_guild_and_goes_to_discord_when_that_is_not_whole_any_more() {
+    let mut cache = cache(Flags::ALL);
+    let request = |data: Value| MemberRequest::parse(data.to_string().as_bytes()).unwrap();
+    let all = json!({"guild_id": "1", "query": "", "limit": 0, "presences": true, "nonce": "n"});
+    let answer = cache.answer(request(all)).unwrap();
+    assert_eq!(cache.readiness(&answer), Readiness::Now);
+    apply(&mut cache, "GUILD_DELETE", json!({"id": "1", "unavailable": true}));
+    assert_eq!(cache.readiness(&answer), Readiness::Later);
+    apply(&mut cache, "GUILD_CREATE", guild());
+    assert_eq!(cache.readiness(&answer), Readiness::Now);
+    apply(&mut cache, "GUILD_CREATE", json!({"id": "1", "member_count": 5, "members": []}));
+    assert_eq!(cache.readiness(&answer), Readiness::Never);
+    for data in [
+        json!({"guild_id": "1", "query": "", "limit": 0, "presences": true, "nonce": "n"}),
+        json!({"guild_id": "1", "query": "bo", "limit": 7}),
+        json!({"guild_id": "1", "user_ids": ["5", "78"]}),
+    ] {
+        apply(&mut cache, "GUILD_CREATE", guild());
+        let answer = cache.answer(request(data.clone())).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&answer.request()).unwrap(), data);
+    }
+    apply(&mut cache, "GUILD_DELETE", json!({"id": "1"}));
+    assert_eq!(cache.readiness(&answer), Readiness::Now, "nobody is there to be told of");
+}
+
+#[test]
 fn an_answer_that_contradicts_itself_is_not_taken_over() {
     let cache = cache(Flags::ALL);
     let request = json!({"guild_id": "1", "query": "", "limit": 0}).to_string();

@@ -209,6 +209,7 @@ impl Shard {
         if !outbox.is_full() && requests::send_chunk(&self.cache, &mut client.answers, session, outbox) {
             return Progress::More;
         }
+        self.wake.upstream |= requests::ask_anew(&self.cache, &mut client.answers, number, &mut self.limiter);
         if outbox.is_full() { Progress::More } else { Progress::Idle }
     }
 }

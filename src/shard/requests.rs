@@ -6,8 +6,9 @@
 //! and are never in the log, so that a large one pushes nothing off it. Both survive a restart of the proxy.
 
 use super::{Close, Shard, deliver::write_own};
+use crate::upstream::limiter::Limiter;
 use crate::{
-    cache::{Cache, LONGEST_NONCE, MemberAnswer, MemberRequest, SavedAnswer},
+    cache::{Cache, LONGEST_NONCE, MemberAnswer, MemberRequest, Readiness, SavedAnswer},
     downstream::{outbox::Outbox, session::Session},
     protocol::{
         Time, close, edit,
@@ -75,20 +76,21 @@ impl Answers {
         fits
     }
 
-    /// The oldest one that has chunks to send.
-    fn next(&mut self) -> Option<&mut Answer> {
-        self.0.iter_mut().find(|answer| !answer.answer.is_complete())
+    /// The oldest one that has a chunk to send now.
+    fn next(&mut self, cache: &Cache) -> Option<&mut Answer> {
+        self.0.iter_mut().find(|one| !one.answer.is_complete() && cache.readiness(&one.answer) == Readiness::Now)
+    }
+
+    /// Takes one out that the cache can not give any more.
+    fn take_lost(&mut self, cache: &Cache) -> Option<MemberAnswer> {
+        let lost = |one: &Answer| !one.answer.is_complete() && cache.readiness(&one.answer) == Readiness::Never;
+        let index = self.0.iter().position(lost)?;
+        self.0.remove(index).map(|one| one.answer)
     }
 
     /// The client has everything up to `sequence`.
     pub fn acknowledge(&mut self, sequence: u64) {
-        while self
-            .0
-            .front()
-            .is_some_and(|first| first.answer.is_complete() && first.sent.last().is_none_or(|last| *last <= sequence))
-        {
-            self.0.pop_front();
-        }
+        self.0.retain(|one| !one.answer.is_complete() || one.sent.last().is_some_and(|last| *last > sequence));
     }
 
     /// The client has nothing after `sequence`: chunks that it did not get are made again.
@@ -244,12 +246,22 @@ impl Shard {
 
 /// Puts the next chunk of an answer into the outbox; false when there is none.
 pub(super) fn send_chunk(cache: &Cache, answers: &mut Answers, session: &mut Session, outbox: &mut Outbox) -> bool {
-    let Some(answer) = answers.next() else { return false };
+    let Some(one) = answers.next(cache) else { return false };
     let mut data = Vec::new();
-    if cache.next_chunk(&mut answer.answer, &mut data) {
+    if cache.next_chunk(&mut one.answer, &mut data) {
         let sequence = session.record();
-        answer.sent.push(sequence);
+        one.sent.push(sequence);
         write_own(outbox, EventKind::GuildMembersChunk, sequence, &data);
     }
     true
+}
+
+/// Asks Discord where the cache has lost what it was to answer; true when there was something.
+pub(super) fn ask_anew(cache: &Cache, answers: &mut Answers, client: u32, limiter: &mut Limiter) -> bool {
+    let mut any = false;
+    while let Some(lost) = answers.take_lost(cache) {
+        // Where too many commands wait the client would have been closed for this one; now it is only left out.
+        any |= limiter.push(client, [PREFIX, &lost.request(), b"}"].concat()).is_ok();
+    }
+    any
 }

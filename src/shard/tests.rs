@@ -601,6 +601,31 @@ fn members_are_answered_to_the_asker_alone() {
     assert!(payloads(&mut asker, &mut world, "GUILD_MEMBERS_CHUNK").is_empty(), "acknowledged");
 }
 
+#[test]
+fn an_answer_outlives_an_outage_of_its_guild() {
+    let mut world = World::ready(&[10, 11]);
+    world.guild_create(10, 3);
+    world.guild_create(11, 3);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    while world.shard.poll_upstream(world.now).is_some() {}
+    for guild in ["10", "11"] {
+        request(&mut world, &mut client, &json!({"guild_id": guild, "query": "", "limit": 0, "nonce": guild}));
+    }
+    for guild in ["10", "11"] {
+        world.dispatch("GUILD_DELETE", &json!({"id": guild, "unavailable": true}));
+    }
+    assert!(payloads(&mut client, &mut world, "GUILD_MEMBERS_CHUNK").is_empty());
+    // One comes back whole, the other one as Discord sends large guilds.
+    world.guild_create(10, 2);
+    let chunks = payloads(&mut client, &mut world, "GUILD_MEMBERS_CHUNK");
+    assert_eq!((chunks.len(), chunks[0]["d"]["members"].as_array().unwrap().len()), (1, 2));
+    world.dispatch("GUILD_CREATE", &json!({"id": "11", "member_count": 3, "members": []}));
+    assert!(payloads(&mut client, &mut world, "GUILD_MEMBERS_CHUNK").is_empty());
+    let asked = sent_upstream(&mut world);
+    assert_eq!((asked.len(), &asked[0]["op"], &asked[0]["d"]["guild_id"]), (1, &json!(8), &json!("11")));
+}
+
 /// What goes to Discord now.
 fn sent_upstream(world: &mut World) -> Vec<Value> {
     let sent = std::iter::from_fn(|| world.shard.poll_upstream(world.now));

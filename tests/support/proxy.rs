@@ -49,12 +49,12 @@ impl Proxy {
         let mut command = Command::new("sh");
         command.args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#, env!("CARGO_BIN_EXE_gateway-proxy")]);
         let descriptor = socket.as_raw_fd();
-        assert_ne!(descriptor, 3, "a copy to itself would still be closed by exec");
-        // SAFETY: between fork and exec only dup2 is called, which is async-signal-safe.
+        // SAFETY: between fork and exec only dup2 and fcntl are called, which are async-signal-safe.
         unsafe {
-            command.pre_exec(move || match libc::dup2(descriptor, 3) {
-                3 => Ok(()),
-                _ => Err(std::io::Error::last_os_error()),
+            command.pre_exec(move || {
+                // What is 3 already only has to survive exec.
+                let done = if descriptor == 3 { libc::fcntl(3, libc::F_SETFD, 0) } else { libc::dup2(descriptor, 3) };
+                if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
             });
         }
         Self::run(directory, simulator.address, &changes, command).wait_until_ready()
