@@ -31,6 +31,8 @@ pub struct ControlFigures {
     pub forwarded: u64,
     /// Those of them without an answer.
     pub forward_failures: u64,
+    /// Tasks of data cores that panicked and were contained.
+    pub panics: u64,
 }
 
 fn label(name: &str, value: &str) -> LabelPair {
@@ -172,6 +174,12 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
         ("gateway_connections_refused_total", "Connections beyond the limit", COUNTER, control.refused as f64),
         ("gateway_api_requests_active", "Requests on their way to Discord's API", GAUGE, control.forwarding as f64),
         ("gateway_api_requests_total", "Requests passed to Discord's API", COUNTER, control.forwarded as f64),
+        (
+            "gateway_panics_total",
+            "Tasks that panicked and were contained; each is a bug",
+            COUNTER,
+            control.panics as f64,
+        ),
         ("gateway_api_failures_total", "Those of them without an answer", COUNTER, control.forward_failures as f64),
         ("gateway_connections_accepted_total", "Connections accepted", COUNTER, control.accepted as f64),
         ("gateway_identifies_total", "Permits of the identify queue", COUNTER, control.identifies as f64),

@@ -341,6 +341,7 @@ impl Control {
                     }
                 }
                 ToControl::Fatal(..) => {}
+                ToControl::Panicked => self.figures.borrow_mut().panics += 1,
                 ToControl::Stopped => stopped.set(stopped.get() + 1),
             }
         }

@@ -127,6 +127,8 @@ pub enum ToControl {
     Reports(u64, Vec<Report>),
     /// A shard was given up for good.
     Fatal(u32, u16, &'static str),
+    /// A task has panicked, and was contained.
+    Panicked,
     /// A core has nothing left to do.
     Stopped,
 }
@@ -200,7 +202,6 @@ struct Core {
     places: HashMap<u32, Rc<Place>>,
     next_connection: Cell<u64>,
     stopping: Cell<bool>,
-    panics: Cell<u64>,
 }
 
 impl Core {
@@ -300,15 +301,8 @@ pub async fn run(mut mailbox: Mailbox<ToCore>, control: Postbox<ToControl>, epoc
         (id, Rc::new(place))
     });
     let places = places.collect();
-    let core = Rc::new(Core {
-        places,
-        plan,
-        epoch,
-        control,
-        next_connection: Cell::new(0),
-        stopping: Cell::new(false),
-        panics: Cell::new(0),
-    });
+    let core =
+        Rc::new(Core { places, plan, epoch, control, next_connection: Cell::new(0), stopping: Cell::new(false) });
     for (index, id) in core.plan.shards.iter().enumerate() {
         glommio::spawn_local(upstream::run(core.clone(), core.places[id].clone(), index)).detach();
     }
@@ -340,7 +334,7 @@ fn admit(core: &Rc<Core>, arrival: Arrival) {
     let core = core.clone();
     glommio::spawn_local(async move {
         if contain(client::serve(core.clone(), place, arrival)).await.is_none() {
-            core.panics.set(core.panics.get() + 1);
+            core.tell(ToControl::Panicked);
             tracing::error!("a client's task panicked; its connection is dropped");
         }
     })

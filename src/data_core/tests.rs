@@ -119,7 +119,6 @@ fn serve_alone(stopping: bool, waiting: &'static [u8], talk: impl FnOnce(&mut Tc
             places: HashMap::new(),
             next_connection: Cell::new(0),
             stopping: Cell::new(stopping),
-            panics: Cell::new(0),
         });
         let mut outbox = Outbox::new(Transport::None, Encoding::Json);
         outbox.message(&[waiting]);

@@ -45,7 +45,7 @@ pub async fn run(core: Rc<Core>, place: Rc<Place>, index: usize) {
         if contain(stopped).await == Some(true) {
             return;
         }
-        core.panics.set(core.panics.get() + 1);
+        core.tell(ToControl::Panicked);
         let shard = core.plan.shards[index];
         tracing::error!(shard, "the shard panicked and is started anew; its clients have to identify again");
         *place.shard.borrow_mut() = Core::new_shard(&core.plan, index);

@@ -22,6 +22,10 @@ const KEEP: usize = 2 * HIGH_WATER;
 pub const PACK_FROM: usize = 1024;
 /// Room for the commonest header of a message whose size is known only afterwards.
 const HEADER: usize = 4;
+/// Room for any header.
+const LONGEST_HEADER: usize = 10;
+/// Messages that can wait for the end of one that is being made; more are dropped.
+pub const MAX_DEFERRED: usize = 64;
 
 /// What the connections of a core share, because nobody needs it for longer than one payload.
 #[derive(Default)]
@@ -49,9 +53,18 @@ enum Form {
     Stream(Deflater, Encoding),
 }
 
+/// A message that is being made piece by piece, so that nobody has to wait for all of it.
+struct Open {
+    /// Room for the header, and the payload as far as it is made.
+    frame: Vec<u8>,
+    /// Messages that came meanwhile.
+    deferred: Vec<Vec<u8>>,
+}
+
 /// See the module's description.
 pub struct Outbox {
     form: Form,
+    open: Option<Open>,
     wire: Vec<u8>,
     /// Bytes of `wire` that are written already.
     written: usize,
@@ -67,7 +80,7 @@ impl Outbox {
             (None, Encoding::Json) => Form::Plain,
             (None, Encoding::Etf) => Form::Etf,
         };
-        Self { form, wire: Vec::new(), written: 0, closed: false }
+        Self { form, open: None, wire: Vec::new(), written: 0, closed: false }
     }
 
     /// The client has identified or resumed: from now on what it gets is compressed as it wants. `payloads`: it has asked
@@ -93,6 +106,12 @@ impl Outbox {
     /// Adds one payload: JSON text, in parts that end where tokens do.
     pub fn message(&mut self, parts: &[&[u8]]) {
         if self.closed {
+            return;
+        }
+        if let Some(open) = &mut self.open {
+            if open.deferred.len() < MAX_DEFERRED {
+                open.deferred.push(parts.concat());
+            }
             return;
         }
         let Self { form, wire, .. } = self;
@@ -121,6 +140,49 @@ impl Outbox {
         }
     }
 
+    /// Begins a payload that comes in pieces; false when the connection's encoding needs it whole. Until [`Outbox::end`]
+    /// other payloads wait.
+    pub fn begin(&mut self) -> bool {
+        let pieces = matches!(self.form, Form::Plain | Form::Stream(_, Encoding::Json)) && !self.closed;
+        if pieces {
+            debug_assert!(self.open.is_none(), "one after the other");
+            self.open = Some(Open { frame: vec![0; LONGEST_HEADER], deferred: Vec::new() });
+        }
+        pieces
+    }
+
+    /// Adds a piece of the payload that was begun.
+    pub fn piece(&mut self, piece: &[u8]) {
+        let Some(open) = &mut self.open else { return };
+        match &mut self.form {
+            Form::Stream(deflater, _) => deflater.write(piece, &mut open.frame),
+            _ => open.frame.extend_from_slice(piece),
+        }
+    }
+
+    /// The payload that was begun is complete.
+    pub fn end(&mut self) {
+        let Some(Open { mut frame, deferred }) = self.open.take() else { return };
+        let opcode = match &mut self.form {
+            Form::Stream(deflater, _) => {
+                deflater.flush(&mut frame);
+                Opcode::Binary
+            }
+            _ => Opcode::Text,
+        };
+        let mut header = Vec::with_capacity(LONGEST_HEADER);
+        write_header(&mut header, opcode, frame.len() - LONGEST_HEADER, None);
+        let start = LONGEST_HEADER - header.len();
+        frame[start..LONGEST_HEADER].copy_from_slice(&header);
+        if self.pending().is_empty() {
+            // A large one is not copied again.
+            (self.wire, self.written) = (frame, start);
+        } else {
+            self.wire.extend_from_slice(&frame[start..]);
+        }
+        deferred.iter().for_each(|payload| self.message(&[payload]));
+    }
+
     /// Adds a pong.
     pub fn pong(&mut self, payload: &[u8]) {
         if !self.closed {
@@ -128,8 +190,9 @@ impl Outbox {
         }
     }
 
-    /// Adds a close frame; whatever is added afterwards is dropped.
+    /// Adds a close frame; whatever is added afterwards is dropped, and so is a payload that is not complete.
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
+        self.open = None;
         if !self.closed {
             write_close(&mut self.wire, code, reason, None);
             self.closed = true;
@@ -371,6 +434,47 @@ mod tests {
             }
             assert_eq!(outbox.encoding(), Encoding::Etf);
         }
+    }
+
+    #[test]
+    fn a_payload_in_pieces_is_one_message_and_others_wait_for_it() {
+        for transport in [Transport::None, Transport::Zlib, Transport::Zstd] {
+            for pending in [false, true] {
+                let mut outbox = Outbox::new(transport, Encoding::Json);
+                outbox.start_compressing(false);
+                let mut expected = Vec::new();
+                if pending {
+                    outbox.message(&[b"first"]);
+                    expected.push("first".to_owned());
+                }
+                for size in [0, 3, 100, 70_000] {
+                    let piece = "p".repeat(size);
+                    assert!(outbox.begin());
+                    outbox.message(&[b"me", b"anwhile"]);
+                    outbox.piece(piece.as_bytes());
+                    outbox.piece(piece.as_bytes());
+                    outbox.end();
+                    expected.extend([piece.repeat(2), "meanwhile".to_owned()]);
+                }
+                let mut inbound = Inbound::new(Role::Client, 16 << 20);
+                let got = read(&mut outbox, &mut inbound, &mut Inflater::new(transport, 16 << 20), 1_000);
+                assert!(got == expected, "{transport:?}");
+                assert_eq!(outbox.pending(), b"");
+            }
+        }
+        let mut outbox = Outbox::new(Transport::None, Encoding::Json);
+        assert!(outbox.begin());
+        for _ in 0..2 * MAX_DEFERRED {
+            outbox.message(&[b"meanwhile"]);
+        }
+        outbox.end();
+        assert_eq!(messages(&mut outbox).len(), 1 + MAX_DEFERRED);
+        assert!(outbox.begin());
+        outbox.piece(b"never complete");
+        outbox.message(&[b"never sent"]);
+        outbox.close(Some(4000), "");
+        assert_eq!(outbox.pending(), [0x88, 2, 0x0f, 0xa0]);
+        assert!(!outbox.begin() && !Outbox::new(Transport::None, Encoding::Etf).begin());
     }
 
     #[test]

@@ -45,7 +45,9 @@ pub(super) struct Snapshot {
     /// The next one to begin.
     next: usize,
     current: Option<GuildSnapshot>,
-    /// The text of the current guild, as far as it is made.
+    /// The current guild goes into the outbox piece by piece.
+    in_pieces: bool,
+    /// The text of the current guild, as far as it is made and not in the outbox.
     text: Vec<u8>,
     /// Guilds that are down, told after all others.
     unavailable: Vec<u64>,
@@ -70,6 +72,15 @@ pub(super) fn write_own(outbox: &mut Outbox, kind: EventKind, sequence: u64, dat
     let mut prefix = Vec::with_capacity(48);
     payload::write_dispatch_prefix(&mut prefix, kind.name().as_bytes());
     write_dispatch(outbox, &prefix, sequence, &[data, b"}"]);
+}
+
+/// The same, up to the data, whose pieces and a closing brace follow.
+fn begin_own(outbox: &mut Outbox, kind: EventKind, sequence: u64) {
+    let mut head = Vec::with_capacity(80);
+    payload::write_dispatch_prefix(&mut head, kind.name().as_bytes());
+    head.extend_from_slice(itoa::Buffer::new().format(sequence).as_bytes());
+    head.extend_from_slice(payload::DISPATCH_MIDDLE);
+    outbox.piece(&head);
 }
 
 impl Shard {
@@ -119,7 +130,8 @@ impl Shard {
             Delivery::Never => guilds.len(),
             _ => 0,
         };
-        let snapshot = Snapshot { guilds, next, current: None, text: Vec::new(), unavailable: Vec::new() };
+        let snapshot =
+            Snapshot { guilds, next, current: None, in_pieces: false, text: Vec::new(), unavailable: Vec::new() };
         client.snapshot = Some(Box::new(snapshot));
     }
 
@@ -133,9 +145,18 @@ impl Shard {
                 let before = snapshot.text.len();
                 let complete = current.write(&mut snapshot.text, budget);
                 budget = budget.saturating_sub((snapshot.text.len() - before).max(1));
+                if snapshot.in_pieces {
+                    outbox.piece(&snapshot.text);
+                    snapshot.text.clear();
+                }
                 if complete {
                     snapshot.current = None;
-                    write_own(outbox, EventKind::GuildCreate, session.number_snapshot(), &snapshot.text);
+                    if std::mem::take(&mut snapshot.in_pieces) {
+                        outbox.piece(b"}");
+                        outbox.end();
+                    } else {
+                        write_own(outbox, EventKind::GuildCreate, session.number_snapshot(), &snapshot.text);
+                    }
                     // A large guild's text must not stay for the rest of the snapshot.
                     if snapshot.text.capacity() > 4 * SLICE {
                         snapshot.text = Vec::new();
@@ -148,6 +169,11 @@ impl Shard {
                 let view = view_of(session);
                 match self.cache.snapshot(guild, view) {
                     Some(taken) if !taken.unavailable() => {
+                        // Most guilds are made at once.
+                        snapshot.in_pieces = taken.len() > SLICE && outbox.begin();
+                        if snapshot.in_pieces {
+                            begin_own(outbox, EventKind::GuildCreate, session.number_snapshot());
+                        }
                         snapshot.current = Some(taken);
                         session.contain(guild, self.log.next(), Shown::Whole);
                     }

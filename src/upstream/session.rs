@@ -25,6 +25,9 @@ use std::{collections::VecDeque, time::Duration};
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// HELLO must have come this long after the connection opened.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
+/// READY, or the next event of a replay, must have come this long after it was asked for: a server that acknowledges
+/// heartbeats and does nothing else is no better than one that is gone.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
 /// A connection that was good for this long resets the backoff.
 pub const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// First and longest wait of the backoff.
@@ -92,8 +95,8 @@ enum State {
     Connecting { deadline: Time },
     AwaitHello { deadline: Time },
     AwaitPermit,
-    Identifying,
-    Resuming,
+    Identifying { deadline: Time },
+    Resuming { deadline: Time },
     Active,
     Fatal,
     Stopped,
@@ -185,8 +188,8 @@ impl Session {
     pub fn status(&self) -> Status {
         match self.state {
             State::Fatal => Status::Fatal,
-            State::AwaitPermit | State::Identifying => Status::Identifying,
-            State::Resuming => Status::Resuming,
+            State::AwaitPermit | State::Identifying { .. } => Status::Identifying,
+            State::Resuming { .. } => Status::Resuming,
             State::Active => Status::Active,
             State::Idle { .. } | State::Connecting { .. } | State::AwaitHello { .. } | State::Stopped => {
                 Status::Disconnected
@@ -233,12 +236,12 @@ impl Session {
     }
 
     /// The identify queue lets us go.
-    pub fn on_permit(&mut self, _now: Time) {
+    pub fn on_permit(&mut self, now: Time) {
         // A permit that comes after the connection was lost is void; the next connection asks again.
         if self.state == State::AwaitPermit {
             self.counters.identifies += 1;
             self.actions.push_back(Action::Send(self.identity.identify.clone()));
-            self.state = State::Identifying;
+            self.state = State::Identifying { deadline: now + ANSWER_TIMEOUT };
         }
     }
 
@@ -341,6 +344,9 @@ impl Session {
             self.counters.duplicates += 1;
             return Received::Control;
         }
+        if let State::Resuming { deadline } = &mut self.state {
+            *deadline = now + ANSWER_TIMEOUT;
+        }
         self.counters.gaps += sequence - resumption.sequence - 1;
         resumption.sequence = sequence;
         Received::Dispatch(kind)
@@ -362,7 +368,7 @@ impl Session {
                 let resume = payload::resume(&self.identity.token, session_id, *sequence);
                 self.actions.push_back(Action::Send(resume));
                 self.counters.resumes += 1;
-                self.state = State::Resuming;
+                self.state = State::Resuming { deadline: now + ANSWER_TIMEOUT };
             }
             None => {
                 self.actions.push_back(Action::RequestPermit);
@@ -391,7 +397,12 @@ impl Session {
                 };
                 self.actions.push_back(Action::Connect(url));
             }
-            State::Connecting { deadline } | State::AwaitHello { deadline } if now >= deadline => {
+            State::Connecting { deadline }
+            | State::AwaitHello { deadline }
+            | State::Identifying { deadline }
+            | State::Resuming { deadline }
+                if now >= deadline =>
+            {
                 self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
                 self.retry(now);
             }
@@ -414,7 +425,10 @@ impl Session {
     pub fn deadline(&self) -> Option<Time> {
         let state = match self.state {
             State::Idle { until } => Some(until),
-            State::Connecting { deadline } | State::AwaitHello { deadline } => Some(deadline),
+            State::Connecting { deadline }
+            | State::AwaitHello { deadline }
+            | State::Identifying { deadline }
+            | State::Resuming { deadline } => Some(deadline),
             _ => None,
         };
         let beat = self.heartbeat.map(|heartbeat| heartbeat.next);

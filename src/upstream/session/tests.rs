@@ -354,3 +354,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_server_that_only_acknowledges_is_given_up() {
+    let ack = r#"{"t":null,"s":null,"op":11,"d":null}"#;
+    // Beats are answered for ten minutes; when does it close the connection?
+    let closes = |session: &mut Session, from: Time, event_at: Option<Duration>| {
+        for second in 0..600 {
+            let now = from + SECOND * second;
+            session.on_tick(now);
+            for action in actions(session) {
+                match action {
+                    Action::Close(code) => return Some((now - from, code)),
+                    Action::Connect(_) => panic!("without a close"),
+                    _ => drop(feed(session, now, ack)),
+                }
+            }
+            if event_at == Some(SECOND * second) {
+                feed(session, now, &dispatch(2));
+            }
+        }
+        None
+    };
+    let mut silent = session();
+    connect(&mut silent, SECOND);
+    silent.on_permit(SECOND);
+    assert_eq!(closes(&mut silent, SECOND, None), Some((ANSWER_TIMEOUT, close::UNKNOWN_ERROR)));
+    for (event_at, closed_at) in [(None, ANSWER_TIMEOUT), (Some(SECOND * 100), SECOND * 100 + ANSWER_TIMEOUT)] {
+        let mut session = session();
+        active(&mut session, SECOND);
+        session.on_closed(SECOND * 2, None);
+        let (now, _) = reconnects(&mut session, SECOND * 2);
+        assert_eq!(session.status(), Status::Resuming);
+        assert_eq!(closes(&mut session, now, event_at).map(|(after, _)| after), Some(closed_at));
+        assert!(session.resumption().is_some(), "the session may still be there");
+    }
+    let mut live = session();
+    active(&mut live, SECOND);
+    assert_eq!(closes(&mut live, SECOND, None), None, "silence is no fault of a live session");
+}
