@@ -17,6 +17,8 @@ use std::{
 };
 
 const HEARTBEAT: Duration = Duration::from_millis(41_250);
+/// Whoever has read everything there was for this long has its answers.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// How it behaves.
 #[derive(Clone, Copy, Debug)]
@@ -56,8 +58,9 @@ struct Request {
     chunks: u64,
     /// Upstream sessions when it asked.
     renewals: u64,
-    /// The guild was away, or came anew, meanwhile.
+    /// The guild was away, or came anew, or may have been away when it asked.
     disturbed: bool,
+    asked_at: Time,
 }
 
 /// See the module's description.
@@ -74,6 +77,8 @@ pub struct Client {
     back_at: Time,
     /// When it lost its connection, by its own clock.
     gone_since: Option<Time>,
+    /// Since when there has been nothing to read.
+    quiet_since: Option<Time>,
     next_beat: Time,
     resuming: bool,
     generation: u64,
@@ -92,6 +97,7 @@ impl Client {
             session: None,
             back_at: Time::ZERO,
             gone_since: None,
+            quiet_since: None,
             next_beat: Time::ZERO,
             resuming: false,
             generation: 0,
@@ -121,6 +127,22 @@ impl Client {
             host.command(now, self.number(), &format!(r#"{{"op":1,"d":{sequence}}}"#));
         }
         self.read(now, host, coverage);
+        self.expect_answers(now, host);
+    }
+
+    /// Nothing is on its way any more, so no answer is missing.
+    fn expect_answers(&mut self, now: Time, host: &Host) {
+        let quiet = self.connection.is_some_and(|number| host.is_quiet(number)) && !self.resuming;
+        let Some(session) = self.session.as_ref().filter(|session| quiet && session.synced_at.is_some()) else {
+            self.quiet_since = None;
+            return;
+        };
+        let since = *self.quiet_since.get_or_insert(now);
+        for (nonce, request) in &session.requests {
+            let overdue = now.saturating_sub(since.max(request.asked_at)) > ANSWER;
+            let missing = overdue && !request.is_excused(host);
+            assert!(!missing, "P3: client {} has no answer {nonce} about guild {}", self.name, request.guild);
+        }
     }
 
     /// Asks for the members of a guild that it sees.
@@ -137,7 +159,9 @@ impl Client {
             told: BTreeSet::new(),
             chunks: 0,
             renewals: host.renewals,
-            disturbed: false,
+            // Of a guild that is down since before the newest session the client may not know that.
+            disturbed: host.shard.report().cache.unavailable_guilds > 0,
+            asked_at: now,
         };
         if host.generation == self.generation && host.command(now, connection, &command) {
             note(|| format!("client {}: asks for the members of {guild}, {nonce}", self.name));
@@ -403,8 +427,7 @@ impl Client {
             session.skip_to(None, host, name);
         }
         for (nonce, request) in &session.requests {
-            let excused = request.disturbed || request.renewals != host.renewals;
-            assert!(excused, "P3: client {name} has no answer {nonce} about guild {}", request.guild);
+            assert!(request.is_excused(host), "P3: client {name} has no answer {nonce} about guild {}", request.guild);
         }
         let ids = |guilds: Vec<&u64>| guilds.into_iter().copied().collect::<Vec<_>>();
         assert_eq!(
@@ -416,6 +439,13 @@ impl Client {
             assert_eq!(*members, truth[id].members, "P5: the members of guild {id} for client {name}");
             assert_eq!(*count, members.len() as u64);
         }
+    }
+}
+
+impl Request {
+    /// What was known of the guild went with an outage or a session, so perhaps nobody can answer.
+    fn is_excused(&self, host: &Host) -> bool {
+        self.disturbed || self.renewals != host.renewals
     }
 }
 

@@ -337,6 +337,13 @@ impl Host {
         })
     }
 
+    /// Everything that there is for a connection has been written and read.
+    pub fn is_quiet(&self, number: u64) -> bool {
+        self.connections.get(&number).is_some_and(|connection| {
+            connection.closing.is_none() && connection.wire.is_empty() && connection.outbox.pending().is_empty()
+        })
+    }
+
     // ---- processes ----
 
     /// SIGTERM, and another process that goes on with the state.
