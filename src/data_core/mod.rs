@@ -186,8 +186,14 @@ impl Place {
         poll_fn(|_| if self.broken.take() { Poll::Ready(()) } else { Poll::Pending }).await
     }
 
+    /// Wakes those who may have something to write. Who takes nothing has enough already: the socket wakes it when that
+    /// changes, and each tick does, in case there is a reason to close. So a crowd of them costs nobody anything.
     fn wake_clients(&self) {
-        for handle in self.clients.borrow().values() {
+        self.wake_handles(|handle| handle.stalled_since.get().is_none());
+    }
+
+    fn wake_handles(&self, wanted: impl Fn(&Handle) -> bool) {
+        for handle in self.clients.borrow().values().filter(|handle| wanted(handle)) {
             if let Some(waker) = &*handle.waker.borrow() {
                 waker.wake_by_ref();
             }
@@ -350,15 +356,7 @@ async fn tick(core: Rc<Core>) {
         for place in core.places.values() {
             place.try_with(|shard| shard.tick(now));
             let sweep = ticks.is_multiple_of(TICKS_PER_SWEEP);
-            for handle in place.clients.borrow().values() {
-                let stalled =
-                    handle.stalled_since.get().is_some_and(|since| now.saturating_sub(since) >= client::STALL_LIMIT);
-                if (stalled || sweep)
-                    && let Some(waker) = &*handle.waker.borrow()
-                {
-                    waker.wake_by_ref();
-                }
-            }
+            place.wake_handles(|handle| sweep || handle.stalled_since.get().is_some());
         }
     }
 }
@@ -371,6 +369,7 @@ async fn stop(core: &Rc<Core>) {
     let now = core.now();
     for place in core.places.values() {
         place.try_with(|shard| shard.stop(now));
+        place.wake_handles(|_| true);
     }
     let deadline = now + STOP_LIMIT;
     while core.now() < deadline && core.places.values().any(|place| !place.clients.borrow().is_empty()) {

@@ -49,7 +49,7 @@ pub async fn run(core: Rc<Core>, place: Rc<Place>, index: usize) {
         let shard = core.plan.shards[index];
         tracing::error!(shard, "the shard panicked and is started anew; its clients have to identify again");
         *place.shard.borrow_mut() = Core::new_shard(&core.plan, index);
-        place.wake_clients();
+        place.wake_handles(|_| true);
     }
 }
 
