@@ -187,7 +187,7 @@ impl Place {
     }
 
     /// Wakes those who may have something to write. Who takes nothing has enough already: the socket wakes it when that
-    /// changes, and each tick does, in case there is a reason to close. So a crowd of them costs nobody anything.
+    /// changes, and each sweep does, in case there is a reason to close. So a crowd of them costs nobody anything.
     fn wake_clients(&self) {
         self.wake_handles(|handle| handle.stalled_since.get().is_none());
     }
@@ -356,7 +356,8 @@ async fn tick(core: Rc<Core>) {
         for place in core.places.values() {
             place.try_with(|shard| shard.tick(now));
             let sweep = ticks.is_multiple_of(TICKS_PER_SWEEP);
-            place.wake_handles(|handle| sweep || handle.stalled_since.get().is_some());
+            let over = |since: Time| now.saturating_sub(since) >= client::STALL_LIMIT;
+            place.wake_handles(|handle| sweep || handle.stalled_since.get().is_some_and(over));
         }
     }
 }
