@@ -22,6 +22,8 @@ use support::{Bot, Proxy, Settings, Simulator, compare_guilds, scratch, wait_unt
 
 const SHARDS: u32 = 2;
 const LIBRARIES: [&str; 3] = ["twilight", "discord.js", "discord.py"];
+/// How long a library may take to come back when its sessions have been ended.
+const COMING_BACK: Duration = Duration::from_secs(300);
 /// Seconds of each of the two parts in `cargo test`.
 const MOMENT: u64 = 8;
 
@@ -129,6 +131,29 @@ impl Chaos {
         self.simulator.last_number(shard)
     }
 
+    /// Sends messages until every bot has got some on every shard. Libraries take their time when their sessions have ended
+    /// again and again: discord.js identifies once in 5 s, also for the connections that are gone, discord.py waits longer
+    /// after each failure.
+    fn wait_for_everybody(&mut self) {
+        let marks: Vec<u64> = (0..SHARDS).map(|shard| self.last(shard)).collect();
+        let start = Instant::now();
+        loop {
+            self.emit();
+            thread::sleep(Duration::from_millis(250));
+            self.bots.iter_mut().for_each(Bot::catch_up);
+            let everybody = self.bots.iter().zip(LIBRARIES);
+            let missing = everybody.flat_map(|(bot, library)| {
+                let away = (0..SHARDS).filter(|&shard| bot.shard(shard).numbers.last() <= Some(&marks[shard as usize]));
+                away.map(move |shard| format!("{library} on shard {shard}"))
+            });
+            let missing: Vec<String> = missing.collect();
+            if missing.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < COMING_BACK, "not back after {COMING_BACK:?}: {}", missing.join(", "));
+        }
+    }
+
     fn quiet(&mut self) {
         self.simulator.traffic(0);
         let address = self.proxy.as_ref().expect("a proxy").address;
@@ -185,11 +210,7 @@ fn nothing_is_lost_and_everybody_comes_back() {
     }
     chaos.restart(false);
     chaos.quiet();
-    // Whoever is still coming back gets those that are sent when he is there; libraries take some seconds for it.
-    for _ in 0..60 {
-        chaos.emit();
-        thread::sleep(Duration::from_millis(250));
-    }
+    chaos.wait_for_everybody();
     for shard in 0..SHARDS {
         let last = chaos.last(shard);
         for (bot, library) in chaos.bots.iter_mut().zip(LIBRARIES) {

@@ -107,6 +107,16 @@ impl Bot {
         }
     }
 
+    /// Reads what it has reported by now.
+    ///
+    /// # Panics
+    /// When the bot has reported an error, or ended.
+    pub fn catch_up(&mut self) {
+        while let Some(line) = self.process.try_read_line() {
+            self.report(&line);
+        }
+    }
+
     /// Waits until a shard has received message `last`, and checks that all messages since the bot was started are the
     /// numbers after `before`: complete, in order, none twice.
     pub fn wait_for_numbers(&mut self, shard: u32, before: u64, last: u64) {

@@ -8,7 +8,7 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
         Arc, Mutex,
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -66,6 +66,18 @@ impl Process {
             RecvTimeoutError::Timeout => format!("{} printed nothing for {patience:?}", self.name),
             RecvTimeoutError::Disconnected => format!("{} has ended: {:?}", self.name, self.child.wait()),
         })
+    }
+
+    /// The next line of its output, if there is one already.
+    ///
+    /// # Panics
+    /// When the child has ended.
+    pub fn try_read_line(&mut self) -> Option<String> {
+        match self.stdout.try_recv() {
+            Ok(line) => Some(line),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => panic!("{} has ended: {:?}", self.name, self.child.wait()),
+        }
     }
 
     /// The child's exit status, if it has ended.
