@@ -123,6 +123,16 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
     }
     drop(to_control);
 
+    let ticked = cores.clone();
+    spawn("metronome", move || {
+        loop {
+            std::thread::sleep(data_core::TICK);
+            for core in &ticked {
+                // A full mailbox means a core that is busy, or has ended: neither needs to hear of this moment.
+                let _ = core.send(ToCore::Tick);
+            }
+        }
+    })?;
     let signal_events = events.clone();
     spawn("signals", move || {
         while let Ok(signal) = signals::wait() {

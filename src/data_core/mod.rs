@@ -37,8 +37,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Time passes for the shards in steps of this.
-const TICK: Duration = Duration::from_millis(250);
+/// Time passes for the shards in steps of this: how often whoever runs a core has to send [`ToCore::Tick`].
+pub const TICK: Duration = Duration::from_millis(250);
 /// Every this many ticks idle memory is looked for.
 const TICKS_PER_SWEEP: u32 = 40;
 
@@ -105,6 +105,9 @@ pub struct Arrival {
 pub enum ToCore {
     /// Start. Comes once and first.
     Start(Box<Plan>),
+    /// Time has passed. A timer of the core's own would cost two system calls more each time it goes to sleep, which is up to
+    /// once an event.
+    Tick,
     /// The identify queue lets a shard go.
     Permit(u32),
     /// A client to serve.
@@ -287,7 +290,7 @@ pub async fn run(mut mailbox: Mailbox<ToCore>, control: Postbox<ToControl>, epoc
                 return;
             }
             // No shard can have asked, and no client be let in, before there is a plan.
-            ToCore::Permit(_) | ToCore::Client(_) => {}
+            ToCore::Permit(_) | ToCore::Client(_) | ToCore::Tick => {}
         }
     };
     let places = plan.shards.iter().enumerate().map(|(index, &id)| {
@@ -312,10 +315,14 @@ pub async fn run(mut mailbox: Mailbox<ToCore>, control: Postbox<ToControl>, epoc
     for (index, id) in core.plan.shards.iter().enumerate() {
         glommio::spawn_local(upstream::run(core.clone(), core.places[id].clone(), index)).detach();
     }
-    glommio::spawn_local(tick(core.clone())).detach();
+    let mut ticks = 0u32;
     loop {
         match mailbox.receive().await {
             ToCore::Start(_) => {}
+            ToCore::Tick => {
+                ticks = ticks.wrapping_add(1);
+                tick(&core, ticks.is_multiple_of(TICKS_PER_SWEEP));
+            }
             ToCore::Permit(shard) => {
                 if let Some(place) = core.places.get(&shard) {
                     place.try_with(|shard| shard.upstream_permitted(core.now()));
@@ -347,18 +354,12 @@ fn admit(core: &Rc<Core>, arrival: Arrival) {
     .detach();
 }
 
-async fn tick(core: Rc<Core>) {
-    let mut ticks = 0u32;
-    while !core.stopping.get() {
-        glommio::timer::sleep(TICK).await;
-        ticks = ticks.wrapping_add(1);
-        let now = core.now();
-        for place in core.places.values() {
-            place.try_with(|shard| shard.tick(now));
-            let sweep = ticks.is_multiple_of(TICKS_PER_SWEEP);
-            let over = |since: Time| now.saturating_sub(since) >= client::STALL_LIMIT;
-            place.wake_handles(|handle| sweep || handle.stalled_since.get().is_some_and(over));
-        }
+fn tick(core: &Core, sweep: bool) {
+    let now = core.now();
+    let over = |since: Time| now.saturating_sub(since) >= client::STALL_LIMIT;
+    for place in core.places.values() {
+        place.try_with(|shard| shard.tick(now));
+        place.wake_handles(|handle| sweep || handle.stalled_since.get().is_some_and(over));
     }
 }
 

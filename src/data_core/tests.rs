@@ -176,6 +176,14 @@ fn a_panic_restarts_its_shard_and_no_other() {
         .spawn(move || run(core_mailbox, to_control, Instant::now()))
         .unwrap();
     let to_core = std::sync::Arc::new(to_core);
+    let ticked = std::sync::Arc::downgrade(&to_core);
+    let metronome = thread::spawn(move || {
+        while let Some(core) = ticked.upgrade() {
+            let _ = core.send(ToCore::Tick);
+            drop(core);
+            thread::sleep(TICK);
+        }
+    });
     let (granting, ended) = (to_core.clone(), mpsc::channel::<()>());
     let (done, stop) = ended;
     // The control core: whoever wants to identify may.
@@ -221,4 +229,6 @@ fn a_panic_restarts_its_shard_and_no_other() {
     drain.join().unwrap();
     core.join().unwrap();
     control.join().unwrap();
+    drop(to_core);
+    metronome.join().unwrap();
 }
