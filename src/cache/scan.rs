@@ -4,32 +4,16 @@
 //! unknown escapes and odd numbers are refused. White space between tokens is not understood by the functions for single
 //! tokens; the codec keeps such text as it is.
 
+use crate::protocol::swar;
+
 /// The bytes below this in a string are not JSON.
 const SPACE: u8 = 0x20;
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGHS: u64 = 0x8080_8080_8080_8080;
-
-/// The high bit of each byte that equals `byte`; bits above the first one found may be wrong.
-#[inline(always)]
-fn equal(word: u64, byte: u8) -> u64 {
-    let word = word ^ (ONES * byte as u64);
-    word.wrapping_sub(ONES) & !word & HIGHS
-}
 
 /// The first byte at or after `at` that means something in a string: a quote, a backslash, or a control byte.
 #[inline(always)]
-fn special(text: &[u8], mut at: usize) -> Option<usize> {
-    while let Some(word) = text.get(at..at + 8).and_then(|word| word.try_into().ok()) {
-        let word = u64::from_le_bytes(word);
-        let below = word.wrapping_sub(ONES * SPACE as u64) & !word & HIGHS;
-        let found = equal(word, b'"') | equal(word, b'\\') | below;
-        if found != 0 {
-            return Some(at + (found.trailing_zeros() / 8) as usize);
-        }
-        at += 8;
-    }
-    let rest = text.get(at..)?;
-    rest.iter().position(|byte| matches!(byte, b'"' | b'\\') || *byte < SPACE).map(|length| at + length)
+fn special(text: &[u8], at: usize) -> Option<usize> {
+    let word = |word| swar::equal(word, b'"') | swar::equal(word, b'\\') | swar::below(word, SPACE);
+    swar::find(text, at, word, |byte| matches!(byte, b'"' | b'\\') || byte < SPACE)
 }
 
 /// The closing quote of a string whose content begins at `at`; `None` when it is not a valid string.

@@ -171,6 +171,7 @@ fn turn(
             Poll::Ready(Ok(n)) if n > 0 => {}
             Poll::Ready(_) => return Turn::End(End::Lost),
             Poll::Pending => {
+                connection.inbound.release();
                 listening = true;
                 break;
             }
@@ -206,15 +207,11 @@ fn turn(
 
 /// Handles every message that is complete.
 fn messages(place: &Place, connection: &mut ClientConnection, handle: &Handle, session: u32, now: Time) -> Option<End> {
-    let end = connection.messages(|payload, outbox| {
+    connection.messages(|payload, outbox| {
         let text = command_text(outbox.encoding(), payload);
         let done = text.and_then(|text| place.with(|shard| shard.command(now, session, handle.number, &text, outbox)));
         done.err().map(|close| End::Close { close, reconnect: false })
-    });
-    if end.is_none() {
-        connection.inbound.release();
-    }
-    end
+    })
 }
 
 /// The JSON text of a command. Some libraries send JSON in binary messages.

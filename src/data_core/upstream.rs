@@ -190,6 +190,7 @@ fn turn(
             Poll::Ready(Ok(false)) => return Turn::End(End::Theirs(None, "end of stream".into())),
             Poll::Ready(Err(error)) => return Turn::End(End::Theirs(None, error.to_string())),
             Poll::Pending => {
+                connection.inbound.release();
                 next = Turn::Wait;
                 break;
             }

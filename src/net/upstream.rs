@@ -6,6 +6,7 @@ use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 use rustls::ClientConfig;
 use std::{
+    cell::RefCell,
     future::poll_fn,
     io,
     net::{SocketAddr, ToSocketAddrs},
@@ -24,6 +25,11 @@ pub const MAX_MESSAGE: usize = 64 << 20;
 const MAX_RESPONSE: usize = 16 << 10;
 /// Bytes of TLS records read at a time.
 const WIRE_CHUNK: usize = 32 << 10;
+
+thread_local! {
+    /// TLS records on their way from a socket to rustls.
+    static WIRE: RefCell<Vec<u8>> = RefCell::default();
+}
 
 /// A gateway URL, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -165,12 +171,14 @@ impl UpstreamConnection {
             self.inbound.filled(n);
             return Poll::Ready(Ok(n > 0));
         };
-        let mut wire = [0; WIRE_CHUNK];
-        let n = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut wire))?;
-        if n == 0 {
-            return Poll::Ready(Ok(false));
-        }
-        Poll::Ready(Ok(tls.decrypt(&wire[..n], &mut self.inbound)?.is_some()))
+        WIRE.with_borrow_mut(|wire| {
+            wire.resize(WIRE_CHUNK, 0);
+            let n = ready!(Pin::new(&mut self.stream).poll_read(cx, wire))?;
+            if n == 0 {
+                return Poll::Ready(Ok(false));
+            }
+            Poll::Ready(Ok(tls.decrypt(&wire[..n], &mut self.inbound)?.is_some()))
+        })
     }
 
     /// Writes everything that was added. `Pending`: the peer has to read first.

@@ -3,6 +3,8 @@
 //! It checks structure (strings closed, brackets matched, nesting bounded), not the grammar of numbers or the order of
 //! tokens inside a value it skips: such a value is relayed as it came, never interpreted.
 
+use super::swar;
+
 /// Why bytes are not the JSON that was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed {
@@ -77,15 +79,17 @@ impl<'a> Cursor<'a> {
     }
 
     /// Consumes up to and including the closing quote.
+    #[inline]
     fn skip_string(&mut self) -> Result<(), Malformed> {
+        let word = |word| swar::equal(word, b'"') | swar::equal(word, b'\\');
         loop {
-            match memchr::memchr2(b'"', b'\\', &self.bytes[self.at..]) {
-                Some(n) if self.bytes[self.at + n] == b'"' => {
-                    self.at += n + 1;
+            match swar::find(self.bytes, self.at, word, |byte| matches!(byte, b'"' | b'\\')) {
+                Some(at) if self.bytes[at] == b'"' => {
+                    self.at = at + 1;
                     return Ok(());
                 }
                 // The escaped byte can not end the string, whatever it is.
-                Some(n) if self.at + n + 2 <= self.bytes.len() => self.at += n + 2,
+                Some(at) if at + 2 <= self.bytes.len() => self.at = at + 2,
                 _ => {
                     self.at = self.bytes.len();
                     return self.fail("unterminated string");

@@ -13,6 +13,7 @@ pub mod intents;
 pub mod json;
 pub mod opcode;
 pub mod payload;
+pub mod swar;
 pub mod token;
 
 /// A point on the process's monotonic clock: the time since it started. Pure code is handed one, it never asks for it.

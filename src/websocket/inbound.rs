@@ -1,7 +1,7 @@
 //! The receiving half of a connection: an incremental decoder that owns the read buffer.
 
 use super::frame::{Header, MAX_CONTROL, MAX_HEADER, Opcode, mask_in_place};
-use std::{fmt, ops::Range};
+use std::{cell::RefCell, fmt, mem, ops::Range};
 
 /// Which side *we* are: a server receives masked frames, a client unmasked ones (RFC 6455 section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +80,9 @@ impl std::error::Error for Violation {}
 /// [`Inbound::filled`], then take messages with [`Inbound::next`] until it returns `None`.
 ///
 /// Memory: at most the message limit plus one read chunk twice (once for a fragmented message under assembly). The
-/// buffer is grown by what arrived, not by what a header claims, and given back when it is empty. It is plain data,
-/// so a connection can move to another thread between two reads without losing a byte.
+/// buffer is grown by what arrived, not by what a header claims. An empty one can be given back: the next connection of
+/// the thread that reads takes it, so many connections read into the same memory, which is in the CPU's cache. It is
+/// plain data, so a connection can move to another thread between two reads without losing a byte.
 pub struct Inbound {
     role: Role,
     max_message: usize,
@@ -94,6 +95,11 @@ pub struct Inbound {
     assembling: Option<Opcode>,
     /// The message handed out last was in `assembled`, which can be cleared at the next call.
     handed_out: bool,
+}
+
+thread_local! {
+    /// A buffer that no connection needs now, for each role.
+    static SPARE: RefCell<[Vec<u8>; 2]> = RefCell::default();
 }
 
 /// Where a decoded message lies.
@@ -137,6 +143,9 @@ impl Inbound {
             if self.buffer.len() > 2 * chunk {
                 self.buffer = Vec::new();
             }
+            if self.buffer.is_empty() {
+                self.buffer = SPARE.with_borrow_mut(|spare| mem::take(&mut spare[self.role as usize]));
+            }
         } else if self.start > 0 && self.buffer.len() - self.end < chunk {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
@@ -172,10 +181,13 @@ impl Inbound {
         self.start += n;
     }
 
-    /// Gives an empty buffer back, for a connection that went idle.
+    /// Gives an empty buffer back, when there is nothing more to read now.
     pub fn release(&mut self) {
         if self.start == self.end {
-            self.buffer = Vec::new();
+            let buffer = mem::take(&mut self.buffer);
+            if (1..=2 * self.read_chunk()).contains(&buffer.len()) {
+                SPARE.with_borrow_mut(|spare| spare[self.role as usize] = buffer);
+            }
             self.start = 0;
             self.end = 0;
         }
@@ -404,6 +416,26 @@ mod tests {
         assert!(inbound.buffer.len() <= Inbound::READ_CHUNK_CLIENT);
         inbound.release();
         assert_eq!(inbound.buffer.capacity(), 0);
+    }
+
+    #[test]
+    fn connections_lend_one_another_their_buffer() {
+        let mut first = Inbound::new(Role::Client, 1 << 20);
+        let memory = first.space().as_ptr();
+        let half = &frame(true, 2, b"payload", None)[..5];
+        first.space()[..5].copy_from_slice(half);
+        first.filled(5);
+        first.release();
+        assert_eq!(first.unconsumed(), half, "what is not consumed stays");
+        first.consume(5);
+        first.release();
+        // Giving nothing back takes nothing away.
+        first.release();
+        let mut other = Inbound::new(Role::Server, 1 << 20);
+        assert!(other.space().len() < Inbound::READ_CHUNK_CLIENT, "of its own kind");
+        let mut second = Inbound::new(Role::Client, 1 << 20);
+        assert_eq!(second.space().as_ptr(), memory);
+        assert_ne!(first.space().as_ptr(), memory);
     }
 
     fn message() -> impl Strategy<Value = Owned> {

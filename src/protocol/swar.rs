@@ -1,0 +1,51 @@
+//! Eight bytes looked at together. JSON strings are mostly short, and then this beats calling a vectorised search.
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// The high bit of each byte that equals `byte`; bits above the first one found may be wrong.
+#[inline(always)]
+pub fn equal(word: u64, byte: u8) -> u64 {
+    let word = word ^ (ONES * byte as u64);
+    word.wrapping_sub(ONES) & !word & HIGHS
+}
+
+/// The same for each byte below `bound`, which is at most 128.
+#[inline(always)]
+pub fn below(word: u64, bound: u8) -> u64 {
+    word.wrapping_sub(ONES * bound as u64) & !word & HIGHS
+}
+
+/// The first byte at or after `at` of which `word` says, for eight bytes, and `byte`, for one, that it is one of those
+/// that are looked for. Both have to agree.
+#[inline(always)]
+pub fn find(bytes: &[u8], mut at: usize, word: impl Fn(u64) -> u64, byte: impl Fn(u8) -> bool) -> Option<usize> {
+    while let Some(eight) = bytes.get(at..at + 8).and_then(|eight| eight.try_into().ok()) {
+        let found = word(u64::from_le_bytes(eight));
+        if found != 0 {
+            return Some(at + (found.trailing_zeros() / 8) as usize);
+        }
+        at += 8;
+    }
+    bytes.get(at..)?.iter().position(|found| byte(*found)).map(|length| at + length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_finds_what_a_simple_search_finds(
+            bytes in prop::collection::vec(prop_oneof![Just(b'"'), Just(0x1f), Just(0x20), Just(0x80), any::<u8>()], 0..40),
+            at in 0usize..42,
+            wanted in any::<u8>(),
+            bound in 0u8..=128,
+        ) {
+            let found = find(&bytes, at, |word| equal(word, wanted) | below(word, bound), |byte| byte == wanted || byte < bound);
+            let simple = bytes.iter().enumerate().skip(at).find(|(_, byte)| **byte == wanted || **byte < bound);
+            prop_assert_eq!(found, simple.map(|(at, _)| at));
+        }
+    }
+}
