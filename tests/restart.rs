@@ -199,7 +199,7 @@ fn a_restart_costs_no_identify_and_no_event() {
             simulator.mutate(shard, 100);
         }
         proxy.stop();
-        assert_eq!(state_files(&directory), ["shard-0.state", "shard-1.state", "shard-2.state"]);
+        assert_eq!(state_files(&directory), ["gateway.json", "shard-0.state", "shard-1.state", "shard-2.state"]);
         // Discord goes on meanwhile, and sends it all with the RESUME.
         for shard in 0..SHARDS {
             simulator.mutate(shard, 100);
@@ -249,7 +249,7 @@ fn a_state_file_that_is_not_good_is_reported_and_not_used() {
     let port = free_port();
     let proxy = Proxy::start(&directory, &simulator, &config(&directory, port, 2));
     proxy.stop();
-    assert_eq!(state_files(&directory).len(), 3);
+    assert_eq!(state_files(&directory), ["gateway.json", "shard-0.state", "shard-1.state", "shard-2.state"]);
     let path = |shard: u32| directory.join(format!("state/shard-{shard}.state"));
     for shard in 0..SHARDS {
         let bytes = fs::read(path(shard)).expect("a state file");
@@ -316,6 +316,40 @@ fn who_identifies_while_discord_is_away_is_served_from_what_was_kept() {
         assert_eq!(gateway.receive().expect("a guild").t.as_deref(), Some("GUILD_CREATE"));
     }
     assert_eq!(get(proxy.address, "/health").expect("an answer").status, 503);
+}
+
+#[test]
+fn shards_that_can_resume_do_not_wait_for_rest() {
+    let directory = scratch("restart_without_rest");
+    let simulator = Simulator::start(&directory, &world(12));
+    let config = config(&directory, free_port(), 1);
+    Proxy::start(&directory, &simulator, &config).stop();
+    // One of them can not.
+    fs::remove_file(directory.join("state/shard-2.state")).expect("a state file");
+    let port = free_port();
+    let proxy = Proxy::spawn_before(&directory, ([127, 0, 0, 1], port).into(), &config, &[]);
+    wait_until("two shards to be resumed", || match simulator.resumes() {
+        2 => Ok(()),
+        resumes => Err(format!("{resumes} are")),
+    });
+    for shard in 0..2 {
+        let mut gateway = Gateway::connect(proxy.address, Transport::None);
+        gateway.identify((shard, SHARDS), INTENTS);
+        assert_eq!(gateway.receive().expect("READY").t.as_deref(), Some("READY"));
+        compare_guilds(&proxy, &simulator, shard, SHARDS, true);
+    }
+    assert_eq!(simulator.identifies(), u64::from(SHARDS), "nobody identifies without a budget");
+    // REST is back: the third one starts.
+    let _rest =
+        Simulator::start_at(&directory, port, &format!("{} --public-url ws://{}", world(12), simulator.address));
+    wait_until("health", || match get(proxy.address, "/health") {
+        Ok(response) if response.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(simulator.identifies(), u64::from(SHARDS) + 1);
+    assert_eq!(simulator.resumes(), 2);
+    compare_guilds(&proxy, &simulator, 2, SHARDS, true);
+    assert_eq!(simulator.stats()["violations"], json!([]));
 }
 
 #[test]

@@ -59,6 +59,8 @@ pub struct IdentifyQueue {
     waiting: BTreeMap<u32, VecDeque<u32>>,
     /// When the next permit of a bucket may be given.
     free_at: BTreeMap<u32, Time>,
+    /// When the next permit of any bucket may be given.
+    all_free_at: Time,
     /// By shard.
     permits: BTreeMap<u32, Permits>,
     granted: u64,
@@ -73,6 +75,7 @@ impl IdentifyQueue {
             starting: starting.into_iter().collect(),
             waiting: BTreeMap::new(),
             free_at: BTreeMap::new(),
+            all_free_at: Time::ZERO,
             permits: BTreeMap::new(),
             granted: 0,
         };
@@ -80,10 +83,27 @@ impl IdentifyQueue {
         queue
     }
 
+    /// A queue that gives nothing until Discord has told its figures.
+    pub fn without_budget(starting: impl IntoIterator<Item = u32>) -> Self {
+        let nothing = Budget { total: 0, remaining: 0, reset_after: Duration::ZERO, max_concurrency: 1 };
+        Self { resets_at: Time::MAX, ..Self::new(nothing, Time::ZERO, starting) }
+    }
+
     /// New figures from Discord.
     pub fn renew(&mut self, budget: Budget, now: Time) {
-        self.budget = Budget { max_concurrency: budget.max_concurrency.max(1), ..budget };
+        let budget = Budget { max_concurrency: budget.max_concurrency.max(1), ..budget };
+        let other_buckets = budget.max_concurrency != self.budget.max_concurrency;
+        self.budget = budget;
         self.resets_at = now + budget.reset_after;
+        if other_buckets {
+            // Which of the new ones has just been used is not known, so none is free before all of the old ones were.
+            let latest = self.free_at.values().copied().max().unwrap_or_default();
+            self.all_free_at = self.all_free_at.max(latest);
+            self.free_at.clear();
+            for shard in std::mem::take(&mut self.waiting).into_values().flatten() {
+                self.request(shard);
+            }
+        }
     }
 
     fn bucket(&self, shard: u32) -> u32 {
@@ -105,7 +125,7 @@ impl IdentifyQueue {
 
     /// The next shard that may identify now.
     pub fn poll(&mut self, now: Time) -> Option<u32> {
-        if self.is_exhausted() && now < self.resets_at {
+        if now < self.all_free_at || self.is_exhausted() && now < self.resets_at {
             return None;
         }
         let (free_at, permits) = (&self.free_at, &self.permits);
@@ -141,9 +161,10 @@ impl IdentifyQueue {
         self.budget.remaining == 0 || (self.budget.remaining as usize) < start
     }
 
-    /// How long until the budget is renewed, if something waits for that.
+    /// How long until the budget is renewed, if something waits for that and it is known.
     pub fn blocked_for(&self, now: Time) -> Option<Duration> {
-        (self.is_exhausted() && self.waiting() > 0).then(|| self.resets_at.saturating_sub(now))
+        let known = self.resets_at < Time::MAX;
+        (known && self.is_exhausted() && self.waiting() > 0).then(|| self.resets_at.saturating_sub(now))
     }
 
     /// Shards that wait.
@@ -239,6 +260,29 @@ mod tests {
         assert!(drain(&mut queue, SECOND).is_empty());
         queue.renew(budget(10, 1), SECOND * 5);
         assert_eq!(drain(&mut queue, SECOND * 5), [7]);
+    }
+
+    #[test]
+    fn without_figures_nothing_goes() {
+        let mut queue = IdentifyQueue::without_budget(0..4);
+        (0..4).for_each(|shard| queue.request(shard));
+        assert!(drain(&mut queue, SECOND * 1_000_000).is_empty());
+        assert_eq!(queue.blocked_for(SECOND), None);
+        queue.started(3);
+        let now = SECOND * 1_000_000;
+        queue.renew(budget(1000, 2), now);
+        assert_eq!(drain(&mut queue, now), [0, 1], "in the buckets that there are");
+        assert_eq!(drain(&mut queue, now + INTERVAL), [2, 3]);
+    }
+
+    #[test]
+    fn other_buckets_wait_for_the_old_ones() {
+        let mut queue = IdentifyQueue::new(budget(1000, 1), SECOND, []);
+        (0..3).for_each(|shard| queue.request(shard));
+        assert_eq!(drain(&mut queue, SECOND), [0]);
+        queue.renew(budget(1000, 16), SECOND * 2);
+        assert!(drain(&mut queue, SECOND * 2).is_empty(), "shard 1 could be in the bucket that was used");
+        assert_eq!(drain(&mut queue, SECOND + INTERVAL), [1, 2]);
     }
 
     #[test]

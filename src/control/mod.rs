@@ -9,6 +9,7 @@ mod forward;
 pub mod http;
 pub mod identify;
 mod metrics;
+mod remembered;
 mod rest;
 mod signals;
 
@@ -30,8 +31,10 @@ pub use door::{agree, head};
 use forward::Forward;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use http::{Response, Route};
+use identify::Budget;
 use identify::IdentifyQueue;
 use metrics::ControlFigures;
+use remembered::Remembered;
 use rest::{GatewayInfo, Rest, RestError};
 use std::{
     cell::{Cell, RefCell},
@@ -89,7 +92,8 @@ struct Control {
     config: Config,
     epoch: Instant,
     cores: Vec<Postbox<ToCore>>,
-    gateway: RefCell<Option<GatewayInfo>>,
+    /// What the shards were started with.
+    gateway: RefCell<Option<Remembered>>,
     queue: RefCell<Option<IdentifyQueue>>,
     gathering: RefCell<HashMap<u64, Gathering>>,
     next_gathering: Cell<u64>,
@@ -211,10 +215,12 @@ impl Control {
         glommio::spawn_local(self.clone().pace_identifies()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
         let mut backoff = REST_BACKOFF.0;
+        let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::take);
         loop {
             match inbox.receive().await {
                 Event::Gateway(Ok(info)) => {
                     backoff = REST_BACKOFF.0;
+                    remembered = None;
                     self.learn(info, &tls)?;
                 }
                 Event::Gateway(Err(RestError::Unauthorized)) => {
@@ -226,6 +232,10 @@ impl Control {
                     tracing::warn!("{what}; trying again in {} s", backoff.as_secs());
                     let _ = self.ask_rest.try_send(backoff);
                     backoff = (backoff * 2).min(REST_BACKOFF.1);
+                    if let Some(Remembered { url, shards }) = remembered.take() {
+                        tracing::warn!("starting without it: shards with a state file go on, the others wait for REST");
+                        self.start(url, shards, None, &tls)?;
+                    }
                 }
                 Event::Signal(signal) => {
                     tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
@@ -251,7 +261,10 @@ impl Control {
             false
         };
         match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
-            Some(true) => Ok(()),
+            Some(true) => {
+                self.remember();
+                Ok(())
+            }
             Some(false) => Err(Failure("second signal: quit at once".into())),
             None => Err(Failure("the data cores did not end in time".into())),
         }
@@ -259,42 +272,65 @@ impl Control {
 
     /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed.
     fn learn(&self, info: GatewayInfo, tls: &Arc<rustls::ClientConfig>) -> Result<(), Failure> {
-        let now = self.now();
         if let Some(queue) = &mut *self.queue.borrow_mut() {
-            queue.renew(info.budget, now);
+            queue.renew(info.budget, self.now());
             return Ok(());
         }
-        let shards = self.config.shard_range(info.shards).map_err(Failure)?;
-        let count = self.config.shards.unwrap_or(info.shards);
-        let budget = info.budget;
+        self.start(info.url, info.shards, Some(info.budget), tls)
+    }
+
+    /// Starts the shards. Without a budget those that have to identify wait until it is known.
+    fn start(
+        &self,
+        url: String,
+        recommended: u32,
+        budget: Option<Budget>,
+        tls: &Arc<rustls::ClientConfig>,
+    ) -> Result<(), Failure> {
+        let shards = self.config.shard_range(recommended).map_err(Failure)?;
+        let count = self.config.shards.unwrap_or(recommended);
         tracing::info!(
             shards = shards.len(),
             of = count,
-            recommended = info.shards,
-            identifies_left = budget.remaining,
-            max_concurrency = budget.max_concurrency,
+            recommended,
+            identifies_left = budget.map(|budget| budget.remaining),
+            max_concurrency = budget.map(|budget| budget.max_concurrency),
             "starting"
         );
-        let queue = IdentifyQueue::new(budget, now, shards.clone());
-        if let Some(wait) = queue.is_exhausted().then_some(budget.reset_after) {
-            tracing::error!(
-                "only {} of {} IDENTIFYs are left, and {} shards have to start: waiting {} s until Discord renews them",
-                budget.remaining,
-                budget.total,
-                shards.len(),
-                wait.as_secs()
-            );
-        }
+        let queue = match budget {
+            Some(budget) => {
+                let queue = IdentifyQueue::new(budget, self.now(), shards.clone());
+                if queue.is_exhausted() {
+                    tracing::error!(
+                        "only {} of {} IDENTIFYs are left, and {} shards have to start: waiting {} s until Discord renews them",
+                        budget.remaining,
+                        budget.total,
+                        shards.len(),
+                        budget.reset_after.as_secs()
+                    );
+                }
+                queue
+            }
+            None => IdentifyQueue::without_budget(shards.clone()),
+        };
         *self.queue.borrow_mut() = Some(queue);
         for (index, core) in self.cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
-            let plan = self.plan(own, count, info.url.clone(), tls.clone());
+            let plan = self.plan(own, count, url.clone(), tls.clone());
             if core.send(ToCore::Start(Box::new(plan))).is_err() {
                 return Err(Failure(format!("data core {index} has ended")));
             }
         }
-        *self.gateway.borrow_mut() = Some(info);
+        *self.gateway.borrow_mut() = Some(Remembered { url, shards: recommended });
         Ok(())
+    }
+
+    /// For the next process, beside the state files of the data cores.
+    fn remember(&self) {
+        let (Some(directory), Some(gateway)) = (&self.config.state_dir, &*self.gateway.borrow()) else { return };
+        if let Err(error) = gateway.store(directory) {
+            tracing::error!("can not write in {}: {error}", directory.display());
+        }
     }
 
     fn plan(&self, shards: Vec<u32>, count: u32, gateway_url: String, tls: Arc<rustls::ClientConfig>) -> Plan {
