@@ -14,8 +14,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Changes with everything that makes older files unreadable.
-const VERSION: u32 = 3;
+/// Changes with everything that makes older files unreadable, which includes any change of how the cache packs a guild:
+/// the codec, the tables, the stores, the list of kinds.
+const VERSION: u32 = 4;
 /// Fast, and still a sixth of the size.
 const ZSTD_LEVEL: i32 = 1;
 /// Bytes of the checksum at the end.
@@ -56,7 +57,7 @@ impl<T: Write> Write for Summed<T> {
 }
 
 /// Writes the file of a shard. `Ok(false)`: it has nothing to go on from.
-pub fn store(directory: &Path, plan: &Plan, shard: &Shard) -> io::Result<bool> {
+pub fn store(directory: &Path, plan: &Plan, shard: &mut Shard) -> io::Result<bool> {
     fs::create_dir_all(directory)?;
     let path = path(directory, shard.id().id);
     let temporary = path.with_extension("state.new");
