@@ -22,6 +22,9 @@ use super::{
 };
 use crate::protocol::json;
 
+/// No text of an entity is longer, because no payload of Discord is: a few bytes could otherwise stand for gigabytes.
+const MAX_TEXT: usize = 256 << 20;
+
 /// Tables that came in: what the records behind them refer to.
 pub struct Origin {
     /// `None`: those of this thread.
@@ -98,7 +101,7 @@ fn read(kit: &Kit<'_>, tables: &Tables, bytes: &[u8]) -> Option<(u64, Guild)> {
                 if !kit.keeps(kind, key) {
                     return None;
                 }
-                text = text.checked_add(decoder.check(key, record)?)?;
+                text = text.checked_add(check(&decoder, key, record)?)?;
             }
         }
         guild.arrays[kind as usize] = guild::Array { store, text };
@@ -106,9 +109,14 @@ fn read(kit: &Kit<'_>, tables: &Tables, bytes: &[u8]) -> Option<(u64, Guild)> {
     reader.bytes.is_empty().then_some((id, guild))
 }
 
+/// The length of a record's text, which is an object of JSON.
+fn check(decoder: &Decoder<'_>, key: u64, record: &[u8]) -> Option<usize> {
+    decoder.check(key, record).filter(|length| *length <= MAX_TEXT)
+}
+
 fn check_fields(guild: &Guild, tables: &Tables) -> Option<()> {
     let (key, record) = guild.fields.as_ref()?.split_first_chunk::<8>()?;
-    Decoder { tables, ids: &guild.ids.borrow() }.check(u64::from_le_bytes(*key), record)?;
+    check(&Decoder { tables, ids: &guild.ids.borrow() }, u64::from_le_bytes(*key), record)?;
     json::for_each_entry(&guild.fields_text(tables)?, |_, _| true).ok()
 }
 

@@ -47,8 +47,8 @@ impl Tables {
 
     /// Do numbers mean the same here as in `other`, where both have them?
     pub fn agrees_with(&self, other: &Self) -> bool {
-        let skeletons = self.templates.iter().zip(other.templates.iter());
-        skeletons.into_iter().all(|(own, other)| own.skeleton == other.skeleton)
+        let mut templates = self.templates.iter().zip(other.templates.iter());
+        templates.all(|(own, other)| own.skeleton == other.skeleton)
             && self.words.iter().zip(other.words.iter()).all(|(own, other)| own == other)
     }
 

@@ -186,6 +186,26 @@ fn flags_hold_whatever_the_bytes_say() {
 }
 
 #[test]
+fn a_few_bytes_do_not_stand_for_gigabytes() {
+    let long = [br#"{"x":""#, &vec![b'a'; 1 << 20][..], br#""}"#].concat();
+    let mut tables = vec![2];
+    write_bytes(&mut tables, &long);
+    write_bytes(&mut tables, b"{\"x\":\x13}");
+    tables.push(0);
+    let mut cache = ready(Flags::ALL);
+    let origin = cache.read_tables(&tables).expect("two templates and no words");
+    for (times, good) in [(2, true), (1_000, false)] {
+        let mut fields = vec![0, 0, 0, 0, 0, 0, 0, 0, 2];
+        write_varint(&mut fields, times);
+        fields.resize(fields.len() + times as usize, 0);
+        let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        write_bytes(&mut bytes, &fields);
+        bytes.resize(bytes.len() + 1 + Kind::COUNT, 0);
+        assert_eq!(cache.read_guild(&origin, &bytes).is_some(), good);
+    }
+}
+
+#[test]
 fn hostile_bytes_do_no_harm() {
     let (tables, guilds) = write_all(&mut full(Flags::ALL, 3));
     let whole = &guilds[0];
