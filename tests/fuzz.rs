@@ -2,9 +2,9 @@
 //!
 //! Real payloads are mutated (bits, cuts, repetitions, pieces of others, tokens that mean something) and go to everything
 //! that reads bytes from outside: the envelope scan, the JSON cursor, the codec and its records, the cache with all its
-//! events, ETF in both directions, frames of both sides, HTTP-like heads, decompression. Nothing may panic, what is taken has to come
-//! back as it was, and what the cache shows has to be JSON. There is no coverage feedback; the mutations know the formats
-//! instead.
+//! events and its packed guilds, ETF in both directions, frames of both sides, HTTP-like heads, decompression. Nothing may
+//! panic, what is taken has to come back as it was, and what the cache shows has to be JSON. There is no coverage feedback;
+//! the mutations know the formats instead.
 
 #[allow(dead_code, unused_imports)]
 #[path = "../src/bin/discord-sim/clock.rs"]
@@ -215,6 +215,40 @@ fn cache(cache: &mut Cache, name: &str, text: &[u8]) {
     }
 }
 
+/// Guilds of another process, changed on their way: what is taken is JSON, and can be changed and taken away.
+fn packed(rng: &mut Rng, from: &mut Cache, flags: Flags) {
+    let guilds: Vec<u64> = from.guilds().filter(|(_, available)| *available).map(|(guild, _)| guild).collect();
+    let Some(guild) = rng.choice(guilds) else { return };
+    let (mut tables, mut bytes) = (Vec::new(), Vec::new());
+    from.write_tables(&mut tables);
+    assert!(from.write_guild(guild, &mut bytes));
+    let mut into = Cache::new(flags);
+    let whole = rng.u8(0..4) == 0;
+    for _ in 0..if whole { 0 } else { rng.usize(1..4) } {
+        let changed = if rng.u8(0..4) == 0 { &mut tables } else { &mut bytes };
+        if !changed.is_empty() {
+            let at = rng.usize(0..changed.len());
+            match rng.u8(0..6) {
+                0 => changed.truncate(at),
+                1 => changed.insert(at, rng.u8(..)),
+                2 => drop(changed.remove(at)),
+                _ => changed[at] = rng.u8(..),
+            }
+        }
+    }
+    let read = into.read_tables(&tables).and_then(|origin| into.read_guild(&origin, &bytes));
+    assert!(!whole || read == Some(guild), "its own guild");
+    let Some(guild) = read else { return };
+    let mut snapshot = into.snapshot(guild, View::ALL).expect("a guild");
+    let mut out = Vec::new();
+    while !snapshot.write(&mut out, 10_000) {
+        assert!(out.len() <= snapshot.len(), "the length that was announced");
+    }
+    serde_json::from_slice::<serde::de::IgnoredAny>(&out).expect("a guild that is JSON");
+    into.apply(EventKind::GuildDelete, format!(r#"{{"id":"{guild}"}}"#).as_bytes());
+    assert_eq!((into.counts().members, into.counts().channels, into.counts().presences), (0, 0, 0));
+}
+
 /// Everything else that reads bytes.
 fn readers(rng: &mut Rng, text: &[u8]) {
     let _ = Envelope::scan(text);
@@ -276,6 +310,9 @@ fn main() -> ExitCode {
                 codec(&mut rng, &text, &mut tables, &mut ids);
                 cache(&mut kept, name, &text);
                 readers(&mut rng, &text);
+                if rng.u8(0..8) == 0 {
+                    packed(&mut rng, &mut kept, flags);
+                }
             }));
             if result.is_err() {
                 println!("SEED={seed} fails at {name}: {}", String::from_utf8_lossy(&text));

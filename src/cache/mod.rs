@@ -15,6 +15,7 @@ mod flags;
 mod guild;
 mod kind;
 mod members;
+mod packed;
 mod roles;
 mod scan;
 mod snapshot;
@@ -34,6 +35,7 @@ use guild::{Guild, Kit};
 use hashbrown::HashMap;
 use kind::Kind;
 pub use members::{CHUNK, LONGEST_NONCE, MemberAnswer, MemberRequest, Readiness, SavedAnswer};
+pub use packed::Origin;
 pub use snapshot::{GuildSnapshot, View};
 use std::cell::RefMut;
 

@@ -29,6 +29,18 @@ pub fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
+/// Could this stand between the quotes of a string?
+pub fn is_content(text: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(found) = special(text, at) {
+        match escape_end(text, found) {
+            Some(end) if text[found] == b'\\' => at = end,
+            _ => return false,
+        }
+    }
+    true
+}
+
 fn escape_end(text: &[u8], at: usize) -> Option<usize> {
     match text.get(at + 1)? {
         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(at + 2),
@@ -141,6 +153,8 @@ mod tests {
                 }
             }
             prop_assert_eq!(string_end(text.as_bytes(), 0), simple);
+            let quoted = [text.as_bytes(), b"\""].concat();
+            prop_assert_eq!(is_content(text.as_bytes()), string_end(&quoted, 0) == Some(text.len()));
         }
     }
 }

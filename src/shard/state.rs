@@ -23,25 +23,30 @@ use std::{
     rc::Rc,
 };
 
-/// No record is longer: a guild with 100,000 members comes to some 60 MB.
+/// No record is longer.
 const MAX_RECORD: u64 = 512 << 20;
-/// Bytes of a guild that are made at a time.
-const SLICE: usize = 256 << 10;
+/// Bytes of a guild in one record: one with 100,000 members comes to some 15 MB, and however large it is, it can be written.
+const PART: usize = if cfg!(test) { 100 } else { 64 << 20 };
 
 /// Kinds of records.
 mod kind {
     pub const HEAD: u8 = 1;
     pub const READY: u8 = 2;
     pub const USER: u8 = 3;
+    /// The last part of a guild.
     pub const GUILD: u8 = 4;
     pub const GUILD_DOWN: u8 = 5;
     pub const SESSION: u8 = 6;
     pub const EVENT: u8 = 7;
     pub const GUILD_PENDING: u8 = 8;
+    pub const END: u8 = 9;
     pub const ANSWER: u8 = 10;
     pub const REQUEST: u8 = 11;
     pub const COMMAND: u8 = 12;
-    pub const END: u8 = 9;
+    /// What guilds refer to.
+    pub const TABLES: u8 = 13;
+    /// A part of a guild, of which more follows.
+    pub const GUILD_PART: u8 = 14;
 }
 
 /// What is neither text of Discord nor an event.
@@ -102,7 +107,7 @@ fn numbered(text: &[u8]) -> io::Result<(u32, &[u8])> {
 impl Shard {
     /// Writes the shard, after [`Shard::stop`]. `Ok(false)`: there is no session that could be resumed, and nothing was
     /// written.
-    pub fn save(&self, out: &mut impl Write) -> io::Result<bool> {
+    pub fn save(&mut self, out: &mut impl Write) -> io::Result<bool> {
         let (Some(Resumption { session_id, resume_url, sequence }), Some(ready)) =
             (self.upstream.resumption().cloned(), &self.ready)
         else {
@@ -129,17 +134,21 @@ impl Shard {
         if let Some(user) = self.cache.user() {
             write_record(out, kind::USER, &[user])?;
         }
-        let mut text = Vec::new();
+        let mut packed = Vec::new();
+        self.cache.write_tables(&mut packed);
+        write_record(out, kind::TABLES, &[&packed])?;
         for (guild, _) in self.cache.guilds() {
-            let Some(mut snapshot) = self.cache.snapshot(guild, View::ALL) else { continue };
-            text.clear();
-            if snapshot.unavailable() {
+            packed.clear();
+            if self.cache.write_guild(guild, &mut packed) {
+                let mut parts = packed.chunks(PART).peekable();
+                while let Some(part) = parts.next() {
+                    let kind = if parts.peek().is_some() { kind::GUILD_PART } else { kind::GUILD };
+                    write_record(out, kind, &[part])?;
+                }
+            } else if let Some(snapshot) = self.cache.snapshot(guild, View::ALL) {
                 let kind = if snapshot.is_down() { kind::GUILD_DOWN } else { kind::GUILD_PENDING };
                 write_record(out, kind, &[guild.to_string().as_bytes()])?;
-                continue;
             }
-            while !snapshot.write(&mut text, SLICE) {}
-            write_record(out, kind::GUILD, &[&text])?;
         }
         for session in &saved {
             write_record(out, kind::SESSION, &[&serde_json::to_vec(session)?])?;
@@ -190,17 +199,35 @@ impl Shard {
         }
         shard.log.start_at(head.oldest);
         let mut guilds = HashSet::new();
+        let mut tables = None;
+        let mut parts = Vec::new();
         loop {
-            match read_record(input, &mut text)? {
+            let kind = read_record(input, &mut text)?;
+            if !parts.is_empty() && !matches!(kind, kind::GUILD | kind::GUILD_PART) {
+                return Err(invalid("a guild that is not complete"));
+            }
+            match kind {
                 kind::READY => {
                     shard.cache.ready(&text).map_err(invalid)?;
                     shard.ready = Some(text.as_slice().into());
                 }
                 kind::USER => drop(shard.cache.apply(EventKind::UserUpdate, &text)),
+                kind::TABLES => {
+                    let read = shard.cache.read_tables(&text);
+                    tables = Some(read.ok_or_else(|| invalid("tables that can not be read"))?);
+                }
+                kind::GUILD_PART => parts.extend_from_slice(&text),
                 kind::GUILD => {
-                    let outcome = shard.cache.apply(EventKind::GuildCreate, &text);
-                    let id = outcome.guild.filter(|_| outcome.changed);
+                    let tables = tables.as_ref().ok_or_else(|| invalid("a guild before the tables"))?;
+                    let whole = if parts.is_empty() {
+                        &text
+                    } else {
+                        parts.extend_from_slice(&text);
+                        &parts
+                    };
+                    let id = shard.cache.read_guild(tables, whole);
                     guilds.insert(id.ok_or_else(|| invalid("a guild that can not be read"))?);
+                    parts = Vec::new();
                 }
                 kind @ (kind::GUILD_DOWN | kind::GUILD_PENDING) => {
                     let id = json::parse_id(&text).ok_or_else(|| invalid("a guild without id"))?;

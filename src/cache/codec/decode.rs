@@ -7,7 +7,8 @@ use super::{
     template::{Name, Segment, Template},
     values::{Reader, Time, decimal_length, hash_text, time_text},
 };
-use crate::cache::work;
+use crate::cache::{scan, work};
+use serde::de::IgnoredAny;
 
 /// Nested deeper than the encoder does; only a broken record is.
 const MAX_NESTING: usize = 2 * super::encode::MAX_NESTING;
@@ -20,7 +21,12 @@ trait Sink {
     fn quoted(&mut self, number: u64);
     fn hash(&mut self, before: &[u8], hash: [u8; 16]);
     fn time(&mut self, time: Time);
+    /// What stands between the quotes of a string.
     fn string(&mut self, text: &[u8]);
+    /// A JSON value as it is.
+    fn raw(&mut self, text: &[u8]) {
+        self.text(text);
+    }
 }
 
 impl Sink for Vec<u8> {
@@ -99,6 +105,50 @@ impl Sink for Length {
     }
 }
 
+/// Counts bytes of text, and sees to it that the text is JSON.
+struct Checked {
+    length: Length,
+    sound: bool,
+}
+
+impl Sink for Checked {
+    #[inline(always)]
+    fn text(&mut self, text: &[u8]) {
+        self.length.text(text);
+    }
+
+    #[inline(always)]
+    fn decimal(&mut self, number: u64) {
+        self.length.decimal(number);
+    }
+
+    #[inline(always)]
+    fn quoted(&mut self, number: u64) {
+        self.length.quoted(number);
+    }
+
+    #[inline(always)]
+    fn hash(&mut self, before: &[u8], hash: [u8; 16]) {
+        self.length.hash(before, hash);
+    }
+
+    #[inline(always)]
+    fn time(&mut self, time: Time) {
+        self.length.time(time);
+    }
+
+    #[inline(always)]
+    fn string(&mut self, text: &[u8]) {
+        self.sound &= scan::is_content(text);
+        self.length.string(text);
+    }
+
+    fn raw(&mut self, text: &[u8]) {
+        self.sound &= serde_json::from_slice::<IgnoredAny>(text).is_ok();
+        self.length.text(text);
+    }
+}
+
 /// Where records of a guild are understood.
 #[derive(Clone, Copy)]
 pub struct Decoder<'a> {
@@ -112,7 +162,7 @@ impl Decoder<'_> {
     /// Appends the text of the record of `key` to `out`. `None`: the record is broken, and `out` holds a part of it.
     #[inline]
     pub fn decode(&self, key: u64, record: &[u8], out: &mut Vec<u8>) -> Option<()> {
-        self.whole(key, record, out)
+        self.whole(key, record, out).map(drop)
     }
 
     /// The length of the text of a record.
@@ -122,14 +172,24 @@ impl Decoder<'_> {
         Some(length.0)
     }
 
-    fn whole(&self, key: u64, record: &[u8], sink: &mut impl Sink) -> Option<()> {
+    /// The length of the text of a record that comes from outside. `None`: it is broken, or its text is not an object of
+    /// JSON.
+    pub fn check(&self, key: u64, record: &[u8]) -> Option<usize> {
+        let mut checked = Checked { length: Length(0), sound: true };
+        let rest = self.whole(key, record, &mut checked)?;
+        let is_object = !matches!(record, [0, rest @ ..] if !rest.starts_with(b"{"));
+        (checked.sound && is_object && rest.is_empty()).then_some(checked.length.0)
+    }
+
+    /// Returns what is left of the record.
+    fn whole<'r>(&self, key: u64, record: &'r [u8], sink: &mut impl Sink) -> Option<&'r [u8]> {
         work::add(40 + record.len() / 2);
         let mut reader = Reader { bytes: record };
         match reader.varint()? {
-            0 => sink.text(reader.bytes),
+            0 => sink.raw(std::mem::take(&mut reader.bytes)),
             number => self.object(number - 1, key, &mut reader, sink, 0)?,
         }
-        Some(())
+        Some(reader.bytes)
     }
 
     fn object(&self, number: u64, key: u64, reader: &mut Reader<'_>, sink: &mut impl Sink, depth: usize) -> Option<()> {
@@ -169,7 +229,7 @@ impl Decoder<'_> {
             Slot::Word => sink.string(self.tables.words.get(reader.varint()?)?),
             Slot::Raw => {
                 let length = reader.length()?;
-                sink.text(reader.take(length)?);
+                sink.raw(reader.take(length)?);
             }
             Slot::Constant => sink.text(CONSTANTS.get(usize::from(reader.byte()?))?),
             Slot::References | Slot::Objects | Slot::Scalars | Slot::Object | Slot::Any => {

@@ -60,6 +60,11 @@ impl Ids {
         Some(u64::from(number))
     }
 
+    /// All of them, by their numbers.
+    pub fn all(&self) -> &[u64] {
+        &self.ids
+    }
+
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
         self.ids.capacity() * size_of::<u64>()

@@ -45,6 +45,20 @@ impl Tables {
         OF_THREAD.with(Rc::clone)
     }
 
+    /// Do numbers mean the same here as in `other`, where both have them?
+    pub fn agrees_with(&self, other: &Self) -> bool {
+        let mut templates = self.templates.iter().zip(other.templates.iter());
+        templates.all(|(own, other)| own.skeleton == other.skeleton)
+            && self.words.iter().zip(other.words.iter()).all(|(own, other)| own == other)
+    }
+
+    /// Takes what `other`, with which this agrees, has beyond it. False: not all of it could be taken.
+    pub fn catch_up(&mut self, other: &Self) -> bool {
+        let (templates, words) = (self.templates.len(), self.words.len());
+        other.templates.iter().skip(templates).all(|template| self.templates.add(&template.skeleton).is_some())
+            && other.words.iter().skip(words).all(|word| self.words.add(word).is_some())
+    }
+
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
         self.templates.heap() + self.words.heap()

@@ -3,6 +3,7 @@
 use super::kind::Slot;
 use crate::cache::scan;
 use hashbrown::{HashMap, HashTable};
+use serde::de::IgnoredAny;
 
 /// Templates at most; their numbers are packed as variable-length integers.
 pub const MAX_TEMPLATES: usize = 16_384;
@@ -162,6 +163,23 @@ impl Templates {
         self.by_skeleton
             .insert_unique(hash, number as u16, |other| super::hash(&templates[usize::from(*other)].skeleton));
         Some(number as u64)
+    }
+
+    /// All of them, by their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = &Template> {
+        self.templates.iter()
+    }
+
+    /// Takes a skeleton that comes from outside, as the next one. `None`: it is not one, is there already, or there is no
+    /// room.
+    pub fn add(&mut self, skeleton: &[u8]) -> Option<()> {
+        // Control bytes are only where a value is, so this tells whether any values make it JSON.
+        let filled: Vec<u8> = skeleton.iter().map(|byte| if *byte < 0x20 { b'0' } else { *byte }).collect();
+        if !filled.starts_with(b"{") || serde_json::from_slice::<IgnoredAny>(&filled).is_err() {
+            return None;
+        }
+        let number = self.templates.len() as u64;
+        self.find_or_add(skeleton, true).filter(|found| *found == number).map(drop)
     }
 
     /// Has every key of `old` its like in `new`, so that `new` merged over `old` is just `new`?

@@ -3,6 +3,7 @@
 //! A string is admitted when it has been seen a few times while its place in a small table of candidates was not taken
 //! by another. Words never leave, because records refer to them by number.
 
+use crate::cache::scan;
 use hashbrown::HashTable;
 
 /// Words that are kept at most.
@@ -50,13 +51,10 @@ impl Words {
 
     /// The number of a string, if it is a word. Counts it otherwise.
     pub fn find(&mut self, text: &[u8], hash: u64) -> Option<u64> {
-        let tag = (hash >> 40) as u16;
-        let found = self.index.find(hash, |(other, number)| {
-            *other == tag && self.get(u64::from(*number)).is_some_and(|word| word == text)
-        });
-        if let Some((_, number)) = found {
-            return Some(u64::from(*number));
+        if let Some(number) = self.number(text, hash) {
+            return Some(number);
         }
+        let tag = (hash >> 40) as u16;
         let candidate = &mut self.candidates[hash as usize % CANDIDATES];
         if candidate.0 != tag {
             *candidate = (tag, 1);
@@ -68,6 +66,39 @@ impl Words {
         }
         *candidate = (0, 0);
         self.admit(text, hash)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Are there none?
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// All words, by their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.len() as u64).filter_map(|number| self.get(number))
+    }
+
+    /// Takes a string that comes from outside, as the next word. `None`: it can not be one, is one already, or there is
+    /// no room.
+    pub fn add(&mut self, text: &[u8]) -> Option<()> {
+        let hash = super::hash(text);
+        if !LENGTHS.contains(&text.len()) || !scan::is_content(text) || self.number(text, hash).is_some() {
+            return None;
+        }
+        self.admit(text, hash).map(drop)
+    }
+
+    fn number(&self, text: &[u8], hash: u64) -> Option<u64> {
+        let tag = (hash >> 40) as u16;
+        let found = self.index.find(hash, |(other, number)| {
+            *other == tag && self.get(u64::from(*number)).is_some_and(|word| word == text)
+        });
+        found.map(|(_, number)| u64::from(*number))
     }
 
     fn admit(&mut self, text: &[u8], hash: u64) -> Option<u64> {

@@ -141,6 +141,39 @@ fn splice(data: &mut Vec<u8>, start: usize, end: usize, parts: [&[u8]; 3]) {
 }
 
 impl Store {
+    /// A store of records that come from outside, one behind the other as in a chunk. `None`: they are not, or two have the
+    /// same id.
+    pub fn from_records(bytes: &[u8]) -> Option<Self> {
+        let mut store = Self { bytes: bytes.len(), ..Self::default() };
+        let limit = store.limit();
+        let (mut keys, mut start) = (Vec::new(), 0);
+        let mut records = Records::new(bytes, 0);
+        loop {
+            let before = records.position();
+            let next = records.next_place();
+            if before > start && (next.is_none() || records.position() - start > limit) {
+                store.chunks.push(Some(Rc::new(bytes[start..before].to_vec())));
+                start = before;
+            }
+            let Some((key, ..)) = next else { break };
+            store.len = store.len.checked_add(1)?;
+            if key != 0 {
+                keys.push(key);
+            }
+        }
+        keys.sort_unstable();
+        if start != bytes.len() || keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            return None;
+        }
+        // Two neighbours are longer than the limit together, so there are few enough chunks for their numbers.
+        store.chunks.shrink_to_fit();
+        store.allocated = store.bytes;
+        if store.chunks.len() > WITHOUT_INDEX {
+            store.make_index();
+        }
+        Some(store)
+    }
+
     /// How many records there are.
     pub fn len(&self) -> usize {
         self.len as usize

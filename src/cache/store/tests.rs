@@ -8,6 +8,7 @@ enum Step {
     Overwrite(u64, usize),
     Share,
     Shrink,
+    Reload,
 }
 
 fn steps(keys: u64, longest: usize) -> impl Strategy<Value = Vec<Step>> {
@@ -17,12 +18,17 @@ fn steps(keys: u64, longest: usize) -> impl Strategy<Value = Vec<Step>> {
         4 => (1..keys, any::<usize>()).prop_map(|(key, at)| Step::Overwrite(key, at)),
         1 => Just(Step::Share),
         1 => Just(Step::Shrink),
+        1 => Just(Step::Reload),
     ];
     prop::collection::vec(step, 0..600)
 }
 
 fn all(store: &Store) -> Vec<(u64, Vec<u8>)> {
     store.iter().map(|(key, record)| (key, record.to_vec())).collect()
+}
+
+fn together(store: &Store) -> Vec<u8> {
+    store.share().iter().flat_map(|chunk| chunk.iter().copied()).collect()
 }
 
 fn check(steps: Vec<Step>) {
@@ -73,6 +79,11 @@ fn check(steps: Vec<Step>) {
             }
             Step::Share => shared.push((store.share(), model.clone())),
             Step::Shrink => store.shrink_to_fit(),
+            Step::Reload => {
+                let bytes = together(&store);
+                store = Store::from_records(&bytes).expect("its own records");
+                assert!(together(&store) == bytes && store.chunks.iter().all(Option::is_some));
+            }
         }
         assert_eq!(store.len(), model.len());
     }
@@ -110,7 +121,28 @@ proptest! {
     #[test]
     fn broken_chunks_never_panic(bytes: Vec<u8>) {
         Records::new(&bytes, 0).for_each(drop);
+        if let Some(store) = Store::from_records(&bytes) {
+            prop_assert_eq!(together(&store), bytes);
+        }
     }
+}
+
+#[test]
+fn chunks_from_outside_are_as_large_as_others_and_no_id_comes_twice() {
+    let mut store = Store::default();
+    (1..=60_000).for_each(|key| store.push(key, &[7; 300]));
+    store.push(0, &[1]);
+    store.push(0, &[1]);
+    store.shrink_to_fit();
+    let bytes = together(&store);
+    let same = Store::from_records(&bytes).expect("its own records");
+    assert_eq!((same.len(), same.bytes), (60_002, bytes.len()));
+    assert!(same.chunks.iter().flatten().all(|chunk| chunk.len() <= same.limit()));
+    assert!(same.heap() <= store.heap(), "{} and {}", same.heap(), store.heap());
+    assert!((1..=60_000).all(|key| same.find(key).is_some()));
+    store.push(60_001, &[]);
+    assert!(Store::from_records(&[&bytes[..], &bytes[..310]].concat()).is_none());
+    assert!(Store::from_records(&bytes[..bytes.len() - 1]).is_none());
 }
 
 #[test]
