@@ -243,7 +243,8 @@ async fn finish(connection: &mut ClientConnection, end: End) {
         // Some libraries decide by the code that comes back, so it is theirs.
         End::Closed(code) => (code, ""),
         End::Close { close: (code, reason), reconnect } => {
-            if reconnect {
+            // In the middle of a large guild that is compressed on the way the code alone has to do.
+            if reconnect && connection.outbox.abandon() {
                 connection.outbox.message(&[payload::RECONNECT]);
                 let left = within(RECONNECT_GRACE, connection.converse(|_, _| None::<Ended>)).await;
                 if let Some(left) = left {

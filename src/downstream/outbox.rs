@@ -188,6 +188,19 @@ impl Outbox {
         deferred.iter().for_each(|payload| self.message(&[payload]));
     }
 
+    /// Gives up the payload that is being made, if there is one. False: no other can be sent any more, because a part of
+    /// it is in the compressed stream already.
+    pub fn abandon(&mut self) -> bool {
+        let Some(open) = &self.open else { return true };
+        if matches!(self.form, Form::Stream(..)) {
+            return false;
+        }
+        let deferred = open.deferred.to_vec();
+        self.open = None;
+        deferred.iter().for_each(|payload| self.message(&[payload]));
+        true
+    }
+
     /// Adds a pong.
     pub fn pong(&mut self, payload: &[u8]) {
         if !self.closed {
@@ -483,6 +496,27 @@ mod tests {
         outbox.close(Some(4000), "");
         assert_eq!(outbox.pending(), [0x88, 2, 0x0f, 0xa0]);
         assert!(!outbox.begin() && !Outbox::new(Transport::None, Encoding::Etf).begin());
+    }
+
+    #[test]
+    fn a_payload_that_is_given_up_leaves_the_connection_usable_if_that_can_be() {
+        for (transport, usable) in [(Transport::None, true), (Transport::Zlib, false), (Transport::Zstd, false)] {
+            let mut outbox = Outbox::new(transport, Encoding::Json);
+            outbox.start_compressing(false);
+            assert!(outbox.abandon(), "there is none");
+            outbox.message(&[b"before"]);
+            assert!(outbox.begin());
+            outbox.piece(b"never complete");
+            outbox.message(&[b"meanwhile"]);
+            assert_eq!(outbox.abandon(), usable, "{transport:?}");
+            outbox.message(&[b"after"]);
+            outbox.close(Some(4000), "");
+            let mut inbound = Inbound::new(Role::Client, 1 << 20);
+            let got = read(&mut outbox, &mut inbound, &mut Inflater::new(transport, 1 << 20), 1_000);
+            let all = ["before", "meanwhile", "after", "Close(Some((4000, \"\")))"];
+            let expected: Vec<_> = if usable { all.to_vec() } else { vec![all[0], all[3]] };
+            assert_eq!(got, expected, "{transport:?}");
+        }
     }
 
     #[test]
