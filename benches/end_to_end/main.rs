@@ -361,9 +361,9 @@ fn stuck(bench: &Bench) -> Value {
     let address = ([127, 0, 0, 1], tested.port).into();
     simulator.traffic(2_000);
     let mut seen = [Vec::new(), Vec::new()];
-    let (mut before, mut with) = (Vec::new(), Vec::new());
+    let before = rss(tested.child.id());
+    let (mut with, mut after) = (before, before);
     for _ in 0..rounds {
-        before.push(rss(tested.child.id()) as f64);
         seen[0].extend(observed(bench.observer(tested.port, 1, seconds)));
         let clients: Vec<Gateway> = (0..STUCK)
             .map(|_| {
@@ -375,15 +375,16 @@ fn stuck(bench: &Bench) -> Value {
         // Until nothing fits into their sockets any more.
         thread::sleep(Duration::from_secs(5));
         seen[1].extend(observed(bench.observer(tested.port, 1, seconds)));
-        with.push(rss(tested.child.id()) as f64);
+        with = with.max(rss(tested.child.id()));
         drop(clients);
         thread::sleep(Duration::from_secs(2));
+        after = rss(tested.child.id());
     }
     simulator.traffic(0);
     let [alone, among] = seen.map(median);
     json!({
         "clients": STUCK, "others_p99_us": alone, "others_p99_us_with_them": among, "ratio": among / alone,
-        "rss": median(before), "rss_with_them": median(with),
+        "rss": before, "rss_with_them": with, "rss_after": after,
     })
 }
 
@@ -433,12 +434,12 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
-fn print(results: &Value) {
+fn print_loads(loads: &Value) {
     println!(
         "| load, 20 shards | | CPU µs per event | events/s per core | latency µs p50 / p99 / p99.9 | system calls per event |"
     );
     println!("|---|---|---|---|---|---|");
-    for load in results["loads"].as_array().expect("loads") {
+    for load in loads.as_array().expect("loads") {
         for side in ["proxy", "relay"] {
             let it = &load[side];
             let latency = &it["latency_us"];
@@ -455,8 +456,10 @@ fn print(results: &Value) {
         }
         println!("| | ratio | {:.2} | | p99 {:.2} | |", number(&load["cpu_ratio"]), number(&load["p99_ratio"]));
     }
-    let memory = &results["memory"];
-    println!("\n| memory | |\n|---|---|");
+}
+
+fn print_memory(memory: &Value) {
+    println!("| memory | |\n|---|---|");
     println!(
         "| {} guilds, {} members, {} presences | RSS {:.1} MB, cache {:.1} MB |",
         memory["guilds"],
@@ -466,8 +469,10 @@ fn print(results: &Value) {
         number(&memory["cache_heap"]) / MB
     );
     println!("| after {} events | RSS {:.1} MB |", memory["updates"], number(&memory["rss_after_updates"]) / MB);
-    let join = &results["joining"];
-    println!("\n| a client joins | |\n|---|---|");
+}
+
+fn print_joining(join: &Value) {
+    println!("| a client joins | |\n|---|---|");
     println!(
         "| IDENTIFY to the last of {} guilds | {:.0} ms, {:.1} MB |",
         join["guilds"],
@@ -481,8 +486,10 @@ fn print(results: &Value) {
         number(&join["others_p99_us_joining_here"]),
         number(&join["ratio"])
     );
-    let stuck = &results["stuck"];
-    println!("\n| {} clients that read nothing | |\n|---|---|", stuck["clients"]);
+}
+
+fn print_stuck(stuck: &Value) {
+    println!("| {} clients that read nothing | |\n|---|---|", stuck["clients"]);
     println!(
         "| p99 of one that reads: without / with them | {:.0} / {:.0} µs, ratio {:.2} |",
         number(&stuck["others_p99_us"]),
@@ -490,12 +497,15 @@ fn print(results: &Value) {
         number(&stuck["ratio"])
     );
     println!(
-        "| RSS without / with them | {:.0} / {:.0} MB |",
+        "| RSS before / with them / after they have left | {:.0} / {:.0} / {:.0} MB |",
         number(&stuck["rss"]) / MB,
-        number(&stuck["rss_with_them"]) / MB
+        number(&stuck["rss_with_them"]) / MB,
+        number(&stuck["rss_after"]) / MB
     );
-    let restart = &results["restarting"];
-    println!("\n| a restart | |\n|---|---|");
+}
+
+fn print_restarting(restart: &Value) {
+    println!("| a restart | |\n|---|---|");
     println!(
         "| {} shards, {} guilds, {} members, {} presences | cache {:.0} MB, state files {:.0} MB |",
         restart["shards"],
@@ -528,22 +538,22 @@ fn main() {
     let bench = Bench { directory, quick: env::var("QUICK").is_ok_and(|quick| !quick.is_empty() && quick != "0") };
     let only = env::var("ONLY").unwrap_or_default();
     let wanted = |name: &str| only.is_empty() || only == name;
-    let mut results =
-        json!({ "quick": bench.quick, "loads": [], "memory": {}, "joining": {}, "stuck": {}, "restarting": {} });
+    let mut results = json!({ "quick": bench.quick });
     let parts = [
-        ("loads", loads as fn(&Bench) -> Value),
-        ("joining", joining),
-        ("memory", memory),
-        ("stuck", stuck),
-        ("restarting", restarting),
+        ("loads", loads as fn(&Bench) -> Value, print_loads as fn(&Value)),
+        ("joining", joining, print_joining),
+        ("memory", memory, print_memory),
+        ("stuck", stuck, print_stuck),
+        ("restarting", restarting, print_restarting),
     ];
-    for (name, run) in parts {
+    for (name, run, print) in parts {
         if wanted(name) {
             eprintln!("bench: {name}");
             results[name] = run(&bench);
+            print(&results[name]);
+            println!();
         }
     }
-    print(&results);
     let path = root.join("target/bench.json");
     fs::write(&path, format!("{results:#}\n")).expect("the result");
     eprintln!("bench: the same as JSON in target/bench.json");
