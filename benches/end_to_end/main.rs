@@ -155,7 +155,7 @@ fn finished(bot: Child, what: &str) -> Value {
     assert_eq!(
         (&summary["gaps"], &summary["duplicates"]),
         (&json!(0), &json!(0)),
-        "{what}: events were lost or doubled"
+        "{what}: events were lost or doubled: {summary}"
     );
     summary
 }
@@ -301,7 +301,7 @@ fn memory(bench: &Bench) -> Value {
 }
 
 /// Where clients join while others are observed.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Joins {
     Nowhere,
     /// At Discord itself: what the observers then notice is the machine, not the proxy.
@@ -324,7 +324,7 @@ fn joining(bench: &Bench) -> Value {
     let (rounds, seconds) = if bench.quick { (1, 5.0) } else { (4, 8.0) };
     let simulator = bench.simulator(1, 1_000, 25);
     let tested = bench.start(Side::Proxy, &simulator, 1);
-    simulator.traffic(2_000);
+    simulator.steady_traffic(2_000);
     let (mut times, mut bytes) = (Vec::new(), Vec::new());
     let mut seen = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..rounds {
@@ -334,7 +334,7 @@ fn joining(bench: &Bench) -> Value {
             thread::sleep(Duration::from_millis(1_500));
             let port = if joins == Joins::Here { tested.port } else { simulator.address.port() };
             while joins != Joins::Nowhere && Instant::now() < end {
-                let joined = finished(bench.bot(port, 1, 0.5), "a client that joins");
+                let joined = finished(bench.bot(port, 1, 0.5), &format!("a client that joins {joins:?}"));
                 if joins == Joins::Here {
                     times.extend(joined["all_guilds_ms"].as_f64());
                     bytes.extend(joined["bytes"].as_f64());
@@ -359,7 +359,7 @@ fn stuck(bench: &Bench) -> Value {
     let simulator = bench.simulator(1, 50, 20);
     let tested = bench.start(Side::Proxy, &simulator, 1);
     let address = ([127, 0, 0, 1], tested.port).into();
-    simulator.traffic(2_000);
+    simulator.steady_traffic(2_000);
     let mut seen = [Vec::new(), Vec::new()];
     let before = rss(tested.child.id());
     let (mut with, mut after) = (before, before);

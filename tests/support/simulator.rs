@@ -112,6 +112,12 @@ impl Simulator {
         self.post(&format!("/sim/traffic?rate={rate}"));
     }
 
+    /// As [`Self::traffic`], but no guild comes or goes. Of one that does before a client is told of it, the client is
+    /// told nothing, its messages included.
+    pub fn steady_traffic(&self, rate: u32) {
+        self.post(&format!("/sim/traffic?rate={rate}&steady=1"));
+    }
+
     /// Lets the bot join a new guild on a shard, and returns its id.
     pub fn join_guild(&self, shard: u32) -> String {
         let joined = self.post(&format!("/sim/guild-join?shard={shard}"));

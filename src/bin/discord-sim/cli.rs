@@ -40,7 +40,7 @@ Prints `listening on ADDRESS` when it is ready. The control API takes shard=N or
   GET  /sim/guild?id=ID                        the whole truth of a guild, as `d` of a GUILD_CREATE
   POST /sim/emit?shard=S&count=N[&size=BYTES][&guild=ID]   numbered MESSAGE_CREATEs at once
   POST /sim/mutate?shard=S&count=N[&type=T]    random state events at once
-  POST /sim/traffic?rate=R                     events per second, 0 stops
+  POST /sim/traffic?rate=R[&steady=1]          events per second, 0 stops; steady: no guild comes or goes
   POST /sim/dispatch?shard=S&type=T            the body as `d` of a dispatch
   POST /sim/raw?shard=S                        the body as one text message
   POST /sim/wire?shard=S                       the body as bytes between two frames

@@ -79,7 +79,9 @@ async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Respon
             let rate =
                 rate.filter(|rate| (0.0..=1e7).contains(rate)).ok_or_else(|| wrong("rate has to be 0 to 1e7"))?;
             server.rate.set(rate);
-            Ok(Response::ok(format!(r#"{{"rate":{rate}}}"#)))
+            let steady = request.get("steady").is_some_and(|steady| steady == "1");
+            server.steady.set(steady);
+            Ok(Response::ok(format!(r#"{{"rate":{rate},"steady":{steady}}}"#)))
         }
         "/sim/dispatch" => {
             let name = request.get("type").ok_or_else(|| wrong("which type?"))?;

@@ -37,6 +37,8 @@ pub struct Server {
     pub gateway: RefCell<Gateway>,
     /// Events per second of the traffic.
     pub rate: Cell<f64>,
+    /// The guilds stay as they are.
+    pub steady: Cell<bool>,
     /// Until then connections are closed as soon as they are accepted.
     pub refuse_until: Cell<Instant>,
     /// Until then new connections get no answer.
@@ -103,6 +105,7 @@ pub async fn run(options: Serve) -> io::Result<()> {
     let server = Rc::new(Server {
         gateway: RefCell::new(Gateway::new(gateway_options, world, options.shards, now)),
         rate: Cell::new(options.rate),
+        steady: Cell::new(false),
         refuse_until: Cell::new(now),
         hang_until: Cell::new(now),
         tls,
@@ -286,7 +289,7 @@ async fn traffic(server: Rc<Server>) {
             next += Duration::from_secs_f64(wait);
             let active = (shard..shards).chain(0..shard).find(|shard| server.gateway.borrow().has_session(*shard));
             let Some(shard) = active else { continue };
-            server.happen(shard, Wish::Any);
+            server.happen(shard, if server.steady.get() { Wish::Steady } else { Wish::Any });
         }
         // A generator that can not keep up does not try to catch up for ever.
         if now > next + Duration::from_secs(1) {

@@ -97,6 +97,8 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 pub enum Wish<'a> {
     /// Anything of the mix.
     Any,
+    /// Anything of the mix but a guild that comes, goes, or is away for a while.
+    Steady,
     /// Anything that changes a guild's state.
     State,
     /// This kind of event; `GUILD_OUTAGE` is a guild going away or coming back.
@@ -133,6 +135,7 @@ impl World {
     fn choose(&mut self, wish: Wish<'_>) -> Option<&'static Kind> {
         let wanted = |kind: &&Kind| match wish {
             Wish::Any => true,
+            Wish::Steady => !matches!(kind.act, Act::Join | Act::Leave | Act::Outage),
             Wish::State => kind.state,
             Wish::Only(name) => kind.name == name,
         };
