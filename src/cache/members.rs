@@ -17,7 +17,7 @@ const MOST_NAMED: usize = 100;
 /// Bytes of a nonce; a longer one is ignored.
 pub const LONGEST_NONCE: usize = 32;
 /// Members that one call looks through.
-const SCAN: usize = 1000;
+const SCAN: usize = 500;
 
 /// Whom a request is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
