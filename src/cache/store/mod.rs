@@ -1,6 +1,6 @@
 //! Records in the order in which they came, found by id: one array of a guild.
 //!
-//! Records stand one behind the other in chunks of some 2 KiB, without gaps: id, length, bytes. A record that grows or
+//! Records stand one behind the other in chunks of some 4 KiB, without gaps: id, length, bytes. A record that grows or
 //! goes moves what is behind it in its chunk, never more. Chunks are shared with snapshots and copied when they are
 //! changed meanwhile. Small stores are searched from end to end; larger ones have an [index] from ids to
 //! chunks.
@@ -19,11 +19,11 @@ use index::Index;
 use std::{hash::BuildHasher, rc::Rc, sync::LazyLock};
 
 /// Bytes of a chunk, unless there are so many records that chunk numbers would run out.
-const CHUNK: usize = 2_048;
+const CHUNK: usize = 4_096;
 /// Bytes of all records beyond which chunks grow with them: by this power of two there are few enough chunks.
 const MANY_SHIFT: u32 = 12;
 /// Up to here all chunks are searched.
-const WITHOUT_INDEX: usize = 3;
+const WITHOUT_INDEX: usize = 2;
 /// Room that a record which outgrows its chunk's memory gets for the next ones.
 const SLACK: usize = 48;
 

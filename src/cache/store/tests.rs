@@ -154,8 +154,7 @@ fn memory_follows_the_records() {
     }
     store.shrink_to_fit();
     let each = store.heap() as f64 / 50_000.0;
-    // Id and length, its part of the index, and of a chunk with its unused end.
-    assert!(each < 60.0 + 9.0 + 5.0 + 4.5, "{each} bytes a record");
+    assert!(each < 60.0 + 9.0 + 8.0, "{each} bytes a record");
     // People come and go.
     for round in 0..4u64 {
         for key in 0..50_000 {
