@@ -6,6 +6,7 @@ mod support;
 use std::{
     collections::BTreeMap,
     fs,
+    net::TcpListener,
     path::Path,
     sync::{
         Arc,
@@ -326,6 +327,15 @@ fn shards_that_can_resume_do_not_wait_for_rest() {
     Proxy::start(&directory, &simulator, &config).stop();
     // One of them can not.
     fs::remove_file(directory.join("state/shard-2.state")).expect("a state file");
+    // Who is told to stop before REST has said anything, not even no, leaves everything as it was.
+    let before = state_files(&directory);
+    assert_eq!(before, ["gateway.json", "shard-0.state", "shard-1.state"]);
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("its address");
+    let proxy = Proxy::spawn_before(&directory, address, &config, &[]);
+    wait_until("the port", || Gateway::open(proxy.address, Transport::None).map(drop).map_err(|e| e.to_string()));
+    proxy.stop();
+    assert_eq!(state_files(&directory), before);
     let port = free_port();
     let proxy = Proxy::spawn_before(&directory, ([127, 0, 0, 1], port).into(), &config, &[]);
     wait_until("two shards to be resumed", || match simulator.resumes() {

@@ -31,8 +31,7 @@ pub use door::{agree, head};
 use forward::Forward;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use http::{Response, Route};
-use identify::Budget;
-use identify::IdentifyQueue;
+use identify::{Budget, IdentifyQueue};
 use metrics::ControlFigures;
 use remembered::Remembered;
 use rest::{GatewayInfo, Rest, RestError};
@@ -215,7 +214,7 @@ impl Control {
         glommio::spawn_local(self.clone().pace_identifies()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
         let mut backoff = REST_BACKOFF.0;
-        let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::take);
+        let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::load);
         loop {
             match inbox.receive().await {
                 Event::Gateway(Ok(info)) => {
@@ -314,6 +313,9 @@ impl Control {
             None => IdentifyQueue::without_budget(shards.clone()),
         };
         *self.queue.borrow_mut() = Some(queue);
+        if let Some(directory) = &self.config.state_dir {
+            Remembered::forget(directory);
+        }
         for (index, core) in self.cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
             let plan = self.plan(own, count, url.clone(), tls.clone());

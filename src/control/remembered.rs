@@ -1,8 +1,8 @@
 //! What `/gateway/bot` told the last process, for a start while REST is away: shards that have a state file need no
 //! IDENTIFY, so there is nothing that they would have to ask for.
 //!
-//! A file beside the state files, written when the proxy stops and taken away when it is read. Never says anything of the
-//! budget of IDENTIFYs: that is known only when Discord has told it anew.
+//! A file beside the state files, written when the proxy stops and taken away, as they are, when the shards start. Never says
+//! anything of the budget of IDENTIFYs: that is known only when Discord has told it anew.
 
 use serde::{Deserialize, Serialize};
 use std::{
@@ -33,14 +33,17 @@ impl Remembered {
         fs::File::create(path(directory))?.write_all(&serde_json::to_vec(self)?)
     }
 
-    /// Reads it and takes it away. `None`: there is none that can be read.
-    pub fn take(directory: &Path) -> Option<Self> {
-        let path = path(directory);
+    /// Reads it. `None`: there is none that can be read.
+    pub fn load(directory: &Path) -> Option<Self> {
         let mut text = Vec::new();
-        fs::File::open(&path).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
-        // What it says is of use only together with state files, and those are read once.
-        let _ = fs::remove_file(&path);
+        fs::File::open(path(directory)).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
         serde_json::from_slice(&text).ok()
+    }
+
+    /// Takes it away: what it says is of use only together with state files, and those are read once.
+    pub fn forget(directory: &Path) {
+        // Mostly there is none; one that can not be removed is read once more, and does no harm.
+        let _ = fs::remove_file(path(directory));
     }
 }
 
@@ -49,19 +52,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_read_once_and_whole_or_not_at_all() {
+    fn it_is_read_whole_or_not_at_all_until_it_is_forgotten() {
         let directory = std::env::temp_dir().join(format!("gateway-proxy-remembered-{}", std::process::id()));
         fs::create_dir_all(&directory).unwrap();
         let remembered = Remembered { url: "wss://gateway.discord.gg".into(), shards: 16 };
         remembered.store(&directory).unwrap();
-        assert_eq!(Remembered::take(&directory), Some(remembered.clone()));
-        assert_eq!(Remembered::take(&directory), None);
-        remembered.store(&directory).unwrap();
+        for _ in 0..2 {
+            assert_eq!(Remembered::load(&directory), Some(remembered.clone()));
+        }
         let whole = fs::read(path(&directory)).unwrap();
         for length in 0..whole.len() {
             fs::write(path(&directory), &whole[..length]).unwrap();
-            assert_eq!(Remembered::take(&directory), None);
+            assert_eq!(Remembered::load(&directory), None);
         }
+        remembered.store(&directory).unwrap();
+        Remembered::forget(&directory);
+        assert_eq!(Remembered::load(&directory), None);
         fs::remove_dir_all(&directory).unwrap();
     }
 }

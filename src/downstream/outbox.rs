@@ -191,13 +191,11 @@ impl Outbox {
     /// Gives up the payload that is being made, if there is one. False: no other can be sent any more, because a part of
     /// it is in the compressed stream already.
     pub fn abandon(&mut self) -> bool {
-        let Some(open) = &self.open else { return true };
-        if matches!(self.form, Form::Stream(..)) {
+        if self.open.is_some() && matches!(self.form, Form::Stream(..)) {
             return false;
         }
-        let deferred = open.deferred.to_vec();
-        self.open = None;
-        deferred.iter().for_each(|payload| self.message(&[payload]));
+        let deferred = self.open.take().map(|open| open.deferred);
+        deferred.iter().flatten().for_each(|payload| self.message(&[payload]));
         true
     }
 
