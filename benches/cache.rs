@@ -4,15 +4,7 @@
 //! The guilds are those of discord-sim, made as like to Discord's as we know. Absolute times depend on the machine; the rows
 //! `memcpy` and `serde_json` of the same run say what they are worth.
 
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/clock.rs"]
-mod clock;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/json.rs"]
-mod json;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/world/mod.rs"]
-mod world;
+include!("../tests/support/world.rs");
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use gateway_proxy::{

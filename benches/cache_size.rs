@@ -3,15 +3,7 @@
 //! Every allocation of the process is counted, so nothing is left out: records, chunks, indices, tables, and what the
 //! allocator was asked for in vain. The same world is cached with one thing more each time; the difference is its price.
 
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/clock.rs"]
-mod clock;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/json.rs"]
-mod json;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/world/mod.rs"]
-mod world;
+include!("../tests/support/world.rs");
 
 use gateway_proxy::{
     cache::{Cache, Flags},

@@ -1,15 +1,7 @@
 //! The cache against two models, compared after each event: discord-sim's world, with the events of real guilds, and a plain
 //! tree of JSON, with random events that also have odd keys, values and gaps.
 
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/clock.rs"]
-mod clock;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/json.rs"]
-mod json;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/world/mod.rs"]
-mod world;
+include!("support/world.rs");
 
 use std::collections::BTreeMap;
 

@@ -6,15 +6,7 @@
 //! panic, what is taken has to come back as it was, and what the cache shows has to be JSON. There is no coverage feedback;
 //! the mutations know the formats instead.
 
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/clock.rs"]
-mod clock;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/json.rs"]
-mod json;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/world/mod.rs"]
-mod world;
+include!("support/world.rs");
 
 use fastrand::Rng;
 use gateway_proxy::{

@@ -1,15 +1,7 @@
 //! Guilds from one process to the next in their packed form: with the events of real guilds, into a core that is new, that
 //! is the same, that has seen more since, or that knows other guilds.
 
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/clock.rs"]
-mod clock;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/json.rs"]
-mod json;
-#[allow(dead_code, unused_imports)]
-#[path = "../src/bin/discord-sim/world/mod.rs"]
-mod world;
+include!("support/world.rs");
 
 use gateway_proxy::{
     cache::{Cache, Flags, View},
