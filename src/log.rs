@@ -63,6 +63,19 @@ struct Segment {
     bytes: Vec<u8>,
 }
 
+impl Segment {
+    /// Its events but for the first `skipped`.
+    fn entries(&self, skipped: usize) -> impl Iterator<Item = Entry<'_>> {
+        let slots = self.slots.get(skipped..).unwrap_or_default();
+        slots.iter().zip(self.first + skipped as u64..).map(|(slot, position)| Entry {
+            position,
+            meta: slot.meta,
+            prefix: &self.bytes[slot.start as usize..slot.middle as usize],
+            suffix: &self.bytes[slot.middle as usize..slot.end as usize],
+        })
+    }
+}
+
 /// See the module's description.
 pub struct Log {
     segments: VecDeque<Segment>,
@@ -198,18 +211,10 @@ impl Log {
             return None;
         }
         let index = self.segments.partition_point(|segment| segment.first <= position).saturating_sub(1);
-        let skip = self.segments.get(index).map_or(0, |segment| position - segment.first) as usize;
-        Some(self.segments.range(index.min(self.segments.len())..).flat_map(entries_of).skip(skip))
+        let mut segments = self.segments.range(index.min(self.segments.len())..);
+        let first = segments.next().map(|segment| segment.entries((position - segment.first) as usize));
+        Some(first.into_iter().flatten().chain(segments.flat_map(|segment| segment.entries(0))))
     }
-}
-
-fn entries_of(segment: &Segment) -> impl Iterator<Item = Entry<'_>> {
-    segment.slots.iter().zip(segment.first..).map(|(slot, position)| Entry {
-        position,
-        meta: slot.meta,
-        prefix: &segment.bytes[slot.start as usize..slot.middle as usize],
-        suffix: &segment.bytes[slot.middle as usize..slot.end as usize],
-    })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 //! unknown escapes and odd numbers are refused. White space between tokens is not understood by the functions for single
 //! tokens; the codec keeps such text as it is.
 
-use crate::protocol::swar;
+use crate::protocol::{json, swar};
 
 /// The bytes below this in a string are not JSON.
 const SPACE: u8 = 0x20;
@@ -75,15 +75,14 @@ pub fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
 /// saves a scan: the caller must not rely on `None`, and only a well-formed object makes the answer right.
 pub fn outer_guild_id(object: &[u8]) -> Option<u64> {
     const KEY: &[u8] = b"\"guild_id\":\"";
-    let parse = |digits: &[u8]| std::str::from_utf8(digits).ok()?.parse().ok();
     if let Some(rest) = object.strip_prefix(b"{").and_then(|rest| rest.strip_prefix(KEY)) {
         let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        return parse(&rest[..length]).filter(|_| rest.get(length) == Some(&b'"'));
+        return json::parse_id(&rest[..length]).filter(|_| rest.get(length) == Some(&b'"'));
     }
     let inner = object.strip_suffix(b"\"}")?;
     let length = inner.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
     let (before, id) = inner.split_at(inner.len() - length);
-    if before.strip_suffix(KEY)?.last() == Some(&b',') { parse(id) } else { None }
+    if before.strip_suffix(KEY)?.last() == Some(&b',') { json::parse_id(id) } else { None }
 }
 
 #[cfg(test)]

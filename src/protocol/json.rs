@@ -3,7 +3,7 @@
 //! It checks structure (strings closed, brackets matched, nesting bounded), not the grammar of numbers or the order of
 //! tokens inside a value it skips: such a value is relayed as it came, never interpreted.
 
-use super::swar;
+use super::{nesting, swar};
 
 /// Why bytes are not the JSON that was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +21,6 @@ impl std::fmt::Display for Malformed {
 }
 
 impl std::error::Error for Malformed {}
-
-/// Nesting beyond this is refused; Discord's own payloads stay below 20.
-pub const MAX_DEPTH: usize = 512;
 
 /// A position in JSON text.
 #[derive(Clone, Copy)]
@@ -107,7 +104,7 @@ impl<'a> Cursor<'a> {
                 self.at += 1;
                 self.skip_string()?;
             }
-            b'{' | b'[' => self.skip_nested()?,
+            b'{' | b'[' => self.at = nesting::end(self.bytes, start)?,
             _ => {
                 let scalar = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
                 let length = self.bytes[self.at..].iter().take_while(|byte| scalar(byte)).count();
@@ -118,41 +115,6 @@ impl<'a> Cursor<'a> {
             }
         }
         Ok(&self.bytes[start..self.at])
-    }
-
-    fn skip_nested(&mut self) -> Result<(), Malformed> {
-        // One bit a level: set for an object.
-        let mut kinds = [0u64; MAX_DEPTH / 64];
-        let mut depth = 0;
-        while let Some(&byte) = self.bytes.get(self.at) {
-            self.at += 1;
-            match byte {
-                b'"' => self.skip_string()?,
-                b'{' | b'[' => {
-                    if depth == MAX_DEPTH {
-                        return self.fail("nested too deeply");
-                    }
-                    let bit = 1 << (depth % 64);
-                    if byte == b'{' {
-                        kinds[depth / 64] |= bit;
-                    } else {
-                        kinds[depth / 64] &= !bit;
-                    }
-                    depth += 1;
-                }
-                b'}' | b']' => {
-                    depth -= 1;
-                    if (kinds[depth / 64] >> (depth % 64) & 1 == 1) != (byte == b'}') {
-                        return self.fail("brackets do not match");
-                    }
-                    if depth == 0 {
-                        return Ok(());
-                    }
-                }
-                _ => {}
-            }
-        }
-        self.fail("unterminated value")
     }
 
     /// Succeeds when nothing but white space is left.
@@ -217,11 +179,15 @@ pub fn get<'a>(object: &'a [u8], key: &str) -> Option<&'a [u8]> {
 /// A snowflake or other unsigned number, with or without quotes.
 pub fn parse_id(value: &[u8]) -> Option<u64> {
     let digits = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
-    // `parse` would accept a sign.
-    if !digits.first()?.is_ascii_digit() {
-        return None;
+    let mut number = 0u64;
+    for digit in digits {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number.checked_mul(10)?.checked_add(digit.into())?;
     }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    (!digits.is_empty()).then_some(number)
 }
 
 /// Appends `text` as a JSON string.
@@ -232,6 +198,7 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::nesting::MAX_DEPTH;
     use proptest::prelude::*;
 
     #[test]

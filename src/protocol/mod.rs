@@ -11,6 +11,7 @@ pub mod etf;
 pub mod event;
 pub mod intents;
 pub mod json;
+pub mod nesting;
 pub mod opcode;
 pub mod payload;
 pub mod swar;

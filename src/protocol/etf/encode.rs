@@ -1,7 +1,7 @@
 //! JSON text → term, in one pass over the text.
 
 use super::{MAX_JSON_INTEGER, VERSION, tag};
-use crate::protocol::json::{MAX_DEPTH, Malformed};
+use crate::protocol::{json::Malformed, nesting::MAX_DEPTH};
 
 /// Bytes of a length or a count.
 const COUNT: usize = 4;
