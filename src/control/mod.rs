@@ -52,7 +52,7 @@ const IO_MEMORY: usize = 64 << 10;
 const REPORT_LIMIT: Duration = Duration::from_secs(5);
 /// First and longest wait before `/gateway/bot` is asked again.
 const REST_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// The identify queue is looked at this often.
+/// The identify queue is looked at this often while somebody waits in it.
 const QUEUE_TICK: Duration = Duration::from_millis(100);
 /// Longest wait for the data cores at the end: they say goodbye to clients and write the state files, some gigabytes
 /// at most.
@@ -94,6 +94,8 @@ struct Control {
     /// What the shards were started with.
     gateway: RefCell<Option<Remembered>>,
     queue: RefCell<Option<IdentifyQueue>>,
+    /// Of the task that gives permits, while nobody waits for one.
+    pacer: Cell<Option<Waker>>,
     gathering: RefCell<HashMap<u64, Gathering>>,
     next_gathering: Cell<u64>,
     figures: RefCell<ControlFigures>,
@@ -165,6 +167,7 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 cores,
                 gateway: RefCell::new(None),
                 queue: RefCell::new(None),
+                pacer: Cell::new(None),
                 gathering: RefCell::new(HashMap::new()),
                 next_gathering: Cell::new(0),
                 figures: RefCell::new(ControlFigures::default()),
@@ -373,6 +376,9 @@ impl Control {
                         queue.request(shard);
                     }
                     self.grant();
+                    if let Some(pacer) = self.pacer.take() {
+                        pacer.wake();
+                    }
                 }
                 ToControl::Return(parcel, version) => {
                     let connection = ClientConnection::unpack(*parcel);
@@ -408,6 +414,15 @@ impl Control {
     async fn pace_identifies(self: Rc<Self>) {
         let mut told = false;
         loop {
+            poll_fn(|cx| {
+                if self.queue.borrow().as_ref().is_some_and(|queue| queue.waiting() > 0) {
+                    return Poll::Ready(());
+                }
+                told = false;
+                self.pacer.set(Some(cx.waker().clone()));
+                Poll::Pending
+            })
+            .await;
             glommio::timer::sleep(QUEUE_TICK).await;
             self.grant();
             let blocked = self.queue.borrow().as_ref().and_then(|queue| queue.blocked_for(self.now()));

@@ -28,6 +28,9 @@ pub const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
 /// READY, or the next event of a replay, must have come this long after it was asked for: a server that acknowledges
 /// heartbeats and does nothing else is no better than one that is gone.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
+/// A permit is asked for again this often, in case that the question or the answer was lost between the cores. The queue
+/// does not count a shard twice.
+pub const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// A connection that was good for this long resets the backoff.
 pub const STABLE_AFTER: Duration = Duration::from_secs(30);
 /// First and longest wait of the backoff.
@@ -94,7 +97,7 @@ enum State {
     Idle { until: Time },
     Connecting { deadline: Time },
     AwaitHello { deadline: Time },
-    AwaitPermit,
+    AwaitPermit { ask_again: Time },
     Identifying { deadline: Time },
     Resuming { deadline: Time },
     Active,
@@ -188,7 +191,7 @@ impl Session {
     pub fn status(&self) -> Status {
         match self.state {
             State::Fatal => Status::Fatal,
-            State::AwaitPermit | State::Identifying { .. } => Status::Identifying,
+            State::AwaitPermit { .. } | State::Identifying { .. } => Status::Identifying,
             State::Resuming { .. } => Status::Resuming,
             State::Active => Status::Active,
             State::Idle { .. } | State::Connecting { .. } | State::AwaitHello { .. } | State::Stopped => {
@@ -238,7 +241,7 @@ impl Session {
     /// The identify queue lets us go.
     pub fn on_permit(&mut self, now: Time) {
         // A permit that comes after the connection was lost is void; the next connection asks again.
-        if self.state == State::AwaitPermit {
+        if let State::AwaitPermit { .. } = self.state {
             self.counters.identifies += 1;
             self.actions.push_back(Action::Send(self.identity.identify.clone()));
             self.state = State::Identifying { deadline: now + ANSWER_TIMEOUT };
@@ -370,11 +373,13 @@ impl Session {
                 self.counters.resumes += 1;
                 self.state = State::Resuming { deadline: now + ANSWER_TIMEOUT };
             }
-            None => {
-                self.actions.push_back(Action::RequestPermit);
-                self.state = State::AwaitPermit;
-            }
+            None => self.ask(now),
         }
+    }
+
+    fn ask(&mut self, now: Time) {
+        self.actions.push_back(Action::RequestPermit);
+        self.state = State::AwaitPermit { ask_again: now + ASK_AGAIN };
     }
 
     fn beat(&mut self, now: Time) {
@@ -397,6 +402,7 @@ impl Session {
                 };
                 self.actions.push_back(Action::Connect(url));
             }
+            State::AwaitPermit { ask_again } if now >= ask_again => self.ask(now),
             State::Connecting { deadline }
             | State::AwaitHello { deadline }
             | State::Identifying { deadline }
@@ -425,6 +431,7 @@ impl Session {
     pub fn deadline(&self) -> Option<Time> {
         let state = match self.state {
             State::Idle { until } => Some(until),
+            State::AwaitPermit { ask_again } => Some(ask_again),
             State::Connecting { deadline }
             | State::AwaitHello { deadline }
             | State::Identifying { deadline }

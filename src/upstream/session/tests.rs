@@ -90,6 +90,24 @@ fn identify_needs_a_permit() {
 }
 
 #[test]
+fn a_permit_is_asked_for_until_it_comes() {
+    let mut session = session();
+    connect(&mut session, SECOND);
+    assert_eq!(actions(&mut session), [Action::RequestPermit]);
+    let mut asked = 0;
+    for second in 1..=180 {
+        session.on_tick(SECOND * second);
+        feed(&mut session, SECOND * second, r#"{"t":null,"s":null,"op":11,"d":null}"#);
+        asked += actions(&mut session).iter().filter(|action| **action == Action::RequestPermit).count();
+    }
+    assert_eq!(asked, 2);
+    session.on_permit(SECOND * 181);
+    assert_eq!(session.counters().identifies, 1);
+    session.on_tick(SECOND * 300);
+    assert!(!actions(&mut session).contains(&Action::RequestPermit));
+}
+
+#[test]
 fn a_lost_connection_is_resumed_with_the_last_sequence() {
     for code in [None, Some(1000), Some(1001), Some(1006), Some(4000), Some(4001), Some(4002), Some(4005), Some(4008)] {
         let mut session = session();
