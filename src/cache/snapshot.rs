@@ -63,7 +63,7 @@ impl Frozen {
         let records = |ids: &[u64]| {
             let mut chunk = Vec::with_capacity(ids.len() * 9);
             ids.iter().for_each(|id| write_record(&mut chunk, *id, &[]));
-            Rc::new(chunk)
+            Chunk::new(&chunk, 0)
         };
         Self {
             chunks: ids.chunks(step).map(records).collect(),
@@ -300,5 +300,5 @@ fn visible_members(guild: &Guild, tables: &Tables, user: Option<u64>) -> Frozen 
         len += 1;
         text += decoder.length(id, record).unwrap_or(0);
     }
-    Frozen { chunks: vec![Rc::new(chunk)], len, text, going: guild.going_roles(), chunk: 0, at: 0 }
+    Frozen { chunks: vec![Chunk::new(&chunk, 0)], len, text, going: guild.going_roles(), chunk: 0, at: 0 }
 }

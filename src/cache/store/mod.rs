@@ -8,15 +8,18 @@
 //! Knows nothing of what is in a record. No operation but [`Store::retain`] and the growth of the index touches more
 //! than a few chunks.
 
+mod chunk;
 mod index;
 
 use super::{
     codec::values::{Reader, varint},
     work,
 };
+pub use chunk::Chunk;
 use hashbrown::DefaultHashBuilder;
 use index::Index;
-use std::{hash::BuildHasher, rc::Rc, sync::LazyLock};
+use smallvec::SmallVec;
+use std::{hash::BuildHasher, sync::LazyLock};
 
 /// Bytes of a chunk, unless there are so many records that chunk numbers would run out.
 const CHUNK: usize = 4_096;
@@ -30,9 +33,6 @@ const LINE: usize = 64;
 const AHEAD: usize = 8 * LINE;
 /// Room that a record which outgrows its chunk's memory gets for the next ones.
 const SLACK: usize = 48;
-
-/// Records of a chunk, one behind the other.
-pub type Chunk = Rc<Vec<u8>>;
 
 /// Where a record is, until the store changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ pub struct Place {
 /// See the module's description.
 #[derive(Default)]
 pub struct Store {
-    /// In order; what has been emptied is `None`.
-    chunks: Vec<Option<Chunk>>,
+    /// In order; what has been emptied is `None`. Most stores have one.
+    chunks: SmallVec<[Option<Chunk>; 1]>,
     index: Option<Box<Index>>,
     len: u32,
     holes: u32,
@@ -139,29 +139,6 @@ fn find_in(bytes: &[u8], key: u64) -> Option<(usize, usize, usize)> {
     }
 }
 
-/// Replaces `data[start..end]` by `parts`.
-fn splice(data: &mut Vec<u8>, start: usize, end: usize, parts: [&[u8]; 3]) {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    let new_end = start + length;
-    let total = data.len() - (end - start) + length;
-    if new_end > end {
-        if data.capacity() < total {
-            data.reserve_exact(total - data.len() + SLACK);
-        }
-        let before = data.len();
-        data.resize(total, 0);
-        data.copy_within(end..before, new_end);
-    } else if new_end < end {
-        data.copy_within(end.., new_end);
-        data.truncate(total);
-    }
-    let mut at = start;
-    for part in parts {
-        data[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
-    }
-}
-
 impl Store {
     /// A store of records that come from outside, one behind the other as in a chunk. `None`: they are not, or two have the
     /// same id.
@@ -174,7 +151,7 @@ impl Store {
             let before = records.position();
             let next = records.next_place();
             if before > start && (next.is_none() || records.position() - start > limit) {
-                store.chunks.push(Some(Rc::new(bytes[start..before].to_vec())));
+                store.chunks.push(Some(Chunk::new(&bytes[start..before], 0)));
                 start = before;
             }
             let Some((key, ..)) = next else { break };
@@ -241,19 +218,14 @@ impl Store {
         self.chunks[place.chunk].as_ref().map_or(&[], |chunk| &chunk[place.record..place.end])
     }
 
-    /// Its own bytes, alone with this store.
-    fn chunk_mut(&mut self, number: usize) -> &mut Vec<u8> {
+    /// Runs `change` on a chunk, and counts its memory and bytes anew. Returns its bytes.
+    fn change(&mut self, number: usize, change: impl FnOnce(&mut Chunk)) -> usize {
+        let Some(chunk) = &mut self.chunks[number] else { return 0 };
         // A shared one is copied, any is moved in part.
-        work::add(40 + self.chunks[number].as_ref().map_or(0, |chunk| chunk.len() / 32));
-        Rc::make_mut(self.chunks[number].get_or_insert_default())
-    }
-
-    /// Runs `change` on a chunk, and counts its memory and bytes anew.
-    fn change(&mut self, number: usize, change: impl FnOnce(&mut Vec<u8>)) -> usize {
-        let measure = |chunk: &Option<Chunk>| chunk.as_ref().map_or((0, 0), |chunk| (chunk.capacity(), chunk.len()));
-        let before = measure(&self.chunks[number]);
-        change(self.chunk_mut(number));
-        let after = measure(&self.chunks[number]);
+        work::add(40 + chunk.len() / 32);
+        let before = (chunk.capacity(), chunk.len());
+        change(chunk);
+        let after = (chunk.capacity(), chunk.len());
         self.allocated = self.allocated - before.0 + after.0;
         self.bytes = self.bytes - before.1 + after.1;
         after.1
@@ -270,18 +242,14 @@ impl Store {
         }
         let room = self.chunks.last().and_then(Option::as_ref).is_some_and(|chunk| chunk.len() + needed <= limit);
         if !room && self.chunks.len() < usize::from(u16::MAX) {
-            self.chunks.push(Some(Chunk::default()));
+            self.chunks.push(Some(Chunk::new(&[], 0)));
         }
         let number = self.chunks.len() - 1;
         self.change(number, |chunk| {
-            let total = chunk.len() + needed;
-            if chunk.capacity() < total {
-                let roomy = (total + total / 2).min(limit).max(total);
-                chunk.reserve_exact(roomy - chunk.len());
-            }
-            chunk.extend_from_slice(&key.to_le_bytes());
-            chunk.extend_from_slice(&length[..digits]);
-            chunk.extend_from_slice(record);
+            let end = chunk.len();
+            let total = end + needed;
+            let room = (2 * end).min(limit.saturating_sub(total));
+            chunk.splice(end, end, &[&key.to_le_bytes(), &length[..digits], record], room);
         });
         self.len += 1;
         if let Some(index) = &mut self.index {
@@ -309,7 +277,7 @@ impl Store {
     pub fn replace(&mut self, place: Place, record: &[u8]) {
         let (length, digits) = varint(record.len() as u64);
         let size = self.change(place.chunk, |chunk| {
-            splice(chunk, place.start + 8, place.end, [&length[..digits], record, &[]]);
+            chunk.splice(place.start + 8, place.end, &[&length[..digits], record], SLACK);
         });
         if size > 2 * self.limit() {
             self.split(place.chunk);
@@ -318,12 +286,9 @@ impl Store {
 
     /// Writes over some bytes of a record, from `at` on.
     pub fn overwrite(&mut self, place: Place, at: usize, bytes: &[u8]) {
-        self.change(place.chunk, |chunk| {
-            let record = chunk.get_mut(place.record..place.end);
-            if let Some(old) = record.and_then(|record| record.get_mut(at..at + bytes.len())) {
-                old.copy_from_slice(bytes);
-            }
-        });
+        if place.record + at + bytes.len() <= place.end {
+            self.change(place.chunk, |chunk| chunk.overwrite(place.record + at, bytes));
+        }
     }
 
     /// Moves the later half of a chunk into one of its own.
@@ -335,7 +300,7 @@ impl Store {
         if middle == chunk.len() || self.chunks.len() >= usize::from(u16::MAX) {
             return;
         }
-        let rest = Rc::new(chunk[middle..].to_vec());
+        let rest = Chunk::new(&chunk[middle..], 0);
         let next = number + 1;
         match self.chunks.get_mut(next) {
             Some(hole @ None) => {
@@ -351,10 +316,7 @@ impl Store {
         }
         self.allocated += rest.capacity();
         self.bytes += rest.len();
-        self.change(number, |chunk| {
-            chunk.truncate(middle);
-            chunk.shrink_to_fit();
-        });
+        self.change(number, |chunk| *chunk = Chunk::new(&chunk[..middle], 0));
         if self.index.is_some() {
             self.moved(&rest, number, next);
         } else if self.chunks.len() > WITHOUT_INDEX {
@@ -380,7 +342,7 @@ impl Store {
             index.remove(tag(key), place.chunk as u16);
         }
         self.len -= 1;
-        let size = self.change(place.chunk, |chunk| splice(chunk, place.start, place.end, [&[]; 3]));
+        let size = self.change(place.chunk, |chunk| chunk.splice(place.start, place.end, &[], 0));
         if size == 0 {
             self.empty(place.chunk);
         } else if size < self.limit() / 4 {
@@ -395,7 +357,7 @@ impl Store {
     fn shrink(&mut self, number: usize) {
         let wasteful = |chunk: &Chunk| chunk.capacity() > chunk.len() + chunk.len() / 4 + 256;
         if self.chunks[number].as_ref().is_some_and(wasteful) {
-            self.change(number, |chunk| chunk.shrink_to(chunk.len() + SLACK));
+            self.change(number, |chunk| *chunk = Chunk::new(chunk, SLACK));
         }
     }
 
@@ -421,10 +383,7 @@ impl Store {
         };
         let Some(taken) = self.chunks[from].clone() else { return };
         self.empty(from);
-        self.change(into, |chunk| {
-            chunk.reserve_exact(taken.len() + SLACK);
-            chunk.extend_from_slice(&taken);
-        });
+        self.change(into, |chunk| chunk.splice(chunk.len(), chunk.len(), &[&taken], SLACK));
         self.moved(&taken, from, into);
     }
 
@@ -444,7 +403,7 @@ impl Store {
                 number
             })
             .collect();
-        self.chunks.retain(Option::is_some);
+        self.chunks.retain(|chunk| chunk.is_some());
         self.chunks.shrink_to_fit();
         self.holes = 0;
         if self.chunks.len() <= WITHOUT_INDEX {
@@ -465,7 +424,7 @@ impl Store {
     pub fn shrink_to_fit(&mut self) {
         let last = self.chunks.len().wrapping_sub(1);
         if self.chunks.get(last).is_some_and(Option::is_some) {
-            self.change(last, Vec::shrink_to_fit);
+            self.change(last, |chunk| *chunk = Chunk::new(chunk, 0));
         }
         self.chunks.shrink_to_fit();
         if let Some(index) = &mut self.index {
@@ -486,11 +445,10 @@ impl Store {
 
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
-        // A vector behind two counts.
-        const SHARED: usize = size_of::<Vec<u8>>() + 2 * size_of::<usize>();
+        let list = if self.chunks.spilled() { self.chunks.capacity() * size_of::<Option<Chunk>>() } else { 0 };
         self.allocated
-            + (self.chunks.len() - self.holes as usize) * SHARED
-            + self.chunks.capacity() * size_of::<Option<Chunk>>()
+            + (self.chunks.len() - self.holes as usize) * Chunk::OVERHEAD
+            + list
             + self.index.as_ref().map_or(0, |index| size_of::<Index>() + index.heap())
     }
 }

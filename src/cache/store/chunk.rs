@@ -1,0 +1,139 @@
+//! The bytes of a chunk, in one block of memory, which snapshots may share. Whoever changes a block that is shared, or
+//! too small, gets a new one.
+
+use std::{iter::repeat_n, ops::Deref, rc::Rc};
+
+/// How many of the bytes behind it are in use stands in front of them: what leads to a record should be few cache lines.
+const HEAD: usize = size_of::<u32>();
+
+/// See the module's description.
+#[derive(Clone)]
+pub struct Chunk(Rc<[u8]>);
+
+fn block(capacity: usize) -> Rc<[u8]> {
+    repeat_n(0, HEAD + capacity).collect()
+}
+
+/// Writes the parts one behind the other, and says up to where.
+fn fill(block: &mut [u8], parts: &[&[u8]], mut at: usize) -> usize {
+    for part in parts {
+        block[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    at
+}
+
+impl Chunk {
+    /// Bytes that a block takes besides its capacity: the counts of an `Rc`, and how many are in use.
+    pub const OVERHEAD: usize = 2 * size_of::<usize>() + HEAD;
+
+    /// A chunk with these bytes, and room for so many more.
+    pub fn new(bytes: &[u8], room: usize) -> Self {
+        let mut chunk = Self(block(bytes.len() + room));
+        chunk.splice(0, 0, &[bytes], 0);
+        chunk
+    }
+
+    /// How many bytes it can have without a new block.
+    pub fn capacity(&self) -> usize {
+        self.0.len() - HEAD
+    }
+
+    /// Replaces the bytes from `start` to `end` by `parts`. If it takes a new block, that one gets `room` for more.
+    pub fn splice(&mut self, start: usize, end: usize, parts: &[&[u8]], room: usize) {
+        let used = self.len();
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let total = used - (end - start) + length;
+        let capacity = self.capacity();
+        let block = match Rc::get_mut(&mut self.0) {
+            Some(own) if total <= capacity => {
+                if start + length != end {
+                    own.copy_within(HEAD + end..HEAD + used, HEAD + start + length);
+                }
+                fill(own, parts, HEAD + start);
+                own
+            }
+            _ => {
+                let mut new = block(total + room);
+                let own = Rc::get_mut(&mut new).expect("nobody else has it yet");
+                let middle = fill(own, &[&self[..start]], HEAD);
+                let behind = fill(own, parts, middle);
+                fill(own, &[&self[end..]], behind);
+                self.0 = new;
+                Rc::get_mut(&mut self.0).expect("nobody else has it yet")
+            }
+        };
+        let total = u32::try_from(total).expect("a chunk is a small part of what a connection may send");
+        block[..HEAD].copy_from_slice(&total.to_le_bytes());
+    }
+
+    /// Writes over bytes from `at` on. Beyond the end nothing is written.
+    pub fn overwrite(&mut self, at: usize, bytes: &[u8]) {
+        if at + bytes.len() <= self.len() {
+            self.splice(at, at + bytes.len(), &[bytes], self.capacity() - self.len());
+        }
+    }
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    #[inline(always)]
+    fn deref(&self) -> &[u8] {
+        let (head, bytes) = self.0.split_first_chunk().expect("every block has a head");
+        &bytes[..u32::from_le_bytes(*head) as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_is_a_vector_that_can_be_shared(
+            steps in prop::collection::vec((any::<(usize, usize)>(), ".{0,9}", ".{0,9}", 0usize..20, 0u8..4), 0..40),
+        ) {
+            let (mut chunk, mut model) = (Chunk::new(b"abc", 2), b"abc".to_vec());
+            let mut shared = Vec::new();
+            for ((a, b), one, two, room, what) in steps {
+                let (a, b) = (a % (model.len() + 1), b % (model.len() + 1));
+                let (start, end) = (a.min(b), a.max(b));
+                match what {
+                    0 => shared.push((chunk.clone(), model.clone())),
+                    1 => {
+                        let bytes = vec![b'x'; end - start];
+                        chunk.overwrite(start, &bytes);
+                        model[start..end].copy_from_slice(&bytes);
+                    }
+                    _ => {
+                        chunk.splice(start, end, &[one.as_bytes(), two.as_bytes()], room);
+                        model.splice(start..end, one.bytes().chain(two.bytes()));
+                    }
+                }
+                prop_assert_eq!(&*chunk, &*model);
+                prop_assert!(chunk.capacity() >= chunk.len());
+            }
+            for (chunk, model) in shared {
+                prop_assert_eq!(&*chunk, &*model);
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_is_kept_while_it_is_large_enough_and_not_shared() {
+        let mut chunk = Chunk::new(b"abc", 4);
+        let block = |chunk: &Chunk| chunk.0.as_ptr();
+        let first = block(&chunk);
+        chunk.splice(1, 1, &[b"1234"], 0);
+        chunk.splice(0, 3, &[], 0);
+        assert_eq!((&*chunk, block(&chunk)), (&b"34bc"[..], first));
+        let shared = chunk.clone();
+        chunk.overwrite(0, b"5");
+        assert_eq!((&*shared, &*chunk, block(&shared)), (&b"34bc"[..], &b"54bc"[..], first));
+        assert_ne!(block(&chunk), first);
+        chunk.overwrite(3, b"beyond");
+        assert_eq!(&*chunk, b"54bc");
+    }
+}
