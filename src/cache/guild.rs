@@ -10,7 +10,7 @@ use super::{
     flags::Flags,
     kind::Kind,
     roles::Sweep,
-    store::{Place, Store},
+    store::{self, Place, Store},
 };
 use crate::protocol::{
     edit,
@@ -403,7 +403,42 @@ fn fill(guild: &mut Guild, kit: &mut Kit<'_>, data: &[u8]) -> Result<(), Malform
 fn fill_array(guild: &mut Guild, kit: &mut Kit<'_>, kind: Kind, data: &[u8]) -> Result<usize, Malformed> {
     guild.clear(kit, kind);
     let shape = kind.shape(&kit.flags);
-    let own = (kind == Kind::Members && !kit.flags.members).then(|| kit.user.unwrap_or(0).to_string());
+    if kind == Kind::Members && !kit.flags.members {
+        // Of members only the bot itself is kept: most need not be taken apart to see that it is not them.
+        let own = kit.user.unwrap_or(0).to_string();
+        return each_object(data, |at| {
+            let element = json::Cursor::new(&data[at..]).value()?;
+            let is_own = || edit::id_at(element, &["user", "id"]).is_some_and(|id| kit.keeps(kind, id));
+            if memchr::memmem::find(element, own.as_bytes()).is_some() && is_own() {
+                guild.set(kit, kind, &shape, element)?;
+            }
+            Ok(at + element.len())
+        });
+    }
+    // All at once: to look for each one among those before it would take as long as to pack it.
+    let (mut records, mut text) = (Vec::new(), 0);
+    let end = each_object(data, |at| {
+        let encoded = guild.encode(kit, &shape, data, at)?;
+        store::write_record(&mut records, encoded.key, kit.encoder.record());
+        text += encoded.length;
+        Ok(encoded.end)
+    })?;
+    if let Some(store) = Store::from_records(&records) {
+        kit.totals[kind as usize] += store.len();
+        *guild.array_mut(kind) = Array { store, text };
+        return Ok(end);
+    }
+    // One of them comes twice.
+    each_object(data, |at| {
+        let encoded = guild.encode(kit, &shape, data, at)?;
+        guild.keep(kit, kind, encoded);
+        Ok(encoded.end)
+    })
+}
+
+/// Calls `each` with the start of every object of the array at the start of `data`; it returns where the object ends.
+/// Returns where the array ends.
+fn each_object(data: &[u8], mut each: impl FnMut(usize) -> Result<usize, Malformed>) -> Result<usize, Malformed> {
     let mut base = 0;
     let mut cursor = json::Cursor::new(data);
     cursor.expect(b'[', "expected an array")?;
@@ -414,21 +449,8 @@ fn fill_array(guild: &mut Guild, kit: &mut Kit<'_>, kind: Kind, data: &[u8]) -> 
         if cursor.peek() != Some(b'{') {
             return Err(Malformed { what: "expected an object", at: base + cursor.position() });
         }
-        base += cursor.position();
-        if let Some(own) = &own {
-            // Of members only the bot itself is kept: most need not be taken apart to see that it is not them.
-            cursor = json::Cursor::new(&data[base..]);
-            let element = cursor.value()?;
-            let is_own = || edit::id_at(element, &["user", "id"]).is_some_and(|id| kit.keeps(kind, id));
-            if memchr::memmem::find(element, own.as_bytes()).is_some() && is_own() {
-                guild.set(kit, kind, &shape, element)?;
-            }
-        } else {
-            let encoded = guild.encode(kit, &shape, data, base)?;
-            guild.keep(kit, kind, encoded);
-            base = encoded.end;
-            cursor = json::Cursor::new(&data[base..]);
-        }
+        base = each(base + cursor.position())?;
+        cursor = json::Cursor::new(&data[base..]);
         if cursor.take(b']') {
             return Ok(base + cursor.position());
         }

@@ -1,11 +1,11 @@
 //! A guild at one moment, written out as the data of a GUILD_CREATE, piece by piece.
 
 use super::{
-    codec::{Shared, Tables, decode::Decoder, ids::Ids, values::write_varint},
+    codec::{Shared, Tables, decode::Decoder, ids::Ids},
     guild::Guild,
     kind::Kind,
     roles::Going,
-    store::{Chunk, Records},
+    store::{Chunk, Records, write_record},
 };
 use crate::protocol::json;
 use std::{cell::RefCell, rc::Rc};
@@ -278,14 +278,6 @@ fn write_key(text: &mut Vec<u8>, key: &[u8]) {
     text.extend_from_slice(key);
     text.extend_from_slice(b"\":");
 }
-
-/// As a store has them.
-fn write_record(chunk: &mut Vec<u8>, id: u64, record: &[u8]) {
-    chunk.extend_from_slice(&id.to_le_bytes());
-    write_varint(chunk, record.len() as u64);
-    chunk.extend_from_slice(record);
-}
-
 /// The bot itself and who is in a voice channel.
 fn visible_members(guild: &Guild, tables: &Tables, user: Option<u64>) -> Frozen {
     let ids = guild.ids.borrow();

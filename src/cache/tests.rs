@@ -565,6 +565,21 @@ fn an_array_that_was_null_stands_once() {
     assert_eq!(shown(&cache, 2, View::ALL)["threads"][0]["id"], "22");
 }
 
+#[test]
+fn who_stands_in_an_array_twice_is_there_once() {
+    let mut cache = cache(Flags::ALL);
+    let create = r#"{"id":"2","member_count":2,"members":[{"user":{"id":"5"},"nick":"a"},{"user":{"id":"6"}},
+        {"user":{"id":"5"},"nick":"b"}],"roles":[{"id":"8"},{"name":"none"},{"name":"none"}]}"#;
+    for _ in 0..2 {
+        assert!(cache.apply(EventKind::GuildCreate, create.as_bytes()).changed);
+        let counts = cache.counts();
+        assert_eq!((counts.members, counts.roles, counts.guilds), (2 + 2, 1 + 3, 2));
+    }
+    let shown = shown(&cache, 2, View::ALL);
+    assert_eq!(shown["members"], json!([{"user": {"id": "5"}, "nick": "b"}, {"user": {"id": "6"}}]));
+    assert_eq!(shown["roles"], json!([{"id": "8"}, {"name": "none"}, {"name": "none"}]));
+}
+
 /// A guild in which everybody has the roles 100000000000000005 and, every other one, 100000000000000006.
 fn large_guild(members: u64) -> Value {
     let members: Vec<Value> = (0..members)

@@ -8,6 +8,7 @@ use crate::{
         Pause, contain, race,
         upstream::{Endpoint, UpstreamConnection},
     },
+    protocol::Time,
     upstream::session::Action,
     websocket::Message,
 };
@@ -130,7 +131,12 @@ async fn serve(core: &Core, place: &Place, connection: &mut UpstreamConnection) 
     let end = RefCell::new(None);
     let mut pause = Pause::default();
     poll_fn(|cx| {
-        place.upstream.replace(Some(cx.waker().clone()));
+        // The waker of a task stays the same, so this is one comparison.
+        let mut waker = place.upstream.borrow_mut();
+        if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        drop(waker);
         if !pause.is_over(cx) {
             return Poll::Pending;
         }
@@ -173,13 +179,14 @@ fn turn(
     reader: &mut Reader,
     cx: &mut Context<'_>,
 ) -> Turn {
+    let now = core.now();
     let mut next = Turn::Again;
     for read in 0..=READS_PER_TURN {
         // Before the first read too: the first messages may have come together with the end of the upgrade.
-        if let Some(end) = messages(core, place, connection, reader) {
+        if let Some(end) = messages(place, connection, reader, now) {
             return Turn::End(end);
         }
-        if let Some(end) = actions(core, place, connection) {
+        if let Some(end) = actions(core, place, connection, now) {
             return Turn::End(end);
         }
         if read == READS_PER_TURN {
@@ -203,14 +210,14 @@ fn turn(
 }
 
 /// Handles every message that is complete.
-fn messages(core: &Core, place: &Place, connection: &mut UpstreamConnection, reader: &mut Reader) -> Option<End> {
+fn messages(place: &Place, connection: &mut UpstreamConnection, reader: &mut Reader, now: Time) -> Option<End> {
     let mut pong = Vec::new();
     loop {
         let complete = match connection.inbound.next() {
             Ok(None) => return None,
             Ok(Some(Message::Text(text))) => {
                 // Plain text is legal on a connection that asked for compression.
-                deliver(core, place, text);
+                deliver(place, text, now);
                 continue;
             }
             Ok(Some(Message::Binary(bytes))) => reader.inflater.inflate(bytes, &mut reader.payload),
@@ -235,7 +242,7 @@ fn messages(core: &Core, place: &Place, connection: &mut UpstreamConnection, rea
         match complete {
             Ok(false) => {}
             Ok(true) => {
-                deliver(core, place, &reader.payload);
+                deliver(place, &reader.payload, now);
                 if reader.payload.capacity() > KEEP_PAYLOAD {
                     reader.payload = Vec::new();
                 } else {
@@ -250,17 +257,17 @@ fn messages(core: &Core, place: &Place, connection: &mut UpstreamConnection, rea
     }
 }
 
-fn deliver(core: &Core, place: &Place, payload: &[u8]) {
-    let result = place.with(|shard| shard.upstream_payload(core.now(), payload));
+fn deliver(place: &Place, payload: &[u8], now: Time) {
+    let result = place.with(|shard| shard.upstream_payload(now, payload));
     if let Err(malformed) = result {
         tracing::error!(shard = %place.shard.borrow().id(), bytes = payload.len(), "malformed payload from Discord: {malformed}");
     }
 }
 
 /// Does what the machine wants.
-fn actions(core: &Core, place: &Place, connection: &mut UpstreamConnection) -> Option<End> {
+fn actions(core: &Core, place: &Place, connection: &mut UpstreamConnection, now: Time) -> Option<End> {
     loop {
-        let action = place.shard.borrow_mut().poll_upstream(core.now())?;
+        let action = place.shard.borrow_mut().poll_upstream(now)?;
         match action {
             Action::Send(payload) => connection.send(&payload),
             Action::RequestPermit => core.tell(ToControl::WantPermit(place.shard.borrow().id().id)),

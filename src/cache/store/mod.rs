@@ -12,7 +12,7 @@ mod chunk;
 mod index;
 
 use super::{
-    codec::values::{Reader, varint},
+    codec::values::{Reader, varint, write_varint},
     work,
 };
 pub use chunk::Chunk;
@@ -108,6 +108,13 @@ impl<'a> Iterator for Records<'a> {
         let (key, start, end) = self.next_place()?;
         Some((key, &self.bytes[start..end]))
     }
+}
+
+/// Appends a record as it stands in a chunk.
+pub fn write_record(out: &mut Vec<u8>, key: u64, record: &[u8]) {
+    out.extend_from_slice(&key.to_le_bytes());
+    write_varint(out, record.len() as u64);
+    out.extend_from_slice(record);
 }
 
 /// Has the CPU fetch the cache line of a byte that will be wanted soon.
