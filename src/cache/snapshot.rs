@@ -278,6 +278,7 @@ fn write_key(text: &mut Vec<u8>, key: &[u8]) {
     text.extend_from_slice(key);
     text.extend_from_slice(b"\":");
 }
+
 /// The bot itself and who is in a voice channel.
 fn visible_members(guild: &Guild, tables: &Tables, user: Option<u64>) -> Frozen {
     let ids = guild.ids.borrow();

@@ -1,6 +1,6 @@
 //! Drives one client's connection: hands its messages to the shard and writes what the shard has for it.
 
-use super::{Arrival, Core, Entry, Handle, Place, ToControl};
+use super::{Arrival, Core, Entry, Handle, Place, ToControl, note_waker};
 use crate::{
     net::{
         Pause,
@@ -94,12 +94,7 @@ pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
     let end = RefCell::new(None);
     let mut pause = Pause::default();
     poll_fn(|cx| {
-        // The waker of a task stays the same, so this is one comparison.
-        let mut waker = handle.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        drop(waker);
+        note_waker(&handle.waker, cx);
         if !pause.is_over(cx) {
             return Poll::Pending;
         }

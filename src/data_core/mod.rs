@@ -33,7 +33,7 @@ use std::{
     path::PathBuf,
     rc::Rc,
     sync::Arc,
-    task::{Poll, Waker},
+    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -152,6 +152,14 @@ struct Place {
     clients: RefCell<HashMap<u64, Rc<Handle>>>,
     /// The shard has panicked in a task that is not its own. The upstream task starts it anew.
     broken: Cell<bool>,
+}
+
+/// Notes whom to wake. The waker of a task stays the same, so this is mostly one comparison.
+fn note_waker(slot: &RefCell<Option<Waker>>, cx: &Context<'_>) {
+    match &mut *slot.borrow_mut() {
+        Some(waker) => waker.clone_from(cx.waker()),
+        empty => *empty = Some(cx.waker().clone()),
+    }
 }
 
 impl Place {

@@ -1,7 +1,7 @@
 //! Drives one shard's connection to Discord: reads, decompresses and hands payloads to the shard, and does what the
 //! session machine asks for. It decides nothing.
 
-use super::{Core, Place, ToControl};
+use super::{Core, Place, ToControl, note_waker};
 use crate::{
     compression::{InflateError, Inflater},
     net::{
@@ -100,7 +100,7 @@ async fn drive(core: &Rc<Core>, place: &Place) {
 /// Waits for the machine to want something while there is no connection. `None`: the core stops.
 async fn next_action(core: &Core, place: &Place) -> Option<Action> {
     poll_fn(|cx| {
-        place.upstream.replace(Some(cx.waker().clone()));
+        note_waker(&place.upstream, cx);
         match place.shard.borrow_mut().poll_upstream(core.now()) {
             Some(action) => Poll::Ready(Some(action)),
             None if core.stopping.get() => Poll::Ready(None),
@@ -131,12 +131,7 @@ async fn serve(core: &Core, place: &Place, connection: &mut UpstreamConnection) 
     let end = RefCell::new(None);
     let mut pause = Pause::default();
     poll_fn(|cx| {
-        // The waker of a task stays the same, so this is one comparison.
-        let mut waker = place.upstream.borrow_mut();
-        if !waker.as_ref().is_some_and(|old| old.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
-        }
-        drop(waker);
+        note_waker(&place.upstream, cx);
         if !pause.is_over(cx) {
             return Poll::Pending;
         }

@@ -120,6 +120,8 @@ pub fn write_record(out: &mut Vec<u8>, key: u64, record: &[u8]) {
 /// Has the CPU fetch the cache line of a byte that will be wanted soon.
 #[inline(always)]
 fn prefetch(bytes: &[u8], at: usize) {
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, at);
     #[cfg(target_arch = "x86_64")]
     if let Some(byte) = bytes.get(at) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -430,7 +432,8 @@ impl Store {
     /// Gives back memory that was reserved for more records.
     pub fn shrink_to_fit(&mut self) {
         let last = self.chunks.len().wrapping_sub(1);
-        if self.chunks.get(last).is_some_and(Option::is_some) {
+        let has_room = |chunk: &Chunk| chunk.capacity() > chunk.len();
+        if self.chunks.get(last).and_then(Option::as_ref).is_some_and(has_room) {
             self.change(last, |chunk| *chunk = Chunk::new(chunk, 0));
         }
         self.chunks.shrink_to_fit();
