@@ -133,7 +133,7 @@ impl Cache {
                 }
             }
         }
-        let Tables { templates, words } = &*self.tables.borrow();
+        let Tables { templates, words, .. } = &*self.tables.borrow();
         write_varint(out, templates.len() as u64);
         templates.iter().for_each(|template| write_bytes(out, &template.skeleton));
         write_varint(out, words.len() as u64);

@@ -55,8 +55,16 @@ pub fn merge(old: &[u8], new: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed
         true
     })?;
     let mut writer = ObjectWriter::new(old.len() + new.len());
+    // Mostly both have their keys in the same order.
+    let mut expected = 0;
     json::for_each_entry(old, |key, value| {
-        let change = changes.iter_mut().find(|(changed, _)| *changed == key).and_then(|(_, new)| new.take());
+        let is_it = |at: usize| changes.get(at).is_some_and(|(changed, _)| *changed == key);
+        let found =
+            if is_it(expected) { Some(expected) } else { changes.iter().position(|(changed, _)| *changed == key) };
+        let change = found.and_then(|at| {
+            expected = at + 1;
+            changes[at].1.take()
+        });
         writer.entry(key, change.unwrap_or(value));
         true
     })?;

@@ -30,12 +30,37 @@ pub fn find(bytes: &[u8], mut at: usize, word: impl Fn(u64) -> u64, byte: impl F
     bytes.get(at..)?.iter().position(|found| byte(*found)).map(|length| at + length)
 }
 
+/// The number that eight decimal digits say; `None`: not all are digits.
+#[inline(always)]
+pub fn eight_digits(digits: [u8; 8]) -> Option<u64> {
+    const HIGH_NIBBLES: u64 = 0xf0 * ONES;
+    let word = u64::from_le_bytes(digits);
+    // A digit is 0x30 to 0x39, and stays below 0x40 with 6 added.
+    if (word | word.wrapping_add(0x06 * ONES)) & HIGH_NIBBLES != 0x30 * ONES || word & HIGH_NIBBLES != 0x30 * ONES {
+        return None;
+    }
+    // Neighbours are joined to two digits each, then four, then eight; the first digit is in the lowest byte.
+    let one = word & (0x0f * ONES);
+    let two = (one.wrapping_mul(10 << 8 | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
+    let four = (two.wrapping_mul(100 << 16 | 1) >> 16) & 0x0000_ffff_0000_ffff;
+    Some(four.wrapping_mul(10_000 << 32 | 1) >> 32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     proptest! {
+        #[test]
+        fn eight_digits_are_a_number(number in 0u64..100_000_000, at in 0usize..8, byte: u8) {
+            let mut digits: [u8; 8] = format!("{number:08}").into_bytes().try_into().unwrap();
+            prop_assert_eq!(eight_digits(digits), Some(number));
+            digits[at] = byte;
+            let expected = std::str::from_utf8(&digits).ok().filter(|_| digits.iter().all(u8::is_ascii_digit));
+            prop_assert_eq!(eight_digits(digits), expected.map(|text| text.parse().unwrap()));
+        }
+
         #[test]
         fn it_finds_what_a_simple_search_finds(
             bytes in prop::collection::vec(prop_oneof![Just(b'"'), Just(0x1f), Just(0x20), Just(0x80), any::<u8>()], 0..40),

@@ -11,10 +11,13 @@
 
 pub mod decode;
 pub mod encode;
+mod follow;
 pub mod ids;
 pub mod kind;
+mod paths;
 pub mod template;
 pub mod values;
+mod walk;
 pub mod words;
 
 #[cfg(test)]
@@ -30,6 +33,8 @@ pub struct Tables {
     pub templates: template::Templates,
     /// Frequent strings.
     pub words: words::Words,
+    /// How to come to a template. Not what records need: only what makes them sooner.
+    paths: paths::Paths<encode::Use>,
 }
 
 /// Tables in use by caches and snapshots of a thread.
@@ -61,7 +66,7 @@ impl Tables {
 
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
-        self.templates.heap() + self.words.heap()
+        self.templates.heap() + self.words.heap() + self.paths.heap()
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Each `parse_*` accepts only text that its `write_*` gives back byte for byte.
 
+use crate::protocol::swar;
+
 /// Where packed values are read from. Every method answers `None` at the end instead of reading beyond.
 #[derive(Clone, Copy)]
 pub struct Reader<'a> {
@@ -98,16 +100,13 @@ pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() || digits.len() > 20 || leading_zero {
         return None;
     }
-    let (sure, last) = digits.split_at(digits.len().min(19));
+    let (words, rest) = digits.as_chunks::<8>();
     let mut value = 0u64;
-    for byte in sure {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        value = value * 10 + u64::from(digit);
+    for word in words {
+        // Two of them are 16 digits.
+        value = value * 100_000_000 + swar::eight_digits(*word)?;
     }
-    for byte in last {
+    for byte in rest {
         let digit = byte.wrapping_sub(b'0');
         if digit > 9 {
             return None;
@@ -193,6 +192,16 @@ fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     (year / 400 * 146_097 + in_era * 365 + in_era / 4 - in_era / 100 + in_year).checked_sub(719_468)
 }
 
+/// How many days a month from 1 to 12 has.
+fn month_days(year: u64, month: u64) -> u64 {
+    match month {
+        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    }
+}
+
 /// Inverse of [`days`].
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
@@ -218,13 +227,10 @@ pub fn parse_time(text: &[u8]) -> Option<Time> {
     }
     let (year, month, day) = (two(text, 0)? * 100 + two(text, 2)?, two(text, 5)?, two(text, 8)?);
     let (hour, minute, second) = (two(text, 11)?, two(text, 14)?, two(text, 17)?);
-    if !(1..=12).contains(&month) || day == 0 || hour > 23 || minute > 59 || second > 59 {
+    if !(1..=12).contains(&month) || day == 0 || day > month_days(year, month) || hour > 23 || minute > 59 || second > 59 {
         return None;
     }
     let days = days(year, month, day)?;
-    if date(days) != (year, month, day) {
-        return None;
-    }
     let micros = match fraction {
         true => Some((two(text, 20)? * 10_000 + two(text, 22)? * 100 + two(text, 24)?) as u32),
         false => None,

@@ -5,6 +5,11 @@ use crate::{
     cache::codec::encode::Shape,
     protocol::{edit, json},
 };
+use memchr::memmem::Finder;
+use std::sync::LazyLock;
+
+/// Few presences have it, and then it is mostly their status.
+static OFFLINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"offline\""));
 
 impl Change<'_, '_> {
     /// "This event may also be sent for users who are already members of the guild": those are counted already, as far
@@ -73,7 +78,7 @@ impl Change<'_, '_> {
     /// Of the user only the id is certain, and the only thing that GUILD_CREATE has. It lists only who is not offline.
     fn presence(&mut self, presence: &[u8]) -> Result {
         let shape = Shape { bare_user: true, ..self.kit.shape(Kind::Presences, &["guild_id"]) };
-        if memchr::memmem::find(presence, b"\"offline\"").is_some()
+        if OFFLINE.find(presence).is_some()
             && json::get(presence, "status") == Some(b"\"offline\"")
         {
             let Some(user) = edit::id_at(presence, &["user", "id"]) else { return Ok(Effect::Unknown) };

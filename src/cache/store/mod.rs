@@ -90,12 +90,19 @@ impl<'a> Records<'a> {
     #[inline(always)]
     fn next_place(&mut self) -> Option<(u64, usize, usize)> {
         work::add(1);
-        let rest = self.bytes.get(self.at..)?;
-        let (key, after) = rest.split_first_chunk::<8>()?;
-        let mut reader = Reader { bytes: after };
-        let length = reader.length()?;
-        let start = self.bytes.len() - reader.bytes.len();
-        self.at = start.checked_add(length).filter(|end| *end <= self.bytes.len())?;
+        let (key, after) = self.bytes.get(self.at..)?.split_first_chunk::<8>()?;
+        let (start, length) = match *after.first()? {
+            length @ 0..0x80 => (self.at + 9, usize::from(length)),
+            _ => {
+                let mut reader = Reader { bytes: after };
+                let length = reader.length()?;
+                (self.bytes.len() - reader.bytes.len(), length)
+            }
+        };
+        if length > self.bytes.len() - start {
+            return None;
+        }
+        self.at = start + length;
         Some((u64::from_le_bytes(*key), start, self.at))
     }
 }
