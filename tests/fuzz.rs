@@ -163,6 +163,12 @@ fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut Ids) {
     }
     serde_json::from_slice::<serde::de::IgnoredAny>(&out).expect("JSON");
     let mut record = encoder.record().to_vec();
+    // Now the path may be known.
+    let again = encoder.encode(tables, ids, &shape, text, 0).expect("as before");
+    let mut followed = Vec::new();
+    let decoder = Decoder { tables, ids };
+    decoder.decode(again.key, encoder.record(), &mut followed).expect("its own record");
+    assert_eq!((again, followed), (encoded, out.clone()), "a second time");
     for _ in 0..4 {
         if !record.is_empty() {
             let at = rng.usize(0..record.len());

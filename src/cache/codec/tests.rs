@@ -5,6 +5,7 @@ use super::{
     ids::Ids,
     kind::Slot,
     template::Name,
+    walk::Walk,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -17,10 +18,24 @@ struct Codec {
 }
 
 impl Codec {
+    /// Also sees to it that a second time, when the path may be known, says the same.
     fn encode(&mut self, shape: &Shape, text: &str) -> Option<(u64, Vec<u8>, usize)> {
-        let encoded = self.encoder.encode(&mut self.tables, &mut self.ids, shape, text.as_bytes(), 0).ok()?;
-        assert_eq!(encoded.end, text.len());
-        Some((encoded.key, self.encoder.record().to_vec(), encoded.length))
+        let mut once = || {
+            let encoded = self.encoder.encode(&mut self.tables, &mut self.ids, shape, text.as_bytes(), 0).ok()?;
+            Some((encoded, self.encoder.record().to_vec()))
+        };
+        let (Some((encoded, record)), Some((again, followed))) = (once(), once()) else { return None };
+        assert_eq!((encoded, encoded.end), (again, text.len()));
+        assert_eq!(self.decode(encoded.key, &record), self.decode(encoded.key, &followed));
+        Some((encoded.key, record, encoded.length))
+    }
+
+    /// The template that a known path leads to.
+    fn follow(&mut self, shape: &Shape, text: &str) -> Option<u64> {
+        let (mut skeleton, mut record) = Default::default();
+        let root = self.tables.paths.root(shape.into());
+        let (tables, ids) = (&mut self.tables, &mut self.ids);
+        Walk::new(text.as_bytes(), 0, &mut skeleton, &mut record, tables, ids, shape).follow_from(root)
     }
 
     fn decode(&self, key: u64, record: &[u8]) -> String {
@@ -59,7 +74,8 @@ fn a_member_is_packed_and_comes_back() {
     let (key, packed) = codec.there_and_back(&MEMBER, A_MEMBER);
     assert_eq!(key, 80351110224678912);
     assert!(packed < 110, "{packed} bytes");
-    // The second time nothing is new.
+    // What is frequent becomes a word; then nothing is new.
+    codec.there_and_back(&MEMBER, A_MEMBER);
     let templates = codec.tables.templates.len();
     codec.there_and_back(&MEMBER, &A_MEMBER.replace("80351110224678912", "80351110224678913"));
     assert_eq!(codec.tables.templates.len(), templates);
@@ -198,6 +214,45 @@ fn names_are_found_without_decoding() {
 }
 
 #[test]
+fn what_is_of_a_known_form_is_followed() {
+    let shape = Shape { leave_out: &["guild_id"], ..MEMBER };
+    let text = A_MEMBER.replace("\"nick\"", "\"guild_id\":\"1\",\"nick\"");
+    let mut codec = Codec::default();
+    assert_eq!(codec.follow(&shape, &text), None, "nothing is known");
+    // What is frequent becomes a word meanwhile.
+    let [_, Some((_, record, _))] = [(); 2].map(|()| codec.encode(&shape, &text)) else { panic!("JSON") };
+    let template = super::values::Reader { bytes: &record }.varint().map(|number| number - 1);
+    assert!(template.is_some());
+    assert_eq!(codec.follow(&shape, &text), template);
+    assert_eq!(codec.follow(&shape, &text.replace("8912", "8913").replace("64", "128")), template, "other values");
+    assert_eq!(codec.follow(&shape, &text.replace("64", "null")), None, "another kind of value");
+    assert_eq!(codec.follow(&shape, &text.replace("\"mute\"", "\"dumb\"")), None, "another key");
+    assert_eq!(codec.follow(&MEMBER, &text), None, "another use");
+    // Both ways are remembered.
+    let changed = text.replace("64", "null");
+    assert!(codec.encode(&shape, &changed).is_some());
+    assert_eq!(codec.follow(&shape, &text), template);
+    assert_eq!(codec.follow(&shape, &changed), template, "the user has a template of its own");
+}
+
+#[test]
+fn paths_are_bounded() {
+    let mut codec = Codec::default();
+    let text = |round: u32| format!(r#"{{"id":"1","k{round}":[{{"x{round}":1}}],"y":{{"z{round}":"a"}}}}"#);
+    for round in 0..20_000 {
+        codec.there_and_back(&OWN, &text(round));
+    }
+    assert!(codec.tables.paths.heap() < 1 << 20, "{}", codec.tables.paths.heap());
+    assert!(codec.follow(&OWN, &text(0)).is_some(), "what is known stays");
+    assert_eq!(codec.follow(&OWN, &text(19_999)), None, "there are too many keys at that place");
+    for uses in 0..1_000 {
+        let key: &'static str = format!("k{uses}").leak();
+        codec.there_and_back(&Shape::of(IdPath::At(key)), &text(0));
+    }
+    assert!(codec.tables.paths.heap() < 1 << 20, "{}", codec.tables.paths.heap());
+}
+
+#[test]
 fn templates_are_bounded_and_rare_ones_have_to_come_twice() {
     let mut codec = Codec::default();
     for round in 0..20_000 {
@@ -281,7 +336,7 @@ proptest! {
     fn noise_is_refused_or_comes_back(text in r#"\{[\[\]{}",:\\ a0-3\-.enulltrue]{0,40}\}"#) {
         let mut codec = Codec::default();
         let valid = serde_json::from_str::<std::collections::HashMap<String, serde::de::IgnoredAny>>(&text).is_ok();
-        for shape in [MEMBER, OWN, LOOSE] {
+        for shape in [MEMBER, OWN, LOOSE, MEMBER, OWN] {
             let encoded = codec.encoder.encode(&mut codec.tables, &mut codec.ids, &shape, text.as_bytes(), 0);
             match encoded {
                 Ok(encoded) if encoded.end == text.len() => {
@@ -291,6 +346,34 @@ proptest! {
                 }
                 _ => prop_assert!(!valid),
             }
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_on_a_known_path_is_refused_or_comes_back(
+        at: prop::sample::Index,
+        byte in prop_oneof![Just(b'"'), Just(b','), Just(b'}'), Just(b'\\'), Just(b'0'), Just(b' '), 0u8..0x80],
+        what in 0..3,
+    ) {
+        let mut codec = Codec::default();
+        codec.there_and_back(&MEMBER, A_MEMBER);
+        let mut text = A_MEMBER.as_bytes().to_vec();
+        let at = at.index(text.len());
+        match what {
+            0 => text[at] = byte,
+            1 => text.insert(at, byte),
+            _ => drop(text.drain(at..(at + usize::from(byte)).min(A_MEMBER.len()))),
+        }
+        let text = String::from_utf8(text).expect("ASCII");
+        let valid = serde_json::from_str::<std::collections::HashMap<String, serde::de::IgnoredAny>>(&text).is_ok();
+        let encoded = codec.encoder.encode(&mut codec.tables, &mut codec.ids, &MEMBER, text.as_bytes(), 0);
+        match encoded {
+            Ok(encoded) if encoded.end == text.len() => {
+                prop_assert!(valid);
+                let record = codec.encoder.record().to_vec();
+                prop_assert_eq!(codec.decode(encoded.key, &record), text);
+            }
+            _ => prop_assert!(!valid),
         }
     }
 

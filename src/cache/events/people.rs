@@ -78,9 +78,7 @@ impl Change<'_, '_> {
     /// Of the user only the id is certain, and the only thing that GUILD_CREATE has. It lists only who is not offline.
     fn presence(&mut self, presence: &[u8]) -> Result {
         let shape = Shape { bare_user: true, ..self.kit.shape(Kind::Presences, &["guild_id"]) };
-        if OFFLINE.find(presence).is_some()
-            && json::get(presence, "status") == Some(b"\"offline\"")
-        {
+        if OFFLINE.find(presence).is_some() && json::get(presence, "status") == Some(b"\"offline\"") {
             let Some(user) = edit::id_at(presence, &["user", "id"]) else { return Ok(Effect::Unknown) };
             self.guild.remove(self.kit, Kind::Presences, user);
             return Ok(Effect::Changed);
