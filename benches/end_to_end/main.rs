@@ -28,8 +28,6 @@ use support::{Gateway, Simulator, TOKEN, free_port, get, wait_until};
 const TESTED: usize = 1;
 const OTHERS: usize = 0;
 const INTENTS: u64 = 53_608_447;
-/// As config/gateway-proxy.service and the images have it.
-const LARGE_PAGES: (&str, &str) = ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
 const MB: f64 = (1 << 20) as f64;
 
 /// Who is under test.
@@ -115,7 +113,6 @@ impl Bench {
                 command
             }
         };
-        command.env(LARGE_PAGES.0, LARGE_PAGES.1);
         let child = command.stdout(Stdio::null()).stderr(log).spawn().expect("a process");
         let address = ([127, 0, 0, 1], port).into();
         wait_until("the one under test", || match side {
