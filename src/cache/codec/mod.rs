@@ -4,7 +4,7 @@
 //! packed by what it looks like ([`kind::Slot`]). There is no schema: a key that Discord adds tomorrow makes a new
 //! template. What does not fit (white space between tokens, nesting beyond [`encode::MAX_NESTING`], templates beyond
 //! their bound) is kept as text. Templates and frequent strings are shared by all caches of a thread, ids by the
-//! entities of a guild.
+//! entities of a guild. Paths that were taken before lead to the templates sooner.
 //!
 //! Promises: `decode(encode(text)) == text` for every JSON object; no text and no record makes it panic; every table is
 //! bounded.

@@ -134,6 +134,8 @@ pub enum Point {
 /// See the module's description.
 pub struct Paths<R> {
     roots: Vec<(R, u32)>,
+    /// The root that was asked for last: mostly the next one too.
+    last: usize,
     places: Vec<Place>,
     ways: Vec<Way>,
     literals: Vec<u8>,
@@ -141,7 +143,7 @@ pub struct Paths<R> {
 
 impl<R> Default for Paths<R> {
     fn default() -> Self {
-        Self { roots: Vec::new(), places: Vec::new(), ways: Vec::new(), literals: Vec::new() }
+        Self { roots: Vec::new(), last: 0, places: Vec::new(), ways: Vec::new(), literals: Vec::new() }
     }
 }
 
@@ -160,14 +162,18 @@ fn stands_at(text: &[u8], at: usize, wanted: &[u8]) -> bool {
 impl<R: PartialEq> Paths<R> {
     /// Where objects of this use begin.
     pub fn root(&mut self, of: R) -> Point {
-        if let Some(known) = self.roots.iter().position(|(root, _)| *root == of) {
-            return Point::Root(known as u32);
+        let is_it = |(root, _): &(R, u32)| *root == of;
+        if !self.roots.get(self.last).is_some_and(is_it) {
+            self.last = match self.roots.iter().position(is_it) {
+                Some(known) => known,
+                None if self.roots.len() == MAX_ROOTS => return Point::Lost,
+                None => {
+                    self.roots.push((of, NONE));
+                    self.roots.len() - 1
+                }
+            };
         }
-        if self.roots.len() == MAX_ROOTS {
-            return Point::Lost;
-        }
-        self.roots.push((of, NONE));
-        Point::Root(self.roots.len() as u32 - 1)
+        Point::Root(self.last as u32)
     }
 
     /// The first place at a point, which may be none.
