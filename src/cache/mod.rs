@@ -29,7 +29,7 @@ use crate::protocol::{
     event::EventKind,
     json::{self, Malformed},
 };
-use codec::{Shared, Tables, encode::Encoder};
+use codec::{Fill, Shared, Tables, encode::Encoder};
 pub use flags::Flags;
 use guild::{Guild, Kit};
 use hashbrown::HashMap;
@@ -229,6 +229,11 @@ impl Cache {
         let guilds: usize = self.guilds.values().map(Guild::heap).sum();
         let slots = self.guilds.capacity().saturating_sub(self.guilds.len()) * size_of::<(u64, Guild)>();
         guilds + slots + self.order.capacity() * size_of::<u64>() + self.user.as_ref().map_or(0, |user| user.len())
+    }
+
+    /// How full the tables are that all caches of the thread share.
+    pub fn tables(&self) -> Fill {
+        self.tables.borrow().fill()
     }
 
     fn insert(&mut self, id: u64, guild: Guild) {

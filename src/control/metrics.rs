@@ -122,6 +122,14 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
         report.cache.voice_states as f64
     });
     per_shard("gateway_cache_bytes", "Heap of the cache in bytes", GAUGE, &|report| report.cache_bytes as f64);
+    per_shard("gateway_cache_templates", "Forms of objects that are known", GAUGE, &|report| {
+        report.cache_tables.templates as f64
+    });
+    per_shard("gateway_cache_words", "Frequent strings", GAUGE, &|report| report.cache_tables.words as f64);
+    per_shard("gateway_cache_paths", "Keys on known paths", GAUGE, &|report| report.cache_tables.paths as f64);
+    per_shard("gateway_cache_tables_bytes", "Heap of these, which a core has once", GAUGE, &|report| {
+        report.cache_tables.bytes as f64
+    });
     per_shard(
         "gateway_cache_ignored_total",
         "Events that were malformed or about something unknown",

@@ -2,7 +2,7 @@
 
 use super::{Shard, deliver};
 use crate::{
-    cache::Counts,
+    cache::{Counts, codec::Fill},
     protocol::event::EventKind,
     upstream::session::{Counters, Status},
 };
@@ -53,6 +53,8 @@ pub struct Report {
     pub cache: Counts,
     /// Bytes of heap of the cache, without what the shards of a core share.
     pub cache_bytes: usize,
+    /// How full the tables are that the shards of a core share.
+    pub cache_tables: Fill,
     /// Counts of the upstream session.
     pub upstream: Counters,
     /// Clients with a connection.
@@ -84,6 +86,7 @@ impl Shard {
             events: self.events,
             cache: self.cache.counts(),
             cache_bytes: self.cache.heap(),
+            cache_tables: self.cache.tables(),
             upstream: self.upstream.counters(),
             clients: attached,
             detached: self.clients.len() - attached,

@@ -37,6 +37,19 @@ pub struct Tables {
     paths: paths::Paths<encode::Use>,
 }
 
+/// How full the tables of a thread are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fill {
+    /// Templates, of [`template::MAX_TEMPLATES`].
+    pub templates: usize,
+    /// Frequent strings, of [`words::MAX_WORDS`].
+    pub words: usize,
+    /// Keys on known paths, of 8,192.
+    pub paths: usize,
+    /// Bytes of all.
+    pub bytes: usize,
+}
+
 /// Tables in use by caches and snapshots of a thread.
 pub type Shared = Rc<RefCell<Tables>>;
 
@@ -62,6 +75,12 @@ impl Tables {
         let (templates, words) = (self.templates.len(), self.words.len());
         other.templates.iter().skip(templates).all(|template| self.templates.add(&template.skeleton).is_some())
             && other.words.iter().skip(words).all(|word| self.words.add(word).is_some())
+    }
+
+    /// How full they are.
+    pub fn fill(&self) -> Fill {
+        let Self { templates, words, paths } = self;
+        Fill { templates: templates.len(), words: words.len(), paths: paths.len(), bytes: self.heap() }
     }
 
     /// Bytes on the heap.

@@ -296,6 +296,11 @@ impl<R: PartialEq> Paths<R> {
         Some(Symbol::part(place))
     }
 
+    /// How many places are known.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
         self.roots.capacity() * size_of::<(R, u32)>()
