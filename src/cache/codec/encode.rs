@@ -100,6 +100,7 @@ impl Encoder {
         let mut walk = Walk::new(text, at, &mut self.skeleton, &mut self.record, tables, ids, shape);
         if let Some(number) = walk.follow_from(root) {
             let encoded = walk.encoded(at);
+            // 0 marks plain text.
             insert_varint(&mut self.record, 0, number + 1);
             return Ok(encoded);
         }
@@ -111,7 +112,6 @@ impl Encoder {
             match walk.whole(loose, if loose { Point::Lost } else { root }) {
                 Ok(Some(number)) => {
                     let encoded = walk.encoded(at);
-                    // 0 marks plain text.
                     insert_varint(&mut self.record, 0, number + 1);
                     return Ok(encoded);
                 }

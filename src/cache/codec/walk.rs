@@ -511,8 +511,7 @@ impl<'a> Walk<'a> {
         let mut number = self.tables.templates.find_or_add(&self.skeleton[inner.0..], false);
         if number.is_some() {
             self.tables.paths.learn_end(end, number);
-        }
-        if number.is_none() {
+        } else {
             self.skeleton.truncate(inner.0);
             self.record.truncate(inner.1);
             self.at = start;
