@@ -5,7 +5,7 @@ use super::{
     Tables,
     ids::Ids,
     paths::Point,
-    walk::{Odd, Walk, insert_varint},
+    walk::{Buffers, Odd, Walk, insert_varint},
 };
 use crate::{
     cache::work,
@@ -80,8 +80,7 @@ pub struct Encoded {
 /// Makes records. Keeps its buffers.
 #[derive(Default)]
 pub struct Encoder {
-    skeleton: Vec<u8>,
-    record: Vec<u8>,
+    buffers: Buffers,
 }
 
 impl Encoder {
@@ -97,22 +96,22 @@ impl Encoder {
     ) -> Result<Encoded, Malformed> {
         work::add(200);
         let root = if shape.loose { Point::Lost } else { tables.paths.root(shape.into()) };
-        let mut walk = Walk::new(text, at, &mut self.skeleton, &mut self.record, tables, ids, shape);
+        let mut walk = Walk::new(text, at, &mut self.buffers, tables, ids, shape);
         if let Some(number) = walk.follow_from(root) {
             let encoded = walk.encoded(at);
             // 0 marks plain text.
-            insert_varint(&mut self.record, 0, number + 1);
+            insert_varint(&mut self.buffers.record, 0, number + 1);
             return Ok(encoded);
         }
         for loose in [false, true] {
             if shape.loose && !loose {
                 continue;
             }
-            let mut walk = Walk::new(text, at, &mut self.skeleton, &mut self.record, tables, ids, shape);
+            let mut walk = Walk::new(text, at, &mut self.buffers, tables, ids, shape);
             match walk.whole(loose, if loose { Point::Lost } else { root }) {
                 Ok(Some(number)) => {
                     let encoded = walk.encoded(at);
-                    insert_varint(&mut self.record, 0, number + 1);
+                    insert_varint(&mut self.buffers.record, 0, number + 1);
                     return Ok(encoded);
                 }
                 Ok(None) => {}
@@ -145,14 +144,14 @@ impl Encoder {
         {
             object = Cow::Owned(edit::with(&object, "user", format!(r#"{{"id":"{id}"}}"#).as_bytes())?);
         }
-        self.record.clear();
-        self.record.push(0);
-        self.record.extend_from_slice(&object);
+        self.buffers.record.clear();
+        self.buffers.record.push(0);
+        self.buffers.record.extend_from_slice(&object);
         Ok(Encoded { key: key.unwrap_or(0), length: object.len(), end })
     }
 
     /// The record that the last [`encode`](Self::encode) made.
     pub fn record(&self) -> &[u8] {
-        &self.record
+        &self.buffers.record
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     kind::Slot,
-    paths::{Class, End, Inner, Point, Symbol},
+    paths::{Class, End, Inner, Point, Step, Symbol},
     walk::{Walk, insert_varint},
 };
 use crate::protocol::json;
@@ -12,15 +12,21 @@ impl Walk<'_> {
     /// part of it.
     pub fn follow_from(&mut self, root: Point) -> Option<u64> {
         let first = self.tables.paths.first(root);
-        self.follow(first)?.template
+        match self.follow(first)? {
+            End::Template(number) => Some(number),
+            End::Part(_) => None,
+        }
     }
 
     /// An object, from the first place that it may begin with.
     fn follow(&mut self, mut first: u32) -> Option<End> {
+        let mark = self.trail.mark();
         loop {
-            let (place, length, class) = self.tables.paths.enter(first, self.text, self.at)?;
+            let Step { place, length, class, next } = self.tables.paths.enter(first, self.text, self.at)?;
             self.at += length;
-            if let Some(end) = self.tables.paths.end(place, class) {
+            if class.is(Class::END) {
+                let end = self.tables.paths.end(place, self.trail, mark)?;
+                self.trail.back_to(mark);
                 return Some(end);
             }
             let start = self.at;
@@ -29,12 +35,13 @@ impl Walk<'_> {
                 cursor.value().ok()?;
                 self.at += cursor.position();
                 self.removed = self.removed.wrapping_add(length + cursor.position());
-                Symbol::GONE
+                Symbol::Gone
             } else {
                 self.follow_value(place, class)?
             };
             self.note_id(class, start);
-            first = self.tables.paths.leave(place, symbol)?;
+            self.trail.push(symbol);
+            first = next;
         }
     }
 
@@ -44,15 +51,18 @@ impl Walk<'_> {
         // What is put into the template on the way is not wanted.
         self.copied = start;
         if class.is(Class::USER) && self.shape.bare_user && self.take_bare_user().ok()? {
-            return Some(Symbol::BARE);
+            return Some(Symbol::Bare);
         }
         match (self.text.get(start)?, self.text.get(start + 1)?) {
             (b'{', next) if *next != b'}' => {
                 let inner = self.record.len();
-                let end = self.follow(self.tables.paths.first(Point::Inner(place, Inner::Object)))?;
-                let Some(number) = end.template else { return Some(end.part) };
-                insert_varint(self.record, inner, number);
-                Some(Symbol(Slot::Object as u32))
+                match self.follow(self.tables.paths.first(Point::Inner(place, Inner::Object)))? {
+                    End::Part(symbol) => Some(symbol),
+                    End::Template(number) => {
+                        insert_varint(self.record, inner, number);
+                        Some(Symbol::Slot(Slot::Object))
+                    }
+                }
             }
             (b'[', b'{') => self.follow_elements(place),
             (b'[', next) if *next != b']' => self.flat_array(class, false).ok(),
@@ -70,7 +80,7 @@ impl Walk<'_> {
         let mut count = 0;
         loop {
             let inner = self.record.len();
-            let number = self.follow(first)?.template?;
+            let End::Template(number) = self.follow(first)? else { return None };
             insert_varint(self.record, inner, number);
             count += 1;
             if !self.another().ok()? {
@@ -78,6 +88,6 @@ impl Walk<'_> {
             }
         }
         insert_varint(self.record, counted, count);
-        Some(Symbol(Slot::Objects as u32))
+        Some(Symbol::Slot(Slot::Objects))
     }
 }

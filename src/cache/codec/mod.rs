@@ -44,8 +44,10 @@ pub struct Fill {
     pub templates: usize,
     /// Frequent strings, of [`words::MAX_WORDS`].
     pub words: usize,
-    /// Keys on known paths, of 8,192.
+    /// Keys on known paths, of [`paths::MAX_PLACES`].
     pub paths: usize,
+    /// Ends of known paths, of [`paths::MAX_TRAILS`].
+    pub trails: usize,
     /// Bytes of all.
     pub bytes: usize,
 }
@@ -80,7 +82,13 @@ impl Tables {
     /// How full they are.
     pub fn fill(&self) -> Fill {
         let Self { templates, words, paths } = self;
-        Fill { templates: templates.len(), words: words.len(), paths: paths.len(), bytes: self.heap() }
+        Fill {
+            templates: templates.len(),
+            words: words.len(),
+            paths: paths.places(),
+            trails: paths.trails(),
+            bytes: self.heap(),
+        }
     }
 
     /// Bytes on the heap.

@@ -5,7 +5,7 @@ use super::{
     ids::Ids,
     kind::Slot,
     template::Name,
-    walk::Walk,
+    walk::{Buffers, Walk},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -32,10 +32,10 @@ impl Codec {
 
     /// The template that a known path leads to.
     fn follow(&mut self, shape: &Shape, text: &str) -> Option<u64> {
-        let (mut skeleton, mut record) = Default::default();
+        let mut buffers = Buffers::default();
         let root = self.tables.paths.root(shape.into());
         let (tables, ids) = (&mut self.tables, &mut self.ids);
-        Walk::new(text.as_bytes(), 0, &mut skeleton, &mut record, tables, ids, shape).follow_from(root)
+        Walk::new(text.as_bytes(), 0, &mut buffers, tables, ids, shape).follow_from(root)
     }
 
     fn decode(&self, key: u64, record: &[u8]) -> String {

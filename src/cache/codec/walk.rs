@@ -6,7 +6,7 @@ use super::{
     hash,
     ids::Ids,
     kind::{CONSTANTS, EPOCH_MILLIS, Slot},
-    paths::{Class, Inner, Point, Symbol},
+    paths::{Class, Inner, Point, Symbol, Trail},
     values::{self, parse_decimal, parse_hash, parse_time, varint, write_varint},
     words,
 };
@@ -43,6 +43,23 @@ pub enum Found<'a> {
     Text(Slot, &'a [u8]),
 }
 
+/// What is made on the way.
+#[derive(Default)]
+pub struct Buffers {
+    skeleton: Vec<u8>,
+    /// The record.
+    pub record: Vec<u8>,
+    trail: Trail,
+}
+
+/// How far the buffers were filled.
+#[derive(Clone, Copy)]
+struct Mark {
+    skeleton: usize,
+    record: usize,
+    trail: usize,
+}
+
 /// See the module's description.
 pub struct Walk<'a> {
     pub text: &'a [u8],
@@ -51,6 +68,7 @@ pub struct Walk<'a> {
     pub copied: usize,
     skeleton: &'a mut Vec<u8>,
     pub record: &'a mut Vec<u8>,
+    pub trail: &'a mut Trail,
     pub tables: &'a mut Tables,
     ids: &'a mut Ids,
     pub shape: &'a Shape,
@@ -64,15 +82,16 @@ impl<'a> Walk<'a> {
     pub fn new(
         text: &'a [u8],
         at: usize,
-        skeleton: &'a mut Vec<u8>,
-        record: &'a mut Vec<u8>,
+        buffers: &'a mut Buffers,
         tables: &'a mut Tables,
         ids: &'a mut Ids,
         shape: &'a Shape,
     ) -> Self {
+        let Buffers { skeleton, record, trail } = buffers;
         skeleton.clear();
         record.clear();
-        Self { text, at, copied: at, skeleton, record, tables, ids, shape, key: 0, removed: 0 }
+        trail.back_to(0);
+        Self { text, at, copied: at, skeleton, record, trail, tables, ids, shape, key: 0, removed: 0 }
     }
 
     /// What the object became that began at `start` and has been walked through.
@@ -86,7 +105,7 @@ impl<'a> Walk<'a> {
         self.flush(self.at);
         let number = self.tables.templates.find_or_add(self.skeleton, loose);
         if number.is_some() {
-            self.tables.paths.learn_end(end, number);
+            self.tables.paths.learn_end(end, self.trail, 0, number);
         }
         Ok(number)
     }
@@ -177,7 +196,7 @@ impl<'a> Walk<'a> {
             let place = self.tables.paths.learn_key(point, &self.text[entry - 1..start], class);
             if class.is(Class::LEFT_OUT) {
                 let last = self.leave_out(entry, kept)?;
-                point = self.tables.paths.learn_value(place, Some(Symbol::GONE));
+                point = self.passed(place, Some(Symbol::Gone));
                 if last {
                     return Ok(if kept { point } else { Point::Lost });
                 }
@@ -185,12 +204,12 @@ impl<'a> Walk<'a> {
             }
             kept = true;
             let symbol = if class.is(Class::USER) && self.shape.bare_user && self.bare_user()? {
-                Some(Symbol::BARE)
+                Some(Symbol::Bare)
             } else {
                 self.value(class, depth, loose, place)?
             };
             self.note_id(class, start);
-            point = self.tables.paths.learn_value(place, symbol);
+            point = self.passed(place, symbol);
             let next = self.peek()?;
             self.at += 1;
             match next {
@@ -199,6 +218,14 @@ impl<'a> Walk<'a> {
                 _ => return Err(Odd),
             }
         }
+    }
+
+    /// The point behind the value at a place.
+    #[inline(always)]
+    fn passed(&mut self, place: Option<u32>, symbol: Option<Symbol>) -> Point {
+        let (Some(place), Some(symbol)) = (place, symbol) else { return Point::Lost };
+        self.trail.push(symbol);
+        Point::Behind(place)
     }
 
     /// The record's id, when it is a number, or a string with leading zeros.
@@ -399,7 +426,7 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     pub fn write(&mut self, found: &Found<'a>) -> Symbol {
         let slot = match found {
-            Found::Constant(number) => return Symbol::constant(*number),
+            Found::Constant(number) => return Symbol::Constant(*number),
             Found::Number(slot, number) => {
                 match slot {
                     Slot::Key => {}
@@ -418,7 +445,7 @@ impl<'a> Walk<'a> {
                 slot
             }
         };
-        Symbol(*slot as u32)
+        Symbol::Slot(*slot)
     }
 
     #[inline]
@@ -472,12 +499,12 @@ impl<'a> Walk<'a> {
     fn nested(&mut self, depth: usize, loose: bool, is_user: bool, place: Option<u32>) -> Result<Option<Symbol>, Odd> {
         let start = self.at;
         self.flush(start);
-        let mark = (self.skeleton.len(), self.record.len());
+        let mark = self.mark();
         if loose {
             self.skeleton.push(Slot::Any as u8);
             self.record.push(Slot::Object as u8);
         }
-        let inner = (self.skeleton.len(), self.record.len());
+        let inner = self.mark();
         if depth == MAX_NESTING {
             self.back_to(start, mark);
             return self.raw(start, loose).map(Some);
@@ -485,8 +512,10 @@ impl<'a> Walk<'a> {
         let point = place.map_or(Point::Lost, |place| Point::Inner(place, Inner::Object));
         let end = self.object(depth + 1, false, is_user, point)?;
         self.flush(self.at);
-        if !loose && self.skeleton.len() - inner.0 <= INLINE {
-            return Ok(self.tables.paths.learn_end(end, None));
+        if !loose && self.skeleton.len() - inner.skeleton <= INLINE {
+            let symbol = self.tables.paths.learn_end(end, self.trail, inner.trail, None);
+            self.trail.back_to(inner.trail);
+            return Ok(symbol);
         }
         if !self.finish_nested(start, inner, depth, is_user, end)? {
             self.back_to(start, mark);
@@ -495,7 +524,7 @@ impl<'a> Walk<'a> {
         if !loose {
             self.skeleton.push(Slot::Object as u8);
         }
-        Ok(Some(Symbol(Slot::Object as u32)))
+        Ok(Some(Symbol::Slot(Slot::Object)))
     }
 
     /// Takes the skeleton of an object that began at `start` out of the outer one and puts the number of its template
@@ -503,36 +532,34 @@ impl<'a> Walk<'a> {
     fn finish_nested(
         &mut self,
         start: usize,
-        inner: (usize, usize),
+        inner: Mark,
         depth: usize,
         is_user: bool,
         end: Point,
     ) -> Result<bool, Odd> {
-        let mut number = self.tables.templates.find_or_add(&self.skeleton[inner.0..], false);
+        let mut number = self.tables.templates.find_or_add(&self.skeleton[inner.skeleton..], false);
         if number.is_some() {
-            self.tables.paths.learn_end(end, number);
+            self.tables.paths.learn_end(end, self.trail, inner.trail, number);
         } else {
-            self.skeleton.truncate(inner.0);
-            self.record.truncate(inner.1);
-            self.at = start;
-            self.copied = start;
+            self.back_to(start, inner);
             self.object(depth + 1, true, is_user, Point::Lost)?;
             self.flush(self.at);
-            number = self.tables.templates.find_or_add(&self.skeleton[inner.0..], true);
+            number = self.tables.templates.find_or_add(&self.skeleton[inner.skeleton..], true);
         }
-        self.skeleton.truncate(inner.0);
+        self.skeleton.truncate(inner.skeleton);
+        self.trail.back_to(inner.trail);
         let Some(number) = number else { return Ok(false) };
-        insert_varint(self.record, inner.1, number);
+        insert_varint(self.record, inner.record, number);
         Ok(true)
     }
 
     fn array(&mut self, class: Class, depth: usize, loose: bool, place: Option<u32>) -> Result<Symbol, Odd> {
         let start = self.at;
         self.flush(start);
-        let mark = (self.skeleton.len(), self.record.len());
+        let mark = self.mark();
         if self.text.get(start + 1) == Some(&b'{') && self.objects(start, depth, loose, place)? {
             self.copied = self.at;
-            return Ok(Symbol(Slot::Objects as u32));
+            return Ok(Symbol::Slot(Slot::Objects));
         }
         self.back_to(start, mark);
         self.flat_array(class, loose)
@@ -541,7 +568,7 @@ impl<'a> Walk<'a> {
     /// An array, as one of ids or of scalars if it is one, else as text.
     pub fn flat_array(&mut self, class: Class, loose: bool) -> Result<Symbol, Odd> {
         let start = self.at;
-        let mark = (self.skeleton.len(), self.record.len());
+        let mark = self.mark();
         let slot = if class.is(Class::LISTS) && self.references(start, loose)? {
             Slot::References
         } else {
@@ -553,12 +580,18 @@ impl<'a> Walk<'a> {
             Slot::Scalars
         };
         self.copied = self.at;
-        Ok(Symbol(slot as u32))
+        Ok(Symbol::Slot(slot))
     }
 
-    fn back_to(&mut self, start: usize, mark: (usize, usize)) {
-        self.skeleton.truncate(mark.0);
-        self.record.truncate(mark.1);
+    #[inline(always)]
+    fn mark(&self) -> Mark {
+        Mark { skeleton: self.skeleton.len(), record: self.record.len(), trail: self.trail.mark() }
+    }
+
+    fn back_to(&mut self, start: usize, mark: Mark) {
+        self.skeleton.truncate(mark.skeleton);
+        self.record.truncate(mark.record);
+        self.trail.back_to(mark.trail);
         self.at = start;
         self.copied = start;
     }
@@ -589,7 +622,7 @@ impl<'a> Walk<'a> {
             if self.peek()? != b'{' {
                 return Ok(false);
             }
-            let inner = (self.skeleton.len(), self.record.len());
+            let inner = self.mark();
             self.copied = element;
             let end = self.object(depth + 1, false, false, point)?;
             self.flush(self.at);
