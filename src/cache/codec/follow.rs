@@ -66,10 +66,7 @@ impl Walk<'_> {
             }
             (b'[', b'{') => self.follow_elements(place),
             (b'[', next) if *next != b']' => self.flat_array(class, false).ok(),
-            _ => {
-                let found = self.scalar(class).ok()?;
-                Some(self.write(&found))
-            }
+            _ => self.scalar(class).ok(),
         }
     }
 

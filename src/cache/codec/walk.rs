@@ -7,7 +7,7 @@ use super::{
     ids::Ids,
     kind::{CONSTANTS, EPOCH_MILLIS, Slot},
     paths::{Class, Inner, Point, Symbol, Trail},
-    values::{self, parse_decimal, parse_hash, parse_time, varint, write_varint},
+    values::{self, Time, parse_decimal, parse_hash, parse_time, varint, write_varint},
     words,
 };
 use crate::{cache::scan, protocol::json};
@@ -31,16 +31,6 @@ pub fn insert_varint(out: &mut Vec<u8>, at: usize, value: u64) {
         let (bytes, length) = varint(value);
         out.splice(at..at, bytes[..length].iter().copied());
     }
-}
-
-/// A value, by what it looks like.
-pub enum Found<'a> {
-    /// One of [`CONSTANTS`].
-    Constant(u8),
-    Bytes(Slot, [u8; 16], usize),
-    Number(Slot, u64),
-    /// Its length, and itself.
-    Text(Slot, &'a [u8]),
 }
 
 /// What is made on the way.
@@ -305,20 +295,17 @@ impl<'a> Walk<'a> {
         match (self.peek()?, self.text.get(start + 1)) {
             (b'{', Some(byte)) if *byte != b'}' => self.nested(depth, loose, class.is(Class::USER), place),
             (b'[', Some(byte)) if *byte != b']' => self.array(class, depth, loose, place).map(Some),
-            _ => {
-                let found = self.scalar(class)?;
-                Ok(Some(self.pack(start, &found, loose)))
-            }
+            _ => self.pack(loose, |walk| walk.scalar(class)).map(Some),
         }
     }
 
-    /// A value that contains no other.
+    /// A value that contains no other, put into the record.
     #[inline(always)]
-    pub fn scalar(&mut self, class: Class) -> Result<Found<'a>, Odd> {
+    pub fn scalar(&mut self, class: Class) -> Result<Symbol, Odd> {
         match self.peek()? {
             b'"' => {
                 let text = self.string()?;
-                Ok(if text.is_empty() { Found::Constant(6) } else { self.classify(text, class) })
+                Ok(if text.is_empty() { Symbol::Constant(6) } else { self.classify(text, class) })
             }
             b'-' | b'0'..=b'9' => self.number(self.at),
             b'n' => self.constant(b"null", 0),
@@ -332,58 +319,26 @@ impl<'a> Walk<'a> {
 
     /// One of [`CONSTANTS`].
     #[inline(always)]
-    fn constant<const N: usize>(&mut self, word: &[u8; N], number: u8) -> Result<Found<'a>, Odd> {
+    fn constant<const N: usize>(&mut self, word: &[u8; N], number: u8) -> Result<Symbol, Odd> {
         debug_assert_eq!(CONSTANTS[usize::from(number)], word);
         if self.text[self.at..].first_chunk::<N>() != Some(word) {
             return Err(Odd);
         }
         self.at += N;
-        Ok(Found::Constant(number))
+        Ok(Symbol::Constant(number))
     }
 
     /// A string that is not empty.
     #[inline]
-    fn classify(&mut self, text: &'a [u8], class: Class) -> Found<'a> {
+    fn classify(&mut self, text: &'a [u8], class: Class) -> Symbol {
         if text[0].is_ascii_digit() {
             if let Some(number) = parse_decimal(text) {
-                // Of a key that stands there twice the first one counts.
-                if class.is(Class::ID) && self.key == 0 {
-                    self.key = number;
-                }
-                if number == self.key && number != 0 {
-                    return Found::Number(Slot::Key, 0);
-                }
-                if text.len() < SNOWFLAKE_DIGITS {
-                    return Found::Number(Slot::Decimal, number);
-                }
-                let known = if class.is(Class::ADDS) {
-                    self.ids.find_or_add(number)
-                } else if class.is(Class::FINDS) {
-                    self.ids.find(number)
-                } else {
-                    None
-                };
-                return match known {
-                    Some(reference) => Found::Number(Slot::Reference, reference),
-                    None => Found::Number(Slot::Snowflake, number),
-                };
+                return self.put_decimal(text.len(), number, class);
             }
-            if let Some(time) = parse_time(text) {
-                let micros = time.micros.map(|micros| time.seconds * 1_000_000 + u64::from(micros));
-                let (slot, number) = match micros {
-                    None => (Slot::Seconds, time.seconds),
-                    Some(micros) if micros % 1_000 == 0 => match (micros / 1_000).checked_sub(EPOCH_MILLIS) {
-                        Some(millis) if millis < 1 << 40 => (Slot::Millis, millis),
-                        _ => (Slot::Micros, micros),
-                    },
-                    Some(micros) => (Slot::Micros, micros),
-                };
-                let bits = if slot == Slot::Micros { 56 } else { 40 };
-                if number < 1 << bits {
-                    let mut bytes = [0; 16];
-                    bytes[..8].copy_from_slice(&number.to_le_bytes());
-                    return Found::Bytes(slot, bytes, bits / 8);
-                }
+            if let Some(time) = parse_time(text)
+                && let Some(symbol) = self.put_time(time)
+            {
+                return symbol;
             }
         }
         let (slot, digits) = match text.strip_prefix(b"a_") {
@@ -393,63 +348,107 @@ impl<'a> Walk<'a> {
         if let Ok(digits) = digits.try_into()
             && let Some(bytes) = parse_hash(digits)
         {
-            return Found::Bytes(slot, bytes, 16);
+            self.record.extend_from_slice(&bytes);
+            return Symbol::Slot(slot);
         }
         if words::LENGTHS.contains(&text.len())
             && let Some(word) = self.tables.words.find(text, hash(text))
         {
-            return Found::Number(Slot::Word, word);
+            return self.put_varint(Slot::Word, word);
         }
-        Found::Text(Slot::Text, text)
+        self.put_text(Slot::Text, text)
     }
 
-    /// Takes a value in whose text began at `start`.
+    /// A string of so many digits.
     #[inline(always)]
-    fn pack(&mut self, start: usize, found: &Found<'a>, loose: bool) -> Symbol {
-        match found {
-            // Part of the template, unless that is loose.
-            Found::Constant(number) if loose => {
-                self.slot(start, Slot::Constant, true);
-                self.record.push(*number);
-                self.copied = self.at;
-            }
-            Found::Constant(_) => {}
-            Found::Number(slot, _) | Found::Bytes(slot, ..) | Found::Text(slot, _) => {
-                self.slot(start, *slot, loose);
-                self.copied = self.at;
-            }
+    fn put_decimal(&mut self, digits: usize, number: u64, class: Class) -> Symbol {
+        // Of a key that stands there twice the first one counts.
+        if class.is(Class::ID) && self.key == 0 {
+            self.key = number;
         }
-        self.write(found)
-    }
-
-    /// Puts the value itself into the record.
-    #[inline(always)]
-    pub fn write(&mut self, found: &Found<'a>) -> Symbol {
-        let slot = match found {
-            Found::Constant(number) => return Symbol::Constant(*number),
-            Found::Number(slot, number) => {
-                match slot {
-                    Slot::Key => {}
-                    Slot::Snowflake => self.record.extend_from_slice(&number.to_le_bytes()),
-                    _ => write_varint(self.record, *number),
-                }
-                slot
-            }
-            Found::Bytes(slot, bytes, length) => {
-                self.record.extend_from_slice(&bytes[..*length]);
-                slot
-            }
-            Found::Text(slot, text) => {
-                write_varint(self.record, text.len() as u64);
-                self.record.extend_from_slice(text);
-                slot
-            }
+        if number == self.key && number != 0 {
+            return Symbol::Slot(Slot::Key);
+        }
+        if digits < SNOWFLAKE_DIGITS {
+            return self.put_varint(Slot::Decimal, number);
+        }
+        let known = if class.is(Class::ADDS) {
+            self.ids.find_or_add(number)
+        } else if class.is(Class::FINDS) {
+            self.ids.find(number)
+        } else {
+            None
         };
-        Symbol::Slot(*slot)
+        match known {
+            Some(reference) => self.put_varint(Slot::Reference, reference),
+            None => {
+                self.record.extend_from_slice(&number.to_le_bytes());
+                Symbol::Slot(Slot::Snowflake)
+            }
+        }
+    }
+
+    /// `None`: it is beyond what is packed.
+    #[inline(always)]
+    fn put_time(&mut self, time: Time) -> Option<Symbol> {
+        let micros = time.micros.map(|micros| time.seconds * 1_000_000 + u64::from(micros));
+        let (slot, number) = match micros {
+            None => (Slot::Seconds, time.seconds),
+            Some(micros) if micros % 1_000 == 0 => match (micros / 1_000).checked_sub(EPOCH_MILLIS) {
+                Some(millis) if millis < 1 << 40 => (Slot::Millis, millis),
+                _ => (Slot::Micros, micros),
+            },
+            Some(micros) => (Slot::Micros, micros),
+        };
+        let length = if slot == Slot::Micros { 7 } else { 5 };
+        if number >= 1 << (8 * length) {
+            return None;
+        }
+        self.record.extend_from_slice(&number.to_le_bytes()[..length]);
+        Some(Symbol::Slot(slot))
+    }
+
+    #[inline(always)]
+    fn put_varint(&mut self, slot: Slot, number: u64) -> Symbol {
+        write_varint(self.record, number);
+        Symbol::Slot(slot)
+    }
+
+    #[inline(always)]
+    fn put_text(&mut self, slot: Slot, text: &[u8]) -> Symbol {
+        write_varint(self.record, text.len() as u64);
+        self.record.extend_from_slice(text);
+        Symbol::Slot(slot)
+    }
+
+    /// Takes in the value that comes next, which `value` puts into the record.
+    #[inline(always)]
+    fn pack(&mut self, loose: bool, value: impl FnOnce(&mut Self) -> Result<Symbol, Odd>) -> Result<Symbol, Odd> {
+        let (start, mark) = (self.at, self.record.len());
+        if loose {
+            self.record.push(0);
+        }
+        let symbol = value(self)?;
+        let slot = match symbol {
+            Symbol::Slot(slot) => slot,
+            // Part of the template, unless that is loose.
+            Symbol::Constant(number) if loose => {
+                self.record.push(number);
+                Slot::Constant
+            }
+            _ => return Ok(symbol),
+        };
+        self.flush(start);
+        self.copied = self.at;
+        if loose {
+            self.record[mark] = slot as u8;
+        }
+        self.skeleton.push(if loose { Slot::Any } else { slot } as u8);
+        Ok(symbol)
     }
 
     #[inline]
-    fn number(&mut self, start: usize) -> Result<Found<'a>, Odd> {
+    fn number(&mut self, start: usize) -> Result<Symbol, Odd> {
         let negative = self.text[start] == b'-';
         let first = start + usize::from(negative);
         let mut at = first;
@@ -464,35 +463,37 @@ impl<'a> Walk<'a> {
         }
         self.at = at;
         Ok(match (negative, magnitude) {
-            (false, 0) => Found::Constant(3),
-            (false, _) => Found::Number(Slot::Integer, magnitude),
-            (true, _) => Found::Number(Slot::Negative, magnitude),
+            (false, 0) => Symbol::Constant(3),
+            (false, _) => self.put_varint(Slot::Integer, magnitude),
+            (true, _) => self.put_varint(Slot::Negative, magnitude),
         })
     }
 
     /// A number that is long, or no integer.
-    fn odd_number(&mut self, start: usize) -> Result<Found<'a>, Odd> {
+    fn odd_number(&mut self, start: usize) -> Result<Symbol, Odd> {
         self.at = scan::number_end(self.text, start).ok_or(Odd)?;
         let digits = &self.text[start..self.at];
         let packed = match digits.strip_prefix(b"-") {
-            None => parse_decimal(digits).map(|number| Found::Number(Slot::Integer, number)),
-            Some(digits) => {
-                let magnitude = parse_decimal(digits).filter(|number| *number > 0);
-                magnitude.map(|number| Found::Number(Slot::Negative, number))
-            }
+            None => parse_decimal(digits).map(|number| (Slot::Integer, number)),
+            Some(digits) => parse_decimal(digits).filter(|number| *number > 0).map(|number| (Slot::Negative, number)),
         };
-        Ok(packed.unwrap_or(Found::Text(Slot::Raw, digits)))
+        Ok(match packed {
+            Some((slot, number)) => self.put_varint(slot, number),
+            None => self.put_text(Slot::Raw, digits),
+        })
     }
 
     /// A value that is kept as the text that it is.
-    fn raw(&mut self, start: usize, loose: bool) -> Result<Symbol, Odd> {
-        let mut cursor = json::Cursor::new(&self.text[start..]);
-        let value = cursor.value().map_err(|_| Odd)?;
-        if serde_json::from_slice::<IgnoredAny>(value).is_err() {
-            return Err(Odd);
-        }
-        self.at = start + value.len();
-        Ok(self.pack(start, &Found::Text(Slot::Raw, value), loose))
+    fn raw(&mut self, loose: bool) -> Result<Symbol, Odd> {
+        self.pack(loose, |walk| {
+            let mut cursor = json::Cursor::new(&walk.text[walk.at..]);
+            let value = cursor.value().map_err(|_| Odd)?;
+            if serde_json::from_slice::<IgnoredAny>(value).is_err() {
+                return Err(Odd);
+            }
+            walk.at += value.len();
+            Ok(walk.put_text(Slot::Raw, value))
+        })
     }
 
     /// An object in an object: part of the same template when it is small, else with one of its own.
@@ -507,7 +508,7 @@ impl<'a> Walk<'a> {
         let inner = self.mark();
         if depth == MAX_NESTING {
             self.back_to(start, mark);
-            return self.raw(start, loose).map(Some);
+            return self.raw(loose).map(Some);
         }
         let point = place.map_or(Point::Lost, |place| Point::Inner(place, Inner::Object));
         let end = self.object(depth + 1, false, is_user, point)?;
@@ -519,7 +520,7 @@ impl<'a> Walk<'a> {
         }
         if !self.finish_nested(start, inner, depth, is_user, end)? {
             self.back_to(start, mark);
-            return self.raw(start, loose).map(Some);
+            return self.raw(loose).map(Some);
         }
         if !loose {
             self.skeleton.push(Slot::Object as u8);
@@ -575,7 +576,7 @@ impl<'a> Walk<'a> {
             self.back_to(start, mark);
             if !self.scalars(start, loose)? {
                 self.back_to(start, mark);
-                return self.raw(start, loose);
+                return self.raw(loose);
             }
             Slot::Scalars
         };
