@@ -3,7 +3,7 @@
 use super::{
     codec::{
         Tables,
-        decode::Decoder,
+        decode::{self, Decoder},
         encode::{Encoded, Encoder, IdPath, Shape},
         ids::Ids,
     },
@@ -143,15 +143,14 @@ impl Guild {
     }
 
     fn keep_at(&mut self, kit: &mut Kit<'_>, kind: Kind, encoded: Encoded, place: Place) {
-        let old = self.text_length(kit.tables, kind, encoded.key, place);
+        let old = self.text_length(kind, place);
         let array = self.array_mut(kind);
         array.store.replace(place, kit.encoder.record());
         array.text = array.text + encoded.length - old;
     }
 
-    fn text_length(&self, tables: &Tables, kind: Kind, id: u64, place: Place) -> usize {
-        let decoder = Decoder { tables, ids: &self.ids.borrow() };
-        decoder.length(id, self.array(kind).store.record(place)).unwrap_or(0)
+    fn text_length(&self, kind: Kind, place: Place) -> usize {
+        decode::text_length(self.array(kind).store.record(place)).unwrap_or(0)
     }
 
     /// Sets an entity, if it is one that is kept; returns its id, if it has one.
@@ -223,10 +222,8 @@ impl Guild {
 
     /// Does the record that was just packed have every key of the old one?
     fn covers(&self, kit: &mut Kit<'_>, kind: Kind, place: Place) -> bool {
-        let ids = self.ids.borrow();
-        let decoder = Decoder { tables: kit.tables, ids: &ids };
-        let new = decoder.template(kit.encoder.record());
-        let old = decoder.template(self.array(kind).store.record(place));
+        let new = decode::template(kit.encoder.record());
+        let old = decode::template(self.array(kind).store.record(place));
         match (new, old) {
             (Some(new @ 1..), Some(old @ 1..)) => kit.tables.templates.covers(new - 1, old - 1),
             _ => false,
@@ -253,17 +250,15 @@ impl Guild {
         Ok(true)
     }
 
-    /// Writes over packed bytes of an entity whose text was `old` bytes long and becomes `new`.
-    pub fn patch(&mut self, kind: Kind, place: Place, at: usize, bytes: &[u8], old: usize, new: usize) {
-        let array = self.array_mut(kind);
-        array.store.overwrite(place, at, bytes);
-        array.text = array.text + new - old;
+    /// Writes over packed bytes of an entity whose text stays as long as it is.
+    pub fn patch(&mut self, kind: Kind, place: Place, at: usize, bytes: &[u8]) {
+        self.array_mut(kind).store.overwrite(place, at, bytes);
     }
 
     /// Forgets an entity. False: it was not known.
     pub fn remove(&mut self, kit: &mut Kit<'_>, kind: Kind, id: u64) -> bool {
         let Some(place) = self.array(kind).store.find(id) else { return false };
-        let length = self.text_length(kit.tables, kind, id, place);
+        let length = self.text_length(kind, place);
         let array = self.array_mut(kind);
         array.store.remove(place);
         array.text -= length;
@@ -507,4 +502,18 @@ impl Guild {
         }
         self.set_fields(kit, &merged)
     }
+}
+#[cfg(test)]
+#[test]
+fn zz_sizes() {
+    use super::store::Chunk;
+    println!(
+        "Guild {} Array {} Store {} Ids {} smallvec {} chunk {}",
+        size_of::<Guild>(),
+        size_of::<Array>(),
+        size_of::<Store>(),
+        size_of::<Ids>(),
+        size_of::<smallvec::SmallVec<[Option<Chunk>; 1]>>(),
+        size_of::<Option<Chunk>>()
+    );
 }

@@ -1,7 +1,11 @@
 //! A guild at one moment, written out as the data of a GUILD_CREATE, piece by piece.
 
 use super::{
-    codec::{Shared, Tables, decode::Decoder, ids::Ids},
+    codec::{
+        Shared,
+        decode::{Decoder, text_length},
+        ids::Ids,
+    },
     guild::Guild,
     kind::Kind,
     roles::Going,
@@ -134,16 +138,15 @@ impl GuildSnapshot {
             written: 0,
             length: 0,
         };
-        let tables = &*tables.borrow();
-        if let Some(fields) = guild.fields_text(tables) {
-            snapshot.fill(guild, tables, view, user, &fields);
+        if let Some(fields) = guild.fields_text(&tables.borrow()) {
+            snapshot.fill(guild, view, user, &fields);
             snapshot.length = snapshot.parts.iter().map(Part::length).sum();
         }
         snapshot
     }
 
     /// Takes its own fields apart where entities and the member count belong.
-    fn fill(&mut self, guild: &Guild, tables: &Tables, view: View, user: Option<u64>, fields: &[u8]) {
+    fn fill(&mut self, guild: &Guild, view: View, user: Option<u64>, fields: &[u8]) {
         let mut text = Vec::with_capacity(fields.len() + 64);
         let mut found = [false; Kind::COUNT];
         // They were packed from a well-formed object.
@@ -153,7 +156,7 @@ impl GuildSnapshot {
                 // An array that was null is one when something has come.
                 Some(kind) if value == b"[]" || guild.len(kind) > 0 => {
                     found[kind as usize] = true;
-                    self.add_array(guild, tables, view, user, kind, &mut text);
+                    self.add_array(guild, view, user, kind, &mut text);
                 }
                 _ => match guild.member_count.filter(|_| key == b"member_count") {
                     Some(count) => text.extend_from_slice(itoa::Buffer::new().format(count).as_bytes()),
@@ -166,26 +169,18 @@ impl GuildSnapshot {
         for kind in Kind::ALL {
             if !found[kind as usize] && guild.len(kind) > 0 {
                 write_key(&mut text, kind.name().as_bytes());
-                self.add_array(guild, tables, view, user, kind, &mut text);
+                self.add_array(guild, view, user, kind, &mut text);
             }
         }
         text.push(b'}');
         self.parts.push(Part::Text(text));
     }
 
-    fn add_array(
-        &mut self,
-        guild: &Guild,
-        tables: &Tables,
-        view: View,
-        user: Option<u64>,
-        kind: Kind,
-        text: &mut Vec<u8>,
-    ) {
+    fn add_array(&mut self, guild: &Guild, view: View, user: Option<u64>, kind: Kind, text: &mut Vec<u8>) {
         text.push(b'[');
         if view.shows(kind) && guild.len(kind) > 0 {
             let entities = match kind {
-                Kind::Members if !view.members => visible_members(guild, tables, user),
+                Kind::Members if !view.members => visible_members(guild, user),
                 _ => Frozen::new(guild, kind),
             };
             self.parts.push(Part::Text(std::mem::take(text)));
@@ -280,9 +275,7 @@ fn write_key(text: &mut Vec<u8>, key: &[u8]) {
 }
 
 /// The bot itself and who is in a voice channel.
-fn visible_members(guild: &Guild, tables: &Tables, user: Option<u64>) -> Frozen {
-    let ids = guild.ids.borrow();
-    let decoder = Decoder { tables, ids: &ids };
+fn visible_members(guild: &Guild, user: Option<u64>) -> Frozen {
     let members = &guild.array(Kind::Members).store;
     let in_voice = guild.array(Kind::VoiceStates).store.iter().map(|(user, _)| user);
     let (mut chunk, mut len, mut text) = (Vec::new(), 0, 0);
@@ -291,7 +284,7 @@ fn visible_members(guild: &Guild, tables: &Tables, user: Option<u64>) -> Frozen 
         let record = members.record(place);
         write_record(&mut chunk, id, record);
         len += 1;
-        text += decoder.length(id, record).unwrap_or(0);
+        text += text_length(record).unwrap_or(0);
     }
     Frozen { chunks: vec![Chunk::new(&chunk, 0)], len, text, going: guild.going_roles(), chunk: 0, at: 0 }
 }

@@ -1,4 +1,4 @@
-//! From a record back to JSON text; or only to its length, or to some of its values.
+//! From a record back to JSON text, or to some of its values.
 
 use super::{
     Tables,
@@ -149,6 +149,20 @@ impl Sink for Checked {
     }
 }
 
+/// The number of the template of a record plus one; 0 for plain text.
+pub fn template(record: &[u8]) -> Option<u64> {
+    Reader { bytes: record }.varint()
+}
+
+/// The length of the text of a record, as it says itself.
+pub fn text_length(record: &[u8]) -> Option<usize> {
+    let mut reader = Reader { bytes: record };
+    match reader.varint()? {
+        0 => Some(reader.bytes.len()),
+        _ => reader.varint().and_then(|length| length.try_into().ok()),
+    }
+}
+
 /// Where records of a guild are understood.
 #[derive(Clone, Copy)]
 pub struct Decoder<'a> {
@@ -165,20 +179,14 @@ impl Decoder<'_> {
         self.whole(key, record, out).map(drop)
     }
 
-    /// The length of the text of a record.
-    pub fn length(&self, key: u64, record: &[u8]) -> Option<usize> {
-        let mut length = Length(0);
-        self.whole(key, record, &mut length)?;
-        Some(length.0)
-    }
-
     /// The length of the text of a record that comes from outside. `None`: it is broken, or its text is not an object of
     /// JSON.
     pub fn check(&self, key: u64, record: &[u8]) -> Option<usize> {
         let mut checked = Checked { length: Length(0), sound: true };
         let rest = self.whole(key, record, &mut checked)?;
         let is_object = !matches!(record, [0, rest @ ..] if !rest.starts_with(b"{"));
-        (checked.sound && is_object && rest.is_empty()).then_some(checked.length.0)
+        let sound = checked.sound && is_object && rest.is_empty() && text_length(record) == Some(checked.length.0);
+        sound.then_some(checked.length.0)
     }
 
     /// Returns what is left of the record.
@@ -187,7 +195,10 @@ impl Decoder<'_> {
         let mut reader = Reader { bytes: record };
         match reader.varint()? {
             0 => sink.raw(std::mem::take(&mut reader.bytes)),
-            number => self.object(number - 1, key, &mut reader, sink, 0)?,
+            number => {
+                reader.varint()?;
+                self.object(number - 1, key, &mut reader, sink, 0)?;
+            }
         }
         Some(reader.bytes)
     }
@@ -286,11 +297,6 @@ impl Decoder<'_> {
         }
     }
 
-    /// The number of the template of a record plus one; 0 for plain text.
-    pub fn template(&self, record: &[u8]) -> Option<u64> {
-        Reader { bytes: record }.varint()
-    }
-
     /// Calls `each` with the name, kind and packed bytes of every value of the record itself that has a [`Name`]. False:
     /// the record is plain text or broken, and not all were seen.
     pub fn named<'r>(&self, record: &'r [u8], mut each: impl FnMut(Name, Slot, &'r [u8])) -> bool {
@@ -307,6 +313,7 @@ impl Decoder<'_> {
         each: &mut impl FnMut(Name, Slot, &'r [u8]),
     ) -> Option<()> {
         let template: &Template = self.tables.templates.get(number)?;
+        reader.varint()?;
         for Segment { slot, name, .. } in &template.segments {
             let mut slot = *slot;
             if slot == Slot::Any {

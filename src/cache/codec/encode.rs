@@ -5,7 +5,8 @@ use super::{
     Tables,
     ids::Ids,
     paths::Point,
-    walk::{Buffers, Odd, Walk, insert_varint},
+    values::varint,
+    walk::{Buffers, Odd, Walk},
 };
 use crate::{
     cache::work,
@@ -99,8 +100,7 @@ impl Encoder {
         let mut walk = Walk::new(text, at, &mut self.buffers, tables, ids, shape);
         if let Some(number) = walk.follow_from(root) {
             let encoded = walk.encoded(at);
-            // 0 marks plain text.
-            insert_varint(&mut self.buffers.record, 0, number + 1);
+            self.begin(number, encoded.length);
             return Ok(encoded);
         }
         for loose in [false, true] {
@@ -111,7 +111,7 @@ impl Encoder {
             match walk.whole(loose, if loose { Point::Lost } else { root }) {
                 Ok(Some(number)) => {
                     let encoded = walk.encoded(at);
-                    insert_varint(&mut self.buffers.record, 0, number + 1);
+                    self.begin(number, encoded.length);
                     return Ok(encoded);
                 }
                 Ok(None) => {}
@@ -119,6 +119,20 @@ impl Encoder {
             }
         }
         self.as_text(shape, text, at)
+    }
+
+    /// Puts the number of the template, where 0 marks plain text, and the length of the text before the values.
+    fn begin(&mut self, template: u64, length: usize) {
+        let (number, digits) = varint(template + 1);
+        let (length, more) = varint(length as u64);
+        let mut head = [0; 20];
+        head[..digits].copy_from_slice(&number[..digits]);
+        head[digits..digits + more].copy_from_slice(&length[..more]);
+        let (record, more) = (&mut self.buffers.record, digits + more);
+        let values = record.len();
+        record.extend_from_slice(&head[..more]);
+        record.copy_within(..values, more);
+        record[..more].copy_from_slice(&head[..more]);
     }
 
     /// The fallback: anything that is JSON.

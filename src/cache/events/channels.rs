@@ -79,7 +79,7 @@ impl Change<'_, '_> {
     fn newest(&mut self, channel: u64, message: u64) -> Result<()> {
         for kind in [Kind::Channels, Kind::Threads] {
             let Some(place) = self.guild.array(kind).store.find(channel) else { continue };
-            // Mostly one snowflake follows another, and its place in the record is known.
+            // Mostly one snowflake follows another of as many digits, and its place in the record is known.
             let mut found = None;
             {
                 let record = self.guild.array(kind).store.record(place);
@@ -87,15 +87,13 @@ impl Change<'_, '_> {
                 Decoder { tables: self.kit.tables, ids: &ids }.named(record, |name, slot, packed| {
                     if name == Name::LastMessage && slot == Slot::Snowflake {
                         let old = packed.try_into().map_or(0, u64::from_le_bytes);
-                        found = Some((packed.as_ptr() as usize - record.as_ptr() as usize, old));
+                        let at = packed.as_ptr() as usize - record.as_ptr() as usize;
+                        found = Some(at).filter(|_| decimal_length(old) == decimal_length(message));
                     }
                 });
             }
             match found {
-                Some((at, old)) => {
-                    let length = (decimal_length(old), decimal_length(message));
-                    self.guild.patch(kind, place, at, &message.to_le_bytes(), length.0, length.1);
-                }
+                Some(at) => self.guild.patch(kind, place, at, &message.to_le_bytes()),
                 None => {
                     self.set_key(channel, "last_message_id", format!("\"{message}\"").as_bytes(), false)?;
                 }

@@ -196,6 +196,7 @@ fn a_few_bytes_do_not_stand_for_gigabytes() {
     let origin = cache.read_tables(&tables).expect("two templates and no words");
     for (times, good) in [(2, true), (1_000, false)] {
         let mut fields = vec![0, 0, 0, 0, 0, 0, 0, 0, 2];
+        write_varint(&mut fields, br#"{"x":[]}"#.len() as u64 + times * (long.len() as u64 + 1) - 1);
         write_varint(&mut fields, times);
         fields.resize(fields.len() + times as usize, 0);
         let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0];

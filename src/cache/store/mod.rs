@@ -22,11 +22,11 @@ use smallvec::SmallVec;
 use std::{hash::BuildHasher, sync::LazyLock};
 
 /// Bytes of a chunk, unless there are so many records that chunk numbers would run out.
-const CHUNK: usize = 4_096;
+const CHUNK: usize = 1024;
 /// Bytes of all records beyond which chunks grow with them: by this power of two there are few enough chunks.
-const MANY_SHIFT: u32 = 12;
+const MANY_SHIFT: u32 = 14;
 /// Up to here all chunks are searched.
-const WITHOUT_INDEX: usize = 2;
+const WITHOUT_INDEX: usize = 4;
 /// Bytes of a line of the CPU's cache.
 const LINE: usize = 64;
 /// How far ahead of the record that it looks at a search has memory fetched, in bytes.
@@ -258,6 +258,7 @@ impl Store {
         }
         let room = self.chunks.last().and_then(Option::as_ref).is_some_and(|chunk| chunk.len() + needed <= limit);
         if !room && self.chunks.len() < usize::from(u16::MAX) {
+            self.trim_last();
             self.chunks.push(Some(Chunk::new(&[], 0)));
         }
         let number = self.chunks.len() - 1;
@@ -436,13 +437,18 @@ impl Store {
         *self = Self::default();
     }
 
-    /// Gives back memory that was reserved for more records.
-    pub fn shrink_to_fit(&mut self) {
+    /// Gives the memory back that the last chunk had reserved for more records.
+    fn trim_last(&mut self) {
         let last = self.chunks.len().wrapping_sub(1);
         let has_room = |chunk: &Chunk| chunk.capacity() > chunk.len();
         if self.chunks.get(last).and_then(Option::as_ref).is_some_and(has_room) {
             self.change(last, |chunk| *chunk = Chunk::new(chunk, 0));
         }
+    }
+
+    /// Gives back memory that was reserved for more records.
+    pub fn shrink_to_fit(&mut self) {
+        self.trim_last();
         self.chunks.shrink_to_fit();
         if let Some(index) = &mut self.index {
             index.shrink();
