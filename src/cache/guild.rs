@@ -210,24 +210,16 @@ impl Guild {
         new: Encoded,
         place: Place,
     ) -> Result<(), Malformed> {
-        if self.covers(kit, kind, place) {
-            self.keep_at(kit, kind, new, place);
+        let old = self.array(kind).store.record(place);
+        let merged = kit.encoder.merge(kit.tables, &self.ids.borrow(), new, old);
+        if let Some(merged) = merged {
+            self.keep_at(kit, kind, merged, place);
         } else if self.read_at(kit, kind, new.key, place).is_some() {
             let merged = edit::merge(kit.scratch, text, shape.leave_out)?;
             let merged = self.encode(kit, &Shape { leave_out: &[], ..*shape }, &merged, 0)?;
             self.keep_at(kit, kind, Encoded { key: new.key, ..merged }, place);
         }
         Ok(())
-    }
-
-    /// Does the record that was just packed have every key of the old one?
-    fn covers(&self, kit: &mut Kit<'_>, kind: Kind, place: Place) -> bool {
-        let new = decode::template(kit.encoder.record());
-        let old = decode::template(self.array(kind).store.record(place));
-        match (new, old) {
-            (Some(new @ 1..), Some(old @ 1..)) => kit.tables.templates.covers(new - 1, old - 1),
-            _ => false,
-        }
     }
 
     /// Changes the text of an entity. `None` from `change` leaves it. False: the entity is not known.
@@ -502,18 +494,4 @@ impl Guild {
         }
         self.set_fields(kit, &merged)
     }
-}
-#[cfg(test)]
-#[test]
-fn zz_sizes() {
-    use super::store::Chunk;
-    println!(
-        "Guild {} Array {} Store {} Ids {} smallvec {} chunk {}",
-        size_of::<Guild>(),
-        size_of::<Array>(),
-        size_of::<Store>(),
-        size_of::<Ids>(),
-        size_of::<smallvec::SmallVec<[Option<Chunk>; 1]>>(),
-        size_of::<Option<Chunk>>()
-    );
 }

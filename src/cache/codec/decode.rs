@@ -250,6 +250,14 @@ impl Decoder<'_> {
         Some(())
     }
 
+    /// Goes past a value; how long its text is.
+    #[inline]
+    pub(super) fn skip(&self, slot: Slot, key: u64, reader: &mut Reader<'_>) -> Option<usize> {
+        let mut length = Length(0);
+        self.value(slot, key, reader, &mut length, 0)?;
+        Some(length.0)
+    }
+
     /// A value that consists of others.
     fn composed(
         &self,
@@ -320,7 +328,7 @@ impl Decoder<'_> {
                 slot = Slot::from_byte(reader.byte()?)?;
             }
             let before = reader.bytes;
-            self.value(slot, 0, &mut reader, &mut Length(0), 0)?;
+            self.skip(slot, 0, &mut reader)?;
             if *name != Name::Other {
                 each(*name, slot, &before[..before.len() - reader.bytes.len()]);
             }

@@ -82,6 +82,8 @@ pub struct Encoded {
 #[derive(Default)]
 pub struct Encoder {
     buffers: Buffers,
+    /// What a record is put together in.
+    pub(super) merged: Vec<u8>,
 }
 
 impl Encoder {
@@ -122,7 +124,7 @@ impl Encoder {
     }
 
     /// Puts the number of the template, where 0 marks plain text, and the length of the text before the values.
-    fn begin(&mut self, template: u64, length: usize) {
+    pub(super) fn begin(&mut self, template: u64, length: usize) {
         let (number, digits) = varint(template + 1);
         let (length, more) = varint(length as u64);
         let mut head = [0; 20];
@@ -162,6 +164,10 @@ impl Encoder {
         self.buffers.record.push(0);
         self.buffers.record.extend_from_slice(&object);
         Ok(Encoded { key: key.unwrap_or(0), length: object.len(), end })
+    }
+
+    pub(super) fn record_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.buffers.record
     }
 
     /// The record that the last [`encode`](Self::encode) made.

@@ -14,6 +14,7 @@ pub mod encode;
 mod follow;
 pub mod ids;
 pub mod kind;
+mod merge;
 mod paths;
 pub mod template;
 pub mod values;
@@ -35,6 +36,8 @@ pub struct Tables {
     pub words: words::Words,
     /// How to come to a template. Not what records need: only what makes them sooner.
     paths: paths::Paths<encode::Use>,
+    /// How to put one record over another. Not what records need either.
+    plans: merge::Plans,
 }
 
 /// How full the tables of a thread are.
@@ -81,7 +84,7 @@ impl Tables {
 
     /// How full they are.
     pub fn fill(&self) -> Fill {
-        let Self { templates, words, paths } = self;
+        let Self { templates, words, paths, .. } = self;
         Fill {
             templates: templates.len(),
             words: words.len(),
@@ -93,7 +96,7 @@ impl Tables {
 
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
-        self.templates.heap() + self.words.heap() + self.paths.heap()
+        self.templates.heap() + self.words.heap() + self.paths.heap() + self.plans.heap()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::kind::Slot;
 use crate::cache::scan;
-use hashbrown::{HashMap, HashTable};
+use hashbrown::HashTable;
 use serde::de::IgnoredAny;
 
 /// Templates at most; their numbers are packed as variable-length integers.
@@ -12,8 +12,6 @@ pub const MAX_TEMPLATE_BYTES: usize = 4 << 20;
 /// Templates that are taken at first sight; later ones have to come twice.
 const AT_FIRST_SIGHT: usize = 512;
 const CANDIDATES: usize = 4_096;
-/// Answers of [`Templates::covers`] that are remembered.
-const MAX_COVERS: usize = 4_096;
 
 /// Keys of an object itself whose values are looked at in records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,28 +81,6 @@ impl Template {
     fn heap(&self) -> usize {
         self.skeleton.len() + size_of_val(&*self.segments)
     }
-
-    /// The keys of the object itself.
-    fn keys(&self) -> Vec<&[u8]> {
-        let mut keys = Vec::new();
-        let (mut depth, mut at) = (0, 0);
-        while let Some(byte) = self.skeleton.get(at) {
-            at += 1;
-            match byte {
-                b'{' | b'[' => depth += 1,
-                b'}' | b']' => depth -= 1,
-                b'"' => {
-                    let Some(end) = scan::string_end(&self.skeleton, at) else { break };
-                    if depth == 1 && self.skeleton.get(end + 1) == Some(&b':') {
-                        keys.push(&self.skeleton[at..end]);
-                    }
-                    at = end + 1;
-                }
-                _ => {}
-            }
-        }
-        keys
-    }
 }
 
 /// All templates of a thread.
@@ -114,7 +90,6 @@ pub struct Templates {
     bytes: usize,
     /// Parts of the hashes of skeletons that have been seen once.
     candidates: Box<[u32]>,
-    covers: HashMap<(u16, u16), bool>,
 }
 
 impl Default for Templates {
@@ -124,7 +99,6 @@ impl Default for Templates {
             by_skeleton: HashTable::new(),
             bytes: 0,
             candidates: vec![0; CANDIDATES].into_boxed_slice(),
-            covers: HashMap::new(),
         }
     }
 }
@@ -182,25 +156,6 @@ impl Templates {
         self.find_or_add(skeleton, true).filter(|found| *found == number).map(drop)
     }
 
-    /// Has every key of `old` its like in `new`, so that `new` merged over `old` is just `new`?
-    pub fn covers(&mut self, new: u64, old: u64) -> bool {
-        if new == old {
-            return true;
-        }
-        let (Ok(new), Ok(old)) = (u16::try_from(new), u16::try_from(old)) else { return false };
-        if let Some(known) = self.covers.get(&(new, old)) {
-            return *known;
-        }
-        let (Some(a), Some(b)) = (self.get(new.into()), self.get(old.into())) else { return false };
-        let keys = a.keys();
-        let covers = b.keys().into_iter().all(|key| keys.contains(&key));
-        if self.covers.len() == MAX_COVERS {
-            self.covers.clear();
-        }
-        self.covers.insert((new, old), covers);
-        covers
-    }
-
     /// How many there are.
     pub fn len(&self) -> usize {
         self.templates.len()
@@ -217,6 +172,5 @@ impl Templates {
             + (self.templates.capacity() - self.templates.len()) * size_of::<Template>()
             + self.by_skeleton.allocation_size()
             + size_of_val(&*self.candidates)
-            + self.covers.allocation_size()
     }
 }

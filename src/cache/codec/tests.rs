@@ -22,7 +22,7 @@ impl Codec {
     fn encode(&mut self, shape: &Shape, text: &str) -> Option<(u64, Vec<u8>, usize)> {
         let mut once = || {
             let encoded = self.encoder.encode(&mut self.tables, &mut self.ids, shape, text.as_bytes(), 0).ok()?;
-            Some((encoded, self.encoder.record().to_vec()))
+            Some((encoded, self.encoder.record()))
         };
         let (Some((encoded, record)), Some((again, followed))) = (once(), once()) else { return None };
         assert_eq!((encoded, encoded.end), (again, text.len()));
@@ -36,6 +36,21 @@ impl Codec {
         let root = self.tables.paths.root(shape.into());
         let (tables, ids) = (&mut self.tables, &mut self.ids);
         Walk::new(text.as_bytes(), 0, &mut buffers, tables, ids, shape).follow_from(root)
+    }
+
+    /// The text of the record of `new` over that of `old`, if it takes no more than those.
+    fn merge(&mut self, shape: &Shape, new: &str, old: &str) -> Option<String> {
+        let (_, old, _) = self.encode(shape, old)?;
+        self.encode(shape, new)?;
+        let encoded = self.encoder.encode(&mut self.tables, &mut self.ids, shape, new.as_bytes(), 0).ok()?;
+        let mut merged = self.encoder.merge(&mut self.tables, &self.ids, encoded, &old);
+        if merged.is_none() {
+            // A template that is rare is taken when it comes again.
+            merged = self.encoder.merge(&mut self.tables, &self.ids, encoded, &old);
+        }
+        let merged = merged?;
+        assert_eq!(text_length(self.encoder.record()), Some(merged.length));
+        Some(self.decode(merged.key, &self.encoder.record()))
     }
 
     fn decode(&self, key: u64, record: &[u8]) -> String {
@@ -263,23 +278,40 @@ fn templates_are_bounded_and_rare_ones_have_to_come_twice() {
 }
 
 #[test]
-fn a_template_covers_those_with_fewer_keys() {
+fn a_record_goes_over_another_without_their_texts() {
     let mut codec = Codec::default();
-    let mut number = |text: &str| {
-        let (_, record, _) = codec.encode(&OWN, text).unwrap();
-        super::values::Reader { bytes: &record }.varint().unwrap() - 1
-    };
-    let all = number(r#"{"id":"1","a":"x","b":{"c":1},"d":[{"e":1}]}"#);
-    let other = number(r#"{"d":null,"b":"\"z\":","id":"1","a":5}"#);
-    let fewer = number(r#"{"id":"1","d":true}"#);
-    let inner = number(r#"{"id":"1","c":true}"#);
-    for _ in 0..2 {
-        for (new, old, covers) in
-            [(all, other, true), (other, all, true), (all, fewer, true), (fewer, all, false), (all, inner, false)]
-        {
-            assert_eq!(codec.tables.templates.covers(new, old), covers, "{new} {old}");
-        }
+    let old = r#"{"id":"1","a":"x","roles":["223456789012345678"],"b":{"c":1},"d":[{"e":1}],"f":null}"#;
+    for (new, merged) in [
+        (
+            r#"{"id":"1","d":true}"#,
+            r#"{"id":"1","a":"x","roles":["223456789012345678"],"b":{"c":1},"d":true,"f":null}"#,
+        ),
+        (
+            r#"{"g":7,"f":["y"],"a":null,"id":"1"}"#,
+            r#"{"id":"1","a":null,"roles":["223456789012345678"],"b":{"c":1},"d":[{"e":1}],"f":["y"],"g":7}"#,
+        ),
+        (old, old),
+        (
+            r#"{"f":"z","d":-5,"b":{},"roles":[],"a":5,"id":"1","h":""}"#,
+            r#"{"f":"z","d":-5,"b":{},"roles":[],"a":5,"id":"1","h":""}"#,
+        ),
+    ] {
+        assert_eq!(codec.merge(&OWN, new, old).as_deref(), Some(merged));
     }
+    for twice in [r#"{"id":"1","a":1,"a":2}"#, r#"{"id":"1", "a":1}"#] {
+        assert_eq!(codec.merge(&OWN, twice, old), None, "only their texts can say");
+        assert_eq!(codec.merge(&OWN, old, twice), None, "only their texts can say");
+    }
+}
+
+#[test]
+fn plans_are_bounded() {
+    let mut codec = Codec::default();
+    for round in 0..5_000 {
+        let (new, old) = (format!(r#"{{"id":"1","k{round}":1}}"#), format!(r#"{{"id":"1","m{}":1}}"#, round / 2));
+        codec.merge(&OWN, &new, &old);
+    }
+    assert!(codec.tables.plans.heap() < 1 << 20, "{}", codec.tables.plans.heap());
 }
 
 /// Any JSON, with strings and keys like Discord's among them.
@@ -312,6 +344,11 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
+/// Entries of an object, of which two have some keys in common.
+fn entries() -> impl Strategy<Value = Vec<(String, Value)>> {
+    prop::collection::vec(("[a-e]|roles|\\PC", any_json()), 0..6)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
@@ -329,6 +366,31 @@ proptest! {
             let left = codec.decode(key, &record);
             prop_assert_eq!(length, left.len());
             prop_assert_eq!(serde_json::from_str::<Value>(&left).unwrap(), json!({"id": "80351110224678912", "user": {"id": "5"}}));
+        }
+    }
+
+    #[test]
+    fn merging_records_is_merging_texts(
+        pairs in prop::collection::vec((entries(), entries()), 1..8),
+        loose in (any::<bool>(), any::<bool>()),
+    ) {
+        let mut codec = Codec::default();
+        for (new, old) in &pairs {
+            let [new, old] = [new, old].map(|entries| {
+                let mut object = serde_json::Map::new();
+                object.insert("id".to_owned(), json!("80351110224678912"));
+                object.extend(entries.iter().cloned());
+                serde_json::to_string(&object).unwrap()
+            });
+            let shape = Shape { loose: loose.0, ..OWN };
+            codec.encode(&Shape { loose: loose.1, ..OWN }, &old).unwrap();
+            if let Some(merged) = codec.merge(&shape, &new, &old) {
+                let texts = crate::protocol::edit::merge(old.as_bytes(), new.as_bytes(), &[]).unwrap();
+                let value = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap();
+                prop_assert_eq!(value(merged.as_bytes()), value(&texts));
+            } else {
+                prop_assert!(false, "{} over {}", new, old);
+            }
         }
     }
 
