@@ -184,7 +184,7 @@ fn http_on_the_same_port() {
     ] {
         assert!(metrics.contains(name), "{name} in\n{metrics}");
     }
-    for table in ["templates", "words", "paths", "tables_bytes"] {
+    for table in ["templates", "words", "paths", "trails", "tables_bytes"] {
         let name = format!("gateway_cache_{table}{{shard=\"0\"}} ");
         let value = metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse::<f64>().ok());
         assert!(value.is_some_and(|value| value > 0.0), "{name} in\n{metrics}");

@@ -14,15 +14,16 @@ use gateway_proxy::{
         Cache, Flags, MemberRequest, View,
         codec::{
             Tables,
-            decode::Decoder,
+            decode::{Decoder, text_length},
             encode::{Encoder, IdPath, Shape},
             ids::Ids,
         },
     },
     compression::{Inflater, Transport},
-    protocol::{command::Command, envelope::Envelope, etf, event::EventKind, json as text},
+    protocol::{command::Command, edit, envelope::Envelope, etf, event::EventKind, json as text},
     websocket::{Inbound, Role},
 };
+use serde_json::Value;
 use std::{
     env,
     panic::{AssertUnwindSafe, catch_unwind},
@@ -157,7 +158,7 @@ fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut Ids) {
     let mut out = Vec::new();
     let decoder = Decoder { tables, ids };
     decoder.decode(encoded.key, encoder.record(), &mut out).expect("its own record");
-    assert_eq!((out.len(), decoder.length(encoded.key, encoder.record())), (encoded.length, Some(encoded.length)));
+    assert_eq!((out.len(), text_length(encoder.record())), (encoded.length, Some(encoded.length)));
     if shape.leave_out.is_empty() && !shape.bare_user {
         assert_eq!(out, text[..encoded.end].trim_ascii_start(), "what came back");
     }
@@ -180,9 +181,39 @@ fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut Ids) {
         }
         out.clear();
         let _ = decoder.decode(rng.u64(..), &record, &mut out);
-        let _ = decoder.length(rng.u64(..), &record);
+        let _ = (decoder.check(rng.u64(..), &record), text_length(&record));
         assert!(out.len() < 64 << 20, "a record of {} bytes became {}", record.len(), out.len());
     }
+}
+
+/// One record over another: as JSON what merging their texts gives.
+fn merging(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut Ids) {
+    let Ok(Value::Object(old)) = serde_json::from_slice::<Value>(text) else { return };
+    let mut new = old.clone();
+    new.retain(|key, _| key == "id" || rng.u8(0..4) > 0);
+    for (_, value) in new.iter_mut().filter(|(key, _)| *key != "id") {
+        match rng.u8(0..6) {
+            0 => *value = Value::Null,
+            1 => *value = old.values().nth(rng.usize(0..old.len())).cloned().unwrap_or_default(),
+            _ => {}
+        }
+    }
+    if rng.bool() {
+        new.insert("added".to_owned(), rng.u32(..).into());
+    }
+    let (old, new) = (Value::Object(old).to_string(), Value::Object(new).to_string());
+    let (mut encoder, shape) = (Encoder::default(), Shape::of(IdPath::At("id")));
+    let first = encoder.encode(tables, ids, &shape, old.as_bytes(), 0).expect("JSON");
+    let record = encoder.record().to_vec();
+    let second = encoder.encode(tables, ids, &shape, new.as_bytes(), 0).expect("JSON");
+    assert_eq!(first.key, second.key);
+    let Some(merged) = encoder.merge(tables, ids, second, &record) else { return };
+    let mut out = Vec::new();
+    Decoder { tables, ids }.decode(merged.key, encoder.record(), &mut out).expect("a sound record");
+    assert_eq!(out.len(), merged.length);
+    let texts = edit::merge(old.as_bytes(), new.as_bytes(), &[]).expect("JSON");
+    let value = |text: &[u8]| serde_json::from_slice::<Value>(text).expect("JSON");
+    assert_eq!(value(&out), value(&texts), "{new} over {old}");
 }
 
 /// The cache: any event, any data; what it shows stays JSON.
@@ -306,6 +337,7 @@ fn main() -> ExitCode {
             let (name, text) = corpus.mutated(&mut rng);
             let result = catch_unwind(AssertUnwindSafe(|| {
                 codec(&mut rng, &text, &mut tables, &mut ids);
+                merging(&mut rng, &text, &mut tables, &mut ids);
                 cache(&mut kept, name, &text);
                 readers(&mut rng, &text);
                 if rng.u8(0..8) == 0 {

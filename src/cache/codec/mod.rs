@@ -47,9 +47,9 @@ pub struct Fill {
     pub templates: usize,
     /// Frequent strings, of [`words::MAX_WORDS`].
     pub words: usize,
-    /// Keys on known paths, of [`paths::MAX_PLACES`].
+    /// Keys on known paths, of 8,192.
     pub paths: usize,
-    /// Ends of known paths, of [`paths::MAX_TRAILS`].
+    /// Ends of known paths, of 16,384.
     pub trails: usize,
     /// Bytes of all.
     pub bytes: usize,

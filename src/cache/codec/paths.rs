@@ -13,7 +13,7 @@ use super::kind::Slot;
 use hashbrown::HashTable;
 
 /// Places at most.
-pub const MAX_PLACES: usize = 8_192;
+const MAX_PLACES: usize = 8_192;
 /// Bytes of all keys at most.
 const MAX_LITERAL_BYTES: usize = 128 << 10;
 /// Keys that may come next at one point.
@@ -21,7 +21,7 @@ const MAX_OTHERS: usize = 24;
 /// Roots at most: there is one for each use of the codec.
 const MAX_ROOTS: usize = 64;
 /// Trails at most.
-pub const MAX_TRAILS: usize = 16_384;
+const MAX_TRAILS: usize = 16_384;
 /// Bytes of all trails at most.
 const MAX_TRAIL_BYTES: usize = 512 << 10;
 
