@@ -22,7 +22,7 @@ impl Codec {
     fn encode(&mut self, shape: &Shape, text: &str) -> Option<(u64, Vec<u8>, usize)> {
         let mut once = || {
             let encoded = self.encoder.encode(&mut self.tables, &mut self.ids, shape, text.as_bytes(), 0).ok()?;
-            Some((encoded, self.encoder.record()))
+            Some((encoded, self.encoder.record().to_vec()))
         };
         let (Some((encoded, record)), Some((again, followed))) = (once(), once()) else { return None };
         assert_eq!((encoded, encoded.end), (again, text.len()));
