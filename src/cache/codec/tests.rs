@@ -50,7 +50,7 @@ impl Codec {
         }
         let merged = merged?;
         assert_eq!(text_length(self.encoder.record()), Some(merged.length));
-        Some(self.decode(merged.key, &self.encoder.record()))
+        Some(self.decode(merged.key, self.encoder.record()))
     }
 
     fn decode(&self, key: u64, record: &[u8]) -> String {
