@@ -24,8 +24,6 @@ use std::{
 pub const STALL_LIMIT: Duration = Duration::from_secs(60);
 /// How long a client has to react to op 7 by itself before it is closed.
 const RECONNECT_GRACE: Duration = Duration::from_secs(3);
-/// A turn ends after filling the outbox this often, so that everyone else is served.
-const FILLS_PER_TURN: usize = 2;
 
 /// How a connection ends.
 enum End {
@@ -172,30 +170,28 @@ fn turn(
             }
         }
     }
-    for _ in 0..FILLS_PER_TURN {
-        // Also when the outbox is full: there may be a reason to close.
-        let progress = place.with(|shard| shard.produce(now, session, handle.number, &mut connection.outbox));
-        if let Progress::Close { close, reconnect } = progress {
-            return Turn::End(End::Close { close, reconnect });
-        }
-        let (written, state) = connection.poll_write(cx);
-        match state {
-            Poll::Ready(Ok(())) => handle.stalled_since.set(None),
-            Poll::Ready(Err(_)) => return Turn::End(End::Lost),
-            Poll::Pending => {
-                let since = handle.stalled_since.get().filter(|_| written == 0).unwrap_or(now);
-                handle.stalled_since.set(Some(since));
-                if now.saturating_sub(since) >= STALL_LIMIT {
-                    tracing::info!("a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
-                    return Turn::End(End::Lost);
-                }
-                return Turn::Wait;
+    // Also when the outbox is full: there may be a reason to close. Once, so that everyone else is served.
+    let progress = place.with(|shard| shard.produce(now, session, handle.number, &mut connection.outbox));
+    if let Progress::Close { close, reconnect } = progress {
+        return Turn::End(End::Close { close, reconnect });
+    }
+    let (written, state) = connection.poll_write(cx);
+    match state {
+        Poll::Ready(Ok(())) => handle.stalled_since.set(None),
+        Poll::Ready(Err(_)) => return Turn::End(End::Lost),
+        Poll::Pending => {
+            let since = handle.stalled_since.get().filter(|_| written == 0).unwrap_or(now);
+            handle.stalled_since.set(Some(since));
+            if now.saturating_sub(since) >= STALL_LIMIT {
+                tracing::info!("a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
+                return Turn::End(End::Lost);
             }
-        }
-        if progress == Progress::Idle && listening {
-            connection.outbox.release();
             return Turn::Wait;
         }
+    }
+    if progress == Progress::Idle && listening {
+        connection.outbox.release();
+        return Turn::Wait;
     }
     Turn::Again
 }

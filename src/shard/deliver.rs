@@ -19,8 +19,9 @@ use crate::{
     },
 };
 
-/// Bytes of a snapshot that one call makes, so that the core serves everyone else in between.
-const SLICE: usize = 64 << 10;
+/// Bytes of a snapshot that one call makes, so that the core serves everyone else in between: they wait for some 20 us of
+/// packing out, and as long for the socket to take it.
+const SLICE: usize = 32 << 10;
 
 /// How far filling an outbox came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

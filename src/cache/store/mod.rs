@@ -1,6 +1,6 @@
 //! Records in the order in which they came, found by id: one array of a guild.
 //!
-//! Records stand one behind the other in chunks of some 4 KiB, without gaps: id, length, bytes. A record that grows or
+//! Records stand one behind the other in chunks of some 1 KiB, without gaps: id, length, bytes. A record that grows or
 //! goes moves what is behind it in its chunk, never more. Chunks are shared with snapshots and copied when they are
 //! changed meanwhile. Small stores are searched from end to end; larger ones have an [index] from ids to
 //! chunks.
@@ -21,8 +21,9 @@ use index::Index;
 use smallvec::SmallVec;
 use std::{hash::BuildHasher, sync::LazyLock};
 
-/// Bytes of a chunk, unless there are so many records that chunk numbers would run out.
-const CHUNK: usize = 1024;
+/// Bytes of a chunk, unless there are so many records that chunk numbers would run out. The fewer there are, the less has
+/// to be fetched from memory to find a record and to make room for it.
+const CHUNK: usize = 1_024;
 /// Bytes of all records beyond which chunks grow with them: by this power of two there are few enough chunks.
 const MANY_SHIFT: u32 = 14;
 /// Up to here all chunks are searched.
