@@ -383,6 +383,7 @@ fn fill(guild: &mut Guild, kit: &mut Kit<'_>, data: &[u8]) -> Result<(), Malform
     for array in &mut guild.arrays {
         array.store.shrink_to_fit();
     }
+    guild.ids.borrow_mut().shrink_to_fit();
     Ok(())
 }
 

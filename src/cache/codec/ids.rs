@@ -60,6 +60,11 @@ impl Ids {
         Some(u64::from(number))
     }
 
+    /// Gives back memory that was reserved for more.
+    pub fn shrink_to_fit(&mut self) {
+        self.ids.shrink_to_fit();
+    }
+
     /// All of them, by their numbers.
     pub fn all(&self) -> &[u64] {
         &self.ids

@@ -1,9 +1,9 @@
 //! Records in the order in which they came, found by id: one array of a guild.
 //!
-//! Records stand one behind the other in chunks of some 1 KiB, without gaps: id, length, bytes. A record that grows or
-//! goes moves what is behind it in its chunk, never more. Chunks are shared with snapshots and copied when they are
-//! changed meanwhile. Small stores are searched from end to end; larger ones have an [index] from ids to
-//! chunks.
+//! Records stand one behind the other without gaps (id, length, bytes) in one chunk or, where that would be large, in
+//! many of some 1 KiB. A record that grows or goes moves what is behind it in its chunk, never more. Chunks are shared
+//! with snapshots and copied when they are changed meanwhile. A few chunks are searched from end to end; for more of them
+//! there is an [index] from ids to chunks.
 //!
 //! Knows nothing of what is in a record. No operation but [`Store::retain`] and the growth of the index touches more
 //! than a few chunks.
@@ -21,9 +21,11 @@ use index::Index;
 use smallvec::SmallVec;
 use std::{hash::BuildHasher, sync::LazyLock};
 
-/// Bytes of a chunk, unless there are so many records that chunk numbers would run out. The fewer there are, the less has
-/// to be fetched from memory to find a record and to make room for it.
-const CHUNK: usize = 1_024;
+/// Bytes up to which a store is one chunk.
+const SMALL: usize = 4 << 10;
+/// Bytes of a chunk of a larger one, unless there are so many records that chunk numbers would run out. The fewer there
+/// are, the less has to be fetched from memory to find a record and to make room for it.
+const CHUNK: usize = 1 << 10;
 /// Bytes of all records beyond which chunks grow with them: by this power of two there are few enough chunks.
 const MANY_SHIFT: u32 = 14;
 /// Up to here all chunks are searched.
@@ -201,7 +203,7 @@ impl Store {
     }
 
     fn limit(&self) -> usize {
-        CHUNK.max(self.bytes >> MANY_SHIFT)
+        if self.bytes <= SMALL { SMALL } else { CHUNK.max(self.bytes >> MANY_SHIFT) }
     }
 
     /// Where the record of this id is. Records with the id 0 are not found.
