@@ -20,9 +20,10 @@ use smallvec::SmallVec;
 
 /// Plans that are remembered.
 const MAX_PLANS: usize = 4_096;
+/// Entries of an object that a plan is made for: each one is looked for among the others.
+const MAX_ENTRIES: usize = 256;
 
 /// Values that stand one behind the other in one of the two.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Run {
     of_new: bool,
     from: u16,
@@ -30,7 +31,6 @@ struct Run {
 }
 
 /// What becomes of two objects.
-#[derive(Clone, Debug, PartialEq, Eq)]
 enum Plan {
     /// The new one, because it has every key of the old one.
     New,
@@ -56,7 +56,7 @@ struct Entry<'a> {
     to: u16,
 }
 
-/// The entries of a template. `None`: a key stands there twice, or it is too long.
+/// The entries of a template. `None`: a key stands there twice, or there are too many.
 fn entries(template: &Template) -> Option<Vec<Entry<'_>>> {
     let skeleton = &*template.skeleton;
     let mut entries: Vec<Entry<'_>> = Vec::new();
@@ -65,7 +65,7 @@ fn entries(template: &Template) -> Option<Vec<Entry<'_>>> {
     let mut open: Option<(&[u8], usize, u16)> = None;
     while let Some(byte) = skeleton.get(at) {
         if let (1, b',' | b'}', Some((key, start, from))) = (depth, byte, open) {
-            if entries.iter().any(|entry| entry.key == key) {
+            if entries.len() == MAX_ENTRIES || entries.iter().any(|entry| entry.key == key) {
                 return None;
             }
             entries.push(Entry { key, value: &skeleton[start..at], from, to: count });
@@ -182,9 +182,9 @@ impl Encoder {
         let mut length = merged.skeleton.len() - merged.segments.len();
         let mut record = std::mem::take(&mut self.merged);
         record.clear();
-        for Run { of_new: is_new, from, to } in runs {
-            let ((starts, lengths), source) = if *is_new { (&of_new, self.record()) } else { (&of_old, old) };
-            let (from, to) = (usize::from(*from), usize::from(*to));
+        for run in runs {
+            let ((starts, lengths), source) = if run.of_new { (&of_new, self.record()) } else { (&of_old, old) };
+            let (from, to) = (usize::from(run.from), usize::from(run.to));
             record.extend_from_slice(&source[starts[from]..starts[to]]);
             length += lengths[from..to].iter().sum::<usize>();
         }

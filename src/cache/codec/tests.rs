@@ -302,6 +302,8 @@ fn a_record_goes_over_another_without_their_texts() {
         assert_eq!(codec.merge(&OWN, twice, old), None, "only their texts can say");
         assert_eq!(codec.merge(&OWN, old, twice), None, "only their texts can say");
     }
+    let many: String = (0..300).map(|key| format!(r#","k{key}":1"#)).collect();
+    assert_eq!(codec.merge(&OWN, &format!(r#"{{"id":"1"{many}}}"#), old), None, "too many to look for");
 }
 
 #[test]
