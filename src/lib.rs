@@ -10,7 +10,6 @@ pub mod downstream;
 pub mod listener;
 pub mod log;
 pub mod net;
-mod pages;
 pub mod placement;
 pub mod preflight;
 pub mod protocol;

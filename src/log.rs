@@ -8,10 +8,7 @@
 //! one segment, except that the newest [`Limits::entries`] events are kept however large they are.
 //! Never: knows who reads it, parses an event, or looks at a clock.
 
-use crate::{
-    pages,
-    protocol::{event::Meta, payload},
-};
+use crate::protocol::{event::Meta, payload};
 use std::collections::VecDeque;
 
 /// How much of the past is kept for readers that lag.
@@ -25,8 +22,6 @@ pub struct Limits {
 
 /// Entries share allocations of this size; a larger one has its own.
 const SEGMENT_BYTES: usize = 64 << 10;
-/// From so many segments on a log is one that fills them.
-const BUSY: usize = 2;
 
 /// One event, borrowed from the log.
 #[derive(Clone, Copy, Debug)]
@@ -170,12 +165,7 @@ impl Log {
             }
             spare => {
                 self.spare = spare;
-                let mut bytes = Vec::with_capacity(size.max(SEGMENT_BYTES));
-                // It will be full soon, unless this shard has little to say.
-                if self.segments.len() >= BUSY {
-                    pages::populate(&mut bytes);
-                }
-                Segment { first: self.next, slots: Vec::new(), bytes }
+                Segment { first: self.next, slots: Vec::new(), bytes: Vec::with_capacity(size.max(SEGMENT_BYTES)) }
             }
         }
     }
