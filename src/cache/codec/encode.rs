@@ -81,7 +81,7 @@ pub struct Encoded {
 /// Makes records. Keeps its buffers.
 #[derive(Default)]
 pub struct Encoder {
-    buffers: Buffers,
+    pub(super) buffers: Buffers,
     /// What a record is put together in.
     pub(super) merged: Vec<u8>,
 }
@@ -164,10 +164,6 @@ impl Encoder {
         self.buffers.record.push(0);
         self.buffers.record.extend_from_slice(&object);
         Ok(Encoded { key: key.unwrap_or(0), length: object.len(), end })
-    }
-
-    pub(super) fn record_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.buffers.record
     }
 
     /// The record that the last [`encode`](Self::encode) made.

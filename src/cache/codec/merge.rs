@@ -188,7 +188,7 @@ impl Encoder {
             record.extend_from_slice(&source[starts[from]..starts[to]]);
             length += lengths[from..to].iter().sum::<usize>();
         }
-        self.merged = std::mem::replace(self.record_mut(), record);
+        self.merged = std::mem::replace(&mut self.buffers.record, record);
         self.begin(template.into(), length);
         Some(Encoded { length, ..new })
     }

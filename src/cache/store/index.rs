@@ -130,6 +130,14 @@ impl Index {
         }
     }
 
+    /// Gives back what is reserved for more entries, but for a few.
+    pub fn shrink_to_fit(&mut self) {
+        let len = self.len + self.len / 64;
+        if (len * FULL.1).div_ceil(FULL.0).max(FEWEST) < self.spread {
+            self.resize(len);
+        }
+    }
+
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
         size_of_val(&*self.entries)
@@ -187,6 +195,7 @@ mod tests {
                         index.renumber(|chunk| chunk ^ 1);
                         model.iter_mut().for_each(|(_, chunk)| *chunk ^= 1);
                     }
+                    Step::Shrink if index.len % 2 == 0 => index.shrink_to_fit(),
                     Step::Shrink => index.shrink(),
                     _ => {}
                 }

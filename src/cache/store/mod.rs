@@ -454,7 +454,7 @@ impl Store {
         self.trim_last();
         self.chunks.shrink_to_fit();
         if let Some(index) = &mut self.index {
-            index.shrink();
+            index.shrink_to_fit();
         }
     }
 

@@ -154,8 +154,7 @@ fn memory_follows_the_records() {
     }
     store.shrink_to_fit();
     let each = store.heap() as f64 / 50_000.0;
-    // A chunk takes 36 bytes and has 14 records; a place in the index takes 4 bytes, of which at most a third is unused.
-    assert!(each < 60.0 + 9.0 + 36.0 / 14.0 + 4.0 * 1.5, "{each} bytes a record");
+    assert!(each < 60.0 + 9.0 + 8.0, "{each} bytes a record");
     // People come and go.
     for round in 0..4u64 {
         for key in 0..50_000 {
