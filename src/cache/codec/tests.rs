@@ -462,6 +462,10 @@ proptest! {
             decoder.named(record, |_, slot, packed| {
                 decoder.decode_value(slot, key, packed, &mut out);
             });
+            // Its length alone is that of its text, or there is neither.
+            let (mut text, mut reader) = (Vec::new(), super::values::Reader { bytes: record });
+            let decoded = decoder.decode_value(Slot::Object, key, record, &mut text);
+            prop_assert_eq!(decoder.skip(Slot::Object, key, &mut reader), decoded.map(|()| text.len()));
         }
     }
 }

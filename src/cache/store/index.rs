@@ -195,7 +195,7 @@ mod tests {
                         index.renumber(|chunk| chunk ^ 1);
                         model.iter_mut().for_each(|(_, chunk)| *chunk ^= 1);
                     }
-                    Step::Shrink if index.len % 2 == 0 => index.shrink_to_fit(),
+                    Step::Shrink if index.len.is_multiple_of(2) => index.shrink_to_fit(),
                     Step::Shrink => index.shrink(),
                     _ => {}
                 }
