@@ -435,7 +435,8 @@ proptest! {
             Ok(encoded) if encoded.end == text.len() => {
                 prop_assert!(valid);
                 let record = codec.encoder.record().to_vec();
-                prop_assert_eq!(codec.decode(encoded.key, &record), text);
+                // White space before the object, which one byte in many can be, is not part of it.
+                prop_assert_eq!(codec.decode(encoded.key, &record), text.trim_ascii_start());
             }
             _ => prop_assert!(!valid),
         }
