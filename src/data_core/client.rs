@@ -15,6 +15,7 @@ use std::{
     borrow::Cow,
     cell::{Cell, RefCell},
     future::poll_fn,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     rc::Rc,
     task::{Context, Poll},
     time::Duration,
@@ -87,31 +88,60 @@ pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
         Err(close) => return finish(&mut connection, End::Close { close, reconnect: false }).await,
     };
     connection.outbox.start_compressing(place.with(|shard| shard.packs_payloads(session)));
-    let handle = Rc::new(Handle { number, waker: RefCell::new(None), stalled_since: Cell::new(None) });
-    let _registration = Registration::new(&core, &place, handle.clone(), session);
-    let end = RefCell::new(None);
+    let handle = Rc::new(Handle {
+        number,
+        session,
+        connection: RefCell::new(Some(connection)),
+        waker: RefCell::new(None),
+        stalled_since: Cell::new(None),
+        idle: Cell::new(false),
+        panic: RefCell::new(None),
+    });
+    let _registration = Registration { core: core.clone(), place: place.clone(), handle: handle.clone() };
+    place.clients.borrow_mut().insert(number, handle.clone());
     let mut pause = Pause::default();
-    poll_fn(|cx| {
+    let (mut connection, end) = poll_fn(|cx| {
         note_waker(&handle.waker, cx);
+        if let Some(panic) = handle.panic.take() {
+            resume_unwind(panic);
+        }
         if !pause.is_over(cx) {
             return Poll::Pending;
         }
-        match turn(&core, &place, &mut connection, &handle, session, cx) {
-            Turn::End(ended) => {
-                end.replace(Some(ended));
-                return Poll::Ready(());
-            }
+        let mut slot = handle.connection.borrow_mut();
+        let connection = slot.as_mut().expect("it is taken out at its end only");
+        let next = turn(&core, &place, connection, &handle, cx);
+        handle.idle.set(matches!(next, Turn::Wait));
+        match next {
+            Turn::End(end) => return Poll::Ready((slot.take().expect("it was there just now"), end)),
             Turn::Again => pause.begin(cx),
             Turn::Wait => {}
         }
         Poll::Pending
     })
     .await;
-    let end = end.into_inner().unwrap_or(End::Lost);
     if let End::Closed(code) = &end {
         place.with(|shard| shard.detach(core.now(), session, number, close::ends_session(*code)));
     }
     finish(&mut connection, end).await;
+}
+
+/// Gives a client what there is for it, outside of its task. False: its task has to be woken.
+pub(super) fn serve_now(place: &Place, handle: &Handle, now: Time) -> bool {
+    if !handle.idle.get() || handle.stalled_since.get().is_some() {
+        return false;
+    }
+    let (mut slot, waker) = (handle.connection.borrow_mut(), handle.waker.borrow());
+    let (Some(connection), Some(waker)) = (&mut *slot, &*waker) else { return false };
+    // Whoever calls does not fall for it, and the client's task comes to the same end as if it had done this itself.
+    let given =
+        catch_unwind(AssertUnwindSafe(|| give(place, connection, handle, now, &mut Context::from_waker(waker))));
+    let done = matches!(given, Ok(Turn::Wait));
+    if let Err(panic) = given {
+        handle.panic.replace(Some(panic));
+    }
+    handle.idle.set(done);
+    done
 }
 
 /// Undoes what serving has registered, whichever way it ends, a panic included.
@@ -119,14 +149,6 @@ struct Registration {
     core: Rc<Core>,
     place: Rc<Place>,
     handle: Rc<Handle>,
-    session: u32,
-}
-
-impl Registration {
-    fn new(core: &Rc<Core>, place: &Rc<Place>, handle: Rc<Handle>, session: u32) -> Self {
-        place.clients.borrow_mut().insert(handle.number, handle.clone());
-        Self { core: core.clone(), place: place.clone(), handle, session }
-    }
 }
 
 impl Drop for Registration {
@@ -135,25 +157,18 @@ impl Drop for Registration {
         // After a panic within the shard it is borrowed by nobody, because unwinding has ended the borrow; but it may be in
         // a state in which it panics again, and a second panic within a drop would end the process.
         let now = self.core.now();
-        self.place.try_with(|shard| shard.detach(now, self.session, self.handle.number, false));
+        self.place.try_with(|shard| shard.detach(now, self.handle.session, self.handle.number, false));
     }
 }
 
 /// One turn: read what is there, fill the outbox, write.
-fn turn(
-    core: &Core,
-    place: &Place,
-    connection: &mut ClientConnection,
-    handle: &Handle,
-    session: u32,
-    cx: &mut Context<'_>,
-) -> Turn {
+fn turn(core: &Core, place: &Place, connection: &mut ClientConnection, handle: &Handle, cx: &mut Context<'_>) -> Turn {
     let now = core.now();
     // Will the socket wake us when there is something to read?
     let mut listening = false;
     loop {
         // Before the first read too: the door may have read more than the IDENTIFY.
-        if let Some(end) = messages(place, connection, handle, session, now) {
+        if let Some(end) = messages(place, connection, handle, now) {
             return Turn::End(end);
         }
         // A client that does not read gets no further answers, so it is not listened to either.
@@ -170,8 +185,18 @@ fn turn(
             }
         }
     }
-    // Also when the outbox is full: there may be a reason to close. Once, so that everyone else is served.
-    let progress = place.with(|shard| shard.produce(now, session, handle.number, &mut connection.outbox));
+    // Also when the outbox is full: there may be a reason to close.
+    match give(place, connection, handle, now, cx) {
+        // What was full when it was to listen is empty now.
+        Turn::Wait if !listening && handle.stalled_since.get().is_none() => Turn::Again,
+        next => next,
+    }
+}
+
+/// Fills the outbox, once, so that everyone else is served, and writes.
+fn give(place: &Place, connection: &mut ClientConnection, handle: &Handle, now: Time, cx: &mut Context<'_>) -> Turn {
+    let outbox = &mut connection.outbox;
+    let progress = place.with(|shard| shard.produce(now, handle.session, handle.number, outbox));
     if let Progress::Close { close, reconnect } = progress {
         return Turn::End(End::Close { close, reconnect });
     }
@@ -189,7 +214,7 @@ fn turn(
             return Turn::Wait;
         }
     }
-    if progress == Progress::Idle && listening {
+    if progress == Progress::Idle {
         connection.outbox.release();
         return Turn::Wait;
     }
@@ -197,10 +222,11 @@ fn turn(
 }
 
 /// Handles every message that is complete.
-fn messages(place: &Place, connection: &mut ClientConnection, handle: &Handle, session: u32, now: Time) -> Option<End> {
+fn messages(place: &Place, connection: &mut ClientConnection, handle: &Handle, now: Time) -> Option<End> {
     connection.messages(|payload, outbox| {
         let text = command_text(outbox.encoding(), payload);
-        let done = text.and_then(|text| place.with(|shard| shard.command(now, session, handle.number, &text, outbox)));
+        let done =
+            text.and_then(|text| place.with(|shard| shard.command(now, handle.session, handle.number, &text, outbox)));
         done.err().map(|close| End::Close { close, reconnect: false })
     })
 }

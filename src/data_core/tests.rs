@@ -10,7 +10,7 @@ use crate::{
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread,
 };
 
@@ -18,6 +18,7 @@ use std::{
 struct Peer {
     stream: TcpStream,
     inbound: Inbound,
+    sequence: u64,
 }
 
 impl Peer {
@@ -35,7 +36,7 @@ impl Peer {
         assert!(request.parse(&head).unwrap().is_complete());
         let upgrade = upgrade_of(request.headers).unwrap().unwrap();
         stream.write_all(server_response(&upgrade).as_bytes()).unwrap();
-        let mut peer = Self { stream, inbound: Inbound::new(Role::Server, 1 << 20) };
+        let mut peer = Self { stream, inbound: Inbound::new(Role::Server, 1 << 20), sequence: 1 };
         peer.say(r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#);
         peer
     }
@@ -44,6 +45,11 @@ impl Peer {
         let mut frame = Vec::new();
         write_frame(&mut frame, Opcode::Text, payload.as_bytes(), None);
         self.stream.write_all(&frame).unwrap();
+    }
+
+    fn dispatches(&mut self, name: &str) {
+        self.sequence += 1;
+        self.say(&format!(r#"{{"t":"{name}","s":{},"op":0,"d":{{}}}}"#, self.sequence));
     }
 
     /// The next payload with this opcode; `None` when the connection ends before.
@@ -165,70 +171,181 @@ fn a_client_that_comes_too_late_is_sent_away() {
     });
 }
 
-#[test]
-fn a_panic_restarts_its_shard_and_no_other() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("ws://{}", listener.local_addr().unwrap());
-    let (to_core, core_mailbox) = mailbox();
-    let (to_control, mut from_core) = mailbox();
-    let core = glommio::LocalExecutorBuilder::default()
-        .name("data")
-        .spawn(move || run(core_mailbox, to_control, Instant::now()))
-        .unwrap();
-    let to_core = std::sync::Arc::new(to_core);
-    let ticked = std::sync::Arc::downgrade(&to_core);
-    let metronome = thread::spawn(move || {
-        while let Some(core) = ticked.upgrade() {
-            let _ = core.send(ToCore::Tick);
-            drop(core);
-            thread::sleep(TICK);
+/// A core with a control core that lets everyone identify, and a clock.
+struct Rig {
+    listener: TcpListener,
+    core: Arc<Postbox<ToCore>>,
+    /// Tasks that have panicked.
+    panics: mpsc::Receiver<()>,
+    threads: Vec<thread::JoinHandle<()>>,
+}
+
+impl Rig {
+    fn start(shards: Vec<u32>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("ws://{}", listener.local_addr().unwrap());
+        let (to_core, core_mailbox) = mailbox();
+        let (to_control, mut from_core) = mailbox();
+        let run = glommio::LocalExecutorBuilder::default()
+            .name("data")
+            .spawn(move || run(core_mailbox, to_control, Instant::now()))
+            .unwrap();
+        let core = Arc::new(to_core);
+        let ticked = Arc::downgrade(&core);
+        let metronome = thread::spawn(move || {
+            while let Some(core) = ticked.upgrade() {
+                let _ = core.send(ToCore::Tick);
+                drop(core);
+                thread::sleep(TICK);
+            }
+        });
+        let granting = Arc::downgrade(&core);
+        let (panicked, panics) = mpsc::channel();
+        let control = glommio::LocalExecutorBuilder::default()
+            .name("control")
+            .spawn(move || async move {
+                loop {
+                    match (from_core.receive().await, granting.upgrade()) {
+                        (ToControl::WantPermit(shard), Some(core)) => drop(core.send(ToCore::Permit(shard))),
+                        (ToControl::Panicked, _) => drop(panicked.send(())),
+                        (ToControl::Stopped, _) => return,
+                        _ => {}
+                    }
+                }
+            })
+            .unwrap();
+        assert!(core.send(ToCore::Start(Box::new(plan(shards, url)))).is_ok());
+        let threads =
+            vec![metronome, thread::spawn(move || run.join().unwrap()), thread::spawn(move || control.join().unwrap())];
+        Self { listener, core, panics, threads }
+    }
+
+    /// A client of this shard; returns its end.
+    fn client(&self, shard: u32) -> Far {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let parcel = Parcel {
+            socket: listener.accept().unwrap().0.into(),
+            inbound: Inbound::new(Role::Server, 4096),
+            outbox: Outbox::new(Transport::None, Encoding::Json),
+        };
+        let options = Options { intents: Intents::ALL, version: 10, compress: false };
+        let arrival = Arrival { parcel, shard, entry: Entry::Identify(options), version: 10 };
+        assert!(self.core.send(ToCore::Client(Box::new(arrival))).is_ok());
+        Far { stream, inbound: Inbound::new(Role::Client, 1 << 20) }
+    }
+
+    /// Stops the core, while Discord's ends read on.
+    fn stop(self, peers: impl IntoIterator<Item = Peer>) {
+        assert!(self.core.send(ToCore::Stop).is_ok());
+        let drains = peers.into_iter().map(|mut peer| thread::spawn(move || while peer.hears(99).is_some() {}));
+        let drains: Vec<_> = drains.collect();
+        drop(self.core);
+        for thread in drains.into_iter().chain(self.threads) {
+            thread.join().unwrap();
         }
-    });
-    let (granting, ended) = (to_core.clone(), mpsc::channel::<()>());
-    let (done, stop) = ended;
-    // The control core: whoever wants to identify may.
-    let control = glommio::LocalExecutorBuilder::default()
-        .name("control")
-        .spawn(move || async move {
-            loop {
-                match from_core.receive().await {
-                    ToControl::WantPermit(shard) => drop(granting.send(ToCore::Permit(shard))),
-                    ToControl::Stopped => return drop(done),
-                    _ => {}
+    }
+}
+
+/// A client's end of its connection.
+struct Far {
+    stream: TcpStream,
+    inbound: Inbound,
+}
+
+impl Far {
+    /// The next event of this name; `None` when the connection ends before.
+    fn hears(&mut self, name: &str) -> Option<serde_json::Value> {
+        loop {
+            while let Some(message) = self.inbound.next().unwrap() {
+                if let Message::Text(text) = message {
+                    let payload: serde_json::Value = serde_json::from_slice(text).unwrap();
+                    if payload["t"] == name {
+                        return Some(payload);
+                    }
                 }
             }
-        })
-        .unwrap();
-    let plan = plan(vec![0, 1], url);
-    assert!(to_core.send(ToCore::Start(Box::new(plan))).is_ok());
+            match self.stream.read(self.inbound.space()) {
+                Ok(n) if n > 0 => self.inbound.filled(n),
+                _ => return None,
+            }
+        }
+    }
+}
 
+#[test]
+fn a_panic_restarts_its_shard_and_no_other() {
+    let rig = Rig::start(vec![0, 1]);
     let mut peers = [None, None];
     for _ in 0..2 {
-        let mut peer = Peer::accept(&listener);
+        let mut peer = Peer::accept(&rig.listener);
         let shard = peer.identified() as usize;
         peers[shard] = Some(peer);
     }
     let [Some(mut first), Some(mut second)] = peers else { panic!("both shards identify") };
     // In its own task, and in one that it shares with its neighbour.
-    for event in ["PANIC_IN_A_TEST", "PANIC_AT_A_TICK_IN_A_TEST"] {
-        first.say(&format!(r#"{{"t":"{event}","s":2,"op":0,"d":{{}}}}"#));
+    for name in ["PANIC_IN_A_TEST", "PANIC_AT_A_TICK_IN_A_TEST"] {
+        first.dispatches(name);
         assert_eq!(first.hears(99), None, "its connection is gone");
-        first = Peer::accept(&listener);
+        first = Peer::accept(&rig.listener);
         assert_eq!(first.identified(), 0, "it starts anew");
         // The neighbour is still there and answers.
         second.say(r#"{"t":null,"s":null,"op":1,"d":null}"#);
         assert!(second.hears(1).is_some());
     }
+    rig.stop([first, second]);
+}
 
-    assert!(to_core.send(ToCore::Stop).is_ok());
-    let drain = thread::spawn(move || while first.hears(99).is_some() {});
-    assert!(
-        stop.recv_timeout(Duration::from_secs(30)).is_err_and(|error| error == mpsc::RecvTimeoutError::Disconnected)
-    );
-    drop(second);
-    drain.join().unwrap();
-    core.join().unwrap();
-    control.join().unwrap();
-    drop(to_core);
-    metronome.join().unwrap();
+/// The only client of a shard is served by the task of the shard: what goes wrong there is still the client's alone.
+#[test]
+fn a_panic_for_a_client_costs_that_client_its_connection_and_nobody_else_anything() {
+    let rig = Rig::start(vec![0]);
+    let mut peer = Peer::accept(&rig.listener);
+    peer.identified();
+    let mut client = rig.client(0);
+    assert!(client.hears("READY").is_some());
+    // It is idle after a while; when not, its own task comes upon the same.
+    thread::sleep(Duration::from_millis(100));
+    peer.dispatches("AN_EVENT");
+    assert!(client.hears("AN_EVENT").is_some());
+    peer.dispatches("PANIC_FOR_A_CLIENT_IN_A_TEST");
+    assert_eq!(client.hears("PANIC_FOR_A_CLIENT_IN_A_TEST"), None, "its connection is dropped");
+    assert!(rig.panics.recv_timeout(Duration::from_secs(30)).is_ok(), "it is counted");
+    // The shard's session goes on, with another client.
+    let mut other = rig.client(0);
+    assert!(other.hears("READY").is_some());
+    peer.dispatches("ANOTHER_EVENT");
+    assert!(other.hears("ANOTHER_EVENT").is_some());
+    assert!(rig.panics.try_recv().is_err(), "nothing else has panicked");
+    rig.stop([peer]);
+}
+
+/// Several clients of one shard have turns of their own.
+#[test]
+fn one_client_or_several_get_every_event() {
+    let rig = Rig::start(vec![0]);
+    let mut peer = Peer::accept(&rig.listener);
+    peer.identified();
+    let mut clients: Vec<Far> = Vec::new();
+    for number in 0..3 {
+        let mut client = rig.client(0);
+        assert!(client.hears("READY").is_some());
+        clients.push(client);
+        for round in 0..20 {
+            let name = format!("EVENT_{number}_{round}");
+            peer.dispatches(&name);
+            for client in &mut clients {
+                assert!(client.hears(&name).is_some(), "{name}");
+            }
+        }
+    }
+    // Of those that leave nothing is left in the way of the last one.
+    clients.truncate(1);
+    for round in 0..20 {
+        let name = format!("EVENT_{round}");
+        peer.dispatches(&name);
+        assert!(clients[0].hears(&name).is_some());
+    }
+    rig.stop([peer]);
 }

@@ -13,7 +13,6 @@ use crate::{
     websocket::Message,
 };
 use std::{
-    cell::RefCell,
     future::poll_fn,
     io,
     rc::Rc,
@@ -127,19 +126,21 @@ async fn connect(core: &Core, place: &Place, url: &str) -> io::Result<Option<Ups
 }
 
 async fn serve(core: &Core, place: &Place, connection: &mut UpstreamConnection) -> End {
-    let mut reader = Reader { inflater: Inflater::new(core.plan.transport, MAX_PAYLOAD), payload: Vec::new() };
-    let end = RefCell::new(None);
+    let inflater = Inflater::new(core.plan.transport, MAX_PAYLOAD);
+    let mut reader = Reader { inflater, payload: Vec::new(), news: false };
     let mut pause = Pause::default();
-    poll_fn(|cx| {
+    let end = poll_fn(|cx| {
         note_waker(&place.upstream, cx);
         if !pause.is_over(cx) {
             return Poll::Pending;
         }
-        match turn(core, place, connection, &mut reader, cx) {
-            Turn::End(ended) => {
-                end.replace(Some(ended));
-                return Poll::Ready(());
-            }
+        let now = core.now();
+        let next = turn(core, place, connection, &mut reader, now, cx);
+        if std::mem::take(&mut reader.news) {
+            place.serve_clients(now);
+        }
+        match next {
+            Turn::End(end) => return Poll::Ready(end),
             Turn::Again => pause.begin(cx),
             Turn::Wait => {}
         }
@@ -148,7 +149,7 @@ async fn serve(core: &Core, place: &Place, connection: &mut UpstreamConnection) 
     .await;
     // A close frame that is still here goes out if it can.
     let _ = crate::net::within(CLOSE_LIMIT, poll_fn(|cx| connection.poll_write(cx))).await;
-    end.into_inner().expect("the loop ends with a reason")
+    end
 }
 
 /// What follows a turn.
@@ -164,6 +165,8 @@ struct Reader {
     inflater: Inflater,
     /// The payload under assembly.
     payload: Vec<u8>,
+    /// There may be something for clients.
+    news: bool,
 }
 
 /// One turn: read what is there, do what is wanted, write.
@@ -172,9 +175,9 @@ fn turn(
     place: &Place,
     connection: &mut UpstreamConnection,
     reader: &mut Reader,
+    now: Time,
     cx: &mut Context<'_>,
 ) -> Turn {
-    let now = core.now();
     let mut next = Turn::Again;
     for read in 0..=READS_PER_TURN {
         // Before the first read too: the first messages may have come together with the end of the upgrade.
@@ -212,7 +215,7 @@ fn messages(place: &Place, connection: &mut UpstreamConnection, reader: &mut Rea
             Ok(None) => return None,
             Ok(Some(Message::Text(text))) => {
                 // Plain text is legal on a connection that asked for compression.
-                deliver(place, text, now);
+                reader.news |= deliver(place, text, now);
                 continue;
             }
             Ok(Some(Message::Binary(bytes))) => reader.inflater.inflate(bytes, &mut reader.payload),
@@ -237,7 +240,7 @@ fn messages(place: &Place, connection: &mut UpstreamConnection, reader: &mut Rea
         match complete {
             Ok(false) => {}
             Ok(true) => {
-                deliver(place, &reader.payload, now);
+                reader.news |= deliver(place, &reader.payload, now);
                 if reader.payload.capacity() > KEEP_PAYLOAD {
                     reader.payload = Vec::new();
                 } else {
@@ -252,11 +255,13 @@ fn messages(place: &Place, connection: &mut UpstreamConnection, reader: &mut Rea
     }
 }
 
-fn deliver(place: &Place, payload: &[u8], now: Time) {
-    let result = place.with(|shard| shard.upstream_payload(now, payload));
+/// Returns whether there may be something for clients. What the machine wants is asked for after this.
+fn deliver(place: &Place, payload: &[u8], now: Time) -> bool {
+    let (result, wake) = place.call(|shard| shard.upstream_payload(now, payload));
     if let Err(malformed) = result {
         tracing::error!(shard = %place.shard.borrow().id(), bytes = payload.len(), "malformed payload from Discord: {malformed}");
     }
+    wake.clients
 }
 
 /// Does what the machine wants.

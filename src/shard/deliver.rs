@@ -87,6 +87,8 @@ fn begin_own(outbox: &mut Outbox, kind: EventKind, sequence: u64) {
 impl Shard {
     /// Puts what there is for session `number` into the `outbox` of its `connection`, until that is full.
     pub fn produce(&mut self, now: Time, number: u32, connection: u64, outbox: &mut Outbox) -> Progress {
+        #[cfg(test)]
+        assert_ne!(self.panics.take_if(|place| *place == "client"), Some("client"), "a panic that a test wants");
         let Some(client) = self.clients.get(&number) else {
             return Progress::Close { close: (close::UNKNOWN_ERROR, "the session is gone"), reconnect: false };
         };

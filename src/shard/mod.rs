@@ -113,9 +113,9 @@ pub struct Shard {
     latency: Histogram,
     /// Clients told to start over because they fell off the log.
     fell_off: u64,
-    /// A test wants a panic at the next tick.
+    /// Where a test wants a panic.
     #[cfg(test)]
-    panics: bool,
+    panics: Option<&'static str>,
 }
 
 impl Shard {
@@ -150,7 +150,7 @@ impl Shard {
             latency: Histogram::default(),
             fell_off: 0,
             #[cfg(test)]
-            panics: false,
+            panics: None,
         }
     }
 
@@ -261,7 +261,8 @@ impl Shard {
         #[cfg(test)]
         match name {
             b"PANIC_IN_A_TEST" => panic!("a panic that a test wants"),
-            b"PANIC_AT_A_TICK_IN_A_TEST" => self.panics = true,
+            b"PANIC_AT_A_TICK_IN_A_TEST" => self.panics = Some("tick"),
+            b"PANIC_FOR_A_CLIENT_IN_A_TEST" => self.panics = Some("client"),
             _ => {}
         }
         let mut state_of = None;
@@ -390,7 +391,7 @@ impl Shard {
     /// Lets time pass. To be called a few times a second.
     pub fn tick(&mut self, now: Time) {
         #[cfg(test)]
-        assert!(!self.panics, "a panic that a test wants");
+        assert_ne!(self.panics, Some("tick"), "a panic that a test wants");
         self.upstream.on_tick(now);
         self.requests.expire(now);
         self.wake.upstream = true;
