@@ -4,7 +4,10 @@
 //! Right on any key order, on white space, on strings inside `d` that look like keys and on escaped keys; malformed
 //! input is reported, never guessed at. When a key comes twice the last one counts, as in every JSON parser.
 
-use super::json::{Cursor, Malformed, parse_id};
+use super::{
+    json::{Cursor, Malformed, parse_id},
+    nesting,
+};
 
 /// What a payload says about itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,26 @@ pub struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     /// Scans a payload.
     pub fn scan(payload: &'a [u8]) -> Result<Self, Malformed> {
+        match Self::scan_usual(payload) {
+            Some(envelope) => Ok(envelope),
+            None => Self::scan_any(payload),
+        }
+    }
+
+    /// A payload as Discord writes its dispatches: these keys in this order, without white space, and data that is an object
+    /// or an array. `None` says nothing.
+    fn scan_usual(payload: &'a [u8]) -> Option<Self> {
+        let rest = payload.strip_prefix(br#"{"t":""#)?;
+        let (t, rest) = split(rest, |byte| byte.is_ascii_uppercase() || *byte == b'_');
+        let (s, rest) = split(rest.strip_prefix(br#"","s":"#)?, u8::is_ascii_digit);
+        let (op, rest) = split(rest.strip_prefix(br#","op":"#)?, u8::is_ascii_digit);
+        let d = rest.strip_prefix(br#","d":"#)?;
+        let end = matches!(d.first(), Some(b'{' | b'[')).then(|| nesting::end(d, 0).ok())??;
+        let (d, rest) = d.split_at(end);
+        (rest == b"}").then_some(Self { op: parse_id(op)?, s: Some(parse_id(s)?), t: Some(t), d })
+    }
+
+    fn scan_any(payload: &'a [u8]) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(payload);
         let (mut op, mut s, mut t, mut d) = (None, None, None, &b"null"[..]);
         cursor.expect(b'{', "expected an object")?;
@@ -60,6 +83,11 @@ impl<'a> Envelope<'a> {
         let op = op.ok_or(Malformed { what: "`op` is missing", at: payload.len() })?;
         Ok(Self { op, s, t, d })
     }
+}
+
+/// The bytes before the first one that is not `wanted`, and the others.
+fn split(text: &[u8], wanted: impl Fn(&u8) -> bool) -> (&[u8], &[u8]) {
+    text.split_at(text.iter().position(|byte| !wanted(byte)).unwrap_or(text.len()))
 }
 
 /// Unquoted digits only: a quoted sequence is not one.
@@ -191,6 +219,22 @@ mod tests {
             let payload = json!({"op": 0, "s": 1, "t": "X", "d": d}).to_string();
             let cut = payload.len().saturating_sub(cut);
             prop_assert!(Envelope::scan(&payload.as_bytes()[..cut]).is_err());
+        }
+
+        /// The usual form is only faster: nothing comes out otherwise, and Discord's dispatches have it.
+        #[test]
+        fn the_usual_form_is_no_other(
+            d in value(), s in any::<u64>(), op in 0u64..20, t in "[A-Z_]{1,30}",
+            at in any::<prop::sample::Index>(), byte in prop::sample::select(&br#"{}[]":,\ 0aZn"#[..]), broken in any::<bool>(),
+        ) {
+            let mut payload = format!("{{\"t\":\"{t}\",\"s\":{s},\"op\":{op},\"d\":{d}}}").into_bytes();
+            if broken {
+                let at = at.index(payload.len());
+                payload[at] = byte;
+            }
+            let (usual, any) = (Envelope::scan_usual(&payload), Envelope::scan_any(&payload));
+            prop_assert!(usual.is_none_or(|usual| any == Ok(usual)));
+            prop_assert!(broken || usual.is_some() == (d.is_object() || d.is_array()));
         }
 
         #[test]
