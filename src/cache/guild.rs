@@ -456,13 +456,38 @@ fn check_array(array: &[u8]) -> Result<(), Malformed> {
 impl Guild {
     /// Replaces all entities of a kind by those of a JSON array. When that is malformed, nothing changes.
     pub fn replace_all(&mut self, kit: &mut Kit<'_>, kind: Kind, array: &[u8]) -> Result<(), Malformed> {
+        check_array(array)?;
+        self.replace_checked(kit, kind, array)
+    }
+
+    fn replace_checked(&mut self, kit: &mut Kit<'_>, kind: Kind, array: &[u8]) -> Result<(), Malformed> {
         if !kind.is_on(&kit.flags) {
             return Ok(());
         }
-        check_array(array)?;
         fill_array(self, kit, kind, array)?;
         self.array_mut(kind).store.shrink_to_fit();
         Ok(())
+    }
+
+    /// Is this array just what is known?
+    fn repeats(&self, kit: &mut Kit<'_>, kind: Kind, array: &[u8]) -> bool {
+        let array_of_guild = self.array(kind);
+        let count = array_of_guild.store.len();
+        // The brackets, and a comma between two.
+        if !kind.is_on(&kit.flags) || array.len() != array_of_guild.text + count.saturating_sub(1) + 2 {
+            return false;
+        }
+        let ids = self.ids.borrow();
+        let decoder = Decoder { tables: kit.tables, ids: &ids };
+        let mut rest = array;
+        for (number, (id, record)) in array_of_guild.store.iter().enumerate() {
+            kit.scratch.clear();
+            kit.scratch.push(if number == 0 { b'[' } else { b',' });
+            let same = decoder.decode(id, record, kit.scratch).and_then(|()| rest.strip_prefix(kit.scratch.as_slice()));
+            let Some(behind) = same else { return false };
+            rest = behind;
+        }
+        rest == if count == 0 { &b"[]"[..] } else { b"]" }
     }
 
     /// The data of a GUILD_UPDATE: fields, and arrays of the guild object, that it names replace the old ones.
@@ -474,6 +499,8 @@ impl Guild {
             match Kind::from_name(key) {
                 Some(kind) if value.starts_with(b"[") => {
                     if kind.is_of_guild_object() {
+                        // The last one counts, as in every JSON parser.
+                        arrays.retain(|(known, _)| *known != kind);
                         arrays.push((kind, value));
                         fields.entry(key, b"[]");
                     }
@@ -487,11 +514,13 @@ impl Guild {
         if serde_json::from_slice::<serde::de::IgnoredAny>(&merged).is_err() {
             return Err(Malformed { what: "not JSON", at: 0 });
         }
+        // Mostly nothing has changed in them.
+        arrays.retain(|(kind, array)| !self.repeats(kit, *kind, array));
         for (_, array) in &arrays {
             check_array(array)?;
         }
         for (kind, array) in arrays {
-            self.replace_all(kit, kind, array)?;
+            self.replace_checked(kit, kind, array)?;
         }
         self.set_fields(kit, &merged)
     }

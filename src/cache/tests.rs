@@ -60,6 +60,34 @@ fn numbers_and_strings_are_untouched() {
     }
 }
 
+/// A GUILD_UPDATE has all of the guild's roles, emojis and stickers, which mostly are those that are known.
+#[test]
+fn a_guild_update_repeats_or_replaces_arrays() {
+    let mut cache = cache(Flags::ALL);
+    let mut update = |data: &str, roles: &str, emojis: &str| {
+        let outcome = cache.apply(EventKind::GuildUpdate, format!(r#"{{"id":"1",{data}}}"#).as_bytes());
+        let shown = shown(&cache, 1, View::ALL);
+        assert_eq!((shown["roles"].to_string(), shown["emojis"].to_string()), (roles.into(), emojis.into()), "{data}");
+        outcome.ignored.is_none()
+    };
+    let (r, e) = (r#"[{"id":"5","name":"r"}]"#, r#"[{"id":"6"}]"#);
+    assert!(update(&format!(r#""roles":{r},"emojis":{e}"#), r, e));
+    assert!(update(r#""roles":[ {"id":"5","name":"r"}]"#, r, e), "white space is not a change");
+    let two = r#"[{"id":"5","name":"r"},{"id":"50","name":"s"}]"#;
+    assert!(update(&format!(r#""emojis":{e},"roles":{two}"#), two, e));
+    assert!(update(&format!(r#""roles":{two}"#), two, e));
+    let turned = r#"[{"id":"50","name":"s"},{"id":"5","name":"r"}]"#;
+    assert!(update(&format!(r#""roles":{turned}"#), turned, e), "order is kept");
+    for (broken, good) in [("[{\"id\":\"5\",\"name\":\"r\"},]", "[]"), ("[{\"id\":\"6\"}{]", "[{\"id\":\"60\"}]")] {
+        assert!(!update(&format!(r#""emojis":{good},"roles":{broken}"#), turned, e), "nothing of it counts");
+    }
+    // As in every JSON parser the last one of a key counts, also when it is what was known before.
+    assert!(update(&format!(r#""roles":[],"roles":{turned}"#), turned, e));
+    assert!(update(&format!(r#""roles":{turned},"roles":[]"#), "[]", e));
+    assert!(update(r#""roles":[],"emojis":[]"#, "[]", "[]"));
+    assert!(update(&format!(r#""roles":{r},"emojis":{e}"#), r, e));
+}
+
 #[test]
 fn flags_that_are_off_keep_nothing() {
     let cache = cache(Flags::default());

@@ -176,6 +176,23 @@ pub fn get<'a>(object: &'a [u8], key: &str) -> Option<&'a [u8]> {
     result.ok().and(found)
 }
 
+/// The values of several keys of an object, each as [`get`] would find it, in one go.
+pub fn get_all<'a, const N: usize>(object: &'a [u8], keys: [&str; N]) -> [Option<&'a [u8]>; N] {
+    let mut found = [None; N];
+    let mut missing = N;
+    // What is found before something malformed is found.
+    let _ = for_each_entry(object, |name, value| {
+        for (key, place) in keys.iter().zip(&mut found) {
+            if place.is_none() && name == key.as_bytes() {
+                *place = Some(value);
+                missing -= 1;
+            }
+        }
+        missing > 0
+    });
+    found
+}
+
 /// A snowflake or other unsigned number, with or without quotes.
 pub fn parse_id(value: &[u8]) -> Option<u64> {
     let digits = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
@@ -212,6 +229,10 @@ mod tests {
         assert_eq!(get(object, "x"), None);
         assert_eq!(get(object, "z"), Some(&b"null"[..]));
         assert_eq!(get(b"[1]", "id"), None);
+        for keys in [["id", "x", "z"], ["z", "id", "id"]] {
+            assert_eq!(get_all(object, keys), keys.map(|key| get(object, key)));
+        }
+        assert_eq!(get_all(br#"{"a":1,"b":2,"a":3,]"#, ["a", "c"]), [Some(&b"1"[..]), None]);
     }
 
     #[test]

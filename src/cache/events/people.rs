@@ -89,15 +89,16 @@ impl Change<'_, '_> {
     /// The array in GUILD_CREATE has neither `guild_id` nor `member`. Whoever is in a voice channel is among the members
     /// there, so a member that is new here is taken in.
     pub(super) fn voice_state(&mut self) -> Result {
-        let Some(user) = self.id("user_id") else { return Ok(Effect::Unknown) };
+        let [user, channel, member] = json::get_all(self.data, ["user_id", "channel_id", "member"]);
+        let Some(user) = user.and_then(json::parse_id) else { return Ok(Effect::Unknown) };
         let kept = self.kit.flags.voice_states;
-        if self.get("channel_id").is_none_or(|channel| channel == b"null") {
+        if channel.is_none_or(|channel| channel == b"null") {
             self.guild.remove(self.kit, Kind::VoiceStates, user);
             return Ok(if kept { Effect::Changed } else { Effect::Unchanged });
         }
         if self.kit.flags.members
             && !self.guild.has(Kind::Members, user)
-            && let Some(member) = self.get("member").filter(|member| edit::id_at(member, &["user", "id"]) == Some(user))
+            && let Some(member) = member.filter(|member| edit::id_at(member, &["user", "id"]) == Some(user))
         {
             let shape = self.kit.shape(Kind::Members, &[]);
             self.guild.set(self.kit, Kind::Members, &shape, member)?;
