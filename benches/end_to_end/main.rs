@@ -205,7 +205,7 @@ impl Samples {
 /// CPU and latency at some loads, twenty shards with a client each.
 fn loads(bench: &Bench) -> Value {
     const SHARDS: usize = 20;
-    let (rounds, seconds) = if bench.quick { (1, 2.0) } else { (5, 4.0) };
+    let (rounds, seconds) = if bench.quick { (1, 2.0) } else { (7, 4.0) };
     let simulator = bench.simulator(SHARDS, 400, 50);
     let mut results = Vec::new();
     for rate in [1_000, 10_000, 40_000] {
@@ -238,13 +238,17 @@ fn loads(bench: &Bench) -> Value {
                 samples.syscalls.extend(syscalls.map(|count| count as f64 / sent));
             }
         }
-        let (proxy, relay) = (proxy.json(), relay.json());
-        let ratio = |key: fn(&Value) -> &Value| {
-            key(&proxy).as_f64().unwrap_or(f64::NAN) / key(&relay).as_f64().unwrap_or(f64::NAN)
+        // Of the two of a round, one right after the other: the machine is slower at some times than at others.
+        let ratios = |key: fn(&Samples) -> &[f64]| -> Vec<f64> {
+            key(&proxy).iter().zip(key(&relay)).map(|(proxy, relay)| proxy / relay).collect()
         };
-        let cpu = ratio(|side| &side["cpu_us_per_event"]);
-        let p99 = ratio(|side| &side["latency_us"]["p99"]);
-        results.push(json!({"asked": rate, "proxy": proxy, "relay": relay, "cpu_ratio": cpu, "p99_ratio": p99}));
+        let (cpu, p99) = (ratios(|side| &side.cpu_us), ratios(|side| &side.p99));
+        let range = [f64::min, f64::max].map(|choose| cpu.iter().copied().reduce(choose));
+        let (cpu, p99) = (median(cpu), median(p99));
+        let (proxy, relay) = (proxy.json(), relay.json());
+        results.push(json!({
+            "asked": rate, "proxy": proxy, "relay": relay, "cpu_ratio": cpu, "cpu_ratio_range": range, "p99_ratio": p99,
+        }));
     }
     results.into()
 }
@@ -466,7 +470,12 @@ fn print_loads(loads: &Value) {
                 number(&it["syscalls_per_event"]),
             );
         }
-        println!("| | ratio | {:.2} | | p99 {:.2} | |", number(&load["cpu_ratio"]), number(&load["p99_ratio"]));
+        let [low, high] = [0, 1].map(|end| number(&load["cpu_ratio_range"][end]));
+        println!(
+            "| | ratio | {:.2} ({low:.2} to {high:.2}) | | p99 {:.2} | |",
+            number(&load["cpu_ratio"]),
+            number(&load["p99_ratio"])
+        );
     }
 }
 
