@@ -138,6 +138,7 @@ async fn serve(core: &Core, place: &Place, connection: &mut UpstreamConnection) 
         let next = turn(core, place, connection, &mut reader, now, cx);
         if std::mem::take(&mut reader.news) {
             place.serve_clients(now);
+            place.shard.borrow_mut().settle();
         }
         match next {
             Turn::End(end) => return Poll::Ready(end),

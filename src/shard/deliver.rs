@@ -116,7 +116,7 @@ impl Shard {
     }
 
     fn begin_snapshot(&mut self, now: Time, number: u32, outbox: &mut Outbox) {
-        let guilds: Vec<u64> = self.cache.guilds().map(|(guild, _)| guild).collect();
+        let guilds: Vec<u64> = self.cached.now(&self.log).guilds().map(|(guild, _)| guild).collect();
         let position = self.log.next();
         let user = self.own_user();
         let Some(client) = self.clients.get_mut(&number) else { return };
@@ -136,6 +136,7 @@ impl Shard {
         let snapshot =
             Snapshot { guilds, next, current: None, in_pieces: false, text: Vec::new(), unavailable: Vec::new() };
         client.snapshot = Some(Box::new(snapshot));
+        self.syncing += 1;
     }
 
     fn continue_snapshot(&mut self, number: u32, outbox: &mut Outbox) {
@@ -170,7 +171,7 @@ impl Shard {
             } else if let Some(&guild) = snapshot.guilds.get(snapshot.next) {
                 snapshot.next += 1;
                 let view = view_of(session);
-                match self.cache.snapshot(guild, view) {
+                match self.cached.now(&self.log).snapshot(guild, view) {
                     Some(taken) if !taken.unavailable() => {
                         // Most guilds are made at once.
                         snapshot.in_pieces = taken.len() > SLICE && outbox.begin();
@@ -202,6 +203,7 @@ impl Shard {
             } else {
                 session.finish_sync();
                 client.snapshot = None;
+                self.syncing -= 1;
                 return;
             }
         }
@@ -234,11 +236,15 @@ impl Shard {
         if matches!(session.phase, Phase::Replaying { .. }) {
             resumed(session, outbox);
         }
+        if client.answers.is_empty() {
+            return if outbox.is_full() { Progress::More } else { Progress::Idle };
+        }
+        let cache = self.cached.now(&self.log);
         // Between two chunks everything that has happened meanwhile is sent, and everyone else is served.
-        if !outbox.is_full() && requests::send_chunk(&self.cache, &mut client.answers, session, outbox) {
+        if !outbox.is_full() && requests::send_chunk(cache, &mut client.answers, session, outbox) {
             return Progress::More;
         }
-        self.wake.upstream |= requests::ask_anew(&self.cache, &mut client.answers, number, &mut self.limiter);
+        self.wake.upstream |= requests::ask_anew(cache, &mut client.answers, number, &mut self.limiter);
         if outbox.is_full() { Progress::More } else { Progress::Idle }
     }
 }

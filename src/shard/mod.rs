@@ -8,6 +8,7 @@
 //! order, or is told to resume or start over; what READY and the snapshot say and what the events after them say is the
 //! same story; nothing a client does reaches another client or the upstream session, except its commands, in its turn.
 
+mod cached;
 mod commands;
 mod deliver;
 mod ready;
@@ -31,6 +32,7 @@ use crate::{
         session::{Action, Identity, Received, Resumption, Session as Upstream, Status},
     },
 };
+use cached::Cached;
 pub use deliver::Progress;
 use hashbrown::HashMap;
 use report::Histogram;
@@ -96,7 +98,9 @@ pub struct Shard {
     upstream: Upstream,
     limiter: Limiter,
     log: Log,
-    cache: Cache,
+    cached: Cached,
+    /// Clients that are being sent a snapshot. What changes meanwhile the log has to say, so that it is not told twice.
+    syncing: usize,
     /// Data of the READY of the current upstream session.
     ready: Option<Box<[u8]>>,
     /// The newest presence that a client has set; a new upstream session starts without it.
@@ -136,7 +140,8 @@ impl Shard {
             upstream: Upstream::new(identity, gateway_url, resumption, seed),
             limiter: Limiter::default(),
             log: Log::new(settings.log),
-            cache: Cache::new(settings.cache),
+            cached: Cached::new(Cache::new(settings.cache), settings.log.entries),
+            syncing: 0,
             settings,
             ready: None,
             presence: None,
@@ -242,7 +247,7 @@ impl Shard {
     fn on_ready(&mut self, data: &[u8]) -> Result<(), Malformed> {
         self.events[EventKind::Ready as usize] += 1;
         let renewed = self.ready.is_some();
-        let gone = self.cache.ready(data)?;
+        let gone = self.cached.now(&self.log).ready(data)?;
         self.ready = Some(data.into());
         for guild in gone {
             let meta = Meta { kind: EventKind::GuildDelete, state_of: Some(guild), only: None };
@@ -265,10 +270,14 @@ impl Shard {
             b"PANIC_FOR_A_CLIENT_IN_A_TEST" => self.panics = Some("client"),
             _ => {}
         }
+        self.cached.make_room(&self.log);
         let mut state_of = None;
-        if self.cache.wants(kind) {
-            let outcome = self.cache.apply(kind, envelope.d);
-            state_of = outcome.guild.filter(|_| outcome.changed);
+        if self.cached.wants(kind) {
+            let logged = !self.clients.is_empty() && self.syncing == 0;
+            if !(logged && self.cached.put_off(kind, &self.log)) {
+                let outcome = self.cached.apply(kind, envelope.d, &self.log);
+                state_of = outcome.guild.filter(|_| outcome.changed);
+            }
         }
         match self.requests.resolve(kind, envelope.d) {
             Some((session, data)) => self.append(name, &data, Meta { kind, state_of, only: Some(session) }),
@@ -278,6 +287,7 @@ impl Shard {
 
     fn append(&mut self, name: &[u8], data: &[u8], meta: Meta) {
         if self.clients.is_empty() {
+            self.cached.now(&self.log);
             self.log.skip();
         } else {
             self.log.append(name, data, meta);
@@ -366,6 +376,7 @@ impl Shard {
 
     fn remove(&mut self, number: u32) {
         if let Some(client) = self.clients.remove(&number) {
+            self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
             self.limiter.forget(number);
         }
@@ -373,6 +384,7 @@ impl Shard {
 
     /// Drops from the log what no session needs.
     fn trim(&mut self) {
+        self.cached.now(&self.log);
         let needed = self.clients.values().map(|client| client.session.needs()).min();
         self.log.trim(needed.unwrap_or(u64::MAX).min(self.log.next()));
         let oldest = self.log.oldest();
@@ -421,6 +433,11 @@ impl Shard {
         self.trim();
     }
 
+    /// Does what can wait until the clients have got their events. To be called after they have.
+    pub fn settle(&mut self) {
+        self.cached.settle(&self.log);
+    }
+
     /// Leaves Discord so that the session can be resumed, and tells the clients to reconnect.
     pub fn stop(&mut self, now: Time) {
         self.upstream.stop(now);
@@ -432,7 +449,7 @@ impl Shard {
 
     /// The bot's own user, known since READY.
     fn own_user(&self) -> Option<u64> {
-        self.cache.user().and_then(|user| json::get(user, "id")).and_then(json::parse_id)
+        self.cached.user().and_then(|user| json::get(user, "id")).and_then(json::parse_id)
     }
 }
 

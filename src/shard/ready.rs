@@ -28,7 +28,7 @@ impl Shard {
         write_string(key(&mut out, "session_id"), session.id.as_str());
         write_string(key(&mut out, "resume_gateway_url"), &self.settings.public_url);
         key(&mut out, "shard").extend_from_slice(format!("[{},{}]", self.id.id, self.id.count).as_bytes());
-        if let Some(user) = self.cache.user() {
+        if let Some(user) = self.cached.user() {
             key(&mut out, "user").extend_from_slice(user);
         }
         let list = key(&mut out, "guilds");
@@ -43,7 +43,7 @@ impl Shard {
         let _ = json::for_each_entry(original, |name, value| {
             let replaced = match name {
                 b"v" | b"session_id" | b"resume_gateway_url" | b"shard" | b"guilds" => true,
-                b"user" => self.cache.user().is_some(),
+                b"user" => self.cached.user().is_some(),
                 _ => false,
             };
             if !replaced {

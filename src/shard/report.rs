@@ -75,8 +75,10 @@ pub struct Report {
 
 impl Shard {
     /// The state in numbers.
-    pub fn report(&self) -> Report {
+    pub fn report(&mut self) -> Report {
         let attached = self.clients.values().filter(|client| client.session.connection.is_some()).count();
+        let cache = self.cached.now(&self.log);
+        let (counts, cache_bytes, cache_tables) = (cache.counts(), cache.heap(), cache.tables());
         Report {
             shard: self.id.id,
             status: self.status(),
@@ -84,9 +86,9 @@ impl Shard {
             latency: self.upstream.latency(),
             latencies: self.latency.clone(),
             events: self.events,
-            cache: self.cache.counts(),
-            cache_bytes: self.cache.heap(),
-            cache_tables: self.cache.tables(),
+            cache: counts,
+            cache_bytes,
+            cache_tables,
             upstream: self.upstream.counters(),
             clients: attached,
             detached: self.clients.len() - attached,

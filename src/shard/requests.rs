@@ -57,6 +57,10 @@ impl Answers {
         self.0.len() >= MAX_ANSWERS
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub fn push(&mut self, answer: MemberAnswer) {
         self.0.push_back(Answer { answer, sent: Vec::new() });
     }
@@ -229,7 +233,7 @@ impl Shard {
             _ => data,
         };
         let request = MemberRequest::parse(data).filter(|_| ours.intersects(Intents::GUILD_MEMBERS));
-        let answer = request.and_then(|request| self.cache.answer(request));
+        let answer = request.and_then(|request| self.cached.now(&self.log).answer(request));
         match (answer, client) {
             (Some(_), Some(client)) if client.answers.is_full() => {
                 Err((close::RATE_LIMITED, "too many requests for members are not answered yet"))

@@ -131,21 +131,22 @@ impl Shard {
         };
         write_record(out, kind::HEAD, &[&serde_json::to_vec(&head)?])?;
         write_record(out, kind::READY, &[ready])?;
-        if let Some(user) = self.cache.user() {
+        let cache = self.cached.now(&self.log);
+        if let Some(user) = cache.user() {
             write_record(out, kind::USER, &[user])?;
         }
         let mut packed = Vec::new();
-        self.cache.write_tables(&mut packed);
+        cache.write_tables(&mut packed);
         write_record(out, kind::TABLES, &[&packed])?;
-        for (guild, _) in self.cache.guilds() {
+        for (guild, _) in cache.guilds() {
             packed.clear();
-            if self.cache.write_guild(guild, &mut packed) {
+            if cache.write_guild(guild, &mut packed) {
                 let mut parts = packed.chunks(PART).peekable();
                 while let Some(part) = parts.next() {
                     let kind = if parts.peek().is_some() { kind::GUILD_PART } else { kind::GUILD };
                     write_record(out, kind, &[part])?;
                 }
-            } else if let Some(snapshot) = self.cache.snapshot(guild, View::ALL) {
+            } else if let Some(snapshot) = cache.snapshot(guild, View::ALL) {
                 let kind = if snapshot.is_down() { kind::GUILD_DOWN } else { kind::GUILD_PENDING };
                 write_record(out, kind, &[guild.to_string().as_bytes()])?;
             }
@@ -208,12 +209,12 @@ impl Shard {
             }
             match kind {
                 kind::READY => {
-                    shard.cache.ready(&text).map_err(invalid)?;
+                    shard.cached.now(&shard.log).ready(&text).map_err(invalid)?;
                     shard.ready = Some(text.as_slice().into());
                 }
-                kind::USER => drop(shard.cache.apply(EventKind::UserUpdate, &text)),
+                kind::USER => drop(shard.cached.now(&shard.log).apply(EventKind::UserUpdate, &text)),
                 kind::TABLES => {
-                    let read = shard.cache.read_tables(&text);
+                    let read = shard.cached.now(&shard.log).read_tables(&text);
                     tables = Some(read.ok_or_else(|| invalid("tables that can not be read"))?);
                 }
                 kind::GUILD_PART => parts.extend_from_slice(&text),
@@ -225,7 +226,7 @@ impl Shard {
                         parts.extend_from_slice(&text);
                         &parts
                     };
-                    let id = shard.cache.read_guild(tables, whole);
+                    let id = shard.cached.now(&shard.log).read_guild(tables, whole);
                     guilds.insert(id.ok_or_else(|| invalid("a guild that can not be read"))?);
                     parts = Vec::new();
                 }
@@ -234,7 +235,7 @@ impl Shard {
                     guilds.insert(id);
                     if kind == kind::GUILD_DOWN {
                         let down = format!(r#"{{"id":"{id}","unavailable":true}}"#);
-                        shard.cache.apply(EventKind::GuildCreate, down.as_bytes());
+                        shard.cached.now(&shard.log).apply(EventKind::GuildCreate, down.as_bytes());
                     }
                 }
                 kind::SESSION => {
@@ -267,9 +268,10 @@ impl Shard {
             return Err(invalid("READY is missing"));
         }
         // READY is as old as the session: it names guilds that the bot has left since.
-        let left: Vec<u64> = shard.cache.guilds().map(|(guild, _)| guild).filter(|id| !guilds.contains(id)).collect();
+        let left: Vec<u64> =
+            shard.cached.now(&shard.log).guilds().map(|(guild, _)| guild).filter(|id| !guilds.contains(id)).collect();
         for guild in left {
-            shard.cache.apply(EventKind::GuildDelete, &payload::guild_delete(guild, false));
+            shard.cached.now(&shard.log).apply(EventKind::GuildDelete, &payload::guild_delete(guild, false));
         }
         let (oldest, next) = (shard.log.oldest(), shard.log.next());
         if shard.clients.values().any(|client| client.session.cursor() > next) {

@@ -213,7 +213,7 @@ impl World {
     }
 
     /// P4: nothing grows beyond its bound.
-    fn bounds(&self) {
+    fn bounds(&mut self) {
         let report = self.host.shard.report();
         // The newest events are kept however large they are, and none is larger than this; memory comes in segments, of
         // which the first and the last one are used in part.
