@@ -84,11 +84,12 @@ fn main() -> ExitCode {
 
 /// Makes the allocator map large blocks by themselves, so that they go back to the system when they are freed. By default
 /// the first one that is freed makes it keep them in its heap, and after a crowd of slow clients the heap stays large.
-/// A segment of a log is large, too: between what a crowd had it would keep the heap from shrinking.
+/// A segment of a log is large, too, and half of that, which growing buffers pass through: between what a crowd had they
+/// would keep the heap from shrinking.
 fn give_large_memory_back() {
     #[cfg(target_env = "gnu")]
     {
-        const LARGE: libc::c_int = 64 << 10;
+        const LARGE: libc::c_int = 32 << 10;
         // SAFETY: mallopt only sets a number of the allocator; no other thread has been started.
         let set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
         debug_assert_eq!(set, 1, "a documented option");
