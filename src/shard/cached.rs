@@ -100,3 +100,89 @@ impl Cached {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cache::{Flags, View},
+        log::Limits,
+        protocol::event::Meta,
+    };
+    use proptest::prelude::*;
+
+    const GUILD: &str = r#"{"id":"1","member_count":2,"unavailable":false,"channels":[{"id":"10"}],"members":[{"user":{"id":"2"}},{"user":{"id":"3"}}],"presences":[],"voice_states":[]}"#;
+
+    /// An event of one of a few kinds; the last ones can not wait, or concern no cache at all.
+    fn event(what: u8, user: u64, number: u64, padding: usize) -> (EventKind, String) {
+        let padding = "x".repeat(padding);
+        let of_user = format!(r#""guild_id":"1","user":{{"id":"{user}"}},"n":{number},"padding":"{padding}""#);
+        match what {
+            0..=3 => (EventKind::PresenceUpdate, format!(r#"{{{of_user},"status":"idle"}}"#)),
+            4..=6 => (
+                EventKind::MessageCreate,
+                format!(r#"{{"guild_id":"1","channel_id":"10","id":"{number}","content":"{padding}"}}"#),
+            ),
+            7 | 8 => (EventKind::GuildMemberUpdate, format!("{{{of_user}}}")),
+            9 => (EventKind::GuildMemberAdd, format!("{{{of_user}}}")),
+            10 => (EventKind::GuildMemberRemove, format!("{{{of_user}}}")),
+            11 => {
+                let channel = if number.is_multiple_of(3) { "null" } else { r#""10""# };
+                (
+                    EventKind::VoiceStateUpdate,
+                    format!(r#"{{"guild_id":"1","user_id":"{user}","channel_id":{channel}}}"#),
+                )
+            }
+            12 | 13 => (EventKind::TypingStart, format!("{{{of_user}}}")),
+            14 => (EventKind::ChannelUpdate, format!(r#"{{"guild_id":"1","id":"10","name":"{number}"}}"#)),
+            15 if number.is_multiple_of(2) => (EventKind::GuildDelete, r#"{"id":"1","unavailable":true}"#.into()),
+            _ => (EventKind::GuildCreate, GUILD.into()),
+        }
+    }
+
+    fn shown(cache: &Cache) -> Vec<u8> {
+        let mut text = Vec::new();
+        let mut snapshot = cache.snapshot(1, View::ALL).expect("the guild");
+        while !snapshot.write(&mut text, 1 << 20) {}
+        text
+    }
+
+    proptest! {
+        /// Whoever looks finds the same as if nothing had waited, and whatever waits is in the log, however little it keeps.
+        #[test]
+        fn nobody_sees_that_it_is_behind(
+            steps in prop::collection::vec((0u8..20, 1u64..6, any::<u64>(), prop_oneof![4 => 0usize..9, 1 => 20_000usize..70_000]), 1..300),
+            bytes in 0usize..200_000, entries in 0usize..80,
+        ) {
+            let mut log = Log::new(Limits { bytes, entries });
+            let (mut plain, mut cached) = (Cache::new(Flags::ALL), Cached::new(Cache::new(Flags::ALL), entries));
+            plain.apply(EventKind::GuildCreate, GUILD.as_bytes());
+            cached.now(&log).apply(EventKind::GuildCreate, GUILD.as_bytes());
+            for (what, user, number, padding) in steps {
+                match what {
+                    16..=18 => cached.settle(&log),
+                    19 => prop_assert_eq!(shown(cached.now(&log)), shown(&plain)),
+                    _ => {
+                        let (kind, data) = event(what, user, number, padding);
+                        plain.apply(kind, data.as_bytes());
+                        cached.make_room(&log);
+                        if cached.wants(kind) {
+                            if !cached.put_off(kind, &log) {
+                                cached.apply(kind, data.as_bytes(), &log);
+                            }
+                            prop_assert_eq!(cached.behind.is_some(), can_wait(kind));
+                        }
+                        log.append(kind.name().as_bytes(), data.as_bytes(), Meta { kind, state_of: None, only: None });
+                    }
+                }
+                if let Some(position) = cached.behind {
+                    prop_assert!(log.read(position).is_some(), "{position} is gone");
+                    prop_assert!(log.next() - position <= cached.most.max(1));
+                }
+            }
+            let (counts, expected) = (cached.now(&log).counts(), plain.counts());
+            prop_assert_eq!(shown(cached.now(&log)), shown(&plain));
+            prop_assert_eq!((counts.members, counts.ignored_events), (expected.members, expected.ignored_events));
+        }
+    }
+}
