@@ -39,8 +39,10 @@ impl<'a> Envelope<'a> {
         let (s, rest) = split(rest.strip_prefix(br#"","s":"#)?, u8::is_ascii_digit);
         let (op, rest) = split(rest.strip_prefix(br#","op":"#)?, u8::is_ascii_digit);
         let d = rest.strip_prefix(br#","d":"#)?;
-        let end = matches!(d.first(), Some(b'{' | b'[')).then(|| nesting::end(d, 0).ok())??;
-        let (d, rest) = d.split_at(end);
+        if !matches!(d.first(), Some(b'{' | b'[')) {
+            return None;
+        }
+        let (d, rest) = d.split_at(nesting::end(d, 0).ok()?);
         (rest == b"}").then_some(Self { op: parse_id(op)?, s: Some(parse_id(s)?), t: Some(t), d })
     }
 

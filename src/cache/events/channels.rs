@@ -113,7 +113,7 @@ impl Change<'_, '_> {
             return self.thread_update();
         }
         if self.get("newly_created") == Some(b"true")
-            && let [Some(id), Some(parent)] = self.ids(["id", "parent_id"])
+            && let (Some(id), Some(parent)) = (self.id("id"), self.id("parent_id"))
         {
             let forum = self.guild.read(self.kit, Kind::Channels, parent).and_then(|parent| json::get(parent, "type"));
             if forum.is_some_and(|kind| OF_THREADS.contains(&kind)) {

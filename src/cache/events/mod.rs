@@ -216,10 +216,6 @@ impl<'a> Change<'a, '_> {
         self.get(key).and_then(json::parse_id)
     }
 
-    fn ids<const N: usize>(&self, keys: [&str; N]) -> [Option<u64>; N] {
-        json::get_all(self.data, keys).map(|value| value.and_then(json::parse_id))
-    }
-
     /// The elements of an array of the event; none when it is not there.
     fn elements(&self, key: &str) -> Result<Vec<&'a [u8]>> {
         self.get(key).map_or(Ok(Vec::new()), json::elements)
