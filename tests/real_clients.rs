@@ -10,16 +10,13 @@ mod support;
 use std::{collections::BTreeMap, env, fs, net::TcpListener, path::Path, thread, time::Duration};
 
 use serde_json::json;
-use support::{Bot, Proxy, Settings, Simulator, scratch, wait_until};
+use support::{Bot, Proxy, Settings, Simulator, chosen, scratch, wait_until};
 
 /// The shards of each test.
 const SHARDS: u32 = 2;
 
 /// Instead of a compression: the bot is told the base of the REST API alone, and has to find the gateway by it.
 const REST_ONLY: &str = "rest-only";
-
-/// The libraries that are tested when nobody chooses.
-const DEFAULT: [&str; 6] = ["twilight", "discord.js", "discord.py", "eris", "hikari", "discordeno"];
 
 #[test]
 fn twilight() {
@@ -112,18 +109,9 @@ fn serenity() {
     exercise("serenity", "");
 }
 
-/// Whether the person who runs the tests wants this library.
-fn chosen(library: &str) -> bool {
-    match env::var("CLIENTS") {
-        Err(_) => DEFAULT.contains(&library),
-        Ok(list) => list == "all" || list.split([',', ' ']).any(|name| name == library),
-    }
-}
-
 /// The whole story of one bot. `compress` is what the bot is told to use, empty for its library's default.
 fn exercise(library: &str, compress: &str) {
     if !chosen(library) {
-        eprintln!("{library} is not among the chosen libraries; CLIENTS=all runs all");
         return;
     }
     let directory = scratch(&format!("{library}-{compress}"));
@@ -143,7 +131,8 @@ fn exercise(library: &str, compress: &str) {
     let (gateway, api) = (format!("ws://{address}"), format!("http://{address}/api"));
     let rest_only = compress == REST_ONLY;
     let (label, compress) = (compress, if rest_only { "" } else { compress });
-    let settings = Settings { gateway: if rest_only { "unknown" } else { &gateway }, api: &api, rest_only, compress };
+    let gateway = if rest_only { "unknown" } else { &gateway };
+    let settings = Settings { gateway, api: &api, rest_only, compress, ..Settings::default() };
 
     let identifies = simulator.identifies();
     let mut story = Story::begin(&simulator, Bot::start(&directory, "bot-1", library, SHARDS, &settings));

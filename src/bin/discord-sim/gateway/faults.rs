@@ -1,4 +1,4 @@
-//! Faults on request: what `/sim/drop`, `/sim/reconnect`, `/sim/invalid`, `/sim/raw`
+//! Faults on request: what `/sim/drop`, `/sim/lose`, `/sim/reconnect`, `/sim/invalid`, `/sim/raw`
 //! and `/sim/wire` do.
 
 use super::{Ending, Gateway, payload};
