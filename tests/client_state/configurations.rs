@@ -87,6 +87,7 @@ fn configurations(all: bool) -> Vec<(String, Value)> {
     keys.retain(|key, _| !PLACES.contains(&key.as_str()));
     let mut found = vec![("example".to_owned(), example), ("no-key".to_owned(), json!({ "cache": null }))];
     if all {
+        found.push(("everything".to_owned(), json!({})));
         found.push(("nothing".to_owned(), json!({ "cache": {} })));
         found.extend(flags.into_iter().map(|flag| (format!("only-{flag}"), json!({ "cache": { flag: true } }))));
     }
