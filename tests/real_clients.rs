@@ -90,6 +90,26 @@ fn interactions_py() {
 }
 
 #[test]
+fn jda() {
+    exercise("jda", "");
+}
+
+#[test]
+fn jda_with_a_rest_base_alone() {
+    exercise("jda", REST_ONLY);
+}
+
+#[test]
+fn jda_etf() {
+    exercise("jda", "etf-none");
+}
+
+#[test]
+fn jda_etf_with_zlib() {
+    exercise("jda", "etf-zlib-stream");
+}
+
+#[test]
 fn nextcord() {
     exercise("nextcord", "");
 }

@@ -282,6 +282,15 @@ fn program(library: &str) -> Command {
         // Otherwise it would leave caches among the sources.
         command.env("PYTHONDONTWRITEBYTECODE", "1").arg(source.join("bot.py"));
         command
+    } else if source.join("maven.sha256").exists() {
+        let mut command = Command::new("java");
+        // Quick to start, and small: several run at the same time.
+        command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m", "-cp"]);
+        command.arg(format!("{0}/classes:{0}/lib/*", installed.display()));
+        command.arg(if source.join("Bot.kt").exists() { "BotKt" } else { "Bot" });
+        command
+    } else if source.join("go.sum").exists() {
+        Command::new(installed.join("bot"))
     } else {
         Command::new(installed.join("debug").join(format!("test-client-{library}")))
     }
