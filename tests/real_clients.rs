@@ -44,6 +44,26 @@ fn discord_py_with_zstandard() {
 }
 
 #[test]
+fn arikawa() {
+    exercise("arikawa", "");
+}
+
+#[test]
+fn discordgo() {
+    exercise("discordgo", "");
+}
+
+#[test]
+fn discordgo_without_compression() {
+    exercise("discordgo", "none");
+}
+
+#[test]
+fn disgo() {
+    exercise("disgo", "");
+}
+
+#[test]
 fn discordjs_ws() {
     exercise("discordjs-ws", "zlib-stream");
 }
