@@ -157,7 +157,7 @@ func (w *wire) cut() {
 	w.Lock()
 	defer w.Unlock()
 	if connection, ok := w.newest.(*net.TCPConn); ok {
-		// The other direction ends the read: a connection closed from here is no failure to some libraries.
+		// Nothing can be written any more, not even a close frame, and the end of what is read is no close from here.
 		connection.CloseWrite()
 		connection.CloseRead()
 	}

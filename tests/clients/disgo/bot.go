@@ -80,6 +80,7 @@ func main() {
 			sharding.WithGatewayCreateFunc(create),
 			sharding.WithGatewayConfigOpts(
 				gateway.WithIntents(gateway.Intents(intents)),
+				gateway.WithEnableRawEvents(true),
 				gateway.WithCompress(compress != "none"),
 			),
 		),
@@ -104,8 +105,11 @@ func main() {
 			OnGuildMessageCreate: func(event *events.GuildMessageCreate) {
 				message(event.ShardID(), event.Message.Content)
 			},
-			OnResumed: func(event *events.Resumed) {
-				emit("resumed", fields{"shard": event.ShardID()})
+			// OnResumed is never called: RESUMED has no data, and the library looks for the type of the data.
+			OnRaw: func(event *events.Raw) {
+				if event.EventType == gateway.EventTypeResumed {
+					emit("resumed", fields{"shard": event.ShardID()})
+				}
 			},
 		}),
 	)
