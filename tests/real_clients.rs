@@ -49,6 +49,11 @@ fn arikawa() {
 }
 
 #[test]
+fn discord4j() {
+    exercise("discord4j", "");
+}
+
+#[test]
 fn discordgo() {
     exercise("discordgo", "");
 }
