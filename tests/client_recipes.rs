@@ -85,9 +85,7 @@ fn libraries() -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(&clients).expect("tests/clients");
     let mut found: Vec<_> = entries
         .map(|entry| entry.expect("an entry of tests/clients").path())
-        .filter(|path| {
-            LOCKS.iter().any(|lock| path.join(lock).exists())
-        })
+        .filter(|path| LOCKS.iter().any(|lock| path.join(lock).exists()))
         .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), path))
         .collect();
     found.sort();

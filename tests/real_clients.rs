@@ -135,6 +135,11 @@ fn jda_etf_with_zlib() {
 }
 
 #[test]
+fn kord() {
+    exercise("kord", "");
+}
+
+#[test]
 fn nextcord() {
     exercise("nextcord", "");
 }

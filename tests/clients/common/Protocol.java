@@ -9,6 +9,7 @@ import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.util.Collection;
 import java.util.Map;
+import java.util.Set;
 import java.util.function.Consumer;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
@@ -26,6 +27,9 @@ public final class Protocol {
     public static final int SHARDS = Integer.parseInt(required("SHARDS"));
     public static final int INTENTS = Integer.parseInt(System.getenv().getOrDefault("INTENTS", "53608447"));
     public static final String COMPRESS = System.getenv().getOrDefault("COMPRESS", "");
+
+    /** Exceptions that say that a connection has ended. */
+    private static final Set<String> CUT = Set.of(".EOFException", ".SocketException", ".ClosedReceiveChannelException");
 
     private static final Pattern NUMBER = Pattern.compile("^n:(\\d+)");
 
@@ -101,6 +105,8 @@ public final class Protocol {
                     wrong |= event.getFormattedMessage().contains(text);
                 }
                 IThrowableProxy thrown = event.getThrowableProxy();
+                // A connection that was cut is no error of the library: it makes a new one.
+                wrong &= thrown == null || CUT.stream().noneMatch(thrown.getClassName()::endsWith);
                 String cause = thrown == null ? "" : ": " + thrown.getClassName() + ": " + thrown.getMessage();
                 if (thrown != null) {
                     System.err.println(cause);
@@ -113,7 +119,7 @@ public final class Protocol {
         appender.setContext(context);
         appender.start();
         Logger root = context.getLogger(org.slf4j.Logger.ROOT_LOGGER_NAME);
-        root.setLevel(Level.INFO);
+        root.setLevel(Level.toLevel(System.getenv("LOG_LEVEL"), Level.INFO));
         root.addAppender(appender);
     }
 
