@@ -6,7 +6,9 @@ use std::{
     fs,
     net::TcpListener,
     os::unix::process::CommandExt,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use support::scratch;
@@ -132,7 +134,16 @@ fn run_denied(name: &str, rule: &Deny) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
     command.current_dir(directory).env_remove("TOKEN");
     deny(&mut command, rule);
-    let output = command.output().expect("a program that runs");
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("a program that runs");
+    let start = Instant::now();
+    while child.try_wait().expect("the state of a child").is_none() {
+        if start.elapsed() > support::PATIENCE {
+            child.kill().expect("a child that runs");
+            panic!("the proxy runs though {} is denied", rule.call);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().expect("a child that has ended");
     let err = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(!err.contains("panicked"), "{err}");

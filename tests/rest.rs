@@ -76,7 +76,7 @@ fn an_answer_that_asks_to_wait_is_obeyed_and_told() {
     let proxy = Proxy::spawn_before(&directory, address, &changes, &[]);
     let next = || arrivals.recv_timeout(PATIENCE).expect("a request");
     let (mut last, head) = next();
-    let agent = head.lines().find_map(|line| line.to_ascii_lowercase().starts_with("user-agent:").then_some(line));
+    let agent = head.lines().find(|line| line.to_ascii_lowercase().starts_with("user-agent:"));
     let agent = agent.expect("a User-Agent").to_owned();
     assert!(agent.contains("DiscordBot (https://") && !agent.contains("github.com/gateway-proxy"), "{agent}");
     for (status, wait) in [(429, 3.0), (503, 4.25), (429, 6.5_f64)] {
