@@ -4,6 +4,7 @@
 //! their mailboxes; never touches an event.
 
 mod body;
+mod dial;
 mod door;
 mod forward;
 pub mod http;
@@ -16,11 +17,12 @@ mod signals;
 use crate::{
     config::Config,
     data_core::{self, Plan, ToControl, ToCore},
+    io::wake::Waker,
     listener::Listener,
     log::Limits,
     net::{
         client::ClientConnection,
-        mailbox::{Mailbox, Postbox, mailbox},
+        mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
         spawn_contained, tls,
     },
     placement::Placement,
@@ -42,7 +44,7 @@ use std::{
     os::fd::{FromRawFd, IntoRawFd},
     rc::Rc,
     sync::Arc,
-    task::{Poll, Waker},
+    task::{self, Poll},
     time::{Duration, Instant},
 };
 
@@ -75,6 +77,8 @@ impl std::error::Error for Failure {}
 /// Messages to the control core that do not come from data cores.
 enum Event {
     Signal(i32),
+    /// A data core can not go on.
+    Failed(String),
     Gateway(Result<GatewayInfo, RestError>),
 }
 
@@ -91,7 +95,7 @@ struct RestFailure {
 struct Gathering {
     reports: Vec<Report>,
     missing: usize,
-    waker: Option<Waker>,
+    waker: Option<task::Waker>,
 }
 
 /// The state of the control core.
@@ -103,7 +107,7 @@ struct Control {
     gateway: RefCell<Option<Remembered>>,
     queue: RefCell<Option<IdentifyQueue>>,
     /// Of the task that gives permits, while nobody waits for one.
-    pacer: Cell<Option<Waker>>,
+    pacer: Cell<Option<task::Waker>>,
     gathering: RefCell<HashMap<u64, Gathering>>,
     next_gathering: Cell<u64>,
     figures: RefCell<ControlFigures>,
@@ -126,29 +130,21 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
     let mut cores = Vec::new();
     let mut threads = Vec::new();
     for (index, &cpu) in placement.data.iter().enumerate() {
-        let (postbox, mailbox) = mailbox();
+        let waker = Waker::new().map_err(|error| failure("can not make an eventfd", &error))?;
+        let (postbox, mailbox) = core_mailbox(waker.clone());
         cores.push(postbox);
         let control = to_control.clone();
         let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
             .name(&format!("data-{index}"))
             .io_memory(IO_MEMORY)
-            .spawn(move || data_core::run(mailbox, control, epoch))
+            .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
             .map_err(|error| failure(&format!("can not start data core {index}"), &error))?;
         threads.push(thread);
     }
     drop(to_control);
 
-    let ticked = cores.clone();
-    spawn("metronome", move || {
-        loop {
-            std::thread::sleep(data_core::TICK);
-            for core in &ticked {
-                // A full mailbox means a core that is busy, or has ended: neither needs to hear of this moment.
-                let _ = core.send(ToCore::Tick);
-            }
-        }
-    })?;
     let signal_events = events.clone();
+    let core_events = events.clone();
     spawn("signals", move || {
         while let Ok(signal) = signals::wait() {
             if signal_events.send(Event::Signal(signal)).is_err() {
@@ -185,7 +181,7 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 rest_failure: RefCell::new(None),
                 stopping: Cell::new(false),
             });
-            control.main(listener, from_cores, inbox, tls).await
+            control.main(listener, from_cores, inbox, core_events, tls).await
         })
         .map_err(|error| failure("can not start the control core", &error))?;
     let result = executor.join().map_err(|error| failure("the control core ended", &error))?;
@@ -216,6 +212,7 @@ impl Control {
         listener: Listener,
         from_cores: Mailbox<ToControl>,
         mut inbox: Mailbox<Event>,
+        events: Postbox<Event>,
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<(), Failure> {
         let (listener, stopper) =
@@ -224,10 +221,10 @@ impl Control {
         let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
         let door = glommio::spawn_local(door::accept(self.clone(), listener));
         let stopped = Rc::new(Cell::new(0));
-        glommio::spawn_local(self.clone().hear_cores(from_cores, stopped.clone())).detach();
+        glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
-        let end = self.serve(&mut inbox, &tls).await;
+        let end = self.serve(&mut inbox).await;
         if let Err(failure) = &end {
             tracing::error!("{failure}: leaving Discord and the clients so that both can be resumed");
         }
@@ -260,7 +257,7 @@ impl Control {
 
     /// Hears of `/gateway/bot` and of signals until the proxy has to end: `Ok` by a signal, `Err` because it can not go on.
     /// Either way the sessions of Discord and of the clients are to be left so that they can be resumed.
-    async fn serve(&self, inbox: &mut Mailbox<Event>, tls: &Arc<rustls::ClientConfig>) -> Result<(), Failure> {
+    async fn serve(&self, inbox: &mut Mailbox<Event>) -> Result<(), Failure> {
         let mut backoff = REST_BACKOFF.0;
         let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::load);
         loop {
@@ -269,7 +266,7 @@ impl Control {
                     backoff = REST_BACKOFF.0;
                     remembered = None;
                     *self.rest_failure.borrow_mut() = None;
-                    self.learn(info, tls)?;
+                    self.learn(info)?;
                 }
                 Event::Gateway(Err(RestError::Unauthorized)) => {
                     return Err(Failure(
@@ -281,9 +278,10 @@ impl Control {
                     backoff = (backoff * 2).min(REST_BACKOFF.1);
                     if let Some(Remembered { url, shards }) = remembered.take() {
                         tracing::warn!("starting without it: shards with a state file go on, the others wait for REST");
-                        self.start(url, shards, None, tls)?;
+                        self.start(url, shards, None)?;
                     }
                 }
+                Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
                 Event::Signal(signal) => {
                     tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
                     return Ok(());
@@ -304,22 +302,16 @@ impl Control {
     }
 
     /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed.
-    fn learn(&self, info: GatewayInfo, tls: &Arc<rustls::ClientConfig>) -> Result<(), Failure> {
+    fn learn(&self, info: GatewayInfo) -> Result<(), Failure> {
         if let Some(queue) = &mut *self.queue.borrow_mut() {
             queue.renew(info.budget, self.now());
             return Ok(());
         }
-        self.start(info.url, info.shards, Some(info.budget), tls)
+        self.start(info.url, info.shards, Some(info.budget))
     }
 
     /// Starts the shards. Without a budget those that have to identify wait until it is known.
-    fn start(
-        &self,
-        url: String,
-        recommended: u32,
-        budget: Option<Budget>,
-        tls: &Arc<rustls::ClientConfig>,
-    ) -> Result<(), Failure> {
+    fn start(&self, url: String, recommended: u32, budget: Option<Budget>) -> Result<(), Failure> {
         let shards = self.config.shard_range(recommended).map_err(Failure)?;
         let count = self.config.shards.unwrap_or(recommended);
         tracing::info!(
@@ -352,7 +344,7 @@ impl Control {
         }
         for (index, core) in self.cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
-            let plan = self.plan(own, count, url.clone(), tls.clone());
+            let plan = self.plan(own, count, url.clone());
             if core.send(ToCore::Start(Box::new(plan))).is_err() {
                 return Err(Failure(format!("data core {index} has ended")));
             }
@@ -369,7 +361,7 @@ impl Control {
         }
     }
 
-    fn plan(&self, shards: Vec<u32>, count: u32, gateway_url: String, tls: Arc<rustls::ClientConfig>) -> Plan {
+    fn plan(&self, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
         let config = &self.config;
         Plan {
             presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
@@ -385,7 +377,6 @@ impl Control {
             cache: config.cache,
             honor_client_intents: config.honor_client_intents,
             state_dir: config.state_dir.clone(),
-            tls,
         }
     }
 
@@ -393,7 +384,14 @@ impl Control {
         shard as usize % self.cores.len()
     }
 
-    async fn hear_cores(self: Rc<Self>, mut mailbox: Mailbox<ToControl>, stopped: Rc<Cell<usize>>) {
+    async fn hear_cores(
+        self: Rc<Self>,
+        mut mailbox: Mailbox<ToControl>,
+        events: Postbox<Event>,
+        tls: Arc<rustls::ClientConfig>,
+        stopped: Rc<Cell<usize>>,
+    ) {
+        let mut dialler = dial::Dialler::default();
         loop {
             match mailbox.receive().await {
                 ToControl::Restored(shard) => {
@@ -425,7 +423,14 @@ impl Control {
                         }
                     }
                 }
-                ToControl::Fatal(..) => {}
+                ToControl::Dial { shard, attempt, url } => {
+                    dialler.start(self.clone(), tls.clone(), shard, attempt, url);
+                }
+                ToControl::Failed(what) => {
+                    // Its thread is over; the orderly stop of the others must not wait for it.
+                    stopped.set(stopped.get() + 1);
+                    drop(events.send(Event::Failed(what)));
+                }
                 ToControl::Panicked => self.figures.borrow_mut().panics += 1,
                 ToControl::Stopped => stopped.set(stopped.get() + 1),
             }
