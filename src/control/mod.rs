@@ -82,6 +82,14 @@ enum Event {
     Gateway(Result<GatewayInfo, RestError>),
 }
 
+/// An attempt to ask `/gateway/bot` that failed.
+struct RestFailure {
+    /// What was wrong.
+    what: String,
+    /// When it is asked again.
+    again_at: Duration,
+}
+
 /// The reports that a request still waits for.
 #[derive(Default)]
 struct Gathering {
@@ -106,6 +114,8 @@ struct Control {
     next_gathering: Cell<u64>,
     figures: RefCell<ControlFigures>,
     ask_rest: crossbeam_channel::Sender<Duration>,
+    /// Of the last time that `/gateway/bot` was asked; `None`: it was answered.
+    rest_failure: RefCell<Option<RestFailure>>,
     /// Nobody is let in any more.
     stopping: Cell<bool>,
 }
@@ -189,6 +199,7 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 next_gathering: Cell::new(0),
                 figures: RefCell::new(ControlFigures::default()),
                 ask_rest,
+                rest_failure: RefCell::new(None),
                 stopping: Cell::new(false),
             });
             control.main(listener, from_cores, inbox, core_events, tls).await
@@ -234,35 +245,9 @@ impl Control {
         glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
-        let mut backoff = REST_BACKOFF.0;
-        let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::load);
-        loop {
-            match inbox.receive().await {
-                Event::Gateway(Ok(info)) => {
-                    backoff = REST_BACKOFF.0;
-                    remembered = None;
-                    self.learn(info)?;
-                }
-                Event::Gateway(Err(RestError::Unauthorized)) => {
-                    return Err(Failure(
-                        "Discord refused the token (401): set a current one in TOKEN or `token`".into(),
-                    ));
-                }
-                Event::Gateway(Err(RestError::Temporary(what))) => {
-                    tracing::warn!("{what}; trying again in {} s", backoff.as_secs());
-                    let _ = self.ask_rest.try_send(backoff);
-                    backoff = (backoff * 2).min(REST_BACKOFF.1);
-                    if let Some(Remembered { url, shards }) = remembered.take() {
-                        tracing::warn!("starting without it: shards with a state file go on, the others wait for REST");
-                        self.start(url, shards, None)?;
-                    }
-                }
-                Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
-                Event::Signal(signal) => {
-                    tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
-                    break;
-                }
-            }
+        let end = self.serve(&mut inbox).await;
+        if let Err(failure) = &end {
+            tracing::error!("{failure}: leaving Discord and the clients so that both can be resumed");
         }
         self.stopping.set(true);
         // First the door, then the clients: who is told to come back has to find the next process.
@@ -284,11 +269,57 @@ impl Control {
         match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
             Some(true) => {
                 self.remember();
-                Ok(())
+                end
             }
             Some(false) => Err(Failure("second signal: quit at once".into())),
             None => Err(Failure("the data cores did not end in time".into())),
         }
+    }
+
+    /// Hears of `/gateway/bot` and of signals until the proxy has to end: `Ok` by a signal, `Err` because it can not go on.
+    /// Either way the sessions of Discord and of the clients are to be left so that they can be resumed.
+    async fn serve(&self, inbox: &mut Mailbox<Event>) -> Result<(), Failure> {
+        let mut backoff = REST_BACKOFF.0;
+        let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::load);
+        loop {
+            match inbox.receive().await {
+                Event::Gateway(Ok(info)) => {
+                    backoff = REST_BACKOFF.0;
+                    remembered = None;
+                    *self.rest_failure.borrow_mut() = None;
+                    self.learn(info)?;
+                }
+                Event::Gateway(Err(RestError::Unauthorized)) => {
+                    return Err(Failure(
+                        "Discord refused the token (401): set a current one in TOKEN or `token`".into(),
+                    ));
+                }
+                Event::Gateway(Err(RestError::Temporary { what, retry_after })) => {
+                    self.ask_rest_again(what, retry_after, backoff);
+                    backoff = (backoff * 2).min(REST_BACKOFF.1);
+                    if let Some(Remembered { url, shards }) = remembered.take() {
+                        tracing::warn!("starting without it: shards with a state file go on, the others wait for REST");
+                        self.start(url, shards, None)?;
+                    }
+                }
+                Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
+                Event::Signal(signal) => {
+                    tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Asks `/gateway/bot` once more, after `backoff` or, when that is longer, after the time that the answer asked for.
+    fn ask_rest_again(&self, what: String, retry_after: Option<Duration>, backoff: Duration) {
+        let wait = retry_after.map_or(backoff, |asked| asked.max(backoff));
+        let reason =
+            if retry_after.is_some_and(|asked| asked >= backoff) { ", as the answer asks (Retry-After)" } else { "" };
+        let url = rest::url(self.config.twilight_http_proxy.as_deref());
+        tracing::warn!("GET {url}: {what}; trying again in {} s{reason}", seconds(wait));
+        *self.rest_failure.borrow_mut() = Some(RestFailure { what, again_at: self.now() + wait });
+        let _ = self.ask_rest.try_send(wait);
     }
 
     /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed.
@@ -301,12 +332,7 @@ impl Control {
     }
 
     /// Starts the shards. Without a budget those that have to identify wait until it is known.
-    fn start(
-        &self,
-        url: String,
-        recommended: u32,
-        budget: Option<Budget>,
-    ) -> Result<(), Failure> {
+    fn start(&self, url: String, recommended: u32, budget: Option<Budget>) -> Result<(), Failure> {
         let shards = self.config.shard_range(recommended).map_err(Failure)?;
         let count = self.config.shards.unwrap_or(recommended);
         tracing::info!(
@@ -429,7 +455,11 @@ impl Control {
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }
-                ToControl::Failed(what) => drop(events.send(Event::Failed(what))),
+                ToControl::Failed(what) => {
+                    // Its thread is over; the orderly stop of the others must not wait for it.
+                    stopped.set(stopped.get() + 1);
+                    drop(events.send(Event::Failed(what)));
+                }
                 ToControl::Panicked => self.figures.borrow_mut().panics += 1,
                 ToControl::Stopped => stopped.set(stopped.get() + 1),
             }
@@ -592,8 +622,16 @@ impl Control {
     }
 
     async fn health(&self) -> Response {
+        let rest = match &*self.rest_failure.borrow() {
+            Some(RestFailure { what, again_at }) => {
+                let wait = again_at.saturating_sub(self.now());
+                format!("GET /gateway/bot: {what}; trying again in {} s\n", seconds(wait))
+            }
+            None => String::new(),
+        };
         let Some(count) = self.gateway.borrow().as_ref().map(|info| info.shards) else {
-            return Response::text("503 Service Unavailable", "GET /gateway/bot has not been answered yet\n");
+            let text = format!("GET /gateway/bot has not been answered yet\n{rest}");
+            return Response::text("503 Service Unavailable", text);
         };
         let expected = self.config.shard_range(count).map_or(0, |range| range.len());
         let reports = self.reports().await;
@@ -608,12 +646,21 @@ impl Control {
         if reports.len() < expected {
             text.push_str(&format!("{} of {expected} shards report\n", reports.len()));
         }
+        if !text.is_empty() {
+            // A shard may wait for just that.
+            text.push_str(&rest);
+        }
         if text.is_empty() {
             Response::text("200 OK", format!("all {expected} shards are ready\n"))
         } else {
             Response::text("503 Service Unavailable", text)
         }
     }
+}
+
+/// Whole seconds of a wait, never fewer than it takes.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 fn unauthorized() -> Response {

@@ -383,4 +383,3 @@ impl<I: Io> Hosted<I> {
         }
     }
 }
-

@@ -22,12 +22,7 @@ pub use messages::{Arrival, Dialled, Entry, Parcel, Plan, ToControl, ToCore};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{
-    io::{
-        Io, Wait,
-        sockets::Sockets,
-        uring::Uring,
-        wake::Waker,
-    },
+    io::{Io, Wait, sockets::Sockets, uring::Uring, wake::Waker},
     net::mailbox::Postbox,
     protocol::{ShardId, Time, payload},
     shard::{Entropy, Settings, Shard, report::Report},
@@ -169,9 +164,8 @@ impl<I: Io> DataCore<I> {
         let plan = &self.core.plan;
         let Parts { id, settings, identity } = Parts::new(plan, index);
         let (url, entropy, now) = (plan.gateway_url.clone(), (self.surroundings.entropy)(), self.core.now);
-        let mut make = Some(|mut stream: &mut dyn Read| {
-            Shard::restore(id, settings, identity, url, entropy, now, &mut stream)
-        });
+        let mut make =
+            Some(|mut stream: &mut dyn Read| Shard::restore(id, settings, identity, url, entropy, now, &mut stream));
         let mut make = |stream: &mut dyn Read| (make.take().expect("a state is read once"))(stream);
         match self.surroundings.states.load(plan, id.id, &mut make) {
             Ok(shard) => shard,
