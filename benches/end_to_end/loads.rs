@@ -95,7 +95,7 @@ fn measure(bench: &Bench, keys: &Value) -> Value {
 }
 
 /// One run of one side.
-fn sample(bench: &Bench, side: Side, keys: &Value, simulator: &crate::Simulator, rate: u64, samples: &mut Samples) {
+fn sample(bench: &Bench, side: Side, keys: &Value, simulator: &crate::Simulator, rate: u32, samples: &mut Samples) {
     let seconds = if bench.quick { 2.0 } else { 3.0 };
     let tested = bench.start_with(side, simulator, SHARDS, keys);
     let pid = tested.child.id();
