@@ -43,17 +43,20 @@ struct Setting {
     name: &'static str,
     /// Keys of the proxy's configuration.
     keys: Value,
+    /// Does the proxy reach the simulator through TLS? The relay does not.
+    tls: bool,
 }
 
 /// All settings, the one of the aims first. `SETTING=` names one.
 fn settings() -> Vec<Setting> {
     let pinned = json!({ "cores": [crate::TESTED], "control_core": crate::TESTED });
-    let setting = |name, keys| Setting { name, keys };
+    let setting = |name, keys| Setting { name, keys, tls: false };
     let all = vec![
         setting("as started", json!({})),
         setting("as started, no cache", json!({ "cache": {} })),
         setting("as started, zlib-stream", json!({ "upstream_compression": "zlib-stream" })),
         setting("pinned to one CPU", pinned),
+        Setting { tls: true, ..setting("as started, wss", json!({})) },
     ];
     match env::var("SETTING") {
         Ok(wanted) if !wanted.is_empty() => all.into_iter().filter(|setting| setting.name == wanted).collect(),
@@ -63,12 +66,13 @@ fn settings() -> Vec<Setting> {
 
 /// Measures every setting.
 pub fn run(bench: &Bench) -> Value {
-    settings().iter().map(|setting| json!({ "setting": setting.name, "loads": measure(bench, &setting.keys) })).collect()
+    settings().iter().map(|setting| json!({ "setting": setting.name, "loads": measure(bench, setting) })).collect()
 }
 
-fn measure(bench: &Bench, keys: &Value) -> Value {
+fn measure(bench: &Bench, setting: &Setting) -> Value {
     let rounds = if bench.quick { 1 } else { 5 };
-    let simulator = bench.simulator(SHARDS, 400, 50);
+    let options = if setting.tls { format!("--tls-dir {}", bench.tls_directory().display()) } else { String::new() };
+    let simulator = bench.simulator_with(SHARDS, 400, 50, &options);
     let mut results = Vec::new();
     for rate in [1_000, 10_000, 40_000] {
         let (mut proxy, mut relay) = (Samples::default(), Samples::default());
@@ -76,7 +80,7 @@ fn measure(bench: &Bench, keys: &Value) -> Value {
             let order = if round % 2 == 0 { [Side::Proxy, Side::Relay] } else { [Side::Relay, Side::Proxy] };
             for side in order {
                 let samples = if side == Side::Proxy { &mut proxy } else { &mut relay };
-                sample(bench, side, keys, &simulator, rate, samples);
+                sample(bench, side, &setting.keys, &simulator, rate, samples);
             }
         }
         // Of the two of a round, one right after the other: the machine is slower at some times than at others.

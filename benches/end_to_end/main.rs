@@ -60,11 +60,20 @@ struct Bench {
 
 impl Bench {
     fn simulator(&self, shards: usize, guilds: usize, members: usize) -> Simulator {
+        self.simulator_with(shards, guilds, members, "")
+    }
+
+    /// With more options.
+    fn simulator_with(&self, shards: usize, guilds: usize, members: usize, options: &str) -> Simulator {
         let world = format!(
             "--shards {shards} --max-concurrency {shards} --identify-interval-ms 50 --guilds {guilds} --members {members} \
-             --rate 0 --remaining 1000000 --member-request-interval-ms 0 --cpu {OTHERS}"
+             --rate 0 --remaining 1000000 --member-request-interval-ms 0 --cpu {OTHERS} {options}"
         );
         Simulator::start(&self.directory, &world)
+    }
+
+    fn tls_directory(&self) -> PathBuf {
+        self.directory.join("tls")
     }
 
     fn start(&self, side: Side, simulator: &Simulator, shards: usize) -> Tested {
@@ -108,6 +117,11 @@ impl Bench {
                 fs::write(&path, config.to_string()).expect("a configuration");
                 let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
                 command.arg("--config").arg(path).env_remove("TOKEN");
+                // Where the simulator has TLS, the proxy has to trust its certificate.
+                let ca = self.tls_directory().join("ca.pem");
+                if ca.exists() {
+                    command.env("SSL_CERT_FILE", ca);
+                }
                 command
             }
             Side::Relay => {
