@@ -2,7 +2,7 @@
 //! sees exactly the guilds that there are, receives every event once and in order, asks for members, sets its presence,
 //! loses its connection and resumes, outlives a restart of the proxy, dies and comes back; and Discord sees no IDENTIFY of it.
 //!
-//! `CLIENTS` chooses the libraries: `all`, or a list of names; without it the six that stand for the others.
+//! `CLIENTS` chooses the libraries: `all`, or a list of names; without it those that stand for the others.
 //! `CLIENTS_DIRECT=1` leaves the proxy out: the bots connect to the simulator. That tests the bots and the simulator.
 
 mod support;

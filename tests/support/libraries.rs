@@ -5,9 +5,10 @@ use std::{env, fs};
 use super::root;
 
 /// The libraries that are tested when nobody chooses.
-const DEFAULT: [&str; 6] = ["twilight", "discord.js", "discord.py", "eris", "hikari", "discordeno"];
+const DEFAULT: [&str; 8] =
+    ["twilight", "discord.js", "discord.py", "eris", "hikari", "discordeno", "jda", "discordgo"];
 
-/// Whether the person who runs the tests wants this library: `CLIENTS` is `all`, or a list of names; without it the six that
+/// Whether the person who runs the tests wants this library: `CLIENTS` is `all`, or a list of names; without it those that
 /// stand for the others.
 pub fn chosen(library: &str) -> bool {
     let wanted = match env::var("CLIENTS") {
