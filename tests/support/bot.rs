@@ -83,6 +83,9 @@ impl Bot {
             .env("COMPRESS", settings.compress)
             .env("INTENTS", settings.intents.unwrap_or(ALL_INTENTS).to_string())
             .env("HEARTBEAT_MS", settings.heartbeat_ms.to_string());
+        if let Some(ca) = settings.ca {
+            command.env("NODE_EXTRA_CA_CERTS", ca);
+        }
         let process = Process::start(name, command, directory);
         Self {
             process,
@@ -255,6 +258,8 @@ pub struct Settings<'a> {
     pub intents: Option<u64>,
     /// Milliseconds between two heartbeats, where the bot can choose (discord.py); 0 leaves it as HELLO says.
     pub heartbeat_ms: u64,
+    /// A certificate for Node.js to trust, for `wss://`.
+    pub ca: Option<&'a Path>,
 }
 
 /// Runs `scripts/clients-setup` for one library.
