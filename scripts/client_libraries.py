@@ -8,6 +8,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLIENTS = ROOT / "tests/clients"
 # Where the name of a directory is not that of the package.
 PACKAGES = {
+    "arikawa": "github.com/diamondburned/arikawa/v3",
     "discord.py": "discord-py",
     "discord4j": "discord4j-core",
     "discordeno": "@discordeno/gateway",
@@ -16,7 +17,8 @@ PACKAGES = {
     "disgo": "github.com/disgoorg/disgo",
     "eris-etf": "eris",
     "interactions.py": "discord-py-interactions",
-    "kord": "kord-core",
+    "jda": "JDA",
+    "kord": "kord-core-jvm",
     "twilight": "twilight-gateway",
 }
 # What a name in a table or heading says besides the package.

@@ -22,11 +22,14 @@ const WORLD: &str = "--shards 2 --max-concurrency 2 --identify-interval-ms 0 --g
 #[test]
 fn nginx_ends_tls_for_clients() {
     behind("nginx", |directory, port, backend| {
-        let server = example("nginx.example.conf", &[
-            ("listen 443 ssl", &format!("listen 127.0.0.1:{port} ssl")),
-            ("127.0.0.1:7878", backend),
-            ("/etc/gateway-proxy", &directory.display().to_string()),
-        ]);
+        let server = example(
+            "nginx.example.conf",
+            &[
+                ("listen 443 ssl", &format!("listen 127.0.0.1:{port} ssl")),
+                ("127.0.0.1:7878", backend),
+                ("/etc/gateway-proxy", &directory.display().to_string()),
+            ],
+        );
         let here = directory.display();
         let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
             .map(|kind| format!("{kind}_temp_path {here}/{kind};"))
@@ -46,11 +49,14 @@ fn nginx_ends_tls_for_clients() {
 #[test]
 fn haproxy_ends_tls_for_clients() {
     behind("haproxy", |directory, port, backend| {
-        let whole = example("haproxy.example.cfg", &[
-            ("bind :443", &format!("bind 127.0.0.1:{port}")),
-            ("127.0.0.1:7878", backend),
-            ("/etc/gateway-proxy", &directory.display().to_string()),
-        ]);
+        let whole = example(
+            "haproxy.example.cfg",
+            &[
+                ("bind :443", &format!("bind 127.0.0.1:{port}")),
+                ("127.0.0.1:7878", backend),
+                ("/etc/gateway-proxy", &directory.display().to_string()),
+            ],
+        );
         let path = directory.join("haproxy.cfg");
         fs::write(&path, whole).expect("writing haproxy.cfg");
         let mut command = Command::new("haproxy");

@@ -19,7 +19,7 @@ fn every_bot_has_a_short_recipe() {
         let recipe = recipe(&library, &program);
         assert!(!recipe.is_empty(), "{library}: no lines between recipe:start and recipe:end");
         assert!(recipe.len() <= LONGEST_RECIPE, "{library}: a recipe of {} lines", recipe.len());
-        let named = recipe.iter().any(|line| line.to_lowercase().contains("gateway_url"));
+        let named = recipe.iter().any(|line| line.to_lowercase().replace('_', "").contains("gatewayurl"));
         assert!(named, "{library}: the recipe does not say where the proxy is");
         let test_only = recipe.iter().find(|line| line.contains("API_URL") || line.contains("COMPRESS =="));
         assert_eq!(test_only, None, "{library}: what only the test needs is in the recipe");

@@ -5,8 +5,7 @@ use std::{env, fs};
 use super::root;
 
 /// The libraries that are tested when nobody chooses.
-const DEFAULT: [&str; 8] =
-    ["twilight", "discord.js", "discord.py", "eris", "hikari", "discordeno", "jda", "discordgo"];
+const DEFAULT: [&str; 8] = ["twilight", "discord.js", "discord.py", "eris", "hikari", "discordeno", "jda", "discordgo"];
 
 /// Whether the person who runs the tests wants this library: `CLIENTS` is `all`, or a list of names; without it those that
 /// stand for the others.

@@ -11,7 +11,6 @@ import discord4j.core.object.presence.ClientPresence;
 import discord4j.core.object.presence.Status;
 import discord4j.core.shard.ShardingStrategy;
 import discord4j.gateway.DefaultGatewayClient;
-import discord4j.gateway.GatewayClient;
 import discord4j.gateway.GatewayOptions;
 import discord4j.gateway.GatewayReactorResources;
 import discord4j.gateway.intent.IntentSet;
@@ -56,6 +55,7 @@ public final class Bot {
         var sharding = ShardingStrategy.builder().count(Protocol.SHARDS).maxConcurrency(Protocol.SHARDS).build();
         var login = client.gateway().setSharding(sharding);
         // recipe:end
+        login = login.setExtraOptions(Bot::thatRemembersItsConnection);
         login.setEnabledIntents(IntentSet.of(Protocol.INTENTS)).withEventDispatcher(events -> Mono.when(
             events.on(ReadyEvent.class).doOnNext(Bot::ready),
             events.on(GuildCreateEvent.class).doOnNext(Bot::guild),
@@ -65,7 +65,7 @@ public final class Bot {
             events.on(ReconnectStartEvent.class)
                 .doOnNext(event -> Protocol.emit("reconnecting", "shard", event.getShardInfo().getIndex()))));
         // recipe:start
-        GatewayDiscordClient bot = login.login(options -> connect(options, Protocol.GATEWAY_URL)).block();
+        GatewayDiscordClient bot = login.login(options -> new ThroughTheProxy(options, Protocol.GATEWAY_URL)).block();
         // recipe:end
         Protocol.listen(Map.of(
             "members", command -> {
@@ -81,15 +81,6 @@ public final class Bot {
         Protocol.fail("every shard has given up");
     }
 
-    // recipe:start
-    static GatewayClient connect(GatewayOptions options, String gatewayUrl) {
-        // recipe:end
-        options = thatRemembersItsConnection(options);
-        // recipe:start
-        return new ThroughTheProxy(options, gatewayUrl);
-    }
-
-    // recipe:end
     /** REST, too, is the test's: the library asks there for the gateway and for the number of IDENTIFYs that are left. */
     private static RouterOptions restOfTheTest(RouterOptions options) {
         return new RouterOptions(options.getToken(), options.getReactorResources(), options.getExchangeStrategies(),
