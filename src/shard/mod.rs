@@ -25,7 +25,7 @@ use crate::{
         envelope::Envelope,
         event::{EventKind, Meta},
         json::{self, Malformed},
-        payload,
+        payload, spelling,
     },
     upstream::{
         limiter::Limiter,
@@ -233,7 +233,12 @@ impl Shard {
                 return Err(malformed);
             }
         };
-        match self.upstream.on_payload(now, &envelope) {
+        let gaps = self.upstream.counters().gaps;
+        let received = self.upstream.on_payload(now, &envelope);
+        if self.upstream.counters().gaps > gaps {
+            self.cached.now(&self.log).doubt_members();
+        }
+        match received {
             Received::Ready => self.on_ready(envelope.d)?,
             Received::Dispatch(kind) => self.on_dispatch(kind, &envelope),
             Received::Resumed | Received::Control => {}
@@ -247,6 +252,8 @@ impl Shard {
     fn on_ready(&mut self, data: &[u8]) -> Result<(), Malformed> {
         self.events[EventKind::Ready as usize] += 1;
         let renewed = self.ready.is_some();
+        // Every client's READY is made of it, key by key.
+        let data = &*spelling::in_plain(data)?;
         let gone = self.cached.now(&self.log).ready(data)?;
         self.ready = Some(data.into());
         for guild in gone {
@@ -276,6 +283,9 @@ impl Shard {
             let logged = !self.clients.is_empty() && self.syncing == 0;
             if !(logged && self.cached.put_off(kind, &self.log)) {
                 let outcome = self.cached.apply(kind, envelope.d, &self.log);
+                if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
+                    self.cached.now(&self.log).chunk_of_all_members(request, envelope.d);
+                }
                 state_of = outcome.guild.filter(|_| outcome.changed);
             }
         }

@@ -112,6 +112,8 @@ struct Pending {
     session: u32,
     nonce: Option<String>,
     since: Time,
+    /// It is for all members, filtered by nothing.
+    for_all: bool,
 }
 
 /// A [`Pending`] between two processes.
@@ -120,6 +122,8 @@ pub(super) struct SavedRequest {
     number: u64,
     session: u32,
     nonce: Option<String>,
+    /// A run of chunks does not go on in another process, so this is only good for one that begins there.
+    for_all: bool,
 }
 
 /// All of a shard's.
@@ -146,9 +150,10 @@ impl Requests {
         let nonce: Option<String> = json::get(data, "nonce").and_then(|nonce| serde_json::from_slice(nonce).ok());
         let nonce = nonce.filter(|nonce| nonce.len() <= LONGEST_NONCE);
         let number = self.next + 1;
+        let for_all = MemberRequest::parse(data).is_some_and(|request| request.is_for_all());
         let Ok(data) = edit::with(data, "nonce", format!("\"{NONCE}{number}\"").as_bytes()) else { return command };
         self.next = number;
-        self.pending.insert(number, Pending { session, nonce, since: now });
+        self.pending.insert(number, Pending { session, nonce, since: now, for_all });
         [PREFIX, &data, b"}"].concat()
     }
 
@@ -158,20 +163,30 @@ impl Requests {
             number,
             session: pending.session,
             nonce: pending.nonce.clone(),
+            for_all: pending.for_all,
         };
         self.pending.iter().map(saved)
     }
 
     /// Takes over one of another process.
     pub fn restore(&mut self, now: Time, saved: SavedRequest) {
-        let SavedRequest { number, session, nonce } = saved;
+        let SavedRequest { number, session, nonce, for_all } = saved;
         self.next = self.next.max(number);
-        self.pending.insert(number, Pending { session, nonce, since: now });
+        self.pending.insert(number, Pending { session, nonce, since: now, for_all });
     }
 
     /// Forgets what will not be answered any more.
     pub fn expire(&mut self, now: Time) {
         self.pending.retain(|_, pending| now.saturating_sub(pending.since) < PENDING_LIMIT);
+    }
+
+    /// If the event is a chunk of the answer to a request for all members: the number of the request.
+    pub fn for_all(&self, kind: EventKind, data: &[u8]) -> Option<u64> {
+        if kind != EventKind::GuildMembersChunk {
+            return None;
+        }
+        let number = number_of(json::get(data, "nonce")?)?;
+        self.pending.get(&number).filter(|pending| pending.for_all).map(|_| number)
     }
 
     /// If the event answers a request of a client: its session, and the data with its own nonce.
