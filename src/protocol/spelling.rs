@@ -72,11 +72,16 @@ fn needless(text: &[u8]) -> Option<u8> {
     (byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'+' | b':' | b'.')).then_some(byte)
 }
 
-/// May a string of this text escape what needs no escape? One pass over the text; nearly all texts are done with that.
+/// Does a string of this text escape what needs no escape? One pass over the text; nearly all texts are done with that.
 #[inline]
 pub fn has_needless_escape(text: &[u8]) -> bool {
     let Some(first) = memchr::memchr(b'\\', text) else { return false };
-    memmem::find_iter(&text[first..], b"\\u00").any(|at| needless(&text[first + at..]).is_some())
+    memmem::find_iter(&text[first..], b"\\u00").any(|at| {
+        let (before, escape) = text.split_at(first + at);
+        // A backslash behind an odd number of others is itself escaped.
+        let backslashes = before.iter().rev().take_while(|byte| **byte == b'\\').count();
+        backslashes.is_multiple_of(2) && needless(escape).is_some()
+    })
 }
 
 /// Is the text in plain spelling? False also of some texts that are no JSON.
