@@ -101,11 +101,8 @@ impl Guild {
     /// Is this entity one that is kept? Of members, when not all are: the bot itself, and who is in a voice channel.
     pub fn keeps(&self, kit: &Kit<'_>, kind: Kind, id: u64) -> bool {
         let Flags { members, current_member, voice_states, .. } = kit.flags;
-        let is_member_kept = || {
-            members
-                || (current_member && Some(id) == kit.user)
-                || (voice_states && self.has(Kind::VoiceStates, id))
-        };
+        let is_member_kept =
+            || members || (current_member && Some(id) == kit.user) || (voice_states && self.has(Kind::VoiceStates, id));
         kind.is_on(&kit.flags) && (kind != Kind::Members || is_member_kept())
     }
 
@@ -147,6 +144,14 @@ impl Guild {
     /// Packs the entity that begins at `at` in `text`; its record is in the kit.
     pub fn encode(&self, kit: &mut Kit<'_>, shape: &Shape, text: &[u8], at: usize) -> Result<Encoded, Malformed> {
         kit.encoder.encode(kit.tables, &mut self.ids.borrow_mut(), shape, text, at)
+    }
+
+    /// Packs a text that is known to be in plain spelling, because it is made of such texts.
+    fn encode_plain(&self, kit: &mut Kit<'_>, shape: &Shape, text: &[u8]) -> Result<Encoded, Malformed> {
+        let strict = std::mem::replace(&mut kit.encoder.strict, false);
+        let encoded = self.encode(kit, shape, text, 0);
+        kit.encoder.strict = strict;
+        encoded
     }
 
     /// Keeps the record that was just packed, in place of the old one or at the end.
@@ -236,13 +241,13 @@ impl Guild {
             self.keep_at(kit, kind, merged, place);
         } else if self.read_at(kit, kind, new.key, place).is_some() {
             let merged = edit::merge(kit.scratch, text, shape.leave_out)?;
-            let merged = self.encode(kit, &Shape { leave_out: &[], ..*shape }, &merged, 0)?;
+            let merged = self.encode_plain(kit, &Shape { leave_out: &[], ..*shape }, &merged)?;
             self.keep_at(kit, kind, Encoded { key: new.key, ..merged }, place);
         }
         Ok(())
     }
 
-    /// Changes the text of an entity. `None` from `change` leaves it. False: the entity is not known.
+    /// Changes the text of an entity, which is in plain spelling before and after. `None` from `change` leaves it. False: the entity is not known.
     pub fn edit(
         &mut self,
         kit: &mut Kit<'_>,
@@ -256,7 +261,7 @@ impl Guild {
         }
         if let Some(text) = change(kit.scratch)? {
             let shape = kind.shape(&kit.flags);
-            let encoded = self.encode(kit, &shape, &text, 0)?;
+            let encoded = self.encode_plain(kit, &shape, &text)?;
             self.keep_at(kit, kind, Encoded { key: id, ..encoded }, place);
         }
         Ok(true)
@@ -565,7 +570,7 @@ impl Guild {
                         fields.entry(key, b"[]");
                     }
                 }
-                _ if matches!(key, b"unavailable" | b"member_count" | b"guild_id") => {}
+                _ if matches!(key, b"unavailable" | b"member_count" | b"large" | b"guild_id") => {}
                 _ => fields.entry(key, value),
             }
             true

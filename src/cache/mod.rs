@@ -201,21 +201,19 @@ impl Cache {
 
     /// What is kept is in plain spelling, as Discord writes. Frequent and large events are not looked at before: what is read
     /// of them directly is found in any spelling that has no needless escapes, and of what is packed the codec notices
-    /// the rest. Then the event is applied once more from the start, in plain spelling, which undoes a part of it that
-    /// may have been applied before.
+    /// the rest. Then the event is applied once more from the start, in plain spelling; with these events that comes to
+    /// the same whether a part of it has been applied before or not.
     fn apply_in_any_spelling(&mut self, event: EventKind, data: &[u8]) -> Result<Outcome, Malformed> {
         if !self.wants(event) {
             return Ok(Outcome::unchanged(None));
         }
-        let usual =
-            if events::is_read_as_it_is(event) { !spelling::has_needless_escape(data) } else { spelling::is_plain(data) };
-        if usual {
+        if events::is_read_as_it_is(event) && !spelling::has_needless_escape(data) {
             match events::apply(self, event, data) {
                 Err(Malformed { what: spelling::NOT_PLAIN, .. }) => {}
                 result => return result,
             }
         }
-        let plain = spelling::plain(data)?;
+        let plain = spelling::in_plain(data)?;
         self.encoder.strict = false;
         let result = events::apply(self, event, &plain);
         self.encoder.strict = true;

@@ -6,8 +6,8 @@ use super::{
         decode::{Decoder, text_length},
         ids::Ids,
     },
-    guild::Guild,
     flags::Flags,
+    guild::Guild,
     kind::Kind,
     roles::Going,
     store::{Chunk, Records, write_record},
@@ -277,7 +277,8 @@ impl Part {
 /// gone it stays as it was told. A guild that came as large, with only a part of its members, stays so until all of
 /// them are known (`incomplete`: they are not), because that is what makes libraries ask for the rest.
 fn large<'a>(told: &'a [u8], fields: &[u8], count: u64, incomplete: bool) -> &'a [u8] {
-    if !matches!(told, b"true" | b"false") || json::get(fields, "member_count").and_then(json::parse_id) == Some(count) {
+    if !matches!(told, b"true" | b"false") || json::get(fields, "member_count").and_then(json::parse_id) == Some(count)
+    {
         return told;
     }
     if count > LARGE_THRESHOLD || (told == b"true" && incomplete) { b"true" } else { b"false" }

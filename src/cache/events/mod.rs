@@ -171,11 +171,9 @@ fn in_guild(cache: &mut Cache, event: EventKind, data: &[u8]) -> Result<Outcome>
     let Some(id) = guild_of(event, data) else {
         return Ok(match event {
             // Those of direct messages belong to no guild.
-            E::MessageCreate
-            | E::MessageDelete
-            | E::MessageDeleteBulk
-            | E::ChannelPinsUpdate
-            | E::VoiceStateUpdate => Outcome::unchanged(None),
+            E::MessageCreate | E::MessageDelete | E::MessageDeleteBulk | E::ChannelPinsUpdate | E::VoiceStateUpdate => {
+                Outcome::unchanged(None)
+            }
             _ => Outcome::ignored(None, "an event of no guild"),
         });
     };

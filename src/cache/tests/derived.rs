@@ -70,11 +70,13 @@ fn messages_of_a_thread_are_counted() {
     let mut cache = cache(Flags::ALL);
     // One of before July 2022 and one of after.
     let (old, new) = ("900000000000000000", "1000000000000000000");
-    let thread = |id: &str, count: u64, sent: u64| {
-        json!({"id": id, "parent_id": "10", "message_count": count, "total_message_sent": sent, "last_message_id": null})
-    };
+    let thread = |id: &str, count: u64, sent: u64| json!({"id": id, "parent_id": "10", "message_count": count, "total_message_sent": sent, "last_message_id": null});
     let threads = json!([thread(old, 49, 80), thread(new, 0, 0)]);
-    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "threads": threads, "channels": [{"id": "10", "message_count": 3}]}));
+    apply(
+        &mut cache,
+        "GUILD_CREATE",
+        json!({"id": "2", "threads": threads, "channels": [{"id": "10", "message_count": 3}]}),
+    );
     let mut id = 1_100_000_000_000_000_000u64;
     let counts = |cache: &Cache, thread: usize| {
         let thread = &shown(cache, 2, View::ALL)["threads"][thread];
@@ -99,7 +101,8 @@ fn messages_of_a_thread_are_counted() {
     let deleted = json!({"guild_id": "2", "channel_id": new, "id": id.to_string()});
     assert_eq!(apply(&mut cache, "MESSAGE_DELETE", deleted).ignored, None);
     assert_eq!(counts(&cache, 1), (1_029, 1_030));
-    let deleted = json!({"guild_id": "2", "channel_id": new, "ids": ["1100000000000000002", "1100000000000000004", new]});
+    let deleted =
+        json!({"guild_id": "2", "channel_id": new, "ids": ["1100000000000000002", "1100000000000000004", new]});
     assert_eq!(apply(&mut cache, "MESSAGE_DELETE_BULK", deleted).ignored, None);
     assert_eq!(counts(&cache, 1), (1_027, 1_030));
     // Channels count nothing, and of an unknown one nothing is known.
@@ -108,4 +111,23 @@ fn messages_of_a_thread_are_counted() {
         assert_eq!(apply(&mut cache, "MESSAGE_DELETE", data).ignored, None);
     }
     assert_eq!(shown(&cache, 2, View::ALL)["channels"][0]["message_count"], 3);
+}
+
+#[test]
+fn a_count_moves_where_there_is_one() {
+    let mut cache = cache(Flags::ALL);
+    let thread = json!({"avatar": null, "flags": 0, "id": "2", "member": {"flags": {}, "id": "2"}, "parent_id": "1", "total_message_sent": 8, "é": "4751770370924796708"});
+    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "threads": [{"id": "3", "total_message_sent": 127}, thread]}));
+    let message = json!({"guild_id": "2", "channel_id": "2", "id": "2310718776836527397", "type": 0});
+    apply(&mut cache, "MESSAGE_CREATE", message);
+    assert_eq!(shown(&cache, 2, View::ALL)["threads"][1]["total_message_sent"], 9);
+}
+
+#[test]
+fn a_role_is_taken_from_members_with_odd_keys() {
+    let mut cache = cache(Flags::ALL);
+    let members = json!([{"user": {"id": "5", "a \"key\"": 1}, "roles": ["100000000000000005", "100000000000000006"]}]);
+    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "members": members}));
+    apply(&mut cache, "GUILD_ROLE_DELETE", json!({"guild_id": "2", "role_id": "100000000000000005"}));
+    assert_eq!(shown(&cache, 2, View::ALL)["members"][0]["roles"], json!(["100000000000000006"]));
 }

@@ -68,7 +68,11 @@ fn check(cache: &Cache, flags: Flags, when: &str) {
             assert!(members.contains(&in_voice), "{in_voice} of a voice state is no member {when}, with {flags:?}");
         }
         let own = flags.members || flags.current_member;
-        assert_eq!(members.contains(&"77".into()), own || (flags.voice_states && when == "in voice"), "{when} {flags:?}");
+        assert_eq!(
+            members.contains(&"77".into()),
+            own || (flags.voice_states && when == "in voice"),
+            "{when} {flags:?}"
+        );
         if !flags.members {
             assert!(!members.contains(&"81".into()), "81 is in no channel: {when}, with {flags:?}");
         }
@@ -87,9 +91,7 @@ fn every_user_can_be_read_whatever_is_cached() {
         "guild_scheduled_events": [{"id": "8", "status": 1, "creator": user(78)}],
         "soundboard_sounds": [{"sound_id": "4", "user": user(78)}],
     });
-    let voice = |user: u64, channel: Value| {
-        json!({"guild_id": "1", "user_id": user.to_string(), "channel_id": channel, "session_id": "s", "member": member(user)})
-    };
+    let voice = |user: u64, channel: Value| json!({"guild_id": "1", "user_id": user.to_string(), "channel_id": channel, "session_id": "s", "member": member(user)});
     for flags in combinations() {
         let mut cache = Cache::new(flags);
         let ready = json!({"user": user(77), "guilds": [{"id": "1", "unavailable": true}]});
