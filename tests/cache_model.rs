@@ -356,8 +356,7 @@ impl Model {
             }
             "GUILD_MEMBER_ADD" => {
                 self.doubt(id, user.is_none() && self.keeps_members());
-                if user.is_some() && !is_guest(d) && row(&mut guild, "members", user).is_none_or(|old| is_guest(old))
-                {
+                if user.is_some() && !is_guest(d) && row(&mut guild, "members", user).is_none_or(|old| is_guest(old)) {
                     moved(&mut guild, 1);
                 }
                 self.guilds.insert(id, Some(guild));
