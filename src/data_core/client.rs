@@ -34,6 +34,8 @@ enum End {
     Lost,
     /// We close.
     Close { close: Close, reconnect: bool },
+    /// The session has ended; the client may identify anew on the same connection.
+    Return,
 }
 
 impl From<Ended> for End {
@@ -57,6 +59,7 @@ enum Turn {
 
 /// Serves a client until its connection ends.
 pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
+    let version = arrival.version;
     let mut connection = ClientConnection::unpack(arrival.parcel);
     if core.stopping.get() {
         // It passed the door just before that was closed, and would only keep the others waiting.
@@ -77,7 +80,7 @@ pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
                 tracing::info!(shard = arrival.shard, ?id, sequence, "a RESUME can not be served");
                 connection.outbox.message(&[payload::INVALID_SESSION]);
                 if let Ok(parcel) = connection.pack() {
-                    core.tell(ToControl::Return(Box::new(parcel), arrival.version));
+                    core.tell(ToControl::Return(Box::new(parcel), version));
                 }
                 return;
             }
@@ -120,8 +123,16 @@ pub async fn serve(core: Rc<Core>, place: Rc<Place>, arrival: Arrival) {
         Poll::Pending
     })
     .await;
-    if let End::Closed(code) = &end {
-        place.with(|shard| shard.detach(core.now(), session, number, close::ends_session(*code)));
+    match &end {
+        End::Closed(code) => place.with(|shard| shard.detach(core.now(), session, number, close::ends_session(*code))),
+        End::Return => {
+            place.with(|shard| shard.detach(core.now(), session, number, true));
+            if let Ok(parcel) = connection.pack() {
+                core.tell(ToControl::Return(Box::new(parcel), version));
+            }
+            return;
+        }
+        _ => {}
     }
     finish(&mut connection, end).await;
 }
@@ -197,8 +208,10 @@ fn turn(core: &Core, place: &Place, connection: &mut ClientConnection, handle: &
 fn give(place: &Place, connection: &mut ClientConnection, handle: &Handle, now: Time, cx: &mut Context<'_>) -> Turn {
     let outbox = &mut connection.outbox;
     let progress = place.with(|shard| shard.produce(now, handle.session, handle.number, outbox));
-    if let Progress::Close { close, reconnect } = progress {
-        return Turn::End(End::Close { close, reconnect });
+    match progress {
+        Progress::Close { close, reconnect } => return Turn::End(End::Close { close, reconnect }),
+        Progress::Return => return Turn::End(End::Return),
+        Progress::Idle | Progress::More => {}
     }
     let (written, state) = connection.poll_write(cx);
     match state {
@@ -256,7 +269,7 @@ pub fn close_for(violation: Violation) -> Close {
 /// Ends the connection.
 async fn finish(connection: &mut ClientConnection, end: End) {
     let (code, reason) = match end {
-        End::Lost => return,
+        End::Lost | End::Return => return,
         // Some libraries decide by the code that comes back, so it is theirs.
         End::Closed(code) => (code, ""),
         End::Close { close: (code, reason), reconnect } => {

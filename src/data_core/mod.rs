@@ -391,6 +391,13 @@ fn tick(core: &Core, sweep: bool) {
     let over = |since: Time| now.saturating_sub(since) >= client::STALL_LIMIT;
     for place in core.places.values() {
         place.try_with(|shard| shard.tick(now));
+        while let Some(connection) = place.try_with(|shard| shard.poll_due(now)).flatten() {
+            if let Some(handle) = place.clients.borrow().get(&connection)
+                && let Some(waker) = &*handle.waker.borrow()
+            {
+                waker.wake_by_ref();
+            }
+        }
         place.wake_handles(|handle| sweep || handle.stalled_since.get().is_some_and(over));
     }
 }

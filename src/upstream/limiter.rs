@@ -120,6 +120,15 @@ impl Limiter {
         Some(command)
     }
 
+    /// When [`Limiter::pop`] may have the next command, if one waits.
+    pub fn deadline(&self) -> Option<Time> {
+        if self.queued() == 0 {
+            return None;
+        }
+        let full = self.sent.len().checked_sub(COMMANDS_PER_WINDOW)?;
+        Some(self.sent[full] + WINDOW + Duration::from_millis(1))
+    }
+
     /// A new connection starts with a fresh allowance; what waits goes on waiting.
     pub fn reset_window(&mut self) {
         self.sent.clear();

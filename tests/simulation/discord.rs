@@ -40,6 +40,8 @@ pub struct Guild {
 
 struct Session {
     id: String,
+    /// How many sessions there have been up to this one.
+    era: u64,
     sequence: u64,
     /// Payloads by sequence, with the number of a message.
     sent: VecDeque<(u64, String, Option<u64>)>,
@@ -68,6 +70,8 @@ pub struct Discord {
     pub guilds: BTreeMap<u64, Guild>,
     /// The session of the shard, if there is one.
     session: Option<Session>,
+    /// Sessions so far.
+    pub era: u64,
     link: Option<Link>,
     next: u64,
     last_identify: Option<Time>,
@@ -97,6 +101,7 @@ impl Discord {
         Self {
             guilds: guilds.collect(),
             session: None,
+            era: 0,
             link: None,
             next: 0,
             last_identify: None,
@@ -216,7 +221,9 @@ impl Discord {
         self.next += 1;
         let id = format!("upstream-{}", self.next);
         note(|| format!("discord: {id} begins"));
-        self.session = Some(Session { id: id.clone(), sequence: 0, sent: VecDeque::new(), alone_since: None });
+        self.era += 1;
+        let (era, sent) = (self.era, VecDeque::new());
+        self.session = Some(Session { id: id.clone(), era, sequence: 0, sent, alone_since: None });
         if let Some(link) = &mut self.link {
             link.session = true;
         }
@@ -284,6 +291,9 @@ impl Discord {
             return;
         };
         session.sequence += 1;
+        // Which session an event belongs to stands in it, so that clients can tell.
+        let mut data = data.clone();
+        data["era"] = session.era.into();
         let text = format!(r#"{{"t":"{name}","s":{},"op":0,"d":{data}}}"#, session.sequence);
         session.sent.push_back((session.sequence, text.clone(), number));
         if session.sent.len() > REPLAY {

@@ -250,7 +250,7 @@ impl World {
         let missing = (1..=self.discord.number).find(|n| !numbers.contains(n) && !self.discord.lost.contains(n));
         assert_eq!(missing, None, "P1: a message that the proxy has not been given");
         for client in &mut self.clients {
-            client.check(&self.host, &self.discord.guilds);
+            client.check(&self.host, &self.discord);
         }
     }
 

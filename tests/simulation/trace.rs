@@ -68,6 +68,8 @@ events! {
     SnapshotsCut: "connections that ended within a snapshot",
     Resumes: "RESUMEs of clients that were served",
     ResumesOverLiving: "RESUMEs while the old connection was still open",
+    Dismissed: "clients told that their session is invalid",
+    IdentifiedAgain: "of these that identified on the same connection",
     Replayed: "events between a RESUME and its RESUMED",
     Refused: "RESUMEs of clients that were refused",
     Expired: "RESUMEs that came too late",
