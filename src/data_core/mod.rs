@@ -409,7 +409,7 @@ async fn stop(core: &Rc<Core>) {
     core.stopping.set(true);
     let now = core.now();
     for place in core.places.values() {
-        place.try_with(|shard| shard.stop(now));
+        place.try_with(|shard| shard.stop());
         place.wake_handles(|_| true);
     }
     let deadline = now + STOP_LIMIT;

@@ -31,7 +31,7 @@ use crate::{
     },
     upstream::{
         limiter::Limiter,
-        session::{Action, Identity, Received, Resumption, Session as Upstream, Status},
+        session::{Action, Identity, Received, Remark, Resumption, Session as Upstream, Status},
     },
 };
 use cached::Cached;
@@ -227,6 +227,7 @@ impl Shard {
     /// The upstream connection ended.
     pub fn upstream_closed(&mut self, now: Time, code: Option<u16>) {
         self.upstream.on_closed(now, code);
+        self.tell_remark();
         self.wake.upstream = true;
         if let Some(close) = self.upstream.fatal() {
             for client in self.clients.values_mut() {
@@ -239,6 +240,7 @@ impl Shard {
     /// The upstream connection can not be read on, though the session is fine.
     pub fn upstream_broken(&mut self, now: Time) {
         self.upstream.reconnect(now);
+        self.tell_remark();
         self.wake.upstream = true;
     }
 
@@ -255,6 +257,7 @@ impl Shard {
             Ok(envelope) => envelope,
             Err(malformed) => {
                 self.upstream.on_malformed(now);
+                self.tell_remark();
                 return Err(malformed);
             }
         };
@@ -263,6 +266,7 @@ impl Shard {
             Received::Dispatch(kind) => self.on_dispatch(kind, &envelope),
             Received::Resumed | Received::Control => {}
         }
+        self.tell_remark();
         if let Some(latency) = self.upstream.take_new_latency() {
             self.latency.observe(latency);
             self.round_trip = Some(latency);
@@ -271,6 +275,19 @@ impl Shard {
             self.look_at(now + time::TIDY);
         }
         Ok(())
+    }
+
+    /// Logs what the session machine has to say.
+    fn tell_remark(&mut self) {
+        match self.upstream.take_remark() {
+            None => {}
+            Some(Remark::OutOfSequence { sequence, last }) => {
+                tracing::warn!(shard = %self.id, sequence, last, "an event from Discord is out of sequence; it is passed on");
+            }
+            Some(Remark::GivenUp) => {
+                tracing::warn!(shard = %self.id, "Discord serves no RESUME: the session is given up, the shard will identify");
+            }
+        }
     }
 
     fn on_ready(&mut self, now: Time, data: &[u8]) -> Result<(), Malformed> {
@@ -439,8 +456,8 @@ impl Shard {
     }
 
     /// Leaves Discord so that the session can be resumed, and tells the clients to reconnect.
-    pub fn stop(&mut self, now: Time) {
-        self.upstream.stop(now);
+    pub fn stop(&mut self) {
+        self.upstream.stop();
         for client in self.clients.values_mut() {
             client.doomed.get_or_insert((crate::protocol::close::UNKNOWN_ERROR, "restarting: reconnect and resume"));
         }

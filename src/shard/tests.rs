@@ -73,7 +73,7 @@ impl World {
 
     /// Another process takes over.
     fn restart(&mut self) {
-        self.shard.stop(self.now);
+        self.shard.stop();
         while self.shard.poll_upstream(self.now).is_some() {}
         let mut stream = Vec::new();
         assert!(self.shard.save(&mut stream).unwrap());

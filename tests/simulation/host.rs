@@ -371,7 +371,7 @@ impl Host {
 
     /// SIGTERM, and another process that goes on with the state.
     pub fn restart(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng, coverage: &mut Coverage) {
-        self.shard.stop(now);
+        self.shard.stop();
         self.actions(now, discord, rng, coverage);
         // Clients get their goodbye as far as they take it.
         for number in self.connections.keys().copied().collect::<Vec<_>>() {
