@@ -382,7 +382,7 @@ impl Host {
         let seed = rng.u64(..);
         let kept = self.shard.save(&mut state).expect("writing to memory");
         discord.disconnect(now);
-        self.start_over(now);
+        self.start_over(now, discord);
         if kept {
             let input = &mut state.as_slice();
             self.shard =
@@ -406,16 +406,17 @@ impl Host {
         discord.disconnect(now);
         discord.known = false;
         self.connections.clear();
-        self.start_over(now);
+        self.start_over(now, discord);
         self.clean_start = self.generation;
         let seed = rng.u64(..);
         self.shard = Shard::new(ID, settings(self.choice), identity(), "ws://discord".into(), None, entropy(seed));
     }
 
-    fn start_over(&mut self, now: Time) {
+    fn start_over(&mut self, now: Time, discord: &mut Discord) {
         self.generation += 1;
         self.started_at = now;
         self.link = Link::None;
+        discord.fruitless = 0;
         // Discord counts the interval also when the process is another one. It takes a while to start.
         let mut next = queue(now);
         next.request(0);

@@ -53,6 +53,8 @@ events! {
     Identifies: "IDENTIFYs of the proxy",
     UpstreamResumes: "RESUMEs of the proxy that Discord served",
     UpstreamRefused: "RESUMEs of the proxy that Discord refused",
+    UpstreamStubborn: "RESUMEs of the proxy that Discord did not serve though it could",
+    SessionsGivenUp: "sessions that the proxy gave up for that",
     UpstreamCuts: "connections to Discord that were cut",
     UpstreamFrozen: "connections to Discord that fell silent",
     UpstreamCodes: "close codes from Discord",
