@@ -141,6 +141,8 @@ pub struct Peer {
     outbox: VecDeque<Waiting>,
     /// When the newest commands came.
     commands: VecDeque<Instant>,
+    /// When it sent its last presence updates, oldest first.
+    presences: VecDeque<Instant>,
     last_heartbeat: Instant,
     ending: Option<Ending>,
     ending_since: Option<Instant>,
@@ -260,6 +262,7 @@ impl Gateway {
             cursor: 1,
             outbox: VecDeque::new(),
             commands: VecDeque::new(),
+            presences: VecDeque::new(),
             last_heartbeat: now,
             ending: None,
             ending_since: None,
