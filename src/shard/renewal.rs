@@ -55,6 +55,7 @@ impl Shard {
         client.answers.clear();
         client.session.phase = Phase::Invalid { at };
         self.limiter.forget(number);
+        self.in_flight.forget(number);
         self.due.end(number, at);
     }
 
