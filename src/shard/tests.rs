@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+mod heartbeats;
 mod in_flight;
 mod renewal;
 
