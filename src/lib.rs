@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod data_core;
 pub mod downstream;
+pub mod io;
 pub mod listener;
 pub mod log;
 pub mod net;

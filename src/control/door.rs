@@ -222,7 +222,11 @@ async fn identification(connection: &mut ClientConnection, commands: Commands) -
 }
 
 fn introduction(payload: Payload<'_>, outbox: &mut Outbox, commands: Commands) -> Result<Option<Outcome>, Close> {
-    let text = command_text(outbox.encoding(), payload)?;
+    let (bytes, binary) = match payload {
+        Payload::Text(bytes) => (bytes, false),
+        Payload::Binary(bytes) => (bytes, true),
+    };
+    let text = command_text(outbox.encoding(), bytes, binary)?;
     let decode = |_| (close::DECODE_ERROR, "not a payload of the documented form");
     let command = Command::parse(&text).map_err(decode)?;
     Ok(Some(match command.op {

@@ -9,7 +9,7 @@ use super::{body::Body, http::Response};
 use crate::net::{
     Budget,
     client::{ClientConnection, poll_read},
-    upstream::{ADDRESS_LIMIT, connect_any},
+    dial::{ADDRESS_LIMIT, connect_any},
     within,
 };
 use futures_lite::io::AsyncWrite;

@@ -1,281 +1,339 @@
 //! A data core: one thread that owns shards, and everything that touches them, from socket to socket.
 //!
 //! Owns its shards (s with s mod N = its index), their upstream connections and the connections of their clients. Talks
-//! to the control core through mailboxes only; shares nothing else with anyone. I/O is a thin shell: it moves bytes
-//! between sockets and the pure [`Shard`], wakes who has something to do, and contains panics.
+//! to the control core through mailboxes only; shares nothing else with anyone.
+//!
+//! It is one loop ([`Core::turn`]), generic over where completions come from ([`Io`]): wait, note what has happened, give every
+//! shard that it concerns its turn, and start what they want with the next wait, which is one system call in all. There are no
+//! tasks, no locks and no timers of the system: the wait ends at the next deadline.
+//!
+//! A panic within a shard's turn is contained there ([`Hosted::recover`]).
 
-mod client;
+pub mod client;
+mod hosted;
+mod messages;
+mod serve;
 mod state;
-pub use client::{close_for, command_text};
+mod timers;
 mod upstream;
 
+pub use client::{close_for, command_text};
+pub use messages::{Arrival, Dialled, Entry, Parcel, Plan, ToControl, ToCore};
+pub use state::{NoStates, StateFiles, States};
+
 use crate::{
-    compression::Transport,
-    downstream::session::{Options, SessionId},
-    log::Limits,
-    net::{
-        client::{ClientConnection, Parcel},
-        contain,
-        mailbox::{Mailbox, Postbox},
-    },
+    io::{Io, Wait, sockets::Sockets, uring::Uring, wake::Waker},
+    net::mailbox::Postbox,
     protocol::{ShardId, Time, payload},
-    shard::{Entropy, Settings, Shard, Wake, report::Report},
+    shard::{Entropy, Settings, Shard, report::Report},
     upstream::session::Identity,
 };
+use crossbeam_channel::Receiver;
 use hashbrown::HashMap;
-use rustls::ClientConfig;
-use serde_json::value::RawValue;
+use hosted::Hosted;
 use std::{
-    any::Any,
-    cell::{Cell, RefCell},
-    future::poll_fn,
+    collections::VecDeque,
     io::Read,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
     rc::Rc,
-    sync::Arc,
-    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
+use timers::Timers;
 
-/// Time passes for the shards in steps of this: how often whoever runs a core has to send [`ToCore::Tick`].
-pub const TICK: Duration = Duration::from_millis(250);
-/// Every this many ticks idle memory is looked for.
-const TICKS_PER_SWEEP: u32 = 40;
+/// A shard is told the time at least this often, though it says itself when it wants to be told.
+pub const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+/// Longest wait for clients to take their goodbye when the core stops.
+const STOP_LIMIT: Duration = Duration::from_secs(8);
+/// Messages of the control core that one turn looks at.
+const MESSAGES_PER_TURN: usize = 64;
 
-/// What a data core needs to know to run its shards.
-#[derive(Clone)]
-pub struct Plan {
-    /// Ids of its shards.
-    pub shards: Vec<u32>,
-    /// How many shards the bot has in total.
-    pub shard_count: u32,
-    /// The bot's token, bare.
-    pub token: Arc<str>,
-    /// What `/gateway/bot` returned.
-    pub gateway_url: String,
-    /// Intents to identify with.
-    pub intents: u64,
-    /// Presence of each shard, in the order of `shards`.
-    pub presences: Vec<Box<RawValue>>,
-    /// How to compress what Discord sends.
-    pub transport: Transport,
-    /// What READY tells clients to resume at.
-    pub public_url: String,
-    /// Bounds of each log.
-    pub log: Limits,
-    /// How long a client can resume.
-    pub resume_window: Duration,
-    /// What is cached.
-    pub cache: crate::cache::Flags,
-    /// Filter by the intents of each client.
-    pub honor_client_intents: bool,
-    /// Where state is kept between two processes.
-    pub state_dir: Option<PathBuf>,
-    /// TLS roots.
-    pub tls: Arc<ClientConfig>,
+/// Whose a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Owner {
+    /// Which of the core's shards, by its place in the list.
+    shard: u32,
+    /// Which of its clients; `None`: it is the way to Discord.
+    client: Option<u32>,
 }
 
-/// How a client asked to be let in.
-#[derive(Debug)]
-pub enum Entry {
-    /// A new session.
-    Identify(Options),
-    /// An old one, from this sequence on.
-    Resume {
-        /// Which.
-        id: SessionId,
-        /// The last sequence that the client has seen.
-        sequence: u64,
-    },
-}
-
-/// A client that passed the door.
-pub struct Arrival {
-    /// Its connection.
-    pub parcel: Parcel,
-    /// The shard that it wants.
-    pub shard: u32,
-    /// What it asked for.
-    pub entry: Entry,
-    /// Its API version, for an IDENTIFY that follows on the same connection.
-    pub version: u8,
-}
-
-/// Messages to a data core.
-pub enum ToCore {
-    /// Start. Comes once and first.
-    Start(Box<Plan>),
-    /// Time has passed. A timer of the core's own would cost two system calls more each time it goes to sleep, which is up to
-    /// once an event.
-    Tick,
-    /// The identify queue lets a shard go.
-    Permit(u32),
-    /// A client to serve.
-    Client(Box<Arrival>),
-    /// Answer with [`ToControl::Reports`].
-    Report(u64),
-    /// Leave Discord and the clients so that both can be resumed, then answer with [`ToControl::Stopped`].
-    Stop,
-}
-
-/// Messages to the control core.
-pub enum ToControl {
-    /// A shard has a session of a former process: it needs no permit to start.
-    Restored(u32),
-    /// A shard wants to identify.
-    WantPermit(u32),
-    /// A client whose RESUME was refused: it may identify on the same connection.
-    Return(Box<Parcel>, u8),
-    /// The states of all shards of a core, in answer to the request of that number.
-    Reports(u64, Vec<Report>),
-    /// A shard was given up for good.
-    Fatal(u32, u16, &'static str),
-    /// A task has panicked, and was contained.
-    Panicked,
-    /// A core has nothing left to do.
-    Stopped,
-}
-
-/// One client's connection as the rest of the core sees it.
-struct Handle {
-    number: u64,
-    /// Its session on the shard.
-    session: u32,
-    /// Gone when the connection comes to its end, which is its own task's business.
-    connection: RefCell<Option<ClientConnection>>,
-    waker: RefCell<Option<Waker>>,
-    /// Since when bytes wait that the client does not take.
-    stalled_since: Cell<Option<Time>>,
-    /// Its task waits for news, and for nothing else.
-    idle: Cell<bool>,
-    /// What another task came upon while it served this client.
-    panic: RefCell<Option<Box<dyn Any + Send>>>,
-}
-
-/// A shard with its surroundings.
-struct Place {
-    shard: RefCell<Shard>,
-    /// Wakes the upstream connection.
-    upstream: RefCell<Option<Waker>>,
-    clients: RefCell<HashMap<u64, Rc<Handle>>>,
-    /// The shard has panicked in a task that is not its own. The upstream task starts it anew.
-    broken: Cell<bool>,
-}
-
-/// Notes whom to wake. The waker of a task stays the same, so this is mostly one comparison.
-fn note_waker(slot: &RefCell<Option<Waker>>, cx: &Context<'_>) {
-    match &mut *slot.borrow_mut() {
-        Some(waker) => waker.clone_from(cx.waker()),
-        empty => *empty = Some(cx.waker().clone()),
-    }
-}
-
-impl Place {
-    /// Calls into the shard, then wakes whom that concerns.
-    fn with<T>(&self, call: impl FnOnce(&mut Shard) -> T) -> T {
-        let (result, wake) = self.call(call);
-        if wake.upstream
-            && let Some(waker) = &*self.upstream.borrow()
-        {
-            waker.wake_by_ref();
-        }
-        if wake.clients {
-            self.wake_clients();
-        }
-        result
-    }
-
-    /// Calls into the shard; says whom that concerns.
-    fn call<T>(&self, call: impl FnOnce(&mut Shard) -> T) -> (T, Wake) {
-        let mut shard = self.shard.borrow_mut();
-        let result = call(&mut shard);
-        (result, shard.take_wake())
-    }
-
-    /// The same as [`Place::with`] for a task that serves other shards too: a panic costs only this one. `None`: there was
-    /// one.
-    fn try_with<T>(&self, call: impl FnOnce(&mut Shard) -> T) -> Option<T> {
-        let result = catch_unwind(AssertUnwindSafe(|| self.with(call)));
-        if result.is_err() {
-            self.broken.set(true);
-            if let Some(waker) = &*self.upstream.borrow() {
-                waker.wake_by_ref();
-            }
-        }
-        result.ok()
-    }
-
-    /// Waits until the shard is broken. To be awaited by the upstream task, which is the one that is woken.
-    async fn broken(&self) {
-        poll_fn(|_| if self.broken.take() { Poll::Ready(()) } else { Poll::Pending }).await
-    }
-
-    /// There may be something to write for clients. If there is only one, as for most bots, it gets it now: to wake its task
-    /// for each event took 6 % of the CPU at 40,000 events a second. Several have their turns one after the other.
-    fn serve_clients(&self, now: Time) {
-        let clients = self.clients.borrow();
-        let only = clients.values().next().filter(|_| clients.len() == 1);
-        if !only.is_some_and(|client| client::serve_now(self, client, now)) {
-            self.wake_clients();
-        }
-    }
-
-    /// Wakes those who may have something to write. Who takes nothing has enough already: the socket wakes it when that
-    /// changes, and each sweep does, in case there is a reason to close. So a crowd of them costs nobody anything.
-    fn wake_clients(&self) {
-        self.wake_handles(|handle| handle.stalled_since.get().is_none());
-    }
-
-    fn wake_handles(&self, wanted: impl Fn(&Handle) -> bool) {
-        for handle in self.clients.borrow().values().filter(|handle| wanted(handle)) {
-            if let Some(waker) = &*handle.waker.borrow() {
-                waker.wake_by_ref();
-            }
-        }
-    }
-}
-
-struct Core {
+/// What the shards of a core use together.
+pub struct Core<I: Io> {
+    sockets: Sockets<I, Owner>,
+    timers: Timers,
+    control: Postbox<ToControl<I::Socket>>,
     plan: Box<Plan>,
-    epoch: Instant,
-    control: Postbox<ToControl>,
-    places: HashMap<u32, Rc<Place>>,
-    next_connection: Cell<u64>,
-    stopping: Cell<bool>,
+    /// The time of this turn.
+    now: Time,
+    /// Nobody is let in any more.
+    stopping: bool,
+    /// Clients that have come so far.
+    clients: u64,
 }
 
-impl Core {
-    fn now(&self) -> Time {
-        self.epoch.elapsed()
-    }
-
-    fn tell(&self, message: ToControl) {
+impl<I: Io> Core<I> {
+    fn tell(&self, message: ToControl<I::Socket>) {
         if self.control.send(message).is_err() {
             tracing::error!("the control core does not take messages");
         }
     }
+}
 
-    /// A shard at its beginning.
-    fn new_shard(plan: &Plan, index: usize) -> Shard {
-        let Parts { id, settings, identity, entropy } = Parts::new(plan, index);
-        Shard::new(id, settings, identity, plan.gateway_url.clone(), None, entropy)
+/// What a core takes from outside besides its plan.
+pub struct Surroundings {
+    /// Where shards are kept between two processes.
+    pub states: Box<dyn States>,
+    /// A source of random bytes for each shard.
+    pub entropy: Box<dyn Fn() -> Entropy>,
+}
+
+/// See the module's description.
+pub struct DataCore<I: Io> {
+    core: Core<I>,
+    mailbox: Receiver<ToCore<I::Socket>>,
+    surroundings: Surroundings,
+    shards: Vec<Hosted<I>>,
+    /// Place of a shard in `shards` by its id.
+    places: HashMap<u32, usize>,
+    /// Shards that have a turn next, by their places.
+    dirty: VecDeque<usize>,
+    /// No shard has to be told the time before this.
+    next_deadline: Time,
+    /// The mailbox may have something.
+    mail: bool,
+    /// When the core stops waiting for goodbyes.
+    stop_at: Option<Time>,
+}
+
+impl<I: Io> DataCore<I> {
+    /// A core that begins with its shards, from the states of a former process where there are any.
+    pub fn start(
+        plan: Box<Plan>,
+        io: I,
+        mailbox: Receiver<ToCore<I::Socket>>,
+        control: Postbox<ToControl<I::Socket>>,
+        surroundings: Surroundings,
+    ) -> Self {
+        let now = io.now();
+        let sockets = Sockets::new(io);
+        let core = Core { sockets, timers: Timers::default(), control, plan, now, stopping: false, clients: 0 };
+        let mut this = Self {
+            core,
+            mailbox,
+            surroundings,
+            shards: Vec::new(),
+            places: HashMap::new(),
+            dirty: VecDeque::new(),
+            next_deadline: now,
+            mail: true,
+            stop_at: None,
+        };
+        for (index, id) in this.core.plan.shards.clone().into_iter().enumerate() {
+            let shard = match this.old_shard(index) {
+                Some(shard) => {
+                    this.core.tell(ToControl::Restored(id));
+                    shard
+                }
+                None => this.new_shard(index),
+            };
+            this.shards.push(Hosted::new(index as u32, shard));
+            this.places.insert(id, index);
+            this.enqueue(index);
+        }
+        this
     }
 
-    /// A shard that goes on where a former process has stopped, if there is a good state file.
-    fn old_shard(plan: &Plan, index: usize, now: Time) -> Option<Shard> {
-        let directory = plan.state_dir.as_deref()?;
-        let Parts { id, settings, identity, entropy } = Parts::new(plan, index);
-        let url = plan.gateway_url.clone();
-        let make =
-            |mut stream: &mut dyn Read, now| Shard::restore(id, settings, identity, url, entropy, now, &mut stream);
-        match state::load(directory, plan, id.id, make, now) {
+    /// What carries out the operations, for a test that is the other side.
+    pub fn io_mut(&mut self) -> &mut I {
+        self.core.sockets.io_mut()
+    }
+
+    /// The shards, for a test that looks at their reports.
+    pub fn shards_mut(&mut self) -> impl Iterator<Item = &mut Shard> {
+        self.shards.iter_mut().map(|hosted| &mut hosted.shard)
+    }
+
+    /// A shard at its beginning.
+    fn new_shard(&self, index: usize) -> Shard {
+        let Parts { id, settings, identity } = Parts::new(&self.core.plan, index);
+        let entropy = (self.surroundings.entropy)();
+        Shard::new(id, settings, identity, self.core.plan.gateway_url.clone(), None, entropy)
+    }
+
+    /// A shard that goes on where a former process has stopped, if there is a good state.
+    fn old_shard(&mut self, index: usize) -> Option<Shard> {
+        let plan = &self.core.plan;
+        let Parts { id, settings, identity } = Parts::new(plan, index);
+        let (url, entropy, now) = (plan.gateway_url.clone(), (self.surroundings.entropy)(), self.core.now);
+        let mut make =
+            Some(|mut stream: &mut dyn Read| Shard::restore(id, settings, identity, url, entropy, now, &mut stream));
+        let mut make = |stream: &mut dyn Read| (make.take().expect("a state is read once"))(stream);
+        match self.surroundings.states.load(plan, id.id, &mut make) {
             Ok(shard) => shard,
             Err(error) => {
-                tracing::warn!(shard = id.id, "the state file in {} is ignored: {error}", directory.display());
+                tracing::warn!(shard = id.id, "the state of the last process is ignored: {error}");
                 None
             }
         }
+    }
+
+    fn enqueue(&mut self, index: usize) {
+        if !std::mem::replace(&mut self.shards[index].queued, true) {
+            self.dirty.push_back(index);
+        }
+    }
+
+    /// One turn of the loop. `false`: the core has stopped.
+    pub fn turn(&mut self) -> bool {
+        self.wait();
+        self.read_mail();
+        self.pass_time();
+        for _ in 0..self.dirty.len() {
+            let Some(index) = self.dirty.pop_front() else { break };
+            self.shards[index].queued = false;
+            if self.contained(index, Hosted::turn).unwrap_or(true) {
+                self.enqueue(index);
+            }
+            self.next_deadline = self.next_deadline.min(self.shards[index].deadline);
+        }
+        self.stop_at.is_none_or(|deadline| !self.has_stopped(deadline))
+    }
+
+    /// Waits for completions, or not at all when there is something to do, and notes them at their shards.
+    fn wait(&mut self) {
+        let wait = if self.dirty.is_empty() && !self.mail {
+            let deadline = self.core.timers.next().into_iter().chain([self.next_deadline]).chain(self.stop_at).min();
+            Wait::Until(deadline)
+        } else {
+            Wait::Poll
+        };
+        let Self { core, shards, dirty, .. } = self;
+        let now = core.now;
+        let woken = core.sockets.wait(wait, |id, owner, event| {
+            let hosted = &mut shards[owner.shard as usize];
+            hosted.note(now, id, owner, event);
+            if !std::mem::replace(&mut hosted.queued, true) {
+                dirty.push_back(owner.shard as usize);
+            }
+        });
+        core.now = core.sockets.now();
+        self.mail |= woken;
+    }
+
+    /// Calls into a shard; a panic is contained. `None`: there was one.
+    fn contained<T>(&mut self, index: usize, call: impl FnOnce(&mut Hosted<I>, &mut Core<I>) -> T) -> Option<T> {
+        let Self { core, shards, .. } = self;
+        if let Ok(result) = catch_unwind(AssertUnwindSafe(|| call(&mut shards[index], core))) {
+            return Some(result);
+        }
+        self.core.tell(ToControl::Panicked);
+        let Self { core, shards, .. } = self;
+        // Taking the client out calls into the shard, which may be in a state in which it panics again.
+        let saved = catch_unwind(AssertUnwindSafe(|| shards[index].recover(core))).unwrap_or(false);
+        if !saved {
+            let shard = self.new_shard(index);
+            self.shards[index].start_over(&mut self.core, shard);
+        }
+        None
+    }
+
+    fn read_mail(&mut self) {
+        if !std::mem::take(&mut self.mail) {
+            return;
+        }
+        for _ in 0..MESSAGES_PER_TURN {
+            let Ok(message) = self.mailbox.try_recv() else { return };
+            self.on_message(message);
+        }
+        self.mail = true;
+    }
+
+    fn on_message(&mut self, message: ToCore<I::Socket>) {
+        match message {
+            ToCore::Start(_) => {}
+            ToCore::Permit(shard) => {
+                self.call(shard, |hosted, core| hosted.shard.upstream_permitted(core.now));
+            }
+            ToCore::Dialled { shard, attempt, result } => {
+                self.call(shard, |hosted, core| hosted.dialled(core, attempt, result.map(|dialled| *dialled)));
+            }
+            // The door knows which shards there are; a client of one that does not exist is dropped.
+            ToCore::Client(arrival) => {
+                self.call(arrival.shard, |hosted, core| hosted.admit(core, *arrival));
+            }
+            ToCore::Report(number) => {
+                let reports: Vec<Report> = (0..self.shards.len())
+                    .filter_map(|index| self.contained(index, |hosted, _| hosted.shard.report()))
+                    .collect();
+                self.core.tell(ToControl::Reports(number, reports));
+            }
+            ToCore::Stop => self.stop(),
+        }
+    }
+
+    /// Calls into the shard with this id, which then has a turn.
+    fn call(&mut self, id: u32, call: impl FnOnce(&mut Hosted<I>, &mut Core<I>)) {
+        if let Some(&index) = self.places.get(&id) {
+            self.contained(index, call);
+            self.enqueue(index);
+        }
+    }
+
+    /// Lets time pass for whom it has come.
+    fn pass_time(&mut self) {
+        let now = self.core.now;
+        while let Some(timer) = self.core.timers.pop(now) {
+            let index = timer.owner.shard as usize;
+            self.contained(index, |hosted, core| hosted.on_timer(core, timer));
+            self.enqueue(index);
+        }
+        if now >= self.next_deadline {
+            self.next_deadline = Time::MAX;
+            for index in 0..self.shards.len() {
+                let deadline = self.shards[index].deadline;
+                if now >= deadline {
+                    // Its turn sets the next one.
+                    self.enqueue(index);
+                } else {
+                    self.next_deadline = self.next_deadline.min(deadline);
+                }
+            }
+        }
+    }
+
+    // ---- the end ----
+
+    fn stop(&mut self) {
+        self.core.stopping = true;
+        self.stop_at.get_or_insert(self.core.now + STOP_LIMIT);
+        for index in 0..self.shards.len() {
+            self.contained(index, |hosted, _| {
+                hosted.shard.stop();
+                hosted.wake_all();
+            });
+            self.enqueue(index);
+        }
+    }
+
+    /// Has everyone had their goodbye, or time enough for it? Then the states are written.
+    fn has_stopped(&mut self, deadline: Time) -> bool {
+        let waits = self.core.now < deadline && !self.shards.iter().all(Hosted::is_alone);
+        if waits || !self.dirty.is_empty() && self.core.now < deadline {
+            return false;
+        }
+        for index in 0..self.shards.len() {
+            let Self { core, shards, surroundings, .. } = self;
+            let shard = &mut shards[index].shard;
+            // Nothing else runs on this core any more, so the disk may take its time.
+            let stored = catch_unwind(AssertUnwindSafe(|| surroundings.states.store(&core.plan, shard)));
+            match stored {
+                Ok(Ok(true)) => tracing::info!(shard = %shard.id(), "its state is kept for the next process"),
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => tracing::error!(shard = %shard.id(), "its state can not be kept: {error}"),
+                Err(_) => core.tell(ToControl::Panicked),
+            }
+        }
+        self.core.tell(ToControl::Stopped);
+        true
     }
 }
 
@@ -284,7 +342,6 @@ struct Parts {
     id: ShardId,
     settings: Rc<Settings>,
     identity: Identity,
-    entropy: Entropy,
 }
 
 impl Parts {
@@ -303,133 +360,50 @@ impl Parts {
             honor_client_intents: plan.honor_client_intents,
             intents: plan.intents,
         };
-        let random = crate::net::tls::provider().secure_random;
-        let entropy = Box::new(move |bytes: &mut [u8]| {
-            random.fill(bytes).expect("the system has random numbers");
-        });
-        Self { id, settings: Rc::new(settings), identity, entropy }
+        Self { id, settings: Rc::new(settings), identity }
     }
 }
 
-/// Runs a data core on the calling executor until it is told to stop. `epoch` is the process's zero of time.
-pub async fn run(mut mailbox: Mailbox<ToCore>, control: Postbox<ToControl>, epoch: Instant) {
-    let plan = loop {
-        match mailbox.receive().await {
-            ToCore::Start(plan) => break plan,
-            ToCore::Report(number) => drop(control.send(ToControl::Reports(number, Vec::new()))),
-            ToCore::Stop => {
+/// Runs a data core on the calling thread until it is told to stop. `epoch` is the process's zero of time.
+pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>, epoch: Instant) {
+    let failed = |what: String| drop(control.send(ToControl::Failed(what)));
+    let io = match Uring::new(waker, epoch) {
+        Ok(io) => io,
+        Err(error) => return failed(format!("can not make a ring (Linux 6.1 or newer is needed): {error}")),
+    };
+    let mut plan = None;
+    while plan.is_none() {
+        match mailbox.recv() {
+            Ok(ToCore::Start(start)) => plan = Some(start),
+            Ok(ToCore::Report(number)) => drop(control.send(ToControl::Reports(number, Vec::new()))),
+            Ok(ToCore::Stop) => {
                 drop(control.send(ToControl::Stopped));
                 return;
             }
             // No shard can have asked, and no client be let in, before there is a plan.
-            ToCore::Permit(_) | ToCore::Client(_) | ToCore::Tick => {}
+            Ok(ToCore::Permit(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
+            Err(_) => return,
         }
+    }
+    let Some(plan) = plan else { return };
+    let random = crate::net::tls::provider().secure_random;
+    let surroundings = Surroundings {
+        states: match &plan.state_dir {
+            Some(directory) => Box::new(StateFiles(directory.clone())),
+            None => Box::new(NoStates),
+        },
+        entropy: Box::new(move || {
+            Box::new(move |bytes: &mut [u8]| random.fill(bytes).expect("the system has random numbers"))
+        }),
     };
-    let places = plan.shards.iter().enumerate().map(|(index, &id)| {
-        let shard = match Core::old_shard(&plan, index, epoch.elapsed()) {
-            Some(shard) => {
-                drop(control.send(ToControl::Restored(id)));
-                shard
-            }
-            None => Core::new_shard(&plan, index),
-        };
-        let place = Place {
-            shard: RefCell::new(shard),
-            upstream: RefCell::new(None),
-            clients: RefCell::new(HashMap::new()),
-            broken: Cell::new(false),
-        };
-        (id, Rc::new(place))
-    });
-    let places = places.collect();
-    let core =
-        Rc::new(Core { places, plan, epoch, control, next_connection: Cell::new(0), stopping: Cell::new(false) });
-    for (index, id) in core.plan.shards.iter().enumerate() {
-        glommio::spawn_local(upstream::run(core.clone(), core.places[id].clone(), index)).detach();
+    let postbox = control.clone();
+    let ended = catch_unwind(AssertUnwindSafe(move || {
+        let mut core = DataCore::start(plan, io, mailbox, postbox, surroundings);
+        while core.turn() {}
+    }));
+    if ended.is_err() {
+        failed("it panicked outside of any shard".into());
     }
-    let mut ticks = 0u32;
-    loop {
-        match mailbox.receive().await {
-            ToCore::Start(_) => {}
-            ToCore::Tick => {
-                ticks = ticks.wrapping_add(1);
-                tick(&core, ticks.is_multiple_of(TICKS_PER_SWEEP));
-            }
-            ToCore::Permit(shard) => {
-                if let Some(place) = core.places.get(&shard) {
-                    place.try_with(|shard| shard.upstream_permitted(core.now()));
-                }
-            }
-            ToCore::Client(arrival) => admit(&core, *arrival),
-            ToCore::Report(number) => {
-                let reports = core.places.values().filter_map(|place| place.try_with(|shard| shard.report())).collect();
-                core.tell(ToControl::Reports(number, reports));
-            }
-            ToCore::Stop => break,
-        }
-    }
-    stop(&core).await;
-}
-
-fn admit(core: &Rc<Core>, arrival: Arrival) {
-    let Some(place) = core.places.get(&arrival.shard).cloned() else {
-        // The door knows which shards there are, so this is a client of a shard that no longer exists.
-        return;
-    };
-    let core = core.clone();
-    glommio::spawn_local(async move {
-        if contain(client::serve(core.clone(), place, arrival)).await.is_none() {
-            core.tell(ToControl::Panicked);
-            tracing::error!("a client's task panicked; its connection is dropped");
-        }
-    })
-    .detach();
-}
-
-fn tick(core: &Core, sweep: bool) {
-    let now = core.now();
-    let over = |since: Time| now.saturating_sub(since) >= client::STALL_LIMIT;
-    for place in core.places.values() {
-        place.try_with(|shard| shard.tick(now));
-        while let Some(connection) = place.try_with(|shard| shard.poll_due(now)).flatten() {
-            if let Some(handle) = place.clients.borrow().get(&connection)
-                && let Some(waker) = &*handle.waker.borrow()
-            {
-                waker.wake_by_ref();
-            }
-        }
-        place.wake_handles(|handle| sweep || handle.stalled_since.get().is_some_and(over));
-    }
-}
-
-/// Longest wait for clients to take their goodbye.
-const STOP_LIMIT: Duration = Duration::from_secs(8);
-
-async fn stop(core: &Rc<Core>) {
-    core.stopping.set(true);
-    let now = core.now();
-    for place in core.places.values() {
-        place.try_with(|shard| shard.stop());
-        place.wake_handles(|_| true);
-    }
-    let deadline = now + STOP_LIMIT;
-    while core.now() < deadline && core.places.values().any(|place| !place.clients.borrow().is_empty()) {
-        glommio::timer::sleep(Duration::from_millis(20)).await;
-    }
-    // The close frames to Discord go out in the same turns of the loop; give an idle core one at least.
-    glommio::timer::sleep(Duration::from_millis(20)).await;
-    if let Some(directory) = &core.plan.state_dir {
-        for place in core.places.values() {
-            // Nothing else runs on this core any more, so the disk may take its time.
-            place.try_with(|shard| match state::store(directory, &core.plan, shard) {
-                Ok(stored) => tracing::info!(shard = %shard.id(), stored, "state"),
-                Err(error) => {
-                    tracing::error!(shard = %shard.id(), "can not write the state file in {}: {error}", directory.display());
-                }
-            });
-        }
-    }
-    core.tell(ToControl::Stopped);
 }
 
 #[cfg(test)]

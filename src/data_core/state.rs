@@ -6,7 +6,7 @@
 //! bot or configuration is reported and ignored. No token is ever in it.
 
 use super::Plan;
-use crate::{protocol::Time, shard::Shard};
+use crate::shard::Shard;
 use flate2::Crc;
 use std::{
     fs::{self, File},
@@ -26,6 +26,58 @@ const MAX_HEAD: usize = 1024;
 
 fn path(directory: &Path, shard: u32) -> PathBuf {
     directory.join(format!("shard-{shard}.state"))
+}
+
+/// Where shards are kept between two processes.
+pub trait States {
+    /// Reads the state of a shard and takes it away. `Ok(None)`: there is none. `make` makes a shard of the stream.
+    fn load(
+        &self,
+        plan: &Plan,
+        shard: u32,
+        make: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
+    ) -> io::Result<Option<Shard>>;
+
+    /// Keeps a shard. `Ok(false)`: it has nothing to go on from.
+    fn store(&self, plan: &Plan, shard: &mut Shard) -> io::Result<bool>;
+}
+
+/// Nothing is kept.
+pub struct NoStates;
+
+impl States for NoStates {
+    fn load(
+        &self,
+        _: &Plan,
+        _: u32,
+        _: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
+    ) -> io::Result<Option<Shard>> {
+        Ok(None)
+    }
+
+    fn store(&self, _: &Plan, _: &mut Shard) -> io::Result<bool> {
+        Ok(false)
+    }
+}
+
+/// Files in this directory; see the module's description.
+pub struct StateFiles(pub PathBuf);
+
+impl States for StateFiles {
+    fn load(
+        &self,
+        plan: &Plan,
+        shard: u32,
+        make: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
+    ) -> io::Result<Option<Shard>> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.0.display()));
+        load(&self.0, plan, shard, make).map_err(named)
+    }
+
+    fn store(&self, plan: &Plan, shard: &mut Shard) -> io::Result<bool> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.0.display()));
+        store(&self.0, plan, shard).map_err(named)
+    }
 }
 
 /// What has to be the same for a file to be of use. The token is in it as a digest only.
@@ -57,7 +109,7 @@ impl<T: Write> Write for Summed<T> {
 }
 
 /// Writes the file of a shard. `Ok(false)`: it has nothing to go on from.
-pub fn store(directory: &Path, plan: &Plan, shard: &mut Shard) -> io::Result<bool> {
+fn store(directory: &Path, plan: &Plan, shard: &mut Shard) -> io::Result<bool> {
     fs::create_dir_all(directory)?;
     let path = path(directory, shard.id().id);
     let temporary = path.with_extension("state.new");
@@ -85,13 +137,12 @@ fn create_private(path: &Path) -> io::Result<File> {
 }
 
 /// Reads the file of a shard and takes it away. `Ok(None)`: there is none. `make` makes a shard of the stream.
-pub fn load<T>(
+fn load(
     directory: &Path,
     plan: &Plan,
     shard: u32,
-    make: impl FnOnce(&mut dyn Read, Time) -> io::Result<T>,
-    now: Time,
-) -> io::Result<Option<T>> {
+    make: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
+) -> io::Result<Option<Shard>> {
     let path = path(directory, shard);
     let mut file = match File::open(&path) {
         Ok(file) => file,
@@ -111,7 +162,7 @@ pub fn load<T>(
     let length = file.metadata()?.len() - CHECKSUM - first.len() as u64;
     file.seek(io::SeekFrom::Start(first.len() as u64))?;
     let mut stream = zstd::Decoder::new(BufReader::new(file.take(length)))?;
-    make(&mut stream, now).map(Some)
+    make(&mut stream).map(Some)
 }
 
 /// The checksum at the end has to be that of all before.

@@ -2,8 +2,15 @@
 
 use super::*;
 use crate::{
+    compression::Transport,
     downstream::outbox::Outbox,
-    net::{mailbox::mailbox, tls},
+    downstream::session::Options,
+    io::wake::Waker,
+    net::{
+        dial::{Endpoint, dial},
+        mailbox::{core_mailbox, mailbox},
+        tls,
+    },
     protocol::{Encoding, intents::Intents},
     websocket::{Inbound, Message, Opcode, Role, server_response, upgrade_of, write_frame},
 };
@@ -99,42 +106,7 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         cache: crate::cache::Flags::ALL,
         honor_client_intents: true,
         state_dir: None,
-        tls: tls::client_config().unwrap(),
     }
-}
-
-/// Serves one client, whose outbox already has `waiting` in it, on a core without a clock and with a shard that is never
-/// connected: nothing wakes the client's task but what belongs to it. `talk` has the client's end.
-fn serve_alone(stopping: bool, waiting: &'static [u8], talk: impl FnOnce(&mut TcpStream, &mut Inbound)) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    far.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let near = listener.accept().unwrap().0;
-    let executor = glommio::LocalExecutorBuilder::default().io_memory(65_536).spawn(move || async move {
-        let plan = Box::new(plan(vec![0], "ws://127.0.0.1:1".into()));
-        let place = Rc::new(Place {
-            shard: RefCell::new(Core::new_shard(&plan, 0)),
-            upstream: RefCell::new(None),
-            clients: RefCell::new(HashMap::new()),
-            broken: Cell::new(false),
-        });
-        let core = Rc::new(Core {
-            plan,
-            epoch: Instant::now(),
-            control: mailbox().0,
-            places: HashMap::new(),
-            next_connection: Cell::new(0),
-            stopping: Cell::new(stopping),
-        });
-        let mut outbox = Outbox::new(Transport::None, Encoding::Json);
-        outbox.message(&[waiting]);
-        let parcel = Parcel { socket: near.into(), inbound: Inbound::new(Role::Server, 4096), outbox };
-        let options = Options { intents: Intents::ALL, version: 10, compress: false };
-        client::serve(core, place, Arrival { parcel, shard: 0, entry: Entry::Identify(options), version: 10 }).await;
-    });
-    talk(&mut far, &mut Inbound::new(Role::Client, 1 << 20));
-    drop(far);
-    executor.unwrap().join().unwrap();
 }
 
 /// Reads up to a message that is wanted.
@@ -151,26 +123,6 @@ fn read_until(far: &mut TcpStream, inbound: &mut Inbound, wanted: impl Fn(&Messa
     }
 }
 
-#[test]
-fn a_client_that_could_not_be_listened_to_is_heard_afterwards() {
-    serve_alone(false, &[b' '; 100_000], |far, inbound| {
-        read_until(far, inbound, |message| matches!(message, Message::Text(text) if text.len() == 100_000));
-        // Its task has nothing to send any more, and has to wait for this.
-        thread::sleep(Duration::from_millis(200));
-        let mut ping = Vec::new();
-        write_frame(&mut ping, Opcode::Ping, b"heard?", Some([1, 2, 3, 4]));
-        far.write_all(&ping).unwrap();
-        read_until(far, inbound, |message| matches!(message, Message::Pong(text) if text == b"heard?"));
-    });
-}
-
-#[test]
-fn a_client_that_comes_too_late_is_sent_away() {
-    serve_alone(true, b"{}", |far, inbound| {
-        read_until(far, inbound, |message| matches!(message, Message::Close(Some((4000, _)))));
-    });
-}
-
 /// A core with a control core that lets everyone identify, and a clock.
 struct Rig {
     listener: TcpListener,
@@ -184,29 +136,29 @@ impl Rig {
     fn start(shards: Vec<u32>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("ws://{}", listener.local_addr().unwrap());
-        let (to_core, core_mailbox) = mailbox();
+        let waker = Waker::new().unwrap();
+        let (to_core, mailbox_of_core) = core_mailbox(waker.clone());
         let (to_control, mut from_core) = mailbox();
-        let run = glommio::LocalExecutorBuilder::default()
-            .name("data")
-            .spawn(move || run(core_mailbox, to_control, Instant::now()))
-            .unwrap();
+        let run = thread::spawn(move || run(mailbox_of_core, waker, to_control, Instant::now()));
         let core = Arc::new(to_core);
-        let ticked = Arc::downgrade(&core);
-        let metronome = thread::spawn(move || {
-            while let Some(core) = ticked.upgrade() {
-                let _ = core.send(ToCore::Tick);
-                drop(core);
-                thread::sleep(TICK);
-            }
-        });
-        let granting = Arc::downgrade(&core);
+        let answering = Arc::downgrade(&core);
         let (panicked, panics) = mpsc::channel();
+        let tls = tls::client_config().unwrap();
         let control = glommio::LocalExecutorBuilder::default()
             .name("control")
             .spawn(move || async move {
                 loop {
-                    match (from_core.receive().await, granting.upgrade()) {
+                    match (from_core.receive().await, answering.upgrade()) {
                         (ToControl::WantPermit(shard), Some(core)) => drop(core.send(ToCore::Permit(shard))),
+                        (ToControl::Dial { shard, attempt, url }, Some(core)) => {
+                            let tls = tls.clone();
+                            let dialled = async move {
+                                let dialled = dial(&Endpoint::parse(&url).unwrap(), "v=10", tls).await;
+                                let result = dialled.map(Box::new).map_err(|error| error.to_string());
+                                drop(core.send(ToCore::Dialled { shard, attempt, result }));
+                            };
+                            glommio::spawn_local(dialled).detach();
+                        }
                         (ToControl::Panicked, _) => drop(panicked.send(())),
                         (ToControl::Stopped, _) => return,
                         _ => {}
@@ -215,21 +167,22 @@ impl Rig {
             })
             .unwrap();
         assert!(core.send(ToCore::Start(Box::new(plan(shards, url)))).is_ok());
-        let threads =
-            vec![metronome, thread::spawn(move || run.join().unwrap()), thread::spawn(move || control.join().unwrap())];
+        let threads = vec![run, thread::spawn(move || control.join().unwrap())];
         Self { listener, core, panics, threads }
     }
 
     /// A client of this shard; returns its end.
     fn client(&self, shard: u32) -> Far {
+        self.client_with(shard, Outbox::new(Transport::None, Encoding::Json))
+    }
+
+    /// The same, with something in its outbox.
+    fn client_with(&self, shard: u32, outbox: Outbox) -> Far {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let parcel = Parcel {
-            socket: listener.accept().unwrap().0.into(),
-            inbound: Inbound::new(Role::Server, 4096),
-            outbox: Outbox::new(Transport::None, Encoding::Json),
-        };
+        let parcel =
+            Parcel { socket: listener.accept().unwrap().0.into(), inbound: Inbound::new(Role::Server, 4096), outbox };
         let options = Options { intents: Intents::ALL, version: 10, compress: false };
         let arrival = Arrival { parcel, shard, entry: Entry::Identify(options), version: 10 };
         assert!(self.core.send(ToCore::Client(Box::new(arrival))).is_ok());
@@ -238,7 +191,8 @@ impl Rig {
 
     /// Stops the core, while Discord's ends read on.
     fn stop(self, peers: impl IntoIterator<Item = Peer>) {
-        assert!(self.core.send(ToCore::Stop).is_ok());
+        // It may have been told already.
+        let _ = self.core.send(ToCore::Stop);
         let drains = peers.into_iter().map(|mut peer| thread::spawn(move || while peer.hears(99).is_some() {}));
         let drains: Vec<_> = drains.collect();
         drop(self.core);
@@ -272,6 +226,39 @@ impl Far {
             }
         }
     }
+}
+
+#[test]
+fn a_client_that_could_not_be_listened_to_is_heard_afterwards() {
+    let rig = Rig::start(vec![0]);
+    let mut outbox = Outbox::new(Transport::None, Encoding::Json);
+    outbox.message(&[&[b' '; 100_000]]);
+    let Far { stream: mut far, mut inbound } = rig.client_with(0, outbox);
+    read_until(&mut far, &mut inbound, |message| matches!(message, Message::Text(text) if text.len() == 100_000));
+    // There is nothing to send to it any more; the core has to wait for this.
+    thread::sleep(Duration::from_millis(200));
+    let mut beat = Vec::new();
+    write_frame(&mut beat, Opcode::Text, br#"{"op":1,"d":null}"#, Some([1, 2, 3, 4]));
+    far.write_all(&beat).unwrap();
+    read_until(
+        &mut far,
+        &mut inbound,
+        |message| matches!(message, Message::Text(text) if text == &payload::HEARTBEAT_ACK),
+    );
+    drop(far);
+    rig.stop([]);
+}
+
+#[test]
+fn a_client_that_comes_too_late_is_sent_away() {
+    let rig = Rig::start(vec![0]);
+    // The core waits for this one, which does not react to anything.
+    let silent = rig.client(0);
+    assert!(rig.core.send(ToCore::Stop).is_ok());
+    let Far { stream: mut far, mut inbound } = rig.client(0);
+    read_until(&mut far, &mut inbound, |message| matches!(message, Message::Close(Some((4000, _)))));
+    drop((far, silent));
+    rig.stop([]);
 }
 
 #[test]

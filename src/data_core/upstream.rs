@@ -1,283 +1,199 @@
-//! Drives one shard's connection to Discord: reads, decompresses and hands payloads to the shard, and does what the
-//! session machine asks for. It decides nothing.
+//! One connection to Discord as the data core sees it: received bytes go in, payloads come out, frames are put on their way.
+//!
+//! Owns the TLS state, the frame decoder, the decompressor and the bytes to send. It decides nothing about the session.
+//!
+//! Copies of a payload on its way in, without TLS: from the kernel's buffer into the decoder, decompressed into `payload`, from
+//! there into the shard's log. Allocations: none once the buffers have grown.
 
-use super::{Core, Place, ToControl, note_waker};
 use crate::{
-    compression::{InflateError, Inflater},
-    net::{
-        Pause, contain, race,
-        upstream::{Endpoint, UpstreamConnection},
-    },
-    protocol::Time,
-    upstream::session::Action,
-    websocket::Message,
+    compression::{InflateError, Inflater, Transport},
+    io::sockets::ConnectionId,
+    net::tls::Tls,
+    protocol::close,
+    websocket::{Inbound, Message, Opcode, Outgoing, write_close, write_frame},
 };
-use std::{
-    future::poll_fn,
-    io,
-    rc::Rc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::io;
 
 /// Largest payload after decompression, in bytes. A guild with 100,000 members comes to some 60 MB.
 const MAX_PAYLOAD: usize = 256 << 20;
-/// Reads in one turn before the other tasks of the core get theirs.
-const READS_PER_TURN: usize = 8;
-/// How long a close frame may take to leave.
-const CLOSE_LIMIT: Duration = Duration::from_millis(500);
-/// The buffer of payloads is given back when it grew beyond this.
+/// The buffer of payloads is given back when it grew beyond this, in bytes.
 const KEEP_PAYLOAD: usize = 256 << 10;
+/// The buffers of frames and of TLS records are given back when they grew beyond this, in bytes.
+const KEEP_FRAMES: usize = 16 << 10;
 
-/// Runs the connection of a shard for ever. A panic restarts the shard with a new session.
-pub async fn run(core: Rc<Core>, place: Rc<Place>, index: usize) {
-    loop {
-        let stopped = race(
-            async {
-                drive(&core, &place).await;
-                true
-            },
-            async {
-                place.broken().await;
-                false
-            },
-        );
-        if contain(stopped).await == Some(true) {
+/// Why a connection can not be read on.
+#[derive(Debug)]
+pub struct Broken {
+    /// Discord's close code, when it has sent one.
+    pub code: Option<u16>,
+    /// For the log.
+    pub why: String,
+}
+
+impl Broken {
+    fn new(why: impl Into<String>) -> Self {
+        Self { code: None, why: why.into() }
+    }
+}
+
+/// See the module's description.
+pub struct Upstream {
+    /// Its socket.
+    pub connection: ConnectionId,
+    tls: Option<Box<Tls>>,
+    /// TLS records that were received and not decrypted yet.
+    records: Vec<u8>,
+    inbound: Inbound,
+    inflater: Inflater,
+    /// The payload under assembly, or the one that was handed out last.
+    payload: Vec<u8>,
+    /// `payload` was handed out and can be cleared.
+    handed_out: bool,
+    /// Frames to send that are not encrypted yet.
+    frames: Vec<u8>,
+    /// Bytes for the socket.
+    pub outgoing: Outgoing,
+    /// The socket takes no more bytes now; the core is told when that changes.
+    pub blocked: bool,
+    /// The peer has ended the stream, or the connection broke; what was received before is still to be read.
+    pub ended: Option<String>,
+}
+
+impl Upstream {
+    /// A connection after its upgrade.
+    pub fn new(connection: ConnectionId, tls: Option<Box<Tls>>, inbound: Inbound, transport: Transport) -> Self {
+        Self {
+            connection,
+            tls,
+            records: Vec::new(),
+            inbound,
+            inflater: Inflater::new(transport, MAX_PAYLOAD),
+            payload: Vec::new(),
+            handed_out: false,
+            frames: Vec::new(),
+            outgoing: Outgoing::default(),
+            blocked: false,
+            ended: None,
+        }
+    }
+
+    /// Takes bytes from the socket.
+    pub fn received(&mut self, bytes: &[u8]) {
+        match self.tls {
+            None => self.inbound.receive(bytes),
+            Some(_) => self.records.extend_from_slice(bytes),
+        }
+    }
+
+    /// Decrypts what was received. To be called before [`Upstream::next`].
+    pub fn decrypt(&mut self) {
+        let Some(tls) = &mut self.tls else { return };
+        if self.records.is_empty() {
             return;
         }
-        core.tell(ToControl::Panicked);
-        let shard = core.plan.shards[index];
-        tracing::error!(shard, "the shard panicked and is started anew; its clients have to identify again");
-        *place.shard.borrow_mut() = Core::new_shard(&core.plan, index);
-        place.wake_handles(|_| true);
-    }
-}
-
-/// What ended a connection.
-enum End {
-    /// We closed it: the machine knows.
-    Ours,
-    /// The peer did, or the network.
-    Theirs(Option<u16>, String),
-}
-
-async fn drive(core: &Rc<Core>, place: &Place) {
-    let id = place.shard.borrow().id();
-    let mut told = false;
-    loop {
-        let Some(action) = next_action(core, place).await else { return };
-        let Action::Connect(url) = action else { continue };
-        match connect(core, place, &url).await {
-            Ok(Some(mut connection)) => {
-                place.with(|shard| shard.upstream_connected(core.now()));
-                tracing::debug!(shard = %id, url, "connected");
-                match serve(core, place, &mut connection).await {
-                    End::Ours => tracing::info!(shard = %id, "closed the connection to Discord"),
-                    End::Theirs(code, why) => {
-                        tracing::info!(shard = %id, code, "lost the connection to Discord: {why}");
-                        place.with(|shard| shard.upstream_closed(core.now(), code));
-                    }
-                }
-            }
-            // The machine has given up waiting.
-            Ok(None) => tracing::warn!(shard = %id, url, "connecting took too long"),
-            Err(error) => {
-                tracing::warn!(shard = %id, url, "can not connect: {error}");
-                place.with(|shard| shard.upstream_closed(core.now(), None));
-            }
-        }
-        let fatal = place.shard.borrow().fatal();
-        if let Some((code, advice)) = fatal
-            && !std::mem::replace(&mut told, true)
-        {
-            tracing::error!(shard = %id, code, "Discord closed the shard for good: {advice}");
-            core.tell(ToControl::Fatal(id.id, code, advice));
-        }
-    }
-}
-
-/// Waits for the machine to want something while there is no connection. `None`: the core stops.
-async fn next_action(core: &Core, place: &Place) -> Option<Action> {
-    poll_fn(|cx| {
-        note_waker(&place.upstream, cx);
-        match place.shard.borrow_mut().poll_upstream(core.now()) {
-            Some(action) => Poll::Ready(Some(action)),
-            None if core.stopping.get() => Poll::Ready(None),
-            None => Poll::Pending,
-        }
-    })
-    .await
-}
-
-/// `None`: the machine did not want to wait any longer.
-async fn connect(core: &Core, place: &Place, url: &str) -> io::Result<Option<UpstreamConnection>> {
-    let endpoint = Endpoint::parse(url).map_err(|what| io::Error::new(io::ErrorKind::InvalidInput, what))?;
-    let mut query = "v=10&encoding=json".to_owned();
-    if let Some(name) = core.plan.transport.name() {
-        query.push_str("&compress=");
-        query.push_str(name);
-    }
-    race(async { UpstreamConnection::connect(&endpoint, &query, core.plan.tls.clone()).await.map(Some) }, async {
-        // The only thing that the machine can want of a connection that is being made is to drop it.
-        next_action(core, place).await;
-        Ok(None)
-    })
-    .await
-}
-
-async fn serve(core: &Core, place: &Place, connection: &mut UpstreamConnection) -> End {
-    let inflater = Inflater::new(core.plan.transport, MAX_PAYLOAD);
-    let mut reader = Reader { inflater, payload: Vec::new(), news: false };
-    let mut pause = Pause::default();
-    let end = poll_fn(|cx| {
-        note_waker(&place.upstream, cx);
-        if !pause.is_over(cx) {
-            return Poll::Pending;
-        }
-        let now = core.now();
-        let next = turn(core, place, connection, &mut reader, now, cx);
-        if std::mem::take(&mut reader.news) {
-            place.serve_clients(now);
-            place.shard.borrow_mut().settle();
-        }
-        match next {
-            Turn::End(end) => return Poll::Ready(end),
-            Turn::Again => pause.begin(cx),
-            Turn::Wait => {}
-        }
-        Poll::Pending
-    })
-    .await;
-    // A close frame that is still here goes out if it can.
-    let _ = crate::net::within(CLOSE_LIMIT, poll_fn(|cx| connection.poll_write(cx))).await;
-    end
-}
-
-/// What follows a turn.
-enum Turn {
-    /// Somebody will wake it.
-    Wait,
-    /// There is more to do, after everyone else.
-    Again,
-    End(End),
-}
-
-struct Reader {
-    inflater: Inflater,
-    /// The payload under assembly.
-    payload: Vec<u8>,
-    /// There may be something for clients.
-    news: bool,
-}
-
-/// One turn: read what is there, do what is wanted, write.
-fn turn(
-    core: &Core,
-    place: &Place,
-    connection: &mut UpstreamConnection,
-    reader: &mut Reader,
-    now: Time,
-    cx: &mut Context<'_>,
-) -> Turn {
-    let mut next = Turn::Again;
-    for read in 0..=READS_PER_TURN {
-        // Before the first read too: the first messages may have come together with the end of the upgrade.
-        if let Some(end) = messages(place, connection, reader, now) {
-            return Turn::End(end);
-        }
-        if let Some(end) = actions(core, place, connection, now) {
-            return Turn::End(end);
-        }
-        if read == READS_PER_TURN {
-            break;
-        }
-        match connection.poll_read(cx) {
-            Poll::Ready(Ok(true)) => {}
-            Poll::Ready(Ok(false)) => return Turn::End(End::Theirs(None, "end of stream".into())),
-            Poll::Ready(Err(error)) => return Turn::End(End::Theirs(None, error.to_string())),
-            Poll::Pending => {
-                connection.inbound.release();
-                next = Turn::Wait;
-                break;
-            }
-        }
-    }
-    match connection.poll_write(cx) {
-        Poll::Ready(Err(error)) => Turn::End(End::Theirs(None, error.to_string())),
-        Poll::Ready(Ok(())) | Poll::Pending => next,
-    }
-}
-
-/// Handles every message that is complete.
-fn messages(place: &Place, connection: &mut UpstreamConnection, reader: &mut Reader, now: Time) -> Option<End> {
-    let mut pong = Vec::new();
-    loop {
-        let complete = match connection.inbound.next() {
-            Ok(None) => return None,
-            Ok(Some(Message::Text(text))) => {
-                // Plain text is legal on a connection that asked for compression.
-                reader.news |= deliver(place, text, now);
-                continue;
-            }
-            Ok(Some(Message::Binary(bytes))) => reader.inflater.inflate(bytes, &mut reader.payload),
-            Ok(Some(Message::Ping(payload))) => {
-                pong.clear();
-                pong.extend_from_slice(payload);
-                connection.pong(&pong);
-                continue;
-            }
-            Ok(Some(Message::Pong(_))) => continue,
-            Ok(Some(Message::Close(close))) => {
-                let code = close.map(|(code, _)| code);
-                let reason = close.map_or_else(|| "closed".into(), |(_, reason)| format!("closed: {reason:?}"));
-                connection.close(code);
-                return Some(End::Theirs(code, reason));
-            }
-            Err(violation) => {
-                connection.close(Some(violation.close_code()));
-                return Some(End::Theirs(None, format!("WebSocket violation: {violation}")));
-            }
+        let result = tls.decrypt(&self.records, &mut self.inbound);
+        clear(&mut self.records, KEEP_FRAMES);
+        let why = match result {
+            Ok(Some(_)) => return,
+            Ok(None) => "end of the TLS stream".into(),
+            Err(error) => error.to_string(),
         };
-        match complete {
-            Ok(false) => {}
-            Ok(true) => {
-                reader.news |= deliver(place, &reader.payload, now);
-                if reader.payload.capacity() > KEEP_PAYLOAD {
-                    reader.payload = Vec::new();
-                } else {
-                    reader.payload.clear();
+        self.ended.get_or_insert(why);
+    }
+
+    /// The next payload; `None`: there is no whole one. Pings are answered on the way.
+    pub fn next(&mut self) -> Result<Option<&[u8]>, Broken> {
+        if std::mem::take(&mut self.handed_out) {
+            clear(&mut self.payload, KEEP_PAYLOAD);
+        }
+        loop {
+            let complete = match self.inbound.next() {
+                Ok(None) => return Ok(None),
+                // Plain text is legal on a connection that asked for compression.
+                Ok(Some(Message::Text(_))) if !self.payload.is_empty() => {
+                    self.close(Some(close::UNKNOWN_ERROR));
+                    return Err(Broken::new("a text message in the middle of a compressed payload"));
+                }
+                Ok(Some(Message::Text(text))) => {
+                    self.payload.extend_from_slice(text);
+                    Ok(true)
+                }
+                Ok(Some(Message::Binary(bytes))) => self.inflater.inflate(bytes, &mut self.payload),
+                Ok(Some(Message::Ping(payload))) => {
+                    write_frame(&mut self.frames, Opcode::Pong, payload, Some(mask()));
+                    continue;
+                }
+                Ok(Some(Message::Pong(_))) => continue,
+                Ok(Some(Message::Close(close))) => {
+                    let code = close.map(|(code, _)| code);
+                    let why = close.map_or_else(|| "closed".into(), |(_, reason)| format!("closed: {reason:?}"));
+                    self.close(code);
+                    return Err(Broken { code, why });
+                }
+                Err(violation) => {
+                    self.close(Some(violation.close_code()));
+                    return Err(Broken::new(format!("WebSocket violation: {violation}")));
+                }
+            };
+            match complete {
+                Ok(false) => {}
+                Ok(true) => {
+                    self.handed_out = true;
+                    return Ok(Some(&self.payload));
+                }
+                Err(error @ (InflateError::Corrupt(_) | InflateError::TooLarge)) => {
+                    self.close(Some(close::UNKNOWN_ERROR));
+                    return Err(Broken::new(error.to_string()));
                 }
             }
-            Err(error @ (InflateError::Corrupt(_) | InflateError::TooLarge)) => {
-                connection.close(Some(crate::protocol::close::UNKNOWN_ERROR));
-                return Some(End::Theirs(None, error.to_string()));
+        }
+    }
+
+    /// Gives memory back that a burst needed. To be called when there is nothing more to read.
+    pub fn shrink(&mut self) {
+        match self.tls {
+            None => self.inbound.shrink(KEEP_FRAMES),
+            // rustls wants initialised memory to write to, which all connections of the core share.
+            Some(_) => self.inbound.release(),
+        }
+    }
+
+    /// Puts a payload on its way.
+    pub fn send(&mut self, payload: &[u8]) {
+        write_frame(&mut self.frames, Opcode::Text, payload, Some(mask()));
+    }
+
+    /// Puts a close frame on its way.
+    pub fn close(&mut self, code: Option<u16>) {
+        write_close(&mut self.frames, code, "", Some(mask()));
+    }
+
+    /// Makes bytes for the socket of everything that was put on its way.
+    pub fn encrypt(&mut self) -> io::Result<()> {
+        let buffer = self.outgoing.buffer();
+        match &mut self.tls {
+            None => buffer.extend_from_slice(&self.frames),
+            Some(tls) => {
+                if !self.frames.is_empty() {
+                    tls.encrypt(&self.frames)?;
+                }
+                tls.take_wire(buffer)?;
             }
         }
+        clear(&mut self.frames, KEEP_FRAMES);
+        Ok(())
     }
 }
 
-/// Returns whether there may be something for clients. What the machine wants is asked for after this.
-fn deliver(place: &Place, payload: &[u8], now: Time) -> bool {
-    let (result, wake) = place.call(|shard| shard.upstream_payload(now, payload));
-    if let Err(malformed) = result {
-        tracing::error!(shard = %place.shard.borrow().id(), bytes = payload.len(), "malformed payload from Discord: {malformed}");
+/// Empties a buffer, and gives its memory back when that is more than `keep` bytes.
+fn clear(buffer: &mut Vec<u8>, keep: usize) {
+    if buffer.capacity() > keep {
+        *buffer = Vec::new();
+    } else {
+        buffer.clear();
     }
-    wake.clients
 }
 
-/// Does what the machine wants.
-fn actions(core: &Core, place: &Place, connection: &mut UpstreamConnection, now: Time) -> Option<End> {
-    loop {
-        let action = place.shard.borrow_mut().poll_upstream(now)?;
-        match action {
-            Action::Send(payload) => connection.send(&payload),
-            Action::RequestPermit => core.tell(ToControl::WantPermit(place.shard.borrow().id().id)),
-            Action::Close(code) => {
-                connection.close(Some(code));
-                return Some(End::Ours);
-            }
-            // The machine connects only when it has no connection.
-            Action::Connect(_) => return Some(End::Ours),
-        }
-    }
+fn mask() -> [u8; 4] {
+    fastrand::u32(..).to_ne_bytes()
 }

@@ -10,7 +10,7 @@
 use crate::{
     compression::{Deflater, Packer, Transport},
     protocol::{Encoding, etf},
-    websocket::{Opcode, write_close, write_frame, write_header},
+    websocket::{Opcode, Outgoing, write_close, write_frame, write_header},
 };
 use std::cell::RefCell;
 
@@ -20,6 +20,10 @@ pub const HIGH_WATER: usize = 64 << 10;
 const KEEP: usize = 2 * HIGH_WATER;
 /// Payload compression leaves smaller payloads alone: they would shrink little, and every client has to unpack them.
 pub const PACK_FROM: usize = 1024;
+/// Empty buffers that a core keeps, each of at most [`KEEP_SPARE`] bytes.
+const SPARES: usize = 64;
+/// See [`SPARES`].
+const KEEP_SPARE: usize = 16 << 10;
 /// Room for the commonest header of a message whose size is known only afterwards.
 const HEADER: usize = 4;
 /// Room for any header.
@@ -35,8 +39,9 @@ struct Tools {
     packer: Option<Packer>,
     /// A payload in between two steps.
     scratch: Vec<u8>,
-    /// What was the `wire` of a connection that has written everything.
-    wire: Vec<u8>,
+    /// Empty buffers of connections that have written everything, at most [`SPARES`]. The one used last is taken first: it is
+    /// in the CPU's cache.
+    spares: Vec<Vec<u8>>,
 }
 
 thread_local! {
@@ -67,9 +72,7 @@ struct Open {
 pub struct Outbox {
     form: Form,
     open: Option<Open>,
-    wire: Vec<u8>,
-    /// Bytes of `wire` that are written already.
-    written: usize,
+    wire: Outgoing,
     /// A close frame is in it: nothing may follow.
     closed: bool,
 }
@@ -82,7 +85,7 @@ impl Outbox {
             (None, Encoding::Json) => Form::Plain,
             (None, Encoding::Etf) => Form::Etf,
         };
-        Self { form, open: None, wire: Vec::new(), written: 0, closed: false }
+        Self { form, open: None, wire: Outgoing::default(), closed: false }
     }
 
     /// The client has identified or resumed: from now on what it gets is compressed as it wants. `payloads`: it has asked
@@ -117,8 +120,11 @@ impl Outbox {
             return;
         }
         let Self { form, wire, .. } = self;
-        if wire.capacity() == 0 {
-            *wire = TOOLS.with_borrow_mut(|tools| std::mem::take(&mut tools.wire));
+        let wire = wire.buffer();
+        if wire.capacity() == 0
+            && let Some(spare) = TOOLS.with_borrow_mut(|tools| tools.spares.pop())
+        {
+            *wire = spare;
         }
         match form {
             Form::Plain => write_text(wire, parts),
@@ -181,9 +187,9 @@ impl Outbox {
         frame[start..LONGEST_HEADER].copy_from_slice(&header);
         if self.pending().is_empty() {
             // A large one is not copied again.
-            (self.wire, self.written) = (frame, start);
+            self.wire.replace(frame, start);
         } else {
-            self.wire.extend_from_slice(&frame[start..]);
+            self.wire.buffer().extend_from_slice(&frame[start..]);
         }
         deferred.iter().for_each(|payload| self.message(&[payload]));
     }
@@ -202,7 +208,7 @@ impl Outbox {
     /// Adds a pong.
     pub fn pong(&mut self, payload: &[u8]) {
         if !self.closed {
-            write_frame(&mut self.wire, Opcode::Pong, payload, None);
+            write_frame(self.wire.buffer(), Opcode::Pong, payload, None);
         }
     }
 
@@ -210,7 +216,7 @@ impl Outbox {
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         self.open = None;
         if !self.closed {
-            write_close(&mut self.wire, code, reason, None);
+            write_close(self.wire.buffer(), code, reason, None);
             self.closed = true;
         }
     }
@@ -222,41 +228,64 @@ impl Outbox {
 
     /// Adds bytes that are no WebSocket frames: the HTTP response of the upgrade.
     pub fn raw(&mut self, bytes: &[u8]) {
-        self.wire.extend_from_slice(bytes);
+        self.wire.buffer().extend_from_slice(bytes);
     }
 
-    /// What has to be written next.
+    /// What has to be written next, besides what was taken.
     pub fn pending(&self) -> &[u8] {
-        &self.wire[self.written..]
+        self.wire.pending()
     }
 
     /// Announces that the first `n` bytes of [`Outbox::pending`] were written.
     pub fn wrote(&mut self, n: usize) {
-        self.written += n;
-        assert!(self.written <= self.wire.len(), "more bytes written than there were");
-        if self.written == self.wire.len() {
-            self.written = 0;
-            if self.wire.capacity() > KEEP {
-                self.wire = Vec::new();
-            } else {
-                self.wire.clear();
-            }
+        self.wire.wrote(n, KEEP);
+    }
+
+    /// Takes everything that is pending, to be sent from the returned index on. `None`: there is nothing, or what was taken
+    /// before is not back yet.
+    pub fn take(&mut self) -> Option<(Vec<u8>, usize)> {
+        self.wire.take()
+    }
+
+    /// Brings back what [`Outbox::take`] gave, of which `sent` bytes have left.
+    pub fn returned(&mut self, bytes: Vec<u8>, sent: usize) {
+        if let Some(bytes) = self.wire.returned(bytes, sent) {
+            spare(bytes);
         }
+    }
+
+    /// Has everything left, what was taken included?
+    pub fn is_empty(&self) -> bool {
+        self.wire.is_empty()
+    }
+
+    /// Bytes that have not left.
+    pub fn len(&self) -> usize {
+        self.wire.len()
     }
 
     /// Should producers wait?
     pub fn is_full(&self) -> bool {
-        self.wire.len() - self.written >= HIGH_WATER
+        self.wire.len() >= HIGH_WATER
     }
 
-    /// Gives the empty buffer back, when everything is written: to the next connection of the core that writes, so that
-    /// one after the other uses the same memory, which is in the CPU's cache.
+    /// Gives the empty buffer back, when everything is written: to the next connection of the core that writes.
     pub fn release(&mut self) {
         if self.pending().is_empty() && self.wire.capacity() > 0 {
-            let mut wire = std::mem::take(&mut self.wire);
-            wire.clear();
-            TOOLS.with_borrow_mut(|tools| tools.wire = wire);
+            spare(self.wire.replace(Vec::new(), 0));
         }
+    }
+}
+
+/// Keeps the memory of an empty buffer for the next connection that writes.
+fn spare(mut bytes: Vec<u8>) {
+    if bytes.capacity() <= KEEP_SPARE {
+        bytes.clear();
+        TOOLS.with_borrow_mut(|tools| {
+            if tools.spares.len() < SPARES {
+                tools.spares.push(bytes);
+            }
+        });
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::{Budget, within};
 use crate::{
+    data_core::Parcel,
     downstream::outbox::Outbox,
     websocket::{Inbound, Message, Violation},
 };
@@ -13,7 +14,7 @@ use std::{
     future::poll_fn,
     io,
     net::Shutdown,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd},
+    os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd},
     pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
@@ -40,16 +41,6 @@ pub enum Ended {
     Closed(Option<u16>),
     /// The client broke the protocol.
     Violated(Violation),
-}
-
-/// A connection between two cores: plain data, bound to no executor.
-pub struct Parcel {
-    /// The socket.
-    pub socket: OwnedFd,
-    /// Bytes received and not consumed yet.
-    pub inbound: Inbound,
-    /// Bytes to send and the state of the compression.
-    pub outbox: Outbox,
 }
 
 /// A connection on the executor that it was made on.
@@ -222,7 +213,7 @@ mod tests {
         protocol::Encoding,
         websocket::{Message, Opcode, Role, write_frame},
     };
-    use std::{future::poll_fn, io::Write};
+    use std::{future::poll_fn, io::Write, os::fd::OwnedFd};
 
     /// Bytes that have arrived at a socket and have not been read.
     fn unread(socket: &OwnedFd) -> i32 {

@@ -1,5 +1,6 @@
-//! Messages from any thread to a task on an executor.
+//! Messages from any thread to a task on an executor, or to a data core that waits in its ring.
 
+use crate::io::wake;
 use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::{future::poll_fn, sync::Arc, task::Poll};
@@ -7,22 +8,35 @@ use std::{future::poll_fn, sync::Arc, task::Poll};
 /// Messages that can wait in one mailbox.
 pub const CAPACITY: usize = 8192;
 
-/// Makes a mailbox.
+/// Makes a mailbox for a task.
 pub fn mailbox<T>() -> (Postbox<T>, Mailbox<T>) {
     let (sender, receiver) = bounded(CAPACITY);
     let waker = Arc::new(AtomicWaker::new());
-    (Postbox { sender, waker: waker.clone() }, Mailbox { receiver, waker })
+    (Postbox { sender, owner: Owner::Task(waker.clone()) }, Mailbox { receiver, waker })
+}
+
+/// Makes a mailbox for a data core, which is woken by `waker`.
+pub fn core_mailbox<T>(waker: wake::Waker) -> (Postbox<T>, Receiver<T>) {
+    let (sender, receiver) = bounded(CAPACITY);
+    (Postbox { sender, owner: Owner::Core(waker) }, receiver)
+}
+
+/// Who is woken when there is a message.
+#[derive(Clone)]
+enum Owner {
+    Task(Arc<AtomicWaker>),
+    Core(wake::Waker),
 }
 
 /// Where messages go in; any thread may have one.
 pub struct Postbox<T> {
     sender: Sender<T>,
-    waker: Arc<AtomicWaker>,
+    owner: Owner,
 }
 
 impl<T> Clone for Postbox<T> {
     fn clone(&self) -> Self {
-        Self { sender: self.sender.clone(), waker: self.waker.clone() }
+        Self { sender: self.sender.clone(), owner: self.owner.clone() }
     }
 }
 
@@ -31,7 +45,10 @@ impl<T> Postbox<T> {
     pub fn send(&self, message: T) -> Result<(), T> {
         match self.sender.try_send(message) {
             Ok(()) => {
-                self.waker.wake();
+                match &self.owner {
+                    Owner::Task(waker) => waker.wake(),
+                    Owner::Core(waker) => waker.wake(),
+                }
                 Ok(())
             }
             Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) => Err(message),
@@ -46,6 +63,11 @@ pub struct Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
+    /// The next message, if there is one already.
+    pub fn try_receive(&mut self) -> Option<T> {
+        self.receiver.try_recv().ok()
+    }
+
     /// The next message; waits for it.
     pub async fn receive(&mut self) -> T {
         poll_fn(|cx| {

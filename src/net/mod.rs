@@ -1,12 +1,12 @@
 //! The thin shell around sockets, threads and TLS that the pure parts are driven by.
 //!
 //! Owns the ways in which bytes and messages move: [`mailbox`] between cores, [`client`] for connections of bots,
-//! [`upstream`] for connections to Discord. Knows framing, and nothing of sessions or shards.
+//! [`dial`] for new connections to Discord. Knows framing, and nothing of sessions or shards.
 
 pub mod client;
+pub mod dial;
 pub mod mailbox;
 pub mod tls;
-pub mod upstream;
 
 use std::{
     future::Future,

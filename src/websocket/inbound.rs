@@ -165,6 +165,34 @@ impl Inbound {
         assert!(self.end <= self.buffer.len(), "more bytes filled than there was space");
     }
 
+    /// Adds received bytes, which costs a copy and memory for as much as there is. For those who are handed bytes instead of
+    /// reading them into [`Inbound::space`].
+    pub fn receive(&mut self, bytes: &[u8]) {
+        if self.start == self.end {
+            self.start = 0;
+            self.end = 0;
+        } else if self.start >= self.buffer.len() / 2 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        self.buffer.truncate(self.end);
+        self.buffer.extend_from_slice(bytes);
+        self.end = self.buffer.len();
+    }
+
+    /// Gives the buffer up if it is empty and larger than `keep` bytes.
+    pub fn shrink(&mut self, keep: usize) {
+        if self.start == self.end && self.buffer.capacity() > keep {
+            self.buffer = Vec::new();
+            self.start = 0;
+            self.end = 0;
+        }
+        if self.assembling.is_none() && self.assembled.capacity() > keep {
+            self.assembled = Vec::new();
+        }
+    }
+
     /// Bytes received and not consumed yet.
     pub fn pending(&self) -> usize {
         self.end - self.start

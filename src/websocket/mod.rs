@@ -13,7 +13,9 @@
 mod frame;
 mod handshake;
 mod inbound;
+mod outgoing;
 
 pub use frame::{MAX_HEADER, Opcode, mask_in_place, write_close, write_frame, write_header};
 pub use handshake::{HandshakeError, Upgrade, client_request, parse_response, server_response, upgrade_of};
 pub use inbound::{Inbound, Message, Role, Violation};
+pub use outgoing::Outgoing;

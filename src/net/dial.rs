@@ -1,18 +1,19 @@
-//! The connection to Discord: TCP, TLS where the URL says so, the WebSocket upgrade, frames in both directions.
+//! Making a connection to Discord: names, TCP, TLS where the URL says so, the WebSocket upgrade. The result is plain data, which
+//! a data core goes on with.
 
 use super::{tls::Tls, within};
-use crate::websocket::{Inbound, Opcode, Role, client_request, parse_response, write_close, write_frame};
-use futures_lite::io::{AsyncRead, AsyncWrite};
+use crate::{
+    data_core::Dialled,
+    websocket::{Inbound, Role, client_request, parse_response},
+};
+use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
 use rustls::ClientConfig;
 use std::{
-    cell::RefCell,
-    future::poll_fn,
     io,
     net::{SocketAddr, ToSocketAddrs},
-    pin::Pin,
+    os::fd::{AsRawFd, BorrowedFd},
     sync::Arc,
-    task::{Context, Poll, ready},
     time::Duration,
 };
 use tungstenite::http::Uri;
@@ -25,11 +26,6 @@ pub const MAX_MESSAGE: usize = 64 << 20;
 const MAX_RESPONSE: usize = 16 << 10;
 /// Bytes of TLS records read at a time.
 const WIRE_CHUNK: usize = 32 << 10;
-
-thread_local! {
-    /// TLS records on their way from a socket to rustls.
-    static WIRE: RefCell<Vec<u8>> = RefCell::default();
-}
 
 /// A gateway URL, taken apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,123 +86,77 @@ pub async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> io::Resul
     Err(failure)
 }
 
-/// One connection, after its upgrade.
-pub struct UpstreamConnection {
-    stream: TcpStream,
-    tls: Option<Box<Tls>>,
-    /// What Discord sent.
-    pub inbound: Inbound,
-    /// Frames to send that are not encrypted yet.
-    frames: Vec<u8>,
-    /// Bytes for the socket.
-    wire: Vec<u8>,
-    written: usize,
+/// Makes a connection to an endpoint with this query. Tries the addresses of the host in turn. Names are looked up on the
+/// executor's helper thread, so that nothing else waits. Has no time limit of its own.
+pub async fn dial(endpoint: &Endpoint, query: &str, config: Arc<ClientConfig>) -> io::Result<Dialled> {
+    let (host, port) = (endpoint.host.clone(), endpoint.port);
+    let addresses: Vec<SocketAddr> = glommio::executor()
+        .spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect))
+        .await?;
+    let stream = connect_any(&addresses, ADDRESS_LIMIT).await?;
+    stream.set_nodelay(true)?;
+    let tls = if endpoint.tls { Some(Box::new(Tls::new(config, &endpoint.host)?)) } else { None };
+    let (request, key) = client_request(&endpoint.authority(), &format!("{}?{query}", endpoint.path));
+    let mut handshake = Handshake { stream, tls, inbound: Inbound::new(Role::Client, MAX_MESSAGE), wire: Vec::new() };
+    match &mut handshake.tls {
+        None => handshake.wire.extend_from_slice(request.as_bytes()),
+        Some(tls) => tls.encrypt(request.as_bytes())?,
+    }
+    handshake.finish(&key).await
 }
 
-impl UpstreamConnection {
-    /// Connects to an endpoint with this query. Tries the addresses of the host in turn. Names are looked up on the
-    /// executor's helper thread, so that nothing else waits. Has no time limit of its own.
-    pub async fn connect(endpoint: &Endpoint, query: &str, config: Arc<ClientConfig>) -> io::Result<Self> {
-        let (host, port) = (endpoint.host.clone(), endpoint.port);
-        let addresses: Vec<SocketAddr> = glommio::executor()
-            .spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect))
-            .await?;
-        let stream = connect_any(&addresses, ADDRESS_LIMIT).await?;
-        Self::upgrade(stream, endpoint, query, config).await
-    }
+/// A connection whose upgrade is under way.
+struct Handshake {
+    stream: TcpStream,
+    tls: Option<Box<Tls>>,
+    inbound: Inbound,
+    /// Bytes for the socket.
+    wire: Vec<u8>,
+}
 
-    async fn upgrade(
-        stream: TcpStream,
-        endpoint: &Endpoint,
-        query: &str,
-        config: Arc<ClientConfig>,
-    ) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        let tls = if endpoint.tls { Some(Box::new(Tls::new(config, &endpoint.host)?)) } else { None };
-        let inbound = Inbound::new(Role::Client, MAX_MESSAGE);
-        let mut connection = Self { stream, tls, inbound, frames: Vec::new(), wire: Vec::new(), written: 0 };
-        let (request, key) = client_request(&endpoint.authority(), &format!("{}?{query}", endpoint.path));
-        connection.frames.extend_from_slice(request.as_bytes());
+impl Handshake {
+    /// Reads the response to the upgrade. What comes after it stays in `inbound`.
+    async fn finish(mut self, key: &str) -> io::Result<Dialled> {
         loop {
-            let parsed = parse_response(connection.inbound.unconsumed(), &key)
+            self.write().await?;
+            let parsed = parse_response(self.inbound.unconsumed(), key)
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             if let Some(size) = parsed {
-                connection.inbound.consume(size);
-                return Ok(connection);
+                self.inbound.consume(size);
+                // SAFETY: the stream keeps the descriptor open until it is dropped at the end of this function. It reads only
+                // when asked, so the kernel has everything that is not in `inbound`.
+                let socket = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }.try_clone_to_owned()?;
+                return Ok(Dialled { socket, tls: self.tls, inbound: self.inbound });
             }
-            if connection.inbound.pending() > MAX_RESPONSE {
+            if self.inbound.pending() > MAX_RESPONSE {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "endless response to the upgrade"));
             }
-            let read = poll_fn(|cx| {
-                if let Poll::Ready(Err(error)) = connection.poll_write(cx) {
-                    return Poll::Ready(Err(error));
-                }
-                connection.poll_read(cx)
-            });
-            if !read.await? {
+            if !self.read().await? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
     }
 
-    /// Adds a text message.
-    pub fn send(&mut self, payload: &[u8]) {
-        write_frame(&mut self.frames, Opcode::Text, payload, Some(mask()));
-    }
-
-    /// Adds a pong.
-    pub fn pong(&mut self, payload: &[u8]) {
-        write_frame(&mut self.frames, Opcode::Pong, payload, Some(mask()));
-    }
-
-    /// Adds a close frame.
-    pub fn close(&mut self, code: Option<u16>) {
-        write_close(&mut self.frames, code, "", Some(mask()));
-    }
-
-    /// Reads once; `false`: the peer ended the stream. What came is in `inbound`, which may still have no whole message.
-    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
-        let Some(tls) = &mut self.tls else {
-            let n = ready!(Pin::new(&mut self.stream).poll_read(cx, self.inbound.space()))?;
-            self.inbound.filled(n);
-            return Poll::Ready(Ok(n > 0));
-        };
-        WIRE.with_borrow_mut(|wire| {
-            wire.resize(WIRE_CHUNK, 0);
-            let n = ready!(Pin::new(&mut self.stream).poll_read(cx, wire))?;
-            if n == 0 {
-                return Poll::Ready(Ok(false));
-            }
-            Poll::Ready(Ok(tls.decrypt(&wire[..n], &mut self.inbound)?.is_some()))
-        })
-    }
-
-    /// Writes everything that was added. `Pending`: the peer has to read first.
-    pub fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.tls {
-            None => self.wire.append(&mut self.frames),
-            Some(tls) => {
-                if !self.frames.is_empty() {
-                    tls.encrypt(&self.frames)?;
-                    self.frames.clear();
-                }
-                tls.take_wire(&mut self.wire)?;
-            }
+    async fn write(&mut self) -> io::Result<()> {
+        if let Some(tls) = &mut self.tls {
+            tls.take_wire(&mut self.wire)?;
         }
-        while self.written < self.wire.len() {
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.wire[self.written..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                n => self.written += n,
-            }
-        }
+        self.stream.write_all(&self.wire).await?;
         self.wire.clear();
-        self.written = 0;
-        Poll::Ready(Ok(()))
+        Ok(())
     }
-}
 
-fn mask() -> [u8; 4] {
-    fastrand::u32(..).to_ne_bytes()
+    /// Reads once; `false`: the peer ended the stream.
+    async fn read(&mut self) -> io::Result<bool> {
+        let Some(tls) = &mut self.tls else {
+            let n = self.stream.read(self.inbound.space()).await?;
+            self.inbound.filled(n);
+            return Ok(n > 0);
+        };
+        let mut records = vec![0; WIRE_CHUNK];
+        let n = self.stream.read(&mut records).await?;
+        Ok(n > 0 && tls.decrypt(&records[..n], &mut self.inbound)?.is_some())
+    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,44 @@
+//! Making connections to Discord for the data cores, which have neither names nor TLS handshakes to wait for.
+
+use super::Control;
+use crate::{
+    data_core::ToCore,
+    net::{
+        dial::{Endpoint, dial},
+        within,
+    },
+    upstream::session::CONNECT_TIMEOUT,
+};
+use rustls::ClientConfig;
+use std::{collections::HashMap, rc::Rc, sync::Arc};
+
+/// The attempts that are under way: at most one a shard.
+#[derive(Default)]
+pub struct Dialler(HashMap<u32, glommio::Task<()>>);
+
+impl Dialler {
+    /// Starts an attempt, which makes an earlier one for the same shard void. The core of the shard is told what came of it.
+    pub fn start(&mut self, control: Rc<Control>, tls: Arc<ClientConfig>, shard: u32, attempt: u64, url: String) {
+        // Dropping a task ends it, and with it its connection.
+        self.0.remove(&shard);
+        let task = glommio::spawn_local(async move {
+            let mut query = "v=10&encoding=json".to_owned();
+            if let Some(name) = control.config.upstream_compression.name() {
+                query.push_str("&compress=");
+                query.push_str(name);
+            }
+            let result = match Endpoint::parse(&url) {
+                Err(what) => Err(what),
+                Ok(endpoint) => match within(CONNECT_TIMEOUT, dial(&endpoint, &query, tls)).await {
+                    Some(Ok(dialled)) => Ok(Box::new(dialled)),
+                    Some(Err(error)) => Err(format!("{url}: {error}")),
+                    None => Err(format!("{url} does not answer within {} s", CONNECT_TIMEOUT.as_secs())),
+                },
+            };
+            if control.cores()[control.index_of(shard)].send(ToCore::Dialled { shard, attempt, result }).is_err() {
+                tracing::warn!(shard, "the shard's core is too busy for its connection, which it will ask for again");
+            }
+        });
+        self.0.insert(shard, task);
+    }
+}

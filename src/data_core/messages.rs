@@ -1,0 +1,142 @@
+//! What a data core and the control core say to each other, and what it starts with.
+
+use crate::{
+    compression::Transport,
+    downstream::{
+        outbox::Outbox,
+        session::{Options, SessionId},
+    },
+    log::Limits,
+    net::tls::Tls,
+    shard::report::Report,
+    websocket::Inbound,
+};
+use serde_json::value::RawValue;
+use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+
+/// What a data core needs to know to run its shards.
+#[derive(Clone)]
+pub struct Plan {
+    /// Ids of its shards.
+    pub shards: Vec<u32>,
+    /// How many shards the bot has in total.
+    pub shard_count: u32,
+    /// The bot's token, bare.
+    pub token: Arc<str>,
+    /// What `/gateway/bot` returned.
+    pub gateway_url: String,
+    /// Intents to identify with.
+    pub intents: u64,
+    /// Presence of each shard, in the order of `shards`.
+    pub presences: Vec<Box<RawValue>>,
+    /// How Discord compresses what it sends.
+    pub transport: Transport,
+    /// What READY tells clients to resume at.
+    pub public_url: String,
+    /// Bounds of each log.
+    pub log: Limits,
+    /// How long a client can resume.
+    pub resume_window: Duration,
+    /// What is cached.
+    pub cache: crate::cache::Flags,
+    /// Filter by the intents of each client.
+    pub honor_client_intents: bool,
+    /// Where state is kept between two processes.
+    pub state_dir: Option<PathBuf>,
+}
+
+/// A client's connection on its way between two cores: plain data, bound to no thread.
+pub struct Parcel<S = OwnedFd> {
+    /// The socket.
+    pub socket: S,
+    /// Bytes received and not consumed yet.
+    pub inbound: Inbound,
+    /// Bytes to send and the state of the compression.
+    pub outbox: Outbox,
+}
+
+/// How a client asked to be let in.
+#[derive(Debug)]
+pub enum Entry {
+    /// A new session.
+    Identify(Options),
+    /// An old one, from this sequence on.
+    Resume {
+        /// Which.
+        id: SessionId,
+        /// The last sequence that the client has seen.
+        sequence: u64,
+    },
+}
+
+/// A client that passed the door.
+pub struct Arrival<S = OwnedFd> {
+    /// Its connection.
+    pub parcel: Parcel<S>,
+    /// The shard that it wants.
+    pub shard: u32,
+    /// What it asked for.
+    pub entry: Entry,
+    /// Its API version, for an IDENTIFY that follows on the same connection.
+    pub version: u8,
+}
+
+/// A connection to Discord after its upgrade.
+pub struct Dialled<S = OwnedFd> {
+    /// The socket.
+    pub socket: S,
+    /// The state of its TLS, where the URL is a `wss` one.
+    pub tls: Option<Box<Tls>>,
+    /// Bytes that came after the response to the upgrade.
+    pub inbound: Inbound,
+}
+
+/// Messages to a data core.
+pub enum ToCore<S = OwnedFd> {
+    /// Start. Comes once and first.
+    Start(Box<Plan>),
+    /// The identify queue lets a shard go.
+    Permit(u32),
+    /// What came of [`ToControl::Dial`], with its number.
+    Dialled {
+        /// For which shard.
+        shard: u32,
+        /// The number of the attempt.
+        attempt: u64,
+        /// A connection, or why there is none.
+        result: Result<Box<Dialled<S>>, String>,
+    },
+    /// A client to serve.
+    Client(Box<Arrival<S>>),
+    /// Answer with [`ToControl::Reports`].
+    Report(u64),
+    /// Leave Discord and the clients so that both can be resumed, then answer with [`ToControl::Stopped`].
+    Stop,
+}
+
+/// Messages to the control core.
+pub enum ToControl<S = OwnedFd> {
+    /// A shard has a session of a former process: it needs no permit to start.
+    Restored(u32),
+    /// A shard wants to identify.
+    WantPermit(u32),
+    /// A shard wants a connection to this URL. It makes an earlier attempt for the same shard void.
+    Dial {
+        /// Which shard.
+        shard: u32,
+        /// The number of the attempt, which comes back with [`ToCore::Dialled`].
+        attempt: u64,
+        /// `ws://` or `wss://`, without a query.
+        url: String,
+    },
+    /// A client whose RESUME was refused: it may identify on the same connection.
+    Return(Box<Parcel<S>>, u8),
+    /// The states of all shards of a core, in answer to the request of that number.
+    Reports(u64, Vec<Report>),
+    /// A panic has happened, and was contained.
+    Panicked,
+    /// A core can not go on, or could not begin.
+    Failed(String),
+    /// A core has nothing left to do.
+    Stopped,
+}
