@@ -314,6 +314,12 @@ impl Gateway {
             return Ok(());
         };
         let Some(session) = self.sessions.get_mut(&session_key) else { return Ok(()) };
+        if let Some(code) = self.shards[session.shard].refusals.pop_front() {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.end(Ending::Close(code, "Refused."), now);
+            }
+            return Ok(());
+        }
         if resume.seq > session.sequence() {
             let what = format!("RESUME with seq {} of a session at {}", resume.seq, session.sequence());
             self.end_session(session_key);

@@ -99,6 +99,8 @@ pub struct ShardRecord {
     pub last_identify: Option<String>,
     /// Newest op 3, or the presence of the newest IDENTIFY.
     pub last_presence: Option<String>,
+    /// Close codes with which the next RESUMEs are answered, though the sessions are there.
+    pub refusals: VecDeque<u16>,
     /// Newest op 4, 8, 31 and 43, by opcode.
     pub last_commands: BTreeMap<u64, String>,
     /// Compression of the newest connection that identified or resumed.
