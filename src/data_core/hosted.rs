@@ -74,7 +74,7 @@ pub struct Hosted<I: Io> {
     wants_upstream: bool,
     /// There may be something for every client.
     pub(super) news: bool,
-    /// When the shard has to be told the time.
+    /// When the shard has to be told the time; [`Time::MAX`]: not before something happens.
     pub deadline: Time,
     /// It is in the core's list of those that have a turn next.
     pub queued: bool,
@@ -176,9 +176,9 @@ impl<I: Io> Hosted<I> {
 
     /// Does everything that there is to do for the shard. Returns whether there is more, after everyone else's turn.
     pub fn turn(&mut self, core: &mut Core<I>) -> bool {
-        if core.now >= self.deadline {
-            self.shard.tick(core.now);
-            self.deadline = core.now + super::TICK;
+        self.shard.tick(core.now);
+        while let Some(number) = self.shard.poll_due(core.now) {
+            self.queue_number(number);
         }
         self.read_upstream(core);
         self.act(core);
@@ -188,6 +188,7 @@ impl<I: Io> Hosted<I> {
         let more = self.serve_clients(core);
         self.act(core);
         self.shard.settle();
+        self.deadline = self.shard.deadline().unwrap_or(Time::MAX);
         more
     }
 

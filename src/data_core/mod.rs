@@ -45,8 +45,6 @@ use std::{
 };
 use timers::Timers;
 
-/// A shard is told the time at least this often.
-pub const TICK: Duration = Duration::from_millis(250);
 /// Longest wait for clients to take their goodbye when the core stops.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// Messages of the control core that one turn looks at.
@@ -208,7 +206,7 @@ impl<I: Io> DataCore<I> {
     fn wait(&mut self) {
         let wait = if self.dirty.is_empty() && !self.mail {
             let deadline = self.core.timers.next().into_iter().chain([self.next_deadline]).chain(self.stop_at).min();
-            Wait::Until(deadline)
+            Wait::Until(deadline.filter(|&at| at < Time::MAX))
         } else {
             Wait::Poll
         };
@@ -312,8 +310,8 @@ impl<I: Io> DataCore<I> {
         self.core.stopping = true;
         self.stop_at.get_or_insert(self.core.now + STOP_LIMIT);
         for index in 0..self.shards.len() {
-            self.contained(index, |hosted, core| {
-                hosted.shard.stop(core.now);
+            self.contained(index, |hosted, _| {
+                hosted.shard.stop();
                 hosted.wake_all();
             });
             self.enqueue(index);

@@ -61,6 +61,11 @@ impl Answers {
         self.0.is_empty()
     }
 
+    /// The client will get none of them.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     pub fn push(&mut self, answer: MemberAnswer) {
         self.0.push_back(Answer { answer, sent: Vec::new() });
     }
@@ -167,6 +172,16 @@ impl Requests {
         let SavedRequest { number, session, nonce } = saved;
         self.next = self.next.max(number);
         self.pending.insert(number, Pending { session, nonce, since: now });
+    }
+
+    /// When [`Requests::expire`] has something to do.
+    pub fn deadline(&self) -> Option<Time> {
+        self.pending.values().map(|pending| pending.since + PENDING_LIMIT).min()
+    }
+
+    /// Discord has a new session, in which nothing was asked yet.
+    pub fn forget_all(&mut self) {
+        self.pending.clear();
     }
 
     /// Forgets what will not be answered any more.

@@ -5,7 +5,7 @@
 //! checksum and version. Reading trusts nothing: a record that is not of the expected form is an error, and the shard
 //! then starts without it.
 
-use super::{Client, Entropy, Identity, Settings, Shard, requests};
+use super::{Client, Entropy, Identity, Settings, Shard};
 use crate::{
     cache::View,
     downstream::session::{Saved, Session},
@@ -242,9 +242,7 @@ impl Shard {
                     let session = Session::restore(serde_json::from_slice(&text)?, now)
                         .ok_or_else(|| invalid("a session that can not be"))?;
                     shard.sessions.insert(session.id, session.number);
-                    let answers = requests::Answers::default();
-                    let number = session.number;
-                    shard.clients.insert(number, Client { session, answers, snapshot: None, doomed: None });
+                    shard.clients.insert(session.number, Client::new(session));
                 }
                 kind::ANSWER => {
                     let (number, answer) = numbered(&text)?;
@@ -281,6 +279,7 @@ impl Shard {
         for client in shard.clients.values_mut() {
             client.session.forget_before(oldest);
         }
+        shard.look_at(now);
         Ok(shard)
     }
 

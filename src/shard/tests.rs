@@ -11,6 +11,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+mod renewal;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 fn settings(log: Limits) -> Rc<Settings> {
@@ -71,7 +73,7 @@ impl World {
 
     /// Another process takes over.
     fn restart(&mut self) {
-        self.shard.stop(self.now);
+        self.shard.stop();
         while self.shard.poll_upstream(self.now).is_some() {}
         let mut stream = Vec::new();
         assert!(self.shard.save(&mut stream).unwrap());
@@ -133,6 +135,8 @@ struct Client {
     /// Members and count of each guild.
     guilds: BTreeMap<u64, (Vec<u64>, u64)>,
     messages: Vec<u64>,
+    /// Opcodes of what is no event.
+    ops: Vec<u64>,
     resumed: bool,
     end: Option<Progress>,
 }
@@ -151,6 +155,7 @@ impl Client {
             announced: Vec::new(),
             guilds: BTreeMap::new(),
             messages: Vec::new(),
+            ops: Vec::new(),
             resumed: false,
             end: None,
         }
@@ -159,7 +164,7 @@ impl Client {
     /// Lets the shard fill the outbox once.
     fn produce(&mut self, world: &mut World) -> Progress {
         let progress = world.shard.produce(world.now, self.number, self.connection, &mut self.outbox);
-        if matches!(progress, Progress::Close { .. }) {
+        if matches!(progress, Progress::Close { .. } | Progress::Return) {
             self.end = Some(progress);
         }
         progress
@@ -184,6 +189,7 @@ impl Client {
 
     fn take(&mut self, payload: &Value) {
         if payload["op"] != 0 {
+            self.ops.push(payload["op"].as_u64().unwrap());
             return;
         }
         assert_eq!(payload["s"], self.sequence + 1, "{payload}");
@@ -288,6 +294,7 @@ fn nothing_is_kept_for_nobody() {
     // Acknowledged: not needed any more. The segment that is being filled goes as a whole.
     let beat = format!(r#"{{"op":1,"d":{}}}"#, client.sequence);
     world.shard.command(world.now, client.number, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
+    world.now += time::TIDY;
     world.shard.tick(world.now);
     assert_eq!(world.shard.report().log_events, 0);
 }
