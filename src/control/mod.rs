@@ -280,12 +280,7 @@ impl Control {
     }
 
     /// Starts the shards. Without a budget those that have to identify wait until it is known.
-    fn start(
-        &self,
-        url: String,
-        recommended: u32,
-        budget: Option<Budget>,
-    ) -> Result<(), Failure> {
+    fn start(&self, url: String, recommended: u32, budget: Option<Budget>) -> Result<(), Failure> {
         let shards = self.config.shard_range(recommended).map_err(Failure)?;
         let count = self.config.shards.unwrap_or(recommended);
         tracing::info!(

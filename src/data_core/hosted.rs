@@ -151,11 +151,16 @@ impl<I: Io> Hosted<I> {
                 Event::Sent(bytes, result) => {
                     upstream.outgoing.returned(bytes, *result.as_ref().unwrap_or(&0));
                     upstream.blocked = !upstream.outgoing.pending().is_empty();
+                    // What came meanwhile waits behind it, and so does what the socket did not take.
+                    self.wants_upstream |= upstream.blocked;
                     if let Err(error) = result {
                         upstream.ended.get_or_insert(error.to_string());
                     }
                 }
-                Event::Writable => upstream.blocked = false,
+                Event::Writable => {
+                    upstream.blocked = false;
+                    self.wants_upstream = true;
+                }
                 Event::Released(_) => {}
             }
             return;
@@ -325,6 +330,10 @@ impl<I: Io> Hosted<I> {
     /// Goes on closing former connections to Discord: after the close frame our end of the stream, then Discord's.
     fn leave(&mut self, core: &mut Core<I>) {
         self.leaving.retain_mut(|leaving| {
+            if let Some((bytes, from)) = leaving.outgoing.take() {
+                // The close frame had to wait for a send that was under way.
+                core.sockets.send(leaving.connection, bytes, from);
+            }
             if !leaving.half_closed && !leaving.outgoing.is_taken() {
                 leaving.half_closed = true;
                 core.sockets.shutdown(leaving.connection);
@@ -384,4 +393,3 @@ impl<I: Io> Hosted<I> {
         }
     }
 }
-

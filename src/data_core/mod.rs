@@ -22,12 +22,7 @@ pub use messages::{Arrival, Dialled, Entry, Parcel, Plan, ToControl, ToCore};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{
-    io::{
-        Io, Wait,
-        sockets::Sockets,
-        uring::Uring,
-        wake::Waker,
-    },
+    io::{Io, Wait, sockets::Sockets, uring::Uring, wake::Waker},
     net::mailbox::Postbox,
     protocol::{ShardId, Time, payload},
     shard::{Entropy, Settings, Shard, report::Report},
@@ -87,6 +82,17 @@ pub struct Surroundings {
     pub states: Box<dyn States>,
     /// A source of random bytes for each shard.
     pub entropy: Box<dyn Fn() -> Entropy>,
+}
+
+/// How far a core is with a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Served {
+    /// Its commands are listened to.
+    pub open: bool,
+    /// Bytes received from it and not consumed.
+    pub unheard: usize,
+    /// Bytes for it that its socket has not taken.
+    pub waiting: usize,
 }
 
 /// See the module's description.
@@ -155,6 +161,17 @@ impl<I: Io> DataCore<I> {
         self.shards.iter_mut().map(|hosted| &mut hosted.shard)
     }
 
+    /// How far the core is with the client whose socket `is` this one, for a test that is the client. `None`: there is none.
+    pub fn client(&self, is: impl Fn(&I::Socket) -> bool) -> Option<Served> {
+        let (connection, owner) = self.core.sockets.find(is)?;
+        let client = self.shards[owner.shard as usize].clients.get(owner.client? as usize)?;
+        (client.connection == connection).then(|| Served {
+            open: client.stage == client::Stage::Open,
+            unheard: client.inbound.pending(),
+            waiting: client.outbox.len(),
+        })
+    }
+
     /// A shard at its beginning.
     fn new_shard(&self, index: usize) -> Shard {
         let Parts { id, settings, identity } = Parts::new(&self.core.plan, index);
@@ -167,9 +184,8 @@ impl<I: Io> DataCore<I> {
         let plan = &self.core.plan;
         let Parts { id, settings, identity } = Parts::new(plan, index);
         let (url, entropy, now) = (plan.gateway_url.clone(), (self.surroundings.entropy)(), self.core.now);
-        let mut make = Some(|mut stream: &mut dyn Read| {
-            Shard::restore(id, settings, identity, url, entropy, now, &mut stream)
-        });
+        let mut make =
+            Some(|mut stream: &mut dyn Read| Shard::restore(id, settings, identity, url, entropy, now, &mut stream));
         let mut make = |stream: &mut dyn Read| (make.take().expect("a state is read once"))(stream);
         match self.surroundings.states.load(plan, id.id, &mut make) {
             Ok(shard) => shard,

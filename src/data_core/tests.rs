@@ -2,15 +2,15 @@
 
 use super::*;
 use crate::{
-    downstream::outbox::Outbox,
     compression::Transport,
+    downstream::outbox::Outbox,
+    downstream::session::Options,
     io::wake::Waker,
     net::{
         dial::{Endpoint, dial},
         mailbox::{core_mailbox, mailbox},
         tls,
     },
-    downstream::session::Options,
     protocol::{Encoding, intents::Intents},
     websocket::{Inbound, Message, Opcode, Role, server_response, upgrade_of, write_frame},
 };
@@ -181,11 +181,8 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let parcel = Parcel {
-            socket: listener.accept().unwrap().0.into(),
-            inbound: Inbound::new(Role::Server, 4096),
-            outbox,
-        };
+        let parcel =
+            Parcel { socket: listener.accept().unwrap().0.into(), inbound: Inbound::new(Role::Server, 4096), outbox };
         let options = Options { intents: Intents::ALL, version: 10, compress: false };
         let arrival = Arrival { parcel, shard, entry: Entry::Identify(options), version: 10 };
         assert!(self.core.send(ToCore::Client(Box::new(arrival))).is_ok());
@@ -243,7 +240,11 @@ fn a_client_that_could_not_be_listened_to_is_heard_afterwards() {
     let mut beat = Vec::new();
     write_frame(&mut beat, Opcode::Text, br#"{"op":1,"d":null}"#, Some([1, 2, 3, 4]));
     far.write_all(&beat).unwrap();
-    read_until(&mut far, &mut inbound, |message| matches!(message, Message::Text(text) if text == &payload::HEARTBEAT_ACK));
+    read_until(
+        &mut far,
+        &mut inbound,
+        |message| matches!(message, Message::Text(text) if text == &payload::HEARTBEAT_ACK),
+    );
     drop(far);
     rig.stop([]);
 }

@@ -141,6 +141,13 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         self.open
     }
 
+    /// The connection with a socket that `is` this one, and whose it is; for a test that is the other side.
+    pub fn find(&self, is: impl Fn(&I::Socket) -> bool) -> Option<(ConnectionId, O)> {
+        let index = self.slots.iter().position(|slot| slot.socket.as_ref().is_some_and(&is))?;
+        let slot = &self.slots[index];
+        Some((ConnectionId { index: index as u32, generation: slot.generation }, slot.owner?))
+    }
+
     /// Takes a connection over.
     pub fn adopt(&mut self, socket: I::Socket, owner: O) -> ConnectionId {
         self.open += 1;
@@ -266,7 +273,12 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         woken
     }
 
-    fn complete(&mut self, token: Token, outcome: Outcome, report: &mut impl FnMut(ConnectionId, O, Event<'_, I::Socket>)) {
+    fn complete(
+        &mut self,
+        token: Token,
+        outcome: Outcome,
+        report: &mut impl FnMut(ConnectionId, O, Event<'_, I::Socket>),
+    ) {
         let (id, operation) = parse(token);
         let slot = &mut self.slots[id.index as usize];
         assert_eq!(slot.generation, id.generation, "a slot is let again only when its operations have ended");
