@@ -187,6 +187,12 @@ fn queue(now: Time) -> IdentifyQueue {
     IdentifyQueue::new(Budget { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.net.borrow_mut().dying = true;
+    }
+}
+
 impl Process {
     fn start(choice: Choice, net: &Shared, disk: &Rc<RefCell<Disk>>, rng: &mut Rng) -> Self {
         let waker = Waker::new().expect("a descriptor");

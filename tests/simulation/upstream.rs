@@ -96,7 +96,9 @@ impl Ways {
             {
                 match frame {
                     Frame::Text { text, number, guild, left } => {
-                        note(|| format!("proxy: is sent {text:.110}"));
+                        if !text.contains(r#""op":11,"#) {
+                            note(|| format!("proxy: is sent {text:.110}"));
+                        }
                         net.push(way.socket, &way.frame(&text));
                         let (dispatch, ready) = (text.starts_with(r#"{"t":""#), text.starts_with(r#"{"t":"READY""#));
                         let counted = dispatch && !text.starts_with(r#"{"t":"RESUMED""#);
@@ -143,7 +145,10 @@ impl Ways {
             while let Some(message) = way.inbound.next().expect("the core sends good frames") {
                 match message {
                     Message::Text(payload) => {
-                        note(|| format!("discord: hears on {} {:.110}", way.link, String::from_utf8_lossy(payload)));
+                        let text = String::from_utf8_lossy(payload);
+                        if !text.starts_with(r#"{"op":1,"#) {
+                            note(|| format!("discord: hears on {} {text:.110}", way.link));
+                        }
                         discord.receive(now, way.link, payload, coverage);
                     }
                     Message::Close(_) | Message::Pong(_) => {}
