@@ -25,7 +25,6 @@ import net.dv8tion.jda.api.sharding.DefaultShardManagerBuilder;
 import net.dv8tion.jda.api.sharding.ShardManager;
 import net.dv8tion.jda.api.utils.Compression;
 import net.dv8tion.jda.api.utils.ConcurrentSessionController;
-import net.dv8tion.jda.api.utils.MemberCachePolicy;
 import net.dv8tion.jda.api.utils.data.DataArray;
 import net.dv8tion.jda.internal.JDAImpl;
 
@@ -67,7 +66,6 @@ public final class Bot extends ListenerAdapter {
         }
         ShardManager bot = builder
             .setRawEventsEnabled(true)
-            .setMemberCachePolicy(MemberCachePolicy.ALL)
             .setRestConfig(new RestConfig().setBaseUrl(Protocol.API_URL + "/v10/"))
             .setGatewayEncoding(Protocol.COMPRESS.startsWith("etf") ? GatewayEncoding.ETF : GatewayEncoding.JSON)
             .setCompression(Protocol.COMPRESS.endsWith("none") ? Compression.NONE : Compression.ZLIB)
