@@ -5,6 +5,7 @@ import (
 	"context"
 	"log/slog"
 	"os"
+	"sync"
 
 	"github.com/disgoorg/disgo"
 	"github.com/disgoorg/disgo/bot"
@@ -18,6 +19,13 @@ import (
 )
 
 // recipe:start
+// oneByOne starts one shard after the other without a wait. Two at the same time can get the same number from the library.
+type oneByOne struct{ sync.Mutex }
+
+func (o *oneByOne) Close(context.Context)                 {}
+func (o *oneByOne) WaitBucket(context.Context, int) error { o.Lock(); return nil }
+func (o *oneByOne) UnlockBucket(int)                      { o.Unlock() }
+
 // throughTheProxy runs all shards on the proxy, and starts them at once.
 func throughTheProxy(gatewayURL string, shards int) bot.ConfigOpt {
 	all := make([]int, shards)
@@ -28,7 +36,7 @@ func throughTheProxy(gatewayURL string, shards int) bot.ConfigOpt {
 		sharding.WithShardCount(shards),
 		sharding.WithShardIDs(all...),
 		sharding.WithShardSplitCount(shards+1), // otherwise the library sends what is for a guild to shard 0
-		sharding.WithRateLimiter(sharding.NewNoopRateLimiter()),
+		sharding.WithRateLimiter(&oneByOne{}),
 		sharding.WithGatewayConfigOpts(gateway.WithURL(gatewayURL)),
 	)
 }
