@@ -24,9 +24,10 @@ const AT_ONCE: usize = 4;
 
 /// Libraries that can not do without a flag, and why. Their sources are named in docs/clients.md; with these flags off they are not
 /// run with one flag alone.
-const NEEDS: [(&str, &str, &str); 4] = [
+const NEEDS: [(&str, &str, &str); 5] = [
     ("discord.js", "channels", "drops messages of channels that it does not know"),
     ("eris", "channels", "can not read an interaction of a channel that it does not know"),
+    ("eris-etf", "channels", "is eris"),
     ("jda", "channels", "reports an interaction of a channel that it does not know as an error"),
     ("jda", "current_member", "reports a guild without the bot's own member as an error"),
 ];
