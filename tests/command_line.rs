@@ -5,7 +5,10 @@ mod support;
 use std::{
     fs,
     net::TcpListener,
-    process::{Command, Output},
+    os::unix::process::CommandExt,
+    process::{Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use support::scratch;
@@ -77,4 +80,105 @@ fn the_example_is_right() {
     let output = run("example", &example, &["--check-config"], Some("t"));
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stderr), "", "no warning");
+}
+
+/// A rule of a seccomp filter.
+struct Deny {
+    /// The number of the system call.
+    call: libc::c_long,
+    /// Only with this second argument; `None`: always.
+    second_argument: Option<u32>,
+    /// What the caller gets.
+    errno: i32,
+}
+
+/// Makes `command` run with a seccomp filter, as a container's profile would.
+fn deny(command: &mut Command, rule: &Deny) {
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    // struct seccomp_data: the number of the call at 0, the arguments of 8 bytes each from 16 on (little endian).
+    const NUMBER: u32 = 0;
+    const SECOND_ARGUMENT: u32 = 24;
+    let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
+    let mut program = vec![statement(LOAD, NUMBER)];
+    // Who is not equal jumps to the last statement but one, which allows.
+    let left = if rule.second_argument.is_some() { 2 } else { 0 };
+    program.push(libc::sock_filter { code: EQUAL, jt: 0, jf: left + 1, k: rule.call as u32 });
+    if let Some(argument) = rule.second_argument {
+        program.push(statement(LOAD, SECOND_ARGUMENT));
+        program.push(libc::sock_filter { code: EQUAL, jt: 0, jf: 1, k: argument });
+    }
+    program.push(statement(RETURN, libc::SECCOMP_RET_ERRNO | rule.errno as u32));
+    program.push(statement(RETURN, libc::SECCOMP_RET_ALLOW));
+    let install = move || {
+        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        // SAFETY: both calls only set attributes of this process; the filter lives as long as the call that copies it.
+        let set = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0
+        };
+        if set { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe, and nothing is allocated.
+    unsafe { command.pre_exec(install) };
+}
+
+/// Runs the proxy with a filter up to the error that it has to end with.
+fn run_denied(name: &str, rule: &Deny) -> String {
+    let directory = scratch(name);
+    let port = support::free_port();
+    let config =
+        format!(r#"{{"intents":1,"token":"t","host":"127.0.0.1","port":{port},"twilight_http_proxy":"127.0.0.1:1"}}"#);
+    fs::write(directory.join("config.json"), config).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
+    command.current_dir(directory).env_remove("TOKEN");
+    deny(&mut command, rule);
+    let mut child = command.stderr(Stdio::piped()).spawn().expect("a program that runs");
+    let start = Instant::now();
+    while child.try_wait().expect("the state of a child").is_none() {
+        if start.elapsed() > support::PATIENCE {
+            child.kill().expect("a child that runs");
+            panic!("the proxy runs though {} is denied", rule.call);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let output = child.wait_with_output().expect("a child that has ended");
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(!err.contains("panicked"), "{err}");
+    err
+}
+
+/// Profiles of containers deny some of the calls and not all, with one error or another.
+#[test]
+fn a_denied_system_call_of_io_uring_is_named_with_what_to_do() {
+    for (call, name) in [
+        (libc::SYS_io_uring_setup, "io_uring_setup"),
+        (libc::SYS_io_uring_enter, "io_uring_enter"),
+        (libc::SYS_io_uring_register, "io_uring_register"),
+    ] {
+        for errno in [libc::EPERM, libc::EACCES, libc::ENOSYS] {
+            let err = run_denied("denied", &Deny { call, second_argument: None, errno });
+            assert!(err.contains(&format!("io_uring can not be used: {name} failed")), "{err}");
+            assert!(
+                err.contains("allow the system calls io_uring_setup, io_uring_enter and io_uring_register"),
+                "{err}"
+            );
+        }
+    }
+}
+
+/// A kernel before 5.19 has no rings of provided buffers.
+#[test]
+fn an_old_kernel_is_told_which_one_is_needed() {
+    const IORING_REGISTER_PBUF_RING: u32 = 22;
+    let rule = Deny {
+        call: libc::SYS_io_uring_register,
+        second_argument: Some(IORING_REGISTER_PBUF_RING),
+        errno: libc::EINVAL,
+    };
+    let err = run_denied("old_kernel", &rule);
+    assert!(err.contains("io_uring can not be used: io_uring_register of a ring of provided buffers failed"), "{err}");
+    assert!(err.contains("Linux 6.1 or newer is needed, and this is"), "{err}");
 }

@@ -180,6 +180,29 @@ fn a_new_session_invalidates_those_of_clients() {
     compare_guilds(&proxy, &simulator, 0, 1, true);
 }
 
+/// Discord has the session and serves no RESUME of it: one refusal costs a RESUME, three with a code of its own the session.
+#[test]
+fn a_session_that_discord_does_not_resume_is_replaced() {
+    let directory = scratch("upstream_refused");
+    let simulator = Simulator::start(&directory, &quiet());
+    let proxy = Proxy::start(&directory, &simulator, &json!({"shards": 1}));
+    let mut client = Client::start(&proxy);
+    simulator.fault("refuse-resume?shard=0&count=1&code=4006");
+    simulator.fault("drop?shard=0");
+    let (_, last) = simulator.emit(0, 10);
+    wait_for_session(&simulator, 1);
+    client.read_to(last);
+    assert_eq!(simulator.identifies(), 1);
+    simulator.fault("refuse-resume?shard=0&count=1000&code=4006");
+    simulator.fault("drop?shard=0");
+    let told = client.gateway.receive().expect("op 9");
+    assert_eq!((told.op, told.d.as_str()), (9, "false"), "{told:?}");
+    assert_eq!(simulator.identifies(), 2);
+    assert_eq!(metric(&proxy, "gateway_shard_sessions_given_up_total{"), 1.0);
+    assert_eq!(metric(&proxy, "gateway_shard_clients_invalidated_total{"), 1.0);
+    assert_eq!(simulator.stats()["violations"], json!([]));
+}
+
 #[test]
 fn a_fatal_close_is_told_and_not_retried() {
     let directory = scratch("upstream_fatal");

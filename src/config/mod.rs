@@ -26,11 +26,14 @@ pub use token::Token;
 /// The variable whose value wins over `token` of the file.
 pub const TOKEN_VARIABLE: &str = "TOKEN";
 /// More shards than any bot has.
-const MAX_SHARDS: u64 = 1 << 16;
+pub const MAX_SHARDS: u64 = 1 << 16;
 /// JSON numbers are exact up to here.
 const MAX_INTENTS: u64 = (1 << 53) - 1;
 /// Bounds of `resume_buffer`.
 const RESUME_BUFFER: (u64, u64) = (64 << 10, 4 << 30);
+
+/// Some editors begin a UTF-8 file with this character.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Which CPUs the data cores run on (`cores`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,14 +96,15 @@ impl Config {
     /// Reads a file. The second value are warnings.
     pub fn load(path: &Path, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| {
+        let bytes = std::fs::read(path).map_err(|error| {
             ConfigError(format!("{name}: can not be read: {error}; name another file with --config"))
         })?;
-        Self::parse(&name, &text, token)
+        Self::parse(&name, &decode(&name, bytes)?, token)
     }
 
-    /// Reads the text of a file called `name`. `token` is what the environment says.
+    /// Reads the text of a file called `name`, with or without a byte order mark. `token` is what the environment says.
     pub fn parse(name: &str, text: &str, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let object: Map<String, Value> = match serde_json::from_str(text) {
             Ok(Value::Object(object)) => object,
             Ok(_) => return Err(ConfigError(format!("{name}: expected a JSON object, as in {{\"intents\": 513}}"))),
@@ -162,6 +166,20 @@ impl Config {
     pub fn presence_for(&self, shard: u32) -> Box<RawValue> {
         self.presence.for_shard(shard)
     }
+}
+
+/// The text of a file called `name`. Anything but UTF-8 is an error that says what the file is instead.
+fn decode(name: &str, bytes: Vec<u8>) -> Result<String, ConfigError> {
+    const SAVE: &str = "save it as UTF-8";
+    // A JSON text begins with an ASCII character, so a zero beside it means two bytes for each character.
+    let is_utf16 = matches!(bytes[..], [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..]);
+    if is_utf16 {
+        return Err(ConfigError(format!("{name}: is written in UTF-16: {SAVE}")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        ConfigError(format!("{name}: is not UTF-8 (the first wrong byte is number {}): {SAVE}", at + 1))
+    })
 }
 
 fn read_token(reader: &mut Reader, name: &str, variable: Option<String>) -> Result<Token, ConfigError> {
@@ -286,7 +304,7 @@ fn read_cache(reader: &mut Reader, name: &str) -> Result<(Flags, Vec<String>), C
         }
     };
     let mut inner = Reader::new(name, "cache.", object);
-    let flags = Flags {
+    let mut flags = Flags {
         channels: inner.bool("channels", false)?,
         presences: inner.bool("presences", false)?,
         emojis: inner.bool("emojis", false)?,
@@ -296,8 +314,22 @@ fn read_cache(reader: &mut Reader, name: &str) -> Result<(Flags, Vec<String>), C
         scheduled_events: inner.bool("scheduled_events", false)?,
         stage_instances: inner.bool("stage_instances", false)?,
         stickers: inner.bool("stickers", false)?,
-        users: inner.bool("users", false)?,
         voice_states: inner.bool("voice_states", false)?,
+        ..Flags::default()
     };
-    Ok((flags, inner.unknown()))
+    flags.users = inner.bool("users", flags.members)?;
+    let mut warnings = Vec::new();
+    if flags.members && !flags.users {
+        flags.users = true;
+        warnings.push(format!(
+            "{name}: `cache.users` is false, but `cache.members` is true and no library can read a member without its user: \
+             users are kept; leave `cache.users` out, or set `cache.members` to false to save their memory"
+        ));
+    } else if flags.users && !flags.members && !flags.presences {
+        warnings.push(format!(
+            "{name}: `cache.users` is true without effect: users are kept with `cache.members`, and the bot's own always is"
+        ));
+    }
+    warnings.extend(inner.unknown());
+    Ok((flags, warnings))
 }

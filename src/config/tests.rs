@@ -163,6 +163,28 @@ fn unknown_keys_are_warned_of_with_the_nearest_name() {
 }
 
 #[test]
+fn members_are_kept_with_their_users() {
+    let cache = |flags: &str| {
+        let (config, warnings) = with(&format!(r#","cache":{{{flags}}}"#)).unwrap();
+        (config.cache, warnings)
+    };
+    let both = Flags { members: true, users: true, ..Flags::default() };
+    assert_eq!(cache(r#""members":true"#), (both, vec![]));
+    assert_eq!(cache(r#""members":true,"users":true"#), (both, vec![]));
+    let (flags, warnings) = cache(r#""members":true,"users":false"#);
+    assert_eq!((flags, warnings.len()), (both, 1));
+    assert!(
+        warnings[0].starts_with("config.json: `cache.users` is false, but `cache.members` is true"),
+        "{warnings:?}"
+    );
+    let (flags, warnings) = cache(r#""users":true"#);
+    assert_eq!((flags, warnings.len()), (Flags { users: true, ..Flags::default() }, 1));
+    assert!(warnings[0].starts_with("config.json: `cache.users` is true without effect"), "{warnings:?}");
+    assert_eq!(cache(r#""users":true,"presences":true"#).1, Vec::<String>::new());
+    assert_eq!(cache(r#""users":false,"members":false"#), (Flags::default(), vec![]));
+}
+
+#[test]
 fn the_range_of_shards() {
     let range = |keys: &str, recommended| with(keys).unwrap().0.shard_range(recommended);
     assert_eq!(range("", 5), Ok(0..5));
@@ -177,4 +199,30 @@ fn the_token_is_never_shown() {
     assert!(!format!("{config:?}").contains("very-secret"));
     let misplaced = r#"{"token":["very-secret"],"intents":1}"#;
     assert!(!parse(misplaced).unwrap_err().0.contains("very-secret"));
+}
+
+#[test]
+fn a_byte_order_mark_is_no_part_of_the_configuration() {
+    let text = r#"{"token":"secret","intents":513}"#;
+    let load = |bytes: &[u8]| {
+        let path =
+            std::env::temp_dir().join(format!("gateway-proxy-config-{}-{}.json", std::process::id(), bytes.len()));
+        std::fs::write(&path, bytes).unwrap();
+        let loaded = Config::load(&path, None).map(|(config, _)| config.intents).map_err(|error| error.0);
+        std::fs::remove_file(&path).unwrap();
+        loaded
+    };
+    assert_eq!(load(format!("\u{feff}{text}").as_bytes()), Ok(513));
+    assert_eq!(load(text.as_bytes()), Ok(513));
+    let utf16 = |bytes: fn(u16) -> [u8; 2], mark: &str| -> Vec<u8> {
+        format!("{mark}{text}").encode_utf16().flat_map(bytes).collect()
+    };
+    for mark in ["\u{feff}", ""] {
+        for bytes in [u16::to_le_bytes, u16::to_be_bytes] {
+            let error = load(&utf16(bytes, mark)).unwrap_err();
+            assert!(error.ends_with("is written in UTF-16: save it as UTF-8"), "{error}");
+        }
+    }
+    let error = load(b"{\"token\":\"\xe9\"}").unwrap_err();
+    assert!(error.ends_with("is not UTF-8 (the first wrong byte is number 11): save it as UTF-8"), "{error}");
 }

@@ -38,12 +38,12 @@ use metrics::ControlFigures;
 use remembered::Remembered;
 use rest::{GatewayInfo, Rest, RestError};
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     future::poll_fn,
     os::fd::{FromRawFd, IntoRawFd},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{self, Poll},
     time::{Duration, Instant},
 };
@@ -82,6 +82,14 @@ enum Event {
     Gateway(Result<GatewayInfo, RestError>),
 }
 
+/// An attempt to ask `/gateway/bot` that failed.
+struct RestFailure {
+    /// What was wrong.
+    what: String,
+    /// When it is asked again.
+    again_at: Duration,
+}
+
 /// The reports that a request still waits for.
 #[derive(Default)]
 struct Gathering {
@@ -94,7 +102,9 @@ struct Gathering {
 struct Control {
     config: Config,
     epoch: Instant,
-    cores: Vec<Postbox<ToCore>>,
+    /// Empty until the number of shards is known.
+    cores: OnceCell<Vec<Postbox<ToCore>>>,
+    starter: Starter,
     /// What the shards were started with.
     gateway: RefCell<Option<Remembered>>,
     queue: RefCell<Option<IdentifyQueue>>,
@@ -104,8 +114,43 @@ struct Control {
     next_gathering: Cell<u64>,
     figures: RefCell<ControlFigures>,
     ask_rest: crossbeam_channel::Sender<Duration>,
+    /// Of the last time that `/gateway/bot` was asked; `None`: it was answered.
+    rest_failure: RefCell<Option<RestFailure>>,
     /// Nobody is let in any more.
     stopping: Cell<bool>,
+}
+
+/// The threads of the data cores, to be waited for at the end.
+type Threads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
+
+/// Starts data cores once it is known how many are needed.
+struct Starter {
+    placement: Placement,
+    control: Postbox<ToControl>,
+    epoch: Instant,
+    threads: Threads,
+}
+
+impl Starter {
+    fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
+        let mut postboxes = Vec::new();
+        for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
+            let failure = |error: &dyn std::fmt::Display| {
+                Failure(format!("can not start data core {index} on CPU {cpu}: {error}"))
+            };
+            let waker = Waker::new().map_err(|error| failure(&error))?;
+            let (postbox, mailbox) = core_mailbox(waker.clone());
+            let (control, epoch) = (self.control.clone(), self.epoch);
+            let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
+                .name(&format!("data-{index}"))
+                .io_memory(IO_MEMORY)
+                .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
+                .map_err(|error| failure(&error))?;
+            self.threads.lock().expect("nobody panics with it").push(thread);
+            postboxes.push(postbox);
+        }
+        Ok(postboxes)
+    }
 }
 
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
@@ -117,22 +162,8 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
     let (to_control, from_cores) = mailbox();
     let (events, inbox) = mailbox();
 
-    let mut cores = Vec::new();
-    let mut threads = Vec::new();
-    for (index, &cpu) in placement.data.iter().enumerate() {
-        let waker = Waker::new().map_err(|error| failure("can not make an eventfd", &error))?;
-        let (postbox, mailbox) = core_mailbox(waker.clone());
-        cores.push(postbox);
-        let control = to_control.clone();
-        let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
-            .name(&format!("data-{index}"))
-            .io_memory(IO_MEMORY)
-            .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
-            .map_err(|error| failure(&format!("can not start data core {index}"), &error))?;
-        threads.push(thread);
-    }
-    drop(to_control);
-
+    let starter = Starter { placement: placement.clone(), control: to_control, epoch, threads: Threads::default() };
+    let threads = starter.threads.clone();
     let signal_events = events.clone();
     let core_events = events.clone();
     spawn("signals", move || {
@@ -160,7 +191,8 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
             let control = Rc::new(Control {
                 config,
                 epoch,
-                cores,
+                cores: OnceCell::new(),
+                starter,
                 gateway: RefCell::new(None),
                 queue: RefCell::new(None),
                 pacer: Cell::new(None),
@@ -168,13 +200,14 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 next_gathering: Cell::new(0),
                 figures: RefCell::new(ControlFigures::default()),
                 ask_rest,
+                rest_failure: RefCell::new(None),
                 stopping: Cell::new(false),
             });
             control.main(listener, from_cores, inbox, core_events, tls).await
         })
         .map_err(|error| failure("can not start the control core", &error))?;
     let result = executor.join().map_err(|error| failure("the control core ended", &error))?;
-    for thread in threads {
+    for thread in std::mem::take(&mut *threads.lock().expect("nobody panics with it")) {
         // A core that does not end in time is left behind: the process ends anyway.
         if result.is_ok() {
             let _ = thread.join();
@@ -213,45 +246,19 @@ impl Control {
         glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
-        let mut backoff = REST_BACKOFF.0;
-        let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::load);
-        loop {
-            match inbox.receive().await {
-                Event::Gateway(Ok(info)) => {
-                    backoff = REST_BACKOFF.0;
-                    remembered = None;
-                    self.learn(info)?;
-                }
-                Event::Gateway(Err(RestError::Unauthorized)) => {
-                    return Err(Failure(
-                        "Discord refused the token (401): set a current one in TOKEN or `token`".into(),
-                    ));
-                }
-                Event::Gateway(Err(RestError::Temporary(what))) => {
-                    tracing::warn!("{what}; trying again in {} s", backoff.as_secs());
-                    let _ = self.ask_rest.try_send(backoff);
-                    backoff = (backoff * 2).min(REST_BACKOFF.1);
-                    if let Some(Remembered { url, shards }) = remembered.take() {
-                        tracing::warn!("starting without it: shards with a state file go on, the others wait for REST");
-                        self.start(url, shards, None)?;
-                    }
-                }
-                Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
-                Event::Signal(signal) => {
-                    tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
-                    break;
-                }
-            }
+        let end = self.serve(&mut inbox).await;
+        if let Err(failure) = &end {
+            tracing::error!("{failure}: leaving Discord and the clients so that both can be resumed");
         }
         self.stopping.set(true);
         // First the door, then the clients: who is told to come back has to find the next process.
         stopper.stop();
         let _ = crate::net::within(DOOR_LIMIT, door).await;
-        for core in &self.cores {
+        for core in self.cores() {
             let _ = core.send(ToCore::Stop);
         }
         let all_stopped = async {
-            while stopped.get() < self.cores.len() {
+            while stopped.get() < self.cores().len() {
                 glommio::timer::sleep(Duration::from_millis(10)).await;
             }
             true
@@ -263,11 +270,57 @@ impl Control {
         match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
             Some(true) => {
                 self.remember();
-                Ok(())
+                end
             }
             Some(false) => Err(Failure("second signal: quit at once".into())),
             None => Err(Failure("the data cores did not end in time".into())),
         }
+    }
+
+    /// Hears of `/gateway/bot` and of signals until the proxy has to end: `Ok` by a signal, `Err` because it can not go on.
+    /// Either way the sessions of Discord and of the clients are to be left so that they can be resumed.
+    async fn serve(&self, inbox: &mut Mailbox<Event>) -> Result<(), Failure> {
+        let mut backoff = REST_BACKOFF.0;
+        let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::load);
+        loop {
+            match inbox.receive().await {
+                Event::Gateway(Ok(info)) => {
+                    backoff = REST_BACKOFF.0;
+                    remembered = None;
+                    *self.rest_failure.borrow_mut() = None;
+                    self.learn(info)?;
+                }
+                Event::Gateway(Err(RestError::Unauthorized)) => {
+                    return Err(Failure(
+                        "Discord refused the token (401): set a current one in TOKEN or `token`".into(),
+                    ));
+                }
+                Event::Gateway(Err(RestError::Temporary { what, retry_after })) => {
+                    self.ask_rest_again(what, retry_after, backoff);
+                    backoff = (backoff * 2).min(REST_BACKOFF.1);
+                    if let Some(Remembered { url, shards }) = remembered.take() {
+                        tracing::warn!("starting without it: shards with a state file go on, the others wait for REST");
+                        self.start(url, shards, None)?;
+                    }
+                }
+                Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
+                Event::Signal(signal) => {
+                    tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Asks `/gateway/bot` once more, after `backoff` or, when that is longer, after the time that the answer asked for.
+    fn ask_rest_again(&self, what: String, retry_after: Option<Duration>, backoff: Duration) {
+        let wait = retry_after.map_or(backoff, |asked| asked.max(backoff));
+        let reason =
+            if retry_after.is_some_and(|asked| asked >= backoff) { ", as the answer asks (Retry-After)" } else { "" };
+        let url = rest::url(self.config.twilight_http_proxy.as_deref());
+        tracing::warn!("GET {url}: {what}; trying again in {} s{reason}", seconds(wait));
+        *self.rest_failure.borrow_mut() = Some(RestFailure { what, again_at: self.now() + wait });
+        let _ = self.ask_rest.try_send(wait);
     }
 
     /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed.
@@ -311,7 +364,9 @@ impl Control {
         if let Some(directory) = &self.config.state_dir {
             Remembered::forget(directory);
         }
-        for (index, core) in self.cores.iter().enumerate() {
+        let cores = self.starter.start(shards.len())?;
+        let cores = self.cores.get_or_init(|| cores);
+        for (index, core) in cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
             let plan = self.plan(own, count, url.clone());
             if core.send(ToCore::Start(Box::new(plan))).is_err() {
@@ -349,8 +404,14 @@ impl Control {
         }
     }
 
+    /// The mailboxes of the data cores; none until the shards have been started.
+    fn cores(&self) -> &[Postbox<ToCore>] {
+        self.cores.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The core of a shard, once there are cores.
     fn index_of(&self, shard: u32) -> usize {
-        shard as usize % self.cores.len()
+        shard as usize % self.cores().len()
     }
 
     async fn hear_cores(
@@ -395,7 +456,11 @@ impl Control {
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }
-                ToControl::Failed(what) => drop(events.send(Event::Failed(what))),
+                ToControl::Failed(what) => {
+                    // Its thread is over; the orderly stop of the others must not wait for it.
+                    stopped.set(stopped.get() + 1);
+                    drop(events.send(Event::Failed(what)));
+                }
                 ToControl::Panicked => self.figures.borrow_mut().panics += 1,
                 ToControl::Stopped => stopped.set(stopped.get() + 1),
             }
@@ -408,7 +473,7 @@ impl Control {
         let mut queue = self.queue.borrow_mut();
         let Some(queue) = &mut *queue else { return };
         while let Some(shard) = queue.poll(now) {
-            let _ = self.cores[self.index_of(shard)].send(ToCore::Permit(shard));
+            let _ = self.cores()[self.index_of(shard)].send(ToCore::Permit(shard));
         }
     }
 
@@ -444,9 +509,9 @@ impl Control {
     async fn reports(&self) -> Vec<Report> {
         let number = self.next_gathering.get();
         self.next_gathering.set(number + 1);
-        let gathering = Gathering { missing: self.cores.len(), ..Gathering::default() };
+        let gathering = Gathering { missing: self.cores().len(), ..Gathering::default() };
         self.gathering.borrow_mut().insert(number, gathering);
-        for core in &self.cores {
+        for core in self.cores() {
             let _ = core.send(ToCore::Report(number));
         }
         let complete = poll_fn(|cx| match self.gathering.borrow_mut().get_mut(&number) {
@@ -476,7 +541,7 @@ impl Control {
     fn core_of(&self, shard: u32) -> Option<&Postbox<ToCore>> {
         let recommended = self.gateway.borrow().as_ref()?.shards;
         let range = self.config.shard_range(recommended).ok()?;
-        range.contains(&shard).then(|| &self.cores[self.index_of(shard)])
+        range.contains(&shard).then(|| &self.cores()[self.index_of(shard)])
     }
 
     fn intents(&self) -> u64 {
@@ -558,8 +623,16 @@ impl Control {
     }
 
     async fn health(&self) -> Response {
+        let rest = match &*self.rest_failure.borrow() {
+            Some(RestFailure { what, again_at }) => {
+                let wait = again_at.saturating_sub(self.now());
+                format!("GET /gateway/bot: {what}; trying again in {} s\n", seconds(wait))
+            }
+            None => String::new(),
+        };
         let Some(count) = self.gateway.borrow().as_ref().map(|info| info.shards) else {
-            return Response::text("503 Service Unavailable", "GET /gateway/bot has not been answered yet\n");
+            let text = format!("GET /gateway/bot has not been answered yet\n{rest}");
+            return Response::text("503 Service Unavailable", text);
         };
         let expected = self.config.shard_range(count).map_or(0, |range| range.len());
         let reports = self.reports().await;
@@ -574,12 +647,21 @@ impl Control {
         if reports.len() < expected {
             text.push_str(&format!("{} of {expected} shards report\n", reports.len()));
         }
+        if !text.is_empty() {
+            // A shard may wait for just that.
+            text.push_str(&rest);
+        }
         if text.is_empty() {
             Response::text("200 OK", format!("all {expected} shards are ready\n"))
         } else {
             Response::text("503 Service Unavailable", text)
         }
     }
+}
+
+/// Whole seconds of a wait, never fewer than it takes.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 fn unauthorized() -> Response {

@@ -2,7 +2,7 @@
 //! because it may wait for names, handshakes and timeouts.
 
 use super::identify::Budget;
-use crate::protocol::token::bare;
+use crate::{config::MAX_SHARDS, net::dial::Endpoint, protocol::token::bare};
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
 use ureq::{
@@ -16,6 +16,19 @@ const DISCORD: &str = "https://discord.com";
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest body that is read, in bytes.
 const MAX_BODY: u64 = 64 << 10;
+/// Longest wait that an answer can ask for; of a longer one so much is kept. Discord's own bans last about as long, and one
+/// request too early in an hour does no harm, while an absurd figure must not keep the proxy from ever starting.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
+/// Longest time until the budget of IDENTIFYs is renewed; Discord's is a day.
+const MAX_RESET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What the requests say of who sends them, in the form that Discord asks for (docs: API Reference, User Agent). The address
+/// is the `repository` of Cargo.toml; as long as there is none it is one that by its ending can never be anybody's (RFC 2606),
+/// rather than a page of somebody else.
+const USER_AGENT: &str = if env!("CARGO_PKG_REPOSITORY").is_empty() {
+    concat!("DiscordBot (https://", env!("CARGO_PKG_NAME"), ".invalid, ", env!("CARGO_PKG_VERSION"), ")")
+} else {
+    concat!("DiscordBot (", env!("CARGO_PKG_REPOSITORY"), ", ", env!("CARGO_PKG_VERSION"), ")")
+};
 
 /// What `/gateway/bot` answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,12 +42,23 @@ pub struct GatewayInfo {
 }
 
 /// Why there is no answer.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum RestError {
     /// The token is wrong: trying again is useless.
     Unauthorized,
     /// Anything else may pass.
-    Temporary(String),
+    Temporary {
+        /// What is wrong, without the address that was asked.
+        what: String,
+        /// How long the answer asks to wait (docs: Rate Limits), [`MAX_RETRY_AFTER`] at most.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl RestError {
+    fn temporary(what: impl ToString) -> Self {
+        Self::Temporary { what: what.to_string(), retry_after: None }
+    }
 }
 
 #[derive(Deserialize)]
@@ -72,41 +96,74 @@ impl Rest {
             .tls_config(tls)
             .timeout_global(Some(TIMEOUT))
             .http_status_as_error(false)
-            .user_agent(concat!("DiscordBot (https://github.com/gateway-proxy, ", env!("CARGO_PKG_VERSION"), ")"))
+            .user_agent(USER_AGENT)
             .proxy(None)
             .build()
             .new_agent();
-        let base = proxy.map_or_else(|| DISCORD.to_owned(), |address| format!("http://{address}"));
-        Self { agent, url: format!("{base}/api/v10/gateway/bot"), token }
+        Self { agent, url: url(proxy), token }
     }
 
     /// Asks once. Blocks.
     pub fn gateway(&self) -> Result<GatewayInfo, RestError> {
-        let temporary = |what: String| RestError::Temporary(format!("GET {}: {what}", self.url));
         let mut response = self
             .agent
             .get(&self.url)
             .header("Authorization", format!("Bot {}", bare(&self.token)))
             .call()
-            .map_err(|error| temporary(error.to_string()))?;
-        match response.status().as_u16() {
-            200 => {}
-            401 => return Err(RestError::Unauthorized),
-            status => return Err(temporary(format!("status {status}"))),
+            .map_err(RestError::temporary)?;
+        let status = response.status().as_u16();
+        let header = response.headers().get("Retry-After").and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let body = response.body_mut().with_config().limit(MAX_BODY).read_to_string();
+        match status {
+            200 => parse(&body.map_err(RestError::temporary)?).map_err(RestError::temporary),
+            401 => Err(RestError::Unauthorized),
+            // The status says enough when the body can not be read.
+            _ => Err(refusal(status, header.as_deref(), &body.unwrap_or_default())),
         }
-        let body = response
-            .body_mut()
-            .with_config()
-            .limit(MAX_BODY)
-            .read_to_string()
-            .map_err(|error| temporary(error.to_string()))?;
-        parse(&body).map_err(temporary)
     }
 }
 
+/// What is asked. `proxy` is `host:port` of a plain HTTP proxy for Discord's API.
+pub fn url(proxy: Option<&str>) -> String {
+    let base = proxy.map_or_else(|| DISCORD.to_owned(), |address| format!("http://{address}"));
+    format!("{base}/api/v10/gateway/bot")
+}
+
+/// An answer that is neither 200 nor 401. `header` is the value of `Retry-After`.
+fn refusal(status: u16, header: Option<&str>, body: &str) -> RestError {
+    RestError::Temporary { what: format!("status {status}"), retry_after: retry_after(header, body) }
+}
+
+/// How long an answer asks to wait: seconds, whole or not, in the header `Retry-After` and in `retry_after` of the body.
+/// Discord's header is rounded and Cloudflare sends the header alone, so the longer one counts.
+fn retry_after(header: Option<&str>, body: &str) -> Option<Duration> {
+    #[derive(Deserialize)]
+    struct RateLimited {
+        retry_after: f64,
+    }
+    let from_header = header.and_then(|seconds| seconds.trim().parse::<f64>().ok());
+    let from_body = serde_json::from_str::<RateLimited>(body).ok().map(|body| body.retry_after);
+    let longer = [from_header, from_body].into_iter().flatten().filter(|seconds| *seconds >= 0.0).reduce(f64::max)?;
+    Some(Duration::from_secs_f64(longer.min(MAX_RETRY_AFTER.as_secs_f64())))
+}
+
+/// Reads an answer. One that makes no sense is an error like one that can not be read: it may be another one next time.
 fn parse(body: &str) -> Result<GatewayInfo, String> {
     let body: Body = serde_json::from_str(body).map_err(|error| format!("not the expected answer: {error}"))?;
     let Limit { total, remaining, reset_after, max_concurrency } = body.session_start_limit;
+    let absurd = |key: &str, value: u64, expected: String| {
+        Err(format!("not a sensible answer: `{key}` is {value}, expected {expected}"))
+    };
+    if !(1..=MAX_SHARDS).contains(&u64::from(body.shards)) {
+        return absurd("shards", body.shards.into(), format!("1 to {MAX_SHARDS}"));
+    }
+    if !(1..=MAX_SHARDS).contains(&u64::from(max_concurrency)) {
+        return absurd("max_concurrency", max_concurrency.into(), format!("1 to {MAX_SHARDS}"));
+    }
+    if Duration::from_millis(reset_after) > MAX_RESET_AFTER {
+        return absurd("reset_after", reset_after, format!("{} ms at most", MAX_RESET_AFTER.as_millis()));
+    }
+    Endpoint::parse(&body.url).map_err(|error| format!("not a sensible answer: {error}"))?;
     Ok(GatewayInfo {
         url: body.url,
         shards: body.shards,
@@ -129,5 +186,54 @@ mod tests {
         let reset_after = Duration::from_secs(14_400);
         assert_eq!(info.budget, Budget { total: 1000, remaining: 999, reset_after, max_concurrency: 16 });
         assert!(parse("{}").unwrap_err().contains("url"));
+    }
+
+    #[test]
+    fn an_absurd_answer_is_named() {
+        let answer = |url: &str, shards: u64, reset_after: u64, max_concurrency: u64| {
+            let limit = format!(
+                r#"{{"total":1000,"remaining":999,"reset_after":{reset_after},"max_concurrency":{max_concurrency}}}"#
+            );
+            parse(&format!(r#"{{"url":"{url}","shards":{shards},"session_start_limit":{limit}}}"#))
+        };
+        let url = "wss://gateway.discord.gg";
+        assert!(answer(url, MAX_SHARDS, 0, 1).is_ok());
+        for (answer, named) in [
+            (answer(url, 0, 1, 1), "`shards` is 0, expected 1 to 65536"),
+            (answer(url, 1 << 31, 1, 1), "`shards` is 2147483648"),
+            (answer(url, 1, u64::MAX, 1), "`reset_after` is 18446744073709551615, expected 604800000 ms at most"),
+            (answer(url, 1, 1, 0), "`max_concurrency` is 0"),
+            (answer("https://a", 1, 1, 1), "it has to begin with ws:// or wss://"),
+            (answer("", 1, 1, 1), "is no gateway URL"),
+        ] {
+            let error = answer.unwrap_err();
+            assert!(error.contains(named), "{named}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_answer_says_how_long_to_wait() {
+        let seconds = |header: Option<&str>, body: &str| retry_after(header, body).map(|wait| wait.as_secs_f64());
+        assert_eq!(seconds(Some("65"), ""), Some(65.0));
+        assert_eq!(seconds(Some(" 1.25 "), "{}"), Some(1.25));
+        assert_eq!(seconds(None, r#"{"message":"x","retry_after":64.57,"global":false}"#), Some(64.57));
+        assert_eq!(seconds(None, r#"{"retry_after":3}"#), Some(3.0));
+        // The longer one, whichever it is.
+        assert_eq!(seconds(Some("1"), r#"{"retry_after":1.4}"#), Some(1.4));
+        assert_eq!(seconds(Some("9"), r#"{"retry_after":1.4}"#), Some(9.0));
+        assert_eq!(seconds(Some("1e300"), ""), Some(3600.0));
+        assert_eq!(seconds(Some("inf"), ""), Some(3600.0));
+        assert_eq!(seconds(Some("NaN"), r#"{"retry_after":2}"#), Some(2.0));
+        for nothing in [None, Some("-1"), Some("soon"), Some("Fri, 31 Dec 1999 23:59:59 GMT"), Some("")] {
+            assert_eq!(seconds(nothing, "<html>"), None, "{nothing:?}");
+        }
+    }
+
+    #[test]
+    fn the_user_agent_has_the_documented_form() {
+        let inside = USER_AGENT.strip_prefix("DiscordBot (").and_then(|rest| rest.strip_suffix(')')).unwrap();
+        let (url, version) = inside.split_once(", ").unwrap();
+        assert!(url.starts_with("https://"), "{url}");
+        assert_eq!(version, env!("CARGO_PKG_VERSION"));
     }
 }

@@ -12,6 +12,7 @@ mod cached;
 mod commands;
 mod deliver;
 pub mod due;
+pub mod in_flight;
 mod ready;
 pub mod renewal;
 pub mod report;
@@ -28,6 +29,7 @@ use crate::{
         envelope::Envelope,
         event::{EventKind, Meta},
         json::{self, Malformed},
+        spelling,
     },
     upstream::{
         limiter::Limiter,
@@ -38,6 +40,7 @@ use cached::Cached;
 pub use deliver::Progress;
 use hashbrown::HashMap;
 use report::Histogram;
+use requests::Addressee;
 use std::{rc::Rc, time::Duration};
 
 /// Clients that can be attached to one shard; more are closed with 4008.
@@ -70,6 +73,9 @@ pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 
 /// A close of a client's connection: code and reason.
 pub type Close = (u16, &'static str);
+
+/// A number that no session has.
+const NOBODY: u32 = 0;
 
 /// The session has a newer connection.
 const SUPERSEDED: Close = (crate::protocol::close::UNKNOWN_ERROR, "resumed on another connection");
@@ -114,6 +120,8 @@ pub struct Shard {
     cached: Cached,
     /// Clients that are being sent a snapshot. What changes meanwhile the log has to say, so that it is not told twice.
     syncing: usize,
+    /// Guilds that the bot has left while its session was lost.
+    left: renewal::Left,
     /// Data of the READY of the current upstream session.
     ready: Option<Box<[u8]>>,
     /// The newest presence that a client has set; a new upstream session starts without it.
@@ -122,6 +130,8 @@ pub struct Shard {
     sessions: HashMap<SessionId, u32>,
     /// Requests for members that Discord has to answer.
     requests: requests::Requests,
+    /// Other commands that may not have arrived there.
+    in_flight: in_flight::InFlight,
     /// Clients that have to be served at a certain time.
     due: due::Due,
     /// When clients, requests and log have to be looked after.
@@ -164,11 +174,13 @@ impl Shard {
             cached: Cached::new(Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
             settings,
+            left: renewal::Left::default(),
             ready: None,
             presence: None,
             clients: HashMap::new(),
             sessions: HashMap::new(),
             requests: requests::Requests::new(seed),
+            in_flight: in_flight::InFlight::default(),
             due: due::Due::default(),
             chores: None,
             next_number: 0,
@@ -212,15 +224,28 @@ impl Shard {
             return Some(action);
         }
         if self.upstream.accepts_commands() {
-            let (client, command) = self.limiter.pop(now)?;
-            return Some(Action::Send(self.requests.on_its_way(now, client, command)));
+            return Some(Action::Send(self.next_command(now)?));
         }
         None
+    }
+
+    fn next_command(&mut self, now: Time) -> Option<Vec<u8>> {
+        let next = self.limiter.pop(now)?;
+        match next.client {
+            Some(client) => self.in_flight.sent(now, client, &next.command, next.again),
+            None => self.in_flight.presence_sent(now),
+        }
+        let payload = self.requests.on_its_way(now, next);
+        if let Some(at) = self.requests.deadline() {
+            self.look_at(at);
+        }
+        Some(payload)
     }
 
     /// The upstream connection is open.
     pub fn upstream_connected(&mut self, now: Time) {
         self.limiter.reset_window();
+        self.in_flight.connection_lost();
         self.upstream.on_connected(now);
     }
 
@@ -261,18 +286,29 @@ impl Shard {
                 return Err(malformed);
             }
         };
-        match self.upstream.on_payload(now, &envelope) {
+        let gaps = self.upstream.counters().gaps;
+        let received = self.upstream.on_payload(now, &envelope);
+        if self.upstream.counters().gaps > gaps {
+            self.cached.now(&self.log).doubt_members();
+        }
+        match received {
             Received::Ready => self.on_ready(now, envelope.d)?,
             Received::Dispatch(kind) => self.on_dispatch(kind, &envelope),
-            Received::Resumed | Received::Control => {}
+            Received::Resumed => self.on_resumed(),
+            Received::Control => {}
         }
         self.tell_remark();
         if let Some(latency) = self.upstream.take_new_latency() {
             self.latency.observe(latency);
             self.round_trip = Some(latency);
+            self.in_flight.arrived(now.saturating_sub(latency));
         }
         if !self.log.is_empty() {
             self.look_at(now + time::TIDY);
+        }
+        #[cfg(test)]
+        if self.panics == Some("tick") {
+            self.look_at(now);
         }
         Ok(())
     }
@@ -293,12 +329,19 @@ impl Shard {
     fn on_ready(&mut self, now: Time, data: &[u8]) -> Result<(), Malformed> {
         self.events[EventKind::Ready as usize] += 1;
         let renewed = self.ready.is_some();
+        // Every client's READY is made of it, key by key.
+        let data = &*spelling::in_plain(data)?;
         if renewed {
             let sessions = self.invalidate_sessions(now);
             self.requests.forget_all();
+            self.limiter.forget_again();
+            self.in_flight = in_flight::InFlight::default();
             tracing::info!(shard = %self.id, sessions, "Discord has begun a new session: the clients have to identify anew");
         }
-        self.cached.now(&self.log).ready(data)?;
+        let gone = self.cached.now(&self.log).ready(data)?;
+        if renewed {
+            self.left = renewal::Left::new(gone, now + self.settings.resume_window);
+        }
         self.ready = Some(data.into());
         // What a client has set is not in our IDENTIFY.
         if renewed && let Some(presence) = &self.presence {
@@ -306,6 +349,25 @@ impl Shard {
         }
         self.wake.clients = true;
         Ok(())
+    }
+
+    /// The replay is complete. What was lost with the connection on its way to Discord is sent again.
+    fn on_resumed(&mut self) {
+        self.limiter.forget_again();
+        let waiting: Vec<&[u8]> = self.limiter.waiting().map(|(_, command)| command).collect();
+        let voice = self.in_flight.lost(&waiting).map(|(client, command)| (client, command.to_vec()));
+        let lost: Vec<(u32, Vec<u8>)> = voice.chain(self.requests.unanswered()).collect();
+        for (client, command) in lost {
+            if self.clients.contains_key(&client) {
+                self.limiter.push_again(client, command);
+            }
+        }
+        if self.in_flight.take_lost_presence()
+            && !self.limiter.presence_waits()
+            && let Some(presence) = &self.presence
+        {
+            self.limiter.push_presence(presence.clone());
+        }
     }
 
     fn on_dispatch(&mut self, kind: EventKind, envelope: &Envelope<'_>) {
@@ -324,11 +386,19 @@ impl Shard {
             let logged = !self.clients.is_empty() && self.syncing == 0;
             if !(logged && self.cached.put_off(kind, &self.log)) {
                 let outcome = self.cached.apply(kind, envelope.d, &self.log);
+                if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
+                    self.cached.now(&self.log).chunk_of_all_members(request, envelope.d);
+                }
                 state_of = outcome.guild.filter(|_| outcome.changed);
             }
         }
         match self.requests.resolve(kind, envelope.d) {
-            Some((session, data)) => self.append(name, &data, Meta { kind, state_of, only: Some(session) }),
+            Some(Addressee::Session(session, data)) => {
+                self.append(name, &data, Meta { kind, state_of, only: Some(session) });
+            }
+            Some(Addressee::Nobody) => {
+                self.append(name, envelope.d, Meta { kind, state_of, only: Some(NOBODY) });
+            }
             None => self.append(name, envelope.d, Meta { kind, state_of, only: None }),
         }
     }
@@ -359,7 +429,7 @@ impl Shard {
         let mut random = [0; 12];
         (self.entropy)(&mut random);
         let id = SessionId::new(self.id.id, random);
-        self.next_number = self.next_number.wrapping_add(1);
+        self.next_number = self.next_number.wrapping_add(1).max(1);
         let number = self.next_number;
         let mut session = Session::new(number, id, options, now);
         session.connection = Some(connection);
@@ -430,6 +500,7 @@ impl Shard {
             self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
             self.limiter.forget(number);
+            self.in_flight.forget(number);
         }
     }
 

@@ -27,6 +27,17 @@ pub const MAX_QUEUED: usize = 4096;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
+/// A command that may be sent now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// Whose it is; a presence update is the whole shard's.
+    pub client: Option<u32>,
+    /// Its payload.
+    pub command: Vec<u8>,
+    /// It was sent before, on a connection that broke.
+    pub again: bool,
+}
+
 struct Queue {
     client: u32,
     commands: VecDeque<Vec<u8>>,
@@ -37,6 +48,8 @@ struct Queue {
 pub struct Limiter {
     /// Clients with something waiting, in the order of their turns.
     turns: VecDeque<Queue>,
+    /// Commands that are sent again, before all others, because they were there before them. As many as had been sent.
+    again: VecDeque<(u32, Vec<u8>)>,
     /// The newest presence that is not sent yet.
     presence: Option<Vec<u8>>,
     /// The last command was a presence update.
@@ -75,8 +88,19 @@ impl Limiter {
         self.presence = Some(command);
     }
 
+    /// Queues a command that was sent before, on a connection that broke.
+    pub fn push_again(&mut self, client: u32, command: Vec<u8>) {
+        self.again.push_back((client, command));
+    }
+
+    /// Forgets what is to be sent again.
+    pub fn forget_again(&mut self) {
+        self.again.clear();
+    }
+
     /// Forgets what a client has waiting.
     pub fn forget(&mut self, client: u32) {
+        self.again.retain(|(of, _)| *of != client);
         self.turns.retain(|queue| {
             let keep = queue.client != client;
             if !keep {
@@ -86,7 +110,7 @@ impl Limiter {
         });
     }
 
-    /// The commands that wait, with whose they are, each client's in order.
+    /// The commands that wait to be sent for the first time, with whose they are, each client's in order.
     pub fn waiting(&self) -> impl Iterator<Item = (u32, &[u8])> {
         self.turns.iter().flat_map(|queue| queue.commands.iter().map(|command| (queue.client, &**command)))
     }
@@ -98,16 +122,20 @@ impl Limiter {
 
     /// Commands that wait.
     pub fn queued(&self) -> usize {
-        self.queued + usize::from(self.presence.is_some())
+        self.queued + self.again.len() + usize::from(self.presence.is_some())
     }
 
-    /// The next command that may be sent now, and whose it is; a presence update is the whole shard's.
-    pub fn pop(&mut self, now: Time) -> Option<(Option<u32>, Vec<u8>)> {
+    /// The next command that may be sent now.
+    pub fn pop(&mut self, now: Time) -> Option<Next> {
         while self.sent.front().is_some_and(|&sent| now.saturating_sub(sent) > WINDOW) {
             self.sent.pop_front();
         }
         if self.sent.len() >= COMMANDS_PER_WINDOW {
             return None;
+        }
+        if let Some((client, command)) = self.again.pop_front() {
+            self.sent.push_back(now);
+            return Some(Next { client: Some(client), command, again: true });
         }
         while self.presences.front().is_some_and(|&sent| now.saturating_sub(sent) > PRESENCE_WINDOW) {
             self.presences.pop_front();
@@ -120,7 +148,7 @@ impl Limiter {
             self.presences.push_back(now);
         }
         let command = match presence {
-            Some(presence) => (None, presence),
+            Some(command) => Next { client: None, command, again: false },
             None => {
                 let mut queue = self.turns.pop_front()?;
                 let command = queue.commands.pop_front().expect("a queue with a turn is not empty");
@@ -129,7 +157,7 @@ impl Limiter {
                 if !queue.commands.is_empty() {
                     self.turns.push_back(queue);
                 }
-                (Some(client), command)
+                Next { client: Some(client), command, again: false }
             }
         };
         self.sent.push_back(now);
@@ -144,7 +172,7 @@ impl Limiter {
         };
         let any = free(&self.sent, COMMANDS_PER_WINDOW, WINDOW);
         let presence = free(&self.presences, PRESENCES_PER_WINDOW, PRESENCE_WINDOW).max(any);
-        let command = (!self.turns.is_empty()).then_some(any);
+        let command = (!self.turns.is_empty() || !self.again.is_empty()).then_some(any);
         let presence = self.presence.is_some().then_some(presence);
         command.into_iter().chain(presence).min()
     }
@@ -162,7 +190,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn drain(limiter: &mut Limiter, now: Time) -> Vec<u8> {
-        std::iter::from_fn(|| limiter.pop(now)).map(|(_, command)| command[0]).collect()
+        std::iter::from_fn(|| limiter.pop(now)).map(|next| next.command[0]).collect()
     }
 
     #[test]
@@ -176,6 +204,21 @@ mod tests {
         assert_eq!(limiter.waiting().map(|(client, _)| client).collect::<Vec<_>>(), [1, 1, 1, 2, 3]);
         assert_eq!(drain(&mut limiter, SECOND), [1, 2, 3, 1, 1]);
         assert_eq!(limiter.queued(), 0);
+    }
+
+    #[test]
+    fn what_is_sent_again_goes_first_and_counts() {
+        let mut limiter = Limiter::default();
+        for number in 0..COMMANDS_PER_WINDOW as u32 {
+            limiter.push(number, vec![1]).unwrap();
+        }
+        limiter.push_again(7, vec![2]);
+        limiter.push_again(500, vec![3]);
+        limiter.forget(500);
+        let next = limiter.pop(SECOND).unwrap();
+        assert_eq!(next, Next { client: Some(7), command: vec![2], again: true });
+        assert_eq!(drain(&mut limiter, SECOND), [1; COMMANDS_PER_WINDOW - 1]);
+        assert_eq!(limiter.queued(), 1);
     }
 
     #[test]
@@ -214,13 +257,13 @@ mod tests {
                 limiter.reset_window();
             }
             limiter.push_presence(step.to_be_bytes().to_vec());
-            sent.extend(std::iter::from_fn(|| limiter.pop(now)).map(|(_, command)| (now, command)));
+            sent.extend(std::iter::from_fn(|| limiter.pop(now)).map(|next| (now, next.command)));
         }
         let newest = 359u32.to_be_bytes().to_vec();
         assert_ne!(sent.last().unwrap().1, newest, "it has to wait");
         let at = limiter.deadline().expect("a time at which it goes out");
         assert_eq!(limiter.pop(at - Duration::from_millis(1)), None);
-        sent.push((at, limiter.pop(at).expect("now").1));
+        sent.push((at, limiter.pop(at).expect("now").command));
         assert_eq!(sent.last().unwrap().1, newest);
         assert_eq!(limiter.deadline(), None);
         for (index, (start, _)) in sent.iter().enumerate() {

@@ -1,33 +1,14 @@
 //! What the machine has to offer, checked before anything starts, because the errors that come later mislead.
 
+mod ring;
+
+pub use ring::check as io_uring;
 use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path};
 
 /// Locked memory that an executor's rings take, in bytes.
 const MEMLOCK_PER_EXECUTOR: u64 = 512 << 10;
 /// File descriptors below which only a few clients fit.
 const FEW_FILES: u64 = 4096;
-
-/// Can io_uring be used? The error says what to do.
-pub fn io_uring() -> Result<(), String> {
-    let mut params = [0u8; 120];
-    // SAFETY: io_uring_setup reads and writes a `struct io_uring_params`, which is 120 bytes long, and nothing else.
-    let descriptor = unsafe { libc::syscall(libc::SYS_io_uring_setup, 4, params.as_mut_ptr()) };
-    if descriptor >= 0 {
-        // SAFETY: the descriptor was made just now and belongs to nobody else.
-        unsafe { libc::close(descriptor as i32) };
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    let advice = match error.raw_os_error() {
-        Some(libc::ENOSYS) => "the kernel has no io_uring: Linux 5.8 or newer is needed",
-        Some(libc::EPERM) => {
-            "it is switched off: set kernel.io_uring_disabled=0 (sysctl), and in a container allow the io_uring system calls in its seccomp profile"
-        }
-        Some(libc::ENOMEM) => "too little memory may be locked: raise LimitMEMLOCK= of the unit or `ulimit -l`",
-        _ => "Linux 5.8 or newer with io_uring is needed",
-    };
-    Err(format!("io_uring can not be used ({error}): {advice}"))
-}
 
 /// Raises the limits of locked memory and of open files as far as allowed. An error means that `executors` can not
 /// start; the text in `Ok` is a warning.
