@@ -410,6 +410,23 @@ fn a_client_that_gives_up_or_is_not_synced_leaves_nothing() {
     assert_eq!(world.shard.report().detached, 0);
 }
 
+/// The last guild fills the outbox, and nothing more is made before the connection is lost.
+#[test]
+fn a_client_that_has_read_all_its_guilds_can_resume() {
+    let mut world = World::ready(&[10]);
+    world.guild_create(10, 5_000);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    while client.guilds.is_empty() {
+        assert_eq!(client.produce(&mut world), Progress::More);
+        client.read();
+    }
+    world.shard.detach(world.now, client.number, 1, false);
+    let sequence = client.sequence;
+    assert!(client.resume(&mut world, 2, sequence));
+    client.catch_up(&mut world);
+    assert!(client.resumed);
+}
+
 #[test]
 fn detached_sessions_are_bounded() {
     let mut world = World::ready(&[10]);
