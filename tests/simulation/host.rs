@@ -33,7 +33,6 @@ const STALL_LIMIT: Duration = Duration::from_secs(60);
 const LINGER: Duration = Duration::from_secs(5);
 /// Fills of the outbox in one turn.
 const FILLS: usize = 2;
-const TICK: Duration = Duration::from_millis(250);
 const ID: ShardId = ShardId { id: 0, count: 1 };
 
 /// What the shard was given, as far as clients have to see it.
@@ -84,7 +83,6 @@ pub struct Host {
     queue: IdentifyQueue,
     pub connections: BTreeMap<u64, Connection>,
     next_connection: u64,
-    next_tick: Time,
     pub fed: Vec<Fed>,
     /// Upstream sessions so far: with a new one guilds are told anew.
     pub renewals: u64,
@@ -136,7 +134,6 @@ impl Host {
             queue: queue(now),
             connections: BTreeMap::new(),
             next_connection: 0,
-            next_tick: now,
             fed: Vec::new(),
             renewals: 0,
             generation: 0,
@@ -150,8 +147,8 @@ impl Host {
 
     /// Everything that can be done at this moment.
     pub fn run(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng, coverage: &mut Coverage) {
-        if now >= self.next_tick {
-            self.next_tick = now + TICK;
+        // As in the data core the shard itself says when.
+        if self.shard.deadline().is_some_and(|at| now >= at) {
             self.shard.tick(now);
             // Every client has its turn anyway.
             while self.shard.poll_due(now).is_some() {}
@@ -422,6 +419,5 @@ impl Host {
         next.request(0);
         let _ = next.poll(now);
         self.queue = next;
-        self.next_tick = now;
     }
 }
