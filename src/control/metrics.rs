@@ -137,6 +137,12 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
         COUNTER,
         &|report| report.cache.ignored_events as f64,
     );
+    per_shard(
+        "gateway_cache_refused_guilds_total",
+        "GUILD_CREATEs that could not be kept: clients that identify later are not shown these guilds",
+        COUNTER,
+        &|report| report.cache.refused_guilds as f64,
+    );
     per_shard("gateway_shard_clients", "Clients connected", GAUGE, &|report| report.clients as f64);
     per_shard("gateway_shard_sessions_detached", "Sessions that can be resumed", GAUGE, &|report| {
         report.detached as f64

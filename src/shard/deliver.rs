@@ -55,6 +55,8 @@ pub(super) struct Snapshot {
     text: Vec<u8>,
     /// Guilds that are down, told after all others.
     unavailable: Vec<u64>,
+    /// Guilds that the bot has left while its session was lost, told last.
+    left: Vec<u64>,
 }
 
 pub(super) fn is_syncing(client: &Client) -> bool {
@@ -143,12 +145,12 @@ impl Shard {
         write_own(outbox, EventKind::Ready, sequence, &ready);
         let Some(client) = self.clients.get_mut(&number) else { return };
         // Without the intent for guilds Discord names them in READY and sends nothing about them.
-        let next = match EventKind::GuildCreate.audience().delivery(client.session.options.intents) {
-            Delivery::Never => guilds.len(),
-            _ => 0,
-        };
+        let never = EventKind::GuildCreate.audience().delivery(client.session.options.intents) == Delivery::Never;
+        let next = if never { guilds.len() } else { 0 };
+        let left = if never { &[] } else { self.left.guilds(now) };
+        let left = left.iter().copied().filter(|guild| !guilds.contains(guild)).collect();
         let snapshot =
-            Snapshot { guilds, next, current: None, in_pieces: false, text: Vec::new(), unavailable: Vec::new() };
+            Snapshot { guilds, next, current: None, in_pieces: false, text: Vec::new(), unavailable: Vec::new(), left };
         client.snapshot = Some(Box::new(snapshot));
         self.syncing += 1;
     }
@@ -214,6 +216,9 @@ impl Shard {
                     session.number_snapshot(),
                     &payload::guild_delete(guild, true),
                 );
+            } else if let Some(guild) = snapshot.left.pop() {
+                let deleted = payload::guild_delete(guild, false);
+                write_own(outbox, EventKind::GuildDelete, session.number_snapshot(), &deleted);
             } else {
                 session.finish_sync();
                 client.snapshot = None;

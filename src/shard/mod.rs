@@ -29,6 +29,7 @@ use crate::{
         envelope::Envelope,
         event::{EventKind, Meta},
         json::{self, Malformed},
+        spelling,
     },
     upstream::{
         limiter::Limiter,
@@ -119,6 +120,8 @@ pub struct Shard {
     cached: Cached,
     /// Clients that are being sent a snapshot. What changes meanwhile the log has to say, so that it is not told twice.
     syncing: usize,
+    /// Guilds that the bot has left while its session was lost.
+    left: renewal::Left,
     /// Data of the READY of the current upstream session.
     ready: Option<Box<[u8]>>,
     /// The newest presence that a client has set; a new upstream session starts without it.
@@ -171,6 +174,7 @@ impl Shard {
             cached: Cached::new(Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
             settings,
+            left: renewal::Left::default(),
             ready: None,
             presence: None,
             clients: HashMap::new(),
@@ -282,7 +286,12 @@ impl Shard {
                 return Err(malformed);
             }
         };
-        match self.upstream.on_payload(now, &envelope) {
+        let gaps = self.upstream.counters().gaps;
+        let received = self.upstream.on_payload(now, &envelope);
+        if self.upstream.counters().gaps > gaps {
+            self.cached.now(&self.log).doubt_members();
+        }
+        match received {
             Received::Ready => self.on_ready(now, envelope.d)?,
             Received::Dispatch(kind) => self.on_dispatch(kind, &envelope),
             Received::Resumed => self.on_resumed(),
@@ -320,6 +329,8 @@ impl Shard {
     fn on_ready(&mut self, now: Time, data: &[u8]) -> Result<(), Malformed> {
         self.events[EventKind::Ready as usize] += 1;
         let renewed = self.ready.is_some();
+        // Every client's READY is made of it, key by key.
+        let data = &*spelling::in_plain(data)?;
         if renewed {
             let sessions = self.invalidate_sessions(now);
             self.requests.forget_all();
@@ -327,7 +338,10 @@ impl Shard {
             self.in_flight = in_flight::InFlight::default();
             tracing::info!(shard = %self.id, sessions, "Discord has begun a new session: the clients have to identify anew");
         }
-        self.cached.now(&self.log).ready(data)?;
+        let gone = self.cached.now(&self.log).ready(data)?;
+        if renewed {
+            self.left = renewal::Left::new(gone, now + self.settings.resume_window);
+        }
         self.ready = Some(data.into());
         // What a client has set is not in our IDENTIFY.
         if renewed && let Some(presence) = &self.presence {
@@ -372,6 +386,9 @@ impl Shard {
             let logged = !self.clients.is_empty() && self.syncing == 0;
             if !(logged && self.cached.put_off(kind, &self.log)) {
                 let outcome = self.cached.apply(kind, envelope.d, &self.log);
+                if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
+                    self.cached.now(&self.log).chunk_of_all_members(request, envelope.d);
+                }
                 state_of = outcome.guild.filter(|_| outcome.changed);
             }
         }

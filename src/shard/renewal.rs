@@ -22,6 +22,30 @@ pub const WINDOW: Duration = Duration::from_secs(5);
 /// identifies gets all guilds of the shard, which is most of what it costs.
 pub const STEP: Duration = Duration::from_millis(20);
 
+/// Guilds that were there in the session before and are not in READY of the new one.
+///
+/// A library that has lost its session keeps every guild that the next READY does not name: none compares the two. So for a
+/// while each client that identifies is told of these guilds by a GUILD_DELETE each (docs: Gateway Events, Guild Delete; without
+/// `unavailable` it means that the bot has left). To a client that never knew them it says nothing. Bounded by the guilds of
+/// the shard.
+#[derive(Default)]
+pub(super) struct Left {
+    guilds: Vec<u64>,
+    until: Time,
+}
+
+impl Left {
+    /// These guilds, to be told of until a time at which no client can have missed that its session is over.
+    pub fn new(guilds: Vec<u64>, until: Time) -> Self {
+        Self { guilds, until }
+    }
+
+    /// The guilds to tell a client of that identifies now.
+    pub fn guilds(&self, now: Time) -> &[u64] {
+        if now < self.until { &self.guilds } else { &[] }
+    }
+}
+
 impl Shard {
     /// Ends all sessions of clients that know the session that the shard had before; returns how many.
     pub(super) fn invalidate_sessions(&mut self, now: Time) -> usize {

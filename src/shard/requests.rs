@@ -127,6 +127,9 @@ pub(super) struct SavedRequest {
     session: u32,
     /// The client's.
     nonce: Option<String>,
+    /// It is for all members, filtered by nothing. A run of chunks does not go on in another process, so there this is only good
+    /// for a run that begins there.
+    for_all: bool,
     /// As it was sent to Discord.
     payload: String,
     /// Index of the next chunk that the client has not got.
@@ -179,6 +182,7 @@ impl Requests {
         let nonce: Option<String> = json::get(data, "nonce").and_then(|nonce| serde_json::from_slice(nonce).ok());
         let nonce = nonce.filter(|nonce| nonce.len() <= LONGEST_NONCE);
         let number = self.next + 1;
+        let for_all = MemberRequest::parse(data).is_some_and(|request| request.is_for_all());
         let Ok(data) = edit::with(data, "nonce", format!("\"{NONCE}{number}\"").as_bytes()) else { return command };
         self.next = number;
         let payload = [PREFIX, &data, b"}"].concat();
@@ -187,6 +191,7 @@ impl Requests {
             number,
             session,
             nonce,
+            for_all,
             payload: text,
             next_chunk: 0,
             repeated: false,
@@ -229,6 +234,15 @@ impl Requests {
     /// Forgets what will not be answered any more.
     pub fn expire(&mut self, now: Time) {
         self.pending.retain(|_, pending| now.saturating_sub(pending.since) < PENDING_LIMIT);
+    }
+
+    /// If the event is a chunk of the answer to a request for all members: the number of the request.
+    pub fn for_all(&self, kind: EventKind, data: &[u8]) -> Option<u64> {
+        if kind != EventKind::GuildMembersChunk {
+            return None;
+        }
+        let number = number_of(json::get(data, "nonce")?)?;
+        self.pending.get(&number).filter(|pending| pending.request.for_all).map(|_| number)
     }
 
     /// If the event answers a request of a client: for whom it is.

@@ -1,5 +1,7 @@
 //! A shard without sockets: payloads in, what clients receive out.
 
+mod known_members;
+
 use super::*;
 use crate::{
     compression::Transport,
