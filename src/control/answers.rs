@@ -66,11 +66,11 @@ impl Control {
     }
 
     /// The reports of all shards, in order, at most [`KEPT`] old.
-    async fn reports(&self) -> Rc<[Report]> {
-        self.reports.get(self.now(), async { self.gather().await.into() }).await
+    async fn reports(self: &Rc<Self>) -> Rc<[Report]> {
+        self.reports.get(self.now(), || self.clone().gather()).await
     }
 
-    async fn gather(&self) -> Vec<Report> {
+    async fn gather(self: Rc<Self>) -> Rc<[Report]> {
         let number = self.next_gathering.get();
         self.next_gathering.set(number + 1);
         let gathering = Gathering { missing: self.cores.len(), ..Gathering::default() };
@@ -88,19 +88,18 @@ impl Control {
         let _ = crate::net::within(REPORT_LIMIT, complete).await;
         let mut reports = self.gathering.borrow_mut().remove(&number).map_or_else(Vec::new, |done| done.reports);
         reports.sort_by_key(|report| report.shard);
-        reports
+        reports.into()
     }
 
     /// Answers a request that is not for the gateway.
-    pub(super) async fn respond(&self, route: Route, peer: SocketAddr) -> Response {
+    pub(super) async fn respond(self: &Rc<Self>, route: Route, peer: SocketAddr) -> Response {
         let unknown = || Response::text("503 Service Unavailable", "the number of shards is not known yet\n");
         match route {
             Route::ShardCount => {
                 self.shard_count().map_or_else(unknown, |count| Response::text("200 OK", count.to_string()))
             }
             Route::Metrics => {
-                let text = async { metrics::render(&self.reports().await, self.figures()).into() };
-                let body: Rc<str> = self.metrics.get(self.now(), text).await;
+                let body = self.metrics.get(self.now(), || self.clone().metrics_text()).await;
                 Response { content_type: prometheus::TEXT_FORMAT, ..Response::text("200 OK", &*body) }
             }
             Route::Health => self.health().await,
@@ -191,7 +190,7 @@ impl Control {
                 let _place = place;
                 self.pass(connection, request.without_authorization(), true).await;
             };
-            return pool.hold(id, passed).await;
+            return pool.hold(id, Box::pin(passed)).await;
         };
         end_with(connection, Some(refusal)).await;
     }
@@ -199,13 +198,18 @@ impl Control {
     async fn pass(&self, mut connection: ClientConnection, request: Forward, tokenless: bool) {
         let Some(address) = &self.config.rest_proxy else { return };
         let counted = Counted::new(&self.figures, tokenless);
-        let answer = forward::forward(&mut connection, request, address).await;
+        let answer = Box::pin(forward::forward(&mut connection, request, address)).await;
         self.figures.borrow_mut().forward_failures += u64::from(answer.is_some());
         drop(counted);
         end_with(connection, answer).await;
     }
 
-    async fn health(&self) -> Response {
+    async fn metrics_text(self: Rc<Self>) -> Rc<str> {
+        let reports = self.reports().await;
+        metrics::render(&reports, self.figures()).into()
+    }
+
+    async fn health(self: &Rc<Self>) -> Response {
         let rest = match &*self.rest_failure.borrow() {
             Some(RestFailure { what, again_at }) => {
                 let wait = again_at.saturating_sub(self.now());

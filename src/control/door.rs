@@ -77,7 +77,8 @@ async fn enter(control: Rc<Control>, stream: TcpStream) {
         return control.refuse(peer);
     }
     let guest = control.guests.enter(peer.ip().into());
-    control.guests.clone().hold(guest.id, converse(control, guest, connection, peer)).await;
+    // Boxed, as what follows is large, and each future around it would hold it once more.
+    control.guests.clone().hold(guest.id, Box::pin(converse(control, guest, connection, peer))).await;
 }
 
 async fn converse(control: Rc<Control>, guest: Place, mut connection: ClientConnection, peer: SocketAddr) {
@@ -87,7 +88,7 @@ async fn converse(control: Rc<Control>, guest: Place, mut connection: ClientConn
     let (upgrade, query) = match route {
         http::Route::Gateway(upgrade, query) => (upgrade, query),
         http::Route::Api(request) => {
-            return control.forward(guest, connection, request, peer).await;
+            return Box::pin(control.forward(guest, connection, request, peer)).await;
         }
         http::Route::Metrics | http::Route::Health => {
             drop(guest);
@@ -97,9 +98,9 @@ async fn converse(control: Rc<Control>, guest: Place, mut connection: ClientConn
                 let _place = place;
                 answer(&control, connection, route, peer).await;
             };
-            return control.scrapes.clone().hold(id, answer).await;
+            return control.scrapes.clone().hold(id, Box::pin(answer)).await;
         }
-        route => return answer(&control, connection, route, peer).await,
+        route => return Box::pin(answer(&control, connection, route, peer)).await,
     };
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     agree(&mut connection, &upgrade, query);
@@ -107,7 +108,7 @@ async fn converse(control: Rc<Control>, guest: Place, mut connection: ClientConn
     greet(control, guest, connection, query.version).await;
 }
 
-async fn answer(control: &Control, mut connection: ClientConnection, route: http::Route, peer: SocketAddr) {
+async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: http::Route, peer: SocketAddr) {
     let response = control.respond(route, peer).await;
     connection.outbox.raw(&response.encode());
     connection.linger().await;
@@ -117,7 +118,7 @@ async fn answer(control: &Control, mut connection: ClientConnection, route: http
 pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version: u8) {
     let Some(peer) = connection.peer() else { return };
     let guest = control.guests.enter(peer.ip().into());
-    control.guests.clone().hold(guest.id, greet(control, guest, connection, version)).await;
+    control.guests.clone().hold(guest.id, Box::pin(greet(control, guest, connection, version))).await;
 }
 
 /// Agrees to an upgrade: from now on the connection speaks the protocol of the gateway.

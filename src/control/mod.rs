@@ -130,8 +130,8 @@ struct Control {
     /// Requests for Discord's API whose path carries a token of its own.
     tokenless: Rc<Pool>,
     tokenless_rate: RefCell<Rate>,
-    reports: Kept<Rc<[Report]>>,
-    metrics: Kept<Rc<str>>,
+    reports: Rc<Kept<Rc<[Report]>>>,
+    metrics: Rc<Kept<Rc<str>>>,
     /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
     last_descriptor: RawFd,
     reserved_files: u64,
