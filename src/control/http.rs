@@ -292,7 +292,7 @@ mod tests {
         }
         assert!(matches!(post("/api/v10/channels/1/messages"), Route::Api(_)));
         assert!(matches!(
-            post("/api/interactions/1/aW50ZXJhY3Rpb246MTIzNDU/callback?x=/.."),
+            post("/api/interactions/1/aW50ZXJhY3Rpb246MTIzNDU2Nzg5MDEyMzQ1/callback?x=/.."),
             Route::Api(forward) if forward.has_own_token
         ));
     }
