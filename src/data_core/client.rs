@@ -166,7 +166,9 @@ impl<S> Client<S> {
             Stage::Open | Stage::Returning => None,
             Stage::Grace { until, .. } | Stage::Flushing { until } | Stage::HalfClosed { until } => Some(until),
         };
-        let stall = self.stalled_since.map(|since| (since + STALL_LIMIT).min(now + STALL_CHECK));
+        // Only an open client is dropped for it; in other stages a time that has passed would be appointed again and again.
+        let stalled_since = self.stalled_since.filter(|_| self.stage == Stage::Open);
+        let stall = stalled_since.map(|since| (since + STALL_LIMIT).min(now + STALL_CHECK));
         stage.into_iter().chain(stall).min()
     }
 }
