@@ -5,7 +5,7 @@
 use super::mutate::{someone, text_channel, user_of};
 use super::{Body, Dice, Event, Guild, names};
 use crate::clock::{self, iso8601};
-use crate::json::{self, Fields, Object};
+use crate::json::{Fields, Object};
 
 type Events = Vec<Event>;
 
