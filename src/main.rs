@@ -123,10 +123,6 @@ fn summary(config: &Config, placement: &Placement) -> String {
     };
     format!(
         "the configuration is right\nshards: {shards}\nlisten: {}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}",
-        config.listen,
-        config.externally_accessible_url,
-        placement.control,
-        config.intents,
-        config.cache
+        config.listen, config.externally_accessible_url, placement.control, config.intents, config.cache
     )
 }

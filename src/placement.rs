@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn by_default_there_are_as_many_as_the_shards_need_and_the_control_core_is_left_alone() {
-        for (shards, data) in [(0, vec![5]), (1, vec![5]), (256, vec![5]), (257, vec![5, 6]), (9_999, vec![5, 6, 7, 4])] {
+        for (shards, data) in [(0, vec![5]), (1, vec![5]), (256, vec![5]), (257, vec![5, 6]), (9_999, vec![5, 6, 7, 4])]
+        {
             assert_eq!(decide(&[4, 5, 6, 7], Cores::Default, None, shards), (4, data));
         }
         assert_eq!(decide(&[4, 5, 6, 7], Cores::Default, Some(6), 600), (6, vec![4, 5, 7]));

@@ -108,14 +108,24 @@ async fn enter(control: Rc<Control>, stream: TcpStream) {
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     agree(&mut connection, &upgrade, query);
     connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
-    greet(control, guest, connection, query.version).await;
+    greet(control, guest, connection, query.version, Commands::Refused).await;
 }
 
-/// A connection that comes back from a shard, because its RESUME was refused.
+/// A connection that comes back from a shard, because its session is not valid, or not any more.
 pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version: u8) {
     if let Some(guest) = Guest::new(&control) {
-        greet(control, guest, connection, version).await;
+        greet(control, guest, connection, version, Commands::Ignored).await;
     }
+}
+
+/// What becomes of a command that comes before IDENTIFY or RESUME.
+#[derive(Clone, Copy)]
+enum Commands {
+    /// It closes the connection.
+    Refused,
+    /// Nothing: the client may have sent it before it read that its session is over. Some libraries never come back
+    /// after the close code that it would get (4003).
+    Ignored,
 }
 
 /// Agrees to an upgrade: from now on the connection speaks the protocol of the gateway.
@@ -159,9 +169,15 @@ impl From<Ended> for Outcome {
     }
 }
 
-async fn greet(control: Rc<Control>, guest: Guest, mut connection: ClientConnection, version: u8) {
+async fn greet(
+    control: Rc<Control>,
+    guest: Guest,
+    mut connection: ClientConnection,
+    version: u8,
+    mut commands: Commands,
+) {
     loop {
-        let outcome = within(IDENTIFY_LIMIT, identification(&mut connection)).await;
+        let outcome = within(IDENTIFY_LIMIT, identification(&mut connection, commands)).await;
         let close = match outcome {
             None => (close::SESSION_TIMED_OUT, "no IDENTIFY in 60 seconds"),
             Some(Outcome::Lost) => return,
@@ -187,6 +203,7 @@ async fn greet(control: Rc<Control>, guest: Guest, mut connection: ClientConnect
                 } else {
                     // The socket stays open for an IDENTIFY; closing would send some libraries into a loop.
                     connection.outbox.message(&[payload::INVALID_SESSION]);
+                    commands = Commands::Ignored;
                     continue;
                 }
             }
@@ -196,13 +213,15 @@ async fn greet(control: Rc<Control>, guest: Guest, mut connection: ClientConnect
 }
 
 /// Reads up to IDENTIFY or RESUME, answering heartbeats.
-async fn identification(connection: &mut ClientConnection) -> Outcome {
+async fn identification(connection: &mut ClientConnection, commands: Commands) -> Outcome {
     connection
-        .converse(|payload, outbox| introduction(payload, outbox).unwrap_or_else(|close| Some(Outcome::Refused(close))))
+        .converse(|payload, outbox| {
+            introduction(payload, outbox, commands).unwrap_or_else(|close| Some(Outcome::Refused(close)))
+        })
         .await
 }
 
-fn introduction(payload: Payload<'_>, outbox: &mut Outbox) -> Result<Option<Outcome>, Close> {
+fn introduction(payload: Payload<'_>, outbox: &mut Outbox, commands: Commands) -> Result<Option<Outcome>, Close> {
     let (bytes, binary) = match payload {
         Payload::Text(bytes) => (bytes, false),
         Payload::Binary(bytes) => (bytes, true),
@@ -217,6 +236,7 @@ fn introduction(payload: Payload<'_>, outbox: &mut Outbox) -> Result<Option<Outc
         }
         opcode::IDENTIFY => Outcome::Identify(command.identify().map_err(decode)?),
         opcode::RESUME => Outcome::Resume(command.resume().map_err(decode)?),
+        _ if matches!(commands, Commands::Ignored) => return Ok(None),
         _ => return Err((close::NOT_AUTHENTICATED, "a command before IDENTIFY")),
     }))
 }
@@ -230,7 +250,7 @@ async fn started(control: &Control, connection: &mut ClientConnection) -> Result
         if let Some(count) = control.running_shards() {
             return Ok(count);
         }
-        let outcome = crate::net::race(async { Some(identification(connection).await) }, async {
+        let outcome = crate::net::race(async { Some(identification(connection, Commands::Refused).await) }, async {
             glommio::timer::sleep(START_PAUSE).await;
             None
         });

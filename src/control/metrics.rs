@@ -167,6 +167,24 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
     per_shard("gateway_shard_malformed_total", "Payloads that could not be read", COUNTER, &|r| {
         r.upstream.malformed as f64
     });
+    per_shard("gateway_shard_duplicates_total", "Events of a replay that had come before", COUNTER, &|r| {
+        r.upstream.duplicates as f64
+    });
+    per_shard(
+        "gateway_shard_out_of_sequence_total",
+        "Events whose sequence was not above the last one, and that were passed on",
+        COUNTER,
+        &|r| r.upstream.out_of_sequence as f64,
+    );
+    per_shard("gateway_shard_sessions_given_up_total", "Sessions that could not be resumed", COUNTER, &|r| {
+        r.upstream.given_up as f64
+    });
+    per_shard(
+        "gateway_shard_clients_invalidated_total",
+        "Sessions of clients that ended because Discord began a new one",
+        COUNTER,
+        &|r| r.invalidated as f64,
+    );
     per_shard("gateway_shard_sequence_gaps_total", "Sequences that Discord skipped", COUNTER, &|r| {
         r.upstream.gaps as f64
     });

@@ -23,6 +23,7 @@ use crate::{
     upstream::session::Action,
     websocket::Outgoing,
 };
+use hashbrown::HashMap;
 use slab::Slab;
 use std::{collections::VecDeque, time::Duration};
 
@@ -62,6 +63,8 @@ pub struct Hosted<I: Io> {
     attempt: u64,
     leaving: Vec<Leaving>,
     pub(super) clients: Slab<Client<I::Socket>>,
+    /// Where a client is, by the number of its connection.
+    pub(super) keys: HashMap<u64, usize>,
     /// Clients that get what there is: they are open and their sockets take bytes.
     pub(super) awake: Vec<usize>,
     /// Clients on whose sockets something has happened.
@@ -94,6 +97,7 @@ impl<I: Io> Hosted<I> {
             attempt: 0,
             leaving: Vec::new(),
             clients: Slab::new(),
+            keys: HashMap::new(),
             awake: Vec::new(),
             noted: Vec::new(),
             ready: VecDeque::new(),
@@ -178,7 +182,11 @@ impl<I: Io> Hosted<I> {
     pub fn turn(&mut self, core: &mut Core<I>) -> bool {
         if core.now >= self.deadline {
             self.shard.tick(core.now);
-            self.deadline = core.now + super::TICK;
+            while let Some(number) = self.shard.poll_due(core.now) {
+                if let Some(&key) = self.keys.get(&number) {
+                    self.queue(key);
+                }
+            }
         }
         self.read_upstream(core);
         self.act(core);
@@ -188,6 +196,8 @@ impl<I: Io> Hosted<I> {
         let more = self.serve_clients(core);
         self.act(core);
         self.shard.settle();
+        let latest = core.now + super::LONGEST_SLEEP;
+        self.deadline = self.shard.deadline().map_or(latest, |at| at.min(latest));
         more
     }
 

@@ -40,8 +40,8 @@ use std::{
 };
 use timers::Timers;
 
-/// A shard is told the time at least this often.
-pub const TICK: Duration = Duration::from_millis(250);
+/// A shard is told the time at least this often, though it says itself when it wants to be told.
+pub const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 /// Longest wait for clients to take their goodbye when the core stops.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// Messages of the control core that one turn looks at.
@@ -306,8 +306,8 @@ impl<I: Io> DataCore<I> {
         self.core.stopping = true;
         self.stop_at.get_or_insert(self.core.now + STOP_LIMIT);
         for index in 0..self.shards.len() {
-            self.contained(index, |hosted, core| {
-                hosted.shard.stop(core.now);
+            self.contained(index, |hosted, _| {
+                hosted.shard.stop();
                 hosted.wake_all();
             });
             self.enqueue(index);

@@ -60,6 +60,7 @@ impl<I: Io> Hosted<I> {
         client.noted = true;
         client.awake = true;
         let client = entry.insert(client);
+        self.keys.insert(number, key);
         self.noted.push(key);
         self.awake.push(key);
         core.sockets.receive(connection, Receiving::Single);
@@ -72,7 +73,7 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    fn queue(&mut self, key: usize) {
+    pub(super) fn queue(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key)
             && !std::mem::replace(&mut client.queued, true)
         {
@@ -198,6 +199,10 @@ impl<I: Io> Hosted<I> {
                 self.send_away(core, key, close, reconnect);
                 return made;
             }
+            Progress::Return => {
+                self.begin_return(core, key);
+                return made;
+            }
         }
         self.flush(core, key);
         made
@@ -259,10 +264,10 @@ impl<I: Io> Hosted<I> {
         self.listen(core, key);
     }
 
-    /// The session of a client is invalid, as it is told: its connection goes back to the door, where it may identify anew.
-    pub(super) fn begin_return(&mut self, core: &mut Core<I>, key: usize) {
+    /// The session of a client is over, as the shard tells it: its connection goes back to the door, where it may identify
+    /// anew.
+    fn begin_return(&mut self, core: &mut Core<I>, key: usize) {
         let client = &mut self.clients[key];
-        client.outbox.message(&[payload::INVALID_SESSION]);
         client.stage = Stage::Returning;
         client.stalled_since = None;
         core.sockets.release(client.connection);
@@ -271,8 +276,8 @@ impl<I: Io> Hosted<I> {
     /// Gives a connection back to the door once its socket is free. What waits to be sent goes with it.
     fn give_back(&mut self, core: &mut Core<I>, key: usize) {
         let Some(socket) = self.clients[key].released.take() else { return };
-        self.forget(key);
         let client = self.clients.remove(key);
+        self.forget(key, client.number);
         if let Some(session) = client.session {
             self.shard.detach(core.now, session, client.number, true);
         }
@@ -281,7 +286,8 @@ impl<I: Io> Hosted<I> {
     }
 
     /// Takes a client out of the lists of those to be served.
-    fn forget(&mut self, key: usize) {
+    fn forget(&mut self, key: usize, number: u64) {
+        self.keys.remove(&number);
         self.awake.retain(|&awake| awake != key);
         self.ready.retain(|&ready| ready != key);
         self.unfinished.retain(|&unfinished| unfinished != key);
@@ -291,7 +297,7 @@ impl<I: Io> Hosted<I> {
     /// The connection of a client is over.
     pub(super) fn drop_client(&mut self, core: &mut Core<I>, key: usize) {
         let Some(client) = self.clients.try_remove(key) else { return };
-        self.forget(key);
+        self.forget(key, client.number);
         core.sockets.close(client.connection);
         if let Some(session) = client.session {
             self.shard.detach(core.now, session, client.number, false);

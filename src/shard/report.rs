@@ -71,6 +71,8 @@ pub struct Report {
     pub fell_off: u64,
     /// Snapshots being sent.
     pub syncing: usize,
+    /// Sessions of clients that ended because Discord gave the shard a new session.
+    pub invalidated: u64,
 }
 
 impl Shard {
@@ -96,6 +98,7 @@ impl Shard {
             log_bytes: self.log.bytes(),
             queued_commands: self.limiter.queued(),
             fell_off: self.fell_off,
+            invalidated: self.invalidated,
             syncing: self.clients.values().filter(|client| deliver::is_syncing(client)).count(),
         }
     }

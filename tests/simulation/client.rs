@@ -2,6 +2,7 @@
 //! the proxy was given.
 
 use crate::{
+    discord::Discord,
     host::Host,
     trace::{Coverage, Event, note},
 };
@@ -43,6 +44,8 @@ struct Session {
     synced_at: Option<usize>,
     /// Upstream sessions when it began.
     renewals: u64,
+    /// The upstream session that everything is told from: nothing of another one may come.
+    era: u64,
     /// The process that it began in.
     generation: u64,
     /// Requests for members that are not answered, by nonce.
@@ -188,6 +191,7 @@ impl Client {
                     let expired = gone_here.is_some_and(|gone| gone > window + Duration::from_secs(1));
                     assert!(!expired, "P4: client {} could resume after {gone:?}", self.name);
                     assert!(session.generation >= host.clean_start, "P4: a session outlived a kill");
+                    assert_eq!(session.renewals, host.renewals, "P5: a session outlived the upstream session");
                     note(|| format!("client {}: resumes at {} on {number}", self.name, session.sequence));
                     coverage.count(Event::Resumes);
                     // What can be resumed is complete, at some time before now if nobody has seen when.
@@ -207,7 +211,7 @@ impl Client {
                         coverage.count(Event::Expired);
                     }
                     let synced = session.announced.iter().all(|guild| session.answered.contains(guild));
-                    let known = session.generation >= host.clean_start;
+                    let known = session.generation >= host.clean_start && session.renewals == host.renewals;
                     note(|| format!("client {}: its RESUME at {} is refused", self.name, session.sequence));
                     assert!(
                         expired || !synced || !known || !roomy,
@@ -225,18 +229,25 @@ impl Client {
         self.connection = Some(number);
         self.gone_since = None;
         self.resuming = false;
-        self.session = Some(Session {
-            id: String::new(),
-            sequence: 0,
-            announced: Vec::new(),
-            answered: BTreeSet::new(),
-            guilds: BTreeMap::new(),
-            at: 0,
-            synced_at: None,
-            renewals: 0,
-            generation: host.generation,
-            requests: BTreeMap::new(),
-        });
+        self.session = Some(Session::new(host.generation));
+    }
+
+    /// It has been told that its session is invalid: it starts over, on the same connection or on another one.
+    fn start_over(&mut self, now: Time, host: &mut Host, coverage: &mut Coverage) {
+        let (number, name) = (self.number(), self.name);
+        coverage.count(Event::Dismissed);
+        let session = self.session.take().expect("a session");
+        let renewals = host.renewals;
+        assert!(session.id.is_empty() || session.renewals < renewals, "P3: client {name} had a valid session");
+        self.resuming = false;
+        if number.is_multiple_of(2) && host.identify_again(now, number, self.intents) {
+            note(|| format!("client {name}: identifies again on {number}"));
+            coverage.count(Event::IdentifiedAgain);
+            self.session = Some(Session::new(host.generation));
+        } else {
+            host.hang_up(now, number, true);
+            self.lost(now, host, "to start over");
+        }
     }
 
     fn lost(&mut self, now: Time, host: &Host, why: &str) {
@@ -313,7 +324,17 @@ impl Client {
                     other => panic!("{other:?}"),
                 }
             }
-            payloads.iter().for_each(|payload| self.take(payload, host, coverage));
+            for payload in &payloads {
+                if payload["op"] == 9 {
+                    assert_eq!(payload["d"], false, "P3: a session that can not be resumed");
+                    self.start_over(now, host, coverage);
+                    if self.connection.is_none() {
+                        return;
+                    }
+                } else {
+                    self.take(payload, host, coverage);
+                }
+            }
             if let Some(code) = closed {
                 host.hang_up(now, number, false);
                 self.lost(now, host, &format!("closed with {code:?}"));
@@ -347,13 +368,18 @@ impl Client {
         let id = |value: &Value| value.as_str().and_then(|id| id.parse::<u64>().ok()).unwrap_or(0);
         let (guild, user) = (id(&data["guild_id"]), id(&data["user"]["id"]));
         let of_guild = id(&data["id"]);
-        match payload["t"].as_str().expect("a type") {
+        let kind = payload["t"].as_str().expect("a type");
+        if matches!(kind, "GUILD_CREATE" | "GUILD_MEMBER_ADD" | "GUILD_MEMBER_REMOVE" | "MESSAGE_CREATE") {
+            assert_eq!(data["era"], session.era, "P5: client {name} gets {kind} of another session than its READY");
+        }
+        match kind {
             "READY" => {
                 session.id = data["session_id"].as_str().expect("an id").to_owned();
                 session.announced =
                     data["guilds"].as_array().expect("guilds").iter().map(|guild| id(&guild["id"])).collect();
                 session.at = connection.begun_at.expect("it has begun");
                 session.renewals = connection.renewals;
+                session.era = data["era"].as_u64().expect("an era");
             }
             "GUILD_MEMBERS_CHUNK" => {
                 if session.chunk(data, guild, name) {
@@ -372,15 +398,13 @@ impl Client {
                 let count = data["member_count"].as_u64().expect("a count");
                 assert_eq!(count, members.len() as u64, "P5: members of guild {of_guild} for client {name}");
                 let before = session.guilds.insert(of_guild, (members, count));
-                let renewed = host.renewals > session.renewals;
-                assert!(before.is_none() || renewed, "P5: guild {of_guild} twice for client {name}");
+                assert!(before.is_none(), "P5: guild {of_guild} twice for client {name}");
             }
             "GUILD_DELETE" => {
                 session.answered.insert(of_guild);
                 session.disturb(of_guild);
                 let known = session.guilds.remove(&of_guild).is_some() || session.announced.contains(&of_guild);
-                let renewed = host.renewals > session.renewals;
-                assert!(known || renewed, "P5: client {name} has never heard of guild {of_guild}");
+                assert!(known, "P5: client {name} has never heard of guild {of_guild}");
             }
             "GUILD_MEMBER_ADD" => {
                 let shown = session.guilds.get_mut(&guild);
@@ -417,11 +441,12 @@ impl Client {
     }
 
     /// Has it everything? Said in the end, when nothing is on its way any more.
-    pub fn check(&mut self, host: &Host, truth: &BTreeMap<u64, crate::discord::Guild>) {
-        let name = self.name;
+    pub fn check(&mut self, host: &Host, discord: &Discord) {
+        let (name, truth) = (self.name, &discord.guilds);
         let connection =
             &host.connections[&self.connection.unwrap_or_else(|| panic!("client {name} is not connected"))];
         let session = self.session.as_mut().expect("a session");
+        assert_eq!(session.era, discord.era, "P5: client {name} knows an upstream session that is over");
         session.synced_at = session.synced_at.or(connection.synced_at);
         if self.intents.intersects(Intents::GUILD_MESSAGES) {
             session.skip_to(None, host, name);
@@ -450,6 +475,23 @@ impl Request {
 }
 
 impl Session {
+    /// One that has received nothing yet.
+    fn new(generation: u64) -> Self {
+        Self {
+            id: String::new(),
+            sequence: 0,
+            announced: Vec::new(),
+            answered: BTreeSet::new(),
+            guilds: BTreeMap::new(),
+            at: 0,
+            synced_at: None,
+            renewals: 0,
+            era: 0,
+            generation,
+            requests: BTreeMap::new(),
+        }
+    }
+
     /// A guild is gone, or here again: what was asked about it may have no answer.
     fn disturb(&mut self, guild: u64) {
         self.requests
@@ -497,12 +539,11 @@ impl Session {
             if fed.number == number {
                 return;
             }
-            // A guild that was left, or went with the upstream session, before it could be shown takes its messages along.
+            // A guild that was left before it could be shown takes its messages along.
             let syncing = self.synced_at.is_none_or(|synced| self.at <= synced);
             let left = host.fed[self.at..].iter().any(|later| later.guild == fed.guild && later.number.is_none());
-            let renewed = host.renewals > self.renewals;
             assert!(
-                syncing && (left || renewed),
+                syncing && left,
                 "P3: client {name} has not been sent message {:?} of guild {}, but {number:?}",
                 fed.number,
                 fed.guild

@@ -54,7 +54,8 @@ enum Link {
 
 /// The proxy's end of a client's connection.
 pub struct Connection {
-    session: u32,
+    /// `None`: it is at the door, where the client may identify.
+    session: Option<u32>,
     outbox: Outbox,
     /// On its way to the client.
     pub wire: VecDeque<u8>,
@@ -152,6 +153,8 @@ impl Host {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.shard.tick(now);
+            // Every client has its turn anyway.
+            while self.shard.poll_due(now).is_some() {}
         }
         while self.queue.poll(now).is_some() {
             self.shard.upstream_permitted(now);
@@ -237,6 +240,18 @@ impl Host {
         Ok(self.connect(session, None, None))
     }
 
+    /// A client identifies on a connection on which it was told that its session is invalid.
+    pub fn identify_again(&mut self, now: Time, number: u64, intents: Intents) -> bool {
+        let open = self.connections.get_mut(&number).filter(|connection| connection.closing.is_none());
+        let Some(connection) = open else { return false };
+        assert_eq!(connection.session, None, "P3: told of the end of a session that goes on");
+        let options = Options { intents, version: 10, compress: false };
+        let Ok(session) = self.shard.identify(now, number, options) else { return false };
+        connection.session = Some(session);
+        (connection.begun_at, connection.synced_at) = (None, None);
+        true
+    }
+
     /// A client resumes on a new connection; `None`: it is told that its session is invalid.
     pub fn resume(&mut self, now: Time, session: &str, sequence: u64) -> Option<u64> {
         let id = SessionId::parse(session).expect("one of ours");
@@ -247,7 +262,7 @@ impl Host {
     fn connect(&mut self, session: u32, begun_at: Option<usize>, synced_at: Option<usize>) -> u64 {
         self.next_connection += 1;
         let connection = Connection {
-            session,
+            session: Some(session),
             outbox: Outbox::new(Transport::None, Encoding::Json),
             wire: VecDeque::new(),
             closing: None,
@@ -264,23 +279,26 @@ impl Host {
     pub fn command(&mut self, now: Time, number: u64, text: &str) -> bool {
         let open = self.connections.get_mut(&number).filter(|connection| connection.closing.is_none());
         let Some(connection) = open else { return false };
-        let done = self.shard.command(now, connection.session, number, text.as_bytes(), &mut connection.outbox);
+        let Some(session) = connection.session else { return false };
+        let done = self.shard.command(now, session, number, text.as_bytes(), &mut connection.outbox);
         assert!(matches!(done, Ok(()) | Err((4000, _))), "a good command: {done:?}");
         done.is_ok()
     }
 
     /// The client's end is gone. `gives_up`: by a close that ends the session.
     pub fn hang_up(&mut self, now: Time, number: u64, gives_up: bool) {
-        if let Some(connection) = self.connections.remove(&number) {
-            self.shard.detach(now, connection.session, number, gives_up);
+        if let Some(Connection { session: Some(session), .. }) = self.connections.remove(&number) {
+            self.shard.detach(now, session, number, gives_up);
         }
     }
 
     fn turn(&mut self, now: Time, number: u64, coverage: &mut Coverage) {
         let Some(connection) = self.connections.get_mut(&number) else { return };
         for _ in 0..FILLS {
-            if connection.closing.is_none() {
-                let progress = self.shard.produce(now, connection.session, number, &mut connection.outbox);
+            if connection.closing.is_none()
+                && let Some(session) = connection.session
+            {
+                let progress = self.shard.produce(now, session, number, &mut connection.outbox);
                 // There is nothing to produce before READY, and more to come after it.
                 if connection.begun_at.is_none() && progress == Progress::More {
                     connection.begun_at = Some(self.fed.len());
@@ -303,6 +321,11 @@ impl Host {
                         }
                         connection.outbox.close(Some(code), reason);
                         connection.closing = Some(now);
+                    }
+                    Progress::Return => {
+                        note(|| format!("proxy: tells {number} that its session is invalid"));
+                        connection.session = None;
+                        self.shard.detach(now, session, number, true);
                     }
                     _ => {}
                 }
@@ -348,7 +371,7 @@ impl Host {
 
     /// SIGTERM, and another process that goes on with the state.
     pub fn restart(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng, coverage: &mut Coverage) {
-        self.shard.stop(now);
+        self.shard.stop();
         self.actions(now, discord, rng, coverage);
         // Clients get their goodbye as far as they take it.
         for number in self.connections.keys().copied().collect::<Vec<_>>() {
@@ -359,7 +382,7 @@ impl Host {
         let seed = rng.u64(..);
         let kept = self.shard.save(&mut state).expect("writing to memory");
         discord.disconnect(now);
-        self.start_over(now);
+        self.start_over(now, discord);
         if kept {
             let input = &mut state.as_slice();
             self.shard =
@@ -383,16 +406,17 @@ impl Host {
         discord.disconnect(now);
         discord.known = false;
         self.connections.clear();
-        self.start_over(now);
+        self.start_over(now, discord);
         self.clean_start = self.generation;
         let seed = rng.u64(..);
         self.shard = Shard::new(ID, settings(self.choice), identity(), "ws://discord".into(), None, entropy(seed));
     }
 
-    fn start_over(&mut self, now: Time) {
+    fn start_over(&mut self, now: Time, discord: &mut Discord) {
         self.generation += 1;
         self.started_at = now;
         self.link = Link::None;
+        discord.fruitless = 0;
         // Discord counts the interval also when the process is another one. It takes a while to start.
         let mut next = queue(now);
         next.request(0);

@@ -2,7 +2,7 @@
 
 use crate::{
     client::{self, Client},
-    discord::{Discord, LARGEST},
+    discord::{Discord, LARGEST, Refusal},
     host::{Choice, Host},
     trace::{Coverage, Event, note},
 };
@@ -20,6 +20,7 @@ const SEGMENT: usize = 64 << 10;
 struct Faults {
     cut: u32,
     freeze: u32,
+    stubborn: u32,
     code: u32,
     reconnect: u32,
     invalidate: u32,
@@ -39,6 +40,7 @@ impl Faults {
         Self {
             cut: some(20),
             freeze: some(6),
+            stubborn: some(4),
             code: some(12),
             reconnect: some(12),
             invalidate: some(6),
@@ -164,6 +166,13 @@ impl World {
             note(|| "fault: Discord falls silent".into());
             coverage.count(Event::UpstreamFrozen);
         }
+        if chance(rng, faults.stubborn) {
+            let how = [Refusal::Code, Refusal::End, Refusal::Invalid, Refusal::Silence][rng.usize(0..4)];
+            let time = Duration::from_secs(if rng.bool() { rng.u64(1..20) } else { rng.u64(20..300) });
+            note(|| format!("fault: for {time:?} Discord serves no RESUME, {how:?}"));
+            discord.be_stubborn(how, now + time);
+            discord.disconnect(now);
+        }
         if chance(rng, faults.code) && discord.is_linked() {
             let code = [1000, 1001, 1006, 4000, 4001, 4002, 4003, 4005, 4007, 4008, 4009][rng.usize(0..11)];
             note(|| format!("fault: Discord closes with {code}"));
@@ -250,7 +259,7 @@ impl World {
         let missing = (1..=self.discord.number).find(|n| !numbers.contains(n) && !self.discord.lost.contains(n));
         assert_eq!(missing, None, "P1: a message that the proxy has not been given");
         for client in &mut self.clients {
-            client.check(&self.host, &self.discord.guilds);
+            client.check(&self.host, &self.discord);
         }
     }
 

@@ -13,6 +13,9 @@ const SLICE: u64 = 128;
 /// The most events at once; more would fall out of the replay buffer before they are sent.
 const MOST_AT_ONCE: u64 = MOST_EVENTS as u64;
 
+/// The most RESUMEs that `/sim/refuse-resume` refuses.
+const MOST_REFUSALS: u64 = 1_000;
+
 /// The largest message that `/sim/emit` makes, in bytes.
 const LARGEST_MESSAGE: usize = 16 << 20;
 
@@ -105,6 +108,13 @@ async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Respon
             };
             let end = flag(request, "end_session");
             each(&mut |shard| server.gateway.borrow_mut().cut(shard, how, end, now))
+        }
+        "/sim/refuse-resume" => {
+            let code = number(request, "code")?.unwrap_or(4000);
+            let code = u16::try_from(code).ok().filter(|code| (1000..5000).contains(code));
+            let code = code.ok_or_else(|| wrong("code has to be a close code"))?;
+            let count = number(request, "count")?.unwrap_or(1).min(MOST_REFUSALS);
+            each(&mut |shard| server.gateway.borrow_mut().refuse_resumes(shard, count as usize, code))
         }
         "/sim/reconnect" => each(&mut |shard| server.gateway.borrow_mut().ask_to_reconnect(shard)),
         "/sim/heartbeat" => each(&mut |shard| server.gateway.borrow_mut().ask_for_heartbeat(shard)),
