@@ -23,7 +23,6 @@ use crate::{
     upstream::session::Action,
     websocket::Outgoing,
 };
-use hashbrown::HashMap;
 use slab::Slab;
 use std::{collections::VecDeque, time::Duration};
 
@@ -63,8 +62,6 @@ pub struct Hosted<I: Io> {
     attempt: u64,
     leaving: Vec<Leaving>,
     pub(super) clients: Slab<Client<I::Socket>>,
-    /// Where a client is, by the number of its connection.
-    pub(super) keys: HashMap<u64, usize>,
     /// Clients that get what there is: they are open and their sockets take bytes.
     pub(super) awake: Vec<usize>,
     /// Clients on whose sockets something has happened.
@@ -77,7 +74,7 @@ pub struct Hosted<I: Io> {
     wants_upstream: bool,
     /// There may be something for every client.
     pub(super) news: bool,
-    /// When the shard has to be told the time.
+    /// When the shard has to be told the time; [`Time::MAX`]: not before something happens.
     pub deadline: Time,
     /// It is in the core's list of those that have a turn next.
     pub queued: bool,
@@ -97,7 +94,6 @@ impl<I: Io> Hosted<I> {
             attempt: 0,
             leaving: Vec::new(),
             clients: Slab::new(),
-            keys: HashMap::new(),
             awake: Vec::new(),
             noted: Vec::new(),
             ready: VecDeque::new(),
@@ -155,11 +151,16 @@ impl<I: Io> Hosted<I> {
                 Event::Sent(bytes, result) => {
                     upstream.outgoing.returned(bytes, *result.as_ref().unwrap_or(&0));
                     upstream.blocked = !upstream.outgoing.pending().is_empty();
+                    // What came meanwhile waits behind it, and so does what the socket did not take.
+                    self.wants_upstream |= upstream.blocked;
                     if let Err(error) = result {
                         upstream.ended.get_or_insert(error.to_string());
                     }
                 }
-                Event::Writable => upstream.blocked = false,
+                Event::Writable => {
+                    upstream.blocked = false;
+                    self.wants_upstream = true;
+                }
                 Event::Released(_) => {}
             }
             return;
@@ -180,13 +181,9 @@ impl<I: Io> Hosted<I> {
 
     /// Does everything that there is to do for the shard. Returns whether there is more, after everyone else's turn.
     pub fn turn(&mut self, core: &mut Core<I>) -> bool {
-        if core.now >= self.deadline {
-            self.shard.tick(core.now);
-            while let Some(number) = self.shard.poll_due(core.now) {
-                if let Some(&key) = self.keys.get(&number) {
-                    self.queue(key);
-                }
-            }
+        self.shard.tick(core.now);
+        while let Some(number) = self.shard.poll_due(core.now) {
+            self.queue_number(number);
         }
         self.read_upstream(core);
         self.act(core);
@@ -196,8 +193,7 @@ impl<I: Io> Hosted<I> {
         let more = self.serve_clients(core);
         self.act(core);
         self.shard.settle();
-        let latest = core.now + super::LONGEST_SLEEP;
-        self.deadline = self.shard.deadline().map_or(latest, |at| at.min(latest));
+        self.deadline = self.shard.deadline().unwrap_or(Time::MAX);
         more
     }
 
@@ -334,6 +330,10 @@ impl<I: Io> Hosted<I> {
     /// Goes on closing former connections to Discord: after the close frame our end of the stream, then Discord's.
     fn leave(&mut self, core: &mut Core<I>) {
         self.leaving.retain_mut(|leaving| {
+            if let Some((bytes, from)) = leaving.outgoing.take() {
+                // The close frame had to wait for a send that was under way.
+                core.sockets.send(leaving.connection, bytes, from);
+            }
             if !leaving.half_closed && !leaving.outgoing.is_taken() {
                 leaving.half_closed = true;
                 core.sockets.shutdown(leaving.connection);

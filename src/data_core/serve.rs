@@ -33,7 +33,8 @@ impl<I: Io> Hosted<I> {
         let Arrival { parcel, entry, version, .. } = arrival;
         let Parcel { socket, inbound, mut outbox } = parcel;
         core.clients += 1;
-        let number = core.clients;
+        // The shard names the client by its number, so the place in the list is in it.
+        let number = core.clients << 32 | self.clients.vacant_key() as u64;
         let session = match entry {
             // It passed the door just before that was closed, and would only keep the others waiting.
             _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
@@ -60,7 +61,6 @@ impl<I: Io> Hosted<I> {
         client.noted = true;
         client.awake = true;
         let client = entry.insert(client);
-        self.keys.insert(number, key);
         self.noted.push(key);
         self.awake.push(key);
         core.sockets.receive(connection, Receiving::Single);
@@ -73,7 +73,15 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    pub(super) fn queue(&mut self, key: usize) {
+    /// The client with this number may have something to get.
+    pub(super) fn queue_number(&mut self, number: u64) {
+        let key = number as u32 as usize;
+        if self.clients.get(key).is_some_and(|client| client.number == number) {
+            self.queue(key);
+        }
+    }
+
+    fn queue(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key)
             && !std::mem::replace(&mut client.queued, true)
         {
@@ -264,30 +272,29 @@ impl<I: Io> Hosted<I> {
         self.listen(core, key);
     }
 
-    /// The session of a client is over, as the shard tells it: its connection goes back to the door, where it may identify
-    /// anew.
+    /// The session of a client is over, and the client is told so by what is in its outbox: its connection goes back to the
+    /// door, where it may identify anew.
     fn begin_return(&mut self, core: &mut Core<I>, key: usize) {
         let client = &mut self.clients[key];
         client.stage = Stage::Returning;
         client.stalled_since = None;
         core.sockets.release(client.connection);
+        if let Some(session) = client.session.take() {
+            self.shard.detach(core.now, session, client.number, true);
+        }
     }
 
     /// Gives a connection back to the door once its socket is free. What waits to be sent goes with it.
     fn give_back(&mut self, core: &mut Core<I>, key: usize) {
         let Some(socket) = self.clients[key].released.take() else { return };
+        self.forget(key);
         let client = self.clients.remove(key);
-        self.forget(key, client.number);
-        if let Some(session) = client.session {
-            self.shard.detach(core.now, session, client.number, true);
-        }
         let parcel = Parcel { socket, inbound: client.inbound, outbox: client.outbox };
         core.tell(ToControl::Return(Box::new(parcel), client.version));
     }
 
     /// Takes a client out of the lists of those to be served.
-    fn forget(&mut self, key: usize, number: u64) {
-        self.keys.remove(&number);
+    fn forget(&mut self, key: usize) {
         self.awake.retain(|&awake| awake != key);
         self.ready.retain(|&ready| ready != key);
         self.unfinished.retain(|&unfinished| unfinished != key);
@@ -297,7 +304,7 @@ impl<I: Io> Hosted<I> {
     /// The connection of a client is over.
     pub(super) fn drop_client(&mut self, core: &mut Core<I>, key: usize) {
         let Some(client) = self.clients.try_remove(key) else { return };
-        self.forget(key, client.number);
+        self.forget(key);
         core.sockets.close(client.connection);
         if let Some(session) = client.session {
             self.shard.detach(core.now, session, client.number, false);

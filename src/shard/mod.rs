@@ -376,7 +376,7 @@ impl Shard {
         #[cfg(test)]
         match name {
             b"PANIC_IN_A_TEST" => panic!("a panic that a test wants"),
-            b"PANIC_AT_A_TICK_IN_A_TEST" => self.panics = Some("tick"),
+            b"PANIC_AT_A_TICK_IN_A_TEST" => (self.panics, self.chores) = (Some("tick"), Some(Time::ZERO)),
             b"PANIC_FOR_A_CLIENT_IN_A_TEST" => self.panics = Some("client"),
             _ => {}
         }

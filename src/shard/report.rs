@@ -76,6 +76,16 @@ pub struct Report {
 }
 
 impl Shard {
+    /// Events that Discord has sent and that were not ignored.
+    pub fn events(&self) -> u64 {
+        self.events.iter().sum()
+    }
+
+    /// Snapshots being sent.
+    pub fn syncing(&self) -> usize {
+        self.syncing
+    }
+
     /// The state in numbers.
     pub fn report(&mut self) -> Report {
         let attached = self.clients.values().filter(|client| client.session.connection.is_some()).count();

@@ -61,7 +61,9 @@ struct Request {
     chunks: u64,
     /// Upstream sessions when it asked.
     renewals: u64,
-    /// The guild was away, or came anew, or may have been away when it asked.
+    /// The connection that it was sent on, and where it ends there.
+    sent: (u64, u64),
+    /// The guild was away, or came anew, or may have been away when it asked; or the proxy may not have heard it.
     disturbed: bool,
     asked_at: Time,
 }
@@ -75,6 +77,8 @@ pub struct Client {
     next_nonce: u64,
     connection: Option<u64>,
     inbound: Inbound,
+    /// Bytes read from its connection.
+    read: u64,
     session: Option<Session>,
     /// When it connects again.
     back_at: Time,
@@ -97,6 +101,7 @@ impl Client {
             next_nonce: 0,
             connection: None,
             inbound: Inbound::new(Role::Client, 1 << 24),
+            read: 0,
             session: None,
             back_at: Time::ZERO,
             gone_since: None,
@@ -127,7 +132,7 @@ impl Client {
         if self.manner.heartbeats && now >= self.next_beat {
             self.next_beat = now + HEARTBEAT;
             let sequence = self.session.as_ref().map_or("null".into(), |session| session.sequence.to_string());
-            host.command(now, self.number(), &format!(r#"{{"op":1,"d":{sequence}}}"#));
+            host.command(self.number(), &format!(r#"{{"op":1,"d":{sequence}}}"#));
         }
         self.read(now, host, coverage);
         self.expect_answers(now, host);
@@ -156,17 +161,21 @@ impl Client {
         self.next_nonce += 1;
         let nonce = self.next_nonce;
         let command = format!(r#"{{"op":8,"d":{{"guild_id":"{guild}","query":"","limit":0,"nonce":"{nonce}"}}}}"#);
-        let request = Request {
-            guild,
-            known: members.clone(),
-            told: BTreeSet::new(),
-            chunks: 0,
-            renewals: host.renewals,
-            // Of a guild that is down since before the newest session the client may not know that.
-            disturbed: host.shard.report().cache.unavailable_guilds > 0,
-            asked_at: now,
-        };
-        if host.generation == self.generation && host.command(now, connection, &command) {
+        // Of a guild that is down since before the newest session the client may not know that.
+        let disturbed = host.report().cache.unavailable_guilds > 0;
+        if host.generation == self.generation
+            && let Some(end) = host.command(connection, &command)
+        {
+            let request = Request {
+                guild,
+                known: members.clone(),
+                told: BTreeSet::new(),
+                chunks: 0,
+                renewals: host.renewals,
+                sent: (connection, end),
+                disturbed,
+                asked_at: now,
+            };
             note(|| format!("client {}: asks for the members of {guild}, {nonce}", self.name));
             coverage.count(Event::Asked);
             session.requests.insert(nonce, request);
@@ -178,7 +187,11 @@ impl Client {
     }
 
     fn connect(&mut self, now: Time, host: &mut Host, window: Duration, roomy: bool, coverage: &mut Coverage) {
+        if !host.is_listening() {
+            return;
+        }
         self.inbound = Inbound::new(Role::Client, 1 << 24);
+        self.read = 0;
         self.next_beat = now + HEARTBEAT / 2;
         self.generation = host.generation;
         self.back_at = now + Duration::from_secs(1);
@@ -224,7 +237,7 @@ impl Client {
                 }
             }
         }
-        let Ok(number) = host.identify(now, self.intents) else { return };
+        let Ok(number) = host.identify(self.intents) else { return };
         note(|| format!("client {}: identifies on {number}", self.name));
         self.connection = Some(number);
         self.gone_since = None;
@@ -240,17 +253,17 @@ impl Client {
         let renewals = host.renewals;
         assert!(session.id.is_empty() || session.renewals < renewals, "P3: client {name} had a valid session");
         self.resuming = false;
-        if number.is_multiple_of(2) && host.identify_again(now, number, self.intents) {
+        if number.is_multiple_of(2) && host.identify_again(number, self.intents) {
             note(|| format!("client {name}: identifies again on {number}"));
             coverage.count(Event::IdentifiedAgain);
             self.session = Some(Session::new(host.generation));
         } else {
-            host.hang_up(now, number, true);
+            host.hang_up(number, Some(1000));
             self.lost(now, host, "to start over");
         }
     }
 
-    fn lost(&mut self, now: Time, host: &Host, why: &str) {
+    fn lost(&mut self, now: Time, host: &mut Host, why: &str) {
         note(|| format!("client {}: lost its connection, {why}", self.name));
         self.take_over_marks(host);
         self.connection = None;
@@ -258,14 +271,14 @@ impl Client {
         self.back_at = self.back_at.max(now);
     }
 
-    /// What the host knows of where the session began.
-    fn take_over_marks(&mut self, host: &Host) {
-        if let (Some(number), Some(session)) = (self.connection, &mut self.session)
-            && let Some(connection) = host.connections.get(&number)
-            && session.synced_at.is_none()
-        {
-            session.synced_at = connection.synced_at;
+    /// What the host knows of where the session began, and what it has not heard of it.
+    fn take_over_marks(&mut self, host: &mut Host) {
+        let (Some(number), Some(session)) = (self.connection, &mut self.session) else { return };
+        if session.synced_at.is_none() && !session.id.is_empty() {
+            session.synced_at = host.synced_at(number);
         }
+        let unheard = |request: &&mut Request| request.sent.0 == number && !host.has_heard(number, request.sent.1);
+        session.requests.values_mut().filter(unheard).for_each(|request| request.disturbed = true);
     }
 
     /// Ends its connection. `code`: as a close frame says; `None`: without a word.
@@ -274,7 +287,7 @@ impl Client {
         self.take_over_marks(host);
         let gives_up = matches!(code, Some(1000 | 1001));
         note(|| format!("client {}: leaves {number} with {code:?} for {away:?}", self.name));
-        host.hang_up(now, number, gives_up);
+        host.hang_up(number, code);
         if self.session.as_ref().is_some_and(|session| session.synced_at.is_none()) {
             coverage.count(Event::SnapshotsCut);
         }
@@ -293,6 +306,7 @@ impl Client {
         if self.connection.take().is_some() && self.session.as_ref().is_some_and(|session| session.synced_at.is_some())
         {
             coverage.count(Event::ResumesOverLiving);
+            self.gone_since = Some(now);
             self.connect(now, host, window, roomy, coverage);
         } else {
             self.gone_since = Some(now);
@@ -304,27 +318,37 @@ impl Client {
         let number = self.number();
         let mut room = self.manner.appetite;
         while room > 0 {
-            let Some(connection) = host.connections.get_mut(&number) else { return };
             let space = self.inbound.space();
-            let n = connection.wire.len().min(room).min(space.len());
+            let most = room.min(space.len());
+            let n = host.read(number, &mut space[..most]);
             if n == 0 {
                 break;
             }
-            for (byte, from) in space.iter_mut().zip(connection.wire.drain(..n)) {
-                *byte = from;
-            }
             room -= n;
+            self.read += n as u64;
             self.inbound.filled(n);
-            let mut payloads: Vec<Value> = Vec::new();
+            let mut payloads: Vec<(Value, u64)> = Vec::new();
             let mut closed = None;
-            while let Some(message) = self.inbound.next().expect("frames") {
-                match message {
-                    Message::Text(text) => payloads.push(serde_json::from_slice(text).expect("JSON")),
-                    Message::Close(close) => closed = Some(close.map(|(code, _)| code)),
-                    other => panic!("{other:?}"),
+            loop {
+                match self.inbound.next().expect("frames") {
+                    None => break,
+                    Some(Message::Text(text)) => {
+                        let payload = serde_json::from_slice(text).expect("JSON");
+                        payloads.push((payload, self.read - self.inbound.pending() as u64));
+                    }
+                    Some(Message::Close(close)) => {
+                        let (code, reason) = close.map_or((None, ""), |(code, reason)| (Some(code), reason));
+                        match reason {
+                            _ if reason.starts_with("too slow") => coverage.count(Event::FellOff),
+                            _ if reason.starts_with("no heartbeat") => coverage.count(Event::Silent),
+                            _ => {}
+                        }
+                        closed = Some(code);
+                    }
+                    Some(other) => panic!("{other:?}"),
                 }
             }
-            for payload in &payloads {
+            for (payload, offset) in &payloads {
                 if payload["op"] == 9 {
                     assert_eq!(payload["d"], false, "P3: a session that can not be resumed");
                     self.start_over(now, host, coverage);
@@ -332,30 +356,31 @@ impl Client {
                         return;
                     }
                 } else {
-                    self.take(payload, host, coverage);
+                    self.take(payload, *offset, host, coverage);
                 }
             }
             if let Some(code) = closed {
-                host.hang_up(now, number, false);
+                host.hang_up(number, None);
                 self.lost(now, host, &format!("closed with {code:?}"));
                 assert_eq!(code, Some(4000), "P3: a close that lets it resume");
                 return;
             }
         }
         if host.is_over(number) {
-            host.hang_up(now, number, false);
+            host.hang_up(number, None);
             self.lost(now, host, "it is over");
         }
     }
 
-    fn take(&mut self, payload: &Value, host: &Host, coverage: &mut Coverage) {
+    /// A payload that ends at this byte of the connection.
+    fn take(&mut self, payload: &Value, offset: u64, host: &mut Host, coverage: &mut Coverage) {
         match payload["op"].as_u64() {
             Some(0) => {}
             Some(7 | 11) => return,
             other => panic!("op {other:?}"),
         }
         let name = self.name;
-        let connection = &host.connections[&self.connection.expect("a connection")];
+        let number = self.number();
         let session = self.session.as_mut().expect("a session");
         assert_eq!(payload["s"], session.sequence + 1, "P3: client {name} gets {payload}");
         session.sequence += 1;
@@ -363,7 +388,9 @@ impl Client {
         if self.resuming {
             coverage.count(Event::Replayed);
         }
-        session.synced_at = session.synced_at.or(connection.synced_at);
+        if session.synced_at.is_none() && !session.id.is_empty() {
+            session.synced_at = host.synced_at(number);
+        }
         let data = &payload["d"];
         let id = |value: &Value| value.as_str().and_then(|id| id.parse::<u64>().ok()).unwrap_or(0);
         let (guild, user) = (id(&data["guild_id"]), id(&data["user"]["id"]));
@@ -377,8 +404,7 @@ impl Client {
                 session.id = data["session_id"].as_str().expect("an id").to_owned();
                 session.announced =
                     data["guilds"].as_array().expect("guilds").iter().map(|guild| id(&guild["id"])).collect();
-                session.at = connection.begun_at.expect("it has begun");
-                session.renewals = connection.renewals;
+                (session.at, session.renewals) = host.began(number, offset);
                 session.era = data["era"].as_u64().expect("an era");
             }
             "GUILD_MEMBERS_CHUNK" => {
@@ -441,13 +467,12 @@ impl Client {
     }
 
     /// Has it everything? Said in the end, when nothing is on its way any more.
-    pub fn check(&mut self, host: &Host, discord: &Discord) {
+    pub fn check(&mut self, host: &mut Host, discord: &Discord) {
         let (name, truth) = (self.name, &discord.guilds);
-        let connection =
-            &host.connections[&self.connection.unwrap_or_else(|| panic!("client {name} is not connected"))];
+        let number = self.connection.unwrap_or_else(|| panic!("client {name} is not connected"));
         let session = self.session.as_mut().expect("a session");
         assert_eq!(session.era, discord.era, "P5: client {name} knows an upstream session that is over");
-        session.synced_at = session.synced_at.or(connection.synced_at);
+        session.synced_at = session.synced_at.or_else(|| host.synced_at(number));
         if self.intents.intersects(Intents::GUILD_MESSAGES) {
             session.skip_to(None, host, name);
         }

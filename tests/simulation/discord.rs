@@ -3,7 +3,10 @@
 //! It knows the truth, numbers the messages, remembers which of them can not have reached anybody, and complains about a
 //! proxy that identifies without need or too early.
 
-use crate::trace::{Coverage, Event, note};
+use crate::{
+    net::Payload,
+    trace::{Coverage, Event, note},
+};
 use fastrand::Rng;
 use gateway_proxy::{
     protocol::Time,
@@ -103,7 +106,7 @@ pub struct Discord {
     pub number: u64,
     /// Messages that nobody could be sent.
     pub lost: BTreeSet<u64>,
-    /// The newest message that the proxy has been given.
+    /// The newest message that the proxy has taken.
     fed: u64,
     user: u64,
     /// Many messages are large, so that a small ring holds few.
@@ -172,28 +175,38 @@ impl Discord {
         self.send(now, Frame::Text { text, number: None, guild: None, left: false });
     }
 
-    /// The next frame that has arrived at the proxy.
+    /// The connection that is open, and whether nothing passes on it.
+    pub fn link(&self) -> Option<(u64, bool)> {
+        self.link.as_ref().map(|link| (link.number, link.frozen))
+    }
+
+    /// When the next frame arrives at the proxy.
+    pub fn next_arrival(&self) -> Option<Time> {
+        let link = self.link.as_ref().filter(|link| !link.frozen)?;
+        link.frames.front().map(|(at, _)| *at)
+    }
+
+    /// The next frame that has arrived at the proxy's machine.
     pub fn arrived(&mut self, now: Time) -> Option<Frame> {
-        let link = self.link.as_mut()?;
-        if link.frozen || link.frames.front()?.0 > now {
-            return None;
-        }
-        let (_, frame) = link.frames.pop_front()?;
+        self.next_arrival().filter(|at| *at <= now)?;
+        let (_, frame) = self.link.as_mut()?.frames.pop_front()?;
         if matches!(&frame, Frame::Text { text, .. } if text.contains(r#""op":0"#)) {
             self.fruitless = 0;
         }
-        if let Frame::Text { text, .. } = &frame
-            && text.starts_with(r#"{"t":"READY""#)
-        {
+        Some(frame)
+    }
+
+    /// The proxy has taken an event, and does not want it again.
+    pub fn taken(&mut self, payload: &Payload) {
+        if payload.ready {
             self.known = self.session.is_some();
         }
-        if let Frame::Text { number: Some(number), .. } = frame {
+        if let Some(number) = payload.number {
             assert!(number > self.fed, "P1: message {number} came a second time to the proxy, after {}", self.fed);
             let missing = (self.fed + 1..number).find(|missing| !self.lost.contains(missing));
             assert_eq!(missing, None, "P1: the proxy has not been sent a message before {number}");
             self.fed = number;
         }
-        Some(frame)
     }
 
     /// A session ends: what of it has not arrived never will.

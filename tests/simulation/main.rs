@@ -11,8 +11,11 @@
 mod client;
 mod discord;
 mod host;
+mod io;
+mod net;
 mod run;
 mod trace;
+mod upstream;
 
 use std::{
     env, panic,
@@ -70,7 +73,7 @@ fn tell(seed: u64) -> ExitCode {
 
 fn main() -> ExitCode {
     // A failing seed is run again for its story; panics on the way are not for the eye.
-    panic::set_hook(Box::new(|_| {}));
+    panic::set_hook(Box::new(|panic| trace::note(|| panic.to_string())));
     if let Some(seed) = number("SEED") {
         return tell(seed);
     }
