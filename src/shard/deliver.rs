@@ -59,6 +59,12 @@ pub(super) struct Snapshot {
     left: Vec<u64>,
 }
 
+impl Snapshot {
+    fn is_complete(&self) -> bool {
+        self.current.is_none() && self.next == self.guilds.len() && self.unavailable.is_empty()
+    }
+}
+
 pub(super) fn is_syncing(client: &Client) -> bool {
     client.snapshot.is_some()
 }
@@ -220,11 +226,14 @@ impl Shard {
                 let deleted = payload::guild_delete(guild, false);
                 write_own(outbox, EventKind::GuildDelete, session.number_snapshot(), &deleted);
             } else {
-                session.finish_sync();
-                client.snapshot = None;
-                self.syncing -= 1;
-                return;
+                break;
             }
+        }
+        // Also when the last guild has filled the outbox: a client that has read all of it can resume.
+        if snapshot.is_complete() {
+            session.finish_sync();
+            client.snapshot = None;
+            self.syncing -= 1;
         }
     }
 

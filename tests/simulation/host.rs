@@ -2,33 +2,29 @@
 //! every connection, the clock, and processes that stop, are killed, and start again. The core itself is the real one.
 
 use crate::{
+    connection::{Connection, Mark},
     discord::Discord,
-    io::{SimIo, Weather},
     net::{Net, Payload, Shared, Socket},
+    process::{Choice, Disk, Process},
     trace::{Coverage, Event, note, set_time},
     upstream::Ways,
 };
 use fastrand::Rng;
 use gateway_proxy::{
-    cache::Flags,
     compression::Transport,
     control::identify::{Budget, IdentifyQueue},
-    data_core::{Arrival, DataCore, Entry, Parcel, Plan, States, Surroundings, ToControl, ToCore},
+    data_core::{Arrival, Entry, Parcel, ToControl, ToCore},
     downstream::{
         outbox::{HIGH_WATER, Outbox},
         session::{Options, SessionId},
     },
-    io::wake::Waker,
-    log::Limits,
-    net::mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
     protocol::{Encoding, Time, intents::Intents},
-    shard::{Close, Shard, report::Report},
+    shard::{Close, report::Report},
     websocket::{Inbound, Message, Opcode, Role, write_close, write_frame},
 };
 use std::{
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
-    io::Read,
     rc::Rc,
     time::Duration,
 };
@@ -37,6 +33,8 @@ use std::{
 const SOCKET: usize = 6 << 10;
 /// Turns that a core may need for nothing, and for each thing that happens.
 const TURNS: (u64, u64) = (64, 4);
+/// Times that the core and its surroundings react to each other at one moment.
+const ROUNDS: u32 = 10_000;
 
 /// What the shard was given, as far as clients have to see it.
 #[derive(Clone, Copy, Debug)]
@@ -46,84 +44,11 @@ pub struct Fed {
     pub number: Option<u64>,
 }
 
-/// How far things were after a turn of the core.
-#[derive(Clone, Copy)]
-struct Mark {
-    /// Bytes that had been made for the client.
-    made: u64,
-    /// What the shard had been given.
-    fed: usize,
-    /// Upstream sessions.
-    renewals: u64,
-    /// No snapshot was on its way to anybody.
-    synced: bool,
-}
-
-/// A client's connection.
-pub struct Connection {
-    socket: u64,
-    /// It is at the door, where the client may identify.
-    door: Option<Box<Parcel<Socket>>>,
-    /// From where READY is looked for; `None`: everything about it is known.
-    marks: Option<Vec<Mark>>,
-    /// The first event that the client has to see after its guilds, once that is known.
-    pub synced_at: Option<usize>,
-    /// Where commands end that the core has not heard.
-    commands: VecDeque<u64>,
-}
-
-/// What the seed chose for a process.
-#[derive(Clone, Copy, Debug)]
-pub struct Choice {
-    pub log: Limits,
-    pub resume_window: Duration,
-    pub transport: Transport,
-    pub weather: Weather,
-}
-
 /// A connection to Discord that is being made.
 struct Dial {
     at: Time,
     attempt: u64,
     works: bool,
-}
-
-/// What is kept between two processes.
-#[derive(Default)]
-struct Disk {
-    state: Option<Vec<u8>>,
-    /// The last process had something to keep.
-    kept: bool,
-}
-
-struct Memory(Rc<RefCell<Disk>>);
-
-impl States for Memory {
-    fn load(
-        &self,
-        _: &Plan,
-        _: u32,
-        make: &mut dyn FnMut(&mut dyn Read) -> std::io::Result<Shard>,
-    ) -> std::io::Result<Option<Shard>> {
-        let state = self.0.borrow_mut().state.take();
-        Ok(state.map(|state| make(&mut state.as_slice()).expect("its own state")))
-    }
-
-    fn store(&self, _: &Plan, shard: &mut Shard) -> std::io::Result<bool> {
-        let mut state = Vec::new();
-        let kept = shard.save(&mut state)?;
-        *self.0.borrow_mut() = Disk { state: kept.then_some(state), kept };
-        Ok(kept)
-    }
-}
-
-/// A data core and its mailboxes.
-struct Process {
-    core: DataCore<SimIo>,
-    to_core: Postbox<ToCore<Socket>>,
-    from_core: Mailbox<ToControl<Socket>>,
-    /// Events that its shard had taken at the last look.
-    events: u64,
 }
 
 /// See the module's description.
@@ -164,24 +89,6 @@ pub struct Host {
     coverage: Coverage,
 }
 
-fn plan(choice: Choice) -> Plan {
-    Plan {
-        shards: vec![0],
-        shard_count: 1,
-        token: "t".into(),
-        gateway_url: "ws://discord".into(),
-        intents: u64::MAX,
-        presences: Vec::new(),
-        transport: choice.transport,
-        public_url: "ws://proxy".into(),
-        log: choice.log,
-        resume_window: choice.resume_window,
-        cache: Flags::ALL,
-        honor_client_intents: true,
-        state_dir: None,
-    }
-}
-
 fn queue(now: Time) -> IdentifyQueue {
     let reset_after = Duration::from_secs(86_400);
     IdentifyQueue::new(Budget { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])
@@ -190,30 +97,6 @@ fn queue(now: Time) -> IdentifyQueue {
 impl Drop for Host {
     fn drop(&mut self) {
         self.net.borrow_mut().dying = true;
-    }
-}
-
-impl Process {
-    fn start(choice: Choice, net: &Shared, disk: &Rc<RefCell<Disk>>, rng: &mut Rng) -> Self {
-        let waker = Waker::new().expect("a descriptor");
-        let (to_core, mailbox_of_core) = core_mailbox(waker.clone());
-        let (to_control, from_core) = mailbox();
-        let io = SimIo::new(net.clone(), waker, choice.weather, rng.u64(..));
-        let seed = rng.u64(..);
-        let surroundings = Surroundings {
-            states: Box::new(Memory(disk.clone())),
-            entropy: Box::new(move || {
-                let mut random = Rng::with_seed(seed);
-                Box::new(move |bytes| random.fill(bytes))
-            }),
-        };
-        let mut core = DataCore::start(Box::new(plan(choice)), io, mailbox_of_core, to_control, surroundings);
-        let events = core.shards_mut().map(|shard| shard.events()).sum();
-        Self { core, to_core, from_core, events }
-    }
-
-    fn shard(&mut self) -> &mut Shard {
-        self.core.shards_mut().next().expect("the only shard")
     }
 }
 
@@ -266,9 +149,12 @@ impl Host {
 
     /// Everything that happens up to a time, each thing at its own.
     pub fn run(&mut self, until: Time, discord: &mut Discord, coverage: &mut Coverage) {
+        let mut rounds = 0;
         loop {
             let now = self.net.borrow().clock;
             set_time(now);
+            rounds += 1;
+            assert!(rounds < ROUNDS, "P6: things go on happening without an end");
             self.ways.feed(now, discord, &mut self.rng);
             self.drain();
             self.taken.drain(..).for_each(|payload| discord.taken(&payload));
@@ -285,7 +171,10 @@ impl Host {
             let core = self.process.core.io_mut().sleeps.expect("a core that was drained sleeps");
             let next = [core, dial, discord.next_arrival()].into_iter().flatten().min();
             match next.filter(|at| *at <= until) {
-                Some(at) => self.net.borrow_mut().clock = at.max(now),
+                Some(at) => {
+                    rounds = if at > now { 0 } else { rounds };
+                    self.net.borrow_mut().clock = at.max(now);
+                }
                 None => break,
             }
         }
@@ -313,7 +202,8 @@ impl Host {
             self.look();
             turns += 1;
             let events = self.process.core.io_mut().events - before;
-            assert!(turns <= TURNS.0 + TURNS.1 * events, "P6: {turns} turns for {events} things that happened");
+            let most = (TURNS.0 + TURNS.1 * events).min(u64::from(ROUNDS));
+            assert!(turns <= most, "P6: {turns} turns for {events} things that happened");
         }
         if turns > 0 && !self.stopped {
             self.ways.check();
@@ -348,11 +238,7 @@ impl Host {
             let pipe = net.pipe(connection.socket);
             let mark =
                 Mark { made: pipe.taken + served.waiting as u64, fed: self.fed.len(), renewals: self.renewals, synced };
-            if let Some(marks) = &mut connection.marks
-                && marks.last().is_none_or(|last| mark.made > last.made || mark.synced && !last.synced)
-            {
-                marks.push(mark);
-            }
+            connection.mark(mark);
             let heard = pipe.received - served.unheard as u64;
             while served.open && connection.commands.front().is_some_and(|end| *end <= heard) {
                 connection.commands.pop_front();
@@ -588,19 +474,13 @@ impl Host {
     /// A client has read READY up to this byte of its connection: what the shard had been given when it was made, and the
     /// upstream sessions then.
     pub fn began(&mut self, number: u64, offset: u64) -> (usize, u64) {
-        let connection = self.connections.get_mut(&number).expect("a connection");
-        let marks = connection.marks.as_mut().expect("a session that has just begun");
-        let index = marks.iter().position(|mark| mark.made >= offset).expect("READY was made in some turn");
-        marks.drain(..index);
-        (marks[0].fed, marks[0].renewals)
+        self.connections.get_mut(&number).expect("a connection").began(offset)
     }
 
     /// From where on a client has to see everything, once that is known. To be called after [`Host::began`].
     pub fn synced_at(&mut self, number: u64) -> Option<usize> {
         let connection = self.connections.get_mut(&number)?;
-        if let Some(mark) = connection.marks.iter().flatten().find(|mark| mark.synced) {
-            connection.synced_at = Some(mark.fed);
-            connection.marks = None;
+        if connection.is_complete() {
             self.coverage.count(Event::Snapshots);
         }
         connection.synced_at

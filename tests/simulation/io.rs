@@ -198,7 +198,8 @@ impl Harvest<'_> {
                 return;
             }
             Outcome::Writable
-        } else if self.chance(self.weather.spurious) {
+        } else if !pipe.fooled && self.chance(self.weather.spurious) {
+            pipe.fooled = true;
             self.coverage.count(Event::Spurious);
             Outcome::Writable
         } else {

@@ -68,6 +68,8 @@ pub struct Pipe {
     pub core_ended: bool,
     /// The core has closed its socket.
     pub core_closed: bool,
+    /// The core was told that it is writable while it was full, and nothing was read since.
+    pub fooled: bool,
     pub receive: Option<Receive>,
     pub send: Option<Send>,
     pub poll: Option<Poll>,
@@ -163,6 +165,7 @@ impl Net {
             reset: false,
             core_ended: false,
             core_closed: false,
+            fooled: false,
             receive: None,
             send: None,
             poll: None,
@@ -215,6 +218,7 @@ impl Net {
         for (byte, from) in into.iter_mut().zip(pipe.from_core.drain(..n)) {
             *byte = from;
         }
+        pipe.fooled &= n == 0;
         self.touched |= n > 0;
         n
     }

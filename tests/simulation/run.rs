@@ -3,8 +3,9 @@
 use crate::{
     client::{self, Client},
     discord::{Discord, LARGEST, Refusal},
-    host::{Choice, Host},
+    host::Host,
     io::Weather,
+    process::Choice,
     trace::{Coverage, Event, note},
 };
 use fastrand::Rng;
