@@ -60,6 +60,14 @@ impl Proxy {
         Self::run(directory, simulator.address, &changes, command).wait_until_ready()
     }
 
+    /// As [`Self::start`], with so many files at most.
+    pub fn start_with_files(directory: &Path, simulator: &Simulator, changes: &Value, files: u32) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -n "$1"; shift; exec "$@""#, "sh", &files.to_string()]);
+        command.arg(env!("CARGO_BIN_EXE_gateway-proxy"));
+        Self::run(directory, simulator.address, changes, command).wait_until_ready()
+    }
+
     fn run(directory: &Path, discord: SocketAddr, changes: &Value, mut command: Command) -> Self {
         // A proxy that is started again listens where it did.
         let port = changes["port"].as_u64().map_or_else(free_port, |port| port as u16);
