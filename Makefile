@@ -17,10 +17,11 @@ demo: ## the simulator, the proxy and a bot that is restarted (SECONDS=20 ends b
 test: lint setup ## formatting, lints, all tests, real client libraries
 	cargo test
 
-lint: ## formatting, lints, the README
+lint: ## formatting, lints, generated parts and links of the documentation
 	cargo fmt --check
 	scripts/readme-recipes --check
 	scripts/readme-clients --check
+	scripts/check-links
 	cargo clippy --all-targets -- -D warnings
 
 fmt: ## format the code

@@ -222,8 +222,8 @@ fn exercise(library: &str, compress: &str) {
     }
 }
 
-/// Leaves what README.md's table of libraries says: that the whole story was told, and how the library spoke, by the log of
-/// the proxy.
+/// Leaves what the table of libraries in docs/clients.md says: that the whole story was told, and how the library spoke, by
+/// the log of the proxy.
 fn note_success(library: &str, label: &str, directory: &Path) {
     let log = fs::read_to_string(directory.join("gateway-proxy.log")).expect("the log of the proxy");
     let connects = log.lines().find(|line| line.contains("a client connects")).expect("a connection");

@@ -118,7 +118,11 @@ async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: 
 pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version: u8) {
     let Some(peer) = connection.peer() else { return };
     let guest = control.guests.enter(peer.ip().into());
-    control.guests.clone().hold(guest.id, Box::pin(greet(control, guest, connection, version, Commands::Ignored))).await;
+    control
+        .guests
+        .clone()
+        .hold(guest.id, Box::pin(greet(control, guest, connection, version, Commands::Ignored)))
+        .await;
 }
 
 /// What becomes of a command that comes before IDENTIFY or RESUME.
