@@ -103,7 +103,7 @@ fn complain(code: u8, what: &dyn std::fmt::Display) -> ExitCode {
 
 fn preflight(config: &Config, placement: &Placement) -> Result<Listener, String> {
     preflight::io_uring()?;
-    if let Some(warning) = preflight::limits(placement.data.len() + 1)? {
+    if let Some(warning) = preflight::limits(placement.most() + 1)? {
         tracing::warn!("{warning}");
     }
     if let Some(directory) = &config.state_dir {
@@ -117,13 +117,12 @@ fn summary(config: &Config, placement: &Placement) -> String {
         Some(count) => format!("{count}"),
         None => "as many as Discord recommends".into(),
     };
+    let cores = match (config.shards, config.shards.map(|count| config.shard_range(count))) {
+        (Some(_), Some(Ok(range))) => format!("data cores on CPUs {:?}", placement.data(range.len())),
+        _ => format!("data cores on CPUs {:?} as far as the shards need them", placement.data(usize::MAX)),
+    };
     format!(
-        "the configuration is right\nshards: {shards}\nlisten: {}\nclients resume at: {}\ncontrol core on CPU {}, data cores on CPUs {:?}\nintents: {}\ncache: {:?}",
-        config.listen,
-        config.externally_accessible_url,
-        placement.control,
-        placement.data,
-        config.intents,
-        config.cache
+        "the configuration is right\nshards: {shards}\nlisten: {}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}",
+        config.listen, config.externally_accessible_url, placement.control, config.intents, config.cache
     )
 }

@@ -3,11 +3,11 @@
 
 include!("support/world.rs");
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fastrand::Rng;
 use gateway_proxy::{
-    cache::{Cache, Flags, View},
+    cache::{Cache, Flags, MemberRequest, View},
     protocol::event::EventKind,
 };
 use proptest::prelude::*;
@@ -102,6 +102,18 @@ struct Model {
     flags: Flags,
     /// `None`: named, but not available.
     guilds: BTreeMap<u64, Option<Value>>,
+    /// Those of which all members are known.
+    known: BTreeSet<u64>,
+    /// What GUILD_CREATE said of `member_count` and `large`.
+    told: BTreeMap<u64, (Option<u64>, Value)>,
+}
+
+/// Members beyond which a guild is large.
+const LARGE: u64 = 250;
+
+/// A member who is not counted.
+fn is_guest(member: &Value) -> bool {
+    member.get("joined_at").is_some_and(Value::is_null)
 }
 
 fn rows<'a>(guild: &'a mut Value, array: &str) -> &'a mut Vec<Value> {
@@ -148,6 +160,13 @@ fn set_member(thread: &mut Value, member: &Value) {
     thread["member"] = member;
 }
 
+/// Changes a number, where there is one.
+fn counted(thread: &mut Value, key: &str, change: impl Fn(u64) -> u64) {
+    if let Some(count) = thread[key].as_u64() {
+        thread[key] = change(count).into();
+    }
+}
+
 fn without(row: &Value, keys: &[&str]) -> Value {
     let entries = row.as_object().expect("an object").iter().filter(|(key, _)| !keys.contains(&key.as_str()));
     Value::Object(entries.map(|(key, value)| (key.clone(), value.clone())).collect())
@@ -160,11 +179,17 @@ fn merge(old: &mut Value, new: &Value) {
 }
 
 impl Model {
-    fn keeps(&self, array: &str, id: Option<u64>) -> bool {
+    fn keeps(&self, guild: &Value, array: &str, id: Option<u64>) -> bool {
         let flags = &self.flags;
+        let in_voice = || {
+            let states = guild["voice_states"].as_array();
+            states.is_some_and(|states| states.iter().any(|state| id.is_some() && id_of(&state["user_id"]) == id))
+        };
         match array {
             "channels" | "threads" => flags.channels,
-            "members" => flags.members || (flags.current_member && id == OWN.parse().ok()),
+            "members" => {
+                flags.members || (flags.current_member && id == OWN.parse().ok()) || (flags.voice_states && in_voice())
+            }
             "presences" => flags.presences,
             "roles" => flags.roles,
             "emojis" => flags.emojis,
@@ -179,18 +204,17 @@ impl Model {
     /// What is kept of a row.
     fn reduced(&self, array: &str, row: &Value) -> Value {
         let mut row = row.clone();
-        let bare = array == "presences" || (array == "members" && !self.flags.users && row["user"].is_object());
-        if let Some(id) = row_id(array, &row).filter(|_| bare) {
+        if let Some(id) = row_id(array, &row).filter(|_| array == "presences") {
             row["user"] = value!({ "id": id.to_string() });
         }
         row
     }
 
-    fn filled(&self, array: &str, all: &[Value]) -> Vec<Value> {
+    fn filled(&self, guild: &Value, array: &str, all: &[Value]) -> Vec<Value> {
         let mut kept: Vec<Value> = Vec::new();
         for row in all {
             let id = row_id(array, row);
-            if !self.keeps(array, id) {
+            if !self.keeps(guild, array, id) {
                 continue;
             }
             // In GUILD_CREATE users of presences are what they are.
@@ -205,7 +229,8 @@ impl Model {
 
     fn put(&mut self, guild: u64, array: &str, row: &Value, over: bool) {
         let Some(id) = row_id(array, row) else { return };
-        if !self.keeps(array, Some(id)) {
+        let Some(Some(known)) = self.guilds.get(&guild) else { return };
+        if !self.keeps(known, array, Some(id)) {
             return;
         }
         let row = self.reduced(array, row);
@@ -239,6 +264,30 @@ impl Model {
         }
     }
 
+    /// If so, not all members of a guild are known any more.
+    fn doubt(&mut self, guild: u64, doubtful: bool) {
+        if doubtful {
+            self.known.remove(&guild);
+        }
+    }
+
+    fn keeps_members(&self) -> bool {
+        self.flags.members || self.flags.current_member || self.flags.voice_states
+    }
+
+    /// The guild as a client is shown it.
+    fn shown(&self, id: u64) -> Option<Value> {
+        let mut guild = self.guilds.get(&id).cloned().flatten()?;
+        let (told_count, told) = self.told.get(&id).expect("it has come");
+        if let (Some(count), true) = (guild["member_count"].as_u64(), told.is_boolean())
+            && Some(count) != *told_count
+        {
+            let incomplete = self.flags.members && !self.known.contains(&id);
+            guild["large"] = (count > LARGE || (told == true && incomplete)).into();
+        }
+        Some(guild)
+    }
+
     fn drop(guild: &mut Value, array: &str, id: Option<u64>) {
         if id.is_some() && guild[array].is_array() {
             rows(guild, array).retain(|row| row_id(array, row) != id);
@@ -249,18 +298,31 @@ impl Model {
     fn apply(&mut self, event: &str, d: &Value) {
         if event == "GUILD_CREATE" {
             let mut guild = d.clone();
-            for array in ARRAYS {
+            let members_last = ARRAYS.into_iter().filter(|array| *array != "members").chain(["members"]);
+            for array in members_last {
                 if let Some(all) = d[array].as_array() {
-                    guild[array] = self.filled(array, all).into();
+                    guild[array] = self.filled(&guild, array, all).into();
                 }
             }
             guild["unavailable"] = false.into();
-            self.guilds.insert(id_of(&d["id"]).expect("an id"), Some(guild));
+            let id = id_of(&d["id"]).expect("an id");
+            let count = d["member_count"].as_u64();
+            let members = guild["members"].as_array().into_iter().flatten();
+            let counted = members.filter(|member| row_id("members", member).is_some() && !is_guest(member)).count();
+            let whole = self.flags.members && d["large"] != true && count == Some(counted as u64);
+            if whole {
+                self.known.insert(id);
+            } else {
+                self.known.remove(&id);
+            }
+            self.told.insert(id, (count, d["large"].clone()));
+            self.guilds.insert(id, Some(guild));
             return;
         }
         let key = if matches!(event, "GUILD_UPDATE" | "GUILD_DELETE") { "id" } else { "guild_id" };
         let id = id_of(&d[key]).expect("an id");
         if event == "GUILD_DELETE" {
+            self.known.remove(&id);
             if d["unavailable"] == true {
                 self.guilds.entry(id).and_modify(|guild| *guild = None);
             } else {
@@ -283,33 +345,37 @@ impl Model {
             "GUILD_UPDATE" => {
                 for (key, value) in d.as_object().expect("an object") {
                     match (key.as_str(), value.as_array()) {
-                        ("roles" | "emojis" | "stickers", Some(all)) => guild[key] = self.filled(key, all).into(),
+                        ("roles" | "emojis" | "stickers", Some(all)) => {
+                            guild[key] = self.filled(&guild, key, all).into();
+                        }
                         (array, Some(_)) if ARRAYS.contains(&array) => {}
-                        ("unavailable" | "member_count" | "guild_id", _) => {}
+                        ("unavailable" | "member_count" | "large" | "guild_id", _) => {}
                         _ => guild[key] = value.clone(),
                     }
                 }
             }
             "GUILD_MEMBER_ADD" => {
-                if user.is_some() && !(self.keeps("members", user) && known(&guild, "members", user)) {
+                self.doubt(id, user.is_none() && self.keeps_members());
+                if user.is_some() && !is_guest(d) && row(&mut guild, "members", user).is_none_or(|old| is_guest(old)) {
                     moved(&mut guild, 1);
                 }
                 self.guilds.insert(id, Some(guild));
                 return self.put(id, "members", &without(d, &["guild_id"]), false);
             }
             "GUILD_MEMBER_UPDATE" => {
+                self.doubt(id, self.flags.members && !known(&guild, "members", user));
                 if known(&guild, "members", user) {
                     self.put(id, "members", &without(d, &["guild_id"]), true);
                 }
                 return;
             }
             "GUILD_MEMBER_REMOVE" => {
-                let members = guild["members"].as_array().map_or(0, Vec::len) as u64;
-                let all_known = self.flags.members && guild["member_count"].as_u64().is_some_and(|all| members >= all);
-                if user.is_none() || (all_known && !known(&guild, "members", user)) {
+                if user.is_none() || (self.known.contains(&id) && !known(&guild, "members", user)) {
                     return;
                 }
-                moved(&mut guild, -1);
+                if !row(&mut guild, "members", user).is_some_and(|old| is_guest(old)) {
+                    moved(&mut guild, -1);
+                }
                 for array in ["members", "presences", "voice_states"] {
                     Self::drop(&mut guild, array, user);
                 }
@@ -328,15 +394,25 @@ impl Model {
             }
             "PRESENCE_UPDATE" => return self.presence(id, d),
             "VOICE_STATE_UPDATE" => {
+                if !self.flags.voice_states && !self.flags.members {
+                    return;
+                }
                 let user = id_of(&d["user_id"]);
                 if d["channel_id"].is_null() {
                     Self::drop(&mut guild, "voice_states", user);
-                } else {
-                    if self.flags.members && !known(&guild, "members", user) && row_id("members", &d["member"]) == user
-                    {
-                        self.put(id, "members", &d["member"], false);
+                    let stays = self.keeps(&guild, "members", user);
+                    if row(&mut guild, "members", user).is_some_and(|member| is_guest(member) || !stays) {
+                        Self::drop(&mut guild, "members", user);
                     }
-                    return self.put(id, "voice_states", &without(d, &["guild_id", "member"]), false);
+                } else {
+                    self.put(id, "voice_states", &without(d, &["guild_id", "member"]), false);
+                    let is_known = known(&guild, "members", user);
+                    let own = self.flags.current_member && user == id_of(&OWN.into());
+                    if row_id("members", &d["member"]) == user && !(is_known && (self.flags.members || own)) {
+                        self.doubt(id, self.flags.members && !is_guest(&d["member"]));
+                        self.put(id, "members", &d["member"], true);
+                    }
+                    return;
                 }
             }
             "CHANNEL_PINS_UPDATE" => {
@@ -348,8 +424,22 @@ impl Model {
                 }
             }
             "MESSAGE_CREATE" => {
+                let in_channel = row(&mut guild, "channels", id_of(&d["channel_id"])).is_some();
                 if let Some(channel) = channel(&mut guild, &d["channel_id"]) {
                     channel["last_message_id"] = d["id"].clone();
+                    // Threads with small ids are old ones.
+                    if !in_channel && d["type"] != 21 && id_of(&d["id"]) != id_of(&d["channel_id"]) {
+                        counted(channel, "message_count", |count| if count < 50 { count + 1 } else { count });
+                        counted(channel, "total_message_sent", |count| count + 1);
+                    }
+                }
+            }
+            "MESSAGE_DELETE" | "MESSAGE_DELETE_BULK" => {
+                let one = [d["id"].clone()];
+                let messages = d["ids"].as_array().map_or(&one[..], |ids| &ids[..]);
+                let gone = messages.iter().filter(|message| id_of(message) != id_of(&d["channel_id"])).count() as u64;
+                if let Some(thread) = row(&mut guild, "threads", id_of(&d["channel_id"])) {
+                    counted(thread, "message_count", |count| count.saturating_sub(gone));
                 }
             }
             "VOICE_CHANNEL_STATUS_UPDATE" => {
@@ -430,8 +520,8 @@ impl Model {
             }
             "GUILD_EMOJIS_UPDATE" | "GUILD_STICKERS_UPDATE" => {
                 let array = if event == "GUILD_EMOJIS_UPDATE" { "emojis" } else { "stickers" };
-                if self.keeps(array, None) {
-                    guild[array] = self.filled(array, d[array].as_array().expect("an array")).into();
+                if self.keeps(&guild, array, None) {
+                    guild[array] = self.filled(&guild, array, d[array].as_array().expect("an array")).into();
                 }
             }
             "GUILD_SCHEDULED_EVENT_CREATE" | "GUILD_SCHEDULED_EVENT_UPDATE" => {
@@ -466,7 +556,7 @@ impl Model {
     }
 }
 
-const EVENTS: [&str; 40] = [
+const EVENTS: [&str; 42] = [
     "GUILD_CREATE",
     "GUILD_UPDATE",
     "GUILD_DELETE",
@@ -507,6 +597,8 @@ const EVENTS: [&str; 40] = [
     "GUILD_SOUNDBOARD_SOUNDS_UPDATE",
     "THREAD_MEMBERS_UPDATE",
     "MESSAGE_CREATE",
+    "MESSAGE_DELETE",
+    "MESSAGE_DELETE_BULK",
 ];
 
 /// The array that an event changes, where it is only one.
@@ -576,6 +668,10 @@ fn entity(rng: &mut Rng, array: &str) -> Value {
             }
             row.insert("user".into(), user);
             if array == "members" && rng.bool() {
+                let joined_at = [Value::Null, value!("2024-02-29T23:59:59.000000+00:00")];
+                row.insert("joined_at".into(), joined_at[rng.usize(0..2)].clone());
+            }
+            if array == "members" && rng.bool() {
                 row.insert("roles".into(), Value::Array((0..rng.usize(0..4)).map(|_| small_id(rng)).collect()));
             }
             if array == "presences" {
@@ -586,6 +682,11 @@ fn entity(rng: &mut Rng, array: &str) -> Value {
         "soundboard_sounds" => drop(row.insert("sound_id".into(), id)),
         "threads" => {
             row.insert("parent_id".into(), small_id(rng));
+            for key in ["message_count", "total_message_sent"] {
+                if rng.u8(0..4) > 0 {
+                    row.insert(key.into(), [0, 8, 9, 49, 50, 99, 127, 128][rng.usize(0..8)].into());
+                }
+            }
             if rng.bool() {
                 let mut member = anything_in(rng, "flags");
                 if rng.u8(0..3) == 0 {
@@ -648,7 +749,11 @@ fn event(seed: u64) -> (&'static str, Value) {
                 }
             }
             if rng.bool() {
-                d.insert("member_count".into(), rng.u64(0..9).into());
+                let count = if rng.u8(0..4) == 0 { rng.u64(LARGE - 1..LARGE + 3) } else { rng.u64(0..9) };
+                d.insert("member_count".into(), count.into());
+                if rng.bool() {
+                    d.insert("large".into(), rng.bool().into());
+                }
             }
             d.insert("id".into(), guild.as_str().into());
             return (name, d.into());
@@ -683,7 +788,13 @@ fn event(seed: u64) -> (&'static str, Value) {
         "VOICE_CHANNEL_STATUS_UPDATE" => value!({"id": small_id(&mut rng), "status": anything(&mut rng, 3)}),
         "MESSAGE_CREATE" => {
             let id = if rng.bool() { rng.u64(1..9) } else { rng.u64(..) };
-            value!({"channel_id": small_id(&mut rng), "id": id.to_string()})
+            let kind = [0, 21][rng.usize(0..2)];
+            value!({"channel_id": small_id(&mut rng), "id": id.to_string(), "type": kind})
+        }
+        "MESSAGE_DELETE" => value!({"channel_id": small_id(&mut rng), "id": small_id(&mut rng)}),
+        "MESSAGE_DELETE_BULK" => {
+            let ids = Value::Array((0..rng.usize(0..4)).map(|_| small_id(&mut rng)).collect());
+            value!({"channel_id": small_id(&mut rng), "ids": ids})
         }
         "THREAD_CREATE" | "THREAD_UPDATE" | "THREAD_DELETE" => {
             let mut thread = entity(&mut rng, "threads");
@@ -751,15 +862,17 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn random_events_do_what_they_do_to_a_tree(seeds in prop::collection::vec(any::<u64>(), 1..60), choice in 0u8..4) {
+    fn random_events_do_what_they_do_to_a_tree(seeds in prop::collection::vec(any::<u64>(), 1..60), choice in 0u8..5) {
         let flags = match choice {
             0 | 1 => Flags::ALL,
             2 => Flags { users: false, emojis: false, voice_states: false, ..Flags::ALL },
+            3 => Flags { voice_states: true, ..Flags::default() },
             _ => Flags { channels: true, current_member: true, ..Flags::default() },
         };
         let mut cache = Cache::new(flags);
         cache.ready(value!({"user": {"id": OWN}, "guilds": []}).to_string().as_bytes()).expect("READY");
-        let mut model = Model { flags, guilds: BTreeMap::new() };
+        let mut model =
+            Model { flags, guilds: BTreeMap::new(), known: BTreeSet::new(), told: BTreeMap::new() };
         for seed in seeds {
             let (name, data) = event(seed);
             let before = model.guilds.clone();
@@ -767,15 +880,19 @@ proptest! {
             let outcome = cache.apply(EventKind::from_name(name.as_bytes()), data.to_string().as_bytes());
             // Clients whose snapshot comes later are not sent what changed: that has to be in it. The other way round
             // they would be told twice; but a message is more than what it changes, and an answer is for who has asked.
-            if !matches!(name, "MESSAGE_CREATE" | "GUILD_MEMBERS_CHUNK") {
-                let off = array_of(name).is_some_and(|array| !model.keeps(array, None));
+            if !name.starts_with("MESSAGE_") && name != "GUILD_MEMBERS_CHUNK" {
+                let off = array_of(name).is_some_and(|array| !model.keeps(&Value::Null, array, None));
                 prop_assert!(!(off && outcome.changed), "{name} {data} is in no snapshot");
                 // What is not known can not go, but takes along what belonged to it.
                 let off = off || name.ends_with("_DELETE");
                 prop_assert!(off || outcome.changed || before == model.guilds, "{name} {data} is in the snapshot");
             }
             for guild in [1, 2] {
-                let truth = model.guilds.get(&guild).cloned().flatten().map(without_empty);
+                let everybody = value!({"guild_id": guild, "query": "", "limit": 0}).to_string();
+                let request = MemberRequest::parse(everybody.as_bytes()).expect("a request");
+                let knows_all = cache.answer(request).is_some();
+                prop_assert!(knows_all == model.known.contains(&guild), "{knows_all} after {name} {data}");
+                let truth = model.shown(guild).map(without_empty);
                 let shown = shown(&cache, guild, 64).map(without_empty);
                 prop_assert!(shown == truth, "{} after {name} {data}", difference(&shown, &truth));
             }

@@ -20,7 +20,7 @@ use gateway_proxy::{
         },
     },
     compression::{Inflater, Transport},
-    protocol::{command::Command, edit, envelope::Envelope, etf, event::EventKind, json as text},
+    protocol::{command::Command, edit, envelope::Envelope, etf, event::EventKind, json as text, spelling},
     websocket::{Inbound, Role},
 };
 use serde_json::Value;
@@ -284,6 +284,15 @@ fn readers(rng: &mut Rng, text: &[u8]) {
     let _ = Envelope::scan(&[br#"{"t":"X","s":1,"op":0,"d":"#, text, b"}"].concat());
     let _ = text::elements(text);
     let _ = text::get(text, "id").and_then(text::parse_id);
+    let (plain, is_plain) = (spelling::plain(text), spelling::is_plain(text));
+    if let Ok(parsed) = serde_json::from_slice::<Value>(text) {
+        let plain = plain.expect("it is JSON");
+        assert!(spelling::is_plain(&plain) && (!is_plain || plain == text));
+        assert!(
+            serde_json::from_slice::<Value>(&plain).is_ok_and(|read| read == parsed),
+            "a parser reads something else"
+        );
+    }
     if let Ok(text) = std::str::from_utf8(text)
         && let Ok(command) = Command::parse(text.as_bytes())
     {

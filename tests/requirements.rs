@@ -11,7 +11,7 @@ use gateway_proxy::{
     websocket::{Opcode, write_frame},
 };
 use serde_json::{Value, json};
-use support::{Gateway, Gone, Options, Payload, Proxy, Simulator, TOKEN, scratch, wait_until};
+use support::{Gateway, Gone, Options, Payload, Proxy, Simulator, TOKEN, get, scratch, wait_until};
 
 const WORLD: &str =
     "--shards 2 --max-concurrency 2 --identify-interval-ms 100 --guilds 8 --members 10 --seed 3 --rate 0";
@@ -263,6 +263,28 @@ fn a_payload_of_megabytes_is_one_message() {
         assert_eq!((event.t.as_deref(), event.s), (Some("SOMETHING_LARGE"), Some(client.sequence + 1)));
         assert!(event.d == data, "{} of {} bytes", event.d.len(), data.len());
     }
+}
+
+#[test]
+fn a_guild_in_any_spelling_is_shown_and_one_that_is_no_json_is_counted() {
+    let (simulator, proxy) = start("spellings");
+    let id = simulator.guilds(0).pop_first().expect("a guild").0;
+    let refused = || {
+        let metrics = get(proxy.address, "/metrics").expect("metrics").body;
+        let line = metrics.lines().find(|line| line.starts_with("gateway_cache_refused_guilds_total{shard=\"0\"}"));
+        line.expect("the metric").rsplit(' ').next().expect("a value").to_owned()
+    };
+    assert_eq!(refused(), "0");
+    let create = format!(
+        r#"{{ "id" : "{id}", "name":"old", "memb\u0065rs": [{{"user": {{"id":"5","username":"x"}}, "roles" : []}}], "member_count": 1,
+        "roles":[], "channels":[], "voice_states":[], "presences": [], "na\u006de" : "new" }}"#
+    );
+    simulator.dispatch(0, "GUILD_CREATE", &create);
+    simulator.dispatch(0, "GUILD_CREATE", r#"{"id":"1","members":[{"user":{"id":"2"},"x":01}]}"#);
+    wait_until("the broken guild", || if refused() == "1" { Ok(()) } else { Err(refused()) });
+    let client = Client::identified(&proxy);
+    let guild = client.guilds.iter().map(Payload::data).find(|guild| guild["id"] == *id).expect("the guild");
+    assert_eq!((&guild["name"], &guild["members"][0]["user"]["username"]), (&json!("new"), &json!("x")));
 }
 
 #[test]

@@ -6,8 +6,10 @@ mod support;
 use std::{collections::BTreeSet, time::Duration};
 
 use gateway_proxy::compression::Transport;
-use serde_json::json;
-use support::{Gateway, Gone, Meddler, Payload, Proxy, Simulator, Way, free_port, get, scratch, wait_until};
+use serde_json::{Value, json};
+use support::{
+    Gateway, Gone, Meddler, Payload, Proxy, Simulator, Way, compare_guilds, free_port, get, scratch, wait_until,
+};
 
 const WORLD: &str = "--shards 1 --identify-interval-ms 100 --guilds 12 --members 10 --seed 3";
 const INTENTS: u64 = 53_608_447;
@@ -19,6 +21,7 @@ fn quiet() -> String {
 
 struct Client {
     gateway: Gateway,
+    session: String,
     sequence: u64,
     number: Option<u64>,
     others: Vec<Payload>,
@@ -29,11 +32,12 @@ impl Client {
         let mut gateway = Gateway::connect(proxy.address, Transport::Zstd);
         gateway.identify((0, 1), INTENTS);
         let ready = gateway.receive().expect("READY");
+        let session = ready.data()["session_id"].as_str().expect("an id").to_owned();
         let guilds = ready.data()["guilds"].as_array().expect("guilds").len() as u64;
         for _ in 0..guilds {
             assert_eq!(gateway.receive().expect("a guild").t.as_deref(), Some("GUILD_CREATE"));
         }
-        Self { gateway, sequence: guilds + 1, number: None, others: Vec::new() }
+        Self { gateway, session, sequence: guilds + 1, number: None, others: Vec::new() }
     }
 
     /// Reads up to the message of that number; every sequence and every number has to be one more than the last.
@@ -135,41 +139,68 @@ fn a_half_open_connection_is_noticed_by_its_missing_acks() {
     assert_eq!(simulator.identifies(), 1);
 }
 
+/// What happened while the shard had no session, nobody has told: clients have to start over, as they would at Discord.
 #[test]
-fn a_new_session_tells_clients_what_is_gone() {
+fn a_new_session_invalidates_those_of_clients() {
     let directory = scratch("upstream_identify");
     let simulator = Simulator::start(&directory, &quiet());
     let proxy = Proxy::start(&directory, &simulator, &json!({"shards": 1}));
-    let mut client = Client::start(&proxy);
-    let (_, last) = simulator.emit(0, 1);
-    client.read_to(last);
-    client.others.clear();
-    let guilds = simulator.guilds(0);
-    let gone = guilds.keys().next().expect("a guild").clone();
+    let (mut client, away) = (Client::start(&proxy), Client::start(&proxy));
+    let (session, sequence) = (away.session.clone(), away.sequence);
+    drop(away);
+    let gone = simulator.guilds(0).into_keys().next().expect("a guild");
     simulator.fault("drop?shard=0&end_session=1");
     simulator.leave_guild(&gone);
-    wait_until("a new session", || match simulator.identifies() {
-        2 => Ok(()),
-        count => Err(format!("{count} IDENTIFYs")),
-    });
-    wait_until("all guilds", || {
-        let stats = simulator.shard_stats(0);
-        if stats["connected"] == true && stats["guilds_pending"] == 0 { Ok(()) } else { Err(stats.to_string()) }
-    });
-    // Without `s` of a session that is over: numbers begin anew at Discord, and go on for the client.
-    client.number = None;
-    let (_, last) = simulator.emit(0, 1);
+    simulator.mutate(0, 300);
+    // The next thing that it hears is the end of its session.
+    let told = client.gateway.receive().expect("op 9");
+    assert_eq!((told.op, told.d.as_str()), (9, "false"), "{told:?}");
+    assert_eq!(simulator.identifies(), 2);
+    // What it had sent before it read that does it no harm.
+    client.gateway.send(3, &json!({"status": "idle", "activities": [], "since": null, "afk": false}));
+    client.gateway.heartbeat(sequence);
+    assert_eq!(client.gateway.receive().expect("an ACK").op, 11);
+    client.gateway.identify((0, 1), INTENTS);
+    let ready = client.gateway.receive().expect("READY");
+    assert_eq!((ready.t.as_deref(), ready.s), (Some("READY"), Some(1)));
+    let id = |guild: &Value| guild["id"].as_str().expect("an id").to_owned();
+    let announced: BTreeSet<String> = ready.data()["guilds"].as_array().expect("guilds").iter().map(id).collect();
+    assert_eq!(announced, simulator.guilds(0).into_keys().collect(), "with the session's own guilds");
+    assert!(!announced.contains(&gone));
+    for _ in &announced {
+        let guild = client.gateway.receive().expect("a guild");
+        assert!(matches!(guild.t.as_deref(), Some("GUILD_CREATE" | "GUILD_DELETE")), "{guild:?}");
+    }
+    // Nor can the session be resumed that had no connection when that happened.
+    let mut late = Gateway::connect(proxy.address, Transport::None);
+    late.resume(&session, sequence);
+    let told = late.receive().expect("op 9");
+    assert_eq!((told.op, told.d.as_str()), (9, "false"), "{told:?}");
+    // Who comes now is shown what there is.
+    compare_guilds(&proxy, &simulator, 0, 1, true);
+}
+
+/// Discord has the session and serves no RESUME of it: one refusal costs a RESUME, three with a code of its own the session.
+#[test]
+fn a_session_that_discord_does_not_resume_is_replaced() {
+    let directory = scratch("upstream_refused");
+    let simulator = Simulator::start(&directory, &quiet());
+    let proxy = Proxy::start(&directory, &simulator, &json!({"shards": 1}));
+    let mut client = Client::start(&proxy);
+    simulator.fault("refuse-resume?shard=0&count=1&code=4006");
+    simulator.fault("drop?shard=0");
+    let (_, last) = simulator.emit(0, 10);
+    wait_for_session(&simulator, 1);
     client.read_to(last);
-    let of = |kind: &str| -> Vec<String> {
-        let payloads = client.others.iter().filter(|payload| payload.t.as_deref() == Some(kind));
-        payloads.map(|payload| payload.data()["id"].as_str().expect("an id").to_owned()).collect()
-    };
-    assert_eq!(of("GUILD_DELETE"), std::slice::from_ref(&gone));
-    let renewed: BTreeSet<String> = of("GUILD_CREATE").into_iter().collect();
-    let expected: BTreeSet<String> = guilds.keys().filter(|id| **id != gone).cloned().collect();
-    assert_eq!(renewed, expected);
-    // Who comes now is told of those that there are.
-    assert_eq!(Client::start(&proxy).sequence, 12);
+    assert_eq!(simulator.identifies(), 1);
+    simulator.fault("refuse-resume?shard=0&count=1000&code=4006");
+    simulator.fault("drop?shard=0");
+    let told = client.gateway.receive().expect("op 9");
+    assert_eq!((told.op, told.d.as_str()), (9, "false"), "{told:?}");
+    assert_eq!(simulator.identifies(), 2);
+    assert_eq!(metric(&proxy, "gateway_shard_sessions_given_up_total{"), 1.0);
+    assert_eq!(metric(&proxy, "gateway_shard_clients_invalidated_total{"), 1.0);
+    assert_eq!(simulator.stats()["violations"], json!([]));
 }
 
 #[test]

@@ -1,26 +1,27 @@
-//! The whole proxy as a bot sees it, beside a null relay that moves the same messages without looking at them. `make
-//! bench`, or `QUICK=1 make bench` for a minute's impression.
+//! The whole proxy as a bot sees it, beside a null relay that moves the same bytes without looking at them. `make bench`, or
+//! `QUICK=1 make bench` for a minute's impression.
 //!
-//! discord-sim is Discord, the relay and the bots; all are processes of their own, the one under test alone on a CPU. The
-//! proxy and the relay are measured in turn and medians are taken, because absolute figures mean little on a machine that
-//! others use too. The result is a table, and `target/bench.json`. A lost or doubled event is the only thing that makes it
-//! fail.
+//! discord-sim is Discord, the relay and the bots; all are processes of their own. The proxy and the relay are measured in turn
+//! and medians are taken, because absolute figures mean little on a machine that others use too. The result is a table, and
+//! `target/bench.json`. A lost or doubled event is the only thing that makes it fail.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod loads;
 mod measure;
 
 use std::{
     env, fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::LazyLock,
     thread,
     time::{Duration, Instant},
 };
 
 use gateway_proxy::compression::Transport;
-use measure::{Syscalls, cpu_ns, rss};
+use measure::rss;
 use serde_json::{Value, json};
 use support::{Gateway, Options, Simulator, TOKEN, free_port, get, memory_of_connections, wait_until};
 
@@ -28,6 +29,8 @@ use support::{Gateway, Options, Simulator, TOKEN, free_port, get, memory_of_conn
 const TESTED: usize = 1;
 const OTHERS: usize = 0;
 const INTENTS: u64 = 53_608_447;
+/// The proxy, or the relay, alone on one CPU.
+static PINNED: LazyLock<Value> = LazyLock::new(|| json!({ "cores": [TESTED], "control_core": TESTED }));
 const MB: f64 = (1 << 20) as f64;
 
 /// Who is under test.
@@ -57,18 +60,28 @@ struct Bench {
 
 impl Bench {
     fn simulator(&self, shards: usize, guilds: usize, members: usize) -> Simulator {
+        self.simulator_with(shards, guilds, members, "")
+    }
+
+    /// With more options.
+    fn simulator_with(&self, shards: usize, guilds: usize, members: usize, options: &str) -> Simulator {
         let world = format!(
             "--shards {shards} --max-concurrency {shards} --identify-interval-ms 50 --guilds {guilds} --members {members} \
-             --rate 0 --remaining 1000000 --member-request-interval-ms 0 --cpu {OTHERS}"
+             --rate 0 --remaining 1000000 --member-request-interval-ms 0 --cpu {OTHERS} {options}"
         );
         Simulator::start(&self.directory, &world)
     }
 
-    fn start(&self, side: Side, simulator: &Simulator, shards: usize) -> Tested {
-        self.start_with(side, simulator, shards, &json!({}))
+    fn tls_directory(&self) -> PathBuf {
+        self.directory.join("tls")
     }
 
-    /// With more keys in the proxy's configuration.
+    fn start(&self, side: Side, simulator: &Simulator, shards: usize) -> Tested {
+        self.start_with(side, simulator, shards, &PINNED)
+    }
+
+    /// With more keys in the proxy's configuration, among them `cores` and `control_core`, without which both sides run where
+    /// they like.
     fn start_with(&self, side: Side, simulator: &Simulator, shards: usize, keys: &Value) -> Tested {
         let port = free_port();
         let log = fs::File::create(self.directory.join(format!("{side:?}.log"))).expect("a log");
@@ -93,8 +106,8 @@ impl Bench {
                 .into();
                 let mut config = json!({
                     "token": TOKEN, "intents": INTENTS, "host": "127.0.0.1", "port": port, "shards": shards,
-                    "twilight_http_proxy": simulator.address.to_string(), "cores": [TESTED], "control_core": TESTED,
-                    "externally_accessible_url": format!("ws://127.0.0.1:{port}"), "upstream_compression": "none",
+                    "twilight_http_proxy": simulator.address.to_string(),
+                    "externally_accessible_url": format!("ws://127.0.0.1:{port}"), "upstream_compression": "zstd-stream",
                     "cache": cached, "log_level": "warn",
                 });
                 for (key, value) in keys.as_object().expect("an object") {
@@ -104,12 +117,20 @@ impl Bench {
                 fs::write(&path, config.to_string()).expect("a configuration");
                 let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
                 command.arg("--config").arg(path).env_remove("TOKEN");
+                // Where the simulator has TLS, the proxy has to trust its certificate.
+                let ca = self.tls_directory().join("ca.pem");
+                if ca.exists() {
+                    command.env("SSL_CERT_FILE", ca);
+                }
                 command
             }
             Side::Relay => {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_discord-sim"));
                 command.args(["relay", "--listen", &format!("127.0.0.1:{port}")]);
-                command.args(["--upstream", &format!("ws://{}", simulator.address), "--cpu", &TESTED.to_string()]);
+                command.args(["--upstream", &format!("ws://{}", simulator.address)]);
+                if !keys["control_core"].is_null() {
+                    command.args(["--cpu", &TESTED.to_string()]);
+                }
                 command
             }
         };
@@ -175,82 +196,6 @@ fn finished(bot: Child, what: &str) -> Value {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     if values.is_empty() { f64::NAN } else { values[values.len() / 2] }
-}
-
-/// One side at one load.
-#[derive(Default)]
-struct Samples {
-    cpu_us: Vec<f64>,
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-    p999: Vec<f64>,
-    syscalls: Vec<f64>,
-    rate: Vec<f64>,
-}
-
-impl Samples {
-    fn json(&self) -> Value {
-        json!({
-            "cpu_us_per_event": median(self.cpu_us.clone()),
-            "latency_us": {
-                "p50": median(self.p50.clone()), "p99": median(self.p99.clone()), "p99.9": median(self.p999.clone()),
-            },
-            "syscalls_per_event": Some(median(self.syscalls.clone())).filter(|value| value.is_finite()),
-            "events_per_second": median(self.rate.clone()),
-            "events_per_second_and_core": 1e6 / median(self.cpu_us.clone()),
-        })
-    }
-}
-
-/// CPU and latency at some loads, twenty shards with a client each.
-fn loads(bench: &Bench) -> Value {
-    const SHARDS: usize = 20;
-    let (rounds, seconds) = if bench.quick { (1, 2.0) } else { (7, 4.0) };
-    let simulator = bench.simulator(SHARDS, 400, 50);
-    let mut results = Vec::new();
-    for rate in [1_000, 10_000, 40_000] {
-        let (mut proxy, mut relay) = (Samples::default(), Samples::default());
-        for round in 0..rounds {
-            let order = if round % 2 == 0 { [Side::Proxy, Side::Relay] } else { [Side::Relay, Side::Proxy] };
-            for side in order {
-                let tested = bench.start(side, &simulator, SHARDS);
-                let pid = tested.child.id();
-                let bot = bench.bot(tested.port, SHARDS, seconds + 2.5);
-                thread::sleep(Duration::from_millis(1_000));
-                simulator.traffic(rate);
-                thread::sleep(Duration::from_millis(500));
-                let time = Duration::from_secs_f64(seconds);
-                let counting = Syscalls::start(pid, time);
-                let events = || simulator.stats()["events_sent"].as_f64().expect("a number");
-                let (start, cpu, sent) = (Instant::now(), cpu_ns(pid), events());
-                thread::sleep(time);
-                let (time, cpu, sent) = (start.elapsed(), cpu_ns(pid) - cpu, events() - sent);
-                let syscalls = counting.count();
-                simulator.traffic(0);
-                let summary = finished(bot, &format!("{side:?} at {rate}/s"));
-                let samples = if side == Side::Proxy { &mut proxy } else { &mut relay };
-                samples.cpu_us.push(cpu as f64 / 1e3 / sent);
-                let latency = |key: &str| summary["latency_us"][key].as_f64().unwrap_or(f64::NAN);
-                samples.p50.push(latency("p50"));
-                samples.p99.push(latency("p99"));
-                samples.p999.push(latency("p999"));
-                samples.rate.push(sent / time.as_secs_f64());
-                samples.syscalls.extend(syscalls.map(|count| count as f64 / sent));
-            }
-        }
-        // Of the two of a round, one right after the other: the machine is slower at some times than at others.
-        let ratios = |key: fn(&Samples) -> &[f64]| -> Vec<f64> {
-            key(&proxy).iter().zip(key(&relay)).map(|(proxy, relay)| proxy / relay).collect()
-        };
-        let (cpu, p99) = (ratios(|side| &side.cpu_us), ratios(|side| &side.p99));
-        let range = [f64::min, f64::max].map(|choose| cpu.iter().copied().reduce(choose));
-        let (cpu, p99) = (median(cpu), median(p99));
-        let (proxy, relay) = (proxy.json(), relay.json());
-        results.push(json!({
-            "asked": rate, "proxy": proxy, "relay": relay, "cpu_ratio": cpu, "cpu_ratio_range": range, "p99_ratio": p99,
-        }));
-    }
-    results.into()
 }
 
 /// Asks for all members of every guild, as some libraries do when they start, so that the cache has them.
@@ -419,7 +364,7 @@ fn restarting(bench: &Bench) -> Value {
     let simulator = bench.simulator(SHARDS, guilds, 150);
     let state = bench.directory.join("state");
     let _ = fs::remove_dir_all(&state);
-    let keys = json!({ "state_dir": state });
+    let keys = json!({ "state_dir": state, "cores": [TESTED], "control_core": TESTED });
     let mut tested = bench.start_with(Side::Proxy, &simulator, SHARDS, &keys);
     // The guilds come after the shards are ready; when no more have come for a second, that was all.
     let mut heap = 0.0;
@@ -455,35 +400,6 @@ fn restarting(bench: &Bench) -> Value {
 
 fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
-}
-
-fn print_loads(loads: &Value) {
-    println!(
-        "| load, 20 shards | | CPU µs per event | events/s per core | latency µs p50 / p99 / p99.9 | system calls per event |"
-    );
-    println!("|---|---|---|---|---|---|");
-    for load in loads.as_array().expect("loads") {
-        for side in ["proxy", "relay"] {
-            let it = &load[side];
-            let latency = &it["latency_us"];
-            println!(
-                "| {} events/s | {side} | {:.2} | {:.0} | {:.0} / {:.0} / {:.0} | {:.2} |",
-                load["asked"],
-                number(&it["cpu_us_per_event"]),
-                number(&it["events_per_second_and_core"]),
-                number(&latency["p50"]),
-                number(&latency["p99"]),
-                number(&latency["p99.9"]),
-                number(&it["syscalls_per_event"]),
-            );
-        }
-        let [low, high] = [0, 1].map(|end| number(&load["cpu_ratio_range"][end]));
-        println!(
-            "| | ratio | {:.2} ({low:.2} to {high:.2}) | | p99 {:.2} | |",
-            number(&load["cpu_ratio"]),
-            number(&load["p99_ratio"])
-        );
-    }
 }
 
 fn print_memory(memory: &Value) {
@@ -575,7 +491,7 @@ fn main() {
     let wanted = |name: &str| only.is_empty() || only == name;
     let mut results = json!({ "quick": bench.quick });
     let parts = [
-        ("loads", loads as fn(&Bench) -> Value, print_loads as fn(&Value)),
+        ("loads", loads::run as fn(&Bench) -> Value, loads::print as fn(&Value)),
         ("joining", joining, print_joining),
         ("memory", memory, print_memory),
         ("stuck", stuck, print_stuck),

@@ -11,7 +11,7 @@ pub struct Flags {
     pub emojis: bool,
     /// The bot's own entry in `members`; `members` includes it.
     pub current_member: bool,
-    /// `members`.
+    /// `members`, always with their users: no library can read a member without.
     pub members: bool,
     /// `roles`.
     pub roles: bool,
@@ -21,9 +21,10 @@ pub struct Flags {
     pub stage_instances: bool,
     /// `stickers`.
     pub stickers: bool,
-    /// The user objects of members; without, they are reduced to `{"id":…}`.
+    /// What GUILD_CREATE says of users in `presences`; without, they are reduced to `{"id":…}`, which is all that Discord
+    /// promises there. Members keep their users in any case.
     pub users: bool,
-    /// `voice_states`.
+    /// `voice_states`, and those of `members` who are in a voice channel: some libraries look each of them up there.
     pub voice_states: bool,
 }
 

@@ -9,6 +9,7 @@ use super::{
     },
     flags::Flags,
     kind::Kind,
+    membership::Membership,
     roles::Sweep,
     store::{self, Place, Store},
 };
@@ -32,11 +33,6 @@ pub struct Kit<'a> {
 }
 
 impl Kit<'_> {
-    /// Is this entity kept?
-    pub fn keeps(&self, kind: Kind, id: u64) -> bool {
-        kind.is_on(&self.flags) && (kind != Kind::Members || self.flags.members || Some(id) == self.user)
-    }
-
     /// The shape of an entity of an event, which says more than one of GUILD_CREATE.
     pub fn shape(&self, kind: Kind, leave_out: &'static [&'static str]) -> Shape {
         Shape { leave_out, ..kind.shape(&self.flags) }
@@ -61,6 +57,8 @@ pub struct Guild {
     pub(super) down: bool,
     /// `member_count`, which joins and leaves move.
     pub(super) member_count: Option<u64>,
+    /// Are all members known?
+    pub(super) membership: Membership,
     /// Roles that are being taken from members.
     pub(super) sweep: Option<Box<Sweep>>,
     pub(super) ids: Rc<RefCell<Ids>>,
@@ -100,6 +98,25 @@ impl Guild {
         &mut self.arrays[kind as usize]
     }
 
+    /// Is this entity one that is kept? Of members, when not all are: the bot itself, and who is in a voice channel.
+    pub fn keeps(&self, kit: &Kit<'_>, kind: Kind, id: u64) -> bool {
+        let Flags { members, current_member, voice_states, .. } = kit.flags;
+        let is_member_kept =
+            || members || (current_member && Some(id) == kit.user) || (voice_states && self.has(Kind::VoiceStates, id));
+        kind.is_on(&kit.flags) && (kind != Kind::Members || is_member_kept())
+    }
+
+    /// Is this somebody who is known, and counted as a member?
+    pub fn counts(&self, kit: &Kit<'_>, user: u64) -> bool {
+        let place = self.array(Kind::Members).store.find(user);
+        place.is_some_and(|place| !self.is_guest(kit, self.array(Kind::Members).store.record(place)))
+    }
+
+    /// Is the record that of a member who is a guest?
+    pub fn is_guest(&self, kit: &Kit<'_>, record: &[u8]) -> bool {
+        Decoder { tables: kit.tables, ids: &self.ids.borrow() }.is_guest(record)
+    }
+
     /// How many of a kind there are.
     pub fn len(&self, kind: Kind) -> usize {
         self.array(kind).store.len()
@@ -127,6 +144,14 @@ impl Guild {
     /// Packs the entity that begins at `at` in `text`; its record is in the kit.
     pub fn encode(&self, kit: &mut Kit<'_>, shape: &Shape, text: &[u8], at: usize) -> Result<Encoded, Malformed> {
         kit.encoder.encode(kit.tables, &mut self.ids.borrow_mut(), shape, text, at)
+    }
+
+    /// Packs a text that is known to be in plain spelling, because it is made of such texts.
+    fn encode_plain(&self, kit: &mut Kit<'_>, shape: &Shape, text: &[u8]) -> Result<Encoded, Malformed> {
+        let strict = std::mem::replace(&mut kit.encoder.strict, false);
+        let encoded = self.encode(kit, shape, text, 0);
+        kit.encoder.strict = strict;
+        encoded
     }
 
     /// Keeps the record that was just packed, in place of the old one or at the end.
@@ -159,7 +184,7 @@ impl Guild {
         if encoded.key == 0 {
             return Ok(None);
         }
-        if kit.keeps(kind, encoded.key) {
+        if self.keeps(kit, kind, encoded.key) {
             self.keep(kit, kind, encoded);
         }
         Ok(Some(encoded.key))
@@ -177,7 +202,7 @@ impl Guild {
         if new.key == 0 {
             return Ok(None);
         }
-        if kit.keeps(kind, new.key) {
+        if self.keeps(kit, kind, new.key) {
             match self.array(kind).store.find(new.key) {
                 Some(place) => self.merge_at(kit, kind, shape, text, new, place)?,
                 None => self.keep(kit, kind, new),
@@ -216,13 +241,13 @@ impl Guild {
             self.keep_at(kit, kind, merged, place);
         } else if self.read_at(kit, kind, new.key, place).is_some() {
             let merged = edit::merge(kit.scratch, text, shape.leave_out)?;
-            let merged = self.encode(kit, &Shape { leave_out: &[], ..*shape }, &merged, 0)?;
+            let merged = self.encode_plain(kit, &Shape { leave_out: &[], ..*shape }, &merged)?;
             self.keep_at(kit, kind, Encoded { key: new.key, ..merged }, place);
         }
         Ok(())
     }
 
-    /// Changes the text of an entity. `None` from `change` leaves it. False: the entity is not known.
+    /// Changes the text of an entity, which is in plain spelling before and after. `None` from `change` leaves it. False: the entity is not known.
     pub fn edit(
         &mut self,
         kit: &mut Kit<'_>,
@@ -236,7 +261,7 @@ impl Guild {
         }
         if let Some(text) = change(kit.scratch)? {
             let shape = kind.shape(&kit.flags);
-            let encoded = self.encode(kit, &shape, &text, 0)?;
+            let encoded = self.encode_plain(kit, &shape, &text)?;
             self.keep_at(kit, kind, Encoded { key: id, ..encoded }, place);
         }
         Ok(true)
@@ -282,13 +307,14 @@ impl Guild {
         }
     }
 
-    /// Sets its own fields from their JSON text, in which arrays that are kept by entity are empty.
-    pub fn set_fields(&mut self, kit: &mut Kit<'_>, text: &[u8]) -> Result<(), Malformed> {
+    /// Sets its own fields from their JSON text, in which arrays that are kept by entity are empty. Returns its id, which is
+    /// 0 when there is none.
+    pub fn set_fields(&mut self, kit: &mut Kit<'_>, text: &[u8]) -> Result<u64, Malformed> {
         let shape = Shape { loose: true, ..Shape::of(IdPath::At("id")) };
         let encoded = self.encode(kit, &shape, text, 0)?;
         let key = encoded.key.to_le_bytes();
         self.fields = Some([&key, kit.encoder.record()].concat().into());
-        Ok(())
+        Ok(encoded.key)
     }
 
     /// The JSON text of its own fields; nothing when it is not available.
@@ -307,43 +333,70 @@ impl Guild {
         }
     }
 
-    /// How many members there are, if all of them are in the cache.
+    /// How many members there are, guests included, if all of them are in the cache.
     pub fn complete_members(&self) -> Option<usize> {
-        let known = self.len(Kind::Members);
-        self.member_count.filter(|count| self.is_available() && known as u64 >= *count).map(|_| known)
+        (self.is_available() && self.membership.is_complete()).then(|| self.len(Kind::Members))
+    }
+
+    /// Does a GUILD_CREATE that said this of `large` list all members?
+    fn lists_all_members(&self, kit: &Kit<'_>, is_large: bool) -> bool {
+        let store = &self.array(Kind::Members).store;
+        let Some(count) = self.member_count.filter(|_| kit.flags.members && !is_large) else { return false };
+        if (store.len() as u64) < count {
+            return false;
+        }
+        let ids = self.ids.borrow();
+        let decoder = Decoder { tables: kit.tables, ids: &ids };
+        store.iter().filter(|(id, record)| *id != 0 && !decoder.is_guest(record)).count() as u64 == count
     }
 
     /// Bytes on the heap, its own included.
     pub fn heap(&self) -> usize {
         let arrays: usize = self.arrays.iter().map(|array| array.store.heap()).sum();
-        let fields = self.fields.as_ref().map_or(0, |fields| fields.len());
+        let fields = self.fields.as_ref().map_or(0, |fields| fields.len()) + self.membership.heap();
         let ids = size_of::<RefCell<Ids>>() + 2 * size_of::<usize>() + self.ids.borrow().heap();
         size_of::<Self>() + arrays + fields + ids
     }
 }
 
-/// Reads the data of a GUILD_CREATE. What it adds to the totals is taken back when it fails.
-pub fn create(kit: &mut Kit<'_>, data: &[u8]) -> Result<Guild, Malformed> {
-    let mut guild = Guild::default();
-    let result = fill(&mut guild, kit, data);
-    if result.is_err() {
-        guild.uncount(kit.totals);
-    }
-    result.map(|()| guild)
+/// What a GUILD_CREATE has brought.
+pub enum Created {
+    /// The guild of this id.
+    Guild(u64, Box<Guild>),
+    /// Only that the guild of this id is down.
+    Down(u64),
 }
 
-fn fill(guild: &mut Guild, kit: &mut Kit<'_>, data: &[u8]) -> Result<(), Malformed> {
+/// Reads the data of a GUILD_CREATE. What it adds to the totals is taken back when it brings no guild.
+pub fn create(kit: &mut Kit<'_>, data: &[u8]) -> Result<Created, Malformed> {
+    let mut guild = Box::<Guild>::default();
+    let result = match fill(&mut guild, kit, data) {
+        Ok((0, _)) => Err(Malformed { what: "a guild without id", at: 0 }),
+        Ok((id, true)) => Ok(Created::Down(id)),
+        Ok((id, false)) => return Ok(Created::Guild(id, guild)),
+        Err(malformed) => Err(malformed),
+    };
+    guild.uncount(kit.totals);
+    result
+}
+
+/// Returns the guild's id, 0 when it has none, and whether it says that it is down.
+fn fill(guild: &mut Guild, kit: &mut Kit<'_>, data: &[u8]) -> Result<(u64, bool), Malformed> {
     let mut fields = edit::ObjectWriter::new(2_048);
     let mut base = 0;
     let mut cursor = json::Cursor::new(data);
-    let mut available = false;
+    let (mut available, mut down, mut is_large, mut some_members) = (false, false, false, None);
     cursor.expect(b'{', "expected an object")?;
     while !cursor.take(b'}') {
         let key = cursor.string()?;
         cursor.expect(b':', "expected a colon")?;
         match Kind::from_name(key) {
             Some(kind) if cursor.peek() == Some(b'[') => {
-                if kind.is_on(&kit.flags) {
+                if kind == Kind::Members && !kit.flags.members {
+                    // Which of them are kept depends on the voice states, which may come later.
+                    some_members = Some(base + cursor.position());
+                    cursor.value()?;
+                } else if kind.is_on(&kit.flags) {
                     base += cursor.position();
                     base += fill_array(guild, kit, kind, &data[base..])?;
                     cursor = json::Cursor::new(&data[base..]);
@@ -357,11 +410,15 @@ fn fill(guild: &mut Guild, kit: &mut Kit<'_>, data: &[u8]) -> Result<(), Malform
                 match key {
                     // Its absence would tell libraries that the bot has just joined.
                     b"unavailable" => {
-                        available = true;
+                        (available, down) = (true, value == b"true");
                         fields.entry(key, b"false");
                     }
                     b"member_count" => {
                         guild.member_count = json::parse_id(value);
+                        fields.entry(key, value);
+                    }
+                    b"large" => {
+                        is_large = value == b"true";
                         fields.entry(key, value);
                     }
                     _ => fields.entry(key, value),
@@ -379,11 +436,33 @@ fn fill(guild: &mut Guild, kit: &mut Kit<'_>, data: &[u8]) -> Result<(), Malform
     if !available {
         fields.entry(b"unavailable", b"false");
     }
-    guild.set_fields(kit, &fields.finish())?;
+    if let Some(at) = some_members.filter(|_| Kind::Members.is_on(&kit.flags)) {
+        fill_some_members(guild, kit, &data[at..])?;
+    }
+    // Every key has gone into these, so here the whole object turns out to be in plain spelling or not.
+    let id = guild.set_fields(kit, &fields.finish())?;
+    guild.membership = Membership::new(guild.lists_all_members(kit, is_large));
     for array in &mut guild.arrays {
         array.store.shrink_to_fit();
     }
     guild.ids.borrow_mut().shrink_to_fit();
+    Ok((id, down))
+}
+
+/// Takes in those of the array at the start of `data` that are kept when not all members are. Most need not be taken apart
+/// to see that they are not among them.
+fn fill_some_members(guild: &mut Guild, kit: &mut Kit<'_>, data: &[u8]) -> Result<(), Malformed> {
+    let shape = Kind::Members.shape(&kit.flags);
+    let own = kit.user.unwrap_or(0).to_string();
+    let nobody_in_voice = guild.len(Kind::VoiceStates) == 0;
+    each_object(data, |at| {
+        let element = json::Cursor::new(&data[at..]).value()?;
+        let may_be_kept = !nobody_in_voice || memchr::memmem::find(element, own.as_bytes()).is_some();
+        if may_be_kept && edit::id_at(element, &["user", "id"]).is_some_and(|id| guild.keeps(kit, Kind::Members, id)) {
+            guild.set(kit, Kind::Members, &shape, element)?;
+        }
+        Ok(at + element.len())
+    })?;
     Ok(())
 }
 
@@ -391,18 +470,6 @@ fn fill(guild: &mut Guild, kit: &mut Kit<'_>, data: &[u8]) -> Result<(), Malform
 fn fill_array(guild: &mut Guild, kit: &mut Kit<'_>, kind: Kind, data: &[u8]) -> Result<usize, Malformed> {
     guild.clear(kit, kind);
     let shape = kind.shape(&kit.flags);
-    if kind == Kind::Members && !kit.flags.members {
-        // Of members only the bot itself is kept: most need not be taken apart to see that it is not them.
-        let own = kit.user.unwrap_or(0).to_string();
-        return each_object(data, |at| {
-            let element = json::Cursor::new(&data[at..]).value()?;
-            let is_own = || edit::id_at(element, &["user", "id"]).is_some_and(|id| kit.keeps(kind, id));
-            if memchr::memmem::find(element, own.as_bytes()).is_some() && is_own() {
-                guild.set(kit, kind, &shape, element)?;
-            }
-            Ok(at + element.len())
-        });
-    }
     // All at once: to look for each one among those before it would take as long as to pack it.
     let (mut records, mut text) = (Vec::new(), 0);
     let end = each_object(data, |at| {
@@ -490,7 +557,7 @@ impl Guild {
         rest == if count == 0 { &b"[]"[..] } else { b"]" }
     }
 
-    /// The data of a GUILD_UPDATE: fields, and arrays of the guild object, that it names replace the old ones.
+    /// The data of a GUILD_UPDATE, in plain spelling: fields, and arrays of the guild object, that it names replace the old ones.
     pub fn update(&mut self, kit: &mut Kit<'_>, data: &[u8]) -> Result<(), Malformed> {
         let Some(old) = self.fields_text(kit.tables) else { return Ok(()) };
         let mut fields = edit::ObjectWriter::new(data.len());
@@ -499,13 +566,11 @@ impl Guild {
             match Kind::from_name(key) {
                 Some(kind) if value.starts_with(b"[") => {
                     if kind.is_of_guild_object() {
-                        // The last one counts, as in every JSON parser.
-                        arrays.retain(|(known, _)| *known != kind);
                         arrays.push((kind, value));
                         fields.entry(key, b"[]");
                     }
                 }
-                _ if matches!(key, b"unavailable" | b"member_count" | b"guild_id") => {}
+                _ if matches!(key, b"unavailable" | b"member_count" | b"large" | b"guild_id") => {}
                 _ => fields.entry(key, value),
             }
             true
@@ -522,6 +587,6 @@ impl Guild {
         for (kind, array) in arrays {
             self.replace_checked(kit, kind, array)?;
         }
-        self.set_fields(kit, &merged)
+        self.set_fields(kit, &merged).map(drop)
     }
 }

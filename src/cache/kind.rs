@@ -75,7 +75,7 @@ impl Kind {
     pub fn is_on(self, flags: &Flags) -> bool {
         match self {
             Self::Channels | Self::Threads => flags.channels,
-            Self::Members => flags.members || flags.current_member,
+            Self::Members => flags.members || flags.current_member || flags.voice_states,
             Self::Presences => flags.presences,
             Self::Roles => flags.roles,
             Self::Emojis => flags.emojis,
@@ -94,7 +94,7 @@ impl Kind {
 
     /// How entities of this kind are packed, as they stand in GUILD_CREATE.
     pub fn shape(self, flags: &Flags) -> Shape {
-        let bare_user = !flags.users && matches!(self, Self::Members | Self::Presences);
+        let bare_user = !flags.users && self == Self::Presences;
         Shape { bare_user, ..Shape::of(self.id()) }
     }
 }

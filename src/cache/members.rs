@@ -42,6 +42,11 @@ pub struct MemberRequest {
 }
 
 impl MemberRequest {
+    /// Is the answer the list of all members, filtered by nothing?
+    pub fn is_for_all(&self) -> bool {
+        self.whom == Whom::All(0)
+    }
+
     /// Reads a request; `None` when it is not of the documented form, which is for Discord to judge.
     pub fn parse(data: &[u8]) -> Option<Self> {
         let data: Value = serde_json::from_slice(data).ok()?;
@@ -182,9 +187,26 @@ impl MemberAnswer {
 }
 
 impl Cache {
+    /// Chunk by chunk the answer to a request for all members has been applied: `data` is that of a GUILD_MEMBERS_CHUNK in
+    /// answer to `request`, a number that no other request has. When all chunks have come, all members are known.
+    pub fn chunk_of_all_members(&mut self, request: u64, data: &[u8]) {
+        let numbers = json::get_all(data, ["guild_id", "chunk_index", "chunk_count"]);
+        let [Some(guild), Some(index), Some(count)] = numbers.map(|number| number.and_then(json::parse_id)) else {
+            return;
+        };
+        if let Some(guild) = self.guilds.get_mut(&guild).filter(|guild| self.flags.members && guild.is_available()) {
+            guild.membership.chunk(request, index, count);
+        }
+    }
+
+    /// Events have been lost: members may have come and gone of whom nobody has told.
+    pub fn doubt_members(&mut self) {
+        self.guilds.values_mut().for_each(|guild| guild.membership.doubt());
+    }
+
     /// Can the request be answered from here, because all members of that guild are known?
     pub fn answer(&self, request: MemberRequest) -> Option<MemberAnswer> {
-        let guild = self.guilds.get(&request.guild).filter(|_| self.flags.members && self.flags.users)?;
+        let guild = self.guilds.get(&request.guild).filter(|_| self.flags.members)?;
         let count = guild.complete_members()?;
         if request.presences && !self.flags.presences {
             return None;

@@ -15,6 +15,7 @@ mod flags;
 mod guild;
 mod kind;
 mod members;
+mod membership;
 mod packed;
 mod roles;
 mod scan;
@@ -26,8 +27,10 @@ mod tests;
 mod work;
 
 use crate::protocol::{
+    edit,
     event::EventKind,
     json::{self, Malformed},
+    spelling,
 };
 use codec::{Fill, Shared, Tables, encode::Encoder};
 pub use flags::Flags;
@@ -81,12 +84,14 @@ pub struct Counts {
     pub roles: usize,
     /// Emojis.
     pub emojis: usize,
-    /// User objects kept with members.
+    /// User objects kept with members: each has one.
     pub users: usize,
     /// Voice states.
     pub voice_states: usize,
     /// Events that changed nothing, because they were malformed or about something unknown.
     pub ignored_events: u64,
+    /// Those of them that were GUILD_CREATEs: clients that identify later are not shown these guilds.
+    pub refused_guilds: u64,
 }
 
 /// See the module's description.
@@ -100,6 +105,7 @@ pub struct Cache {
     /// The id in it.
     user_id: Option<u64>,
     ignored_events: u64,
+    refused_guilds: u64,
     tables: Shared,
     encoder: Encoder,
     scratch: Vec<u8>,
@@ -133,8 +139,9 @@ impl Cache {
             user: None,
             user_id: None,
             ignored_events: 0,
+            refused_guilds: 0,
             tables: Tables::of_thread(),
-            encoder: Encoder::default(),
+            encoder: Encoder::strict(),
             scratch: Vec::new(),
             totals: [0; Kind::COUNT],
         }
@@ -157,6 +164,7 @@ impl Cache {
     /// returned.
     pub fn ready(&mut self, data: &[u8]) -> Result<Vec<u64>, Malformed> {
         let mut named = Vec::new();
+        let data = &*spelling::in_plain(data)?;
         if let Some(user) = json::get(data, "user") {
             self.user_id = json::get(user, "id").and_then(json::parse_id);
             self.user = Some(user.into());
@@ -180,11 +188,36 @@ impl Cache {
         Ok(gone)
     }
 
-    /// Applies a dispatch of type `event` with the data `data`.
+    /// Applies a dispatch of type `event` with the data `data`, which is JSON in any spelling.
     pub fn apply(&mut self, event: EventKind, data: &[u8]) -> Outcome {
-        let outcome = events::apply(self, event, data);
+        let outcome = self.apply_in_any_spelling(event, data).unwrap_or_else(|malformed| {
+            let key = if event == EventKind::GuildCreate { "id" } else { "guild_id" };
+            Outcome::ignored(edit::id_at(data, &[key]), malformed.what)
+        });
         self.ignored_events += u64::from(outcome.ignored.is_some());
+        self.refused_guilds += u64::from(outcome.ignored.is_some() && event == EventKind::GuildCreate);
         outcome
+    }
+
+    /// What is kept is in plain spelling, as Discord writes. Frequent and large events are not looked at before: what is read
+    /// of them directly is found in any spelling that has no needless escapes, and of what is packed the codec notices
+    /// the rest. Then the event is applied once more from the start, in plain spelling; with these events that comes to
+    /// the same whether a part of it has been applied before or not.
+    fn apply_in_any_spelling(&mut self, event: EventKind, data: &[u8]) -> Result<Outcome, Malformed> {
+        if !self.wants(event) {
+            return Ok(Outcome::unchanged(None));
+        }
+        if events::is_read_as_it_is(event) && !spelling::has_needless_escape(data) {
+            match events::apply(self, event, data) {
+                Err(Malformed { what: spelling::NOT_PLAIN, .. }) => {}
+                result => return result,
+            }
+        }
+        let plain = spelling::in_plain(data)?;
+        self.encoder.strict = false;
+        let result = events::apply(self, event, &plain);
+        self.encoder.strict = true;
+        result
     }
 
     /// Can an event of this type change anything that is cached?
@@ -199,7 +232,7 @@ impl Cache {
 
     /// A guild as it is now; `None` when it is not known.
     pub fn snapshot(&self, guild: u64, view: View) -> Option<GuildSnapshot> {
-        self.guilds.get(&guild).map(|guild| GuildSnapshot::new(guild, &self.tables, view, self.user_id))
+        self.guilds.get(&guild).map(|guild| GuildSnapshot::new(guild, &self.tables, view, &self.flags, self.user_id))
     }
 
     /// The bot's own user, as READY and USER_UPDATE told.
@@ -218,9 +251,10 @@ impl Cache {
             presences: total(Kind::Presences),
             roles: total(Kind::Roles),
             emojis: total(Kind::Emojis),
-            users: if self.flags.users { total(Kind::Members) } else { 0 },
+            users: total(Kind::Members),
             voice_states: total(Kind::VoiceStates),
             ignored_events: self.ignored_events,
+            refused_guilds: self.refused_guilds,
         }
     }
 

@@ -15,8 +15,9 @@ use super::{
         decode::Decoder,
         values::{Reader, write_varint},
     },
-    guild::{self, Guild, Kit},
+    guild::{self, Created, Guild, Kit},
     kind::Kind,
+    membership::Membership,
     snapshot::GuildSnapshot,
     store::Store,
 };
@@ -57,6 +58,7 @@ fn write(guild: &Guild, id: u64, fields: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&id.to_le_bytes());
     out.push(guild.member_count.is_some().into());
     write_varint(out, guild.member_count.unwrap_or(0));
+    out.push(guild.membership.is_complete().into());
     write_bytes(out, fields);
     let ids = guild.ids.borrow();
     write_varint(out, ids.all().len() as u64);
@@ -77,8 +79,12 @@ fn read(kit: &Kit<'_>, tables: &Tables, bytes: &[u8]) -> Option<(u64, Guild)> {
         (1, count) => Some(count),
         _ => return None,
     };
+    let membership = match reader.byte()? {
+        complete @ (0 | 1) => Membership::new(complete == 1),
+        _ => return None,
+    };
     let fields = Some(read_bytes(&mut reader)?.into());
-    let mut guild = Guild { fields, member_count, ..Guild::default() };
+    let mut guild = Guild { fields, member_count, membership, ..Guild::default() };
     {
         let mut ids = guild.ids.borrow_mut();
         for number in 0..reader.varint()? {
@@ -98,15 +104,14 @@ fn read(kit: &Kit<'_>, tables: &Tables, bytes: &[u8]) -> Option<(u64, Guild)> {
             let ids = guild.ids.borrow();
             let decoder = Decoder { tables, ids: &ids };
             for (key, record) in store.iter() {
-                if !kit.keeps(kind, key) {
-                    return None;
-                }
                 text = text.checked_add(check(&decoder, key, record)?)?;
             }
         }
         guild.arrays[kind as usize] = guild::Array { store, text };
     }
-    reader.bytes.is_empty().then_some((id, guild))
+    // Whom of the members it keeps depends on the voice states, which come later.
+    let are_kept = guild.array(Kind::Members).store.iter().all(|(user, _)| guild.keeps(kit, Kind::Members, user));
+    (reader.bytes.is_empty() && are_kept).then_some((id, guild))
 }
 
 /// The length of a record's text, which is an object of JSON.
@@ -172,11 +177,17 @@ impl Cache {
                 (id, guild)
             }
             Some(tables) => {
-                let (id, guild) = read(&parts.kit(), &tables.borrow(), bytes)?;
-                let mut snapshot = GuildSnapshot::new(&guild, tables, View::ALL, user);
+                let (_, guild) = read(&parts.kit(), &tables.borrow(), bytes)?;
+                let mut snapshot = GuildSnapshot::new(&guild, tables, View::ALL, &parts.flags, user);
                 let mut text = Vec::new();
                 while !snapshot.write(&mut text, usize::MAX / 2) {}
-                (id, guild::create(&mut parts.kit(), &text).ok()?)
+                // It was in plain spelling when it was kept.
+                parts.encoder.strict = false;
+                let created = guild::create(&mut parts.kit(), &text);
+                parts.encoder.strict = true;
+                let Ok(Created::Guild(id, mut made)) = created else { return None };
+                made.membership = guild.membership;
+                (id, *made)
             }
         };
         drop(parts);

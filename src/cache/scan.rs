@@ -5,6 +5,8 @@
 //! tokens; the codec keeps such text as it is.
 
 use crate::protocol::{json, swar};
+use memchr::memmem::FinderRev;
+use std::sync::LazyLock;
 
 /// The bytes below this in a string are not JSON.
 const SPACE: u8 = 0x20;
@@ -71,18 +73,23 @@ pub fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
     Some(at)
 }
 
-/// The object's entry `"guild_id":"…"`, when it is the first or the last one, where Discord puts it. Only a guess that
-/// saves a scan: the caller must not rely on `None`, and only a well-formed object makes the answer right.
+/// The object's entry `"guild_id":"…"`, when it is the last one, or the first and only one, where Discord puts it. Only a guess
+/// that saves a scan: the caller must not rely on `None`, and only a well-formed object without needless escapes makes the
+/// answer right.
 pub fn outer_guild_id(object: &[u8]) -> Option<u64> {
     const KEY: &[u8] = b"\"guild_id\":\"";
-    if let Some(rest) = object.strip_prefix(b"{").and_then(|rest| rest.strip_prefix(KEY)) {
-        let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        return json::parse_id(&rest[..length]).filter(|_| rest.get(length) == Some(&b'"'));
+    static NAME: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(b"\"guild_id\""));
+    if let Some(inner) = object.strip_suffix(b"\"}") {
+        let length = inner.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+        let (before, id) = inner.split_at(inner.len() - length);
+        if before.strip_suffix(KEY).is_some_and(|before| before.last() == Some(&b',')) {
+            return json::parse_id(id);
+        }
     }
-    let inner = object.strip_suffix(b"\"}")?;
-    let length = inner.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
-    let (before, id) = inner.split_at(inner.len() - length);
-    if before.strip_suffix(KEY)?.last() == Some(&b',') { json::parse_id(id) } else { None }
+    let rest = object.strip_prefix(b"{").and_then(|rest| rest.strip_prefix(KEY))?;
+    let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    // Were it there again, that one would count.
+    json::parse_id(&rest[..length]).filter(|_| rest.get(length) == Some(&b'"') && NAME.rfind(rest).is_none())
 }
 
 #[cfg(test)]
@@ -136,6 +143,8 @@ mod tests {
         assert_eq!(id(r#"{"a":1,"guild_id":""}"#), None);
         assert_eq!(id(r#"{"guild_id":"123456789012345678905","a":1}"#), None);
         assert_eq!(id(r#"{"guild_id":"12a","a":1}"#), None);
+        assert_eq!(id(r#"{"guild_id":"12","a":1,"guild_id" : "13","b":2}"#), None);
+        assert_eq!(id(r#"{"guild_id":"12","a":1,"guild_id":"13"}"#), Some(13));
     }
 
     proptest! {

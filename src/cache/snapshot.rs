@@ -6,12 +6,13 @@ use super::{
         decode::{Decoder, text_length},
         ids::Ids,
     },
+    flags::Flags,
     guild::Guild,
     kind::Kind,
     roles::Going,
     store::{Chunk, Records, write_record},
 };
-use crate::protocol::json;
+use crate::protocol::{json, payload::LARGE_THRESHOLD};
 use std::{cell::RefCell, rc::Rc};
 
 /// What of a guild a session may see, by its intents (docs: Gateway Events, Guild Create). What it may not see is an
@@ -127,7 +128,7 @@ pub struct GuildSnapshot {
 }
 
 impl GuildSnapshot {
-    pub(super) fn new(guild: &Guild, tables: &Shared, view: View, user: Option<u64>) -> Self {
+    pub(super) fn new(guild: &Guild, tables: &Shared, view: View, flags: &Flags, user: Option<u64>) -> Self {
         let mut snapshot = Self {
             available: guild.is_available(),
             down: guild.down,
@@ -139,14 +140,14 @@ impl GuildSnapshot {
             length: 0,
         };
         if let Some(fields) = guild.fields_text(&tables.borrow()) {
-            snapshot.fill(guild, view, user, &fields);
+            snapshot.fill(guild, view, flags, user, &fields);
             snapshot.length = snapshot.parts.iter().map(Part::length).sum();
         }
         snapshot
     }
 
     /// Takes its own fields apart where entities and the member count belong.
-    fn fill(&mut self, guild: &Guild, view: View, user: Option<u64>, fields: &[u8]) {
+    fn fill(&mut self, guild: &Guild, view: View, flags: &Flags, user: Option<u64>, fields: &[u8]) {
         let mut text = Vec::with_capacity(fields.len() + 64);
         let mut found = [false; Kind::COUNT];
         // They were packed from a well-formed object.
@@ -158,9 +159,15 @@ impl GuildSnapshot {
                     found[kind as usize] = true;
                     self.add_array(guild, view, user, kind, &mut text);
                 }
-                _ => match guild.member_count.filter(|_| key == b"member_count") {
-                    Some(count) => text.extend_from_slice(itoa::Buffer::new().format(count).as_bytes()),
-                    None => text.extend_from_slice(value),
+                _ => match (key, guild.member_count) {
+                    (b"member_count", Some(count)) => {
+                        text.extend_from_slice(itoa::Buffer::new().format(count).as_bytes());
+                    }
+                    (b"large", Some(count)) => {
+                        let incomplete = flags.members && guild.complete_members().is_none();
+                        text.extend_from_slice(large(value, fields, count, incomplete));
+                    }
+                    _ => text.extend_from_slice(value),
                 },
             }
             true
@@ -263,6 +270,18 @@ impl Part {
             Self::Entities(entities) => entities.text + entities.len.saturating_sub(1),
         }
     }
+}
+
+/// What `large` is by now, when Discord has said `told` and `member_count` has come to `count`, by the rule of Discord for
+/// the `large_threshold` of the proxy's IDENTIFY (docs: Gateway Events, Guild Create, Identify). While nobody has come or
+/// gone it stays as it was told. A guild that came as large, with only a part of its members, stays so until all of
+/// them are known (`incomplete`: they are not), because that is what makes libraries ask for the rest.
+fn large<'a>(told: &'a [u8], fields: &[u8], count: u64, incomplete: bool) -> &'a [u8] {
+    if !matches!(told, b"true" | b"false") || json::get(fields, "member_count").and_then(json::parse_id) == Some(count)
+    {
+        return told;
+    }
+    if count > LARGE_THRESHOLD || (told == b"true" && incomplete) { b"true" } else { b"false" }
 }
 
 /// Writes a brace or a comma, the key and the colon.

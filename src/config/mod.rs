@@ -329,7 +329,7 @@ fn read_cache(reader: &mut Reader, name: &str) -> Result<(Flags, Vec<String>), C
         }
     };
     let mut inner = Reader::new(name, "cache.", object);
-    let flags = Flags {
+    let mut flags = Flags {
         channels: inner.bool("channels", false)?,
         presences: inner.bool("presences", false)?,
         emojis: inner.bool("emojis", false)?,
@@ -339,8 +339,22 @@ fn read_cache(reader: &mut Reader, name: &str) -> Result<(Flags, Vec<String>), C
         scheduled_events: inner.bool("scheduled_events", false)?,
         stage_instances: inner.bool("stage_instances", false)?,
         stickers: inner.bool("stickers", false)?,
-        users: inner.bool("users", false)?,
         voice_states: inner.bool("voice_states", false)?,
+        ..Flags::default()
     };
-    Ok((flags, inner.unknown()))
+    flags.users = inner.bool("users", flags.members)?;
+    let mut warnings = Vec::new();
+    if flags.members && !flags.users {
+        flags.users = true;
+        warnings.push(format!(
+            "{name}: `cache.users` is false, but `cache.members` is true and no library can read a member without its user: \
+             users are kept; leave `cache.users` out, or set `cache.members` to false to save their memory"
+        ));
+    } else if flags.users && !flags.members && !flags.presences {
+        warnings.push(format!(
+            "{name}: `cache.users` is true without effect: users are kept with `cache.members`, and the bot's own always is"
+        ));
+    }
+    warnings.extend(inner.unknown());
+    Ok((flags, warnings))
 }

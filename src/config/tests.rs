@@ -174,6 +174,28 @@ fn unknown_keys_are_warned_of_with_the_nearest_name() {
 }
 
 #[test]
+fn members_are_kept_with_their_users() {
+    let cache = |flags: &str| {
+        let (config, warnings) = with(&format!(r#","cache":{{{flags}}}"#)).unwrap();
+        (config.cache, warnings)
+    };
+    let both = Flags { members: true, users: true, ..Flags::default() };
+    assert_eq!(cache(r#""members":true"#), (both, vec![]));
+    assert_eq!(cache(r#""members":true,"users":true"#), (both, vec![]));
+    let (flags, warnings) = cache(r#""members":true,"users":false"#);
+    assert_eq!((flags, warnings.len()), (both, 1));
+    assert!(
+        warnings[0].starts_with("config.json: `cache.users` is false, but `cache.members` is true"),
+        "{warnings:?}"
+    );
+    let (flags, warnings) = cache(r#""users":true"#);
+    assert_eq!((flags, warnings.len()), (Flags { users: true, ..Flags::default() }, 1));
+    assert!(warnings[0].starts_with("config.json: `cache.users` is true without effect"), "{warnings:?}");
+    assert_eq!(cache(r#""users":true,"presences":true"#).1, Vec::<String>::new());
+    assert_eq!(cache(r#""users":false,"members":false"#), (Flags::default(), vec![]));
+}
+
+#[test]
 fn the_range_of_shards() {
     let range = |keys: &str, recommended| with(keys).unwrap().0.shard_range(recommended);
     assert_eq!(range("", 5), Ok(0..5));

@@ -73,9 +73,9 @@ impl Control {
     async fn gather(self: Rc<Self>) -> Rc<[Report]> {
         let number = self.next_gathering.get();
         self.next_gathering.set(number + 1);
-        let gathering = Gathering { missing: self.cores.len(), ..Gathering::default() };
+        let gathering = Gathering { missing: self.cores().len(), ..Gathering::default() };
         self.gathering.borrow_mut().insert(number, gathering);
-        for core in &self.cores {
+        for core in self.cores() {
             let _ = core.send(ToCore::Report(number));
         }
         let complete = poll_fn(|cx| match self.gathering.borrow_mut().get_mut(&number) {

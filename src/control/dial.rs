@@ -35,7 +35,7 @@ impl Dialler {
                     None => Err(format!("{url} does not answer within {} s", CONNECT_TIMEOUT.as_secs())),
                 },
             };
-            if control.cores[control.index_of(shard)].send(ToCore::Dialled { shard, attempt, result }).is_err() {
+            if control.cores()[control.index_of(shard)].send(ToCore::Dialled { shard, attempt, result }).is_err() {
                 tracing::warn!(shard, "the shard's core is too busy for its connection, which it will ask for again");
             }
         });

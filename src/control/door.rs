@@ -105,7 +105,7 @@ async fn converse(control: Rc<Control>, guest: Place, mut connection: ClientConn
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     agree(&mut connection, &upgrade, query);
     connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
-    greet(control, guest, connection, query.version).await;
+    greet(control, guest, connection, query.version, Commands::Refused).await;
 }
 
 async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: http::Route, peer: SocketAddr) {
@@ -114,11 +114,25 @@ async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: 
     connection.linger().await;
 }
 
-/// A connection that comes back from a shard, because its RESUME was refused.
+/// A connection that comes back from a shard, because its session is not valid, or not any more.
 pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version: u8) {
     let Some(peer) = connection.peer() else { return };
     let guest = control.guests.enter(peer.ip().into());
-    control.guests.clone().hold(guest.id, Box::pin(greet(control, guest, connection, version))).await;
+    control
+        .guests
+        .clone()
+        .hold(guest.id, Box::pin(greet(control, guest, connection, version, Commands::Ignored)))
+        .await;
+}
+
+/// What becomes of a command that comes before IDENTIFY or RESUME.
+#[derive(Clone, Copy)]
+enum Commands {
+    /// It closes the connection.
+    Refused,
+    /// Nothing: the client may have sent it before it read that its session is over. Some libraries never come back
+    /// after the close code that it would get (4003).
+    Ignored,
 }
 
 /// Agrees to an upgrade: from now on the connection speaks the protocol of the gateway.
@@ -172,10 +186,16 @@ impl From<Ended> for Outcome {
     }
 }
 
-async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnection, version: u8) {
+async fn greet(
+    control: Rc<Control>,
+    guest: Place,
+    mut connection: ClientConnection,
+    version: u8,
+    mut commands: Commands,
+) {
     let mut refused_resumes = 0;
     loop {
-        let outcome = within(IDENTIFY_LIMIT, identification(&mut connection)).await;
+        let outcome = within(IDENTIFY_LIMIT, identification(&mut connection, commands)).await;
         let close = match outcome {
             None => (close::SESSION_TIMED_OUT, "no IDENTIFY in 60 seconds"),
             Some(Outcome::Lost) => return,
@@ -205,6 +225,7 @@ async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnect
                     refused_resumes += 1;
                     // The socket stays open for an IDENTIFY; closing would send some libraries into a loop.
                     connection.outbox.message(&[payload::INVALID_SESSION]);
+                    commands = Commands::Ignored;
                     continue;
                 }
             }
@@ -214,13 +235,15 @@ async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnect
 }
 
 /// Reads up to IDENTIFY or RESUME, answering heartbeats.
-async fn identification(connection: &mut ClientConnection) -> Outcome {
+async fn identification(connection: &mut ClientConnection, commands: Commands) -> Outcome {
     connection
-        .converse(|payload, outbox| introduction(payload, outbox).unwrap_or_else(|close| Some(Outcome::Refused(close))))
+        .converse(|payload, outbox| {
+            introduction(payload, outbox, commands).unwrap_or_else(|close| Some(Outcome::Refused(close)))
+        })
         .await
 }
 
-fn introduction(payload: Payload<'_>, outbox: &mut Outbox) -> Result<Option<Outcome>, Close> {
+fn introduction(payload: Payload<'_>, outbox: &mut Outbox, commands: Commands) -> Result<Option<Outcome>, Close> {
     let (bytes, binary) = match payload {
         Payload::Text(bytes) => (bytes, false),
         Payload::Binary(bytes) => (bytes, true),
@@ -235,6 +258,7 @@ fn introduction(payload: Payload<'_>, outbox: &mut Outbox) -> Result<Option<Outc
         }
         opcode::IDENTIFY => Outcome::Identify(command.identify().map_err(decode)?),
         opcode::RESUME => Outcome::Resume(command.resume().map_err(decode)?),
+        _ if matches!(commands, Commands::Ignored) => return Ok(None),
         _ => return Err((close::NOT_AUTHENTICATED, "a command before IDENTIFY")),
     }))
 }
@@ -248,7 +272,7 @@ async fn started(control: &Control, connection: &mut ClientConnection) -> Result
         if let Some(count) = control.running_shards() {
             return Ok(count);
         }
-        let outcome = crate::net::race(async { Some(identification(connection).await) }, async {
+        let outcome = crate::net::race(async { Some(identification(connection, Commands::Refused).await) }, async {
             glommio::timer::sleep(START_PAUSE).await;
             None
         });

@@ -147,6 +147,12 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
         COUNTER,
         &|report| report.cache.ignored_events as f64,
     );
+    per_shard(
+        "gateway_cache_refused_guilds_total",
+        "GUILD_CREATEs that could not be kept: clients that identify later are not shown these guilds",
+        COUNTER,
+        &|report| report.cache.refused_guilds as f64,
+    );
     per_shard("gateway_shard_clients", "Clients connected", GAUGE, &|report| report.clients as f64);
     per_shard("gateway_shard_sessions_detached", "Sessions that can be resumed", GAUGE, &|report| {
         report.detached as f64
@@ -171,6 +177,24 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
     per_shard("gateway_shard_malformed_total", "Payloads that could not be read", COUNTER, &|r| {
         r.upstream.malformed as f64
     });
+    per_shard("gateway_shard_duplicates_total", "Events of a replay that had come before", COUNTER, &|r| {
+        r.upstream.duplicates as f64
+    });
+    per_shard(
+        "gateway_shard_out_of_sequence_total",
+        "Events whose sequence was not above the last one, and that were passed on",
+        COUNTER,
+        &|r| r.upstream.out_of_sequence as f64,
+    );
+    per_shard("gateway_shard_sessions_given_up_total", "Sessions that could not be resumed", COUNTER, &|r| {
+        r.upstream.given_up as f64
+    });
+    per_shard(
+        "gateway_shard_clients_invalidated_total",
+        "Sessions of clients that ended because Discord began a new one",
+        COUNTER,
+        &|r| r.invalidated as f64,
+    );
     per_shard("gateway_shard_sequence_gaps_total", "Sequences that Discord skipped", COUNTER, &|r| {
         r.upstream.gaps as f64
     });

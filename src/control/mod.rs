@@ -43,12 +43,12 @@ use pool::{OnceAMinute, Pool, Rate};
 use remembered::Remembered;
 use rest::{GatewayInfo, Rest, RestError};
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     future::poll_fn,
     os::fd::{FromRawFd, IntoRawFd, RawFd},
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, Mutex},
     task::{self, Poll},
     time::{Duration, Instant},
 };
@@ -107,7 +107,9 @@ struct Gathering {
 struct Control {
     config: Config,
     epoch: Instant,
-    cores: Vec<Postbox<ToCore>>,
+    /// Empty until the number of shards is known.
+    cores: OnceCell<Vec<Postbox<ToCore>>>,
+    starter: Starter,
     /// What the shards were started with.
     gateway: RefCell<Option<Remembered>>,
     queue: RefCell<Option<IdentifyQueue>>,
@@ -140,6 +142,39 @@ struct Control {
     accept_log: RefCell<OnceAMinute>,
 }
 
+/// The threads of the data cores, to be waited for at the end.
+type Threads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
+
+/// Starts data cores once it is known how many are needed.
+struct Starter {
+    placement: Placement,
+    control: Postbox<ToControl>,
+    epoch: Instant,
+    threads: Threads,
+}
+
+impl Starter {
+    fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
+        let mut postboxes = Vec::new();
+        for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
+            let failure = |error: &dyn std::fmt::Display| {
+                Failure(format!("can not start data core {index} on CPU {cpu}: {error}"))
+            };
+            let waker = Waker::new().map_err(|error| failure(&error))?;
+            let (postbox, mailbox) = core_mailbox(waker.clone());
+            let (control, epoch) = (self.control.clone(), self.epoch);
+            let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
+                .name(&format!("data-{index}"))
+                .io_memory(IO_MEMORY)
+                .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
+                .map_err(|error| failure(&error))?;
+            self.threads.lock().expect("nobody panics with it").push(thread);
+            postboxes.push(postbox);
+        }
+        Ok(postboxes)
+    }
+}
+
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
 pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
@@ -149,22 +184,8 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
     let (to_control, from_cores) = mailbox();
     let (events, inbox) = mailbox();
 
-    let mut cores = Vec::new();
-    let mut threads = Vec::new();
-    for (index, &cpu) in placement.data.iter().enumerate() {
-        let waker = Waker::new().map_err(|error| failure("can not make an eventfd", &error))?;
-        let (postbox, mailbox) = core_mailbox(waker.clone());
-        cores.push(postbox);
-        let control = to_control.clone();
-        let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
-            .name(&format!("data-{index}"))
-            .io_memory(IO_MEMORY)
-            .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
-            .map_err(|error| failure(&format!("can not start data core {index}"), &error))?;
-        threads.push(thread);
-    }
-    drop(to_control);
-
+    let starter = Starter { placement: placement.clone(), control: to_control, epoch, threads: Threads::default() };
+    let threads = starter.threads.clone();
     let signal_events = events.clone();
     let core_events = events.clone();
     spawn("signals", move || {
@@ -195,7 +216,8 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 audience: audience(&config),
                 config,
                 epoch,
-                cores,
+                cores: OnceCell::new(),
+                starter,
                 gateway: RefCell::new(None),
                 queue: RefCell::new(None),
                 pacer: Cell::new(None),
@@ -221,7 +243,7 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
         })
         .map_err(|error| failure("can not start the control core", &error))?;
     let result = executor.join().map_err(|error| failure("the control core ended", &error))?;
-    for thread in threads {
+    for thread in std::mem::take(&mut *threads.lock().expect("nobody panics with it")) {
         // A core that does not end in time is left behind: the process ends anyway.
         if result.is_ok() {
             let _ = thread.join();
@@ -268,11 +290,11 @@ impl Control {
         // First the door, then the clients: who is told to come back has to find the next process.
         stopper.stop();
         let _ = crate::net::within(DOOR_LIMIT, door).await;
-        for core in &self.cores {
+        for core in self.cores() {
             let _ = core.send(ToCore::Stop);
         }
         let all_stopped = async {
-            while stopped.get() < self.cores.len() {
+            while stopped.get() < self.cores().len() {
                 glommio::timer::sleep(Duration::from_millis(10)).await;
             }
             true
@@ -378,7 +400,9 @@ impl Control {
         if let Some(directory) = &self.config.state_dir {
             Remembered::forget(directory);
         }
-        for (index, core) in self.cores.iter().enumerate() {
+        let cores = self.starter.start(shards.len())?;
+        let cores = self.cores.get_or_init(|| cores);
+        for (index, core) in cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
             let plan = self.plan(own, count, url.clone());
             if core.send(ToCore::Start(Box::new(plan))).is_err() {
@@ -416,8 +440,14 @@ impl Control {
         }
     }
 
+    /// The mailboxes of the data cores; none until the shards have been started.
+    fn cores(&self) -> &[Postbox<ToCore>] {
+        self.cores.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// The core of a shard, once there are cores.
     fn index_of(&self, shard: u32) -> usize {
-        shard as usize % self.cores.len()
+        shard as usize % self.cores().len()
     }
 
     async fn hear_cores(
@@ -479,7 +509,7 @@ impl Control {
         let mut queue = self.queue.borrow_mut();
         let Some(queue) = &mut *queue else { return };
         while let Some(shard) = queue.poll(now) {
-            let _ = self.cores[self.index_of(shard)].send(ToCore::Permit(shard));
+            let _ = self.cores()[self.index_of(shard)].send(ToCore::Permit(shard));
         }
     }
 
@@ -525,7 +555,7 @@ impl Control {
     fn core_of(&self, shard: u32) -> Option<&Postbox<ToCore>> {
         let recommended = self.gateway.borrow().as_ref()?.shards;
         let range = self.config.shard_range(recommended).ok()?;
-        range.contains(&shard).then(|| &self.cores[self.index_of(shard)])
+        range.contains(&shard).then(|| &self.cores()[self.index_of(shard)])
     }
 
     fn intents(&self) -> u64 {

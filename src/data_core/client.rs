@@ -162,12 +162,16 @@ impl<S> Client<S> {
 
     /// When the core has to look at it although nothing happens.
     pub fn deadline(&self, now: Time) -> Option<Time> {
-        let stage = match self.stage {
-            Stage::Open | Stage::Returning => None,
-            Stage::Grace { until, .. } | Stage::Flushing { until } | Stage::HalfClosed { until } => Some(until),
-        };
-        let stall = self.stalled_since.map(|since| (since + STALL_LIMIT).min(now + STALL_CHECK));
-        stage.into_iter().chain(stall).min()
+        deadline(self.stage, self.stalled_since, now)
+    }
+}
+
+/// See [`Client::deadline`]. Only a client that is served is dropped for taking nothing; the other stages have ends of their own.
+fn deadline(stage: Stage, stalled_since: Option<Time>, now: Time) -> Option<Time> {
+    match stage {
+        Stage::Open => stalled_since.map(|since| (since + STALL_LIMIT).min(now + STALL_CHECK)),
+        Stage::Grace { until, .. } | Stage::Flushing { until } | Stage::HalfClosed { until } => Some(until),
+        Stage::Returning => None,
     }
 }
 
@@ -195,5 +199,25 @@ pub fn close_for(violation: Violation) -> Close {
         Violation::TooLarge => (close::DECODE_ERROR, "payload longer than 4096 bytes"),
         Violation::Utf8 => (violation.close_code(), "text is not UTF-8"),
         _ => (violation.close_code(), "WebSocket protocol violated"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A timer that is due when it is set would be due for ever.
+    #[test]
+    fn a_client_that_has_taken_nothing_for_long_still_has_its_time_to_react() {
+        let (now, since) = (Duration::from_secs(100), Some(Duration::from_secs(39)));
+        let until = now + RECONNECT_GRACE;
+        for stage in [
+            Stage::Grace { until, close: (4000, "restarting") },
+            Stage::Flushing { until },
+            Stage::HalfClosed { until },
+        ] {
+            assert_eq!(deadline(stage, since, now), Some(until));
+        }
+        assert_eq!(deadline(Stage::Open, Some(now), now), Some(now + STALL_CHECK));
     }
 }

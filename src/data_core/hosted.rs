@@ -74,7 +74,7 @@ pub struct Hosted<I: Io> {
     wants_upstream: bool,
     /// There may be something for every client.
     pub(super) news: bool,
-    /// When the shard has to be told the time.
+    /// When the shard has to be told the time; [`Time::MAX`]: not before something happens.
     pub deadline: Time,
     /// It is in the core's list of those that have a turn next.
     pub queued: bool,
@@ -151,11 +151,16 @@ impl<I: Io> Hosted<I> {
                 Event::Sent(bytes, result) => {
                     upstream.outgoing.returned(bytes, *result.as_ref().unwrap_or(&0));
                     upstream.blocked = !upstream.outgoing.pending().is_empty();
+                    // What came meanwhile waits behind it, and so does what the socket did not take.
+                    self.wants_upstream |= upstream.blocked;
                     if let Err(error) = result {
                         upstream.ended.get_or_insert(error.to_string());
                     }
                 }
-                Event::Writable => upstream.blocked = false,
+                Event::Writable => {
+                    upstream.blocked = false;
+                    self.wants_upstream = true;
+                }
                 Event::Released(_) => {}
             }
             return;
@@ -176,9 +181,9 @@ impl<I: Io> Hosted<I> {
 
     /// Does everything that there is to do for the shard. Returns whether there is more, after everyone else's turn.
     pub fn turn(&mut self, core: &mut Core<I>) -> bool {
-        if core.now >= self.deadline {
-            self.shard.tick(core.now);
-            self.deadline = core.now + super::TICK;
+        self.shard.tick(core.now);
+        while let Some(number) = self.shard.poll_due(core.now) {
+            self.queue_number(number);
         }
         self.read_upstream(core);
         self.act(core);
@@ -188,6 +193,7 @@ impl<I: Io> Hosted<I> {
         let more = self.serve_clients(core);
         self.act(core);
         self.shard.settle();
+        self.deadline = self.shard.deadline().unwrap_or(Time::MAX);
         more
     }
 
@@ -324,6 +330,10 @@ impl<I: Io> Hosted<I> {
     /// Goes on closing former connections to Discord: after the close frame our end of the stream, then Discord's.
     fn leave(&mut self, core: &mut Core<I>) {
         self.leaving.retain_mut(|leaving| {
+            if let Some((bytes, from)) = leaving.outgoing.take() {
+                // The close frame had to wait for a send that was under way.
+                core.sockets.send(leaving.connection, bytes, from);
+            }
             if !leaving.half_closed && !leaving.outgoing.is_taken() {
                 leaving.half_closed = true;
                 core.sockets.shutdown(leaving.connection);

@@ -40,8 +40,6 @@ use std::{
 };
 use timers::Timers;
 
-/// A shard is told the time at least this often.
-pub const TICK: Duration = Duration::from_millis(250);
 /// Longest wait for clients to take their goodbye when the core stops.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
 /// Messages of the control core that one turn looks at.
@@ -84,6 +82,17 @@ pub struct Surroundings {
     pub states: Box<dyn States>,
     /// A source of random bytes for each shard.
     pub entropy: Box<dyn Fn() -> Entropy>,
+}
+
+/// How far a core is with a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Served {
+    /// Its commands are listened to.
+    pub open: bool,
+    /// Bytes received from it and not consumed.
+    pub unheard: usize,
+    /// Bytes for it that its socket has not taken.
+    pub waiting: usize,
 }
 
 /// See the module's description.
@@ -152,6 +161,17 @@ impl<I: Io> DataCore<I> {
         self.shards.iter_mut().map(|hosted| &mut hosted.shard)
     }
 
+    /// How far the core is with the client whose socket `is` this one, for a test that is the client. `None`: there is none.
+    pub fn client(&self, is: impl Fn(&I::Socket) -> bool) -> Option<Served> {
+        let (connection, owner) = self.core.sockets.find(is)?;
+        let client = self.shards[owner.shard as usize].clients.get(owner.client? as usize)?;
+        (client.connection == connection).then(|| Served {
+            open: client.stage == client::Stage::Open,
+            unheard: client.inbound.pending(),
+            waiting: client.outbox.len(),
+        })
+    }
+
     /// A shard at its beginning.
     fn new_shard(&self, index: usize) -> Shard {
         let Parts { id, settings, identity } = Parts::new(&self.core.plan, index);
@@ -202,7 +222,7 @@ impl<I: Io> DataCore<I> {
     fn wait(&mut self) {
         let wait = if self.dirty.is_empty() && !self.mail {
             let deadline = self.core.timers.next().into_iter().chain([self.next_deadline]).chain(self.stop_at).min();
-            Wait::Until(deadline)
+            Wait::Until(deadline.filter(|&at| at < Time::MAX))
         } else {
             Wait::Poll
         };
@@ -306,8 +326,8 @@ impl<I: Io> DataCore<I> {
         self.core.stopping = true;
         self.stop_at.get_or_insert(self.core.now + STOP_LIMIT);
         for index in 0..self.shards.len() {
-            self.contained(index, |hosted, core| {
-                hosted.shard.stop(core.now);
+            self.contained(index, |hosted, _| {
+                hosted.shard.stop();
                 hosted.wake_all();
             });
             self.enqueue(index);

@@ -33,7 +33,8 @@ impl<I: Io> Hosted<I> {
         let Arrival { parcel, entry, version, .. } = arrival;
         let Parcel { socket, inbound, mut outbox } = parcel;
         core.clients += 1;
-        let number = core.clients;
+        // The shard names the client by its number, so the place in the list is in it.
+        let number = core.clients << 32 | self.clients.vacant_key() as u64;
         let session = match entry {
             // It passed the door just before that was closed, and would only keep the others waiting.
             _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
@@ -69,6 +70,14 @@ impl<I: Io> Hosted<I> {
                 self.queue(key);
             }
             Err((code, reason)) => self.say_goodbye(core, key, Some(code), reason),
+        }
+    }
+
+    /// The client with this number may have something to get.
+    pub(super) fn queue_number(&mut self, number: u64) {
+        let key = number as u32 as usize;
+        if self.clients.get(key).is_some_and(|client| client.number == number) {
+            self.queue(key);
         }
     }
 
@@ -198,6 +207,10 @@ impl<I: Io> Hosted<I> {
                 self.send_away(core, key, close, reconnect);
                 return made;
             }
+            Progress::Return => {
+                self.begin_return(core, key);
+                return made;
+            }
         }
         self.flush(core, key);
         made
@@ -259,13 +272,16 @@ impl<I: Io> Hosted<I> {
         self.listen(core, key);
     }
 
-    /// The session of a client is invalid, as it is told: its connection goes back to the door, where it may identify anew.
-    pub(super) fn begin_return(&mut self, core: &mut Core<I>, key: usize) {
+    /// The session of a client is over, and the client is told so by what is in its outbox: its connection goes back to the
+    /// door, where it may identify anew.
+    fn begin_return(&mut self, core: &mut Core<I>, key: usize) {
         let client = &mut self.clients[key];
-        client.outbox.message(&[payload::INVALID_SESSION]);
         client.stage = Stage::Returning;
         client.stalled_since = None;
         core.sockets.release(client.connection);
+        if let Some(session) = client.session.take() {
+            self.shard.detach(core.now, session, client.number, true);
+        }
     }
 
     /// Gives a connection back to the door once its socket is free. What waits to be sent goes with it.
@@ -273,9 +289,6 @@ impl<I: Io> Hosted<I> {
         let Some(socket) = self.clients[key].released.take() else { return };
         self.forget(key);
         let client = self.clients.remove(key);
-        if let Some(session) = client.session {
-            self.shard.detach(core.now, session, client.number, true);
-        }
         let parcel = Parcel { socket, inbound: client.inbound, outbox: client.outbox };
         core.tell(ToControl::Return(Box::new(parcel), client.version));
     }

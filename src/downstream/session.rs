@@ -74,6 +74,12 @@ pub enum Phase {
     },
     /// Gets events as they come.
     Live,
+    /// The shard has a new session with Discord, so what this one was told may be wrong by now. It gets no event any
+    /// more, only Invalid Session (op 9), at this time.
+    Invalid {
+        /// When.
+        at: Time,
+    },
 }
 
 /// A session between two processes: everything that a RESUME needs.
@@ -202,10 +208,15 @@ impl Session {
     /// The oldest log position that this session still needs.
     pub fn needs(&self) -> u64 {
         match self.phase {
-            Phase::Waiting => u64::MAX,
+            Phase::Waiting | Phase::Invalid { .. } => u64::MAX,
             Phase::Syncing => self.cursor,
             Phase::Replaying { .. } | Phase::Live => self.base.1.min(self.cursor),
         }
+    }
+
+    /// Can the client go on with this session after its connection was lost?
+    pub fn is_resumable(&self) -> bool {
+        matches!(self.phase, Phase::Live | Phase::Replaying { .. })
     }
 
     /// READY is about to be sent; events from `position` on will follow the snapshot.
@@ -287,7 +298,7 @@ impl Session {
 
     /// The client has received everything up to `sequence`.
     pub fn acknowledge(&mut self, sequence: u64) {
-        if matches!(self.phase, Phase::Waiting | Phase::Syncing) || sequence > self.sequence {
+        if !self.is_resumable() || sequence > self.sequence {
             return;
         }
         while self.base.0 < sequence {
@@ -316,7 +327,7 @@ impl Session {
 
     /// The session for another process; `None` when it can not be resumed.
     pub fn save(&self) -> Option<Saved> {
-        if matches!(self.phase, Phase::Waiting | Phase::Syncing) {
+        if !self.is_resumable() {
             return None;
         }
         Some(Saved {
@@ -363,7 +374,7 @@ impl Session {
     /// Goes back to `sequence`, the last one that the client has seen; false when that can not be done. `oldest` is the
     /// oldest position in the log and `next` the one that the next event will get.
     pub fn rewind(&mut self, sequence: u64, oldest: u64, next: u64) -> bool {
-        if matches!(self.phase, Phase::Waiting | Phase::Syncing) || !(self.base.0..=self.sequence).contains(&sequence) {
+        if !self.is_resumable() || !(self.base.0..=self.sequence).contains(&sequence) {
             return false;
         }
         let index = (sequence - self.base.0) as usize;

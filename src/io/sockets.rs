@@ -141,6 +141,13 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         self.open
     }
 
+    /// The connection with a socket that `is` this one, and whose it is; for a test that is the other side.
+    pub fn find(&self, is: impl Fn(&I::Socket) -> bool) -> Option<(ConnectionId, O)> {
+        let index = self.slots.iter().position(|slot| slot.socket.as_ref().is_some_and(&is))?;
+        let slot = &self.slots[index];
+        Some((ConnectionId { index: index as u32, generation: slot.generation }, slot.owner?))
+    }
+
     /// Takes a connection over.
     pub fn adopt(&mut self, socket: I::Socket, owner: O) -> ConnectionId {
         self.open += 1;

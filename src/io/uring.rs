@@ -269,3 +269,165 @@ impl Io for Uring {
         self.buffers.give_back(buffer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+        thread,
+        time::Duration,
+    };
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    fn uring() -> (Uring, Waker) {
+        let waker = Waker::new().unwrap();
+        (Uring::new(waker.clone(), Instant::now()).unwrap(), waker)
+    }
+
+    fn pair() -> (OwnedFd, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        far.set_read_timeout(Some(LONG)).unwrap();
+        (near.into(), far)
+    }
+
+    /// Waits for completions until there are this many. A send that succeeds ends no wait, so each one is short.
+    fn completions(uring: &mut Uring, count: usize) -> Vec<Completion> {
+        let (mut all, end) = (Vec::new(), uring.now() + LONG);
+        while all.len() < count {
+            assert!(uring.now() < end, "{all:?} within {LONG:?}");
+            uring.wait(Wait::Until(Some(uring.now() + Duration::from_millis(1))), &mut all);
+        }
+        all
+    }
+
+    #[test]
+    fn what_is_sent_arrives_and_its_memory_comes_back() {
+        let (mut uring, _) = uring();
+        let (near, mut far) = pair();
+        uring.send(Token(1), &near, b"..hello".to_vec(), 2);
+        let mut all = Vec::new();
+        uring.wait(Wait::Poll, &mut all);
+        let Some(Completion { token: Token(1), outcome: Outcome::Sent { bytes, result } }) = all.pop() else {
+            panic!("{all:?}")
+        };
+        assert_eq!((bytes.as_slice(), result.unwrap()), (&b"..hello"[..], 5));
+        let mut got = [0; 5];
+        far.read_exact(&mut got).unwrap();
+        assert_eq!(&got, b"hello");
+    }
+
+    #[test]
+    fn a_full_socket_takes_a_part_and_says_when_it_takes_more() {
+        let (mut uring, _) = uring();
+        let (near, mut far) = pair();
+        uring.send(Token(1), &near, vec![7; 4 << 20], 0);
+        let sent = |completion| match completion {
+            Completion { outcome: Outcome::Sent { bytes, result: Ok(sent) }, .. } => (bytes, sent),
+            other => panic!("{other:?}"),
+        };
+        let (bytes, first) = sent(completions(&mut uring, 1).remove(0));
+        assert!((1..bytes.len()).contains(&first), "{first} bytes of a socket that nobody reads");
+        uring.send(Token(1), &near, bytes, first);
+        let (_, second) = sent(completions(&mut uring, 1).remove(0));
+        assert_eq!(second, 0, "there is no room for more");
+        uring.poll_writable(Token(2), &near);
+        let mut got = vec![0; first];
+        far.read_exact(&mut got).unwrap();
+        assert!(matches!(completions(&mut uring, 1)[..], [Completion { token: Token(2), outcome: Outcome::Writable }]));
+        drop(far);
+        uring.send(Token(1), &near, vec![7], 0);
+        let broken = completions(&mut uring, 1).remove(0);
+        assert!(matches!(broken.outcome, Outcome::Sent { result: Err(_), .. }), "{broken:?}");
+    }
+
+    #[test]
+    fn a_receive_goes_on_until_no_buffer_is_free_and_again_afterwards() {
+        let (mut uring, _) = uring();
+        let (near, mut far) = pair();
+        let sender = thread::spawn(move || {
+            // Twice as much as all buffers hold.
+            far.write_all(&vec![9; 2 * usize::from(buffers::COUNT) * buffers::SIZE]).unwrap();
+        });
+        let (mut held, mut received, mut starved, mut ended) = (Vec::new(), 0, false, false);
+        uring.receive_many(Token(1), &near);
+        while !ended {
+            for completion in completions(&mut uring, 1) {
+                let Outcome::Received { result, more } = completion.outcome else {
+                    panic!("only receives were started")
+                };
+                match result {
+                    Ok(Some(buffer)) => {
+                        assert!(uring.bytes(&buffer).iter().all(|byte| *byte == 9));
+                        received += buffer.len();
+                        held.push(buffer);
+                    }
+                    Ok(None) => ended = true,
+                    Err(error) => {
+                        assert_eq!(error.raw_os_error(), Some(libc::ENOBUFS));
+                        starved = true;
+                        held.drain(..).for_each(|buffer| uring.give_back(buffer));
+                    }
+                }
+                if !more && !ended {
+                    uring.receive_many(Token(1), &near);
+                }
+            }
+        }
+        sender.join().unwrap();
+        assert!(starved);
+        assert_eq!(received, 2 * usize::from(buffers::COUNT) * buffers::SIZE);
+    }
+
+    #[test]
+    fn a_cancelled_operation_ends() {
+        let (mut uring, _) = uring();
+        let (near, _far) = pair();
+        uring.receive(Token(1), &near);
+        uring.receive_many(Token(2), &near);
+        uring.wait(Wait::Poll, &mut Vec::new());
+        uring.cancel(Token(1));
+        uring.cancel(Token(2));
+        for completion in completions(&mut uring, 2) {
+            let Outcome::Received { result: Err(error), more: false } = completion.outcome else { panic!() };
+            assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
+        }
+    }
+
+    #[test]
+    fn a_wait_ends_at_its_time_or_when_somebody_wakes_it() {
+        let (mut uring, waker) = uring();
+        let mut all = Vec::new();
+        let deadline = uring.now() + Duration::from_millis(20);
+        while uring.now() < deadline {
+            assert!(!uring.wait(Wait::Until(Some(deadline)), &mut all));
+        }
+        for _ in 0..3 {
+            let waker = waker.clone();
+            let thread = thread::spawn(move || waker.wake());
+            while !uring.wait(Wait::Until(None), &mut all) {}
+            thread.join().unwrap();
+        }
+        assert!(all.is_empty());
+    }
+
+    #[test]
+    fn more_operations_than_fit_into_the_queue_are_all_carried_out() {
+        let (mut uring, _) = uring();
+        let pairs: Vec<_> = (0..SUBMISSIONS as usize / 8).map(|_| pair()).collect();
+        for round in 0..16 {
+            for (index, (near, _)) in pairs.iter().enumerate() {
+                uring.send(Token((round * pairs.len() + index) as u64), near, vec![round as u8], 0);
+            }
+        }
+        let all = completions(&mut uring, 16 * pairs.len());
+        assert!(all.iter().all(|completion| matches!(completion.outcome, Outcome::Sent { result: Ok(1), .. })));
+        for (_, mut far) in pairs {
+            let mut got = [0; 16];
+            far.read_exact(&mut got).unwrap();
+            assert!(got.iter().enumerate().all(|(round, byte)| round == usize::from(*byte)));
+        }
+    }
+}

@@ -46,6 +46,16 @@ impl Waker {
         self.0.pending.swap(false, Ordering::AcqRel);
     }
 
+    /// Notices a wake-up, if there was one since the last time. For an implementation of [`super::Io`] that does not watch the
+    /// descriptor.
+    pub fn take(&self) -> bool {
+        let woken = self.0.pending.load(Ordering::Acquire);
+        if woken {
+            self.clear();
+        }
+        woken
+    }
+
     /// What becomes readable when the core is woken.
     pub fn descriptor(&self) -> &OwnedFd {
         &self.0.descriptor
@@ -70,5 +80,7 @@ mod tests {
         assert!(count().is_err());
         waker.wake();
         assert_eq!(count(), Ok(1));
+        assert!(waker.take());
+        assert!(!waker.take());
     }
 }

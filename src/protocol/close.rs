@@ -50,6 +50,12 @@ pub fn remedy(code: Option<u16>) -> Remedy {
     }
 }
 
+/// Does this code from Discord say something about the session, and not only that the connection ends? 4000 ("try
+/// reconnecting") and 4008 (too many commands) do not, nor do codes of the WebSocket protocol.
+pub fn is_about_session(code: Option<u16>) -> bool {
+    matches!(code, Some(4001..=4007 | 4009..=4999))
+}
+
 /// Does a client that closes with this code give its session up? (docs: Gateway, Initiating a Disconnect)
 pub fn ends_session(code: Option<u16>) -> bool {
     matches!(code, Some(NORMAL | GOING_AWAY))
@@ -70,6 +76,16 @@ mod tests {
         }
         for code in [4004, 4010, 4011, 4012, 4013, 4014] {
             assert!(matches!(remedy(Some(code)), Remedy::Fatal(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_code_of_the_gateway_is_about_the_session() {
+        for code in [4001, 4005, 4006, 4009] {
+            assert!(is_about_session(Some(code)), "{code}");
+        }
+        for code in [None, Some(1000), Some(1006), Some(1012), Some(4000), Some(4008)] {
+            assert!(!is_about_session(code), "{code:?}");
         }
     }
 

@@ -1,6 +1,12 @@
 //! Changing JSON objects as text: keys replaced, merged or left out, everything else untouched.
+//!
+//! Keys are found in every spelling, except by [`merge`], which compares them as they are written: both objects have to be in
+//! [plain spelling](super::spelling).
 
-use super::json::{self, Malformed};
+use super::{
+    json::{self, Malformed},
+    spelling::spells,
+};
 
 /// Writes an object entry by entry.
 pub struct ObjectWriter {
@@ -36,8 +42,8 @@ impl ObjectWriter {
 /// `object` without these keys. Fails when it is no object, like all of these.
 pub fn without(object: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed> {
     let mut writer = ObjectWriter::new(object.len());
-    json::for_each_entry(object, |key, value| {
-        if !keys.iter().any(|left_out| left_out.as_bytes() == key) {
+    json::for_each_spelled_entry(object, |key, escaped, value| {
+        if !keys.iter().any(|left_out| spells(key, escaped, left_out.as_bytes())) {
             writer.entry(key, value);
         }
         true
@@ -80,10 +86,12 @@ pub fn merge(old: &[u8], new: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed
 pub fn with(object: &[u8], key: &str, value: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut writer = ObjectWriter::new(object.len() + key.len() + value.len() + 4);
     let mut found = false;
-    json::for_each_entry(object, |name, old| {
-        let same = name == key.as_bytes();
-        found |= same;
-        writer.entry(name, if same { value } else { old });
+    json::for_each_spelled_entry(object, |name, escaped, old| {
+        if !spells(name, escaped, key.as_bytes()) {
+            writer.entry(name, old);
+        } else if !std::mem::replace(&mut found, true) {
+            writer.entry(key.as_bytes(), value);
+        }
         true
     })?;
     if !found {
@@ -115,6 +123,9 @@ mod tests {
         assert_eq!(text(with(b"{}", "a", b"9")), r#"{"a":9}"#);
         assert_eq!(text(without(br#"{"a":1,"b":2,"c":3}"#, &["a", "c"])), r#"{"b":2}"#);
         assert_eq!(text(merge(br#"{"a":1,"b":2}"#, br#"{"c":3,"b":null,"x":0}"#, &["x"])), r#"{"a":1,"b":null,"c":3}"#);
+        let respelled = br#"{"\u0061":1,"b":2,"a":3}"#;
+        assert_eq!(text(with(respelled, "a", b"9")), r#"{"a":9,"b":2}"#);
+        assert_eq!(text(without(respelled, &["a"])), r#"{"b":2}"#);
         assert!(with(b"[", "a", b"1").is_err());
         assert_eq!(id_at(br#"{"user":{"id":"5"}}"#, &["user", "id"]), Some(5));
         assert_eq!(id_at(br#"{"user":5}"#, &["user", "id"]), None);

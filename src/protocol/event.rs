@@ -71,6 +71,12 @@ macro_rules! events {
             pub fn from_name(name: &[u8]) -> Self {
                 match std::str::from_utf8(name).unwrap_or_default() {
                     $($name => Self::$variant,)*
+                    // JSON may escape any letter.
+                    _ if name.contains(&b'\\') => {
+                        let quoted = [b"\"", name, b"\""].concat();
+                        let plain = serde_json::from_slice::<String>(&quoted).unwrap_or_default();
+                        if plain.contains('\\') { Self::Other } else { Self::from_name(plain.as_bytes()) }
+                    }
                     _ => Self::Other,
                 }
             }
@@ -194,6 +200,8 @@ mod tests {
             assert_eq!(EventKind::ALL[kind as usize], kind);
         }
         assert_eq!(EventKind::from_name(b"SOMETHING_NEW"), EventKind::Other);
+        assert_eq!(EventKind::from_name(br"READ\u0059"), EventKind::Ready);
+        assert_eq!(EventKind::from_name(br"READ\\u0059"), EventKind::Other);
     }
 
     #[test]

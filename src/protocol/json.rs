@@ -3,7 +3,7 @@
 //! It checks structure (strings closed, brackets matched, nesting bounded), not the grammar of numbers or the order of
 //! tokens inside a value it skips: such a value is relayed as it came, never interpreted.
 
-use super::{nesting, swar};
+use super::{nesting, spelling::spells, swar};
 
 /// Why bytes are not the JSON that was expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,24 +69,34 @@ impl<'a> Cursor<'a> {
 
     /// Consumes a string; returns its bytes between the quotes, escapes untouched.
     pub fn string(&mut self) -> Result<&'a [u8], Malformed> {
-        self.expect(b'"', "expected a string")?;
-        let start = self.at;
-        self.skip_string()?;
-        Ok(&self.bytes[start..self.at - 1])
+        self.string_as_spelled().map(|(string, _)| string)
     }
 
-    /// Consumes up to and including the closing quote.
+    /// The same, and whether it contains a backslash.
     #[inline]
-    fn skip_string(&mut self) -> Result<(), Malformed> {
+    pub fn string_as_spelled(&mut self) -> Result<(&'a [u8], bool), Malformed> {
+        self.expect(b'"', "expected a string")?;
+        let start = self.at;
+        let escaped = self.skip_string()?;
+        Ok((&self.bytes[start..self.at - 1], escaped))
+    }
+
+    /// Consumes up to and including the closing quote. True: there is a backslash before it.
+    #[inline]
+    fn skip_string(&mut self) -> Result<bool, Malformed> {
         let word = |word| swar::equal(word, b'"') | swar::equal(word, b'\\');
+        let mut escaped = false;
         loop {
             match swar::find(self.bytes, self.at, word, |byte| matches!(byte, b'"' | b'\\')) {
                 Some(at) if self.bytes[at] == b'"' => {
                     self.at = at + 1;
-                    return Ok(());
+                    return Ok(escaped);
                 }
                 // The escaped byte can not end the string, whatever it is.
-                Some(at) if at + 2 <= self.bytes.len() => self.at = at + 2,
+                Some(at) if at + 2 <= self.bytes.len() => {
+                    self.at = at + 2;
+                    escaped = true;
+                }
                 _ => {
                     self.at = self.bytes.len();
                     return self.fail("unterminated string");
@@ -127,16 +137,28 @@ impl<'a> Cursor<'a> {
 }
 
 /// Calls `each` with every key (escapes untouched) and value of an object, in order. `each` returns false to stop early.
+///
+/// Keys are bytes, not names: a name can be spelled with escapes, and can stand there twice. Where that matters the object
+/// has to be in [plain spelling](super::spelling), or [`get`] or [`get_all`] has to find the value.
 pub fn for_each_entry<'a>(object: &'a [u8], mut each: impl FnMut(&'a [u8], &'a [u8]) -> bool) -> Result<(), Malformed> {
+    for_each_spelled_entry(object, |key, _, value| each(key, value))
+}
+
+/// The same; `each` is also told whether the key contains a backslash.
+#[inline]
+pub fn for_each_spelled_entry<'a>(
+    object: &'a [u8],
+    mut each: impl FnMut(&'a [u8], bool, &'a [u8]) -> bool,
+) -> Result<(), Malformed> {
     let mut cursor = Cursor::new(object);
     cursor.expect(b'{', "expected an object")?;
     if cursor.take(b'}') {
         return cursor.end();
     }
     loop {
-        let key = cursor.string()?;
+        let (key, escaped) = cursor.string_as_spelled()?;
         cursor.expect(b':', "expected a colon")?;
-        if !each(key, cursor.value()?) {
+        if !each(key, escaped, cursor.value()?) {
             return Ok(());
         }
         if cursor.take(b'}') {
@@ -164,31 +186,25 @@ pub fn elements(array: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
     Ok(elements)
 }
 
-/// The value of a top-level key of an object; `None` when it is not there or the object is malformed before it.
+/// The value of a top-level key of an object, whatever its spelling; of a key that stands there twice the last value counts,
+/// as in every JSON parser. `None` when it is not there, or not before something malformed.
 pub fn get<'a>(object: &'a [u8], key: &str) -> Option<&'a [u8]> {
-    let mut found = None;
-    let result = for_each_entry(object, |name, value| {
-        if name == key.as_bytes() {
-            found = Some(value);
-        }
-        found.is_none()
-    });
-    result.ok().and(found)
+    let [value] = get_all(object, [key]);
+    value
 }
 
 /// The values of several keys of an object, each as [`get`] would find it, in one go.
+#[inline]
 pub fn get_all<'a, const N: usize>(object: &'a [u8], keys: [&str; N]) -> [Option<&'a [u8]>; N] {
     let mut found = [None; N];
-    let mut missing = N;
     // What is found before something malformed is found.
-    let _ = for_each_entry(object, |name, value| {
+    let _ = for_each_spelled_entry(object, |name, escaped, value| {
         for (key, place) in keys.iter().zip(&mut found) {
-            if place.is_none() && name == key.as_bytes() {
+            if spells(name, escaped, key.as_bytes()) {
                 *place = Some(value);
-                missing -= 1;
             }
         }
-        missing > 0
+        true
     });
     found
 }
@@ -229,10 +245,12 @@ mod tests {
         assert_eq!(get(object, "x"), None);
         assert_eq!(get(object, "z"), Some(&b"null"[..]));
         assert_eq!(get(b"[1]", "id"), None);
+        let respelled = br#"{ "id":1,"\u0069d" : 2 , "i\\u0064":3}"#;
+        assert_eq!(get(respelled, "id").and_then(parse_id), Some(2), "the last one counts, however it is spelled");
         for keys in [["id", "x", "z"], ["z", "id", "id"]] {
             assert_eq!(get_all(object, keys), keys.map(|key| get(object, key)));
         }
-        assert_eq!(get_all(br#"{"a":1,"b":2,"a":3,]"#, ["a", "c"]), [Some(&b"1"[..]), None]);
+        assert_eq!(get_all(br#"{"a":1,"b":2,"a":3,]"#, ["a", "c"]), [Some(&b"3"[..]), None]);
     }
 
     #[test]

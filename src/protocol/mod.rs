@@ -14,6 +14,7 @@ pub mod json;
 pub mod nesting;
 pub mod opcode;
 pub mod payload;
+pub mod spelling;
 pub mod swar;
 pub mod token;
 

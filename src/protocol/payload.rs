@@ -31,13 +31,18 @@ pub fn heartbeat(sequence: Option<u64>) -> Vec<u8> {
     }
 }
 
+/// The number of members beyond which Discord sends only a part of them with a guild and calls it `large`: the most that one
+/// can ask for (docs: Gateway Events, Identify). It is that of the shard's session, so it holds for every client: one that
+/// asks for a lower one in its IDENTIFY is shown more members than that, never fewer.
+pub const LARGE_THRESHOLD: u64 = 250;
+
 /// Our IDENTIFY to Discord (docs: Gateway Events, Identify).
 pub fn identify(token: &str, shard: ShardId, intents: u64, presence: Option<&RawValue>) -> Vec<u8> {
     let mut out = br#"{"op":2,"d":{"token":"#.to_vec();
     write_string(&mut out, token);
     out.extend_from_slice(
         format!(
-            r#","properties":{{"os":"linux","browser":"gateway-proxy","device":"gateway-proxy"}},"large_threshold":250,"shard":[{},{}],"intents":{intents}"#,
+            r#","properties":{{"os":"linux","browser":"gateway-proxy","device":"gateway-proxy"}},"large_threshold":{LARGE_THRESHOLD},"shard":[{},{}],"intents":{intents}"#,
             shard.id, shard.count
         )
         .as_bytes(),

@@ -24,11 +24,18 @@ fn can_wait(kind: EventKind) -> bool {
         kind,
         EventKind::PresenceUpdate
             | EventKind::MessageCreate
+            | EventKind::MessageDelete
+            | EventKind::MessageDeleteBulk
             | EventKind::GuildMemberUpdate
             | EventKind::VoiceStateUpdate
             | EventKind::GuildMemberAdd
             | EventKind::GuildMemberRemove
     )
+}
+
+/// Is the error of which this is the number so many worth a line in the log? Each of the first ones is, then ever fewer.
+fn is_worth_a_line(number: u64) -> bool {
+    number <= 8 || number.is_power_of_two()
 }
 
 /// See the module's description.
@@ -79,9 +86,23 @@ impl Cached {
         waits
     }
 
-    /// Applies an event that is not in the log yet.
+    /// Applies an event that is not in the log yet. A guild that can not be kept is an error for the operator: connected
+    /// clients get the event as it came, those that identify later never see that guild.
     pub fn apply(&mut self, kind: EventKind, data: &[u8], log: &Log) -> Outcome {
-        self.now(log).apply(kind, data)
+        let cache = self.now(log);
+        let outcome = cache.apply(kind, data);
+        if let (EventKind::GuildCreate, Some(why)) = (kind, outcome.ignored) {
+            let refused = cache.counts().refused_guilds;
+            if is_worth_a_line(refused) {
+                tracing::error!(
+                    guild = outcome.guild,
+                    refused,
+                    "a GUILD_CREATE from Discord can not be kept ({why}): clients that identify from now on will not be shown \
+                     this guild"
+                );
+            }
+        }
+        outcome
     }
 
     /// Something will be added to the log: no more may wait than it keeps.

@@ -1,8 +1,8 @@
 //! What an identified client sends: heartbeats, commands for Discord, and mistakes.
 
-use super::{Close, SUPERSEDED, Shard, requests};
+use super::{Close, SUPERSEDED, Shard, due::ACK_DELAY, requests};
 use crate::{
-    downstream::outbox::Outbox,
+    downstream::{outbox::Outbox, session::Phase},
     protocol::{
         Time, close,
         command::{Command, MAX_COMMAND, forward},
@@ -29,6 +29,7 @@ impl Shard {
         let Ok(command) = Command::parse(text) else {
             return Err((close::DECODE_ERROR, "not a JSON payload with an op"));
         };
+        let ack_at = now + self.round_trip.unwrap_or_default().clamp(ACK_DELAY.0, ACK_DELAY.1);
         let Some(client) = self.clients.get_mut(&number) else {
             return Err((close::UNKNOWN_ERROR, "the session is gone"));
         };
@@ -44,7 +45,9 @@ impl Shard {
                     session.acknowledge(sequence);
                     client.answers.acknowledge(sequence.min(session.sequence()));
                 }
-                outbox.message(&[payload::HEARTBEAT_ACK]);
+                if !self.due.owe(&mut client.acks, number, ack_at) {
+                    outbox.message(&[payload::HEARTBEAT_ACK]);
+                }
                 return Ok(());
             }
             opcode::IDENTIFY | opcode::RESUME => {
@@ -61,6 +64,11 @@ impl Shard {
             // What is left of the flood must not use up what Discord allows the shard.
             self.limiter.forget(number);
             return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
+        }
+        // Its session is over, though it does not know yet: nothing that it asks for could be answered. The presence is that
+        // of the bot.
+        if matches!(session.phase, Phase::Invalid { .. }) && command.op != opcode::PRESENCE_UPDATE {
+            return Ok(());
         }
         let Some(mut payload) = forward(&command) else { return Ok(()) };
         let mut room = 0;

@@ -4,7 +4,7 @@
 //! remembers the log position at which it was taken; afterwards the cursor starts at the position of READY and the
 //! session skips what a snapshot already told (see [`Session`]).
 
-use super::{Client, Close, SUPERSEDED, Shard, requests};
+use super::{Client, Close, HEARTBEAT_TIMEOUT, SUPERSEDED, Shard, requests};
 use crate::{
     cache::{GuildSnapshot, View},
     downstream::{
@@ -37,6 +37,9 @@ pub enum Progress {
         /// Send op 7 first.
         reconnect: bool,
     },
+    /// The session is over, and Invalid Session (op 9, `false`) is in the outbox. The connection goes back to the door:
+    /// the client may identify on it, as it may at Discord. The session goes with [`Shard::detach`].
+    Return,
 }
 
 /// A snapshot under way.
@@ -52,6 +55,14 @@ pub(super) struct Snapshot {
     text: Vec<u8>,
     /// Guilds that are down, told after all others.
     unavailable: Vec<u64>,
+    /// Guilds that the bot has left while its session was lost, told last.
+    left: Vec<u64>,
+}
+
+impl Snapshot {
+    fn is_complete(&self) -> bool {
+        self.current.is_none() && self.next == self.guilds.len() && self.unavailable.is_empty()
+    }
 }
 
 pub(super) fn is_syncing(client: &Client) -> bool {
@@ -89,7 +100,7 @@ impl Shard {
     pub fn produce(&mut self, now: Time, number: u32, connection: u64, outbox: &mut Outbox) -> Progress {
         #[cfg(test)]
         assert_ne!(self.panics.take_if(|place| *place == "client"), Some("client"), "a panic that a test wants");
-        let Some(client) = self.clients.get(&number) else {
+        let Some(client) = self.clients.get_mut(&number) else {
             return Progress::Close { close: (close::UNKNOWN_ERROR, "the session is gone"), reconnect: false };
         };
         if client.session.connection != Some(connection) {
@@ -98,11 +109,20 @@ impl Shard {
         if let Some(close) = client.doomed {
             return Progress::Close { close, reconnect: close.0 == close::UNKNOWN_ERROR };
         }
+        if let Phase::Invalid { at } = client.session.phase
+            && now >= at
+        {
+            return self.dismiss(number, outbox);
+        }
+        for _ in 0..client.acks.take_due(now) {
+            outbox.message(&[payload::HEARTBEAT_ACK]);
+        }
         if outbox.is_full() {
             return Progress::More;
         }
         match client.session.phase {
-            Phase::Waiting if self.ready.is_none() => Progress::Idle,
+            // Once Discord has ended the shard's session, the cache is of no use to a new client: its READY is the next one.
+            Phase::Waiting if self.ready.is_none() || self.upstream.resumption().is_none() => Progress::Idle,
             Phase::Waiting => {
                 self.begin_snapshot(now, number, outbox);
                 Progress::More
@@ -112,6 +132,7 @@ impl Shard {
                 Progress::More
             }
             Phase::Replaying { .. } | Phase::Live => self.relay(number, outbox),
+            Phase::Invalid { .. } => Progress::Idle,
         }
     }
 
@@ -119,6 +140,7 @@ impl Shard {
         let guilds: Vec<u64> = self.cached.now(&self.log).guilds().map(|(guild, _)| guild).collect();
         let position = self.log.next();
         let user = self.own_user();
+        self.look_at(now + HEARTBEAT_TIMEOUT);
         let Some(client) = self.clients.get_mut(&number) else { return };
         client.session.begin_sync(position, now, user);
         let sequence = client.session.number_snapshot();
@@ -129,12 +151,12 @@ impl Shard {
         write_own(outbox, EventKind::Ready, sequence, &ready);
         let Some(client) = self.clients.get_mut(&number) else { return };
         // Without the intent for guilds Discord names them in READY and sends nothing about them.
-        let next = match EventKind::GuildCreate.audience().delivery(client.session.options.intents) {
-            Delivery::Never => guilds.len(),
-            _ => 0,
-        };
+        let never = EventKind::GuildCreate.audience().delivery(client.session.options.intents) == Delivery::Never;
+        let next = if never { guilds.len() } else { 0 };
+        let left = if never { &[] } else { self.left.guilds(now) };
+        let left = left.iter().copied().filter(|guild| !guilds.contains(guild)).collect();
         let snapshot =
-            Snapshot { guilds, next, current: None, in_pieces: false, text: Vec::new(), unavailable: Vec::new() };
+            Snapshot { guilds, next, current: None, in_pieces: false, text: Vec::new(), unavailable: Vec::new(), left };
         client.snapshot = Some(Box::new(snapshot));
         self.syncing += 1;
     }
@@ -200,12 +222,18 @@ impl Shard {
                     session.number_snapshot(),
                     &payload::guild_delete(guild, true),
                 );
+            } else if let Some(guild) = snapshot.left.pop() {
+                let deleted = payload::guild_delete(guild, false);
+                write_own(outbox, EventKind::GuildDelete, session.number_snapshot(), &deleted);
             } else {
-                session.finish_sync();
-                client.snapshot = None;
-                self.syncing -= 1;
-                return;
+                break;
             }
+        }
+        // Also when the last guild has filled the outbox: a client that has read all of it can resume.
+        if snapshot.is_complete() {
+            session.finish_sync();
+            client.snapshot = None;
+            self.syncing -= 1;
         }
     }
 

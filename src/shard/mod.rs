@@ -11,31 +11,36 @@
 mod cached;
 mod commands;
 mod deliver;
+pub mod due;
+pub mod in_flight;
 mod ready;
+pub mod renewal;
 pub mod report;
 mod requests;
 mod state;
+pub mod time;
 
 use crate::{
     cache::{Cache, Flags},
-    downstream::session::{Options, Phase, Session, SessionId},
+    downstream::session::{Options, Session, SessionId},
     log::{Limits, Log},
     protocol::{
         ShardId, Time,
         envelope::Envelope,
         event::{EventKind, Meta},
         json::{self, Malformed},
-        payload,
+        spelling,
     },
     upstream::{
         limiter::Limiter,
-        session::{Action, Identity, Received, Resumption, Session as Upstream, Status},
+        session::{Action, Identity, Received, Remark, Resumption, Session as Upstream, Status},
     },
 };
 use cached::Cached;
 pub use deliver::Progress;
 use hashbrown::HashMap;
 use report::Histogram;
+use requests::Addressee;
 use std::{rc::Rc, time::Duration};
 
 /// Clients that can be attached to one shard; more are closed with 4008.
@@ -69,6 +74,9 @@ pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 /// A close of a client's connection: code and reason.
 pub type Close = (u16, &'static str);
 
+/// A number that no session has.
+const NOBODY: u32 = 0;
+
 /// The session has a newer connection.
 const SUPERSEDED: Close = (crate::protocol::close::UNKNOWN_ERROR, "resumed on another connection");
 
@@ -87,8 +95,19 @@ struct Client {
     answers: requests::Answers,
     /// The snapshot that is being sent.
     snapshot: Option<Box<deliver::Snapshot>>,
+    /// Acknowledgements that it is owed.
+    acks: due::Acks,
     /// The connection has to be closed.
     doomed: Option<Close>,
+    /// It has been told that its session is over.
+    dismissed: bool,
+}
+
+impl Client {
+    fn new(session: Session) -> Self {
+        let (answers, acks) = (requests::Answers::default(), due::Acks::default());
+        Self { session, answers, snapshot: None, acks, doomed: None, dismissed: false }
+    }
 }
 
 /// See the module's description.
@@ -101,6 +120,8 @@ pub struct Shard {
     cached: Cached,
     /// Clients that are being sent a snapshot. What changes meanwhile the log has to say, so that it is not told twice.
     syncing: usize,
+    /// Guilds that the bot has left while its session was lost.
+    left: renewal::Left,
     /// Data of the READY of the current upstream session.
     ready: Option<Box<[u8]>>,
     /// The newest presence that a client has set; a new upstream session starts without it.
@@ -109,12 +130,22 @@ pub struct Shard {
     sessions: HashMap<SessionId, u32>,
     /// Requests for members that Discord has to answer.
     requests: requests::Requests,
+    /// Other commands that may not have arrived there.
+    in_flight: in_flight::InFlight,
+    /// Clients that have to be served at a certain time.
+    due: due::Due,
+    /// When clients, requests and log have to be looked after.
+    chores: Option<Time>,
     next_number: u32,
     /// Fills with cryptographically random bytes.
     entropy: Entropy,
     wake: Wake,
     events: [u64; EventKind::ALL.len()],
     latency: Histogram,
+    /// The last round trip of a heartbeat to Discord, also of a connection that is gone.
+    round_trip: Option<Duration>,
+    /// Sessions of clients that ended because Discord gave the shard a new session.
+    invalidated: u64,
     /// Clients told to start over because they fell off the log.
     fell_off: u64,
     /// Where a test wants a panic.
@@ -143,16 +174,22 @@ impl Shard {
             cached: Cached::new(Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
             settings,
+            left: renewal::Left::default(),
             ready: None,
             presence: None,
             clients: HashMap::new(),
             sessions: HashMap::new(),
             requests: requests::Requests::new(seed),
+            in_flight: in_flight::InFlight::default(),
+            due: due::Due::default(),
+            chores: None,
             next_number: 0,
             entropy,
             wake: Wake { upstream: true, clients: false },
             events: [0; EventKind::ALL.len()],
             latency: Histogram::default(),
+            round_trip: None,
+            invalidated: 0,
             fell_off: 0,
             #[cfg(test)]
             panics: None,
@@ -187,21 +224,35 @@ impl Shard {
             return Some(action);
         }
         if self.upstream.accepts_commands() {
-            let (client, command) = self.limiter.pop(now)?;
-            return Some(Action::Send(self.requests.on_its_way(now, client, command)));
+            return Some(Action::Send(self.next_command(now)?));
         }
         None
+    }
+
+    fn next_command(&mut self, now: Time) -> Option<Vec<u8>> {
+        let next = self.limiter.pop(now)?;
+        match next.client {
+            Some(client) => self.in_flight.sent(now, client, &next.command, next.again),
+            None => self.in_flight.presence_sent(now),
+        }
+        let payload = self.requests.on_its_way(now, next);
+        if let Some(at) = self.requests.deadline() {
+            self.look_at(at);
+        }
+        Some(payload)
     }
 
     /// The upstream connection is open.
     pub fn upstream_connected(&mut self, now: Time) {
         self.limiter.reset_window();
+        self.in_flight.connection_lost();
         self.upstream.on_connected(now);
     }
 
     /// The upstream connection ended.
     pub fn upstream_closed(&mut self, now: Time, code: Option<u16>) {
         self.upstream.on_closed(now, code);
+        self.tell_remark();
         self.wake.upstream = true;
         if let Some(close) = self.upstream.fatal() {
             for client in self.clients.values_mut() {
@@ -214,6 +265,7 @@ impl Shard {
     /// The upstream connection can not be read on, though the session is fine.
     pub fn upstream_broken(&mut self, now: Time) {
         self.upstream.reconnect(now);
+        self.tell_remark();
         self.wake.upstream = true;
     }
 
@@ -230,34 +282,92 @@ impl Shard {
             Ok(envelope) => envelope,
             Err(malformed) => {
                 self.upstream.on_malformed(now);
+                self.tell_remark();
                 return Err(malformed);
             }
         };
-        match self.upstream.on_payload(now, &envelope) {
-            Received::Ready => self.on_ready(envelope.d)?,
-            Received::Dispatch(kind) => self.on_dispatch(kind, &envelope),
-            Received::Resumed | Received::Control => {}
+        let gaps = self.upstream.counters().gaps;
+        let received = self.upstream.on_payload(now, &envelope);
+        if self.upstream.counters().gaps > gaps {
+            self.cached.now(&self.log).doubt_members();
         }
+        match received {
+            Received::Ready => self.on_ready(now, envelope.d)?,
+            Received::Dispatch(kind) => self.on_dispatch(kind, &envelope),
+            Received::Resumed => self.on_resumed(),
+            Received::Control => {}
+        }
+        self.tell_remark();
         if let Some(latency) = self.upstream.take_new_latency() {
             self.latency.observe(latency);
+            self.round_trip = Some(latency);
+            self.in_flight.arrived(now.saturating_sub(latency));
+        }
+        if !self.log.is_empty() {
+            self.look_at(now + time::TIDY);
+        }
+        #[cfg(test)]
+        if self.panics == Some("tick") {
+            self.look_at(now);
         }
         Ok(())
     }
 
-    fn on_ready(&mut self, data: &[u8]) -> Result<(), Malformed> {
+    /// Logs what the session machine has to say.
+    fn tell_remark(&mut self) {
+        match self.upstream.take_remark() {
+            None => {}
+            Some(Remark::OutOfSequence { sequence, last }) => {
+                tracing::warn!(shard = %self.id, sequence, last, "an event from Discord is out of sequence; it is passed on");
+            }
+            Some(Remark::GivenUp) => {
+                tracing::warn!(shard = %self.id, "Discord serves no RESUME: the session is given up, the shard will identify");
+            }
+        }
+    }
+
+    fn on_ready(&mut self, now: Time, data: &[u8]) -> Result<(), Malformed> {
         self.events[EventKind::Ready as usize] += 1;
         let renewed = self.ready.is_some();
-        let gone = self.cached.now(&self.log).ready(data)?;
-        self.ready = Some(data.into());
-        for guild in gone {
-            let meta = Meta { kind: EventKind::GuildDelete, state_of: Some(guild), only: None };
-            self.append(EventKind::GuildDelete.name().as_bytes(), &payload::guild_delete(guild, false), meta);
+        // Every client's READY is made of it, key by key.
+        let data = &*spelling::in_plain(data)?;
+        if renewed {
+            let sessions = self.invalidate_sessions(now);
+            self.requests.forget_all();
+            self.limiter.forget_again();
+            self.in_flight = in_flight::InFlight::default();
+            tracing::info!(shard = %self.id, sessions, "Discord has begun a new session: the clients have to identify anew");
         }
+        let gone = self.cached.now(&self.log).ready(data)?;
+        if renewed {
+            self.left = renewal::Left::new(gone, now + self.settings.resume_window);
+        }
+        self.ready = Some(data.into());
+        // What a client has set is not in our IDENTIFY.
         if renewed && let Some(presence) = &self.presence {
             self.limiter.push_presence(presence.clone());
         }
         self.wake.clients = true;
         Ok(())
+    }
+
+    /// The replay is complete. What was lost with the connection on its way to Discord is sent again.
+    fn on_resumed(&mut self) {
+        self.limiter.forget_again();
+        let waiting: Vec<&[u8]> = self.limiter.waiting().map(|(_, command)| command).collect();
+        let voice = self.in_flight.lost(&waiting).map(|(client, command)| (client, command.to_vec()));
+        let lost: Vec<(u32, Vec<u8>)> = voice.chain(self.requests.unanswered()).collect();
+        for (client, command) in lost {
+            if self.clients.contains_key(&client) {
+                self.limiter.push_again(client, command);
+            }
+        }
+        if self.in_flight.take_lost_presence()
+            && !self.limiter.presence_waits()
+            && let Some(presence) = &self.presence
+        {
+            self.limiter.push_presence(presence.clone());
+        }
     }
 
     fn on_dispatch(&mut self, kind: EventKind, envelope: &Envelope<'_>) {
@@ -266,7 +376,7 @@ impl Shard {
         #[cfg(test)]
         match name {
             b"PANIC_IN_A_TEST" => panic!("a panic that a test wants"),
-            b"PANIC_AT_A_TICK_IN_A_TEST" => self.panics = Some("tick"),
+            b"PANIC_AT_A_TICK_IN_A_TEST" => (self.panics, self.chores) = (Some("tick"), Some(Time::ZERO)),
             b"PANIC_FOR_A_CLIENT_IN_A_TEST" => self.panics = Some("client"),
             _ => {}
         }
@@ -276,11 +386,19 @@ impl Shard {
             let logged = !self.clients.is_empty() && self.syncing == 0;
             if !(logged && self.cached.put_off(kind, &self.log)) {
                 let outcome = self.cached.apply(kind, envelope.d, &self.log);
+                if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
+                    self.cached.now(&self.log).chunk_of_all_members(request, envelope.d);
+                }
                 state_of = outcome.guild.filter(|_| outcome.changed);
             }
         }
         match self.requests.resolve(kind, envelope.d) {
-            Some((session, data)) => self.append(name, &data, Meta { kind, state_of, only: Some(session) }),
+            Some(Addressee::Session(session, data)) => {
+                self.append(name, &data, Meta { kind, state_of, only: Some(session) });
+            }
+            Some(Addressee::Nobody) => {
+                self.append(name, envelope.d, Meta { kind, state_of, only: Some(NOBODY) });
+            }
             None => self.append(name, envelope.d, Meta { kind, state_of, only: None }),
         }
     }
@@ -311,13 +429,12 @@ impl Shard {
         let mut random = [0; 12];
         (self.entropy)(&mut random);
         let id = SessionId::new(self.id.id, random);
-        self.next_number = self.next_number.wrapping_add(1);
+        self.next_number = self.next_number.wrapping_add(1).max(1);
         let number = self.next_number;
         let mut session = Session::new(number, id, options, now);
         session.connection = Some(connection);
         self.sessions.insert(id, number);
-        self.clients
-            .insert(number, Client { session, answers: requests::Answers::default(), snapshot: None, doomed: None });
+        self.clients.insert(number, Client::new(session));
         Ok(number)
     }
 
@@ -338,6 +455,9 @@ impl Shard {
         session.detached_at = None;
         session.last_heartbeat = now;
         client.doomed = None;
+        // The old connection is owed them, not this one.
+        client.acks.take_all();
+        self.look_at(now + HEARTBEAT_TIMEOUT);
         self.wake.clients = true;
         Some(number)
     }
@@ -355,7 +475,8 @@ impl Shard {
         }
         client.session.connection = None;
         client.session.detached_at = Some(now);
-        let resumable = matches!(client.session.phase, Phase::Live | Phase::Replaying { .. });
+        let resumable = client.session.is_resumable();
+        self.look_at(now + self.settings.resume_window);
         if gives_up || !resumable {
             self.remove(number);
         } else if self.clients.len() > MAX_DETACHED {
@@ -379,6 +500,7 @@ impl Shard {
             self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
             self.limiter.forget(number);
+            self.in_flight.forget(number);
         }
     }
 
@@ -395,42 +517,8 @@ impl Shard {
             self.log.release();
             self.clients.shrink_to_fit();
             self.sessions.shrink_to_fit();
+            self.due.shrink();
         }
-    }
-
-    // ---- time ----
-
-    /// Lets time pass. To be called a few times a second.
-    pub fn tick(&mut self, now: Time) {
-        #[cfg(test)]
-        assert_ne!(self.panics, Some("tick"), "a panic that a test wants");
-        self.upstream.on_tick(now);
-        self.requests.expire(now);
-        self.wake.upstream = true;
-        let expired: Vec<u32> = self
-            .clients
-            .values()
-            .filter(|client| {
-                client.session.detached_at.is_some_and(|at| now.saturating_sub(at) >= self.settings.resume_window)
-            })
-            .map(|client| client.session.number)
-            .collect();
-        for number in expired {
-            self.remove(number);
-        }
-        for client in self.clients.values_mut() {
-            let session = &client.session;
-            let silent = now.saturating_sub(session.last_heartbeat) >= HEARTBEAT_TIMEOUT;
-            // Before READY some libraries send no heartbeats at all.
-            if session.connection.is_some() && silent && matches!(session.phase, Phase::Live | Phase::Replaying { .. })
-            {
-                client
-                    .doomed
-                    .get_or_insert((crate::protocol::close::UNKNOWN_ERROR, "no heartbeat: reconnect and resume"));
-                self.wake.clients = true;
-            }
-        }
-        self.trim();
     }
 
     /// Does what can wait until the clients have got their events. To be called after they have.
@@ -439,8 +527,8 @@ impl Shard {
     }
 
     /// Leaves Discord so that the session can be resumed, and tells the clients to reconnect.
-    pub fn stop(&mut self, now: Time) {
-        self.upstream.stop(now);
+    pub fn stop(&mut self) {
+        self.upstream.stop();
         for client in self.clients.values_mut() {
             client.doomed.get_or_insert((crate::protocol::close::UNKNOWN_ERROR, "restarting: reconnect and resume"));
         }

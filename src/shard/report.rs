@@ -71,9 +71,21 @@ pub struct Report {
     pub fell_off: u64,
     /// Snapshots being sent.
     pub syncing: usize,
+    /// Sessions of clients that ended because Discord gave the shard a new session.
+    pub invalidated: u64,
 }
 
 impl Shard {
+    /// Events that Discord has sent and that were not ignored.
+    pub fn events(&self) -> u64 {
+        self.events.iter().sum()
+    }
+
+    /// Snapshots being sent.
+    pub fn syncing(&self) -> usize {
+        self.syncing
+    }
+
     /// The state in numbers.
     pub fn report(&mut self) -> Report {
         let attached = self.clients.values().filter(|client| client.session.connection.is_some()).count();
@@ -96,6 +108,7 @@ impl Shard {
             log_bytes: self.log.bytes(),
             queued_commands: self.limiter.queued(),
             fell_off: self.fell_off,
+            invalidated: self.invalidated,
             syncing: self.clients.values().filter(|client| deliver::is_syncing(client)).count(),
         }
     }

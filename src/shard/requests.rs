@@ -2,11 +2,13 @@
 //! to the client that asked.
 //!
 //! Two clients may use the same nonce, so what goes to Discord carries one of our own, and the client's comes back in the
-//! answer. Answers of Discord are events of the log for one session; answers from the cache are made at the client's pace
+//! answer. A request that was lost with the connection to Discord is sent again, once, after the RESUME: then everything
+//! that Discord had to say has come, and a request whose answer has not begun was probably lost. Should both be
+//! answered, the client gets one answer. Answers of Discord are events of the log for one session; answers from the cache are made at the client's pace
 //! and are never in the log, so that a large one pushes nothing off it. Both survive a restart of the proxy.
 
 use super::{Close, Shard, deliver::write_own};
-use crate::upstream::limiter::Limiter;
+use crate::upstream::limiter::{Limiter, Next};
 use crate::{
     cache::{Cache, LONGEST_NONCE, MemberAnswer, MemberRequest, Readiness, SavedAnswer},
     downstream::{outbox::Outbox, session::Session},
@@ -61,6 +63,11 @@ impl Answers {
         self.0.is_empty()
     }
 
+    /// The client will get none of them.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     pub fn push(&mut self, answer: MemberAnswer) {
         self.0.push_back(Answer { answer, sent: Vec::new() });
     }
@@ -109,17 +116,38 @@ impl Answers {
 
 /// A request that Discord has to answer.
 struct Pending {
-    session: u32,
-    nonce: Option<String>,
     since: Time,
+    request: SavedRequest,
 }
 
-/// A [`Pending`] between two processes.
-#[derive(Serialize, Deserialize)]
+/// What is known of a request, here and between two processes.
+#[derive(Clone, Serialize, Deserialize)]
 pub(super) struct SavedRequest {
     number: u64,
     session: u32,
+    /// The client's.
     nonce: Option<String>,
+    /// It is for all members, filtered by nothing. A run of chunks does not go on in another process, so there this is only good
+    /// for a run that begins there.
+    for_all: bool,
+    /// As it was sent to Discord.
+    payload: String,
+    /// Index of the next chunk that the client has not got.
+    next_chunk: u64,
+    /// It was sent a second time.
+    repeated: bool,
+    /// Answers that may come, and have not ended: one, or two when it was sent a second time.
+    awaited: u8,
+    /// The client has the whole answer; what else comes is another one to the same request.
+    answered: bool,
+}
+
+/// For whom an answer of Discord is.
+pub(super) enum Addressee {
+    /// A session, with the data as its client has to see it.
+    Session(u32, Vec<u8>),
+    /// Nobody: it is the second answer to a request.
+    Nobody,
 }
 
 /// All of a shard's.
@@ -137,36 +165,70 @@ impl Requests {
 
     /// A command of a client is sent to Discord now. A request for members gets a nonce of ours, if not too many wait for
     /// their answers already.
-    pub fn on_its_way(&mut self, now: Time, client: Option<u32>, command: Vec<u8>) -> Vec<u8> {
+    pub fn on_its_way(&mut self, now: Time, next: Next) -> Vec<u8> {
+        let Next { client, command, again } = next;
         let data = command.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(b"}"));
         let (Some(session), Some(data)) = (client, data) else { return command };
+        if again {
+            let number = json::get(data, "nonce").and_then(number_of);
+            if let Some(pending) = number.and_then(|number| self.pending.get_mut(&number)) {
+                (pending.request.repeated, pending.request.awaited, pending.since) = (true, 2, now);
+            }
+            return command;
+        }
         if self.pending.len() >= MAX_PENDING {
             return command;
         }
         let nonce: Option<String> = json::get(data, "nonce").and_then(|nonce| serde_json::from_slice(nonce).ok());
         let nonce = nonce.filter(|nonce| nonce.len() <= LONGEST_NONCE);
         let number = self.next + 1;
+        let for_all = MemberRequest::parse(data).is_some_and(|request| request.is_for_all());
         let Ok(data) = edit::with(data, "nonce", format!("\"{NONCE}{number}\"").as_bytes()) else { return command };
         self.next = number;
-        self.pending.insert(number, Pending { session, nonce, since: now });
-        [PREFIX, &data, b"}"].concat()
+        let payload = [PREFIX, &data, b"}"].concat();
+        let text = String::from_utf8_lossy(&payload).into_owned();
+        let request = SavedRequest {
+            number,
+            session,
+            nonce,
+            for_all,
+            payload: text,
+            next_chunk: 0,
+            repeated: false,
+            awaited: 1,
+            answered: false,
+        };
+        self.pending.insert(number, Pending { since: now, request });
+        payload
+    }
+
+    /// The requests whose answer has not begun and that have been sent once only, in their order, with whose they are.
+    pub fn unanswered(&self) -> Vec<(u32, Vec<u8>)> {
+        let lost = |request: &&SavedRequest| request.next_chunk == 0 && !request.repeated && !request.answered;
+        let mut lost: Vec<&SavedRequest> = self.pending.values().map(|pending| &pending.request).filter(lost).collect();
+        lost.sort_unstable_by_key(|request| request.number);
+        lost.into_iter().map(|request| (request.session, request.payload.clone().into_bytes())).collect()
     }
 
     /// For another process.
     pub fn save(&self) -> impl Iterator<Item = SavedRequest> {
-        let saved = |(&number, pending): (&u64, &Pending)| SavedRequest {
-            number,
-            session: pending.session,
-            nonce: pending.nonce.clone(),
-        };
-        self.pending.iter().map(saved)
+        self.pending.values().map(|pending| pending.request.clone())
     }
 
     /// Takes over one of another process.
     pub fn restore(&mut self, now: Time, saved: SavedRequest) {
-        let SavedRequest { number, session, nonce } = saved;
-        self.next = self.next.max(number);
-        self.pending.insert(number, Pending { session, nonce, since: now });
+        self.next = self.next.max(saved.number);
+        self.pending.insert(saved.number, Pending { since: now, request: saved });
+    }
+
+    /// When [`Requests::expire`] has something to do.
+    pub fn deadline(&self) -> Option<Time> {
+        self.pending.values().map(|pending| pending.since + PENDING_LIMIT).min()
+    }
+
+    /// Discord has a new session, in which nothing was asked yet.
+    pub fn forget_all(&mut self) {
+        self.pending.clear();
     }
 
     /// Forgets what will not be answered any more.
@@ -174,27 +236,63 @@ impl Requests {
         self.pending.retain(|_, pending| now.saturating_sub(pending.since) < PENDING_LIMIT);
     }
 
-    /// If the event answers a request of a client: its session, and the data with its own nonce.
-    pub fn resolve(&mut self, kind: EventKind, data: &[u8]) -> Option<(u32, Vec<u8>)> {
+    /// If the event is a chunk of the answer to a request for all members: the number of the request.
+    pub fn for_all(&self, kind: EventKind, data: &[u8]) -> Option<u64> {
+        if kind != EventKind::GuildMembersChunk {
+            return None;
+        }
+        let number = number_of(json::get(data, "nonce")?)?;
+        self.pending.get(&number).filter(|pending| pending.request.for_all).map(|_| number)
+    }
+
+    /// If the event answers a request of a client: for whom it is.
+    pub fn resolve(&mut self, kind: EventKind, data: &[u8]) -> Option<Addressee> {
         match kind {
             EventKind::GuildMembersChunk => {
                 let number = number_of(json::get(data, "nonce")?)?;
-                let pending = self.pending.get(&number)?;
-                let answer = (pending.session, restore(data, pending.nonce.as_deref())?);
+                let request = &mut self.pending.get_mut(&number)?.request;
                 let at = |key| json::get(data, key).and_then(json::parse_id);
-                if at("chunk_index").map(|index| index + 1) >= at("chunk_count") {
-                    self.pending.remove(&number);
+                let index = at("chunk_index");
+                let is_last = index.map(|index| index + 1) >= at("chunk_count");
+                let had = request.repeated && index.is_some_and(|index| index < request.next_chunk);
+                let told = request.answered || had;
+                let addressee = if told {
+                    Addressee::Nobody
+                } else {
+                    Addressee::Session(request.session, restore(data, request.nonce.as_deref())?)
+                };
+                if !told {
+                    request.next_chunk = index.unwrap_or(0).saturating_add(1);
                 }
-                Some(answer)
+                if is_last {
+                    request.answered = true;
+                    self.one_answer_less(number);
+                }
+                Some(addressee)
             }
             EventKind::RateLimited => {
                 let meta = json::get(data, "meta")?;
                 let number = number_of(json::get(meta, "nonce")?)?;
-                let pending = self.pending.remove(&number)?;
-                let meta = restore(meta, pending.nonce.as_deref())?;
-                Some((pending.session, edit::with(data, "meta", &meta).ok()?))
+                let request = &mut self.pending.get_mut(&number)?.request;
+                let meta = restore(meta, request.nonce.as_deref())?;
+                let addressee = match request.answered || request.next_chunk > 0 {
+                    true => Addressee::Nobody,
+                    false => Addressee::Session(request.session, edit::with(data, "meta", &meta).ok()?),
+                };
+                self.one_answer_less(number);
+                Some(addressee)
             }
             _ => None,
+        }
+    }
+
+    /// An answer to this request has ended. Until the last one has, it is known as answered.
+    fn one_answer_less(&mut self, number: u64) {
+        let awaited = self.pending.get_mut(&number).map(|pending| &mut pending.request.awaited);
+        if let Some(awaited) = awaited.filter(|awaited| **awaited > 1) {
+            *awaited -= 1;
+        } else {
+            self.pending.remove(&number);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! checksum and version. Reading trusts nothing: a record that is not of the expected form is an error, and the shard
 //! then starts without it.
 
-use super::{Client, Entropy, Identity, Settings, Shard, requests};
+use super::{Client, Entropy, Identity, Settings, Shard};
 use crate::{
     cache::View,
     downstream::session::{Saved, Session},
@@ -47,6 +47,8 @@ mod kind {
     pub const TABLES: u8 = 13;
     /// A part of a guild, of which more follows.
     pub const GUILD_PART: u8 = 14;
+    /// A command that may not have arrived at Discord.
+    pub const IN_FLIGHT: u8 = 15;
 }
 
 /// What is neither text of Discord nor an event.
@@ -62,6 +64,8 @@ struct Head {
     presence: Option<String>,
     /// Has Discord not been sent it yet?
     presence_waits: bool,
+    /// Has it been sent, and perhaps not arrived?
+    presence_in_flight: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -128,6 +132,7 @@ impl Shard {
             oldest,
             presence,
             presence_waits: self.limiter.presence_waits(),
+            presence_in_flight: self.in_flight.has_presence(),
         };
         write_record(out, kind::HEAD, &[&serde_json::to_vec(&head)?])?;
         write_record(out, kind::READY, &[ready])?;
@@ -160,6 +165,9 @@ impl Shard {
         }
         for request in self.requests.save() {
             write_record(out, kind::REQUEST, &[&serde_json::to_vec(&request)?])?;
+        }
+        for command in self.in_flight.save() {
+            write_record(out, kind::IN_FLIGHT, &[&serde_json::to_vec(&command)?])?;
         }
         for (client, command) in self.limiter.waiting() {
             write_record(out, kind::COMMAND, &[&client.to_le_bytes(), command])?;
@@ -197,6 +205,9 @@ impl Shard {
         shard.presence = head.presence.map(String::into_bytes);
         if let Some(presence) = shard.presence.clone().filter(|_| head.presence_waits) {
             shard.limiter.push_presence(presence);
+        }
+        if head.presence_in_flight {
+            shard.in_flight.restore_presence(now);
         }
         shard.log.start_at(head.oldest);
         let mut guilds = HashSet::new();
@@ -242,9 +253,7 @@ impl Shard {
                     let session = Session::restore(serde_json::from_slice(&text)?, now)
                         .ok_or_else(|| invalid("a session that can not be"))?;
                     shard.sessions.insert(session.id, session.number);
-                    let answers = requests::Answers::default();
-                    let number = session.number;
-                    shard.clients.insert(number, Client { session, answers, snapshot: None, doomed: None });
+                    shard.clients.insert(session.number, Client::new(session));
                 }
                 kind::ANSWER => {
                     let (number, answer) = numbered(&text)?;
@@ -255,6 +264,7 @@ impl Shard {
                     }
                 }
                 kind::REQUEST => shard.requests.restore(now, serde_json::from_slice(&text)?),
+                kind::IN_FLIGHT => shard.in_flight.restore(now, serde_json::from_slice(&text)?),
                 kind::COMMAND => {
                     let (client, command) = numbered(&text)?;
                     shard.limiter.push(client, command.to_vec()).map_err(|_| invalid("too many commands"))?;
@@ -281,6 +291,7 @@ impl Shard {
         for client in shard.clients.values_mut() {
             client.session.forget_before(oldest);
         }
+        shard.look_at(now);
         Ok(shard)
     }
 

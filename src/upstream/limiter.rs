@@ -1,9 +1,11 @@
-//! The commands of all clients on their way to Discord, within what Discord allows a connection
-//! (docs: Gateway, Rate Limiting: 120 events per 60 seconds).
+//! The commands of all clients on their way to Discord, within what Discord allows
+//! (docs: Gateway, Rate Limiting: 120 events per 60 seconds, and of these 5 presence updates per 20 seconds).
 //!
-//! Promises: never more than [`COMMANDS_PER_WINDOW`] commands in any 60 s, so that heartbeats always have room; clients
-//! take turns, so that one cannot keep the others waiting; of waiting presence updates only the newest goes out, and at
-//! most every other command is one while others wait; the queue is bounded.
+//! Promises: never more than [`COMMANDS_PER_WINDOW`] commands in any 60 s, so that heartbeats always have room; never more
+//! than [`PRESENCES_PER_WINDOW`] presence updates in any [`PRESENCE_WINDOW`], because Discord drops the rest without a
+//! word; the newest presence update always goes out in the end, and no other command waits for it; clients take turns, so
+//! that one cannot keep the others waiting; while others wait at most every other command is a presence update; the queue
+//! is bounded.
 
 use crate::protocol::Time;
 use std::{collections::VecDeque, time::Duration};
@@ -12,6 +14,10 @@ use std::{collections::VecDeque, time::Duration};
 pub const WINDOW: Duration = Duration::from_secs(60);
 /// Commands per window; ten of the 120 are kept for heartbeats, IDENTIFY and RESUME.
 pub const COMMANDS_PER_WINDOW: usize = 110;
+/// Discord's window for presence updates, 20 s, and a second for updates that are longer under way than those before.
+pub const PRESENCE_WINDOW: Duration = Duration::from_secs(21);
+/// Presence updates per [`PRESENCE_WINDOW`].
+pub const PRESENCES_PER_WINDOW: usize = 5;
 /// Commands that one client can have waiting.
 pub const MAX_QUEUED_PER_CLIENT: usize = 512;
 /// Commands that can wait on a shard.
@@ -20,6 +26,17 @@ pub const MAX_QUEUED: usize = 4096;
 /// No room: the client has sent more than can be passed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
+
+/// A command that may be sent now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Next {
+    /// Whose it is; a presence update is the whole shard's.
+    pub client: Option<u32>,
+    /// Its payload.
+    pub command: Vec<u8>,
+    /// It was sent before, on a connection that broke.
+    pub again: bool,
+}
 
 struct Queue {
     client: u32,
@@ -31,6 +48,8 @@ struct Queue {
 pub struct Limiter {
     /// Clients with something waiting, in the order of their turns.
     turns: VecDeque<Queue>,
+    /// Commands that are sent again, before all others, because they were there before them. As many as had been sent.
+    again: VecDeque<(u32, Vec<u8>)>,
     /// The newest presence that is not sent yet.
     presence: Option<Vec<u8>>,
     /// The last command was a presence update.
@@ -38,6 +57,9 @@ pub struct Limiter {
     queued: usize,
     /// When the commands of the last window were sent, oldest first.
     sent: VecDeque<Time>,
+    /// When the presence updates of the last window were sent, oldest first. A new connection does not begin a new window,
+    /// because Discord's documentation does not say that it does.
+    presences: VecDeque<Time>,
 }
 
 impl Limiter {
@@ -66,8 +88,19 @@ impl Limiter {
         self.presence = Some(command);
     }
 
+    /// Queues a command that was sent before, on a connection that broke.
+    pub fn push_again(&mut self, client: u32, command: Vec<u8>) {
+        self.again.push_back((client, command));
+    }
+
+    /// Forgets what is to be sent again.
+    pub fn forget_again(&mut self) {
+        self.again.clear();
+    }
+
     /// Forgets what a client has waiting.
     pub fn forget(&mut self, client: u32) {
+        self.again.retain(|(of, _)| *of != client);
         self.turns.retain(|queue| {
             let keep = queue.client != client;
             if !keep {
@@ -77,7 +110,7 @@ impl Limiter {
         });
     }
 
-    /// The commands that wait, with whose they are, each client's in order.
+    /// The commands that wait to be sent for the first time, with whose they are, each client's in order.
     pub fn waiting(&self) -> impl Iterator<Item = (u32, &[u8])> {
         self.turns.iter().flat_map(|queue| queue.commands.iter().map(|command| (queue.client, &**command)))
     }
@@ -89,22 +122,33 @@ impl Limiter {
 
     /// Commands that wait.
     pub fn queued(&self) -> usize {
-        self.queued + usize::from(self.presence.is_some())
+        self.queued + self.again.len() + usize::from(self.presence.is_some())
     }
 
-    /// The next command that may be sent now, and whose it is; a presence update is the whole shard's.
-    pub fn pop(&mut self, now: Time) -> Option<(Option<u32>, Vec<u8>)> {
+    /// The next command that may be sent now.
+    pub fn pop(&mut self, now: Time) -> Option<Next> {
         while self.sent.front().is_some_and(|&sent| now.saturating_sub(sent) > WINDOW) {
             self.sent.pop_front();
         }
         if self.sent.len() >= COMMANDS_PER_WINDOW {
             return None;
         }
-        let may_be_presence = self.turns.is_empty() || !self.presence_was_last;
+        if let Some((client, command)) = self.again.pop_front() {
+            self.sent.push_back(now);
+            return Some(Next { client: Some(client), command, again: true });
+        }
+        while self.presences.front().is_some_and(|&sent| now.saturating_sub(sent) > PRESENCE_WINDOW) {
+            self.presences.pop_front();
+        }
+        let has_turn = self.turns.is_empty() || !self.presence_was_last;
+        let may_be_presence = has_turn && self.presences.len() < PRESENCES_PER_WINDOW;
         let presence = if may_be_presence { self.presence.take() } else { None };
         self.presence_was_last = presence.is_some();
+        if self.presence_was_last {
+            self.presences.push_back(now);
+        }
         let command = match presence {
-            Some(presence) => (None, presence),
+            Some(command) => Next { client: None, command, again: false },
             None => {
                 let mut queue = self.turns.pop_front()?;
                 let command = queue.commands.pop_front().expect("a queue with a turn is not empty");
@@ -113,14 +157,27 @@ impl Limiter {
                 if !queue.commands.is_empty() {
                     self.turns.push_back(queue);
                 }
-                (Some(client), command)
+                Next { client: Some(client), command, again: false }
             }
         };
         self.sent.push_back(now);
         Some(command)
     }
 
-    /// A new connection starts with a fresh allowance; what waits goes on waiting.
+    /// When [`Limiter::pop`] will have the next command that it does not have now; `None`: none waits for time to pass.
+    pub fn deadline(&self) -> Option<Time> {
+        let free = |sent: &VecDeque<Time>, most: usize, window: Duration| match sent.len().checked_sub(most) {
+            Some(oldest) => sent[oldest] + window + Duration::from_millis(1),
+            None => Time::ZERO,
+        };
+        let any = free(&self.sent, COMMANDS_PER_WINDOW, WINDOW);
+        let presence = free(&self.presences, PRESENCES_PER_WINDOW, PRESENCE_WINDOW).max(any);
+        let command = (!self.turns.is_empty() || !self.again.is_empty()).then_some(any);
+        let presence = self.presence.is_some().then_some(presence);
+        command.into_iter().chain(presence).min()
+    }
+
+    /// A new connection starts with a fresh allowance of commands; what waits goes on waiting.
     pub fn reset_window(&mut self) {
         self.sent.clear();
     }
@@ -133,7 +190,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn drain(limiter: &mut Limiter, now: Time) -> Vec<u8> {
-        std::iter::from_fn(|| limiter.pop(now)).map(|(_, command)| command[0]).collect()
+        std::iter::from_fn(|| limiter.pop(now)).map(|next| next.command[0]).collect()
     }
 
     #[test]
@@ -150,6 +207,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_sent_again_goes_first_and_counts() {
+        let mut limiter = Limiter::default();
+        for number in 0..COMMANDS_PER_WINDOW as u32 {
+            limiter.push(number, vec![1]).unwrap();
+        }
+        limiter.push_again(7, vec![2]);
+        limiter.push_again(500, vec![3]);
+        limiter.forget(500);
+        let next = limiter.pop(SECOND).unwrap();
+        assert_eq!(next, Next { client: Some(7), command: vec![2], again: true });
+        assert_eq!(drain(&mut limiter, SECOND), [1; COMMANDS_PER_WINDOW - 1]);
+        assert_eq!(limiter.queued(), 1);
+    }
+
+    #[test]
     fn presences_collapse_to_the_newest() {
         let mut limiter = Limiter::default();
         limiter.push(1, vec![1]).unwrap();
@@ -162,17 +234,58 @@ mod tests {
     #[test]
     fn presences_do_not_keep_commands_waiting() {
         let mut limiter = Limiter::default();
-        let mut commands = 0;
         for step in 0..10 * 600u32 {
             limiter.push_presence(vec![9]);
+            let now = Duration::from_millis(u64::from(step) * 100);
             if step % 20 == 0 {
                 limiter.push(1, vec![1]).unwrap();
+                assert!(drain(&mut limiter, now).contains(&1), "{now:?}");
+            } else {
+                drain(&mut limiter, now);
             }
-            let sent = drain(&mut limiter, Duration::from_millis(u64::from(step) * 100));
-            commands += sent.iter().filter(|command| **command == 1).count();
         }
-        assert!(commands >= 10 * 30 - 60, "{commands}");
-        assert!(limiter.queued() <= 60, "{}", limiter.queued());
+    }
+
+    #[test]
+    fn no_window_sees_more_presences_than_allowed_and_the_newest_arrives() {
+        let mut limiter = Limiter::default();
+        let mut sent = Vec::new();
+        // Six updates a second for a minute, over three connections.
+        for step in 0..360u32 {
+            let now = SECOND / 6 * step;
+            if step % 120 == 0 {
+                limiter.reset_window();
+            }
+            limiter.push_presence(step.to_be_bytes().to_vec());
+            sent.extend(std::iter::from_fn(|| limiter.pop(now)).map(|next| (now, next.command)));
+        }
+        let newest = 359u32.to_be_bytes().to_vec();
+        assert_ne!(sent.last().unwrap().1, newest, "it has to wait");
+        let at = limiter.deadline().expect("a time at which it goes out");
+        assert_eq!(limiter.pop(at - Duration::from_millis(1)), None);
+        sent.push((at, limiter.pop(at).expect("now").command));
+        assert_eq!(sent.last().unwrap().1, newest);
+        assert_eq!(limiter.deadline(), None);
+        for (index, (start, _)) in sent.iter().enumerate() {
+            let within = sent[index..].iter().take_while(|(at, _)| *at - *start <= SECOND * 20).count();
+            assert!(within <= 5, "{within} presence updates within 20 s");
+        }
+        assert_eq!(sent.len(), 16);
+    }
+
+    #[test]
+    fn the_deadline_is_when_the_next_command_goes_out() {
+        let mut limiter = Limiter::default();
+        assert_eq!(limiter.deadline(), None);
+        for number in 0..=COMMANDS_PER_WINDOW as u32 {
+            limiter.push(number, vec![1]).unwrap();
+        }
+        assert!(limiter.deadline().unwrap() <= SECOND);
+        assert_eq!(drain(&mut limiter, SECOND).len(), COMMANDS_PER_WINDOW);
+        let at = limiter.deadline().unwrap();
+        assert_eq!(limiter.pop(at - Duration::from_millis(1)), None);
+        assert_eq!(drain(&mut limiter, at), [1]);
+        assert_eq!(limiter.deadline(), None);
     }
 
     #[test]

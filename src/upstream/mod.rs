@@ -1,5 +1,7 @@
-//! A shard's connection to Discord: the session machine and the command limiter, both pure. The sockets are in
+//! A shard's connection to Discord: the session machine, when it comes back after a loss, and
+//! the command limiter, all pure. The sockets are in
 //! [`crate::data_core`].
 
+pub mod comeback;
 pub mod limiter;
 pub mod session;

@@ -9,9 +9,11 @@
 //! Pure: payloads, ends of connections and the time go in; [`Action`]s come out. It owns the session id, the resume
 //! URL, the sequence, heartbeats and the decision how to come back after a loss.
 //!
-//! Promises: a session that Discord may still have is RESUMEd before anything else; every IDENTIFY has been permitted;
-//! a fatal close code ends it for good; reconnects are spaced by a backoff with jitter.
+//! Promises: a session that Discord may still have is RESUMEd before anything else, and one that can not be resumed is
+//! given up after a bounded time (see [`comeback`](super::comeback)); every IDENTIFY has been permitted; a fatal close code
+//! ends it for good; every event is passed on, but for those of a replay that the RESUME named as received.
 
+use super::comeback::{Comeback, Loss};
 use crate::protocol::{
     Time,
     close::{self, Remedy},
@@ -25,16 +27,17 @@ use std::{collections::VecDeque, time::Duration};
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// HELLO must have come this long after the connection opened.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
-/// READY, or the next event of a replay, must have come this long after it was asked for: a server that acknowledges
-/// heartbeats and does nothing else is no better than one that is gone.
-pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(180);
+/// READY must have come this long after IDENTIFY: a server that acknowledges heartbeats and does nothing else is no better
+/// than one that is gone. Long, because the next attempt costs another IDENTIFY.
+pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
+/// After a RESUME the first event, each further one, and RESUMED must have come within this time of what came before. So a
+/// replay may be as long as it likes, as long as it goes on.
+pub const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
 /// A permit is asked for again this often, in case that the question or the answer was lost between the cores. The queue
 /// does not count a shard twice.
 pub const ASK_AGAIN: Duration = Duration::from_secs(60);
-/// A connection that was good for this long resets the backoff.
-pub const STABLE_AFTER: Duration = Duration::from_secs(30);
-/// First and longest wait of the backoff.
-pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// After Invalid Session (op 9) Discord wants a pause of a random length between these (docs: Gateway, Resuming).
+pub const INVALID_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// The resume URL is given up for the general one after this many failures in a row.
 pub const RESUME_URL_ATTEMPTS: u32 = 3;
 /// Heartbeat intervals that are believed; anything else would flood Discord or never beat.
@@ -81,6 +84,21 @@ pub enum Received {
     Control,
 }
 
+/// Something that an operator should know. It changes nothing for the caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Remark {
+    /// An event came outside of a replay with a sequence that is not above the last one. It was passed on. Said once for
+    /// a connection; [`Counters::out_of_sequence`] counts all of them.
+    OutOfSequence {
+        /// Its sequence; 0 when it has none.
+        sequence: u64,
+        /// The highest one so far.
+        last: u64,
+    },
+    /// RESUMEs have failed for too long; the shard will identify anew.
+    GivenUp,
+}
+
 /// What survives a connection, and, with state files, a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resumption {
@@ -94,12 +112,26 @@ pub struct Resumption {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Idle { until: Time },
-    Connecting { deadline: Time },
-    AwaitHello { deadline: Time },
-    AwaitPermit { ask_again: Time },
-    Identifying { deadline: Time },
-    Resuming { deadline: Time },
+    Idle {
+        until: Time,
+    },
+    Connecting {
+        deadline: Time,
+    },
+    AwaitHello {
+        deadline: Time,
+    },
+    AwaitPermit {
+        ask_again: Time,
+    },
+    Identifying {
+        deadline: Time,
+    },
+    Resuming {
+        deadline: Time,
+        /// The sequence that the RESUME named.
+        from: u64,
+    },
     Active,
     Fatal,
     Stopped,
@@ -124,8 +156,12 @@ pub struct Counters {
     pub resumes: u64,
     /// Connections given up because a heartbeat was not acknowledged.
     pub zombies: u64,
-    /// Dispatches whose sequence had already been seen; they are dropped.
+    /// Events of a replay that the RESUME had named as received; they are dropped.
     pub duplicates: u64,
+    /// Events outside of a replay whose sequence was not above the last one; they are passed on.
+    pub out_of_sequence: u64,
+    /// Sessions given up because they could not be resumed for too long.
+    pub given_up: u64,
     /// Sequences that were jumped over.
     pub gaps: u64,
     /// Payloads that were no Gateway payloads.
@@ -147,16 +183,16 @@ pub struct Session {
     state: State,
     resumption: Option<Resumption>,
     heartbeat: Option<Heartbeat>,
-    /// Failures since the last stable connection.
-    attempts: u32,
-    /// Since when the session is live on this connection.
-    active_since: Option<Time>,
+    comeback: Comeback,
     fatal: Option<(u16, &'static str)>,
     /// The last sequence when a malformed payload made us reconnect: a second one there is skipped.
     malformed_at: Option<u64>,
     latency: Option<Duration>,
     new_latency: Option<Duration>,
     counters: Counters,
+    remark: Option<Remark>,
+    /// An event of this connection was out of sequence, and that has been told.
+    disorder_told: bool,
     actions: VecDeque<Action>,
     random: fastrand::Rng,
 }
@@ -170,13 +206,14 @@ impl Session {
             state: State::Idle { until: Time::ZERO },
             resumption,
             heartbeat: None,
-            attempts: 0,
-            active_since: None,
+            comeback: Comeback::default(),
             fatal: None,
             malformed_at: None,
             latency: None,
             new_latency: None,
             counters: Counters::default(),
+            remark: None,
+            disorder_told: false,
             actions: VecDeque::new(),
             random: fastrand::Rng::with_seed(seed),
         }
@@ -220,6 +257,11 @@ impl Session {
         self.counters
     }
 
+    /// What there is to say since the last call.
+    pub fn take_remark(&mut self) -> Option<Remark> {
+        self.remark.take()
+    }
+
     /// What a RESUME would need now.
     pub fn resumption(&self) -> Option<&Resumption> {
         self.resumption.as_ref()
@@ -244,7 +286,7 @@ impl Session {
         if let State::AwaitPermit { .. } = self.state {
             self.counters.identifies += 1;
             self.actions.push_back(Action::Send(self.identity.identify.clone()));
-            self.state = State::Identifying { deadline: now + ANSWER_TIMEOUT };
+            self.state = State::Identifying { deadline: now + READY_TIMEOUT };
         }
     }
 
@@ -256,14 +298,21 @@ impl Session {
         match close::remedy(code) {
             Remedy::Fatal(what) => {
                 self.fatal = Some((code.unwrap_or_default(), what));
-                self.drop_connection(now);
+                self.drop_connection();
                 self.state = State::Fatal;
             }
             Remedy::Identify => {
+                let worked = matches!(self.state, State::Resuming { .. } | State::Active);
                 self.resumption = None;
-                self.retry_after_invalid(now);
+                self.retry(now, Loss::Refused);
+                // Before IDENTIFY there was no session that this could end: then it is just another failure.
+                if worked {
+                    self.pause(now);
+                }
             }
-            Remedy::Resume => self.retry(now),
+            Remedy::Resume => {
+                self.retry(now, if close::is_about_session(code) { Loss::Refused } else { Loss::Other });
+            }
         }
     }
 
@@ -290,8 +339,9 @@ impl Session {
                 if envelope.d != b"true" {
                     self.resumption = None;
                 }
-                self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
-                self.retry_after_invalid(now);
+                self.close();
+                self.retry(now, Loss::Other);
+                self.pause(now);
             }
             _ => {}
         }
@@ -323,7 +373,8 @@ impl Session {
         let sequence = envelope.s.unwrap_or(0);
         if kind == EventKind::Ready {
             let text = |key| json::get(envelope.d, key).and_then(|value| serde_json::from_slice::<String>(value).ok());
-            let Some(session_id) = text("session_id") else {
+            let guilds = json::elements(json::get(envelope.d, "guilds").unwrap_or(b"[]"));
+            let (Some(session_id), Ok(_)) = (text("session_id"), guilds) else {
                 self.on_malformed(now);
                 return Received::Control;
             };
@@ -343,21 +394,31 @@ impl Session {
             self.activate(now);
             return Received::Resumed;
         }
-        if sequence <= resumption.sequence {
-            self.counters.duplicates += 1;
-            return Received::Control;
+        if let State::Resuming { deadline, from } = &mut self.state {
+            if sequence <= *from {
+                self.counters.duplicates += 1;
+                return Received::Control;
+            }
+            *deadline = now + RESUME_TIMEOUT;
+            self.comeback.works(now);
         }
-        if let State::Resuming { deadline } = &mut self.state {
-            *deadline = now + ANSWER_TIMEOUT;
+        let last = resumption.sequence;
+        if sequence > last {
+            self.counters.gaps += sequence - last - 1;
+            resumption.sequence = sequence;
+        } else {
+            // Nothing says that it is one that was there before, so to drop it could lose it.
+            self.counters.out_of_sequence += 1;
+            if !std::mem::replace(&mut self.disorder_told, true) {
+                self.remark = Some(Remark::OutOfSequence { sequence, last });
+            }
         }
-        self.counters.gaps += sequence - resumption.sequence - 1;
-        resumption.sequence = sequence;
         Received::Dispatch(kind)
     }
 
     fn activate(&mut self, now: Time) {
         self.state = State::Active;
-        self.active_since = Some(now);
+        self.comeback.works(now);
     }
 
     fn on_hello(&mut self, now: Time, envelope: &Envelope<'_>) {
@@ -371,7 +432,8 @@ impl Session {
                 let resume = payload::resume(&self.identity.token, session_id, *sequence);
                 self.actions.push_back(Action::Send(resume));
                 self.counters.resumes += 1;
-                self.state = State::Resuming { deadline: now + ANSWER_TIMEOUT };
+                self.comeback.resumes(now);
+                self.state = State::Resuming { deadline: now + RESUME_TIMEOUT, from: *sequence };
             }
             None => self.ask(now),
         }
@@ -397,7 +459,7 @@ impl Session {
             State::Idle { until } if now >= until => {
                 self.state = State::Connecting { deadline: now + CONNECT_TIMEOUT };
                 let url = match &self.resumption {
-                    Some(resumption) if self.attempts <= RESUME_URL_ATTEMPTS => resumption.resume_url.clone(),
+                    Some(resumption) if self.comeback.failures() < RESUME_URL_ATTEMPTS => resumption.resume_url.clone(),
                     _ => self.gateway_url.clone(),
                 };
                 self.actions.push_back(Action::Connect(url));
@@ -406,11 +468,11 @@ impl Session {
             State::Connecting { deadline }
             | State::AwaitHello { deadline }
             | State::Identifying { deadline }
-            | State::Resuming { deadline }
+            | State::Resuming { deadline, .. }
                 if now >= deadline =>
             {
-                self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
-                self.retry(now);
+                self.close();
+                self.retry(now, Loss::Other);
             }
             _ => {}
         }
@@ -419,8 +481,8 @@ impl Session {
         {
             if heartbeat.awaiting.is_some() {
                 self.counters.zombies += 1;
-                self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
-                self.retry(now);
+                self.close();
+                self.retry(now, Loss::Other);
             } else {
                 self.beat(now);
             }
@@ -435,7 +497,7 @@ impl Session {
             State::Connecting { deadline }
             | State::AwaitHello { deadline }
             | State::Identifying { deadline }
-            | State::Resuming { deadline } => Some(deadline),
+            | State::Resuming { deadline, .. } => Some(deadline),
             _ => None,
         };
         let beat = self.heartbeat.map(|heartbeat| heartbeat.next);
@@ -443,55 +505,51 @@ impl Session {
     }
 
     /// Leaves for good, in a way that Discord keeps the session for a later RESUME.
-    pub fn stop(&mut self, now: Time) {
+    pub fn stop(&mut self) {
         if self.state != State::Fatal {
-            self.close(now);
+            self.close();
             self.state = State::Stopped;
         }
     }
 
-    /// Gives the connection up and makes another one: at once, unless the last ones did not last either.
+    /// Gives the connection up and makes another one: at once, unless the last ones did not work or last either.
     pub fn reconnect(&mut self, now: Time) {
         if !matches!(self.state, State::Fatal | State::Stopped | State::Idle { .. }) {
-            self.close(now);
-            self.retry(now);
+            self.close();
+            self.retry(now, Loss::Other);
         }
     }
 
-    fn close(&mut self, now: Time) {
+    fn close(&mut self) {
         self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
-        self.drop_connection(now);
+        self.drop_connection();
     }
 
-    fn drop_connection(&mut self, now: Time) {
+    fn drop_connection(&mut self) {
         self.heartbeat = None;
         self.latency = None;
-        if self.active_since.take().is_some_and(|since| now.saturating_sub(since) >= STABLE_AFTER) {
-            self.attempts = 0;
-        }
+        self.disorder_told = false;
         // What was to be sent on the old connection is void.
         self.actions.retain(|action| matches!(action, Action::Close(_)));
     }
 
-    fn retry(&mut self, now: Time) {
-        self.drop_connection(now);
-        let wait = match self.attempts {
-            0 => Duration::ZERO,
-            n => (BACKOFF.0 * 2u32.saturating_pow(n - 1).min(1 << 16)).min(BACKOFF.1),
-        };
-        // Half of it at random, so that shards that were lost together do not come back together.
-        let wait = wait.mul_f64(0.5 + self.random.f64() / 2.0);
-        self.attempts += 1;
+    /// The connection is lost: decides whether the session is given up, and when the next connection is made.
+    fn retry(&mut self, now: Time, loss: Loss) {
+        let resuming = matches!(self.state, State::Resuming { .. });
+        self.drop_connection();
+        if resuming && self.comeback.resume_lost(now, loss) && self.resumption.take().is_some() {
+            self.counters.given_up += 1;
+            self.remark = Some(Remark::GivenUp);
+        }
+        let wait = self.comeback.wait(now, self.resumption.is_some(), resuming, &mut self.random);
         self.state = State::Idle { until: now + wait };
     }
 
-    /// After an invalid session Discord wants one to five seconds of silence.
-    fn retry_after_invalid(&mut self, now: Time) {
-        self.retry(now);
-        let pause = now + Duration::from_millis(self.random.u64(1_000..=5_000));
-        if let State::Idle { until } = &mut self.state {
-            *until = pause.max(*until);
-        }
+    /// Waits as Discord wants after an invalid session, in place of any other wait.
+    fn pause(&mut self, now: Time) {
+        let (least, most) = INVALID_PAUSE;
+        let pause = least + (most - least).mul_f64(self.random.f64());
+        self.state = State::Idle { until: now + pause };
     }
 }
 

@@ -2,6 +2,7 @@
 //! the proxy was given.
 
 use crate::{
+    discord::Discord,
     host::Host,
     trace::{Coverage, Event, note},
 };
@@ -43,6 +44,8 @@ struct Session {
     synced_at: Option<usize>,
     /// Upstream sessions when it began.
     renewals: u64,
+    /// The upstream session that everything is told from: nothing of another one may come.
+    era: u64,
     /// The process that it began in.
     generation: u64,
     /// Requests for members that are not answered, by nonce.
@@ -58,7 +61,9 @@ struct Request {
     chunks: u64,
     /// Upstream sessions when it asked.
     renewals: u64,
-    /// The guild was away, or came anew, or may have been away when it asked.
+    /// The connection that it was sent on, and where it ends there.
+    sent: (u64, u64),
+    /// The guild was away, or came anew, or may have been away when it asked; or the proxy may not have heard it.
     disturbed: bool,
     asked_at: Time,
 }
@@ -72,6 +77,8 @@ pub struct Client {
     next_nonce: u64,
     connection: Option<u64>,
     inbound: Inbound,
+    /// Bytes read from its connection.
+    read: u64,
     session: Option<Session>,
     /// When it connects again.
     back_at: Time,
@@ -94,6 +101,7 @@ impl Client {
             next_nonce: 0,
             connection: None,
             inbound: Inbound::new(Role::Client, 1 << 24),
+            read: 0,
             session: None,
             back_at: Time::ZERO,
             gone_since: None,
@@ -124,7 +132,7 @@ impl Client {
         if self.manner.heartbeats && now >= self.next_beat {
             self.next_beat = now + HEARTBEAT;
             let sequence = self.session.as_ref().map_or("null".into(), |session| session.sequence.to_string());
-            host.command(now, self.number(), &format!(r#"{{"op":1,"d":{sequence}}}"#));
+            host.command(self.number(), &format!(r#"{{"op":1,"d":{sequence}}}"#));
         }
         self.read(now, host, coverage);
         self.expect_answers(now, host);
@@ -153,17 +161,21 @@ impl Client {
         self.next_nonce += 1;
         let nonce = self.next_nonce;
         let command = format!(r#"{{"op":8,"d":{{"guild_id":"{guild}","query":"","limit":0,"nonce":"{nonce}"}}}}"#);
-        let request = Request {
-            guild,
-            known: members.clone(),
-            told: BTreeSet::new(),
-            chunks: 0,
-            renewals: host.renewals,
-            // Of a guild that is down since before the newest session the client may not know that.
-            disturbed: host.shard.report().cache.unavailable_guilds > 0,
-            asked_at: now,
-        };
-        if host.generation == self.generation && host.command(now, connection, &command) {
+        // Of a guild that is down since before the newest session the client may not know that.
+        let disturbed = host.report().cache.unavailable_guilds > 0;
+        if host.generation == self.generation
+            && let Some(end) = host.command(connection, &command)
+        {
+            let request = Request {
+                guild,
+                known: members.clone(),
+                told: BTreeSet::new(),
+                chunks: 0,
+                renewals: host.renewals,
+                sent: (connection, end),
+                disturbed,
+                asked_at: now,
+            };
             note(|| format!("client {}: asks for the members of {guild}, {nonce}", self.name));
             coverage.count(Event::Asked);
             session.requests.insert(nonce, request);
@@ -175,7 +187,11 @@ impl Client {
     }
 
     fn connect(&mut self, now: Time, host: &mut Host, window: Duration, roomy: bool, coverage: &mut Coverage) {
+        if !host.is_listening() {
+            return;
+        }
         self.inbound = Inbound::new(Role::Client, 1 << 24);
+        self.read = 0;
         self.next_beat = now + HEARTBEAT / 2;
         self.generation = host.generation;
         self.back_at = now + Duration::from_secs(1);
@@ -188,6 +204,7 @@ impl Client {
                     let expired = gone_here.is_some_and(|gone| gone > window + Duration::from_secs(1));
                     assert!(!expired, "P4: client {} could resume after {gone:?}", self.name);
                     assert!(session.generation >= host.clean_start, "P4: a session outlived a kill");
+                    assert_eq!(session.renewals, host.renewals, "P5: a session outlived the upstream session");
                     note(|| format!("client {}: resumes at {} on {number}", self.name, session.sequence));
                     coverage.count(Event::Resumes);
                     // What can be resumed is complete, at some time before now if nobody has seen when.
@@ -207,7 +224,7 @@ impl Client {
                         coverage.count(Event::Expired);
                     }
                     let synced = session.announced.iter().all(|guild| session.answered.contains(guild));
-                    let known = session.generation >= host.clean_start;
+                    let known = session.generation >= host.clean_start && session.renewals == host.renewals;
                     note(|| format!("client {}: its RESUME at {} is refused", self.name, session.sequence));
                     assert!(
                         expired || !synced || !known || !roomy,
@@ -220,26 +237,33 @@ impl Client {
                 }
             }
         }
-        let Ok(number) = host.identify(now, self.intents) else { return };
+        let Ok(number) = host.identify(self.intents) else { return };
         note(|| format!("client {}: identifies on {number}", self.name));
         self.connection = Some(number);
         self.gone_since = None;
         self.resuming = false;
-        self.session = Some(Session {
-            id: String::new(),
-            sequence: 0,
-            announced: Vec::new(),
-            answered: BTreeSet::new(),
-            guilds: BTreeMap::new(),
-            at: 0,
-            synced_at: None,
-            renewals: 0,
-            generation: host.generation,
-            requests: BTreeMap::new(),
-        });
+        self.session = Some(Session::new(host.generation));
     }
 
-    fn lost(&mut self, now: Time, host: &Host, why: &str) {
+    /// It has been told that its session is invalid: it starts over, on the same connection or on another one.
+    fn start_over(&mut self, now: Time, host: &mut Host, coverage: &mut Coverage) {
+        let (number, name) = (self.number(), self.name);
+        coverage.count(Event::Dismissed);
+        let session = self.session.take().expect("a session");
+        let renewals = host.renewals;
+        assert!(session.id.is_empty() || session.renewals < renewals, "P3: client {name} had a valid session");
+        self.resuming = false;
+        if number.is_multiple_of(2) && host.identify_again(number, self.intents) {
+            note(|| format!("client {name}: identifies again on {number}"));
+            coverage.count(Event::IdentifiedAgain);
+            self.session = Some(Session::new(host.generation));
+        } else {
+            host.hang_up(number, Some(1000));
+            self.lost(now, host, "to start over");
+        }
+    }
+
+    fn lost(&mut self, now: Time, host: &mut Host, why: &str) {
         note(|| format!("client {}: lost its connection, {why}", self.name));
         self.take_over_marks(host);
         self.connection = None;
@@ -247,14 +271,14 @@ impl Client {
         self.back_at = self.back_at.max(now);
     }
 
-    /// What the host knows of where the session began.
-    fn take_over_marks(&mut self, host: &Host) {
-        if let (Some(number), Some(session)) = (self.connection, &mut self.session)
-            && let Some(connection) = host.connections.get(&number)
-            && session.synced_at.is_none()
-        {
-            session.synced_at = connection.synced_at;
+    /// What the host knows of where the session began, and what it has not heard of it.
+    fn take_over_marks(&mut self, host: &mut Host) {
+        let (Some(number), Some(session)) = (self.connection, &mut self.session) else { return };
+        if session.synced_at.is_none() && !session.id.is_empty() {
+            session.synced_at = host.synced_at(number);
         }
+        let unheard = |request: &&mut Request| request.sent.0 == number && !host.has_heard(number, request.sent.1);
+        session.requests.values_mut().filter(unheard).for_each(|request| request.disturbed = true);
     }
 
     /// Ends its connection. `code`: as a close frame says; `None`: without a word.
@@ -263,7 +287,7 @@ impl Client {
         self.take_over_marks(host);
         let gives_up = matches!(code, Some(1000 | 1001));
         note(|| format!("client {}: leaves {number} with {code:?} for {away:?}", self.name));
-        host.hang_up(now, number, gives_up);
+        host.hang_up(number, code);
         if self.session.as_ref().is_some_and(|session| session.synced_at.is_none()) {
             coverage.count(Event::SnapshotsCut);
         }
@@ -282,6 +306,7 @@ impl Client {
         if self.connection.take().is_some() && self.session.as_ref().is_some_and(|session| session.synced_at.is_some())
         {
             coverage.count(Event::ResumesOverLiving);
+            self.gone_since = Some(now);
             self.connect(now, host, window, roomy, coverage);
         } else {
             self.gone_since = Some(now);
@@ -293,48 +318,69 @@ impl Client {
         let number = self.number();
         let mut room = self.manner.appetite;
         while room > 0 {
-            let Some(connection) = host.connections.get_mut(&number) else { return };
             let space = self.inbound.space();
-            let n = connection.wire.len().min(room).min(space.len());
+            let most = room.min(space.len());
+            let n = host.read(number, &mut space[..most]);
             if n == 0 {
                 break;
             }
-            for (byte, from) in space.iter_mut().zip(connection.wire.drain(..n)) {
-                *byte = from;
-            }
             room -= n;
+            self.read += n as u64;
             self.inbound.filled(n);
-            let mut payloads: Vec<Value> = Vec::new();
+            let mut payloads: Vec<(Value, u64)> = Vec::new();
             let mut closed = None;
-            while let Some(message) = self.inbound.next().expect("frames") {
-                match message {
-                    Message::Text(text) => payloads.push(serde_json::from_slice(text).expect("JSON")),
-                    Message::Close(close) => closed = Some(close.map(|(code, _)| code)),
-                    other => panic!("{other:?}"),
+            loop {
+                match self.inbound.next().expect("frames") {
+                    None => break,
+                    Some(Message::Text(text)) => {
+                        let payload = serde_json::from_slice(text).expect("JSON");
+                        payloads.push((payload, self.read - self.inbound.pending() as u64));
+                    }
+                    Some(Message::Close(close)) => {
+                        let (code, reason) = close.map_or((None, ""), |(code, reason)| (Some(code), reason));
+                        match reason {
+                            _ if reason.starts_with("too slow") => coverage.count(Event::FellOff),
+                            _ if reason.starts_with("no heartbeat") => coverage.count(Event::Silent),
+                            _ => {}
+                        }
+                        closed = Some(code);
+                    }
+                    Some(other) => panic!("{other:?}"),
                 }
             }
-            payloads.iter().for_each(|payload| self.take(payload, host, coverage));
+            for (payload, offset) in &payloads {
+                if payload["op"] == 9 {
+                    assert_eq!(payload["d"], false, "P3: a session that can not be resumed");
+                    self.start_over(now, host, coverage);
+                    if self.connection.is_none() {
+                        return;
+                    }
+                } else {
+                    self.take(payload, *offset, host, coverage);
+                }
+            }
             if let Some(code) = closed {
-                host.hang_up(now, number, false);
+                host.hang_up(number, None);
                 self.lost(now, host, &format!("closed with {code:?}"));
                 assert_eq!(code, Some(4000), "P3: a close that lets it resume");
                 return;
             }
         }
         if host.is_over(number) {
-            host.hang_up(now, number, false);
+            host.hang_up(number, None);
             self.lost(now, host, "it is over");
         }
     }
 
-    fn take(&mut self, payload: &Value, host: &Host, coverage: &mut Coverage) {
+    /// A payload that ends at this byte of the connection.
+    fn take(&mut self, payload: &Value, offset: u64, host: &mut Host, coverage: &mut Coverage) {
         match payload["op"].as_u64() {
             Some(0) => {}
             Some(7 | 11) => return,
             other => panic!("op {other:?}"),
         }
         let name = self.name;
-        let connection = &host.connections[&self.connection.expect("a connection")];
+        let number = self.number();
         let session = self.session.as_mut().expect("a session");
         assert_eq!(payload["s"], session.sequence + 1, "P3: client {name} gets {payload}");
         session.sequence += 1;
@@ -342,18 +388,24 @@ impl Client {
         if self.resuming {
             coverage.count(Event::Replayed);
         }
-        session.synced_at = session.synced_at.or(connection.synced_at);
+        if session.synced_at.is_none() && !session.id.is_empty() {
+            session.synced_at = host.synced_at(number);
+        }
         let data = &payload["d"];
         let id = |value: &Value| value.as_str().and_then(|id| id.parse::<u64>().ok()).unwrap_or(0);
         let (guild, user) = (id(&data["guild_id"]), id(&data["user"]["id"]));
         let of_guild = id(&data["id"]);
-        match payload["t"].as_str().expect("a type") {
+        let kind = payload["t"].as_str().expect("a type");
+        if matches!(kind, "GUILD_CREATE" | "GUILD_MEMBER_ADD" | "GUILD_MEMBER_REMOVE" | "MESSAGE_CREATE") {
+            assert_eq!(data["era"], session.era, "P5: client {name} gets {kind} of another session than its READY");
+        }
+        match kind {
             "READY" => {
                 session.id = data["session_id"].as_str().expect("an id").to_owned();
                 session.announced =
                     data["guilds"].as_array().expect("guilds").iter().map(|guild| id(&guild["id"])).collect();
-                session.at = connection.begun_at.expect("it has begun");
-                session.renewals = connection.renewals;
+                (session.at, session.renewals) = host.began(number, offset);
+                session.era = data["era"].as_u64().expect("an era");
             }
             "GUILD_MEMBERS_CHUNK" => {
                 if session.chunk(data, guild, name) {
@@ -372,15 +424,13 @@ impl Client {
                 let count = data["member_count"].as_u64().expect("a count");
                 assert_eq!(count, members.len() as u64, "P5: members of guild {of_guild} for client {name}");
                 let before = session.guilds.insert(of_guild, (members, count));
-                let renewed = host.renewals > session.renewals;
-                assert!(before.is_none() || renewed, "P5: guild {of_guild} twice for client {name}");
+                assert!(before.is_none(), "P5: guild {of_guild} twice for client {name}");
             }
             "GUILD_DELETE" => {
                 session.answered.insert(of_guild);
                 session.disturb(of_guild);
                 let known = session.guilds.remove(&of_guild).is_some() || session.announced.contains(&of_guild);
-                let renewed = host.renewals > session.renewals;
-                assert!(known || renewed, "P5: client {name} has never heard of guild {of_guild}");
+                assert!(known, "P5: client {name} has never heard of guild {of_guild}");
             }
             "GUILD_MEMBER_ADD" => {
                 let shown = session.guilds.get_mut(&guild);
@@ -417,12 +467,12 @@ impl Client {
     }
 
     /// Has it everything? Said in the end, when nothing is on its way any more.
-    pub fn check(&mut self, host: &Host, truth: &BTreeMap<u64, crate::discord::Guild>) {
-        let name = self.name;
-        let connection =
-            &host.connections[&self.connection.unwrap_or_else(|| panic!("client {name} is not connected"))];
+    pub fn check(&mut self, host: &mut Host, discord: &Discord) {
+        let (name, truth) = (self.name, &discord.guilds);
+        let number = self.connection.unwrap_or_else(|| panic!("client {name} is not connected"));
         let session = self.session.as_mut().expect("a session");
-        session.synced_at = session.synced_at.or(connection.synced_at);
+        assert_eq!(session.era, discord.era, "P5: client {name} knows an upstream session that is over");
+        session.synced_at = session.synced_at.or_else(|| host.synced_at(number));
         if self.intents.intersects(Intents::GUILD_MESSAGES) {
             session.skip_to(None, host, name);
         }
@@ -450,6 +500,23 @@ impl Request {
 }
 
 impl Session {
+    /// One that has received nothing yet.
+    fn new(generation: u64) -> Self {
+        Self {
+            id: String::new(),
+            sequence: 0,
+            announced: Vec::new(),
+            answered: BTreeSet::new(),
+            guilds: BTreeMap::new(),
+            at: 0,
+            synced_at: None,
+            renewals: 0,
+            era: 0,
+            generation,
+            requests: BTreeMap::new(),
+        }
+    }
+
     /// A guild is gone, or here again: what was asked about it may have no answer.
     fn disturb(&mut self, guild: u64) {
         self.requests
@@ -497,12 +564,11 @@ impl Session {
             if fed.number == number {
                 return;
             }
-            // A guild that was left, or went with the upstream session, before it could be shown takes its messages along.
+            // A guild that was left before it could be shown takes its messages along.
             let syncing = self.synced_at.is_none_or(|synced| self.at <= synced);
             let left = host.fed[self.at..].iter().any(|later| later.guild == fed.guild && later.number.is_none());
-            let renewed = host.renewals > self.renewals;
             assert!(
-                syncing && (left || renewed),
+                syncing && left,
                 "P3: client {name} has not been sent message {:?} of guild {}, but {number:?}",
                 fed.number,
                 fed.guild

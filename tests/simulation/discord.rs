@@ -3,9 +3,15 @@
 //! It knows the truth, numbers the messages, remembers which of them can not have reached anybody, and complains about a
 //! proxy that identifies without need or too early.
 
-use crate::trace::{Coverage, Event, note};
+use crate::{
+    net::Payload,
+    trace::{Coverage, Event, note},
+};
 use fastrand::Rng;
-use gateway_proxy::protocol::Time;
+use gateway_proxy::{
+    protocol::Time,
+    upstream::comeback::{RESUME_ATTEMPTS, RESUME_REFUSALS},
+};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -26,6 +32,8 @@ const MANY_MEMBERS: u64 = 2_300;
 const CHUNK: usize = 1_000;
 /// Bytes of the largest content of a message.
 const LARGEST_CONTENT: usize = 30_000;
+/// A minute of RESUMEs, one after a pause of a second at least and mostly of many more.
+const MOST_FRUITLESS: u32 = 30;
 /// The first user of a guild, for each of its id.
 const FIRST_USER: u64 = 1_000_000;
 /// The bot itself.
@@ -40,11 +48,26 @@ pub struct Guild {
 
 struct Session {
     id: String,
+    /// How many sessions there have been up to this one.
+    era: u64,
     sequence: u64,
     /// Payloads by sequence, with the number of a message.
     sent: VecDeque<(u64, String, Option<u64>)>,
     /// Since when it has no connection.
     alone_since: Option<Time>,
+}
+
+/// How Discord can fail to serve a RESUME though the session is there.
+#[derive(Clone, Copy, Debug)]
+pub enum Refusal {
+    /// A close code that is in no documentation any more.
+    Code,
+    /// The end of the connection, without a word.
+    End,
+    /// Op 9 that says that the session can be resumed.
+    Invalid,
+    /// Nothing but acknowledged heartbeats.
+    Silence,
 }
 
 /// What comes over the connection.
@@ -68,16 +91,22 @@ pub struct Discord {
     pub guilds: BTreeMap<u64, Guild>,
     /// The session of the shard, if there is one.
     session: Option<Session>,
+    /// Sessions so far.
+    pub era: u64,
     link: Option<Link>,
     next: u64,
     last_identify: Option<Time>,
+    /// RESUMEs are refused in this way until then.
+    stubborn: Option<(Refusal, Time)>,
+    /// RESUMEs of this process in a row that have brought nothing.
+    pub fruitless: u32,
     /// Does the proxy know the session, so that it has to resume it?
     pub known: bool,
     /// The newest message.
     pub number: u64,
     /// Messages that nobody could be sent.
     pub lost: BTreeSet<u64>,
-    /// The newest message that the proxy has been given.
+    /// The newest message that the proxy has taken.
     fed: u64,
     user: u64,
     /// Many messages are large, so that a small ring holds few.
@@ -97,9 +126,12 @@ impl Discord {
         Self {
             guilds: guilds.collect(),
             session: None,
+            era: 0,
             link: None,
             next: 0,
             last_identify: None,
+            stubborn: None,
+            fruitless: 0,
             known: false,
             number: 0,
             lost: BTreeSet::new(),
@@ -143,25 +175,38 @@ impl Discord {
         self.send(now, Frame::Text { text, number: None, guild: None, left: false });
     }
 
-    /// The next frame that has arrived at the proxy.
+    /// The connection that is open, and whether nothing passes on it.
+    pub fn link(&self) -> Option<(u64, bool)> {
+        self.link.as_ref().map(|link| (link.number, link.frozen))
+    }
+
+    /// When the next frame arrives at the proxy.
+    pub fn next_arrival(&self) -> Option<Time> {
+        let link = self.link.as_ref().filter(|link| !link.frozen)?;
+        link.frames.front().map(|(at, _)| *at)
+    }
+
+    /// The next frame that has arrived at the proxy's machine.
     pub fn arrived(&mut self, now: Time) -> Option<Frame> {
-        let link = self.link.as_mut()?;
-        if link.frozen || link.frames.front()?.0 > now {
-            return None;
+        self.next_arrival().filter(|at| *at <= now)?;
+        let (_, frame) = self.link.as_mut()?.frames.pop_front()?;
+        if matches!(&frame, Frame::Text { text, .. } if text.contains(r#""op":0"#)) {
+            self.fruitless = 0;
         }
-        let (_, frame) = link.frames.pop_front()?;
-        if let Frame::Text { text, .. } = &frame
-            && text.starts_with(r#"{"t":"READY""#)
-        {
+        Some(frame)
+    }
+
+    /// The proxy has taken an event, and does not want it again.
+    pub fn taken(&mut self, payload: &Payload) {
+        if payload.ready {
             self.known = self.session.is_some();
         }
-        if let Frame::Text { number: Some(number), .. } = frame {
+        if let Some(number) = payload.number {
             assert!(number > self.fed, "P1: message {number} came a second time to the proxy, after {}", self.fed);
             let missing = (self.fed + 1..number).find(|missing| !self.lost.contains(missing));
             assert_eq!(missing, None, "P1: the proxy has not been sent a message before {number}");
             self.fed = number;
         }
-        Some(frame)
     }
 
     /// A session ends: what of it has not arrived never will.
@@ -189,10 +234,14 @@ impl Discord {
 
     /// A payload of the proxy on connection `link`.
     pub fn receive(&mut self, now: Time, link: u64, payload: &[u8], coverage: &mut Coverage) {
+        let payload: Value = serde_json::from_slice(payload).expect("the proxy sends JSON");
+        if payload["op"] == 6 {
+            self.fruitless += 1;
+            assert!(self.fruitless <= MOST_FRUITLESS, "P2: {} RESUMEs that bring nothing", self.fruitless);
+        }
         if self.link.as_ref().is_none_or(|own| own.number != link || own.frozen) {
             return;
         }
-        let payload: Value = serde_json::from_slice(payload).expect("the proxy sends JSON");
         match payload["op"].as_u64() {
             Some(1) => self.say(now, r#"{"t":null,"s":null,"op":11,"d":null}"#.into()),
             Some(2) => self.identify(now, coverage),
@@ -204,7 +253,14 @@ impl Discord {
 
     fn identify(&mut self, now: Time, coverage: &mut Coverage) {
         coverage.count(Event::Identifies);
-        assert!(self.session.is_none() || !self.known, "P2: an IDENTIFY though the session could be resumed");
+        let resumable = self.session.is_some() && self.known;
+        assert!(
+            !resumable || self.fruitless >= RESUME_ATTEMPTS.min(RESUME_REFUSALS),
+            "P2: an IDENTIFY though the session could be resumed"
+        );
+        if resumable {
+            coverage.count(Event::SessionsGivenUp);
+        }
         let early = self.last_identify.is_some_and(|last| now.saturating_sub(last) < IDENTIFY_INTERVAL);
         assert!(
             !early,
@@ -216,7 +272,9 @@ impl Discord {
         self.next += 1;
         let id = format!("upstream-{}", self.next);
         note(|| format!("discord: {id} begins"));
-        self.session = Some(Session { id: id.clone(), sequence: 0, sent: VecDeque::new(), alone_since: None });
+        self.era += 1;
+        let (era, sent) = (self.era, VecDeque::new());
+        self.session = Some(Session { id: id.clone(), era, sequence: 0, sent, alone_since: None });
         if let Some(link) = &mut self.link {
             link.session = true;
         }
@@ -235,6 +293,15 @@ impl Discord {
     }
 
     fn resume(&mut self, now: Time, data: &Value, coverage: &mut Coverage) {
+        if let Some((refusal, _)) = self.stubborn.filter(|(_, until)| now < *until) {
+            coverage.count(Event::UpstreamStubborn);
+            return match refusal {
+                Refusal::Code => self.send(now, Frame::Close(4006)),
+                Refusal::End => self.disconnect(now),
+                Refusal::Invalid => self.say(now, r#"{"t":null,"s":null,"op":9,"d":true}"#.into()),
+                Refusal::Silence => {}
+            };
+        }
         let sequence = data["seq"].as_u64().unwrap_or(0);
         let found = self.session.as_mut().filter(|session| {
             let first = session.sent.front().map_or(session.sequence + 1, |(first, ..)| *first);
@@ -284,6 +351,9 @@ impl Discord {
             return;
         };
         session.sequence += 1;
+        // Which session an event belongs to stands in it, so that clients can tell.
+        let mut data = data.clone();
+        data["era"] = session.era.into();
         let text = format!(r#"{{"t":"{name}","s":{},"op":0,"d":{data}}}"#, session.sequence);
         session.sent.push_back((session.sequence, text.clone(), number));
         if session.sent.len() > REPLAY {
@@ -391,6 +461,11 @@ impl Discord {
             self.end_session();
         }
         self.send(now, Frame::Close(code));
+    }
+
+    /// Serves no RESUME for a while.
+    pub fn be_stubborn(&mut self, how: Refusal, until: Time) {
+        self.stubborn = Some((how, until));
     }
 
     pub fn ask_to_reconnect(&mut self, now: Time) {

@@ -1,40 +1,40 @@
-//! The proxy's shell around one shard, as the data core is: it carries out what the shard wants, hands it what arrives, and
-//! moves bytes to clients. Connections are queues here, and a process can stop, be killed, and start again.
+//! The surroundings of a data core: the control core that lets shards identify, dials and keeps the door, the two ends of
+//! every connection, the clock, and processes that stop, are killed, and start again. The core itself is the real one.
 
 use crate::{
-    discord::{Discord, Frame},
-    trace::{Coverage, Event, note},
+    connection::{Connection, Mark},
+    discord::Discord,
+    net::{Net, Payload, Shared, Socket},
+    process::{Choice, Disk, Process},
+    trace::{Coverage, Event, note, set_time},
+    upstream::Ways,
 };
 use fastrand::Rng;
 use gateway_proxy::{
-    cache::Flags,
     compression::Transport,
     control::identify::{Budget, IdentifyQueue},
+    data_core::{Arrival, Entry, Parcel, ToControl, ToCore},
     downstream::{
-        outbox::Outbox,
+        outbox::{HIGH_WATER, Outbox},
         session::{Options, SessionId},
     },
-    log::Limits,
-    protocol::{Encoding, ShardId, Time, intents::Intents, payload},
-    shard::{Close, Entropy, Progress, Settings, Shard},
-    upstream::session::{Action, Identity},
+    protocol::{Encoding, Time, intents::Intents},
+    shard::{Close, report::Report},
+    websocket::{Inbound, Message, Opcode, Role, write_close, write_frame},
 };
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, VecDeque},
     rc::Rc,
     time::Duration,
 };
 
-/// What a socket holds that nobody has read.
+/// What a client's socket holds that nobody has read.
 const SOCKET: usize = 6 << 10;
-/// As in the data core: a client that takes nothing for this long is dropped.
-const STALL_LIMIT: Duration = Duration::from_secs(60);
-/// As there: how long a goodbye may take.
-const LINGER: Duration = Duration::from_secs(5);
-/// Fills of the outbox in one turn.
-const FILLS: usize = 2;
-const TICK: Duration = Duration::from_millis(250);
-const ID: ShardId = ShardId { id: 0, count: 1 };
+/// Turns that a core may need for nothing, and for each thing that happens.
+const TURNS: (u64, u64) = (64, 4);
+/// Times that the core and its surroundings react to each other at one moment.
+const ROUNDS: u32 = 10_000;
 
 /// What the shard was given, as far as clients have to see it.
 #[derive(Clone, Copy, Debug)]
@@ -44,47 +44,35 @@ pub struct Fed {
     pub number: Option<u64>,
 }
 
-/// The way to Discord.
-enum Link {
-    None,
-    /// Until then, and whether it will work.
-    Connecting(Time, bool),
-    Open(u64),
-}
-
-/// The proxy's end of a client's connection.
-pub struct Connection {
-    session: u32,
-    outbox: Outbox,
-    /// On its way to the client.
-    pub wire: VecDeque<u8>,
-    /// Since when it ends: when the wire is empty, or after a while.
-    closing: Option<Time>,
-    stalled_since: Option<Time>,
-    /// The first event that the client has to see, once READY has been made; and the first one after its guilds.
-    pub begun_at: Option<usize>,
-    pub synced_at: Option<usize>,
-    /// Upstream sessions when READY was made.
-    pub renewals: u64,
-}
-
-/// What the seed chose for a process.
-#[derive(Clone, Copy, Debug)]
-pub struct Choice {
-    pub log: Limits,
-    pub resume_window: Duration,
+/// A connection to Discord that is being made.
+struct Dial {
+    at: Time,
+    attempt: u64,
+    works: bool,
 }
 
 /// See the module's description.
 pub struct Host {
-    pub shard: Shard,
     choice: Choice,
-    link: Link,
+    rng: Rng,
+    net: Shared,
+    disk: Rc<RefCell<Disk>>,
+    process: Process,
+    /// It has been told to stop, and it has.
+    stopping: bool,
+    stopped: bool,
+    ways: Ways,
+    dials: Vec<Dial>,
     queue: IdentifyQueue,
     pub connections: BTreeMap<u64, Connection>,
     next_connection: u64,
-    next_tick: Time,
+    /// A client whose RESUME was refused.
+    refused: Option<u64>,
+    /// How far commands of each connection were heard.
+    heard: BTreeMap<u64, u64>,
     pub fed: Vec<Fed>,
+    /// What the shard has taken and Discord has not been told of.
+    taken: Vec<Payload>,
     /// Upstream sessions so far: with a new one guilds are told anew.
     pub renewals: u64,
     /// Processes so far, and those that began with nothing.
@@ -98,26 +86,7 @@ pub struct Host {
     pub outage: bool,
     /// Connections that were tried.
     pub attempts: u64,
-}
-
-fn settings(choice: Choice) -> Rc<Settings> {
-    Rc::new(Settings {
-        public_url: "ws://proxy".into(),
-        log: choice.log,
-        resume_window: choice.resume_window,
-        cache: Flags::ALL,
-        honor_client_intents: true,
-        intents: u64::MAX,
-    })
-}
-
-fn identity() -> Identity {
-    Identity { identify: br#"{"op":2,"d":{}}"#.to_vec(), token: "t".into() }
-}
-
-fn entropy(seed: u64) -> Entropy {
-    let mut random = Rng::with_seed(seed);
-    Box::new(move |bytes| random.fill(bytes))
+    coverage: Coverage,
 }
 
 fn queue(now: Time) -> IdentifyQueue {
@@ -125,18 +94,34 @@ fn queue(now: Time) -> IdentifyQueue {
     IdentifyQueue::new(Budget { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])
 }
 
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.net.borrow_mut().dying = true;
+    }
+}
+
 impl Host {
     pub fn new(choice: Choice, now: Time, seed: u64) -> Self {
-        let shard = Shard::new(ID, settings(choice), identity(), "ws://discord".into(), None, entropy(seed));
+        let mut rng = Rng::with_seed(seed);
+        let (net, disk) = (Net::new(now), Rc::default());
+        let process = Process::start(choice, &net, &disk, &mut rng);
         Self {
-            shard,
             choice,
-            link: Link::None,
+            rng,
+            process,
+            disk,
+            stopping: false,
+            stopped: false,
+            ways: Ways::new(net.clone(), choice.transport),
+            net,
+            dials: Vec::new(),
             queue: queue(now),
             connections: BTreeMap::new(),
             next_connection: 0,
-            next_tick: now,
+            refused: None,
+            heard: BTreeMap::new(),
             fed: Vec::new(),
+            taken: Vec::new(),
             renewals: 0,
             generation: 0,
             clean_start: 0,
@@ -144,260 +129,458 @@ impl Host {
             unreachable: 0,
             outage: false,
             attempts: 0,
+            coverage: Coverage::default(),
         }
     }
 
-    /// Everything that can be done at this moment.
-    pub fn run(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng, coverage: &mut Coverage) {
-        if now >= self.next_tick {
-            self.next_tick = now + TICK;
-            self.shard.tick(now);
-        }
-        while self.queue.poll(now).is_some() {
-            self.shard.upstream_permitted(now);
-        }
-        self.upstream(now, discord, rng, coverage);
-        for number in self.connections.keys().copied().collect::<Vec<_>>() {
-            self.turn(now, number, coverage);
-        }
+    /// What has happened at the seam and here.
+    pub fn coverage(&self) -> Coverage {
+        let mut coverage = self.coverage.clone();
+        coverage.add(&self.net.borrow().coverage);
+        coverage
     }
 
-    fn upstream(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng, coverage: &mut Coverage) {
+    /// The state of the shard in numbers.
+    pub fn report(&mut self) -> Report {
+        self.process.shard().report()
+    }
+
+    // ---- time ----
+
+    /// Everything that happens up to a time, each thing at its own.
+    pub fn run(&mut self, until: Time, discord: &mut Discord, coverage: &mut Coverage) {
+        let mut rounds = 0;
         loop {
-            self.actions(now, discord, rng, coverage);
-            match self.link {
-                Link::Connecting(at, true) if now >= at => {
-                    self.link = Link::Open(discord.connect(now, rng));
-                    self.shard.upstream_connected(now);
+            let now = self.net.borrow().clock;
+            set_time(now);
+            rounds += 1;
+            assert!(rounds < ROUNDS, "P6: things go on happening without an end");
+            self.ways.feed(now, discord, &mut self.rng);
+            self.drain();
+            self.taken.drain(..).for_each(|payload| discord.taken(&payload));
+            if self.stopped {
+                self.go_on(discord);
+                continue;
+            }
+            let something = self.control(now, discord) | self.ways.hear(now, discord, &mut self.rng, coverage);
+            self.doors();
+            if something || self.net.borrow().touched {
+                continue;
+            }
+            let dial = self.dials.iter().map(|dial| dial.at).min();
+            let core = self.process.core.io_mut().sleeps.expect("a core that was drained sleeps");
+            let next = [core, dial, discord.next_arrival()].into_iter().flatten().min();
+            match next.filter(|at| *at <= until) {
+                Some(at) => {
+                    rounds = if at > now { 0 } else { rounds };
+                    self.net.borrow_mut().clock = at.max(now);
                 }
-                Link::Connecting(at, false) if now >= at => {
-                    self.link = Link::None;
-                    self.shard.upstream_closed(now, None);
-                    return;
+                None => break,
+            }
+        }
+        let mut net = self.net.borrow_mut();
+        net.clock = until;
+        net.tidy();
+    }
+
+    /// Lets the core work until it would sleep.
+    fn drain(&mut self) {
+        let (mut turns, before) = (0, self.process.core.io_mut().events);
+        loop {
+            let (clock, touched) = {
+                let net = self.net.borrow();
+                (net.clock, net.touched)
+            };
+            let sleeps = match self.process.core.io_mut().sleeps {
+                Some(until) => until.is_none_or(|until| clock < until),
+                None => false,
+            };
+            if sleeps && !touched || self.stopped {
+                break;
+            }
+            self.stopped = !self.process.core.turn();
+            self.look();
+            turns += 1;
+            let events = self.process.core.io_mut().events - before;
+            let most = (TURNS.0 + TURNS.1 * events).min(u64::from(ROUNDS));
+            assert!(turns <= most, "P6: {turns} turns for {events} things that happened");
+        }
+        if turns > 0 && !self.stopped {
+            self.ways.check();
+            self.check();
+        }
+    }
+
+    /// Notes how far the core is after a turn.
+    fn look(&mut self) {
+        let arrived = std::mem::take(&mut self.net.borrow_mut().arrived);
+        if !arrived.is_empty() {
+            let events = self.process.shard().events();
+            // What comes after the core has given the connection up is ignored, and comes again with a RESUME.
+            let taken = (events - std::mem::replace(&mut self.process.events, events)) as usize;
+            let before = self.taken.len();
+            for payload in arrived.into_iter().filter(|payload| payload.counted).take(taken) {
+                self.renewals += u64::from(payload.ready);
+                if let Some(guild) = payload.guild.filter(|_| payload.number.is_some() || payload.left) {
+                    self.fed.push(Fed { guild, number: payload.number });
                 }
-                Link::Open(_) if !discord.is_linked() => {
-                    self.link = Link::None;
-                    self.shard.upstream_closed(now, None);
-                }
-                Link::Open(_) => match discord.arrived(now) {
-                    Some(Frame::Text { text, number, guild, left }) => {
-                        if text.starts_with(r#"{"t":"READY""#) {
-                            self.renewals += 1;
-                        }
-                        if let Some(guild) = guild.filter(|_| number.is_some() || left) {
-                            self.fed.push(Fed { guild, number });
-                        }
-                        note(|| format!("proxy: is given {:.110}", text));
-                        self.shard.upstream_payload(now, text.as_bytes()).expect("Discord sends payloads");
-                    }
-                    Some(Frame::Close(code)) => {
-                        discord.disconnect(now);
-                        self.link = Link::None;
-                        self.shard.upstream_closed(now, Some(code));
-                    }
-                    None => return,
-                },
-                _ => return,
+                self.taken.push(payload);
+            }
+            assert_eq!(self.taken.len() - before, taken, "P1: the shard counts events that nobody has sent");
+        }
+        let synced = self.process.shard().syncing() == 0;
+        for (number, connection) in &mut self.connections {
+            if connection.marks.is_none() && connection.commands.is_empty() || connection.door.is_some() {
+                continue;
+            }
+            let Some(served) = self.process.core.client(|socket| socket.id == connection.socket) else { continue };
+            let mut net = self.net.borrow_mut();
+            let pipe = net.pipe(connection.socket);
+            let mark =
+                Mark { made: pipe.taken + served.waiting as u64, fed: self.fed.len(), renewals: self.renewals, synced };
+            connection.mark(mark);
+            let heard = pipe.received - served.unheard as u64;
+            while served.open && connection.commands.front().is_some_and(|end| *end <= heard) {
+                connection.commands.pop_front();
+                self.heard.insert(*number, heard);
             }
         }
     }
 
-    fn actions(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng, coverage: &mut Coverage) {
-        while let Some(action) = self.shard.poll_upstream(now) {
-            match (&self.link, action) {
-                (Link::None, Action::Connect(_)) => {
-                    self.attempts += 1;
-                    let works = rng.u8(..) >= self.unreachable && !self.outage;
-                    let time = Duration::from_millis(rng.u64(1..if works { 300 } else { 30_000 }));
-                    if !works {
-                        coverage.count(Event::UpstreamUnreachable);
-                    }
-                    self.link = Link::Connecting(now + time, works);
-                }
-                (Link::None, _) => {}
-                // It does not want to wait any longer.
-                (Link::Connecting(..), _) => self.link = Link::None,
-                (Link::Open(link), Action::Send(payload)) => discord.receive(now, *link, &payload, coverage),
-                (Link::Open(_), Action::RequestPermit) => self.queue.request(0),
-                (Link::Open(_), Action::Close(_) | Action::Connect(_)) => {
-                    discord.disconnect(now);
-                    self.link = Link::None;
-                }
+    /// A core that sleeps has nothing to do for its clients.
+    fn check(&mut self) {
+        for (number, connection) in &self.connections {
+            let Some(served) = self.process.core.client(|socket| socket.id == connection.socket) else { continue };
+            let mut net = self.net.borrow_mut();
+            let pipe = net.pipe(connection.socket);
+            if served.open && !pipe.reset {
+                let unread = !pipe.to_core.is_empty() && served.waiting < HIGH_WATER;
+                assert!(!unread, "P3: the core sleeps, and does not receive what client {number} has sent");
+                let unsent = served.waiting > 0 && pipe.room() > 0;
+                assert!(!unsent, "P3: the core sleeps, and does not send client {number} what there is");
             }
+        }
+    }
+
+    // ---- the control core ----
+
+    fn post(&mut self, message: ToCore<Socket>) {
+        self.net.borrow_mut().touched = true;
+        assert!(self.process.to_core.send(message).is_ok(), "P4: the mailbox of the core is full");
+    }
+
+    /// What the control core does. Returns whether it did something.
+    fn control(&mut self, now: Time, discord: &mut Discord) -> bool {
+        let mut something = self.answer(now);
+        if self.queue.poll(now).is_some() {
+            note(|| "control: permit".into());
+            self.post(ToCore::Permit(0));
+            something = true;
+        }
+        while let Some(index) = self.dials.iter().position(|dial| now >= dial.at) {
+            let Dial { attempt, works, .. } = self.dials.swap_remove(index);
+            something = true;
+            let errors = ["Too many open files (os error 24)", "Connection refused (os error 111)", "timed out"];
+            note(|| format!("control: connection {attempt} to Discord, {works}"));
+            let result = match works {
+                true => Ok(Box::new(self.ways.open(now, discord, &mut self.rng))),
+                false => Err(errors[self.rng.usize(0..errors.len())].to_owned()),
+            };
+            self.post(ToCore::Dialled { shard: 0, attempt, result });
+        }
+        something
+    }
+
+    /// Looks at what the core says. Returns whether it said something.
+    fn answer(&mut self, now: Time) -> bool {
+        let mut something = false;
+        while let Some(message) = self.process.from_core.try_receive() {
+            something = true;
+            match message {
+                ToControl::Restored(_) => self.queue.started(0),
+                ToControl::WantPermit(_) => {
+                    note(|| "control: the shard wants a permit".into());
+                    self.queue.request(0);
+                }
+                ToControl::Dial { attempt, .. } => {
+                    self.attempts += 1;
+                    let works = self.rng.u8(..) >= self.unreachable && !self.outage;
+                    let time = Duration::from_millis(self.rng.u64(1..if works { 300 } else { 30_000 }));
+                    if !works {
+                        self.coverage.count(Event::UpstreamUnreachable);
+                    }
+                    self.dials.push(Dial { at: now + time, attempt, works });
+                }
+                ToControl::Return(parcel, _) => {
+                    let socket = parcel.socket.id;
+                    let own = self.connections.values_mut().find(|connection| connection.socket == socket);
+                    if let Some(connection) = own {
+                        note(|| "proxy: a connection goes back to the door".into());
+                        connection.door = Some(parcel);
+                    }
+                }
+                ToControl::Panicked => panic!("the core has panicked; the last panic in the story says where"),
+                ToControl::Failed(why) => panic!("the core has failed: {why}"),
+                ToControl::Reports(..) | ToControl::Stopped => {}
+            }
+        }
+        something
+    }
+
+    /// The door sends what clients there have to get, and nobody serves connections that the core has closed.
+    fn doors(&mut self) {
+        let mut over = Vec::new();
+        for (number, connection) in &mut self.connections {
+            let mut net = self.net.borrow_mut();
+            let pipe = net.pipe(connection.socket);
+            if pipe.core_closed {
+                over.push((*number, pipe.core_ended));
+            }
+            if let Some(parcel) = &mut connection.door {
+                let pending = parcel.outbox.pending();
+                let n = pending.len().min(pipe.room());
+                pipe.from_core.extend(&pending[..n]);
+                pipe.taken += n as u64;
+                parcel.outbox.wrote(n);
+                // Commands that come before an IDENTIFY are ignored.
+                parcel.inbound.receive(pipe.to_core.make_contiguous());
+                pipe.received += pipe.to_core.len() as u64;
+                pipe.to_core.clear();
+                while parcel.inbound.next().expect("good frames").is_some() {}
+            }
+        }
+        for (number, said_goodbye) in over {
+            if !said_goodbye {
+                self.coverage.count(Event::Stalled);
+                note(|| format!("proxy: drops {number}, which takes nothing"));
+            }
+            let connection = self.connections.remove(&number).expect("one of them");
+            self.net.borrow_mut().pipe(connection.socket).gone = true;
         }
     }
 
     // ---- clients ----
 
-    /// A client identifies on a new connection.
-    pub fn identify(&mut self, now: Time, intents: Intents) -> Result<u64, Close> {
-        let options = Options { intents, version: 10, compress: false };
-        let number = self.next_connection + 1;
-        let session = self.shard.identify(now, number, options)?;
-        Ok(self.connect(session, None, None))
-    }
-
-    /// A client resumes on a new connection; `None`: it is told that its session is invalid.
-    pub fn resume(&mut self, now: Time, session: &str, sequence: u64) -> Option<u64> {
-        let id = SessionId::parse(session).expect("one of ours");
-        let session = self.shard.resume(now, self.next_connection + 1, &id, sequence)?;
-        Some(self.connect(session, Some(0), Some(0)))
-    }
-
-    fn connect(&mut self, session: u32, begun_at: Option<usize>, synced_at: Option<usize>) -> u64 {
+    /// A connection that has passed the door.
+    fn connect(&mut self, synced_at: Option<usize>) -> u64 {
         self.next_connection += 1;
+        let socket = Net::open(&self.net, SOCKET);
         let connection = Connection {
-            session,
-            outbox: Outbox::new(Transport::None, Encoding::Json),
-            wire: VecDeque::new(),
-            closing: None,
-            stalled_since: None,
-            begun_at,
+            socket: socket.id,
+            door: Some(Box::new(Parcel {
+                socket,
+                inbound: Inbound::new(Role::Server, 4_096),
+                outbox: Outbox::new(Transport::None, Encoding::Json),
+            })),
+            marks: None,
             synced_at,
-            renewals: self.renewals,
+            commands: VecDeque::new(),
         };
         self.connections.insert(self.next_connection, connection);
         self.next_connection
     }
 
-    /// A command of a client; false when nobody listens any more.
-    pub fn command(&mut self, now: Time, number: u64, text: &str) -> bool {
-        let open = self.connections.get_mut(&number).filter(|connection| connection.closing.is_none());
-        let Some(connection) = open else { return false };
-        let done = self.shard.command(now, connection.session, number, text.as_bytes(), &mut connection.outbox);
-        assert!(matches!(done, Ok(()) | Err((4000, _))), "a good command: {done:?}");
-        done.is_ok()
+    /// Lets a client in that is at the door.
+    fn enter(&mut self, number: u64, entry: Entry) {
+        let connection = self.connections.get_mut(&number).expect("a connection");
+        connection.marks = matches!(entry, Entry::Identify(_)).then(Vec::new);
+        let mut parcel = connection.door.take().expect("a client at the door");
+        // The door may have read more than it wanted.
+        if self.rng.u8(0..8) == 0 {
+            let mut beat = Vec::new();
+            write_frame(&mut beat, Opcode::Text, br#"{"op":1,"d":null}"#, Some([1, 2, 3, 4]));
+            parcel.inbound.receive(&beat);
+            let mut net = self.net.borrow_mut();
+            let pipe = net.pipe(connection.socket);
+            (pipe.pushed, pipe.received) = (pipe.pushed + beat.len() as u64, pipe.received + beat.len() as u64);
+        }
+        self.post(ToCore::Client(Box::new(Arrival { parcel: *parcel, shard: 0, entry, version: 10 })));
     }
 
-    /// The client's end is gone. `gives_up`: by a close that ends the session.
-    pub fn hang_up(&mut self, now: Time, number: u64, gives_up: bool) {
-        if let Some(connection) = self.connections.remove(&number) {
-            self.shard.detach(now, connection.session, number, gives_up);
-        }
+    /// Does the proxy let anybody in?
+    pub fn is_listening(&self) -> bool {
+        !self.stopping
     }
 
-    fn turn(&mut self, now: Time, number: u64, coverage: &mut Coverage) {
-        let Some(connection) = self.connections.get_mut(&number) else { return };
-        for _ in 0..FILLS {
-            if connection.closing.is_none() {
-                let progress = self.shard.produce(now, connection.session, number, &mut connection.outbox);
-                // There is nothing to produce before READY, and more to come after it.
-                if connection.begun_at.is_none() && progress == Progress::More {
-                    connection.begun_at = Some(self.fed.len());
-                    connection.renewals = self.renewals;
-                }
-                match progress {
-                    Progress::Idle if connection.begun_at.is_some() && connection.synced_at.is_none() => {
-                        connection.synced_at = Some(self.fed.len());
-                        coverage.count(Event::Snapshots);
-                    }
-                    Progress::Close { close: (code, reason), reconnect } => {
-                        note(|| format!("proxy: closes {number} with {code}: {reason}"));
-                        match reason {
-                            _ if reason.starts_with("too slow") => coverage.count(Event::FellOff),
-                            _ if reason.starts_with("no heartbeat") => coverage.count(Event::Silent),
-                            _ => {}
-                        }
-                        if reconnect {
-                            connection.outbox.message(&[payload::RECONNECT]);
-                        }
-                        connection.outbox.close(Some(code), reason);
-                        connection.closing = Some(now);
-                    }
-                    _ => {}
-                }
-            }
-            let pending = connection.outbox.pending();
-            let n = pending.len().min(SOCKET.saturating_sub(connection.wire.len()));
-            connection.wire.extend(&pending[..n]);
-            connection.outbox.wrote(n);
-            match connection.outbox.pending().is_empty() {
-                true => connection.stalled_since = None,
-                false if n > 0 => connection.stalled_since = Some(now),
-                false => {}
-            }
+    /// A client identifies, on a new connection or on the one on which its RESUME was refused.
+    pub fn identify(&mut self, intents: Intents) -> Result<u64, Close> {
+        let number = self.refused.take().unwrap_or_else(|| self.connect(None));
+        self.enter(number, Entry::Identify(Options { intents, version: 10, compress: false }));
+        Ok(number)
+    }
+
+    /// A client identifies on a connection on which it was told that its session is invalid.
+    pub fn identify_again(&mut self, number: u64, intents: Intents) -> bool {
+        if self.stopping {
+            return false;
         }
-        if connection.closing.is_some_and(|since| now.saturating_sub(since) >= LINGER) {
-            return self.hang_up(now, number, false);
+        let connection = self.connections.get_mut(&number).expect("a connection");
+        assert!(connection.door.is_some(), "P3: told of the end of a session that goes on");
+        connection.synced_at = None;
+        self.enter(number, Entry::Identify(Options { intents, version: 10, compress: false }));
+        true
+    }
+
+    /// A client resumes on a new connection; `None`: it is told that its session is invalid.
+    pub fn resume(&mut self, now: Time, session: &str, sequence: u64) -> Option<u64> {
+        let id = SessionId::parse(session).expect("one of ours");
+        let number = self.connect(Some(0));
+        self.enter(number, Entry::Resume { id, sequence });
+        self.drain();
+        self.answer(now);
+        let connection = self.connections.get_mut(&number).expect("a connection");
+        let Some(parcel) = &mut connection.door else { return Some(number) };
+        // The client reads this.
+        let mut told = Inbound::new(Role::Client, 4_096);
+        told.receive(parcel.outbox.pending());
+        let told = told.next().expect("a frame");
+        assert!(matches!(told, Some(Message::Text(br#"{"t":null,"s":null,"op":9,"d":false}"#))), "P3: {told:?}");
+        parcel.outbox.wrote(parcel.outbox.len());
+        connection.synced_at = None;
+        match self.rng.bool() {
+            true => self.refused = Some(number),
+            false => self.hang_up(number, None),
         }
-        let since = *connection.stalled_since.get_or_insert(now);
-        if connection.outbox.pending().is_empty() {
-            connection.stalled_since = None;
-        } else if now.saturating_sub(since) >= STALL_LIMIT {
-            coverage.count(Event::Stalled);
-            note(|| format!("proxy: drops {number}, which takes nothing"));
-            self.hang_up(now, number, false);
+        None
+    }
+
+    /// A command of a client; where it ends in the stream. `None`: nobody listens any more.
+    pub fn command(&mut self, number: u64, text: &str) -> Option<u64> {
+        let connection = self.connections.get_mut(&number)?;
+        let served = self.process.core.client(|socket| socket.id == connection.socket)?;
+        if !served.open || connection.door.is_some() {
+            return None;
         }
+        let mut frame = Vec::new();
+        write_frame(&mut frame, Opcode::Text, text.as_bytes(), Some(self.rng.u32(..).to_ne_bytes()));
+        let mut net = self.net.borrow_mut();
+        net.push(connection.socket, &frame);
+        let end = net.pipe(connection.socket).pushed;
+        connection.commands.push_back(end);
+        Some(end)
+    }
+
+    /// Has the core heard the command of this connection that ends there?
+    pub fn has_heard(&self, number: u64, end: u64) -> bool {
+        self.heard.get(&number).is_some_and(|heard| *heard >= end)
+    }
+
+    /// Reads what has come for a client; returns how many bytes that were.
+    pub fn read(&mut self, number: u64, into: &mut [u8]) -> usize {
+        let Some(connection) = self.connections.get(&number) else { return 0 };
+        self.net.borrow_mut().read(connection.socket, into)
+    }
+
+    /// A client has read READY up to this byte of its connection: what the shard had been given when it was made, and the
+    /// upstream sessions then.
+    pub fn began(&mut self, number: u64, offset: u64) -> (usize, u64) {
+        self.connections.get_mut(&number).expect("a connection").began(offset)
+    }
+
+    /// From where on a client has to see everything, once that is known. To be called after [`Host::began`].
+    pub fn synced_at(&mut self, number: u64) -> Option<usize> {
+        let connection = self.connections.get_mut(&number)?;
+        if connection.is_complete() {
+            self.coverage.count(Event::Snapshots);
+        }
+        connection.synced_at
+    }
+
+    /// The client's end is gone, after a close frame if there is a `code`.
+    pub fn hang_up(&mut self, number: u64, code: Option<u16>) {
+        let Some(connection) = self.connections.remove(&number) else { return };
+        let mut net = self.net.borrow_mut();
+        let socket = connection.socket;
+        if let Some(code) = code {
+            let mut frame = Vec::new();
+            write_close(&mut frame, Some(code), "", Some([5, 6, 7, 8]));
+            net.push(socket, &frame);
+        }
+        let unread = !net.pipe(socket).from_core.is_empty();
+        if code.is_none() && (unread || self.rng.bool()) {
+            net.reset(socket);
+        } else {
+            net.end(socket);
+        }
+        let pipe = net.pipe(socket);
+        pipe.gone = true;
+        pipe.from_core.clear();
     }
 
     /// The client has read everything of a connection that ends.
     pub fn is_over(&self, number: u64) -> bool {
         self.connections.get(&number).is_none_or(|connection| {
-            connection.closing.is_some() && connection.wire.is_empty() && connection.outbox.pending().is_empty()
+            let mut net = self.net.borrow_mut();
+            let pipe = net.pipe(connection.socket);
+            (pipe.core_ended || pipe.core_closed) && pipe.from_core.is_empty()
         })
     }
 
     /// Everything that there is for a connection has been written and read.
     pub fn is_quiet(&self, number: u64) -> bool {
         self.connections.get(&number).is_some_and(|connection| {
-            connection.closing.is_none() && connection.wire.is_empty() && connection.outbox.pending().is_empty()
+            let served = self.process.core.client(|socket| socket.id == connection.socket);
+            let read = self.net.borrow_mut().pipe(connection.socket).from_core.is_empty();
+            read && served.is_some_and(|served| served.open && served.waiting == 0)
         })
     }
 
     // ---- processes ----
 
-    /// SIGTERM, and another process that goes on with the state.
-    pub fn restart(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng, coverage: &mut Coverage) {
-        self.shard.stop(now);
-        self.actions(now, discord, rng, coverage);
-        // Clients get their goodbye as far as they take it.
-        for number in self.connections.keys().copied().collect::<Vec<_>>() {
-            self.turn(now, number, coverage);
-            self.hang_up(now, number, false);
+    /// SIGTERM; another process goes on with the state as soon as this one has stopped.
+    pub fn restart(&mut self) {
+        if !std::mem::replace(&mut self.stopping, true) {
+            note(|| "proxy: is told to stop".into());
+            self.post(ToCore::Stop);
         }
-        let mut state = Vec::new();
-        let seed = rng.u64(..);
-        let kept = self.shard.save(&mut state).expect("writing to memory");
-        discord.disconnect(now);
-        self.start_over(now);
+    }
+
+    /// The process has stopped: another one goes on.
+    fn go_on(&mut self, discord: &mut Discord) {
+        let kept = self.disk.borrow().kept;
+        note(|| format!("proxy: restarts with {:?} bytes", self.disk.borrow().state.as_ref().map(Vec::len)));
+        self.start_over(discord, kept);
         if kept {
-            let input = &mut state.as_slice();
-            self.shard =
-                Shard::restore(ID, settings(self.choice), identity(), "ws://discord".into(), entropy(seed), now, input)
-                    .expect("its own state");
-            self.queue.started(0);
-            coverage.count(Event::Restarts);
-            note(|| format!("proxy: restarts with {} bytes", state.len()));
-        } else {
-            discord.known = false;
-            self.clean_start = self.generation;
-            self.shard = Shard::new(ID, settings(self.choice), identity(), "ws://discord".into(), None, entropy(seed));
-            note(|| "proxy: restarts with nothing to keep".into());
+            self.coverage.count(Event::Restarts);
         }
     }
 
     /// kill -9, and another process.
-    pub fn kill(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng, coverage: &mut Coverage) {
-        coverage.count(Event::Kills);
+    pub fn kill(&mut self, discord: &mut Discord) {
+        self.coverage.count(Event::Kills);
         note(|| "proxy: is killed".into());
-        discord.disconnect(now);
-        discord.known = false;
-        self.connections.clear();
-        self.start_over(now);
-        self.clean_start = self.generation;
-        let seed = rng.u64(..);
-        self.shard = Shard::new(ID, settings(self.choice), identity(), "ws://discord".into(), None, entropy(seed));
+        self.disk.replace(Disk::default());
+        self.start_over(discord, false);
     }
 
-    fn start_over(&mut self, now: Time) {
+    fn start_over(&mut self, discord: &mut Discord, kept: bool) {
+        let now = self.net.borrow().clock;
+        discord.disconnect(now);
+        self.taken.drain(..).for_each(|payload| discord.taken(&payload));
+        self.net.borrow_mut().dying = true;
         self.generation += 1;
         self.started_at = now;
-        self.link = Link::None;
+        if !kept {
+            discord.known = false;
+            self.clean_start = self.generation;
+        }
+        discord.fruitless = 0;
         // Discord counts the interval also when the process is another one. It takes a while to start.
         let mut next = queue(now);
         next.request(0);
         let _ = next.poll(now);
         self.queue = next;
-        self.next_tick = now;
+        self.dials.clear();
+        for connection in std::mem::take(&mut self.connections).into_values() {
+            self.net.borrow_mut().pipe(connection.socket).gone = true;
+        }
+        self.refused = None;
+        self.ways.clear();
+        self.process = Process::start(self.choice, &self.net, &self.disk, &mut self.rng);
+        let mut net = self.net.borrow_mut();
+        (net.dying, net.touched) = (false, true);
+        net.arrived.clear();
+        net.tidy();
+        (self.stopping, self.stopped) = (false, false);
     }
 }

@@ -1,5 +1,6 @@
-//! Deterministic simulation: the real session machines, log, cache and shard logic on a virtual clock, between a model of
-//! Discord and model clients, with faults by chance. `make sim SEEDS=2000`, or `make sim SEED=17` for one, told in full.
+//! Deterministic simulation: the real data core on a virtual clock and virtual sockets, between a model of Discord and model
+//! clients. Faults come by chance: of Discord, of clients, of processes, and of the kernel at the seam
+//! [`gateway_proxy::io::Io`]. `make sim SEEDS=2000`, or `make sim SEED=17` for one, told in full.
 //!
 //! What is checked after every step, by the promises of the proxy:
 //! P1  what Discord sends reaches the proxy once and in order, but for what no session could have got;
@@ -9,10 +10,15 @@
 //! P5  what a client makes of its guilds and the events since is the truth.
 
 mod client;
+mod connection;
 mod discord;
 mod host;
+mod io;
+mod net;
+mod process;
 mod run;
 mod trace;
+mod upstream;
 
 use std::{
     env, panic,
@@ -70,7 +76,7 @@ fn tell(seed: u64) -> ExitCode {
 
 fn main() -> ExitCode {
     // A failing seed is run again for its story; panics on the way are not for the eye.
-    panic::set_hook(Box::new(|_| {}));
+    panic::set_hook(Box::new(|panic| trace::note(|| panic.to_string())));
     if let Some(seed) = number("SEED") {
         return tell(seed);
     }

@@ -2,12 +2,14 @@
 
 use crate::{
     client::{self, Client},
-    discord::{Discord, LARGEST},
-    host::{Choice, Host},
+    discord::{Discord, LARGEST, Refusal},
+    host::Host,
+    io::Weather,
+    process::Choice,
     trace::{Coverage, Event, note},
 };
 use fastrand::Rng;
-use gateway_proxy::{log::Limits, protocol::Time};
+use gateway_proxy::{compression::Transport, log::Limits, protocol::Time};
 use std::{collections::BTreeSet, time::Duration};
 
 /// Longest time that peace may need: an upstream session to be found dead, a backoff, an IDENTIFY.
@@ -20,6 +22,7 @@ const SEGMENT: usize = 64 << 10;
 struct Faults {
     cut: u32,
     freeze: u32,
+    stubborn: u32,
     code: u32,
     reconnect: u32,
     invalidate: u32,
@@ -39,6 +42,7 @@ impl Faults {
         Self {
             cut: some(20),
             freeze: some(6),
+            stubborn: some(4),
             code: some(12),
             reconnect: some(12),
             invalidate: some(6),
@@ -67,6 +71,8 @@ struct World {
 /// Runs a seed; a broken promise is a panic.
 pub fn run(seed: u64) -> Coverage {
     let mut rng = Rng::with_seed(seed);
+    // Frames to Discord are masked with it.
+    fastrand::seed(seed);
     let roomy = rng.u8(0..3) > 0;
     let choice = Choice {
         log: if roomy {
@@ -75,6 +81,8 @@ pub fn run(seed: u64) -> Coverage {
             Limits { bytes: rng.usize(1_000..60_000), entries: rng.usize(1..60) }
         },
         resume_window: Duration::from_secs(rng.u64(5..130)),
+        transport: [Transport::None, Transport::None, Transport::Zlib, Transport::Zstd][rng.usize(0..4)],
+        weather: Weather::choose(&mut rng),
     };
     note(|| format!("{choice:?}"));
     let now = Duration::from_secs(1_000);
@@ -91,6 +99,7 @@ pub fn run(seed: u64) -> Coverage {
     world.make_peace(roomy);
     world.check();
     world.end();
+    world.coverage.add(&world.host.coverage());
     world.coverage
 }
 
@@ -139,8 +148,8 @@ impl World {
         loop {
             self.now = (self.now + Duration::from_millis(250)).min(end);
             self.discord.pass(self.now);
-            let Self { rng, now, discord, host, clients, choice, coverage } = self;
-            host.run(*now, discord, rng, coverage);
+            let Self { now, discord, host, clients, choice, coverage, .. } = self;
+            host.run(*now, discord, coverage);
             for client in clients {
                 client.run(*now, host, choice.resume_window, roomy, coverage);
             }
@@ -164,6 +173,13 @@ impl World {
             note(|| "fault: Discord falls silent".into());
             coverage.count(Event::UpstreamFrozen);
         }
+        if chance(rng, faults.stubborn) {
+            let how = [Refusal::Code, Refusal::End, Refusal::Invalid, Refusal::Silence][rng.usize(0..4)];
+            let time = Duration::from_secs(if rng.bool() { rng.u64(1..20) } else { rng.u64(20..300) });
+            note(|| format!("fault: for {time:?} Discord serves no RESUME, {how:?}"));
+            discord.be_stubborn(how, now + time);
+            discord.disconnect(now);
+        }
         if chance(rng, faults.code) && discord.is_linked() {
             let code = [1000, 1001, 1006, 4000, 4001, 4002, 4003, 4005, 4007, 4008, 4009][rng.usize(0..11)];
             note(|| format!("fault: Discord closes with {code}"));
@@ -185,10 +201,10 @@ impl World {
             discord.ask_for_heartbeat(now);
         }
         if chance(rng, faults.restart) {
-            host.restart(now, discord, rng, coverage);
+            host.restart();
         }
         if chance(rng, faults.kill) {
-            host.kill(now, discord, rng, coverage);
+            host.kill(discord);
         }
         for client in clients {
             if chance(rng, faults.client_cut) {
@@ -214,7 +230,7 @@ impl World {
 
     /// P4: nothing grows beyond its bound.
     fn bounds(&mut self) {
-        let report = self.host.shard.report();
+        let report = self.host.report();
         // The newest events are kept however large they are, and none is larger than this; memory comes in segments, of
         // which the first and the last one are used in part.
         let most = self.choice.log.bytes + (self.choice.log.entries + 1) * LARGEST + 2 * SEGMENT;
@@ -250,7 +266,7 @@ impl World {
         let missing = (1..=self.discord.number).find(|n| !numbers.contains(n) && !self.discord.lost.contains(n));
         assert_eq!(missing, None, "P1: a message that the proxy has not been given");
         for client in &mut self.clients {
-            client.check(&self.host, &self.discord.guilds);
+            client.check(&mut self.host, &self.discord);
         }
     }
 
@@ -262,7 +278,7 @@ impl World {
             client.leave(self.now, &mut self.host, Some(1000), far, &mut self.coverage);
         }
         self.pass(self.choice.resume_window + Duration::from_secs(3), true);
-        let report = self.host.shard.report();
+        let report = self.host.report();
         assert_eq!((report.clients, report.detached, report.log_events), (0, 0, 0), "P4: what is left");
     }
 }

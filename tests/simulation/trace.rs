@@ -1,10 +1,19 @@
 //! What happened, for whoever has to understand a failing seed, and how often, so that no part of the simulation falls
 //! asleep unnoticed.
 
-use std::cell::RefCell;
+use std::{
+    cell::{Cell, RefCell},
+    time::Duration,
+};
 
 thread_local! {
     static LINES: RefCell<Option<Vec<String>>> = const { RefCell::new(None) };
+    static NOW: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// What is noted from now on has happened at this time.
+pub fn set_time(now: Duration) {
+    NOW.set(now);
 }
 
 /// Begins to keep what is noted.
@@ -21,7 +30,7 @@ pub fn end() -> Vec<String> {
 pub fn note(line: impl FnOnce() -> String) {
     LINES.with(|lines| {
         if let Some(lines) = &mut *lines.borrow_mut() {
-            lines.push(line());
+            lines.push(format!("{:10.3} {}", NOW.get().as_secs_f64(), line()));
         }
     });
 }
@@ -53,6 +62,8 @@ events! {
     Identifies: "IDENTIFYs of the proxy",
     UpstreamResumes: "RESUMEs of the proxy that Discord served",
     UpstreamRefused: "RESUMEs of the proxy that Discord refused",
+    UpstreamStubborn: "RESUMEs of the proxy that Discord did not serve though it could",
+    SessionsGivenUp: "sessions that the proxy gave up for that",
     UpstreamCuts: "connections to Discord that were cut",
     UpstreamFrozen: "connections to Discord that fell silent",
     UpstreamCodes: "close codes from Discord",
@@ -68,6 +79,8 @@ events! {
     SnapshotsCut: "connections that ended within a snapshot",
     Resumes: "RESUMEs of clients that were served",
     ResumesOverLiving: "RESUMEs while the old connection was still open",
+    Dismissed: "clients told that their session is invalid",
+    IdentifiedAgain: "of these that identified on the same connection",
     Replayed: "events between a RESUME and its RESUMED",
     Refused: "RESUMEs of clients that were refused",
     Expired: "RESUMEs that came too late",
@@ -78,6 +91,17 @@ events! {
     Restarts: "restarts with state",
     RestartResumes: "RESUMEs of clients in the next process",
     Kills: "kills of the proxy",
+    ShortSends: "sends that took less than there was room for",
+    FullSockets: "sends that took nothing",
+    LateSends: "sends that were decided late",
+    SplitReceives: "receives that brought a part",
+    EndedReceives: "receives that ended by themselves",
+    NoBuffers: "receives without a free buffer",
+    Spurious: "full sockets that were said to take bytes",
+    Cancelled: "operations that were cancelled",
+    CancelledWithData: "cancelled receives that brought something",
+    Resets: "connections that were reset",
+    WokenAmongOthers: "wake-ups together with completions",
 }
 
 impl Coverage {

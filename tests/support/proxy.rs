@@ -20,7 +20,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts it before `simulator`, with everything cached and the keys of `changes` (an object) over the defaults of the
-    /// tests, and returns when all shards are ready.
+    /// tests (null takes a key out of the config), and returns when all shards are ready.
     ///
     /// # Panics
     /// When it does not come up.
@@ -154,7 +154,11 @@ fn configuration(discord: SocketAddr, port: u16, changes: &Value) -> Value {
         "log_level": "debug",
     });
     for (key, value) in changes.as_object().expect("changes are an object") {
-        config[key] = value.clone();
+        if value.is_null() {
+            config.as_object_mut().expect("the config is an object").remove(key);
+        } else {
+            config[key] = value.clone();
+        }
     }
     config
 }

@@ -36,6 +36,11 @@ fn id_of(entity: &Value) -> String {
     ids.iter().find_map(|id| id.as_str()).unwrap_or_default().to_owned()
 }
 
+fn misses_members(shown: &serde_json::Map<String, Value>, truth: &serde_json::Map<String, Value>) -> bool {
+    let count = |guild: &serde_json::Map<String, Value>| guild.get("members").and_then(Value::as_array).map(Vec::len);
+    count(shown) < count(truth)
+}
+
 /// Both without what is allowed to differ: where `unavailable` is absent it is false.
 fn same(shown: &Value, truth: &Value, changed: bool) -> Result<(), String> {
     let (shown, truth) = (shown.as_object().expect("a guild"), truth.as_object().expect("a guild"));
@@ -44,7 +49,11 @@ fn same(shown: &Value, truth: &Value, changed: bool) -> Result<(), String> {
         if a == b || key == "unavailable" {
             continue;
         }
-        if key == "members" && truth["large"] == true {
+        // A guild that came as large stays so while members are missing, so that clients ask for them.
+        if key == "large" && a == Some(&true.into()) && misses_members(shown, truth) {
+            continue;
+        }
+        if key == "members" && (truth["large"] == true || shown.get("large") == Some(&true.into())) {
             // Of a large guild Discord itself sends only those who are online; what it sent has to be right.
             let truth: Vec<&Value> = b.and_then(Value::as_array).into_iter().flatten().collect();
             let wrong = a.and_then(Value::as_array).into_iter().flatten().find(|member| !truth.contains(member));

@@ -22,7 +22,8 @@ pub struct Url {
     /// Path without query, `/` at least.
     pub path: String,
     host: String,
-    address: SocketAddr,
+    /// Where it is.
+    pub address: SocketAddr,
     secure: bool,
 }
 

@@ -48,8 +48,12 @@ fn main() -> ExitCode {
             .and_then(|()| run(options.cpu, async move { serve::run(*options).await.map(|()| ExitCode::SUCCESS) })),
         Command::Bot(options) => signals::on_end(|| bot::END.store(true, Ordering::Relaxed))
             .and_then(|()| run(options.cpu, bot::run(options))),
-        Command::Relay(options) => signals::on_end(|| exit(0))
-            .and_then(|()| run(options.cpu, async move { relay::run(options).await.map(|()| ExitCode::SUCCESS) })),
+        Command::Relay(options) => signals::on_end(|| exit(0)).and_then(|()| {
+            if let Some(id) = options.cpu {
+                core_affinity::set_for_current(core_affinity::CoreId { id });
+            }
+            relay::run(&options).map(|()| ExitCode::SUCCESS)
+        }),
     };
     result.unwrap_or_else(|error| {
         eprintln!("discord-sim: {error}");

@@ -1,179 +1,180 @@
 //! `discord-sim relay`: a relay that does nothing but relay, as a yardstick for what a proxy costs.
 //!
-//! One thread. Each client gets an upstream connection of its own; messages are decoded and framed anew in both
-//! directions, never looked into, and everything that is there goes out in one write.
+//! It is what a careful engineer writes in an afternoon instead of a proxy: one thread, epoll, one `recv` and one `send` for what
+//! has come, no runtime, nothing shared with the proxy's own I/O. Each client gets a connection of its own to the gateway, and
+//! bytes pass in both directions as they are, the handshake included, so nothing is decoded, framed or compressed anew.
 
-use crate::cli::Relay;
-use crate::client::Url;
-use crate::http::{Request, Response};
-use crate::link::{Link, inbound};
-use gateway_proxy::websocket::{Inbound, Message, Opcode, Role, server_response, write_close, write_frame};
-use glommio::net::{TcpListener, TcpStream};
-use glommio::timer::sleep;
-use std::future::poll_fn;
-use std::io::{self, Write};
-use std::os::fd::{FromRawFd, IntoRawFd};
-use std::rc::Rc;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use crate::{cli::Relay, client::Url};
+use rustix::event::epoll;
+use std::{
+    io::{self, Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    os::fd::AsFd,
+    time::Duration,
+};
 
-/// Largest message in either direction.
-const MOST_MESSAGE: usize = 256 << 20;
-
+/// Bytes of one read.
+const CHUNK: usize = 64 << 10;
 /// Above this many bytes waiting for one side, nothing more is read from the other.
 const FULL: usize = 1 << 20;
+/// Events of one turn.
+const EVENTS: usize = 256;
+/// Pause after a failed accept, most likely for want of descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// What events of the listener carry.
+const LISTENER: u64 = u64::MAX;
 
-/// Reads of one side before the other gets its turn.
-const ROUNDS: usize = 8;
+/// One end of a pair, with what waits to be written to it.
+struct Side {
+    stream: TcpStream,
+    backlog: Vec<u8>,
+    /// What epoll watches it for.
+    watched: epoll::EventFlags,
+    /// The other end has ended: so does this one, when the backlog is written.
+    ending: bool,
+    /// Its own end was read.
+    ended: bool,
+}
+
+/// A client and its connection to the gateway.
+type Pair = [Side; 2];
 
 /// Runs until the process ends. Prints `listening on ADDRESS` when clients may come.
 ///
 /// # Errors
-/// When the port is taken or the upstream URL is bad.
-pub async fn run(options: Relay) -> io::Result<()> {
-    let upstream = Url::parse(&options.upstream)?;
-    let listener = std::net::TcpListener::bind(options.listen)
+/// When the port is taken, the upstream URL is bad or epoll fails.
+pub fn run(options: &Relay) -> io::Result<()> {
+    let gateway = Url::parse(&options.upstream)?.address;
+    let listener = TcpListener::bind(options.listen)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", options.listen)))?;
-    let address = listener.local_addr()?;
-    // SAFETY: the descriptor is a listening TCP socket, and its only owner gives it away here.
-    let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
+    listener.set_nonblocking(true)?;
     let mut stdout = io::stdout();
-    writeln!(stdout, "listening on {address}")?;
+    writeln!(stdout, "listening on {}", listener.local_addr()?)?;
     stdout.flush()?;
-    let upstream = Rc::new((upstream, options.upstream, format!("ws://{address}")));
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN)?;
+    let mut pairs = slab::Slab::<Pair>::new();
+    let mut scratch = vec![0; CHUNK];
+    let mut events = Vec::with_capacity(EVENTS);
     loop {
-        let stream = match listener.accept().await {
-            Ok(stream) => stream,
-            Err(error) => {
-                eprintln!("accept: {error}");
-                sleep(Duration::from_millis(100)).await;
+        events.clear();
+        match epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        for event in &events {
+            let data = event.data.u64();
+            if data == LISTENER {
+                accept(&epoll, &listener, gateway, &mut pairs)?;
                 continue;
             }
-        };
-        let upstream = Rc::clone(&upstream);
-        glommio::spawn_local(async move {
-            // The end of one client concerns nobody else.
-            let _ = client(stream, &upstream.0, &upstream.1, &upstream.2).await;
-        })
-        .detach();
+            let (key, side) = ((data >> 1) as usize, (data & 1) as usize);
+            // It may have ended within this turn.
+            let Some(pair) = pairs.get_mut(key) else { continue };
+            if !matches!(serve(pair, side, event.flags, &mut scratch), Ok(true)) {
+                // The end of one client concerns nobody else; closing takes it out of epoll.
+                pairs.remove(key);
+                continue;
+            }
+            watch(&epoll, key, &mut pairs[key])?;
+        }
     }
 }
 
-async fn client(stream: TcpStream, upstream: &Url, upstream_url: &str, own_url: &str) -> io::Result<()> {
-    let mut link = Link::new(stream, None)?;
-    let mut buffer = Vec::new();
-    let (request, length) = loop {
-        match Request::parse(&buffer) {
-            Ok(Some(parsed)) => break parsed,
-            Ok(None) => {}
-            Err(status) => {
-                Response::error(status, "bad request", 0).write(false, &mut link.out);
-                link.finish().await;
+fn accept(
+    epoll: impl AsFd,
+    listener: &TcpListener,
+    gateway: std::net::SocketAddr,
+    pairs: &mut slab::Slab<Pair>,
+) -> io::Result<()> {
+    loop {
+        let connected = listener.accept().and_then(|(near, _)| {
+            let far = TcpStream::connect(gateway)?;
+            for stream in [&near, &far] {
+                stream.set_nodelay(true)?;
+                stream.set_nonblocking(true)?;
+            }
+            Ok([near, far])
+        });
+        let streams = match connected {
+            Ok(streams) => streams,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => {
+                eprintln!("a client is refused: {error}");
+                std::thread::sleep(ACCEPT_PAUSE);
                 return Ok(());
             }
-        }
-        if link.read_more(&mut buffer).await? == 0 {
-            return Ok(());
-        }
-    };
-    let query: Vec<String> = request.query.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    let target = format!("{}?{}", request.path, query.join("&"));
-    let Some(Ok(upgrade)) = &request.upgrade else {
-        // The question for the URL is answered from upstream, with this relay's URL.
-        let token = request.authorization.as_deref().unwrap_or("").trim_start_matches("Bot ");
-        let response = match upstream.get(&target, token, None).await {
-            Ok(body) => Response::ok(body.replace(upstream_url, own_url)),
-            Err(error) => Response::error(502, &error.to_string(), 0),
         };
-        response.write(false, &mut link.out);
-        link.finish().await;
-        return Ok(());
-    };
-    let (far, from_far) = upstream.upgrade(&target, None).await?;
-    link.out.extend_from_slice(server_response(upgrade).as_bytes());
-    let near = inbound(Role::Server, MOST_MESSAGE, &buffer[length..]);
-    let mut near = Side { link, inbound: near, mask: false };
-    let mut far = Side { link: far, inbound: from_far, mask: true };
-    let mut ended = false;
-    poll_fn(|cx| relay(cx, &mut near, &mut far, &mut ended)).await?;
-    near.link.finish().await;
-    far.link.finish().await;
-    Ok(())
+        let watched = epoll::EventFlags::IN;
+        let side = |stream| Side { stream, backlog: Vec::new(), watched, ending: false, ended: false };
+        let key = pairs.insert(streams.map(side));
+        for (index, side) in pairs[key].iter().enumerate() {
+            let data = epoll::EventData::new_u64((key as u64) << 1 | index as u64);
+            epoll::add(&epoll, &side.stream, data, watched)?;
+        }
+    }
 }
 
-struct Side {
-    link: Link,
-    inbound: Inbound,
-    /// We are the client on this side, so what we send is masked.
-    mask: bool,
+/// Moves bytes from one side of a pair to the other, and what waits for this side. `false`: both have ended.
+fn serve(pair: &mut Pair, side: usize, flags: epoll::EventFlags, scratch: &mut [u8]) -> io::Result<bool> {
+    let [near, far] = pair;
+    let (from, to) = if side == 0 { (near, far) } else { (far, near) };
+    if flags.contains(epoll::EventFlags::OUT) {
+        from.write()?;
+    }
+    if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) && !from.ended {
+        match from.stream.read(scratch) {
+            Ok(0) => {
+                (from.ended, to.ending) = (true, true);
+                to.write()?;
+            }
+            Ok(n) if to.backlog.is_empty() => {
+                let written = match to.stream.write(&scratch[..n]) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    written => written?,
+                };
+                to.backlog.extend_from_slice(&scratch[written..n]);
+            }
+            Ok(n) => to.backlog.extend_from_slice(&scratch[..n]),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(!(near_and_far_ended(pair)))
+}
+
+fn near_and_far_ended(pair: &Pair) -> bool {
+    pair.iter().all(|side| side.ended && side.backlog.is_empty())
 }
 
 impl Side {
-    fn mask(&self) -> Option<[u8; 4]> {
-        self.mask.then(|| fastrand::u32(..).to_ne_bytes())
-    }
-}
-
-/// Copies whole messages from what was read on one side to the buffer of the other. True at a close frame.
-fn copy(from: &mut Side, to: &mut Side) -> io::Result<bool> {
-    loop {
-        let mask = to.mask();
-        let out = &mut to.link.out;
-        match from.inbound.next() {
-            Ok(None) => return Ok(false),
-            Ok(Some(Message::Text(payload))) => write_frame(out, Opcode::Text, payload, mask),
-            Ok(Some(Message::Binary(payload))) => write_frame(out, Opcode::Binary, payload, mask),
-            Ok(Some(Message::Ping(payload))) => write_frame(out, Opcode::Ping, payload, mask),
-            Ok(Some(Message::Pong(payload))) => write_frame(out, Opcode::Pong, payload, mask),
-            Ok(Some(Message::Close(reason))) => {
-                let code = reason.map(|(code, _)| code);
-                write_close(out, code, reason.map_or("", |(_, reason)| reason), mask);
-                let mask = from.mask();
-                write_close(&mut from.link.out, code, "", mask);
-                return Ok(true);
+    /// Writes what waits, then the end if there is one.
+    fn write(&mut self) -> io::Result<()> {
+        while !self.backlog.is_empty() {
+            match self.stream.write(&self.backlog) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                written => drop(self.backlog.drain(..written?)),
             }
-            Err(violation) => return Err(io::Error::other(format!("{violation:?}"))),
         }
+        if self.ending {
+            let _ = self.stream.shutdown(Shutdown::Write);
+        }
+        Ok(())
     }
 }
 
-/// One direction: as much as there is, or as the other side takes. True at the end.
-fn pump(cx: &mut Context<'_>, from: &mut Side, to: &mut Side) -> io::Result<bool> {
-    for round in 0..ROUNDS {
-        if to.link.backlog() >= FULL {
-            return Ok(false);
-        }
-        match from.link.poll_read(cx, from.inbound.space())? {
-            Poll::Ready(0) => return Ok(true),
-            Poll::Ready(n) => from.inbound.filled(n),
-            Poll::Pending => return Ok(false),
-        }
-        if copy(from, to)? {
-            return Ok(true);
-        }
-        if round + 1 == ROUNDS {
-            cx.waker().wake_by_ref();
+/// Tells epoll what each side waits for now, where that has changed.
+fn watch(epoll: impl AsFd, key: usize, pair: &mut Pair) -> io::Result<()> {
+    let full = [pair[1].backlog.len() >= FULL, pair[0].backlog.len() >= FULL];
+    for (index, side) in pair.iter_mut().enumerate() {
+        let mut wanted = epoll::EventFlags::empty();
+        wanted.set(epoll::EventFlags::IN, !side.ended && !full[index]);
+        wanted.set(epoll::EventFlags::OUT, !side.backlog.is_empty());
+        if wanted != side.watched {
+            side.watched = wanted;
+            let data = epoll::EventData::new_u64((key as u64) << 1 | index as u64);
+            epoll::modify(&epoll, &side.stream, data, wanted)?;
         }
     }
-    Ok(false)
-}
-
-fn relay(cx: &mut Context<'_>, near: &mut Side, far: &mut Side, ended: &mut bool) -> Poll<io::Result<()>> {
-    // What came with the handshakes.
-    *ended = *ended || copy(near, far)? || copy(far, near)?;
-    loop {
-        *ended = *ended || pump(cx, near, far)? || pump(cx, far, near)?;
-        let full = near.link.backlog() >= FULL || far.link.backlog() >= FULL;
-        let near_flushed = near.link.poll_flush(cx)?;
-        let far_flushed = far.link.poll_flush(cx)?;
-        if *ended {
-            ready!(near_flushed);
-            ready!(far_flushed);
-            return Poll::Ready(Ok(()));
-        }
-        // Reading was held up, and now there is room again.
-        if !(full && near_flushed.is_ready() && far_flushed.is_ready()) {
-            return Poll::Pending;
-        }
-    }
+    Ok(())
 }

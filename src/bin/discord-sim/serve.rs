@@ -149,12 +149,21 @@ async fn accept(server: Rc<Server>, listener: TcpListener) -> io::Result<()> {
     }
 }
 
+/// Does a client begin with a TLS handshake? With TLS, too, the control API and REST can be had in plain text, on the same port.
+async fn speaks_tls(stream: &TcpStream) -> bool {
+    const HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    matches!(stream.peek(&mut first).await, Ok(1)) && first == [HANDSHAKE]
+}
+
 /// HTTP requests until one becomes a WebSocket or the client is done.
 async fn connection(server: Rc<Server>, stream: TcpStream) -> io::Result<()> {
     let hangs = Instant::now() < server.hang_until.get();
     let tls = match &server.tls {
-        Some(config) => Some(ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?.into()),
-        None => None,
+        Some(config) if speaks_tls(&stream).await => {
+            Some(ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?.into())
+        }
+        _ => None,
     };
     let mut link = Link::new(stream, tls)?;
     let mut buffer = Vec::new();

@@ -3,11 +3,14 @@
 use super::{
     Tables,
     ids::Ids,
-    kind::{CONSTANTS, EPOCH_MILLIS, Slot},
-    template::{Name, Segment, Template},
+    kind::{CONSTANTS, EPOCH_MILLIS, NULL, Slot},
+    template::{JoinedAt, Name, Segment, Template},
     values::{Reader, Time, decimal_length, hash_text, time_text},
 };
-use crate::cache::{scan, work};
+use crate::{
+    cache::{scan, work},
+    protocol::json,
+};
 use serde::de::IgnoredAny;
 
 /// Nested deeper than the encoder does; only a broken record is.
@@ -302,6 +305,26 @@ impl Decoder<'_> {
                 sink.text(b"]");
                 Some(())
             }
+        }
+    }
+
+    /// Is this a member whose `joined_at` is null? Such a guest is not counted (docs: Guild, Guild Member Object).
+    pub fn is_guest(&self, record: &[u8]) -> bool {
+        let mut reader = Reader { bytes: record };
+        let Some(number) = reader.varint() else { return false };
+        let Some(number) = number.checked_sub(1) else {
+            return json::get(reader.bytes, "joined_at") == Some(b"null");
+        };
+        match self.tables.templates.get(number).map(|template| template.joined_at) {
+            Some(JoinedAt::Null) => true,
+            Some(JoinedAt::Open) => {
+                let mut is_null = false;
+                self.named(record, |name, slot, packed| {
+                    is_null |= name == Name::JoinedAt && slot == Slot::Constant && packed == [NULL];
+                });
+                is_null
+            }
+            _ => false,
         }
     }
 

@@ -13,6 +13,7 @@ use crate::{
     protocol::{
         edit,
         json::{self, Malformed},
+        spelling,
     },
 };
 use serde::de::IgnoredAny;
@@ -81,14 +82,22 @@ pub struct Encoded {
 /// Makes records. Keeps its buffers.
 #[derive(Default)]
 pub struct Encoder {
+    /// Refuse text that is not in [plain spelling](spelling), instead of keeping it as text: what such an object says can
+    /// not be compared with what others say. Without effect on text that is known to be plain, except that it is not looked at.
+    pub strict: bool,
     pub(super) buffers: Buffers,
     /// What a record is put together in.
     pub(super) merged: Vec<u8>,
 }
 
 impl Encoder {
+    /// One that refuses text which is not in plain spelling.
+    pub fn strict() -> Self {
+        Self { strict: true, ..Self::default() }
+    }
+
     /// Packs the object that begins at `at` in `text`; the result is in [`record`](Self::record). Fails when there is no
-    /// well-formed object.
+    /// well-formed object, and with [`spelling::NOT_PLAIN`] when [`strict`](Self::strict) refuses it.
     pub fn encode(
         &mut self,
         tables: &mut Tables,
@@ -99,7 +108,8 @@ impl Encoder {
     ) -> Result<Encoded, Malformed> {
         work::add(200);
         let root = if shape.loose { Point::Lost } else { tables.paths.root(shape.into()) };
-        let mut walk = Walk::new(text, at, &mut self.buffers, tables, ids, shape);
+        let strict = self.strict;
+        let mut walk = Walk::new(text, at, &mut self.buffers, tables, ids, shape, strict);
         if let Some(number) = walk.follow_from(root) {
             let encoded = walk.encoded(at);
             self.begin(number, encoded.length);
@@ -109,7 +119,7 @@ impl Encoder {
             if shape.loose && !loose {
                 continue;
             }
-            let mut walk = Walk::new(text, at, &mut self.buffers, tables, ids, shape);
+            let mut walk = Walk::new(text, at, &mut self.buffers, tables, ids, shape, strict);
             match walk.whole(loose, if loose { Point::Lost } else { root }) {
                 Ok(Some(number)) => {
                     let encoded = walk.encoded(at);
@@ -117,6 +127,7 @@ impl Encoder {
                     return Ok(encoded);
                 }
                 Ok(None) => {}
+                Err(Odd) if strict => return Err(Malformed { what: spelling::NOT_PLAIN, at }),
                 Err(Odd) => break,
             }
         }

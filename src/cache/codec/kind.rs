@@ -69,5 +69,8 @@ kinds! {
 /// Values that are part of the template: how they are written, and their numbers in [`Slot::Constant`].
 pub const CONSTANTS: [&[u8]; 7] = [b"null", b"false", b"true", b"0", b"[]", b"{}", b"\"\""];
 
+/// The number of `null`.
+pub const NULL: u8 = 0;
+
 /// Milliseconds from 1970 to 2015, when Discord began.
 pub const EPOCH_MILLIS: u64 = 1_420_070_400_000;

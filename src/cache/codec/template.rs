@@ -22,6 +22,12 @@ pub enum Name {
     LastMessage,
     /// `roles`.
     Roles,
+    /// `message_count`.
+    MessageCount,
+    /// `total_message_sent`.
+    TotalMessages,
+    /// `joined_at`.
+    JoinedAt,
 }
 
 impl Name {
@@ -31,6 +37,12 @@ impl Name {
             Self::LastMessage
         } else if text.ends_with(b"\"roles\":") {
             Self::Roles
+        } else if text.ends_with(b"\"message_count\":") {
+            Self::MessageCount
+        } else if text.ends_with(b"\"total_message_sent\":") {
+            Self::TotalMessages
+        } else if text.ends_with(b"\"joined_at\":") {
+            Self::JoinedAt
         } else {
             Self::Other
         }
@@ -54,28 +66,51 @@ pub struct Template {
     pub skeleton: Box<[u8]>,
     /// The values in order.
     pub segments: Box<[Segment]>,
+    /// What it says of `joined_at`.
+    pub joined_at: JoinedAt,
+}
+
+/// What a template says of the value of `joined_at`, which is null for guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinedAt {
+    /// It is not there, or not null.
+    Other,
+    /// It is null.
+    Null,
+    /// The record has to say.
+    Open,
 }
 
 impl Template {
     fn new(skeleton: &[u8]) -> Option<Self> {
         let mut segments = Vec::new();
+        let mut joined_at = JoinedAt::Other;
         let (mut depth, mut from, mut at) = (0, 0, 0);
         while let Some(byte) = skeleton.get(at) {
             at += 1;
             match byte {
                 b'{' | b'[' => depth += 1,
                 b'}' | b']' => depth -= 1,
-                b'"' => at = scan::string_end(skeleton, at)? + 1,
+                b'"' => {
+                    if depth == 1 && skeleton[at..].starts_with(b"joined_at\":null") {
+                        joined_at = JoinedAt::Null;
+                    }
+                    at = scan::string_end(skeleton, at)? + 1;
+                }
                 0..0x20 => {
                     let text = &skeleton[from..at - 1];
                     let name = if depth == 1 { Name::of(text) } else { Name::Other };
-                    segments.push(Segment { before: text.len().try_into().ok()?, slot: Slot::from_byte(*byte)?, name });
+                    let slot = Slot::from_byte(*byte)?;
+                    if name == Name::JoinedAt && slot == Slot::Any {
+                        joined_at = JoinedAt::Open;
+                    }
+                    segments.push(Segment { before: text.len().try_into().ok()?, slot, name });
                     from = at;
                 }
                 _ => {}
             }
         }
-        Some(Self { skeleton: skeleton.into(), segments: segments.into() })
+        Some(Self { skeleton: skeleton.into(), segments: segments.into(), joined_at })
     }
 
     fn heap(&self) -> usize {

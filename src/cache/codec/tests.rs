@@ -35,7 +35,7 @@ impl Codec {
         let mut buffers = Buffers::default();
         let root = self.tables.paths.root(shape.into());
         let (tables, ids) = (&mut self.tables, &mut self.ids);
-        Walk::new(text.as_bytes(), 0, &mut buffers, tables, ids, shape).follow_from(root)
+        Walk::new(text.as_bytes(), 0, &mut buffers, tables, ids, shape, false).follow_from(root)
     }
 
     /// The text of the record of `new` over that of `old`, if it takes no more than those.

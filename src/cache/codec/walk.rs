@@ -1,4 +1,7 @@
 //! An object taken apart key by key: its text becomes a template, its values a record. On the way its path is learnt.
+//!
+//! A strict walk takes nothing but [plain spelling](crate::protocol::spelling), in which keys are the same when their bytes are, and
+//! in which no key stands twice in an object. Paths that are learnt by strict walks lead through plain spelling only.
 
 use super::{
     Tables,
@@ -19,6 +22,9 @@ const INLINE: usize = 64;
 const SNOWFLAKE_DIGITS: usize = 15;
 /// Numbers with fewer digits fit into 64 bits.
 const SURE_DIGITS: usize = 19;
+/// Keys of one object in a strict walk, which compares each with all before it; text with more is taken as plain only when
+/// it has been made so.
+const MAX_STRICT_KEYS: usize = 128;
 
 /// It does not fit into a template; it may still be JSON.
 pub struct Odd;
@@ -40,6 +46,8 @@ pub struct Buffers {
     /// The record.
     pub record: Vec<u8>,
     trail: Trail,
+    /// Where the keys stand in the text of the objects that are not at their ends yet.
+    keys: Vec<(usize, usize)>,
 }
 
 /// How far the buffers were filled.
@@ -65,6 +73,9 @@ pub struct Walk<'a> {
     pub key: u64,
     /// Bytes of text that were left out.
     pub removed: usize,
+    keys: &'a mut Vec<(usize, usize)>,
+    /// Take nothing but plain spelling.
+    strict: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -76,12 +87,14 @@ impl<'a> Walk<'a> {
         tables: &'a mut Tables,
         ids: &'a mut Ids,
         shape: &'a Shape,
+        strict: bool,
     ) -> Self {
-        let Buffers { skeleton, record, trail } = buffers;
+        let Buffers { skeleton, record, trail, keys } = buffers;
         skeleton.clear();
         record.clear();
         trail.back_to(0);
-        Self { text, at, copied: at, skeleton, record, trail, tables, ids, shape, key: 0, removed: 0 }
+        keys.clear();
+        Self { text, at, copied: at, skeleton, record, trail, tables, ids, shape, key: 0, removed: 0, keys, strict }
     }
 
     /// What the object became that began at `start` and has been walked through.
@@ -165,6 +178,19 @@ impl<'a> Walk<'a> {
             .and(Class::LISTS, matches!(key, b"roles" | b"applied_tags"))
     }
 
+    /// Is this key, of the object whose keys begin at `first`, spelled plainly and not the second one of its name?
+    fn is_plain_key(&mut self, first: usize, key: &[u8]) -> bool {
+        let text = self.text;
+        let known = &self.keys[first..];
+        let good = known.len() < MAX_STRICT_KEYS
+            && !key.contains(&b'\\')
+            && known.iter().all(|(start, end)| text[*start..*end] != *key);
+        // The key stands before its closing quote and the colon.
+        let end = self.at - 1;
+        self.keys.push((end - key.len(), end));
+        good
+    }
+
     /// An object, up to behind its closing brace. Its values go into the record, its text into the skeleton, the last
     /// bit of which is left to be flushed. Its path is learnt from `point` on; where it ended is returned.
     fn object(&mut self, depth: usize, loose: bool, in_user: bool, mut point: Point) -> Result<Point, Odd> {
@@ -177,9 +203,13 @@ impl<'a> Walk<'a> {
             return Ok(Point::Lost);
         }
         let mut kept = false;
+        let first_key = self.keys.len();
         loop {
             let entry = self.at;
             let key = self.string()?;
+            if self.strict && !self.is_plain_key(first_key, key) {
+                return Err(Odd);
+            }
             self.expect(b':')?;
             let start = self.at;
             let class = self.class(key, depth, in_user);
@@ -188,6 +218,7 @@ impl<'a> Walk<'a> {
                 let last = self.leave_out(entry, kept)?;
                 point = self.passed(place, Some(Symbol::Gone));
                 if last {
+                    self.keys.truncate(first_key);
                     return Ok(if kept { point } else { Point::Lost });
                 }
                 continue;
@@ -204,7 +235,10 @@ impl<'a> Walk<'a> {
             self.at += 1;
             match next {
                 b',' => {}
-                b'}' => return Ok(point),
+                b'}' => {
+                    self.keys.truncate(first_key);
+                    return Ok(point);
+                }
                 _ => return Err(Odd),
             }
         }
@@ -262,6 +296,11 @@ impl<'a> Walk<'a> {
     /// Goes behind a `user` of which only the id is kept. False: it has none.
     pub fn take_bare_user(&mut self) -> Result<bool, Odd> {
         let text = &self.text[self.at..];
+        match text.first() {
+            Some(b'{') => {}
+            Some(b' ' | b'\t' | b'\n' | b'\r') | None => return Err(Odd),
+            Some(_) => return Ok(false),
+        }
         let bare = text.strip_prefix(b"{\"id\":\"").and_then(|rest| {
             let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
             let id = parse_decimal(&rest[..digits]).filter(|_| rest[digits..].starts_with(b"\"}"))?;
@@ -362,7 +401,6 @@ impl<'a> Walk<'a> {
     /// A string of so many digits.
     #[inline(always)]
     fn put_decimal(&mut self, digits: usize, number: u64, class: Class) -> Symbol {
-        // Of a key that stands there twice the first one counts.
         if class.is(Class::ID) && self.key == 0 {
             self.key = number;
         }

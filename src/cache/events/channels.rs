@@ -2,12 +2,26 @@
 
 use super::{Change, Effect, Kind, Result};
 use crate::{
-    cache::codec::{decode::Decoder, kind::Slot, template::Name, values::decimal_length},
+    cache::codec::{
+        decode::Decoder,
+        kind::Slot,
+        template::Name,
+        values::{Reader, decimal_length, varint},
+    },
     protocol::{edit, json},
 };
+use smallvec::SmallVec;
 
 /// Types of channels whose newest "message" is their newest thread (docs: Channel, Channel Types).
 const OF_THREADS: [&[u8]; 2] = [b"15", b"16"];
+/// Type of the message that a thread starts with (docs: Message, Message Types).
+const THREAD_STARTER: &[u8] = b"21";
+/// Threads with a lower id were made before July 2022: their `message_count` ends at [`MOST_COUNTED`] (docs: Channel).
+const COUNTS_ON: u64 = 236_563_200_000 << 22;
+/// See [`COUNTS_ON`].
+const MOST_COUNTED: u64 = 50;
+/// The keys of a thread that count its messages: those that are there, and those that were ever sent.
+const COUNTS: [&str; 2] = ["message_count", "total_message_sent"];
 
 impl Change<'_, '_> {
     /// Its threads go with it.
@@ -59,48 +73,79 @@ impl Change<'_, '_> {
         })
     }
 
-    /// Keeps `last_message_id` of the channel, for which there is no other event. The message itself is no state.
+    /// Keeps `last_message_id` of the channel, and of a thread the counts of its messages but the first one, for which there
+    /// are no other events. The message itself is no state, and clients whose snapshot counts it get it nevertheless.
     pub(super) fn message(&mut self) -> Result {
-        let (mut channel, mut message) = (None, None);
-        json::for_each_entry(self.data, |key, value| {
-            match key {
-                b"channel_id" => channel = json::parse_id(value),
-                b"id" => message = json::parse_id(value),
-                _ => {}
-            }
-            channel.is_none() || message.is_none()
-        })?;
-        if let (Some(channel), Some(message)) = (channel, message) {
-            self.newest(channel, message)?;
+        let [channel, message, kind] = json::get_all(self.data, ["channel_id", "id", "type"]);
+        if let (Some(channel), Some(message)) = (channel.and_then(json::parse_id), message.and_then(json::parse_id)) {
+            let counts = message != channel && kind != Some(THREAD_STARTER);
+            self.newest(channel, message, counts)?;
         }
         Ok(Effect::Unchanged)
     }
 
-    fn newest(&mut self, channel: u64, message: u64) -> Result<()> {
+    /// `counts`: in a thread, it is counted.
+    fn newest(&mut self, channel: u64, message: u64, counts: bool) -> Result<()> {
         for kind in [Kind::Channels, Kind::Threads] {
             let Some(place) = self.guild.array(kind).store.find(channel) else { continue };
-            // Mostly one snowflake follows another of as many digits, and its place in the record is known.
-            let mut found = None;
+            let counts = counts && kind == Kind::Threads;
+            // Mostly each value follows another of as many digits, and its place in the record is known.
+            let mut patches = SmallVec::<[(usize, SmallVec<[u8; 8]>); 3]>::new();
             {
                 let record = self.guild.array(kind).store.record(place);
                 let ids = self.guild.ids.borrow();
                 Decoder { tables: self.kit.tables, ids: &ids }.named(record, |name, slot, packed| {
-                    if name == Name::LastMessage && slot == Slot::Snowflake {
-                        let old = packed.try_into().map_or(0, u64::from_le_bytes);
-                        let at = packed.as_ptr() as usize - record.as_ptr() as usize;
-                        found = Some(at).filter(|_| decimal_length(old) == decimal_length(message));
-                    }
+                    let new = match (name, slot) {
+                        (Name::LastMessage, Slot::Snowflake) => {
+                            let old = packed.try_into().map_or(0, u64::from_le_bytes);
+                            let new = SmallVec::from_slice(&message.to_le_bytes());
+                            Some(new).filter(|_| decimal_length(old) == decimal_length(message))
+                        }
+                        (Name::MessageCount | Name::TotalMessages, Slot::Integer) if counts => {
+                            let old = Reader { bytes: packed }.varint().unwrap_or(0);
+                            let new = one_more(channel, name == Name::MessageCount, old);
+                            let (bytes, length) = varint(new);
+                            Some(SmallVec::from_slice(&bytes[..length]))
+                                .filter(|_| length == packed.len() && decimal_length(old) == decimal_length(new))
+                        }
+                        _ => None,
+                    };
+                    patches.extend(new.map(|new| (packed.as_ptr() as usize - record.as_ptr() as usize, new)));
                 });
             }
-            match found {
-                Some(at) => self.guild.patch(kind, place, at, &message.to_le_bytes()),
-                None => {
-                    self.set_key(channel, "last_message_id", format!("\"{message}\"").as_bytes(), false)?;
-                }
+            if patches.len() == if counts { 3 } else { 1 } {
+                patches.iter().for_each(|(at, new)| self.guild.patch(kind, place, *at, new));
+                return Ok(());
             }
+            self.guild.edit(self.kit, kind, channel, |text| {
+                let text = edit::with(text, "last_message_id", format!("\"{message}\"").as_bytes())?;
+                if counts { count(text, COUNTS, |key, old| one_more(channel, key == COUNTS[0], old)) } else { Ok(text) }
+                    .map(Some)
+            })?;
             return Ok(());
         }
         Ok(())
+    }
+
+    /// One message was deleted. Unless it is the one that a thread begins with, it does not count any more.
+    pub(super) fn message_deleted(&mut self) -> Result {
+        let [channel, message] = json::get_all(self.data, ["channel_id", "id"]);
+        self.messages_gone(channel, message.into_iter().collect())
+    }
+
+    /// The same of several.
+    pub(super) fn messages_deleted(&mut self) -> Result {
+        let [channel, messages] = json::get_all(self.data, ["channel_id", "ids"]);
+        self.messages_gone(channel, messages.map_or(Ok(Vec::new()), json::elements)?)
+    }
+
+    fn messages_gone(&mut self, channel: Option<&[u8]>, messages: Vec<&[u8]>) -> Result {
+        let Some(channel) = channel.and_then(json::parse_id) else { return Ok(Effect::Unknown) };
+        let gone = messages.into_iter().filter(|message| json::parse_id(message) != Some(channel)).count() as u64;
+        self.guild.edit(self.kit, Kind::Threads, channel, |thread| {
+            count(thread.to_vec(), [COUNTS[0]], |_, old| old.saturating_sub(gone)).map(Some)
+        })?;
+        Ok(Effect::Unchanged)
     }
 
     fn is_archived(&self) -> bool {
@@ -117,7 +162,7 @@ impl Change<'_, '_> {
         {
             let forum = self.guild.read(self.kit, Kind::Channels, parent).and_then(|parent| json::get(parent, "type"));
             if forum.is_some_and(|kind| OF_THREADS.contains(&kind)) {
-                self.newest(parent, id)?;
+                self.newest(parent, id, false)?;
             }
         }
         self.thread(self.data)
@@ -203,6 +248,21 @@ impl Change<'_, '_> {
         })?;
         Ok(known.into())
     }
+}
+
+/// A count of a thread's messages after one more. `is_bounded`: it is the one that ends early in old threads.
+fn one_more(thread: u64, is_bounded: bool, old: u64) -> u64 {
+    if is_bounded && thread < COUNTS_ON && old >= MOST_COUNTED { old } else { old.saturating_add(1) }
+}
+
+/// The text of an object with new numbers at these keys, where it has some.
+fn count<const N: usize>(mut text: Vec<u8>, keys: [&str; N], new: impl Fn(&str, u64) -> u64) -> Result<Vec<u8>> {
+    for key in keys {
+        if let Some(old) = json::get(&text, key).filter(|old| !old.starts_with(b"\"")).and_then(json::parse_id) {
+            text = edit::with(&text, key, itoa::Buffer::new().format(new(key, old)).as_bytes())?;
+        }
+    }
+    Ok(text)
 }
 
 fn set_member(thread: &[u8], member: &[u8]) -> Result<Vec<u8>> {

@@ -1,7 +1,11 @@
 //! What each event does to the state (docs: Gateway Events, Receive Events), with Discord's semantics: partial objects
 //! are merged, what belongs to something goes with it, and what GUILD_CREATE does not carry is not kept.
 //!
-//! Events that are not here change nothing that GUILD_CREATE says: messages but for `last_message_id`, reactions,
+//! Some keys of GUILD_CREATE are changed by events that do not name them, and have to be derived as a client would:
+//! `member_count` and with it `large`, `last_message_id`, `message_count` and `total_message_sent` of threads, `user_count` of
+//! scheduled events, and the roles of members when a role is deleted.
+//!
+//! Events that are not here change nothing that GUILD_CREATE says: messages but for these keys, reactions,
 //! typing, bans, invites, integrations, webhooks, audit log, auto moderation, entitlements and so on. CHANNEL_INFO and
 //! SOUNDBOARD_SOUNDS say what is known.
 
@@ -11,7 +15,7 @@ mod things;
 
 use super::{
     Cache, Flags, Outcome,
-    guild::{self, Guild, Kit},
+    guild::{self, Created, Guild, Kit},
     kind::Kind,
     scan,
 };
@@ -19,6 +23,7 @@ use crate::protocol::{
     edit,
     event::EventKind,
     json::{self, Malformed},
+    spelling::NOT_PLAIN,
 };
 
 /// Can the event change anything that is kept?
@@ -37,7 +42,9 @@ pub fn wants(flags: &Flags, event: EventKind) -> bool {
         | E::ChannelPinsUpdate
         | E::VoiceChannelStatusUpdate
         | E::VoiceChannelStartTimeUpdate
-        | E::MessageCreate => flags.channels,
+        | E::MessageCreate
+        | E::MessageDelete
+        | E::MessageDeleteBulk => flags.channels,
         E::ThreadCreate
         | E::ThreadUpdate
         | E::ThreadDelete
@@ -64,6 +71,25 @@ pub fn wants(flags: &Flags, event: EventKind) -> bool {
     }
 }
 
+/// Is what is read of the event found in any spelling without needless escapes, except for what is packed? These are
+/// frequent, or large; all others are brought into plain spelling before.
+pub fn is_read_as_it_is(event: EventKind) -> bool {
+    use EventKind as E;
+    matches!(
+        event,
+        E::GuildCreate
+            | E::GuildMemberAdd
+            | E::GuildMemberUpdate
+            | E::GuildMemberRemove
+            | E::GuildMembersChunk
+            | E::PresenceUpdate
+            | E::VoiceStateUpdate
+            | E::MessageCreate
+            | E::MessageDelete
+            | E::MessageDeleteBulk
+    )
+}
+
 /// What an event did to a guild.
 enum Effect {
     /// A snapshot shows it.
@@ -82,30 +108,32 @@ impl From<bool> for Effect {
 
 type Result<T = Effect> = std::result::Result<T, Malformed>;
 
-/// Applies one event.
-pub fn apply(cache: &mut Cache, event: EventKind, data: &[u8]) -> Outcome {
-    let outcome = match event {
+/// Applies one event, which is one that is [wanted](wants). [`NOT_PLAIN`]: a part of it may have been applied, and all of it
+/// has to be in plain spelling.
+pub fn apply(cache: &mut Cache, event: EventKind, data: &[u8]) -> Result<Outcome> {
+    match event {
         EventKind::GuildCreate => create(cache, data),
         EventKind::GuildDelete => Ok(delete(cache, data)),
         EventKind::UserUpdate => user_update(cache, data),
-        _ if wants(&cache.flags, event) => in_guild(cache, event, data),
-        _ => Ok(Outcome::unchanged(None)),
-    };
-    outcome.unwrap_or_else(|malformed| Outcome::ignored(None, malformed.what))
+        _ => in_guild(cache, event, data),
+    }
 }
 
 fn create(cache: &mut Cache, data: &[u8]) -> Result<Outcome> {
-    let Some(id) = edit::id_at(data, &["id"]) else { return Ok(Outcome::ignored(None, "a guild without id")) };
-    if json::get(data, "unavailable") == Some(b"true") {
-        cache.guild_is_down(id);
-        return Ok(Outcome::changed(id));
-    }
-    let guild = {
+    let created = {
         let (_, mut parts) = cache.parts();
         guild::create(&mut parts.kit(), data)?
     };
-    cache.insert(id, guild);
-    Ok(Outcome::changed(id))
+    Ok(Outcome::changed(match created {
+        Created::Guild(id, guild) => {
+            cache.insert(id, *guild);
+            id
+        }
+        Created::Down(id) => {
+            cache.guild_is_down(id);
+            id
+        }
+    }))
 }
 
 fn delete(cache: &mut Cache, data: &[u8]) -> Outcome {
@@ -143,14 +171,16 @@ fn in_guild(cache: &mut Cache, event: EventKind, data: &[u8]) -> Result<Outcome>
     let Some(id) = guild_of(event, data) else {
         return Ok(match event {
             // Those of direct messages belong to no guild.
-            E::MessageCreate | E::ChannelPinsUpdate | E::VoiceStateUpdate => Outcome::unchanged(None),
+            E::MessageCreate | E::MessageDelete | E::MessageDeleteBulk | E::ChannelPinsUpdate | E::VoiceStateUpdate => {
+                Outcome::unchanged(None)
+            }
             _ => Outcome::ignored(None, "an event of no guild"),
         });
     };
     let (guilds, mut parts) = cache.parts();
     let Some(guild) = guilds.get_mut(&id).filter(|guild| guild.is_available()) else {
         return Ok(match event {
-            E::MessageCreate => Outcome::unchanged(Some(id)),
+            E::MessageCreate | E::MessageDelete | E::MessageDeleteBulk => Outcome::unchanged(Some(id)),
             _ => Outcome::ignored(Some(id), "an unknown or unavailable guild"),
         });
     };
@@ -171,6 +201,8 @@ fn in_guild(cache: &mut Cache, event: EventKind, data: &[u8]) -> Result<Outcome>
         E::VoiceChannelStatusUpdate => change.channel_info("status"),
         E::VoiceChannelStartTimeUpdate => change.channel_info("voice_start_time"),
         E::MessageCreate => change.message(),
+        E::MessageDelete => change.message_deleted(),
+        E::MessageDeleteBulk => change.messages_deleted(),
         E::ThreadCreate => change.thread_create(),
         E::ThreadUpdate => change.thread_update(),
         E::ThreadDelete => change.forget(Kind::Threads, "id"),
@@ -192,6 +224,12 @@ fn in_guild(cache: &mut Cache, event: EventKind, data: &[u8]) -> Result<Outcome>
         E::GuildSoundboardSoundsUpdate => change.sounds_update(),
         _ => Ok(Effect::Unchanged),
     };
+    if matches!(effect, Err(Malformed { what: NOT_PLAIN, .. })) {
+        return effect.map(|_| Outcome::unchanged(None));
+    }
+    if matches!(event, E::GuildMemberAdd | E::GuildMemberRemove) && effect.is_err() {
+        guild.membership.doubt();
+    }
     Ok(match effect {
         Ok(Effect::Changed) => Outcome::changed(id),
         Ok(Effect::Unchanged) => Outcome::unchanged(Some(id)),

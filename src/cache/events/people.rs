@@ -13,19 +13,26 @@ static OFFLINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"off
 
 impl Change<'_, '_> {
     /// "This event may also be sent for users who are already members of the guild": those are counted already, as far
-    /// as they are known.
+    /// as they are known. Guests are not counted.
     pub(super) fn member_add(&mut self) -> Result {
         if !Kind::Members.is_on(&self.kit.flags) {
-            self.guild.move_member_count(1);
+            if self.get("joined_at") != Some(b"null") {
+                self.guild.move_member_count(1);
+            }
             return Ok(Effect::Changed);
         }
-        let before = self.guild.len(Kind::Members);
         let shape = self.kit.shape(Kind::Members, &["guild_id"]);
-        let Some(user) = self.guild.set(self.kit, Kind::Members, &shape, self.data)? else {
+        let encoded = self.guild.encode(self.kit, &shape, self.data, 0)?;
+        if encoded.key == 0 {
+            self.guild.membership.doubt();
             return Ok(Effect::Unknown);
-        };
-        if !self.kit.keeps(Kind::Members, user) || self.guild.len(Kind::Members) > before {
+        }
+        let is_guest = self.guild.is_guest(self.kit, self.kit.encoder.record());
+        if !is_guest && !self.guild.counts(self.kit, encoded.key) {
             self.guild.move_member_count(1);
+        }
+        if self.guild.keeps(self.kit, Kind::Members, encoded.key) {
+            self.guild.keep(self.kit, Kind::Members, encoded);
         }
         Ok(Effect::Changed)
     }
@@ -35,22 +42,29 @@ impl Change<'_, '_> {
         if !self.kit.flags.members {
             // Most are not about the bot itself, which is all that is kept.
             let Some(user) = edit::id_at(self.data, &["user", "id"]) else { return Ok(Effect::Unknown) };
-            if !self.kit.keeps(Kind::Members, user) {
+            if !self.guild.keeps(self.kit, Kind::Members, user) {
                 return Ok(Effect::Unchanged);
             }
         }
         let shape = self.kit.shape(Kind::Members, &["guild_id"]);
-        Ok(self.guild.merge_known(self.kit, Kind::Members, &shape, self.data)?.into())
+        let known = self.guild.merge_known(self.kit, Kind::Members, &shape, self.data)?;
+        if !known {
+            // There is a member of whom nobody has told.
+            self.guild.membership.doubt();
+        }
+        Ok(known.into())
     }
 
-    /// Presence and voice state go with the member. Where all members are known, others are not counted.
+    /// Presence and voice state go with the member. Where all members are known, others are not counted; guests never are.
     pub(super) fn member_remove(&mut self) -> Result {
         let Some(user) = edit::id_at(self.data, &["user", "id"]) else { return Ok(Effect::Unknown) };
         let all_known = self.kit.flags.members && self.guild.complete_members().is_some();
         if all_known && !self.guild.has(Kind::Members, user) {
             return Ok(Effect::Unknown);
         }
-        self.guild.move_member_count(-1);
+        if !self.guild.has(Kind::Members, user) || self.guild.counts(self.kit, user) {
+            self.guild.move_member_count(-1);
+        }
         for kind in [Kind::Members, Kind::Presences, Kind::VoiceStates] {
             self.guild.remove(self.kit, kind, user);
         }
@@ -86,27 +100,50 @@ impl Change<'_, '_> {
         Ok(self.guild.set(self.kit, Kind::Presences, &shape, presence)?.is_some().into())
     }
 
-    /// The array in GUILD_CREATE has neither `guild_id` nor `member`. Whoever is in a voice channel is among the members
-    /// there, so a member that is new here is taken in.
+    /// The array in GUILD_CREATE has neither `guild_id` nor `member`: whoever is in a voice channel is among the members
+    /// there. So a member that is new here is taken in, and goes with the voice state if it is kept only for that.
     pub(super) fn voice_state(&mut self) -> Result {
         let [user, channel, member] = json::get_all(self.data, ["user_id", "channel_id", "member"]);
         let Some(user) = user.and_then(json::parse_id) else { return Ok(Effect::Unknown) };
         let kept = self.kit.flags.voice_states;
         if channel.is_none_or(|channel| channel == b"null") {
             self.guild.remove(self.kit, Kind::VoiceStates, user);
+            let is_guest = self.guild.has(Kind::Members, user) && !self.guild.counts(self.kit, user);
+            if is_guest || !self.guild.keeps(self.kit, Kind::Members, user) {
+                self.guild.remove(self.kit, Kind::Members, user);
+            }
             return Ok(if kept { Effect::Changed } else { Effect::Unchanged });
         }
-        if self.kit.flags.members
-            && !self.guild.has(Kind::Members, user)
-            && let Some(member) = member.filter(|member| edit::id_at(member, &["user", "id"]) == Some(user))
+        let mut effect = Effect::Unchanged;
+        if kept {
+            let shape = self.kit.shape(Kind::VoiceStates, &["guild_id", "member"]);
+            effect = self.guild.set(self.kit, Kind::VoiceStates, &shape, self.data)?.is_some().into();
+        }
+        if let Some(member) = member {
+            self.member_in_voice(user, member)?;
+        }
+        Ok(effect)
+    }
+
+    /// The member of a voice state. Of those who are kept as members there are events of their own, but of the others there
+    /// may be no other, because those need an intent.
+    fn member_in_voice(&mut self, user: u64, member: &[u8]) -> Result<()> {
+        let flags = self.kit.flags;
+        let is_own = flags.current_member && Some(user) == self.kit.user;
+        let known = self.guild.has(Kind::Members, user);
+        let is_told_of_otherwise = known && (flags.members || is_own);
+        if !self.guild.keeps(self.kit, Kind::Members, user)
+            || is_told_of_otherwise
+            || edit::id_at(member, &["user", "id"]) != Some(user)
         {
-            let shape = self.kit.shape(Kind::Members, &[]);
-            self.guild.set(self.kit, Kind::Members, &shape, member)?;
+            return Ok(());
         }
-        if !kept {
-            return Ok(Effect::Unchanged);
+        let shape = self.kit.shape(Kind::Members, &[]);
+        self.guild.merge(self.kit, Kind::Members, &shape, member)?;
+        if !known && self.guild.counts(self.kit, user) {
+            // There is a member of whom nobody has told.
+            self.guild.membership.doubt();
         }
-        let shape = self.kit.shape(Kind::VoiceStates, &["guild_id", "member"]);
-        Ok(self.guild.set(self.kit, Kind::VoiceStates, &shape, self.data)?.is_some().into())
+        Ok(())
     }
 }

@@ -199,7 +199,7 @@ fn a_few_bytes_do_not_stand_for_gigabytes() {
         write_varint(&mut fields, br#"{"x":[]}"#.len() as u64 + times * (long.len() as u64 + 1) - 1);
         write_varint(&mut fields, times);
         fields.resize(fields.len() + times as usize, 0);
-        let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let mut bytes = vec![1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
         write_bytes(&mut bytes, &fields);
         bytes.resize(bytes.len() + 1 + Kind::COUNT, 0);
         assert_eq!(cache.read_guild(&origin, &bytes).is_some(), good);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::upstream::comeback::{BACKOFF, QUICK_LOSS_WAIT, RESUME_BACKOFF, RESUME_PATIENCE, SESSION_LIFE};
 use proptest::prelude::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -21,6 +22,8 @@ fn feed(session: &mut Session, now: Time, payload: &str) -> Received {
 const HELLO: &str = r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":40000}}"#;
 const READY: &str =
     r#"{"t":"READY","s":1,"op":0,"d":{"session_id":"abc","resume_gateway_url":"wss://resume.example","guilds":[]}}"#;
+
+const RESUMED: &str = r#"{"t":"RESUMED","s":null,"op":0,"d":{}}"#;
 
 fn dispatch(sequence: u64) -> String {
     format!(r#"{{"t":"TYPING_START","s":{sequence},"op":0,"d":{{}}}}"#)
@@ -170,7 +173,7 @@ fn op_7_again_and_again_does_not_make_it_spin() {
             connect(&mut session, SECOND);
         }
         let (mut now, mut last) = (SECOND, Duration::ZERO);
-        for _ in 0..12 {
+        for _ in 0..25 {
             feed(&mut session, now, r#"{"op":7,"d":null}"#);
             let (at, _) = reconnects(&mut session, now);
             (last, now) = (at - now, at);
@@ -234,13 +237,19 @@ fn a_silent_server_is_given_up() {
 fn the_backoff_grows_and_falls_back_to_the_general_url() {
     let mut session = session();
     active(&mut session, SECOND);
-    let mut now = SECOND * 100;
+    let lost_at = SECOND * 100;
+    let mut now = lost_at;
     session.on_closed(now, None);
     let mut urls = Vec::new();
-    let mut waits = Vec::new();
-    for _ in 0..12 {
+    // No connection can be made for hours.
+    while now < SECOND * 7_200 {
         let at = session.deadline().unwrap();
-        waits.push(at - now);
+        let wait = at - now;
+        match urls.len() {
+            0 => assert_eq!(wait, Duration::ZERO),
+            _ if now - lost_at < SESSION_LIFE => assert!(wait >= BACKOFF.0 / 2 && wait <= RESUME_BACKOFF, "{wait:?}"),
+            _ => assert!(wait >= BACKOFF.1 / 2 && wait <= BACKOFF.1, "{wait:?}"),
+        }
         now = at;
         session.on_tick(now);
         if let [Action::Connect(url)] = &actions(&mut session)[..] {
@@ -248,21 +257,202 @@ fn the_backoff_grows_and_falls_back_to_the_general_url() {
         }
         session.on_closed(now, None);
     }
-    assert_eq!(waits[0], Duration::ZERO);
-    assert!(waits[1..].iter().all(|wait| *wait >= BACKOFF.0 / 2 && *wait <= BACKOFF.1));
-    assert!(waits[11] >= BACKOFF.1 / 2);
     assert_eq!(urls[..3], [RESUME_URL; 3]);
-    assert_eq!(urls[3..], [BASE; 9]);
+    assert!(urls[3..].iter().all(|url| url == BASE));
+    // However late, it is not the proxy that gives the session up.
+    let (now, _) = reconnects(&mut session, now);
+    assert_eq!(actions(&mut session), [Action::Send(payload::resume("token", "abc", 1))]);
+    assert_eq!(feed(&mut session, now, RESUMED), Received::Resumed);
+}
+
+/// How a gateway can fail to serve a RESUME.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Refusal {
+    Close(Option<u16>),
+    Payload(&'static str),
+    /// Heartbeats are acknowledged, and that is all.
+    Silence,
+}
+
+impl Refusal {
+    const ALL: [Self; 7] = [
+        Self::Close(Some(4006)),
+        Self::Close(Some(1000)),
+        Self::Close(Some(4000)),
+        Self::Close(None),
+        Self::Payload(r#"{"op":9,"d":true}"#),
+        Self::Payload(r#"{"op":7,"d":null}"#),
+        Self::Silence,
+    ];
+
+    /// The gateway answers like this now; when the connection is gone.
+    fn answers(self, session: &mut Session, mut now: Time) -> Time {
+        match self {
+            Self::Close(code) => session.on_closed(now, code),
+            Self::Payload(payload) => drop(feed(session, now, payload)),
+            Self::Silence => {
+                while session.is_connected() {
+                    now = session.deadline().expect("it does not wait for ever");
+                    session.on_tick(now);
+                    if session.is_connected() {
+                        feed(session, now, r#"{"t":null,"s":null,"op":11,"d":null}"#);
+                    }
+                }
+            }
+        }
+        actions(session);
+        now
+    }
 }
 
 #[test]
-fn duplicates_are_dropped_and_gaps_counted() {
+fn a_session_that_can_not_be_resumed_is_given_up() {
+    for refusal in Refusal::ALL {
+        let mut session = session();
+        active(&mut session, SECOND);
+        let lost_at = SECOND * 100;
+        session.on_closed(lost_at, None);
+        let (mut now, mut resumes) = (lost_at, 0);
+        loop {
+            (now, _) = reconnects(&mut session, now);
+            match &actions(&mut session)[..] {
+                [Action::Send(payload)] if *payload == payload::resume("token", "abc", 1) => resumes += 1,
+                [Action::RequestPermit] => break,
+                other => panic!("{refusal:?}: {other:?}"),
+            }
+            assert!(resumes <= 25, "{refusal:?}: {resumes} RESUMEs within {:?}", now - lost_at);
+            now = refusal.answers(&mut session, now);
+        }
+        assert!(resumes >= 3, "{refusal:?}: {resumes} RESUMEs");
+        let took = now - lost_at;
+        assert!(took <= RESUME_PATIENCE + SECOND * 40, "{refusal:?}: {took:?}");
+        // A code that is about the session needs no patience.
+        assert_eq!(took < SECOND * 10, refusal == Refusal::Close(Some(4006)), "{refusal:?}: {took:?}");
+        assert_eq!((session.counters().identifies, session.counters().given_up), (1, 1), "it waits for its permit");
+        assert_eq!(session.take_remark(), Some(Remark::GivenUp));
+        session.on_permit(now);
+        assert_eq!(actions(&mut session), [Action::Send(b"IDENTIFY".to_vec())]);
+    }
+}
+
+#[test]
+fn a_lone_refusal_costs_a_resume_only() {
+    for refusal in Refusal::ALL {
+        let mut session = session();
+        active(&mut session, SECOND);
+        let mut now = SECOND * 100;
+        for _ in 0..10 {
+            session.on_closed(now, None);
+            now = resumes(&mut session, now, 1);
+            now = refusal.answers(&mut session, now);
+            let back = resumes(&mut session, now, 1);
+            assert!(back - now <= SECOND * 5, "{refusal:?}: {:?}", back - now);
+            assert_eq!(feed(&mut session, back, RESUMED), Received::Resumed);
+            now = back + SECOND * 10;
+        }
+        assert_eq!((session.counters().identifies, session.counters().given_up), (1, 0));
+    }
+}
+
+#[test]
+fn after_an_invalid_session_there_is_a_pause_and_no_more() {
+    for failures in 0..6 {
+        let mut session = session();
+        active(&mut session, SECOND);
+        let mut now = SECOND * 100;
+        session.on_closed(now, None);
+        // The wait would be long by now.
+        for _ in 0..failures {
+            now = session.deadline().unwrap();
+            session.on_tick(now);
+            session.on_closed(now, None);
+        }
+        (now, _) = reconnects(&mut session, now);
+        feed(&mut session, now, r#"{"op":9,"d":false}"#);
+        actions(&mut session);
+        let back = identifies(&mut session, now);
+        assert!(back >= now + SECOND && back <= now + SECOND * 5, "{:?}", back - now);
+    }
+}
+
+#[test]
+fn a_session_that_worked_is_back_at_once() {
     let mut session = session();
     active(&mut session, SECOND);
-    assert_eq!(feed(&mut session, SECOND, &dispatch(1)), Received::Control);
-    assert_eq!(feed(&mut session, SECOND, &dispatch(4)), Received::Dispatch(EventKind::TypingStart));
-    assert_eq!(feed(&mut session, SECOND, &dispatch(3)), Received::Control);
-    assert_eq!((session.counters().duplicates, session.counters().gaps), (2, 2));
+    let mut now = SECOND;
+    for _ in 0..3 {
+        now += SECOND * 7;
+        session.on_closed(now, None);
+        assert_eq!(resumes(&mut session, now, 1), now);
+        assert_eq!(feed(&mut session, now, RESUMED), Received::Resumed);
+    }
+    // Not so when it is lost again and again within moments, but then it does not take long either.
+    let mut waits = Vec::new();
+    for _ in 0..10 {
+        session.on_closed(now, None);
+        let back = resumes(&mut session, now, 1);
+        waits.push(back - now);
+        now = back;
+        assert_eq!(feed(&mut session, now, RESUMED), Received::Resumed);
+    }
+    assert_eq!(waits[0], Duration::ZERO);
+    assert!(waits[6..].iter().all(|wait| *wait >= QUICK_LOSS_WAIT / 2 && *wait <= QUICK_LOSS_WAIT), "{waits:?}");
+}
+
+#[test]
+fn a_replay_may_take_long_as_long_as_it_goes_on() {
+    let mut session = session();
+    active(&mut session, SECOND);
+    session.on_closed(SECOND * 2, None);
+    let mut now = resumes(&mut session, SECOND * 2, 1);
+    for sequence in 2..100 {
+        let next = now + RESUME_TIMEOUT - SECOND;
+        while session.deadline().unwrap() <= next {
+            now = session.deadline().unwrap();
+            session.on_tick(now);
+            feed(&mut session, now, r#"{"op":11,"d":null}"#);
+        }
+        now = next;
+        assert_eq!(feed(&mut session, now, &dispatch(sequence)), Received::Dispatch(EventKind::TypingStart));
+    }
+    actions(&mut session);
+    // What has come has come: the next RESUME goes on from there, and the session is not given up for it.
+    for sequence in 99..110 {
+        now = Refusal::Silence.answers(&mut session, now);
+        now = resumes(&mut session, now, sequence);
+        feed(&mut session, now, &dispatch(sequence + 1));
+    }
+    assert_eq!(session.counters().given_up, 0);
+}
+
+#[test]
+fn an_event_out_of_sequence_is_passed_on() {
+    let mut session = session();
+    active(&mut session, SECOND);
+    for sequence in ["3", "1", "2", "null"] {
+        let event = format!(r#"{{"t":"GUILD_CREATE","s":{sequence},"op":0,"d":{{}}}}"#);
+        assert_eq!(feed(&mut session, SECOND, &event), Received::Dispatch(EventKind::GuildCreate), "{sequence}");
+    }
+    assert_eq!((session.counters().out_of_sequence, session.counters().gaps), (3, 1));
+    assert_eq!(session.take_remark(), Some(Remark::OutOfSequence { sequence: 1, last: 3 }));
+    assert_eq!(session.take_remark(), None, "once is enough");
+    // The highest one counts for the next RESUME.
+    session.on_closed(SECOND * 50, None);
+    resumes(&mut session, SECOND * 50, 3);
+}
+
+#[test]
+fn a_replay_brings_nothing_twice() {
+    let mut session = session();
+    active(&mut session, SECOND);
+    feed(&mut session, SECOND, &dispatch(2));
+    session.on_closed(SECOND * 50, None);
+    let now = resumes(&mut session, SECOND * 50, 2);
+    let passed: Vec<bool> = [1, 2, 5, 3, 4]
+        .map(|sequence| feed(&mut session, now, &dispatch(sequence)) == Received::Dispatch(EventKind::TypingStart))
+        .into();
+    assert_eq!(passed, [false, false, true, true, true]);
+    assert_eq!((session.counters().duplicates, session.counters().out_of_sequence), (2, 2));
 }
 
 #[test]
@@ -320,7 +510,7 @@ fn a_saved_session_is_resumed_without_an_identify() {
 fn stop_keeps_the_session_at_discord() {
     let mut session = session();
     active(&mut session, SECOND);
-    session.stop(SECOND * 5);
+    session.stop();
     assert_eq!(actions(&mut session), [Action::Close(4000)]);
     session.on_closed(SECOND * 5, None);
     session.on_tick(SECOND * 5000);
@@ -397,8 +587,8 @@ fn a_server_that_only_acknowledges_is_given_up() {
     let mut silent = session();
     connect(&mut silent, SECOND);
     silent.on_permit(SECOND);
-    assert_eq!(closes(&mut silent, SECOND, None), Some((ANSWER_TIMEOUT, close::UNKNOWN_ERROR)));
-    for (event_at, closed_at) in [(None, ANSWER_TIMEOUT), (Some(SECOND * 100), SECOND * 100 + ANSWER_TIMEOUT)] {
+    assert_eq!(closes(&mut silent, SECOND, None), Some((READY_TIMEOUT, close::UNKNOWN_ERROR)));
+    for (event_at, closed_at) in [(None, RESUME_TIMEOUT), (Some(SECOND * 15), SECOND * 15 + RESUME_TIMEOUT)] {
         let mut session = session();
         active(&mut session, SECOND);
         session.on_closed(SECOND * 2, None);

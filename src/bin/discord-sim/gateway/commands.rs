@@ -16,6 +16,10 @@ pub const MOST_BYTES: usize = 4_096;
 const RATE_LIMIT: usize = 120;
 const RATE_WINDOW: Duration = Duration::from_secs(60);
 
+/// Presence updates that count in [`PRESENCE_WINDOW`]; the rest are dropped (Gateway: "Rate Limiting").
+const PRESENCE_LIMIT: usize = 5;
+const PRESENCE_WINDOW: Duration = Duration::from_secs(20);
+
 /// Members in one GUILD_MEMBERS_CHUNK.
 const CHUNK: usize = 1_000;
 
@@ -38,7 +42,7 @@ struct Command<'a> {
 #[derive(Deserialize)]
 struct Identify<'a> {
     token: String,
-    intents: Option<u64>,
+    intents: Option<Ids>,
     shard: Option<(u64, u64)>,
     large_threshold: Option<u64>,
     compress: Option<bool>,
@@ -53,7 +57,7 @@ struct Resume {
     seq: u64,
 }
 
-/// Snowflakes come as strings or numbers, alone or in an array.
+/// Snowflakes come as strings or numbers, alone or in an array. Intents come as a number, or as one in a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Ids {
@@ -179,7 +183,15 @@ impl Gateway {
                 if Fields::parse(text).is_none() {
                     return Err(malformed("malformed op 3"));
                 }
-                record.last_presence = Some(text.to_owned());
+                while peer.presences.front().is_some_and(|first| now.duration_since(*first) >= PRESENCE_WINDOW) {
+                    peer.presences.pop_front();
+                }
+                peer.presences.push_back(now);
+                if peer.presences.len() > PRESENCE_LIMIT {
+                    self.violate(Some(shard), format!("more than {PRESENCE_LIMIT} presence updates in 20 s"));
+                } else {
+                    record.last_presence = Some(text.to_owned());
+                }
                 Ok(())
             }
             _ => {
@@ -223,7 +235,7 @@ impl Gateway {
             None if count == 1 => 0,
             None => return Err((4011, "Sharding required.", format!("IDENTIFY without shard, there are {count}"))),
         };
-        let Some(wanted) = identify.intents else {
+        let Some(wanted) = identify.intents.as_ref().and_then(Ids::first) else {
             return Err((4013, "Invalid intent(s).", "IDENTIFY without intents".to_owned()));
         };
         if wanted & !intents::KNOWN != 0 {
@@ -302,6 +314,12 @@ impl Gateway {
             return Ok(());
         };
         let Some(session) = self.sessions.get_mut(&session_key) else { return Ok(()) };
+        if let Some(code) = self.shards[session.shard].refusals.pop_front() {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.end(Ending::Close(code, "Refused."), now);
+            }
+            return Ok(());
+        }
         if resume.seq > session.sequence() {
             let what = format!("RESUME with seq {} of a session at {}", resume.seq, session.sequence());
             self.end_session(session_key);

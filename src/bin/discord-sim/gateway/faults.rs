@@ -1,5 +1,5 @@
-//! Faults on request: what `/sim/drop`, `/sim/reconnect`, `/sim/invalid`, `/sim/raw`
-//! and `/sim/wire` do.
+//! Faults on request: what `/sim/drop`, `/sim/lose`, `/sim/refuse-resume`, `/sim/reconnect`, `/sim/invalid`,
+//! `/sim/raw` and `/sim/wire` do.
 
 use super::{Ending, Gateway, payload};
 use std::time::Instant;
@@ -63,6 +63,14 @@ impl Gateway {
             }
         }
         count
+    }
+
+    /// Answers the next RESUMEs of a shard with this close code, though the session stays.
+    pub fn refuse_resumes(&mut self, shard: usize, count: usize, code: u16) -> usize {
+        if let Some(record) = self.shards.get_mut(shard) {
+            record.refusals = std::iter::repeat_n(code, count).collect();
+        }
+        self.connections_of(shard).len()
     }
 
     /// Cuts the connections of a shard.

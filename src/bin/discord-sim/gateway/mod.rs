@@ -99,6 +99,8 @@ pub struct ShardRecord {
     pub last_identify: Option<String>,
     /// Newest op 3, or the presence of the newest IDENTIFY.
     pub last_presence: Option<String>,
+    /// Close codes with which the next RESUMEs are answered, though the sessions are there.
+    pub refusals: VecDeque<u16>,
     /// Newest op 4, 8, 31 and 43, by opcode.
     pub last_commands: BTreeMap<u64, String>,
     /// Compression of the newest connection that identified or resumed.
@@ -141,6 +143,8 @@ pub struct Peer {
     outbox: VecDeque<Waiting>,
     /// When the newest commands came.
     commands: VecDeque<Instant>,
+    /// When it sent its last presence updates, oldest first.
+    presences: VecDeque<Instant>,
     last_heartbeat: Instant,
     ending: Option<Ending>,
     ending_since: Option<Instant>,
@@ -260,6 +264,7 @@ impl Gateway {
             cursor: 1,
             outbox: VecDeque::new(),
             commands: VecDeque::new(),
+            presences: VecDeque::new(),
             last_heartbeat: now,
             ending: None,
             ending_since: None,

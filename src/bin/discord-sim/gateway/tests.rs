@@ -317,6 +317,23 @@ fn more_than_120_payloads_a_minute_are_4008() {
 }
 
 #[test]
+fn more_than_five_presence_updates_in_20_s_are_dropped() {
+    let mut sim = Sim::new(1);
+    let (key, _) = sim.ready(0, ALL);
+    for number in 0..7 {
+        sim.send(key, 3, json!({"status": "idle", "number": number}));
+    }
+    let presence = |sim: &Sim| {
+        let stats: Value = serde_json::from_str(&sim.gateway.shard_stats(0)).unwrap();
+        stats["last_presence"]["number"].clone()
+    };
+    assert_eq!((presence(&sim), sim.violations().len(), sim.closed(key)), (json!(4), 2, None));
+    sim.pass(20_000);
+    sim.send(key, 3, json!({"status": "idle", "number": 7}));
+    assert_eq!(presence(&sim), json!(7));
+}
+
+#[test]
 fn intents_choose_the_events_and_the_content() {
     let mut sim = Sim::new(1);
     let (all, _) = sim.ready(0, ALL);

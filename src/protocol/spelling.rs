@@ -1,0 +1,318 @@
+//! The many ways to spell the same JSON, and the plain one that the cache works with.
+//!
+//! JSON allows white space between tokens, escapes in keys and in strings, and a key that stands in an object twice, of which
+//! the last one counts. Discord writes none of that. Text is in *plain spelling* when it has no white space between tokens,
+//! when no key stands twice in one object, when keys have only the escapes that they need, and when strings do not escape
+//! letters, digits and the punctuation of ids and timestamps. So two plain texts have the same key when they have the
+//! same bytes there, and the same id when they have the same digits.
+//!
+//! Promises: [`plain`] does not change what a JSON parser reads, and leaves numbers and all other strings as they
+//! were written; [`is_plain`] is true of what [`plain`] returns. Never: checks that a text is JSON beyond what it takes to find
+//! keys and ends.
+
+use super::{
+    json::{Cursor, Malformed},
+    nesting::MAX_DEPTH,
+};
+use hashbrown::HashMap;
+use memchr::memmem;
+use std::borrow::Cow;
+
+/// The reason in a [`Malformed`] of text that may be JSON, but is not in plain spelling.
+pub const NOT_PLAIN: &str = "not in plain spelling";
+
+/// Keys of an object up to which each new one is compared with those before it; for more there is a table.
+const FEW_KEYS: usize = 32;
+
+/// The keys of one object so far.
+#[derive(Default)]
+struct Keys<'a> {
+    list: Vec<Cow<'a, [u8]>>,
+    table: HashMap<Cow<'a, [u8]>, usize>,
+}
+
+impl<'a> Keys<'a> {
+    /// Adds a key; returns the place in the list of the same key before it.
+    fn add(&mut self, key: Cow<'a, [u8]>) -> Option<usize> {
+        let before = if self.table.is_empty() {
+            self.list.iter().rposition(|known| *known == key)
+        } else {
+            self.table.insert(key.clone(), self.list.len())
+        };
+        self.list.push(key);
+        if self.table.is_empty() && self.list.len() > FEW_KEYS {
+            self.table.extend(self.list.iter().cloned().zip(0..));
+        }
+        before
+    }
+}
+
+/// Does a key, as it stands between its quotes, spell `key`, which needs no escapes? `escaped`: it contains a backslash.
+#[inline]
+pub fn spells(spelled: &[u8], escaped: bool, key: &[u8]) -> bool {
+    spelled == key || (escaped && *plain_key(spelled) == *key)
+}
+
+/// What stands between the quotes of a key, with the escapes that it needs and no others.
+fn plain_key(key: &[u8]) -> Cow<'_, [u8]> {
+    if memchr::memchr(b'\\', key).is_none() {
+        return Cow::Borrowed(key);
+    }
+    let quoted = [b"\"", key, b"\""].concat();
+    // Halves of a surrogate pair are no text, but some parsers take them; such a key stays as it is.
+    let Ok(text) = serde_json::from_slice::<String>(&quoted) else { return Cow::Borrowed(key) };
+    let quoted = serde_json::to_vec(&text).unwrap_or(quoted);
+    Cow::Owned(quoted[1..quoted.len() - 1].to_vec())
+}
+
+/// The letter, digit or punctuation that an escape at the start of `text` stands for, if that needs no escape.
+fn needless(text: &[u8]) -> Option<u8> {
+    let digits = std::str::from_utf8(text.strip_prefix(b"\\u00")?.get(..2)?).ok()?;
+    let byte = u8::from_str_radix(digits, 16).ok()?;
+    (byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'+' | b':' | b'.')).then_some(byte)
+}
+
+/// Does a string of this text escape what needs no escape? One pass over the text; nearly all texts are done with that.
+#[inline]
+pub fn has_needless_escape(text: &[u8]) -> bool {
+    let Some(first) = memchr::memchr(b'\\', text) else { return false };
+    memmem::find_iter(&text[first..], b"\\u00").any(|at| {
+        let (before, escape) = text.split_at(first + at);
+        // A backslash behind an odd number of others is itself escaped.
+        let backslashes = before.iter().rev().take_while(|byte| **byte == b'\\').count();
+        backslashes.is_multiple_of(2) && needless(escape).is_some()
+    })
+}
+
+/// Is the text in plain spelling? False also of some texts that are no JSON.
+pub fn is_plain(text: &[u8]) -> bool {
+    !has_needless_escape(text) && plain_value(text, 0, 0) == Some(text.len())
+}
+
+/// The end of the value in plain spelling that begins at `at`.
+fn plain_value(text: &[u8], at: usize, depth: usize) -> Option<usize> {
+    let string = |at: usize| {
+        let mut cursor = Cursor::new(text.get(at..)?);
+        cursor.string_as_spelled().ok().map(|(string, escaped)| (string, escaped, at + cursor.position()))
+    };
+    let (close, mut at) = match text.get(at)? {
+        _ if depth > MAX_DEPTH => return None,
+        b'"' => return string(at).map(|(.., end)| end),
+        b'{' => (b'}', at + 1),
+        b'[' => (b']', at + 1),
+        byte if byte.is_ascii_whitespace() => return None,
+        _ => {
+            let mut cursor = Cursor::new(&text[at..]);
+            return cursor.value().ok().map(|_| at + cursor.position());
+        }
+    };
+    if text.get(at) == Some(&close) {
+        return Some(at + 1);
+    }
+    let mut keys = Keys::default();
+    loop {
+        if close == b'}' {
+            if text.get(at) != Some(&b'"') {
+                return None;
+            }
+            let (key, escaped, end) = string(at)?;
+            if (escaped && *plain_key(key) != *key) || keys.add(Cow::Borrowed(key)).is_some() {
+                return None;
+            }
+            at = end + usize::from(text.get(end) == Some(&b':'));
+            if at == end {
+                return None;
+            }
+        }
+        at = plain_value(text, at, depth + 1)?;
+        match text.get(at)? {
+            b',' => at += 1,
+            byte if *byte == close => return Some(at + 1),
+            _ => return None,
+        }
+    }
+}
+
+/// The same JSON in plain spelling. Fails where keys or the end of the text can not be found.
+pub fn plain(text: &[u8]) -> Result<Vec<u8>, Malformed> {
+    let mut writer = Writer { cursor: Cursor::new(text), out: Vec::with_capacity(text.len()) };
+    writer.value(0)?;
+    writer.cursor.end()?;
+    Ok(writer.out)
+}
+
+/// The text itself if it is in plain spelling, otherwise a copy that is.
+pub fn in_plain(text: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
+    if is_plain(text) { Ok(Cow::Borrowed(text)) } else { plain(text).map(Cow::Owned) }
+}
+
+struct Writer<'a> {
+    cursor: Cursor<'a>,
+    out: Vec<u8>,
+}
+
+impl Writer<'_> {
+    fn value(&mut self, depth: usize) -> Result<(), Malformed> {
+        if depth > MAX_DEPTH {
+            return Err(Malformed { what: "nested too deeply", at: self.cursor.position() });
+        }
+        match self.cursor.peek() {
+            Some(b'{') => self.object(depth),
+            Some(b'[') => self.array(depth),
+            Some(b'"') => {
+                let (string, escaped) = self.cursor.string_as_spelled()?;
+                self.out.push(b'"');
+                if escaped {
+                    write_string(&mut self.out, string);
+                } else {
+                    self.out.extend_from_slice(string);
+                }
+                self.out.push(b'"');
+                Ok(())
+            }
+            _ => {
+                let scalar = self.cursor.value()?;
+                self.out.extend_from_slice(scalar);
+                Ok(())
+            }
+        }
+    }
+
+    fn array(&mut self, depth: usize) -> Result<(), Malformed> {
+        self.cursor.expect(b'[', "expected an array")?;
+        self.out.push(b'[');
+        if !self.cursor.take(b']') {
+            loop {
+                self.value(depth + 1)?;
+                if self.cursor.take(b']') {
+                    break;
+                }
+                self.cursor.expect(b',', "expected a comma")?;
+                self.out.push(b',');
+            }
+        }
+        self.out.push(b']');
+        Ok(())
+    }
+
+    fn object(&mut self, depth: usize) -> Result<(), Malformed> {
+        self.cursor.expect(b'{', "expected an object")?;
+        let start = self.out.len();
+        self.out.push(b'{');
+        // Where each entry begins and ends in the output, and whether a later one has the same key.
+        let (mut keys, mut entries, mut any_gone) = (Keys::default(), Vec::new(), false);
+        if !self.cursor.take(b'}') {
+            loop {
+                let begin = self.out.len();
+                let key = plain_key(self.cursor.string()?);
+                for part in [b"\"", &*key, b"\":"] {
+                    self.out.extend_from_slice(part);
+                }
+                if let Some(before) = keys.add(key) {
+                    let (.., gone): &mut (usize, usize, bool) = &mut entries[before];
+                    *gone = true;
+                    any_gone = true;
+                }
+                self.cursor.expect(b':', "expected a colon")?;
+                self.value(depth + 1)?;
+                entries.push((begin, self.out.len(), false));
+                if self.cursor.take(b'}') {
+                    break;
+                }
+                self.cursor.expect(b',', "expected a comma")?;
+                self.out.push(b',');
+            }
+        }
+        if any_gone {
+            let all = self.out.split_off(start);
+            self.out.push(b'{');
+            for (begin, end, _) in entries.into_iter().filter(|(.., gone)| !gone) {
+                if self.out.len() > start + 1 {
+                    self.out.push(b',');
+                }
+                self.out.extend_from_slice(&all[begin - start..end - start]);
+            }
+        }
+        self.out.push(b'}');
+        Ok(())
+    }
+}
+
+/// Writes what stands between the quotes of a string, without needless escapes.
+fn write_string(out: &mut Vec<u8>, mut string: &[u8]) {
+    while let Some(at) = memchr::memchr(b'\\', string) {
+        out.extend_from_slice(&string[..at]);
+        string = &string[at..];
+        match needless(string) {
+            Some(byte) => {
+                out.push(byte);
+                string = &string[6..];
+            }
+            None => {
+                let (escape, rest) = string.split_at(string.len().min(2));
+                out.extend_from_slice(escape);
+                string = rest;
+            }
+        }
+    }
+    out.extend_from_slice(string);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    fn text(spelled: &str) -> String {
+        String::from_utf8(plain(spelled.as_bytes()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_spelling_has_a_plain_one() {
+        for (spelled, expected) in [
+            (r#" { "a" : [ 1 , { } , [ ] ] , "b":"x y" } "#, r#"{"a":[1,{},[]],"b":"x y"}"#),
+            (r#"{"us\u0065r":1,"a \u0022b\u0022":2,"\u00e9":3}"#, r#"{"user":1,"a \"b\"":2,"é":3}"#),
+            (r#"{"id":"\u0031\u00322","t":"\u00e9\u003c\/\\u0041"}"#, r#"{"id":"122","t":"\u00e9\u003c\/\\u0041"}"#),
+            (r#"{"a":1,"b":2,"\u0061":3,"c":{"x":1,"x":[]},"b":4}"#, r#"{"a":3,"c":{"x":[]},"b":4}"#),
+            (r#"{"n":1.50e+1,"\ud800":0}"#, r#"{"n":1.50e+1,"\ud800":0}"#),
+            ("\t[\r\n]", "[]"),
+            ("{}", "{}"),
+        ] {
+            assert_eq!(text(spelled), expected);
+            assert_eq!(is_plain(spelled.as_bytes()), spelled == expected, "{spelled}");
+            assert!(is_plain(expected.as_bytes()), "{expected}");
+        }
+        for bad in ["", "{", r#"{"a"}"#, r#"{"a":1,}"#, "[1 2]", "{}{}", r#"{"a":"#] {
+            assert!(plain(bad.as_bytes()).is_err(), "{bad}");
+            assert!(!is_plain(bad.as_bytes()), "{bad}");
+        }
+        let deep = "[".repeat(100_000);
+        assert!(plain(deep.as_bytes()).is_err() && !is_plain(deep.as_bytes()));
+    }
+
+    #[test]
+    fn many_keys_and_many_repetitions_take_no_time() {
+        let entries: Vec<String> = (0..200_000).map(|number| format!("\"{}\":{number}", number % 100_000)).collect();
+        let spelled = format!("{{{}}}", entries.join(","));
+        assert!(!is_plain(spelled.as_bytes()));
+        assert_eq!(text(&spelled), format!("{{{}}}", entries[100_000..].join(",")));
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_parser_reads_stays_the_same(
+            spelled in r#"[\[{]{0,2}("(a|\\u0061|b|\\\\u0061|\\n)":|[0-9]{1,2},| |"(a|\\u0062\\")",|\{\},|[\[{]){0,8}"?a?"?:?1?[\]}]{0,4}"#,
+        ) {
+            let parsed = serde_json::from_str::<Value>(&spelled).ok();
+            if let Some(parsed) = parsed {
+                let plain = plain(spelled.as_bytes()).unwrap();
+                prop_assert_eq!(serde_json::from_slice::<Value>(&plain).unwrap(), parsed);
+                prop_assert!(is_plain(&plain));
+                prop_assert!(!is_plain(spelled.as_bytes()) || plain == spelled.as_bytes());
+            } else {
+                let _ = (plain(spelled.as_bytes()), is_plain(spelled.as_bytes()));
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Discord has given the shard a new session: what becomes of the clients that know the old one.
+
+use super::*;
+use crate::shard::renewal::{STEP, WINDOW};
+
+impl World {
+    /// Discord ends the session, and says so on the connection.
+    fn lose_session(&mut self) {
+        self.feed(r#"{"op":9,"d":false}"#);
+        while self.shard.poll_upstream(self.now).is_some() {}
+        self.now += SECOND * 6;
+    }
+
+    /// Discord has ended the session, and the shard has a new one with these guilds, which are not sent yet.
+    fn renew(&mut self, guilds: &[u64]) {
+        self.lose_session();
+        self.connect(guilds);
+    }
+}
+
+fn renamed(world: &mut World, guild: u64, name: &str) {
+    world.dispatch(
+        "GUILD_CREATE",
+        &json!({"id": guild.to_string(), "name": name, "member_count": 0, "members": [], "unavailable": false}),
+    );
+}
+
+#[test]
+fn a_lost_session_invalidates_those_of_connected_clients() {
+    let mut world = World::ready(&[10, 20]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    world.renew(&[20]);
+    renamed(&mut world, 20, "new");
+    world.message(20, 1);
+    let before = client.sequence;
+    client.catch_up(&mut world);
+    assert_eq!(client.end, Some(Progress::Return));
+    assert_eq!(client.produce(&mut world), Progress::Return, "the same again");
+    client.read();
+    assert_eq!((client.ops.clone(), client.sequence), (vec![9], before), "op 9, and no event of the new session");
+    assert!(!client.resume(&mut world, 2, before), "it can not be resumed");
+    // On the connection that it has it may identify anew, and gets what there is now.
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.left_before = vec![10];
+    let guilds = payloads(&mut client, &mut world, "GUILD_CREATE");
+    assert_eq!(guilds.len(), 1, "{guilds:?}");
+    assert_eq!((&guilds[0]["d"]["id"], &guilds[0]["d"]["name"]), (&json!("20"), &json!("new")));
+    assert_eq!(world.shard.report().invalidated, 1);
+}
+
+#[test]
+fn a_lost_session_invalidates_those_without_a_connection() {
+    for restart in [false, true] {
+        let mut world = World::ready(&[10]);
+        let mut client = Client::identify(&mut world, 1, Intents::ALL);
+        client.catch_up(&mut world);
+        world.shard.detach(world.now, client.number, 1, false);
+        if restart {
+            // Another process has taken over, and Discord refuses its RESUME.
+            world.restart();
+        }
+        world.renew(&[10]);
+        let sequence = client.sequence;
+        assert!(!client.resume(&mut world, 2, sequence), "restart: {restart}");
+        assert_eq!(world.shard.report().detached, 0);
+    }
+}
+
+#[test]
+fn a_client_that_comes_between_two_sessions_gets_the_new_one() {
+    let mut world = World::ready(&[10, 20]);
+    world.lose_session();
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.left_before = vec![10];
+    assert_eq!(client.produce(&mut world), Progress::Idle, "the old READY is void");
+    assert!(client.outbox.pending().is_empty());
+    world.connect(&[20]);
+    client.catch_up(&mut world);
+    assert_eq!((client.announced.clone(), client.guilds.len()), (vec![20], 0));
+    world.guild_create(20, 3);
+    client.catch_up(&mut world);
+    assert_eq!((client.guilds[&20].1, client.end), (3, None), "it has noticed nothing");
+}
+
+#[test]
+fn what_the_new_session_has_not_sent_yet_is_unavailable() {
+    let mut world = World::ready(&[10, 20]);
+    world.renew(&[10, 20]);
+    renamed(&mut world, 20, "new");
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    let guilds = payloads(&mut client, &mut world, "GUILD_CREATE");
+    let ids: Vec<&Value> = guilds.iter().map(|guild| &guild["d"]["id"]).collect();
+    assert_eq!((client.announced.clone(), ids), (vec![10, 20], vec![&json!("20")]));
+    renamed(&mut world, 10, "also new");
+    let guilds = payloads(&mut client, &mut world, "GUILD_CREATE");
+    assert_eq!((guilds.len(), &guilds[0]["d"]["name"]), (1, &json!("also new")));
+}
+
+#[test]
+fn clients_are_invalidated_one_after_the_other() {
+    for (count, step) in [(3u64, STEP), (1_000, WINDOW / 1_000)] {
+        let mut world = World::ready(&[10]);
+        let mut clients: Vec<Client> =
+            (1..=count).map(|connection| Client::identify(&mut world, connection, Intents::ALL)).collect();
+        clients.iter_mut().for_each(|client| client.catch_up(&mut world));
+        world.renew(&[10]);
+        let (start, mut told) = (world.now, 0);
+        while told < count {
+            assert_eq!(world.now, start + step * told as u32, "{told} of {count}");
+            let due: Vec<u64> = std::iter::from_fn(|| world.shard.poll_due(world.now)).collect();
+            assert_eq!(due, [told + 1]);
+            let later = &mut clients[told as usize + 1..];
+            assert!(later.iter_mut().all(|client| client.produce(&mut world) == Progress::Idle), "not yet");
+            assert_eq!(clients[told as usize].produce(&mut world), Progress::Return);
+            told += 1;
+            if told < count {
+                world.now = world.shard.deadline().expect("the next one");
+                world.shard.tick(world.now);
+            }
+        }
+        assert!(world.now - start <= WINDOW);
+        for client in &clients {
+            world.shard.detach(world.now, client.number, client.connection, true);
+        }
+        assert_eq!((world.shard.report().clients, world.shard.report().detached), (0, 0));
+    }
+}
+
+#[test]
+fn a_client_is_told_in_the_middle_of_its_guilds() {
+    for transport in [Transport::None, Transport::Zlib] {
+        let mut world = World::ready(&[]);
+        // So large that it is sent in pieces.
+        world.guild_create(10, 5_000);
+        let mut client = Client::identify(&mut world, 1, Intents::ALL);
+        client.outbox = Outbox::new(transport, Encoding::Json);
+        client.outbox.start_compressing(false);
+        for _ in 0..2 {
+            assert_eq!(client.produce(&mut world), Progress::More);
+        }
+        world.renew(&[10]);
+        let end = client.produce(&mut world);
+        match transport {
+            Transport::None => {
+                assert_eq!(end, Progress::Return);
+                client.read();
+                assert_eq!((client.ops.clone(), client.guilds.len(), client.sequence), (vec![9], 0, 1));
+            }
+            // Half of the guild is in the stream, and nothing can follow it.
+            _ => assert!(matches!(end, Progress::Close { close: (close::UNKNOWN_ERROR, _), reconnect: false })),
+        }
+        world.shard.detach(world.now, client.number, client.connection, false);
+        let report = world.shard.report();
+        assert_eq!((report.clients, report.detached, report.syncing), (0, 0, 0));
+    }
+}
+
+#[test]
+fn a_client_that_is_not_told_yet_is_heard_but_asks_for_nothing() {
+    let mut world = World::ready(&[10]);
+    let mut clients = [1, 2].map(|connection| Client::identify(&mut world, connection, Intents::ALL));
+    clients.iter_mut().for_each(|client| client.catch_up(&mut world));
+    world.renew(&[10]);
+    while world.shard.poll_upstream(world.now).is_some() {}
+    let client = &mut clients[1];
+    request(&mut world, client, &json!({"guild_id": "10", "query": "", "limit": 0}));
+    for command in [r#"{"op":1,"d":1}"#, r#"{"op":4,"d":{"guild_id":"10"}}"#] {
+        world
+            .shard
+            .command(world.now, client.number, client.connection, command.as_bytes(), &mut client.outbox)
+            .unwrap();
+    }
+    assert_eq!(sent_upstream(&mut world), Vec::<Value>::new());
+    world.now += WINDOW;
+    client.catch_up(&mut world);
+    assert_eq!((client.ops.clone(), client.end), (vec![11, 9], Some(Progress::Return)));
+}
+
+#[test]
+fn a_presence_that_a_client_has_set_goes_to_the_new_session() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    let presence = r#"{"op":3,"d":{"status":"idle"}}"#;
+    world.shard.command(world.now, client.number, client.connection, presence.as_bytes(), &mut client.outbox).unwrap();
+    while world.shard.poll_upstream(world.now).is_some() {}
+    world.renew(&[10]);
+    let last = std::iter::from_fn(|| world.shard.poll_upstream(world.now)).last();
+    let Some(Action::Send(last)) = last else { panic!("{last:?}") };
+    assert_eq!(
+        serde_json::from_slice::<Value>(&last).unwrap(),
+        json!({"op": 3, "d": {"status": "idle", "activities": [], "since": null, "afk": false}})
+    );
+}

@@ -1,0 +1,100 @@
+//! What a shard does because time has passed.
+//!
+//! [`Shard::deadline`] says when there is something to do next, [`Shard::tick`] does it, and [`Shard::poll_due`] names the
+//! clients that have to be served. Being called more often, or later, changes nothing but when things happen.
+
+use super::{HEARTBEAT_TIMEOUT, Shard, due::Reason};
+use crate::protocol::{Time, close};
+use std::time::Duration;
+
+/// While there are events in the log, those that no client needs are dropped this often, and the cache applies what it has
+/// put off.
+pub const TIDY: Duration = Duration::from_millis(250);
+
+impl Shard {
+    /// When [`Shard::tick`] and [`Shard::poll_due`] have something to do; `None`: not before something else happens.
+    pub fn deadline(&self) -> Option<Time> {
+        let clients = self.due.next().into_iter().chain(self.chores);
+        self.upstream_deadline().into_iter().chain(clients).min()
+    }
+
+    /// When the upstream connection has something to do.
+    fn upstream_deadline(&self) -> Option<Time> {
+        let command = if self.upstream.accepts_commands() { self.limiter.deadline() } else { None };
+        self.upstream.deadline().into_iter().chain(command).min()
+    }
+
+    /// There will be something to look after in the clients, requests or log at this time.
+    pub(super) fn look_at(&mut self, at: Time) {
+        self.chores = Some(self.chores.map_or(at, |chores| chores.min(at)));
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: Time) {
+        #[cfg(test)]
+        assert_ne!(self.panics, Some("tick"), "a panic that a test wants");
+        if self.upstream_deadline().is_some_and(|at| now >= at) {
+            self.upstream.on_tick(now);
+            self.tell_remark();
+            self.wake.upstream = true;
+        }
+        if self.chores.is_some_and(|at| now >= at) {
+            self.chores = None;
+            self.requests.expire(now);
+            self.expire_sessions(now);
+            self.trim();
+            if let Some(at) = self.requests.deadline() {
+                self.look_at(at);
+            }
+            if !self.log.is_empty() {
+                self.look_at(now + TIDY);
+            }
+        }
+    }
+
+    /// The connection of a client that has to be served now, because an acknowledgement is due or its session ends. To be
+    /// called after [`Shard::tick`] until there is none.
+    pub fn poll_due(&mut self, now: Time) -> Option<u64> {
+        while let Some((number, reason)) = self.due.pop(now) {
+            let Some(client) = self.clients.get_mut(&number) else { continue };
+            let due = match reason {
+                Reason::Acks => self.due.is_due(&mut client.acks, number, now),
+                Reason::End => true,
+            };
+            if let Some(connection) = client.session.connection.filter(|_| due) {
+                return Some(connection);
+            }
+        }
+        None
+    }
+
+    /// Ends the sessions that nobody has come to resume, and the connections on which nobody has sent a heartbeat.
+    fn expire_sessions(&mut self, now: Time) {
+        let window = self.settings.resume_window;
+        let (mut expired, mut next) = (Vec::new(), None::<Time>);
+        for client in self.clients.values_mut() {
+            let session = &client.session;
+            // Before READY some libraries send no heartbeats at all.
+            let beats = session.is_resumable() && client.doomed.is_none();
+            let end = match session.detached_at {
+                Some(at) => at + window,
+                None if beats => session.last_heartbeat + HEARTBEAT_TIMEOUT,
+                None => continue,
+            };
+            if now < end {
+                next = Some(next.map_or(end, |next| next.min(end)));
+            } else if session.detached_at.is_some() {
+                expired.push(session.number);
+            } else {
+                client.doomed = Some((close::UNKNOWN_ERROR, "no heartbeat: reconnect and resume"));
+                self.wake.clients = true;
+            }
+        }
+        for number in expired {
+            self.remove(number);
+        }
+        if let Some(at) = next {
+            self.look_at(at);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A process: the real data core with its mailboxes, on a network, a disk and random numbers that follow from the seed.
+
+use crate::{
+    io::{SimIo, Weather},
+    net::{Shared, Socket},
+};
+use fastrand::Rng;
+use gateway_proxy::{
+    cache::Flags,
+    compression::Transport,
+    data_core::{DataCore, Plan, States, Surroundings, ToControl, ToCore},
+    io::wake::Waker,
+    log::Limits,
+    net::mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
+    shard::Shard,
+};
+use std::{cell::RefCell, io::Read, rc::Rc, time::Duration};
+
+/// What the seed chose for a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Choice {
+    pub log: Limits,
+    pub resume_window: Duration,
+    pub transport: Transport,
+    pub weather: Weather,
+}
+
+/// What is kept between two processes.
+#[derive(Default)]
+pub struct Disk {
+    pub state: Option<Vec<u8>>,
+    /// The last process had something to keep.
+    pub kept: bool,
+}
+
+struct Memory(Rc<RefCell<Disk>>);
+
+impl States for Memory {
+    fn load(
+        &self,
+        _: &Plan,
+        _: u32,
+        make: &mut dyn FnMut(&mut dyn Read) -> std::io::Result<Shard>,
+    ) -> std::io::Result<Option<Shard>> {
+        let state = self.0.borrow_mut().state.take();
+        Ok(state.map(|state| make(&mut state.as_slice()).expect("its own state")))
+    }
+
+    fn store(&self, _: &Plan, shard: &mut Shard) -> std::io::Result<bool> {
+        let mut state = Vec::new();
+        let kept = shard.save(&mut state)?;
+        *self.0.borrow_mut() = Disk { state: kept.then_some(state), kept };
+        Ok(kept)
+    }
+}
+
+/// A data core and its mailboxes.
+pub struct Process {
+    pub core: DataCore<SimIo>,
+    pub to_core: Postbox<ToCore<Socket>>,
+    pub from_core: Mailbox<ToControl<Socket>>,
+    /// Events that its shard had taken at the last look.
+    pub events: u64,
+}
+
+fn plan(choice: Choice) -> Plan {
+    Plan {
+        shards: vec![0],
+        shard_count: 1,
+        token: "t".into(),
+        gateway_url: "ws://discord".into(),
+        intents: u64::MAX,
+        presences: Vec::new(),
+        transport: choice.transport,
+        public_url: "ws://proxy".into(),
+        log: choice.log,
+        resume_window: choice.resume_window,
+        cache: Flags::ALL,
+        honor_client_intents: true,
+        state_dir: None,
+    }
+}
+
+impl Process {
+    pub fn start(choice: Choice, net: &Shared, disk: &Rc<RefCell<Disk>>, rng: &mut Rng) -> Self {
+        let waker = Waker::new().expect("a descriptor");
+        let (to_core, mailbox_of_core) = core_mailbox(waker.clone());
+        let (to_control, from_core) = mailbox();
+        let io = SimIo::new(net.clone(), waker, choice.weather, rng.u64(..));
+        let seed = rng.u64(..);
+        let surroundings = Surroundings {
+            states: Box::new(Memory(disk.clone())),
+            entropy: Box::new(move || {
+                let mut random = Rng::with_seed(seed);
+                Box::new(move |bytes| random.fill(bytes))
+            }),
+        };
+        let mut core = DataCore::start(Box::new(plan(choice)), io, mailbox_of_core, to_control, surroundings);
+        let events = core.shards_mut().map(|shard| shard.events()).sum();
+        Self { core, to_core, from_core, events }
+    }
+
+    pub fn shard(&mut self) -> &mut Shard {
+        self.core.shards_mut().next().expect("the only shard")
+    }
+}
