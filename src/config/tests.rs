@@ -176,7 +176,7 @@ fn unknown_keys_are_warned_of_with_the_nearest_name() {
 #[test]
 fn members_are_kept_with_their_users() {
     let cache = |flags: &str| {
-        let (config, warnings) = with(&format!(r#","cache":{{{flags}}}"#)).unwrap();
+        let (config, warnings) = with(&format!(r#","host":"127.0.0.1","cache":{{{flags}}}"#)).unwrap();
         (config.cache, warnings)
     };
     let both = Flags { members: true, users: true, ..Flags::default() };
