@@ -355,7 +355,9 @@ mod tests {
         uring.receive_many(Token(1), &near);
         while !ended {
             for completion in completions(&mut uring, 1) {
-                let Outcome::Received { result, more } = completion.outcome else { panic!("only receives were started") };
+                let Outcome::Received { result, more } = completion.outcome else {
+                    panic!("only receives were started")
+                };
                 match result {
                     Ok(Some(buffer)) => {
                         assert!(uring.bytes(&buffer).iter().all(|byte| *byte == 9));

@@ -20,6 +20,7 @@ use gateway_proxy::{
     },
     protocol::{Encoding, Time, intents::Intents},
     shard::{Close, report::Report},
+    upstream::session::Status,
     websocket::{Inbound, Message, Opcode, Role, write_close, write_frame},
 };
 use std::{
@@ -75,6 +76,8 @@ pub struct Host {
     taken: Vec<Payload>,
     /// Upstream sessions so far: with a new one guilds are told anew.
     pub renewals: u64,
+    /// The shard has its session with Discord, which can answer.
+    pub active: bool,
     /// Processes so far, and those that began with nothing.
     pub generation: u64,
     pub clean_start: u64,
@@ -123,6 +126,7 @@ impl Host {
             fed: Vec::new(),
             taken: Vec::new(),
             renewals: 0,
+            active: false,
             generation: 0,
             clean_start: 0,
             started_at: now,
@@ -200,6 +204,7 @@ impl Host {
             }
             self.stopped = !self.process.core.turn();
             self.look();
+            self.interject();
             turns += 1;
             let events = self.process.core.io_mut().events - before;
             let most = (TURNS.0 + TURNS.1 * events).min(u64::from(ROUNDS));
@@ -208,6 +213,19 @@ impl Host {
         if turns > 0 && !self.stopped {
             self.ways.check();
             self.check();
+        }
+    }
+
+    /// Something comes from a client just when the core does not want to hear it any more.
+    fn interject(&mut self) {
+        let mut net = self.net.borrow_mut();
+        for socket in std::mem::take(&mut net.cancelled) {
+            let known = self.connections.values().any(|connection| connection.socket == socket);
+            if known && !net.pipe(socket).ended && self.rng.bool() {
+                let mut ping = Vec::new();
+                write_frame(&mut ping, Opcode::Ping, b"?", Some([9, 8, 7, 6]));
+                net.push(socket, &ping);
+            }
         }
     }
 
@@ -229,6 +247,7 @@ impl Host {
             assert_eq!(self.taken.len() - before, taken, "P1: the shard counts events that nobody has sent");
         }
         let synced = self.process.shard().syncing() == 0;
+        self.active = self.process.shard().status() == Status::Active;
         for (number, connection) in &mut self.connections {
             if connection.marks.is_none() && connection.commands.is_empty() || connection.door.is_some() {
                 continue;
