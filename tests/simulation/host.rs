@@ -5,14 +5,14 @@ use crate::{
     connection::{Connection, Mark},
     discord::Discord,
     net::{Net, Payload, Shared, Socket},
-    process::{Choice, Disk, Process},
+    process::{Choice, Disk, Process, queue},
     trace::{Coverage, Event, note, set_time},
     upstream::Ways,
 };
 use fastrand::Rng;
 use gateway_proxy::{
     compression::Transport,
-    control::identify::{Budget, IdentifyQueue},
+    control::identify::IdentifyQueue,
     data_core::{Arrival, Entry, Parcel, ToControl, ToCore},
     downstream::{
         outbox::{HIGH_WATER, Outbox},
@@ -90,11 +90,6 @@ pub struct Host {
     /// Connections that were tried.
     pub attempts: u64,
     coverage: Coverage,
-}
-
-fn queue(now: Time) -> IdentifyQueue {
-    let reset_after = Duration::from_secs(86_400);
-    IdentifyQueue::new(Budget { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])
 }
 
 impl Drop for Host {
