@@ -61,7 +61,8 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     fn is_complete(&self) -> bool {
-        self.current.is_none() && self.next == self.guilds.len() && self.unavailable.is_empty()
+        let told = self.unavailable.is_empty() && self.left.is_empty();
+        self.current.is_none() && self.next == self.guilds.len() && told
     }
 }
 

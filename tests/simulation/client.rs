@@ -37,6 +37,8 @@ struct Session {
     /// may be incomplete, and then it can not be resumed.
     announced: Vec<u64>,
     answered: BTreeSet<u64>,
+    /// It has got something that is in no snapshot.
+    live: bool,
     /// Members and count of each guild that has been shown.
     guilds: BTreeMap<u64, (BTreeSet<u64>, u64)>,
     /// Where in what the proxy was given it stands.
@@ -140,7 +142,9 @@ impl Client {
 
     /// Nothing is on its way any more, so no answer is missing.
     fn expect_answers(&mut self, now: Time, host: &Host) {
-        let quiet = self.connection.is_some_and(|number| host.is_quiet(number)) && !self.resuming;
+        let heard = self.connection.is_some_and(|number| host.is_quiet(number)) && !self.resuming;
+        // What the cache does not know Discord has to answer.
+        let quiet = heard && host.active;
         let Some(session) = self.session.as_ref().filter(|session| quiet && session.synced_at.is_some()) else {
             self.quiet_since = None;
             return;
@@ -223,7 +227,9 @@ impl Client {
                     if expired {
                         coverage.count(Event::Expired);
                     }
-                    let synced = session.announced.iter().all(|guild| session.answered.contains(guild));
+                    let answered = session.announced.iter().all(|guild| session.answered.contains(guild));
+                    // After the loss of a session there may be guilds to tell of that are in no READY.
+                    let synced = answered && (session.live || session.renewals <= 1);
                     let known = session.generation >= host.clean_start && session.renewals == host.renewals;
                     note(|| format!("client {}: its RESUME at {} is refused", self.name, session.sequence));
                     assert!(
@@ -399,6 +405,7 @@ impl Client {
         if matches!(kind, "GUILD_CREATE" | "GUILD_MEMBER_ADD" | "GUILD_MEMBER_REMOVE" | "MESSAGE_CREATE") {
             assert_eq!(data["era"], session.era, "P5: client {name} gets {kind} of another session than its READY");
         }
+        session.live |= !matches!(kind, "READY" | "GUILD_CREATE" | "GUILD_DELETE");
         match kind {
             "READY" => {
                 session.id = data["session_id"].as_str().expect("an id").to_owned();
@@ -432,7 +439,7 @@ impl Client {
                 let known = session.guilds.remove(&of_guild).is_some() || session.announced.contains(&of_guild);
                 // After a session of the shard was lost, clients are told of guilds that the one before had: a library that
                 // identifies anew keeps those that READY does not name. This session may be of a client that never had them.
-                let left_before = session.renewals > 1 && data["unavailable"].is_null();
+                let left_before = data["era"].is_null() && data["unavailable"].is_null() && session.renewals > 1;
                 assert!(known || left_before, "P5: client {name} has never heard of guild {of_guild}");
             }
             "GUILD_MEMBER_ADD" => {
@@ -510,6 +517,7 @@ impl Session {
             sequence: 0,
             announced: Vec::new(),
             answered: BTreeSet::new(),
+            live: false,
             guilds: BTreeMap::new(),
             at: 0,
             synced_at: None,

@@ -5,14 +5,14 @@ use crate::{
     connection::{Connection, Mark},
     discord::Discord,
     net::{Net, Payload, Shared, Socket},
-    process::{Choice, Disk, Process},
+    process::{Choice, Disk, Process, queue},
     trace::{Coverage, Event, note, set_time},
     upstream::Ways,
 };
 use fastrand::Rng;
 use gateway_proxy::{
     compression::Transport,
-    control::identify::{Budget, IdentifyQueue},
+    control::identify::IdentifyQueue,
     data_core::{Arrival, Entry, Parcel, ToControl, ToCore},
     downstream::{
         outbox::{HIGH_WATER, Outbox},
@@ -20,6 +20,7 @@ use gateway_proxy::{
     },
     protocol::{Encoding, Time, intents::Intents},
     shard::{Close, report::Report},
+    upstream::session::Status,
     websocket::{Inbound, Message, Opcode, Role, write_close, write_frame},
 };
 use std::{
@@ -75,6 +76,8 @@ pub struct Host {
     taken: Vec<Payload>,
     /// Upstream sessions so far: with a new one guilds are told anew.
     pub renewals: u64,
+    /// The shard has its session with Discord, which can answer.
+    pub active: bool,
     /// Processes so far, and those that began with nothing.
     pub generation: u64,
     pub clean_start: u64,
@@ -87,11 +90,6 @@ pub struct Host {
     /// Connections that were tried.
     pub attempts: u64,
     coverage: Coverage,
-}
-
-fn queue(now: Time) -> IdentifyQueue {
-    let reset_after = Duration::from_secs(86_400);
-    IdentifyQueue::new(Budget { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])
 }
 
 impl Drop for Host {
@@ -123,6 +121,7 @@ impl Host {
             fed: Vec::new(),
             taken: Vec::new(),
             renewals: 0,
+            active: false,
             generation: 0,
             clean_start: 0,
             started_at: now,
@@ -200,6 +199,7 @@ impl Host {
             }
             self.stopped = !self.process.core.turn();
             self.look();
+            self.interject();
             turns += 1;
             let events = self.process.core.io_mut().events - before;
             let most = (TURNS.0 + TURNS.1 * events).min(u64::from(ROUNDS));
@@ -208,6 +208,19 @@ impl Host {
         if turns > 0 && !self.stopped {
             self.ways.check();
             self.check();
+        }
+    }
+
+    /// Something comes from a client just when the core does not want to hear it any more.
+    fn interject(&mut self) {
+        let mut net = self.net.borrow_mut();
+        for socket in std::mem::take(&mut net.cancelled) {
+            let known = self.connections.values().any(|connection| connection.socket == socket);
+            if known && !net.pipe(socket).ended && self.rng.bool() {
+                let mut ping = Vec::new();
+                write_frame(&mut ping, Opcode::Ping, b"?", Some([9, 8, 7, 6]));
+                net.push(socket, &ping);
+            }
         }
     }
 
@@ -229,6 +242,7 @@ impl Host {
             assert_eq!(self.taken.len() - before, taken, "P1: the shard counts events that nobody has sent");
         }
         let synced = self.process.shard().syncing() == 0;
+        self.active = self.process.shard().status() == Status::Active;
         for (number, connection) in &mut self.connections {
             if connection.marks.is_none() && connection.commands.is_empty() || connection.door.is_some() {
                 continue;

@@ -298,7 +298,10 @@ impl Io for SimIo {
         let mut net = self.net.borrow_mut();
         let pipe = net.pipe(id);
         match kind {
-            Kind::Receive => pipe.receive.as_mut().expect("it is under way").cancelled = true,
+            Kind::Receive => {
+                pipe.receive.as_mut().expect("it is under way").cancelled = true;
+                net.cancelled.push(id);
+            }
             Kind::Poll => pipe.poll.as_mut().expect("it is under way").cancelled = true,
             Kind::Send => panic!("seam: a send is never cancelled, it does not wait"),
         }

@@ -99,6 +99,8 @@ pub struct Net {
     pub dying: bool,
     /// Something has happened that the core may have to see.
     pub touched: bool,
+    /// Connections on which the core has cancelled a receive.
+    pub cancelled: Vec<u64>,
     /// Payloads that have reached the core.
     pub arrived: Vec<Payload>,
     pub coverage: Coverage,
@@ -144,6 +146,7 @@ impl Net {
             next: 0,
             dying: false,
             touched: false,
+            cancelled: Vec::new(),
             arrived: Vec::new(),
             coverage: Coverage::default(),
         }))

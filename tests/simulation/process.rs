@@ -8,10 +8,12 @@ use fastrand::Rng;
 use gateway_proxy::{
     cache::Flags,
     compression::Transport,
+    control::identify::{Budget, IdentifyQueue},
     data_core::{DataCore, Plan, States, Surroundings, ToControl, ToCore},
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
+    protocol::Time,
     shard::Shard,
 };
 use std::{cell::RefCell, io::Read, rc::Rc, time::Duration};
@@ -103,4 +105,10 @@ impl Process {
     pub fn shard(&mut self) -> &mut Shard {
         self.core.shards_mut().next().expect("the only shard")
     }
+}
+
+/// The identify queue of a process that begins now.
+pub fn queue(now: Time) -> IdentifyQueue {
+    let reset_after = Duration::from_secs(86_400);
+    IdentifyQueue::new(Budget { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])
 }
