@@ -17,10 +17,11 @@ demo: ## the simulator, the proxy and a bot that is restarted (SECONDS=20 ends b
 test: lint setup ## formatting, lints, all tests, real client libraries
 	cargo test
 
-lint: ## formatting, lints, the README
+lint: ## formatting, lints, generated parts and links of the documentation
 	cargo fmt --check
 	scripts/readme-recipes --check
 	scripts/readme-clients --check
+	scripts/check-links
 	cargo clippy --all-targets -- -D warnings
 
 fmt: ## format the code
@@ -34,7 +35,7 @@ test-portable: ## the tests of code that depends on the CPU, on one without AVX2
 
 test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
 	@scripts/clients-setup $(or $(CLIENTS),all)
-	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients
+	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients --test client_state
 	$(if $(CLIENTS),,scripts/readme-clients)
 
 sim: ## deterministic simulation with faults (SEEDS=100000), or one seed told in full (SEED=17)

@@ -54,7 +54,7 @@ impl Chaos {
         let proxy = Proxy::start_on(&socket, &directory, &simulator, &config);
         let gateway = format!("ws://{}", proxy.address);
         let api = format!("http://{}/api", proxy.address);
-        let settings = Settings { gateway: &gateway, api: &api, rest_only: false, compress: "" };
+        let settings = Settings { gateway: &gateway, api: &api, ..Settings::default() };
         let before = (0..SHARDS).map(|shard| simulator.last_number(shard)).collect();
         let mut bots: Vec<Bot> = LIBRARIES
             .iter()

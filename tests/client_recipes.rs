@@ -9,6 +9,9 @@ use std::{
 /// A recipe longer than this is none.
 const LONGEST_RECIPE: usize = 45;
 
+/// What pins the packages of a bot, for each kind of registry.
+const LOCKS: [&str; 5] = ["package-lock.json", "requirements.txt", "Cargo.lock", "maven.sha256", "go.sum"];
+
 #[test]
 fn every_bot_has_a_short_recipe() {
     for (library, directory) in libraries() {
@@ -16,7 +19,7 @@ fn every_bot_has_a_short_recipe() {
         let recipe = recipe(&library, &program);
         assert!(!recipe.is_empty(), "{library}: no lines between recipe:start and recipe:end");
         assert!(recipe.len() <= LONGEST_RECIPE, "{library}: a recipe of {} lines", recipe.len());
-        let named = recipe.iter().any(|line| line.to_lowercase().contains("gateway_url"));
+        let named = recipe.iter().any(|line| line.to_lowercase().replace('_', "").contains("gatewayurl"));
         assert!(named, "{library}: the recipe does not say where the proxy is");
         let test_only = recipe.iter().find(|line| line.contains("API_URL") || line.contains("COMPRESS =="));
         assert_eq!(test_only, None, "{library}: what only the test needs is in the recipe");
@@ -51,6 +54,28 @@ fn lock_files_pin_everything_and_name_no_registry() {
                 assert!(!line.contains("://"), "{library}: names a registry: {line}");
             }
         }
+        let java = directory.join("maven.sha256");
+        if java.exists() {
+            let pins = read(&java);
+            assert!(pins.lines().count() > 1, "{library}: no files are pinned");
+            for line in pins.lines() {
+                let (sum, file) = line.split_once("  ").unwrap_or_default();
+                let hex = sum.len() == 64 && sum.bytes().all(|byte| byte.is_ascii_hexdigit());
+                assert!(hex && file.ends_with(".jar"), "{library}: not pinned: {line}");
+            }
+            let pom = read(&directory.join("pom.xml"));
+            assert!(!pom.contains("<repositor"), "{library}: names a registry");
+            let versions = pom.split("<version>").skip(2).filter_map(|rest| rest.split('<').next());
+            for version in versions {
+                assert!(version.starts_with(|c: char| c.is_ascii_digit()), "{library}: not pinned: {version}");
+            }
+        }
+        let go = directory.join("go.sum");
+        if go.exists() {
+            let pins = read(&go);
+            assert!(pins.lines().all(|line| line.contains(" h1:")), "{library}: go.sum has a line without a checksum");
+            assert!(!read(&directory.join("go.mod")).contains("replace"), "{library}: go.mod replaces a module");
+        }
     }
 }
 
@@ -60,9 +85,7 @@ fn libraries() -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(&clients).expect("tests/clients");
     let mut found: Vec<_> = entries
         .map(|entry| entry.expect("an entry of tests/clients").path())
-        .filter(|path| {
-            ["package-lock.json", "requirements.txt", "Cargo.lock"].iter().any(|lock| path.join(lock).exists())
-        })
+        .filter(|path| LOCKS.iter().any(|lock| path.join(lock).exists()))
         .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), path))
         .collect();
     found.sort();
@@ -72,7 +95,7 @@ fn libraries() -> Vec<(String, PathBuf)> {
 
 /// The file that has the recipe.
 fn program(directory: &Path) -> PathBuf {
-    ["bot.js", "bot.py", "src/main.rs"]
+    ["bot.js", "bot.py", "src/main.rs", "Bot.java", "Bot.kt", "bot.go"]
         .map(|name| directory.join(name))
         .into_iter()
         .find(|path| path.exists())

@@ -111,23 +111,27 @@ fn a_resume_that_can_not_be_served_leaves_the_socket_open() {
     first.identify((0, 2), INTENTS);
     let session = first.receive().expect("READY").data()["session_id"].as_str().expect("an id").to_owned();
     let foreign = format!("{}{}", &session[..31], if session.ends_with('0') { '1' } else { '0' });
-    let mut gateway = Gateway::connect(proxy.address, Transport::Zlib);
     for (id, sequence) in
         [("nonsense", 1), (foreign.as_str(), 1), ("ffffffffffffffffffffffffffffffff", 1), (session.as_str(), 1_000_000)]
     {
+        let mut gateway = Gateway::connect(proxy.address, Transport::Zlib);
         gateway.resume(id, sequence);
         let refused = gateway.receive().expect("an answer");
         assert_eq!((refused.op, refused.d.as_str()), (9, "false"), "for {id} at {sequence}");
         gateway.send_text(r#"{"op":1,"d":null}"#).expect("an open connection");
         assert_eq!(gateway.receive().expect("an ACK").op, 11);
     }
-    for odd in [json!({}), json!({"session_id": null, "seq": null}), json!({"session_id": session, "seq": "1"})] {
+    let odd = [json!({}), json!({"session_id": null, "seq": null}), json!({"session_id": session, "seq": "1"})];
+    let mut gateways = odd.map(|odd| {
+        let mut gateway = Gateway::connect(proxy.address, Transport::Zlib);
         let mut data = odd.clone();
         data["token"] = json!(TOKEN);
         gateway.send(6, &data);
         let refused = gateway.receive().expect("an answer");
         assert_eq!((refused.op, refused.d.as_str()), (9, "false"), "for {odd}");
-    }
+        gateway
+    });
+    let gateway = &mut gateways[0];
     gateway.identify((1, 2), INTENTS);
     assert_eq!(gateway.receive().expect("READY on the same socket").s, Some(1));
     assert_eq!(simulator.identifies(), 2);

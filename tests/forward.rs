@@ -58,7 +58,8 @@ fn api(answer: impl Fn(String, TcpStream) + Send + 'static) -> SocketAddr {
 fn start(name: &str, rest_proxy: SocketAddr) -> (Simulator, Proxy) {
     let directory = scratch(name);
     let simulator = Simulator::start(&directory, WORLD);
-    let proxy = Proxy::start(&directory, &simulator, &json!({"shards": 1, "rest_proxy": rest_proxy.to_string()}));
+    let changes = json!({"shards": 1, "rest_proxy": rest_proxy.to_string(), "rest_proxy_without_token": true});
+    let proxy = Proxy::start(&directory, &simulator, &changes);
     (simulator, proxy)
 }
 
@@ -91,8 +92,8 @@ fn bodies_of_any_kind_pass_both_ways() {
     let (head, rest) = answer.split_at(end);
     assert_eq!(head, b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n");
     let there = format!(
-        "POST /api/v10/channels/1/messages HTTP/1.1\r\nAuthorization: Bot {TOKEN}\r\nX-Audit-Log-Reason: why\r\n\
-         Content-Length: {SIZE}\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        "POST /api/v10/channels/1/messages HTTP/1.1\r\nX-Audit-Log-Reason: why\r\nContent-Length: {SIZE}\r\n\
+         Authorization: Bot {TOKEN}\r\nHost: {address}\r\nConnection: close\r\n\r\n"
     );
     let first = format!("{:x};head\r\n{there}\r\n{SIZE:x};body\r\n", there.len());
     assert_eq!(&rest[..first.len()], first.as_bytes());

@@ -2,7 +2,7 @@
 //! sees exactly the guilds that there are, receives every event once and in order, asks for members, sets its presence,
 //! loses its connection and resumes, outlives a restart of the proxy, dies and comes back; and Discord sees no IDENTIFY of it.
 //!
-//! `CLIENTS` chooses the libraries: `all`, or a list of names; without it the six that stand for the others.
+//! `CLIENTS` chooses the libraries: `all`, or a list of names; without it those that stand for the others.
 //! `CLIENTS_DIRECT=1` leaves the proxy out: the bots connect to the simulator. That tests the bots and the simulator.
 
 mod support;
@@ -10,16 +10,13 @@ mod support;
 use std::{collections::BTreeMap, env, fs, net::TcpListener, path::Path, thread, time::Duration};
 
 use serde_json::json;
-use support::{Bot, Proxy, Settings, Simulator, scratch, wait_until};
+use support::{Bot, Proxy, Settings, Simulator, chosen, scratch, wait_until};
 
 /// The shards of each test.
 const SHARDS: u32 = 2;
 
 /// Instead of a compression: the bot is told the base of the REST API alone, and has to find the gateway by it.
 const REST_ONLY: &str = "rest-only";
-
-/// The libraries that are tested when nobody chooses.
-const DEFAULT: [&str; 6] = ["twilight", "discord.js", "discord.py", "eris", "hikari", "discordeno"];
 
 #[test]
 fn twilight() {
@@ -44,6 +41,31 @@ fn discord_py() {
 #[test]
 fn discord_py_with_zstandard() {
     exercise("discord.py", "zstd-stream");
+}
+
+#[test]
+fn arikawa() {
+    exercise("arikawa", "");
+}
+
+#[test]
+fn discord4j() {
+    exercise("discord4j", "");
+}
+
+#[test]
+fn discordgo() {
+    exercise("discordgo", "");
+}
+
+#[test]
+fn discordgo_without_compression() {
+    exercise("discordgo", "none");
+}
+
+#[test]
+fn disgo() {
+    exercise("disgo", "");
 }
 
 #[test]
@@ -93,6 +115,31 @@ fn interactions_py() {
 }
 
 #[test]
+fn jda() {
+    exercise("jda", "");
+}
+
+#[test]
+fn jda_with_a_rest_base_alone() {
+    exercise("jda", REST_ONLY);
+}
+
+#[test]
+fn jda_etf() {
+    exercise("jda", "etf-none");
+}
+
+#[test]
+fn jda_etf_with_zlib() {
+    exercise("jda", "etf-zlib-stream");
+}
+
+#[test]
+fn kord() {
+    exercise("kord", "");
+}
+
+#[test]
 fn nextcord() {
     exercise("nextcord", "");
 }
@@ -112,18 +159,9 @@ fn serenity() {
     exercise("serenity", "");
 }
 
-/// Whether the person who runs the tests wants this library.
-fn chosen(library: &str) -> bool {
-    match env::var("CLIENTS") {
-        Err(_) => DEFAULT.contains(&library),
-        Ok(list) => list == "all" || list.split([',', ' ']).any(|name| name == library),
-    }
-}
-
 /// The whole story of one bot. `compress` is what the bot is told to use, empty for its library's default.
 fn exercise(library: &str, compress: &str) {
     if !chosen(library) {
-        eprintln!("{library} is not among the chosen libraries; CLIENTS=all runs all");
         return;
     }
     let directory = scratch(&format!("{library}-{compress}"));
@@ -143,7 +181,8 @@ fn exercise(library: &str, compress: &str) {
     let (gateway, api) = (format!("ws://{address}"), format!("http://{address}/api"));
     let rest_only = compress == REST_ONLY;
     let (label, compress) = (compress, if rest_only { "" } else { compress });
-    let settings = Settings { gateway: if rest_only { "unknown" } else { &gateway }, api: &api, rest_only, compress };
+    let gateway = if rest_only { "unknown" } else { &gateway };
+    let settings = Settings { gateway, api: &api, rest_only, compress, ..Settings::default() };
 
     let identifies = simulator.identifies();
     let mut story = Story::begin(&simulator, Bot::start(&directory, "bot-1", library, SHARDS, &settings));
@@ -183,8 +222,8 @@ fn exercise(library: &str, compress: &str) {
     }
 }
 
-/// Leaves what README.md's table of libraries says: that the whole story was told, and how the library spoke, by the log of
-/// the proxy.
+/// Leaves what the table of libraries in docs/clients.md says: that the whole story was told, and how the library spoke, by
+/// the log of the proxy.
 fn note_success(library: &str, label: &str, directory: &Path) {
     let log = fs::read_to_string(directory.join("gateway-proxy.log")).expect("the log of the proxy");
     let connects = log.lines().find(|line| line.contains("a client connects")).expect("a connection");

@@ -372,6 +372,40 @@ fn faults_reach_the_client() {
 }
 
 #[test]
+fn while_a_session_is_lost_the_world_changes_and_nobody_is_told() {
+    let sim = Listening::sim(1, &["--guilds", "3", "--rate", "0", "--large-threshold", "250"]);
+    let mut client = Client::connect(&sim, "/?v=10");
+    let ready = client.identify();
+    let session = ready["session_id"].as_str().unwrap();
+    let announced: Vec<Value> = (0..3).map(|_| client.payload()["d"].take()).collect();
+    let left = ready["guilds"][0]["id"].as_str().unwrap();
+    let answer = sim.post(&format!("/sim/lose?shard=0&changes=8&leave={left}&join=1"), "");
+    assert_eq!(answer["connections"], 1);
+    assert!(answer["events"].as_u64().unwrap() >= 8 * 20, "changes of every kind: {answer}");
+
+    let mut client = Client::connect(&sim, "/?v=10");
+    assert_eq!(client.payload()["op"], 10);
+    client.send(json!({"op": 6, "d": {"token": "sim-token", "session_id": session, "seq": 4}}));
+    assert_eq!(client.payload(), json!({"t": null, "s": null, "op": 9, "d": false}));
+    drop(client);
+    let mut client = Client::connect(&sim, "/?v=10");
+    let ready = client.identify();
+    let now = ids(&ready["guilds"], |guild| &guild["id"]);
+    assert_eq!(now.len(), 3);
+    assert!(!now.contains(left), "the bot has left it");
+    let mut changed = BTreeSet::new();
+    for before in announced.iter().filter(|guild| guild["id"] != left) {
+        let truth = sim.get(&format!("/sim/guild?id={}", before["id"].as_str().unwrap()));
+        for list in ["channels", "roles", "members", "voice_states", "threads"] {
+            if before[list] != truth[list] {
+                changed.insert(list);
+            }
+        }
+    }
+    assert_eq!(changed.len(), 5, "{changed:?}");
+}
+
+#[test]
 fn rest_routes_answer_like_discord() {
     let sim = Listening::sim(2, &["--guilds", "2", "--rate", "0"]);
     let ask = |path: &str, token: &str| -> (u16, String, Value) {

@@ -72,6 +72,14 @@ pub struct Config {
     pub twilight_http_proxy: Option<String>,
     /// Plain HTTP proxy to which clients' requests for Discord's API are passed; `None`: they are not.
     pub rest_proxy: Option<String>,
+    /// May requests without the bot's token be passed there whose path carries a token, as those of interactions do?
+    pub rest_proxy_without_token: bool,
+    /// May anyone who reaches the port use the bot? Only asked when `validate_token` is off and others than this machine reach it.
+    pub trust_network: bool,
+    /// Values of `Origin` that web pages may send; bots send none.
+    pub allowed_origins: Vec<String>,
+    /// Names of this proxy that HTTP requests may have in `Host`, besides addresses and names of private networks.
+    pub allowed_hosts: Vec<String>,
     /// The gateway URL that clients are told, without a slash at its end.
     pub externally_accessible_url: String,
     /// What is cached.
@@ -119,6 +127,7 @@ impl Config {
             ))
         })?;
         let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
+        let names_host = reader.has("host");
         let host = read_host(&mut reader)?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
@@ -135,6 +144,11 @@ impl Config {
             validate_token: reader.bool("validate_token", true)?,
             twilight_http_proxy: read_proxy(&mut reader, "twilight_http_proxy")?,
             rest_proxy: read_proxy(&mut reader, "rest_proxy")?,
+            rest_proxy_without_token: reader.bool("rest_proxy_without_token", false)?,
+            trust_network: reader.bool("trust_network", false)?,
+            allowed_origins: reader
+                .strings("allowed_origins", "a list of origins such as [\"https://example.com\"]")?,
+            allowed_hosts: reader.strings("allowed_hosts", "a list of host names such as [\"proxy.example.com\"]")?,
             externally_accessible_url: read_url(&mut reader, port)?,
             cache,
             cores: read_cores(&mut reader)?,
@@ -146,6 +160,17 @@ impl Config {
             honor_client_intents: reader.bool("honor_client_intents", true)?,
         };
         warnings.extend(reader.unknown());
+        if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
+            return Err(ConfigError(format!(
+                "{name}: `validate_token` is false and `host` is {}, so whoever reaches the port has the bot: set `host` to \"127.0.0.1\", `validate_token` to true, or, when only you reach it, `trust_network` to true",
+                config.listen.ip()
+            )));
+        }
+        if !names_host {
+            warnings.push(format!(
+                "{name}: `host` is missing, so the port is open on all addresses of this machine: set it to \"127.0.0.1\", or to \"0.0.0.0\" when others shall reach it"
+            ));
+        }
         Ok((config, warnings))
     }
 

@@ -42,6 +42,17 @@ impl Reader {
         self.object.remove(key).filter(|value| !value.is_null())
     }
 
+    /// Is the key given?
+    pub fn has(&self, key: &str) -> bool {
+        self.object.get(key).is_some_and(|value| !value.is_null())
+    }
+
+    /// A list of strings; none when the key is missing.
+    pub fn strings(&mut self, key: &'static str, expected: &str) -> Result<Vec<String>, ConfigError> {
+        let Some(value) = self.take(key) else { return Ok(Vec::new()) };
+        serde_json::from_value(value.clone()).map_err(|_| self.wrong(key, &value, expected))
+    }
+
     pub fn bool(&mut self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
         match self.take(key) {
             None => Ok(default),

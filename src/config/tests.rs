@@ -16,7 +16,10 @@ fn error(keys: &str) -> String {
 #[test]
 fn the_defaults_are_those_of_the_prior_art() {
     let (config, warnings) = with("").unwrap();
-    assert!(warnings.is_empty());
+    assert_eq!(warnings.len(), 1, "of a port that is open to all: {warnings:?}");
+    assert!(warnings[0].starts_with("config.json: `host` is missing"), "{warnings:?}");
+    assert!(!config.rest_proxy_without_token && !config.trust_network);
+    assert_eq!((config.allowed_origins, config.allowed_hosts), (Vec::new(), Vec::new()));
     assert_eq!((config.log_level.as_str(), config.intents, config.backpressure), ("info", 513, 100));
     assert_eq!(config.listen, "0.0.0.0:7878".parse().unwrap());
     assert_eq!((config.shards, config.shard_start, config.shard_end), (None, None, None));
@@ -35,7 +38,8 @@ fn every_key_is_read() {
         "activity":{"name":"x","type":0},"status":"dnd","validate_token":false,"twilight_http_proxy":"localhost:3000",
         "rest_proxy":"rest:8080","externally_accessible_url":"wss://proxy.example/path/","cache":{"members":true,"users":true},"cores":[1,3],
         "control_core":0,"upstream_compression":"none","resume_window":7,"resume_buffer":1000000,
-        "honor_client_intents":false,"state_dir":"/var/lib/x""#,
+        "honor_client_intents":false,"state_dir":"/var/lib/x","rest_proxy_without_token":true,"trust_network":true,
+        "allowed_origins":["https://a.example"],"allowed_hosts":["b.example"]"#,
     )
     .unwrap();
     assert_eq!(warnings, Vec::<String>::new());
@@ -50,6 +54,9 @@ fn every_key_is_read() {
     assert_eq!(config.state_dir.as_deref(), Some(Path::new("/var/lib/x")));
     let proxies = (config.twilight_http_proxy.as_deref(), config.rest_proxy.as_deref());
     assert_eq!(proxies, (Some("localhost:3000"), Some("rest:8080")));
+    assert!(config.rest_proxy_without_token && config.trust_network);
+    let (origins, hosts) = (["https://a.example".to_owned()], ["b.example".to_owned()]);
+    assert_eq!((config.allowed_origins, config.allowed_hosts), (origins.to_vec(), hosts.to_vec()));
 }
 
 #[test]
@@ -111,6 +118,10 @@ fn errors_say_what_is_expected() {
             r#","state_dir":"""#,
             "config.json: `state_dir` is \"\", expected a directory for state files, which is made when it is missing",
         ),
+        (
+            r#","allowed_hosts":"a""#,
+            "config.json: `allowed_hosts` is \"a\", expected a list of host names such as [\"proxy.example.com\"]",
+        ),
         (r#","log_level":1"#, "config.json: `log_level` is 1, expected a level such as \"info\""),
     ] {
         assert_eq!(error(keys), expected);
@@ -151,7 +162,7 @@ fn whole_files_that_are_wrong() {
 
 #[test]
 fn unknown_keys_are_warned_of_with_the_nearest_name() {
-    let (_, warnings) = with(r#","shard":1,"cache":{"member":true},"utterly_different":1"#).unwrap();
+    let (_, warnings) = with(r#","host":"0.0.0.0","shard":1,"cache":{"member":true},"utterly_different":1"#).unwrap();
     assert_eq!(
         warnings,
         [
@@ -165,7 +176,7 @@ fn unknown_keys_are_warned_of_with_the_nearest_name() {
 #[test]
 fn members_are_kept_with_their_users() {
     let cache = |flags: &str| {
-        let (config, warnings) = with(&format!(r#","cache":{{{flags}}}"#)).unwrap();
+        let (config, warnings) = with(&format!(r#","host":"127.0.0.1","cache":{{{flags}}}"#)).unwrap();
         (config.cache, warnings)
     };
     let both = Flags { members: true, users: true, ..Flags::default() };
@@ -225,4 +236,18 @@ fn a_byte_order_mark_is_no_part_of_the_configuration() {
     }
     let error = load(b"{\"token\":\"\xe9\"}").unwrap_err();
     assert!(error.ends_with("is not UTF-8 (the first wrong byte is number 11): save it as UTF-8"), "{error}");
+}
+
+#[test]
+fn a_bot_for_everyone_has_to_be_wanted() {
+    for open in ["", r#","host":"0.0.0.0""#, r#","host":"192.0.2.1""#, r#","host":"::""#] {
+        let keys = format!(r#","validate_token":false{open}"#);
+        let error = error(&keys);
+        assert!(error.contains("`validate_token` is false") && error.contains("`trust_network` to true"), "{error}");
+        assert!(with(&format!(r#"{keys},"trust_network":true"#)).is_ok(), "{keys}");
+        assert!(with(open).is_ok());
+    }
+    for closed in ["127.0.0.1", "127.1.2.3", "::1"] {
+        assert!(with(&format!(r#","validate_token":false,"host":"{closed}""#)).is_ok(), "{closed}");
+    }
 }

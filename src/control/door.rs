@@ -4,7 +4,7 @@
 //! heartbeats, and reads IDENTIFY or RESUME. Then the connection goes to the core of its shard. A connection that never
 //! gets that far has a deadline, and there is a bound on how many such there are.
 
-use super::{Control, http};
+use super::{Control, http, pool::Place};
 use crate::{
     compression::Transport,
     data_core::{Arrival, Entry, ToCore, close_for, command_text},
@@ -26,10 +26,15 @@ use crate::{
     websocket::{Inbound, Role, Upgrade, server_response},
 };
 use glommio::net::{TcpListener, TcpStream};
-use std::{future::poll_fn, rc::Rc, time::Duration};
+use std::{future::poll_fn, net::SocketAddr, rc::Rc, time::Duration};
 
-/// Connections that have not identified yet; more are closed at once.
+/// Connections that have not identified yet. For one more, the oldest one of the address that has most of them is closed.
 pub const MAX_UNAUTHENTICATED: usize = 4096;
+/// Answers of `/metrics` and `/health` that are being sent at a time. For one more, one is cut off in the same way: who reads
+/// his answer has it within milliseconds.
+pub const MAX_SCRAPES: usize = 16;
+/// RESUMEs that the door refuses on one connection before it closes it. Libraries send one.
+const MAX_REFUSED_RESUMES: u32 = 3;
 /// A request head must be complete after this time.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// IDENTIFY or RESUME must have come after this time. Libraries that wait between op 9 and IDENTIFY stay far below it.
@@ -52,58 +57,50 @@ pub async fn accept(control: Rc<Control>, listener: TcpListener) {
             }
             Err(_) if control.stopping.get() => {}
             Err(error) => {
-                tracing::warn!("can not accept a connection: {error}");
+                if let Some(held_back) = control.accept_log.borrow_mut().poll(control.now()) {
+                    tracing::warn!(held_back, "can not accept a connection: {error}");
+                }
                 glommio::timer::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Counts a connection as long as it has not identified.
-struct Guest {
-    control: Rc<Control>,
-}
-
-impl Guest {
-    fn new(control: &Rc<Control>) -> Option<Self> {
-        let mut figures = control.figures.borrow_mut();
-        if figures.unauthenticated >= MAX_UNAUTHENTICATED {
-            figures.refused += 1;
-            return None;
-        }
-        figures.unauthenticated += 1;
-        Some(Self { control: control.clone() })
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.control.figures.borrow_mut().unauthenticated -= 1;
-    }
-}
-
 async fn enter(control: Rc<Control>, stream: TcpStream) {
-    let Some(guest) = Guest::new(&control) else { return };
+    let Ok(peer) = stream.peer_addr() else { return };
     if stream.set_nodelay(true).is_err() {
         return;
     }
     let inbound = Inbound::new(Role::Server, MAX_COMMAND);
-    let mut connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
-    let Some(Some(route)) = within(HEAD_LIMIT, head(&mut connection)).await else { return };
+    let connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
+    if connection.descriptor() >= control.last_descriptor {
+        return control.refuse(peer);
+    }
+    let guest = control.guests.enter(peer.ip().into());
+    // Boxed, as what follows is large, and each future around it would hold it once more.
+    control.guests.clone().hold(guest.id, Box::pin(converse(control, guest, connection, peer))).await;
+}
+
+async fn converse(control: Rc<Control>, guest: Place, mut connection: ClientConnection, peer: SocketAddr) {
+    let Some(Some(route)) = within(HEAD_LIMIT, head_for(&mut connection, Some(&control.audience))).await else {
+        return;
+    };
     let (upgrade, query) = match route {
         http::Route::Gateway(upgrade, query) => (upgrade, query),
         http::Route::Api(request) => {
+            return Box::pin(control.forward(guest, connection, request, peer)).await;
+        }
+        http::Route::Metrics | http::Route::Health => {
             drop(guest);
-            if let Some(response) = control.forward(&mut connection, request).await {
-                connection.outbox.raw(&response.encode());
-            }
-            return connection.linger().await;
+            let place = control.scrapes.enter(peer.ip().into());
+            let id = place.id;
+            let answer = async {
+                let _place = place;
+                answer(&control, connection, route, peer).await;
+            };
+            return control.scrapes.clone().hold(id, Box::pin(answer)).await;
         }
-        route => {
-            let response = control.respond(route).await;
-            connection.outbox.raw(&response.encode());
-            return connection.linger().await;
-        }
+        route => return Box::pin(answer(&control, connection, route, peer)).await,
     };
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     agree(&mut connection, &upgrade, query);
@@ -111,11 +108,21 @@ async fn enter(control: Rc<Control>, stream: TcpStream) {
     greet(control, guest, connection, query.version, Commands::Refused).await;
 }
 
+async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: http::Route, peer: SocketAddr) {
+    let response = control.respond(route, peer).await;
+    connection.outbox.raw(&response.encode());
+    connection.linger().await;
+}
+
 /// A connection that comes back from a shard, because its session is not valid, or not any more.
 pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version: u8) {
-    if let Some(guest) = Guest::new(&control) {
-        greet(control, guest, connection, version, Commands::Ignored).await;
-    }
+    let Some(peer) = connection.peer() else { return };
+    let guest = control.guests.enter(peer.ip().into());
+    control
+        .guests
+        .clone()
+        .hold(guest.id, Box::pin(greet(control, guest, connection, version, Commands::Ignored)))
+        .await;
 }
 
 /// What becomes of a command that comes before IDENTIFY or RESUME.
@@ -136,11 +143,21 @@ pub fn agree(connection: &mut ClientConnection, upgrade: &Upgrade, query: http::
 
 /// Reads a request head; `None`: the connection ended within it.
 pub async fn head(connection: &mut ClientConnection) -> Option<http::Route> {
+    head_for(connection, None).await
+}
+
+async fn head_for(connection: &mut ClientConnection, audience: Option<&http::Audience>) -> Option<http::Route> {
+    // Looked at when it may be complete, and the first time, since what is no HTTP is told so at once: to parse the whole
+    // beginning for each piece would take a time that grows with the square of their number.
+    let mut seen = 0;
     loop {
-        if let Some((size, route)) = http::parse(connection.inbound.unconsumed()) {
+        let bytes = connection.inbound.unconsumed();
+        let is_due = seen == 0 || bytes.len() >= http::MAX_HEAD || http::may_end_after(bytes, seen);
+        if is_due && let Some((size, route)) = http::parse_for(bytes, audience) {
             connection.inbound.consume(size);
             return Some(route);
         }
+        seen = bytes.len();
         match poll_fn(|cx| connection.poll_read(cx)).await {
             Ok(n) if n > 0 => {}
             _ => return None,
@@ -171,11 +188,12 @@ impl From<Ended> for Outcome {
 
 async fn greet(
     control: Rc<Control>,
-    guest: Guest,
+    guest: Place,
     mut connection: ClientConnection,
     version: u8,
     mut commands: Commands,
 ) {
+    let mut refused_resumes = 0;
     loop {
         let outcome = within(IDENTIFY_LIMIT, identification(&mut connection, commands)).await;
         let close = match outcome {
@@ -191,6 +209,7 @@ async fn greet(
             },
             Some(Outcome::Resume(resume)) => {
                 if !control.accepts_token(resume.bare_token()) {
+                    control.note_wrong_token(connection.peer());
                     (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy")
                 } else if let Err(close) = started(&control, &mut connection).await {
                     close
@@ -200,7 +219,10 @@ async fn greet(
                 {
                     let shard = id.shard();
                     return hand_over(&control, guest, connection, shard, Entry::Resume { id, sequence }, version);
+                } else if refused_resumes + 1 >= MAX_REFUSED_RESUMES {
+                    (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
                 } else {
+                    refused_resumes += 1;
                     // The socket stays open for an IDENTIFY; closing would send some libraries into a loop.
                     connection.outbox.message(&[payload::INVALID_SESSION]);
                     commands = Commands::Ignored;
@@ -274,6 +296,7 @@ async fn admit(
     version: u8,
 ) -> Result<(u32, Options), Close> {
     if !control.accepts_token(identify.bare_token()) {
+        control.note_wrong_token(connection.peer());
         return Err((close::AUTHENTICATION_FAILED, "the token is not the one of this proxy"));
     }
     let count = started(control, connection).await?;
@@ -295,7 +318,7 @@ async fn admit(
     Ok((shard, options))
 }
 
-fn hand_over(control: &Control, guest: Guest, connection: ClientConnection, shard: u32, entry: Entry, version: u8) {
+fn hand_over(control: &Control, guest: Place, connection: ClientConnection, shard: u32, entry: Entry, version: u8) {
     drop(guest);
     let Ok(parcel) = connection.pack() else { return };
     if let Some(core) = control.core_of(shard) {

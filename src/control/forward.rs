@@ -1,9 +1,10 @@
 //! Requests for the rest of Discord's API (config key `rest_proxy`), passed through to an HTTP proxy for it.
 //!
 //! One request for each connection: both sides are told to close, and of what a client sends nothing passes but that
-//! request, as far as its [`Body`] goes. A direction holds one buffer; who does not take his bytes is not sent more. Such proxies put
-//! the bot's token in front of whatever they get, so a request has to bring it, unless its path carries a token of its
-//! own, as those of interactions and webhooks do.
+//! request, as far as its [`Body`] goes. A direction holds one buffer; who does not take his bytes is not sent more. A client
+//! that goes away, or is slower than any network, ends its request. Such proxies put the bot's token in front of whatever they
+//! get, so a request has to bring it. Where the configuration allows that (`rest_proxy_without_token`), the documented
+//! routes whose path carries a token of its own, those of interactions and webhooks, need none.
 
 use super::{body::Body, http::Response};
 use crate::net::{
@@ -20,15 +21,30 @@ use std::{
     net::{SocketAddr, ToSocketAddrs},
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// Requests that are passed through at a time; more are refused with 503.
 pub const MAX_FORWARDED: usize = 1024;
+/// Requests that are passed through at a time and whose path carries a token of its own, so that the bot's is not needed.
+/// For one more, the oldest one of the address that has most of them is cut off.
+pub const MAX_TOKENLESS: usize = 64;
+/// Such requests of one address in a second; Discord's own limit for a bot is 50.
+pub const TOKENLESS_RATE: u32 = 50;
 /// How long a connection to the proxy for the API may take.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// After this time without a byte in either direction a request is given up. Discord's rate limits can make it wait long.
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
+/// The same when the client is the one who has to send: it has no rate limit to wait for.
+const CLIENT_IDLE_LIMIT: Duration = Duration::from_secs(20);
+/// Longest time for a request, its body and its answer.
+const TOTAL_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// Bytes of its body that a client has to send for each second that it is waited for, after [`CLIENT_IDLE_LIMIT`].
+const LEAST_RATE: f64 = 4096.0;
+/// Digits of the largest id.
+const ID_DIGITS: usize = 20;
+/// Lengths of the tokens of webhooks and interactions.
+const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 32..=1024;
 /// Bytes of a response that are read at a time.
 const CHUNK: usize = 16 << 10;
 /// Longest head of a response, in bytes.
@@ -46,7 +62,7 @@ pub struct Forward {
     body: Body,
     /// The value of `Authorization`.
     pub authorization: Option<String>,
-    /// Does its path carry a token?
+    /// Is it for a documented route whose path carries a token?
     pub has_own_token: bool,
 }
 
@@ -56,13 +72,22 @@ impl Forward {
         let body = Body::of(request.headers)?;
         let (method, target) = (request.method.unwrap_or("GET"), request.path.unwrap_or("/"));
         let mut head = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
-        copy_headers(request.headers, &mut head, |name| !name.eq_ignore_ascii_case("host"));
+        let ours = |name: &str| name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case("authorization");
+        copy_headers(request.headers, &mut head, |name| !ours(name));
         let authorization = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
         let authorization = authorization.and_then(|header| String::from_utf8(header.value.to_vec()).ok());
-        Ok(Self { head, body, authorization, has_own_token: carries_token(route) })
+        Ok(Self { head, body, authorization, has_own_token: carries_token(method, route) })
+    }
+
+    /// Takes `Authorization` away: what it says is not the bot's token, and would go out from this machine's address.
+    pub fn without_authorization(self) -> Self {
+        Self { authorization: None, ..self }
     }
 
     fn encode(mut self, host: &str) -> Vec<u8> {
+        if let Some(authorization) = &self.authorization {
+            self.head.extend_from_slice(format!("Authorization: {authorization}\r\n").as_bytes());
+        }
         self.head.extend_from_slice(format!("Host: {host}\r\nConnection: close\r\n\r\n").as_bytes());
         self.head
     }
@@ -79,19 +104,26 @@ fn copy_headers(headers: &[httparse::Header<'_>], out: &mut Vec<u8>, wanted: imp
     }
 }
 
-/// `/interactions/<id>/<token>/...` and `/webhooks/<id>/<token>...`, spelled in a way that means nothing else to anyone.
-fn carries_token(route: &str) -> bool {
+/// The routes whose path carries a token (docs: Interactions, Create Interaction Response and the followup messages; Webhook
+/// Resource, those "with Token", "Execute" and those for messages), spelled in a way that means nothing else to anyone.
+fn carries_token(method: &str, route: &str) -> bool {
     let path = route.split('?').next().unwrap_or("");
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'@' | b'.');
-    let mut segments = path.split('/').skip(1);
-    let all_plain = path
-        .split('/')
-        .skip(1)
-        .all(|segment| !segment.is_empty() && segment != "." && segment != ".." && segment.bytes().all(plain));
-    all_plain
-        && matches!(segments.next(), Some("interactions" | "webhooks"))
-        && segments.next().is_some_and(|id| id.bytes().all(|byte| byte.is_ascii_digit()))
-        && segments.next().is_some_and(|token| token.len() > 20)
+    let is_id = |id: &str| (1..=ID_DIGITS).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
+    let is_token = |token: &str| TOKEN_LENGTH.contains(&token.len()) && token.bytes().all(plain);
+    let segments: Vec<&str> = path.split('/').take(7).collect();
+    let ["", kind, id, token, rest @ ..] = &segments[..] else { return false };
+    is_id(id)
+        && is_token(token)
+        && match (*kind, rest) {
+            ("interactions", ["callback"]) => method == "POST",
+            ("webhooks", []) => matches!(method, "GET" | "POST" | "PATCH" | "DELETE"),
+            ("webhooks", ["slack" | "github"]) => method == "POST",
+            ("webhooks", ["messages", message]) => {
+                (*message == "@original" || is_id(message)) && matches!(method, "GET" | "PATCH" | "DELETE")
+            }
+            _ => false,
+        }
 }
 
 /// Rewrites the head of a response, so that the client closes too. `None` while it is incomplete, otherwise the bytes it
@@ -130,23 +162,37 @@ pub async fn forward(connection: &mut ClientConnection, request: Forward, addres
         body: request.body,
         outgoing: request.encode(address),
         sent: 0,
-        client_ended: false,
+        waits_for_client: false,
+        received: 0,
+        client_gone: false,
         incoming: Vec::new(),
         in_body: false,
         answered: false,
     };
-    loop {
-        match within(IDLE_LIMIT, poll_fn(|cx| exchange.poll(connection, cx))).await {
-            Some(Step::Moved) => {}
+    let start = Instant::now();
+    let (mut idle, mut waited_for_client) = (Duration::ZERO, Duration::ZERO);
+    while start.elapsed() < TOTAL_LIMIT && idle < IDLE_LIMIT {
+        let turn = Instant::now();
+        let step = within(CLIENT_IDLE_LIMIT, poll_fn(|cx| exchange.poll(connection, cx))).await;
+        if exchange.waits_for_client {
+            waited_for_client += turn.elapsed();
+        }
+        match step {
+            Some(Step::Moved) => idle = Duration::ZERO,
             Some(Step::Done(Ok(()))) => return None,
-            Some(Step::Done(Err(_))) | None if exchange.answered => return None,
+            Some(Step::Done(Err(_))) if exchange.answered || exchange.client_gone => return None,
             Some(Step::Done(Err(error))) => return Some(bad_gateway(&error.to_string())),
-            None => {
-                let body = r#"{"message":"gateway-proxy: the proxy for Discord's API (`rest_proxy`) did not answer in time","code":0}"#;
-                return Some(Response::json("504 Gateway Timeout", body));
-            }
+            None => idle += CLIENT_IDLE_LIMIT,
+        }
+        let late = waited_for_client.saturating_sub(CLIENT_IDLE_LIMIT).as_secs_f64();
+        if exchange.waits_for_client && (!idle.is_zero() || (exchange.received as f64) < late * LEAST_RATE) {
+            let body = r#"{"message":"gateway-proxy: the body of the request does not come","code":0}"#;
+            return Some(Response::json("408 Request Timeout", body)).filter(|_| !exchange.answered);
         }
     }
+    let body =
+        r#"{"message":"gateway-proxy: the proxy for Discord's API (`rest_proxy`) did not answer in time","code":0}"#;
+    Some(Response::json("504 Gateway Timeout", body)).filter(|_| !exchange.answered)
 }
 
 fn bad_gateway(what: &str) -> Response {
@@ -179,7 +225,12 @@ struct Exchange {
     sent: usize,
     /// What of the request's body has not been passed on.
     body: Body,
-    client_ended: bool,
+    /// The next byte of the body has to come from the client.
+    waits_for_client: bool,
+    /// Bytes that have come from the client.
+    received: u64,
+    /// The client has ended its side. As with other proxies that means that it does not want the answer any more.
+    client_gone: bool,
     /// The beginning of a response whose head is not complete.
     incoming: Vec<u8>,
     in_body: bool,
@@ -208,15 +259,14 @@ impl Exchange {
         cx: &mut Context<'_>,
         moved: &mut bool,
     ) -> Poll<io::Result<()>> {
+        self.waits_for_client = false;
         loop {
             let head = &self.outgoing[self.sent..];
             let unconsumed = connection.inbound.unconsumed();
             if !head.is_empty() {
                 self.sent += ready!(Pin::new(&mut self.upstream).poll_write(cx, head))?;
                 *moved = true;
-            } else if self.client_ended || self.body.is_over() {
-                return Poll::Pending;
-            } else if !unconsumed.is_empty() {
+            } else if !self.body.is_over() && !unconsumed.is_empty() {
                 let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
                 let mut ahead = self.body;
                 let belongs = ahead.advance(unconsumed).map_err(wrong)?;
@@ -224,9 +274,18 @@ impl Exchange {
                 self.body.advance(&unconsumed[..n]).map_err(wrong)?;
                 connection.inbound.consume(n);
                 *moved = true;
-            } else if ready!(connection.poll_read(cx))? == 0 {
-                self.client_ended = true;
+            } else if !unconsumed.is_empty() {
+                // What is behind the request is not read any further.
+                return Poll::Pending;
             } else {
+                self.waits_for_client = !self.body.is_over();
+                let n = ready!(connection.poll_read(cx)).inspect_err(|_| self.client_gone = true)?;
+                self.waits_for_client = false;
+                if n == 0 {
+                    self.client_gone = true;
+                    return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+                }
+                self.received += n as u64;
                 *moved = true;
             }
         }
@@ -295,35 +354,57 @@ mod tests {
         let text = String::from_utf8(forward.encode("rest:80")).unwrap();
         assert_eq!(
             text,
-            "POST /api/v10/channels/1/messages?a=b HTTP/1.1\r\nAuthorization: Bot x\r\nTransfer-Encoding: chunked\r\n\
+            "POST /api/v10/channels/1/messages?a=b HTTP/1.1\r\nTransfer-Encoding: chunked\r\nAuthorization: Bot x\r\n\
              Host: rest:80\r\nConnection: close\r\n\r\n"
         );
     }
 
     #[test]
-    fn only_paths_with_a_token_need_none() {
-        let token = "aW50ZXJhY3Rpb246MTIz-_x";
-        for good in [
-            format!("/interactions/123/{token}/callback"),
-            format!("/interactions/123/{token}/callback?with_response=true"),
-            format!("/webhooks/123/{token}"),
-            format!("/webhooks/123/{token}/messages/@original"),
+    fn only_documented_routes_with_a_token_need_none() {
+        let token = &"aW50ZXJhY3Rpb246MTIz-_x.".repeat(3);
+        for (method, good) in [
+            ("POST", format!("/interactions/123/{token}/callback")),
+            ("POST", format!("/interactions/123/{token}/callback?with_response=true")),
+            ("POST", format!("/webhooks/123/{token}?wait=true")),
+            ("GET", format!("/webhooks/123/{token}")),
+            ("DELETE", format!("/webhooks/123/{token}")),
+            ("POST", format!("/webhooks/123/{token}/github")),
+            ("PATCH", format!("/webhooks/123/{token}/messages/@original")),
+            ("GET", format!("/webhooks/123/{token}/messages/456?thread_id=1")),
         ] {
-            assert!(carries_token(&good), "{good}");
+            assert!(carries_token(method, &good), "{method} {good}");
         }
-        for bad in [
-            "/users/@me".to_owned(),
-            "/webhooks/123".to_owned(),
-            "/webhooks/123/short".to_owned(),
-            format!("/webhooks/abc/{token}"),
-            format!("/webhooks/123/{token}/../../../users/@me"),
-            format!("/webhooks/123/{token}/%2e%2e/users"),
-            format!("/webhooks//123/{token}"),
-            format!("webhooks/123/{token}"),
-            format!("/webhooks/123/{token}/"),
+        for (method, bad) in [
+            ("GET", "/users/@me".to_owned()),
+            ("GET", "/webhooks/123".to_owned()),
+            ("GET", "/webhooks/123/short".to_owned()),
+            ("GET", format!("/webhooks/123/{}", "a".repeat(2000))),
+            ("GET", format!("/webhooks/abc/{token}")),
+            ("GET", format!("/webhooks/{}/{token}", "1".repeat(21))),
+            ("GET", format!("/webhooks/123/{token}/../../../users/@me")),
+            ("GET", format!("/webhooks/123/{token}/%2e%2e/users")),
+            ("GET", format!("/webhooks//123/{token}")),
+            ("GET", format!("webhooks/123/{token}")),
+            ("GET", format!("/webhooks/123/{token}/")),
+            ("GET", format!("/webhooks/123/{token}/anything")),
+            ("GET", format!("/webhooks/123/{token}/messages/456/7")),
+            ("GET", format!("/webhooks/123/{token}/messages/../456")),
+            ("PUT", format!("/webhooks/123/{token}")),
+            ("POST", format!("/webhooks/123/{token}/messages/456")),
+            ("GET", format!("/interactions/123/{token}/callback")),
+            ("POST", format!("/interactions/123/{token}")),
+            ("OPTIONS", format!("/webhooks/123/{token}")),
         ] {
-            assert!(!carries_token(&bad), "{bad}");
+            assert!(!carries_token(method, &bad), "{method} {bad}");
         }
+    }
+
+    #[test]
+    fn a_foreign_authorization_does_not_go_out() {
+        let forward =
+            request("GET /api/users/@me HTTP/1.1\r\nauthorization: Bearer foreign\r\nX: y\r\n\r\n", "/users/@me");
+        let text = String::from_utf8(forward.without_authorization().encode("rest:80")).unwrap();
+        assert_eq!(text, "GET /api/users/@me HTTP/1.1\r\nX: y\r\nHost: rest:80\r\nConnection: close\r\n\r\n");
     }
 
     #[test]

@@ -79,18 +79,85 @@ impl Response {
     }
 }
 
-/// Reads a request head: `None` while it is incomplete, otherwise its length in bytes and what it asks for.
+/// Who may ask. A web page in somebody's browser must not use the proxy for its author: browsers name the page in `Origin`, and
+/// with a name that suddenly leads here (DNS rebinding) that name is in `Host`. Bots send no `Origin`.
+#[derive(Clone, Debug, Default)]
+pub struct Audience {
+    /// Values of `Origin` that are welcome.
+    pub origins: Vec<String>,
+    /// Names of this proxy, besides addresses, names without a dot and names that exist in private networks only.
+    pub hosts: Vec<String>,
+}
+
+impl Audience {
+    /// What a request is refused with, if it is.
+    fn refuses(&self, request: &httparse::Request<'_, '_>, upgrades: bool) -> Option<Response> {
+        let header = |name: &str| {
+            let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
+            Some(String::from_utf8_lossy(header.value).trim().to_ascii_lowercase())
+        };
+        let host = header("host").unwrap_or_default();
+        let knows_host = self.knows_host(&host);
+        if let Some(origin) = header("origin") {
+            // Some libraries name the server itself.
+            let is_own = knows_host && origin.split_once("://").is_some_and(|(_, authority)| authority == host);
+            if !is_own && !self.origins.iter().any(|known| known.eq_ignore_ascii_case(&origin)) {
+                let body = "a web page asks (Origin): list it in `allowed_origins` of the configuration if it may\n";
+                return Some(Response::text("403 Forbidden", body));
+            }
+        }
+        if !upgrades && !knows_host {
+            let body = "this proxy is not known by that name (Host): list it in `allowed_hosts` of the configuration if it is\n";
+            return Some(Response::text("421 Misdirected Request", body));
+        }
+        None
+    }
+
+    /// Is this a name that no stranger can have given the proxy?
+    fn knows_host(&self, host: &str) -> bool {
+        const PRIVATE: [&str; 4] = [".localhost", ".local", ".internal", ".home.arpa"];
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        let name = name.trim_end_matches('.');
+        let is_address = name.parse::<std::net::Ipv4Addr>().is_ok() || name.starts_with('[');
+        is_address
+            || !name.contains('.')
+            || PRIVATE.iter().any(|suffix| name.ends_with(suffix))
+            || self.hosts.iter().any(|known| known.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Reads a request head, whoever sent it; see [`parse_for`].
 pub fn parse(bytes: &[u8]) -> Option<(usize, Route)> {
+    parse_for(bytes, None)
+}
+
+/// Reads a request head: `None` while it is incomplete, otherwise its length in bytes and what it asks for.
+/// A request that is not for this audience is refused.
+pub fn parse_for(bytes: &[u8], audience: Option<&Audience>) -> Option<(usize, Route)> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
-        Ok(httparse::Status::Complete(size)) => Some((size, route(&request))),
+        Ok(httparse::Status::Complete(size)) => {
+            let route = route(&request);
+            let upgrades = matches!(route, Route::Gateway(..));
+            let refusal = audience.and_then(|audience| audience.refuses(&request, upgrades));
+            Some((size, refusal.map_or(route, Route::Refused)))
+        }
         Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => None,
         Ok(httparse::Status::Partial) => {
             Some((bytes.len(), refused("431 Request Header Fields Too Large", "the request head is longer than 8 KiB")))
         }
         Err(error) => Some((bytes.len(), refused("400 Bad Request", format!("not HTTP/1.1: {error}")))),
     }
+}
+
+/// Can a head end in these bytes behind the first `seen` of them? It ends with an empty line.
+pub fn may_end_after(bytes: &[u8], seen: usize) -> bool {
+    let from = seen.saturating_sub(3);
+    memchr::memmem::find(&bytes[from..], b"\n\n").is_some() || memchr::memmem::find(&bytes[from..], b"\n\r\n").is_some()
 }
 
 fn refused(status: &'static str, body: impl Into<String>) -> Route {
@@ -225,7 +292,7 @@ mod tests {
         }
         assert!(matches!(post("/api/v10/channels/1/messages"), Route::Api(_)));
         assert!(matches!(
-            post("/api/interactions/1/aW50ZXJhY3Rpb246MTIzNDU/callback?x=/.."),
+            post("/api/interactions/1/aW50ZXJhY3Rpb246MTIzNDU2Nzg5MDEyMzQ1/callback?x=/.."),
             Route::Api(forward) if forward.has_own_token
         ));
     }
@@ -246,6 +313,62 @@ mod tests {
         {
             assert!(query(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn web_pages_are_refused() {
+        let audience =
+            Audience { origins: vec!["https://dash.example".into()], hosts: vec!["Proxy.Example.com".into()] };
+        let status = |method: &str, headers: &str| {
+            let head = format!("{method} /api/v10/users/@me HTTP/1.1\r\n{headers}\r\n");
+            match parse_for(head.as_bytes(), Some(&audience)).unwrap().1 {
+                Route::Refused(response) => response.status[..3].to_owned(),
+                _ => "ok".to_owned(),
+            }
+        };
+        for origin in ["https://evil.example", "null", "http://127.0.0.1:1", "https://dash.example.evil.example", ""] {
+            let headers = format!("Host: 127.0.0.1:7878\r\nOrigin: {origin}\r\n");
+            assert_eq!(status("POST", &headers), "403", "{origin}");
+        }
+        for origin in ["https://dash.example", "HTTPS://Dash.example", "http://127.0.0.1:7878"] {
+            let headers = format!("Host: 127.0.0.1:7878\r\norigin: {origin}\r\n");
+            assert_eq!(status("POST", &headers), "ok", "{origin}");
+        }
+        for host in [
+            "",
+            "127.0.0.1",
+            "192.0.2.1:7878",
+            "[::1]:7878",
+            "localhost:7878",
+            "gateway-proxy",
+            "proxy.bots.svc.cluster.local",
+            "proxy.example.com:7878",
+            "a.internal",
+        ] {
+            assert_eq!(status("GET", &format!("Host: {host}\r\n")), "ok", "{host}");
+        }
+        assert_eq!(status("GET", ""), "ok");
+        for host in [
+            "rebound.example",
+            "rebound.example:7878",
+            "rebound.example.",
+            "127.0.0.1.nip.example",
+            "xproxy.example.com",
+        ] {
+            assert_eq!(status("GET", &format!("Host: {host}\r\n")), "421", "{host}");
+            // The name is no help to a page that names itself.
+            assert_eq!(status("GET", &format!("Host: {host}\r\nOrigin: http://{host}\r\n")), "403", "{host}");
+        }
+    }
+
+    #[test]
+    fn a_head_is_looked_at_when_it_may_be_complete() {
+        let head = b"GET / HTTP/1.1\r\nA: b\r\n\r\n";
+        for seen in 1..head.len() {
+            assert!(may_end_after(head, seen), "{seen}");
+            assert!(!may_end_after(&head[..head.len() - 1], seen.min(head.len() - 1)), "{seen}");
+        }
+        assert!(may_end_after(b"GET / HTTP/1.1\n\n", 3));
     }
 
     #[test]

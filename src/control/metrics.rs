@@ -15,8 +15,18 @@ use prometheus::{
 pub struct ControlFigures {
     /// Connections that have not identified yet.
     pub unauthenticated: usize,
-    /// Connections refused because there were too many of those.
+    /// Connections refused because the files that are left are for shards.
     pub refused: u64,
+    /// Connections that lost their place among those to a newer one.
+    pub revoked_guests: u64,
+    /// Answers of `/metrics` and `/health` that were cut off for a newer one.
+    pub revoked_scrapes: u64,
+    /// Requests that are being passed to Discord's API and whose path carries a token of its own.
+    pub tokenless: usize,
+    /// Those of them that were cut off for a newer one.
+    pub revoked_tokenless: u64,
+    /// Clients and requests without the bot's token.
+    pub wrong_tokens: u64,
     /// Connections accepted.
     pub accepted: u64,
     /// Permits given by the identify queue.
@@ -204,7 +214,37 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
     ));
     for (name, help, kind, value) in [
         ("gateway_connections_unauthenticated", "Connections before IDENTIFY", GAUGE, control.unauthenticated as f64),
-        ("gateway_connections_refused_total", "Connections beyond the limit", COUNTER, control.refused as f64),
+        (
+            "gateway_connections_refused_total",
+            "Connections refused for want of open files",
+            COUNTER,
+            control.refused as f64,
+        ),
+        (
+            "gateway_connections_revoked_total",
+            "Connections before IDENTIFY that gave way to newer ones",
+            COUNTER,
+            control.revoked_guests as f64,
+        ),
+        (
+            "gateway_scrapes_revoked_total",
+            "Answers of /metrics and /health that nobody read and that gave way to newer ones",
+            COUNTER,
+            control.revoked_scrapes as f64,
+        ),
+        ("gateway_wrong_tokens_total", "Clients and requests without the token", COUNTER, control.wrong_tokens as f64),
+        (
+            "gateway_api_tokenless_active",
+            "Requests to Discord's API whose path carries a token of its own",
+            GAUGE,
+            control.tokenless as f64,
+        ),
+        (
+            "gateway_api_tokenless_revoked_total",
+            "Those of them that gave way to newer ones",
+            COUNTER,
+            control.revoked_tokenless as f64,
+        ),
         ("gateway_api_requests_active", "Requests on their way to Discord's API", GAUGE, control.forwarding as f64),
         ("gateway_api_requests_total", "Requests passed to Discord's API", COUNTER, control.forwarded as f64),
         (

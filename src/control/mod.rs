@@ -3,13 +3,16 @@
 //! Owns the listener, the identify queue, the knowledge of `/gateway/bot` and the signals. Knows of the data cores only
 //! their mailboxes; never touches an event.
 
+mod answers;
 mod body;
 mod dial;
 mod door;
 mod forward;
 pub mod http;
 pub mod identify;
+mod kept;
 mod metrics;
+mod pool;
 mod remembered;
 mod rest;
 mod signals;
@@ -22,26 +25,28 @@ use crate::{
     log::Limits,
     net::{
         client::ClientConnection,
+        dial::Endpoint,
         mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
         spawn_contained, tls,
     },
     placement::Placement,
+    preflight,
     shard::report::Report,
-    upstream::session::Status,
 };
 pub use door::{agree, head};
-use forward::Forward;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
-use http::{Response, Route};
+use http::Audience;
 use identify::{Budget, IdentifyQueue};
+use kept::Kept;
 use metrics::ControlFigures;
+use pool::{OnceAMinute, Pool, Rate};
 use remembered::Remembered;
 use rest::{GatewayInfo, Rest, RestError};
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     future::poll_fn,
-    os::fd::{FromRawFd, IntoRawFd},
+    os::fd::{FromRawFd, IntoRawFd, RawFd},
     rc::Rc,
     sync::{Arc, Mutex},
     task::{self, Poll},
@@ -118,6 +123,23 @@ struct Control {
     rest_failure: RefCell<Option<RestFailure>>,
     /// Nobody is let in any more.
     stopping: Cell<bool>,
+    /// Whose HTTP requests and upgrades are taken.
+    audience: Audience,
+    /// Connections that have not identified, and HTTP requests.
+    guests: Rc<Pool>,
+    /// Answers of `/metrics` and `/health` on their way.
+    scrapes: Rc<Pool>,
+    /// Requests for Discord's API whose path carries a token of its own.
+    tokenless: Rc<Pool>,
+    tokenless_rate: RefCell<Rate>,
+    reports: Rc<Kept<Rc<[Report]>>>,
+    metrics: Rc<Kept<Rc<str>>>,
+    /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
+    last_descriptor: RawFd,
+    reserved_files: u64,
+    token_log: RefCell<OnceAMinute>,
+    files_log: RefCell<OnceAMinute>,
+    accept_log: RefCell<OnceAMinute>,
 }
 
 /// The threads of the data cores, to be waited for at the end.
@@ -184,11 +206,14 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
         }
     })?;
 
+    let files = preflight::open_files().map_err(|error| failure("the limit of open files", &error))?;
+    let reserved_files = preflight::reserved_files(config.shards, files);
     let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
         .name("control")
         .io_memory(IO_MEMORY)
         .spawn(move || async move {
             let control = Rc::new(Control {
+                audience: audience(&config),
                 config,
                 epoch,
                 cores: OnceCell::new(),
@@ -202,6 +227,17 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 ask_rest,
                 rest_failure: RefCell::new(None),
                 stopping: Cell::new(false),
+                guests: Pool::new(door::MAX_UNAUTHENTICATED),
+                scrapes: Pool::new(door::MAX_SCRAPES),
+                tokenless: Pool::new(forward::MAX_TOKENLESS),
+                tokenless_rate: RefCell::new(Rate::new(forward::TOKENLESS_RATE)),
+                reports: Kept::new(answers::KEPT),
+                metrics: Kept::new(answers::KEPT),
+                last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
+                reserved_files,
+                token_log: RefCell::default(),
+                files_log: RefCell::default(),
+                accept_log: RefCell::default(),
             });
             control.main(listener, from_cores, inbox, core_events, tls).await
         })
@@ -505,28 +541,6 @@ impl Control {
         }
     }
 
-    /// The reports of all shards, in order.
-    async fn reports(&self) -> Vec<Report> {
-        let number = self.next_gathering.get();
-        self.next_gathering.set(number + 1);
-        let gathering = Gathering { missing: self.cores().len(), ..Gathering::default() };
-        self.gathering.borrow_mut().insert(number, gathering);
-        for core in self.cores() {
-            let _ = core.send(ToCore::Report(number));
-        }
-        let complete = poll_fn(|cx| match self.gathering.borrow_mut().get_mut(&number) {
-            Some(gathering) if gathering.missing > 0 => {
-                gathering.waker = Some(cx.waker().clone());
-                Poll::Pending
-            }
-            _ => Poll::Ready(()),
-        });
-        let _ = crate::net::within(REPORT_LIMIT, complete).await;
-        let mut reports = self.gathering.borrow_mut().remove(&number).map_or_else(Vec::new, |done| done.reports);
-        reports.sort_by_key(|report| report.shard);
-        reports
-    }
-
     /// How many shards the bot has, once that is known.
     fn shard_count(&self) -> Option<u32> {
         self.config.shards.or_else(|| self.gateway.borrow().as_ref().map(|info| info.shards))
@@ -551,126 +565,16 @@ impl Control {
     fn accepts_token(&self, token: &str) -> bool {
         !self.config.validate_token || self.config.token.matches(token)
     }
+}
 
-    /// Answers a request that is not for the gateway.
-    async fn respond(&self, route: Route) -> Response {
-        let unknown = || Response::text("503 Service Unavailable", "the number of shards is not known yet\n");
-        match route {
-            Route::ShardCount => {
-                self.shard_count().map_or_else(unknown, |count| Response::text("200 OK", count.to_string()))
-            }
-            Route::Metrics => {
-                let mut figures = *self.figures.borrow();
-                if let Some(queue) = &*self.queue.borrow() {
-                    figures.identifies = queue.granted();
-                    figures.identifies_remaining = queue.remaining();
-                    figures.identifies_waiting = queue.waiting();
-                }
-                let body = metrics::render(&self.reports().await, figures);
-                Response { content_type: prometheus::TEXT_FORMAT, ..Response::text("200 OK", body) }
-            }
-            Route::Health => self.health().await,
-            Route::GatewayUrl => {
-                let url = serde_json::json!({"url": self.config.externally_accessible_url});
-                Response::json("200 OK", url.to_string())
-            }
-            Route::GatewayBot(token) => match self.shard_count() {
-                _ if !self.accepts_token(crate::protocol::token::bare(token.as_deref().unwrap_or(""))) => {
-                    unauthorized()
-                }
-                None => unknown(),
-                Some(shards) => {
-                    // Every shard in a bucket of its own, so that libraries start all of them at once.
-                    let body = serde_json::json!({
-                        "url": self.config.externally_accessible_url,
-                        "shards": shards,
-                        "session_start_limit": {
-                            "total": shards.max(1000),
-                            "remaining": shards.max(1000),
-                            "reset_after": 14_400_000,
-                            "max_concurrency": shards.clamp(16, u32::from(u16::MAX)),
-                        },
-                    });
-                    Response::json("200 OK", body.to_string())
-                }
-            },
-            Route::Refused(response) => response,
-            Route::Api(..) => not_forwarded(),
-            Route::Gateway(..) => Response::text("400 Bad Request", "a gateway connection has to be upgraded\n"),
-        }
-    }
-
-    /// Passes a request for the rest of Discord's API through, if that is wanted. An answer of our own is returned.
-    async fn forward(&self, connection: &mut ClientConnection, request: Forward) -> Option<Response> {
-        let Some(address) = &self.config.rest_proxy else { return Some(not_forwarded()) };
-        let token = request.authorization.as_deref().unwrap_or("");
-        if !request.has_own_token && !self.accepts_token(crate::protocol::token::bare(token)) {
-            return Some(unauthorized());
-        }
-        if self.figures.borrow().forwarding >= forward::MAX_FORWARDED {
-            return Some(Response::json(
-                "503 Service Unavailable",
-                r#"{"message":"gateway-proxy: too many requests at a time","code":0}"#,
-            ));
-        }
-        self.figures.borrow_mut().forwarding += 1;
-        let answer = forward::forward(connection, request, address).await;
-        let mut figures = self.figures.borrow_mut();
-        figures.forwarding -= 1;
-        figures.forwarded += 1;
-        figures.forward_failures += u64::from(answer.is_some());
-        answer
-    }
-
-    async fn health(&self) -> Response {
-        let rest = match &*self.rest_failure.borrow() {
-            Some(RestFailure { what, again_at }) => {
-                let wait = again_at.saturating_sub(self.now());
-                format!("GET /gateway/bot: {what}; trying again in {} s\n", seconds(wait))
-            }
-            None => String::new(),
-        };
-        let Some(count) = self.gateway.borrow().as_ref().map(|info| info.shards) else {
-            let text = format!("GET /gateway/bot has not been answered yet\n{rest}");
-            return Response::text("503 Service Unavailable", text);
-        };
-        let expected = self.config.shard_range(count).map_or(0, |range| range.len());
-        let reports = self.reports().await;
-        let mut text = String::new();
-        for report in reports.iter().filter(|report| report.status != Status::Active) {
-            let state = match (report.status, report.fatal) {
-                (_, Some((code, advice))) => format!("closed for good by Discord ({code}): {advice}"),
-                (status, None) => format!("{status:?}").to_lowercase(),
-            };
-            text.push_str(&format!("shard {}: {state}\n", report.shard));
-        }
-        if reports.len() < expected {
-            text.push_str(&format!("{} of {expected} shards report\n", reports.len()));
-        }
-        if !text.is_empty() {
-            // A shard may wait for just that.
-            text.push_str(&rest);
-        }
-        if text.is_empty() {
-            Response::text("200 OK", format!("all {expected} shards are ready\n"))
-        } else {
-            Response::text("503 Service Unavailable", text)
-        }
-    }
+/// Whose requests are taken: those of whoever knows the proxy by a name that its configuration says.
+fn audience(config: &Config) -> Audience {
+    let own = Endpoint::parse(&config.externally_accessible_url).ok().map(|endpoint| endpoint.host);
+    let hosts = config.allowed_hosts.iter().cloned().chain(own).collect();
+    Audience { origins: config.allowed_origins.clone(), hosts }
 }
 
 /// Whole seconds of a wait, never fewer than it takes.
 fn seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
-}
-
-fn unauthorized() -> Response {
-    Response::json("401 Unauthorized", r#"{"message":"401: Unauthorized","code":0}"#)
-}
-
-fn not_forwarded() -> Response {
-    Response::json(
-        "404 Not Found",
-        r#"{"message":"gateway-proxy serves only /gateway and /gateway/bot of Discord's API: set `rest_proxy` in its configuration to the host:port of an HTTP proxy for the rest, or point only the library's gateway URL here","code":0}"#,
-    )
 }

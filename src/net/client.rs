@@ -59,6 +59,16 @@ impl ClientConnection {
         Self { stream, inbound, outbox, budget: Budget::default() }
     }
 
+    /// The address of the client; `None`: it is gone.
+    pub fn peer(&self) -> Option<std::net::SocketAddr> {
+        self.stream.peer_addr().ok()
+    }
+
+    /// The number of its descriptor.
+    pub fn descriptor(&self) -> std::os::fd::RawFd {
+        self.stream.as_raw_fd()
+    }
+
     /// Takes a connection over, on the calling executor.
     pub fn unpack(parcel: Parcel) -> Self {
         // SAFETY: the descriptor is a connected TCP socket that `parcel` owned, and ownership goes to the stream.

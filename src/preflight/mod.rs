@@ -7,6 +7,10 @@ use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path};
 
 /// Locked memory that an executor's rings take, in bytes.
 const MEMLOCK_PER_EXECUTOR: u64 = 512 << 10;
+/// Files that the process opens for itself: rings, state files, requests to Discord's API.
+const OWN_FILES: u64 = 64;
+/// So many shards are reckoned with when Discord says how many there are.
+const UNKNOWN_SHARDS: u32 = 64;
 /// File descriptors below which only a few clients fit.
 const FEW_FILES: u64 = 4096;
 
@@ -27,6 +31,17 @@ pub fn limits(executors: usize) -> Result<Option<String>, String> {
             "only {files} files may be open, and every client is one: raise LimitNOFILE= of the unit or `ulimit -n`"
         )
     }))
+}
+
+/// How many files the process may open.
+pub fn open_files() -> io::Result<u64> {
+    raise(libc::RLIMIT_NOFILE)
+}
+
+/// How many of `files` are kept free of clients: for each shard a connection and the one that takes its place, and for what
+/// the process opens itself; at most half of all. `shards`: as configured.
+pub fn reserved_files(shards: Option<u32>, files: u64) -> u64 {
+    (OWN_FILES + 2 * u64::from(shards.unwrap_or(UNKNOWN_SHARDS))).min(files / 2)
 }
 
 /// Raises a soft limit to the hard one; returns it.

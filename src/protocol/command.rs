@@ -51,8 +51,8 @@ pub struct Identify {
     /// Missing means the only shard of one.
     #[serde(default = "only_shard")]
     pub shard: (u32, u32),
-    /// Missing (possible before v8 of the API) means all.
-    #[serde(default)]
+    /// Missing (possible before v8 of the API) means all. A number, or its digits as text, as Kord sends them.
+    #[serde(default, deserialize_with = "number_or_digits")]
     pub intents: Option<u64>,
     /// Payload compression; a `compress` in the URL wins.
     #[serde(default)]
@@ -74,6 +74,21 @@ pub struct Resume {
     /// The last sequence that the client has seen. What is no sequence can not be resumed from.
     #[serde(default, deserialize_with = "lenient")]
     pub seq: Option<u64>,
+}
+
+/// A number, or a number as text; `None` for null.
+fn number_or_digits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Either {
+        Number(u64),
+        Digits(String),
+    }
+    match Option::deserialize(deserializer)? {
+        None => Ok(None),
+        Some(Either::Number(number)) => Ok(Some(number)),
+        Some(Either::Digits(digits)) => digits.parse().map(Some).map_err(serde::de::Error::custom),
+    }
 }
 
 /// `None` for a value of another type.
@@ -168,11 +183,18 @@ mod tests {
         );
         let identify = Command::parse(br#"{"op":2,"d":{"token":"x"}}"#).unwrap().identify().unwrap();
         assert_eq!((identify.shard, identify.intents), ((0, 1), None));
+        for (intents, read) in [(r#""3276799""#, Some(3_276_799)), ("null", None), ("0", Some(0))] {
+            let payload = format!(r#"{{"op":2,"d":{{"token":"x","intents":{intents}}}}}"#);
+            assert_eq!(Command::parse(payload.as_bytes()).unwrap().identify().unwrap().intents, read, "{intents}");
+        }
         for bad in [
             r#"{"op":2}"#,
             r#"{"op":2,"d":{}}"#,
             r#"{"op":2,"d":{"token":"x","shard":[1]}}"#,
             r#"{"op":2,"d":{"token":"x","shard":[-1,2]}}"#,
+            r#"{"op":2,"d":{"token":"x","intents":"all"}}"#,
+            r#"{"op":2,"d":{"token":"x","intents":-1}}"#,
+            r#"{"op":2,"d":{"token":"x","intents":[1]}}"#,
         ] {
             assert!(Command::parse(bad.as_bytes()).unwrap().identify().is_err(), "{bad}");
         }

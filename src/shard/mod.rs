@@ -4,7 +4,7 @@
 //! commands and the time go in; actions for the upstream connection and frames in clients' outboxes come out. The
 //! sockets are in [`crate::data_core`].
 //!
-//! Promises (P1, P2, P5 of the design): a client gets every event of the shard that its intents cover exactly once and in
+//! Promises (P1, P2, P5 of docs/architecture.md): a client gets every event of the shard that its intents cover exactly once and in
 //! order, or is told to resume or start over; what READY and the snapshot say and what the events after them say is the
 //! same story; nothing a client does reaches another client or the upstream session, except its commands, in its turn.
 

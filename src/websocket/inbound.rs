@@ -153,8 +153,9 @@ impl Inbound {
         }
         if self.buffer.len() - self.end < chunk {
             // Doubling keeps the copying linear; what a header claims is never trusted with memory.
+            // Beyond that bound only an HTTP head grows, whose reader has a bound of its own; byte by byte it would be slow.
             let target = (self.end + chunk).max(self.end * 2).min(self.max_message + MAX_HEADER + chunk);
-            self.buffer.resize(target.max(self.end + 1), 0);
+            self.buffer.resize(target.max(self.end + chunk), 0);
         }
         &mut self.buffer[self.end..]
     }

@@ -10,7 +10,14 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Process, TOKEN, root};
+use super::{PATIENCE, Process, TOKEN, View, root};
+
+/// All intents that the tests' proxy has.
+const ALL_INTENTS: u64 = 53_608_447;
+
+/// What libraries take for their default: everything but the privileged intents (GUILD_MEMBERS and GUILD_PRESENCES). Of
+/// these MESSAGE_CONTENT is kept, because the tests number their messages in the content.
+pub const DEFAULT_INTENTS: u64 = ALL_INTENTS & !(1 << 1 | 1 << 8);
 
 /// A guild, as a library shows it to its user or as the simulator knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +53,11 @@ pub struct Bot {
     shards: BTreeMap<u32, Shard>,
     /// Answers to member requests: guild and number of members.
     members: Vec<(String, u64)>,
+    /// Answers to requests for the library's cache: guild and what the library holds of it.
+    caches: Vec<(String, Option<View>)>,
+    /// Each heartbeat that was acknowledged, as far as the bot was told to report them: did the acknowledgement come before
+    /// the library had noted when it sent the heartbeat?
+    early: Vec<bool>,
     /// May the library report errors?
     tolerant: bool,
 }
@@ -68,12 +80,19 @@ impl Bot {
             .env("LOGIN", if settings.rest_only { "rest" } else { "" })
             .env("TOKEN", TOKEN)
             .env("SHARDS", shards.to_string())
-            .env("COMPRESS", settings.compress);
+            .env("COMPRESS", settings.compress)
+            .env("INTENTS", settings.intents.unwrap_or(ALL_INTENTS).to_string())
+            .env("HEARTBEAT_MS", settings.heartbeat_ms.to_string());
+        if let Some(ca) = settings.ca {
+            command.env("NODE_EXTRA_CA_CERTS", ca);
+        }
         let process = Process::start(name, command, directory);
         Self {
             process,
             shards: (0..shards).map(|shard| (shard, Shard::default())).collect(),
             members: Vec::new(),
+            caches: Vec::new(),
+            early: Vec::new(),
             tolerant: false,
         }
     }
@@ -143,6 +162,22 @@ impl Bot {
         })
     }
 
+    /// What the library's own cache holds of a guild; nothing if it does not know the guild.
+    pub fn cache(&mut self, guild: &str) -> Option<View> {
+        let before = self.caches.len();
+        self.command(&json!({"cmd": "cache", "guild": guild}));
+        self.wait(&format!("what the library holds of guild {guild}"), |bot| {
+            let answer = bot.caches[before..].iter().find(|(id, _)| id == guild);
+            answer.map(|(_, view)| view.clone()).ok_or_else(|| "no answer".to_owned())
+        })
+    }
+
+    /// The acknowledged heartbeats that the bot has reported, and how many of them were acknowledged before the library had
+    /// noted when it sent them.
+    pub fn acknowledged(&self) -> (usize, usize) {
+        (self.early.len(), self.early.iter().filter(|early| **early).count())
+    }
+
     /// Sets the presence of all shards (op 3).
     pub fn set_presence(&mut self, status: &str, name: &str) {
         self.command(&json!({"cmd": "presence", "status": status, "name": name}));
@@ -169,6 +204,8 @@ impl Bot {
         match report {
             Report::Error { .. } if self.tolerant => {}
             Report::Error { .. } => panic!("the bot reported an error: {line}"),
+            Report::Acknowledged { early } => self.early.push(early),
+            Report::Cache { guild, view } => self.caches.push((guild, view)),
             Report::Members { guild, count } => self.members.push((guild, count)),
             Report::Ready { shard, guilds } => self.known(shard).ready.push(guilds),
             Report::Guild { shard, id, members, unavailable, join } => {
@@ -198,12 +235,15 @@ enum Report {
     Guild { shard: u32, id: String, members: Option<u64>, unavailable: bool, join: bool },
     Message { shard: u32, n: u64 },
     Members { guild: String, count: u64 },
+    Cache { guild: String, view: Option<View> },
+    Acknowledged { early: bool },
     Reconnecting { shard: u32 },
     Resumed { shard: u32 },
     Error {},
 }
 
 /// Where a bot connects, and how.
+#[derive(Clone, Copy, Default)]
 pub struct Settings<'a> {
     /// The gateway, `ws://…`, without a slash at its end.
     pub gateway: &'a str,
@@ -213,6 +253,13 @@ pub struct Settings<'a> {
     pub rest_only: bool,
     /// `none`, `zlib-stream`, `zstd-stream`, or empty for the library's default.
     pub compress: &'a str,
+    /// The intents that the library is given; all that the tests' proxy has if it is `None`. What a library keeps by default
+    /// follows from them.
+    pub intents: Option<u64>,
+    /// Milliseconds between two heartbeats, where the bot can choose (discord.py); 0 leaves it as HELLO says.
+    pub heartbeat_ms: u64,
+    /// A certificate for Node.js to trust, for `wss://`.
+    pub ca: Option<&'a Path>,
 }
 
 /// Runs `scripts/clients-setup` for one library.
@@ -240,6 +287,15 @@ fn program(library: &str) -> Command {
         // Otherwise it would leave caches among the sources.
         command.env("PYTHONDONTWRITEBYTECODE", "1").arg(source.join("bot.py"));
         command
+    } else if source.join("maven.sha256").exists() {
+        let mut command = Command::new("java");
+        // Quick to start, and small: several run at the same time.
+        command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m", "-cp"]);
+        command.arg(format!("{0}/classes:{0}/lib/*", installed.display()));
+        command.arg(if source.join("Bot.kt").exists() { "BotKt" } else { "Bot" });
+        command
+    } else if source.join("go.sum").exists() {
+        Command::new(installed.join("bot"))
     } else {
         Command::new(installed.join("debug").join(format!("test-client-{library}")))
     }

@@ -11,21 +11,25 @@ pub mod etf;
 mod gateway;
 mod http;
 mod kernel;
+mod libraries;
 mod meddler;
 mod process;
 mod proxy;
 mod simulator;
 mod truth;
+mod view;
 
-pub use bot::{Bot, Guild, Settings, Shard, install};
+pub use bot::{Bot, DEFAULT_INTENTS, Guild, Settings, Shard, install};
 pub use gateway::{Gateway, Gone, Options, Payload};
 pub use http::{Response, get, get_json, post, post_body};
 pub use kernel::memory_of_connections;
+pub use libraries::{chosen, libraries};
 pub use meddler::{Meddler, Way};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use simulator::{Simulator, TOKEN};
 pub use truth::{compare_guilds, guilds_of, wait_for_events};
+pub use view::View;
 
 use std::{
     net::TcpListener,

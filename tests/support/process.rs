@@ -22,7 +22,8 @@ pub struct Process {
     name: String,
     child: Child,
     stdin: Option<ChildStdin>,
-    stdout: Receiver<String>,
+    /// In a lock only so that several threads may look at a child; whoever reads has it for itself.
+    stdout: Mutex<Receiver<String>>,
     readers: Vec<JoinHandle<()>>,
     log: Log,
 }
@@ -46,7 +47,7 @@ impl Process {
             read(child.stderr.take().expect("a pipe"), log.clone(), None),
         ];
         let stdin = child.stdin.take();
-        Self { name: name.to_owned(), child, stdin, stdout, readers, log }
+        Self { name: name.to_owned(), child, stdin, stdout: Mutex::new(stdout), readers, log }
     }
 
     /// Writes one line to the child's standard input.
@@ -62,7 +63,8 @@ impl Process {
 
     /// The next line of the child's standard output. `Err` says why there is none.
     pub fn read_line(&mut self, patience: Duration) -> Result<String, String> {
-        self.stdout.recv_timeout(patience).map_err(|error| match error {
+        let stdout = self.stdout.get_mut().expect("nobody panics with it");
+        stdout.recv_timeout(patience).map_err(|error| match error {
             RecvTimeoutError::Timeout => format!("{} printed nothing for {patience:?}", self.name),
             RecvTimeoutError::Disconnected => format!("{} has ended: {:?}", self.name, self.child.wait()),
         })
@@ -73,7 +75,7 @@ impl Process {
     /// # Panics
     /// When the child has ended.
     pub fn try_read_line(&mut self) -> Option<String> {
-        match self.stdout.try_recv() {
+        match self.stdout.get_mut().expect("nobody panics with it").try_recv() {
             Ok(line) => Some(line),
             Err(TryRecvError::Empty) => None,
             Err(TryRecvError::Disconnected) => panic!("{} has ended: {:?}", self.name, self.child.wait()),

@@ -20,7 +20,7 @@ pub struct Proxy {
 
 impl Proxy {
     /// Starts it before `simulator`, with everything cached and the keys of `changes` (an object) over the defaults of the
-    /// tests, and returns when all shards are ready.
+    /// tests (null takes a key out of the config), and returns when all shards are ready.
     ///
     /// # Panics
     /// When it does not come up.
@@ -58,6 +58,14 @@ impl Proxy {
             });
         }
         Self::run(directory, simulator.address, &changes, command).wait_until_ready()
+    }
+
+    /// As [`Self::start`], with so many files at most.
+    pub fn start_with_files(directory: &Path, simulator: &Simulator, changes: &Value, files: u32) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", r#"ulimit -n "$1"; shift; exec "$@""#, "sh", &files.to_string()]);
+        command.arg(env!("CARGO_BIN_EXE_gateway-proxy"));
+        Self::run(directory, simulator.address, changes, command).wait_until_ready()
     }
 
     fn run(directory: &Path, discord: SocketAddr, changes: &Value, mut command: Command) -> Self {
@@ -146,7 +154,11 @@ fn configuration(discord: SocketAddr, port: u16, changes: &Value) -> Value {
         "log_level": "debug",
     });
     for (key, value) in changes.as_object().expect("changes are an object") {
-        config[key] = value.clone();
+        if value.is_null() {
+            config.as_object_mut().expect("the config is an object").remove(key);
+        } else {
+            config[key] = value.clone();
+        }
     }
     config
 }

@@ -157,6 +157,18 @@ impl Simulator {
         self.post(&format!("/sim/{what}"));
     }
 
+    /// POST /sim/lose: the session of a shard ends, and until the next IDENTIFY `changes` changes of every kind happen of
+    /// which nobody is told; the bot leaves guild `leave` and joins another one.
+    pub fn lose_session(&self, shard: u32, changes: u32, leave: &str) {
+        let answer = self.post(&format!("/sim/lose?shard={shard}&changes={changes}&leave={leave}&join=1"));
+        assert!(answer["events"].as_u64() > Some(0), "changes while the session is lost: {answer}");
+    }
+
+    /// GET /sim/guild: the whole truth of a guild, as the `d` of a GUILD_CREATE.
+    pub fn guild(&self, id: &str) -> Value {
+        self.get(&format!("/sim/guild?id={id}"))
+    }
+
     /// Drops the connection of a shard without a close frame.
     pub fn drop_connection(&self, shard: u32) {
         self.post(&format!("/sim/drop?shard={shard}"));

@@ -45,6 +45,8 @@ Prints `listening on ADDRESS` when it is ready. The control API takes shard=N or
   POST /sim/raw?shard=S                        the body as one text message
   POST /sim/wire?shard=S                       the body as bytes between two frames
   POST /sim/drop?shard=S[&code=C][&freeze=1][&end_session=1]   close, else TCP reset, or freeze
+  POST /sim/lose?shard=S[&changes=N][&leave=ID][&join=1]   the session ends; until the next IDENTIFY N changes of every
+                                               kind happen, the bot leaves and joins guilds, and nobody is told
   POST /sim/refuse-resume?shard=S[&count=N][&code=C]   close the next N RESUMEs (1) with C (4000), keep the session
   POST /sim/reconnect?shard=S                  op 7
   POST /sim/invalid?shard=S&resumable=BOOL     op 9

@@ -10,6 +10,9 @@ use std::time::{Duration, Instant};
 /// Events between two pauses in which the others are served.
 const SLICE: u64 = 128;
 
+/// The most changes of each kind while a session is lost. They are made in one go, so that nobody sees a part of them.
+const MOST_WHILE_LOST: u64 = 32;
+
 /// The most events at once; more would fall out of the replay buffer before they are sent.
 const MOST_AT_ONCE: u64 = MOST_EVENTS as u64;
 
@@ -109,6 +112,7 @@ async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Respon
             let end = flag(request, "end_session");
             each(&mut |shard| server.gateway.borrow_mut().cut(shard, how, end, now))
         }
+        "/sim/lose" => lose(server, request, now),
         "/sim/refuse-resume" => {
             let code = number(request, "code")?.unwrap_or(4000);
             let code = u16::try_from(code).ok().filter(|code| (1000..5000).contains(code));
@@ -154,6 +158,34 @@ fn guilds(server: &Server, request: &Request) -> Result<Response, Response> {
             .finish()
     });
     Ok(Response::ok(json::array(rows)))
+}
+
+/// Discord loses the session of a shard: its connections are reset, a RESUME is refused, and what happens before the next
+/// IDENTIFY is told to nobody. All of it is one step of the simulator's thread: no client can identify before its end.
+fn lose(server: &Server, request: &Request, now: Instant) -> Result<Response, Response> {
+    let changes = number(request, "changes")?.unwrap_or(0);
+    if changes > MOST_WHILE_LOST {
+        return Err(wrong(&format!("changes is at most {MOST_WHILE_LOST}")));
+    }
+    let shards = shards(server, request)?;
+    let leave = number(request, "leave")?;
+    let mut gateway = server.gateway.borrow_mut();
+    let gateway = &mut *gateway;
+    if leave.is_some_and(|id| gateway.world.guild(id).is_none() || !shards.contains(&gateway.world.shard_of(id))) {
+        return Err(wrong("there is no such guild on this shard"));
+    }
+    let (mut connections, mut events) = (0, 0);
+    for shard in shards {
+        connections += gateway.cut(shard, Cut::Reset, true, now);
+        events += gateway.world.change_everything(shard, changes).len() as u64;
+        if flag(request, "join") {
+            gateway.world.join(shard);
+        }
+    }
+    if let Some(id) = leave {
+        gateway.world.leave(id);
+    }
+    Ok(Response::ok(Object::new().int("connections", connections as u64).int("events", events).finish()))
 }
 
 fn guild_event(server: &Server, request: &Request) -> Result<Response, Response> {

@@ -96,6 +96,25 @@ fn a_member_is_packed_and_comes_back() {
     assert_eq!(codec.tables.templates.len(), templates);
 }
 
+/// docs/cache.md shows a member as JSON and as the bytes of its chunk.
+#[test]
+fn the_member_of_the_documentation_is_packed_as_shown() {
+    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cache.md")).expect("docs/cache.md");
+    let section = page.split("### One member").nth(1).expect("the section that shows a member");
+    let blocks: Vec<&str> = section.split("```").skip(1).step_by(2).collect();
+    let text: String = blocks[0].strip_prefix("json").expect("the first block is JSON").lines().collect();
+    let bytes = blocks.iter().find(|block| block.contains("bytes follow")).expect("a block with the bytes");
+    let shown: Vec<u8> = bytes
+        .lines()
+        .flat_map(|line| line.split("    ").next().unwrap_or_default().split_whitespace())
+        .map(|byte| u8::from_str_radix(byte, 16).expect("two hexadecimal digits"))
+        .collect();
+    let (key, record, _) = Codec::default().encode(&MEMBER, &text).expect("the member is JSON");
+    let mut packed = Vec::new();
+    crate::cache::store::write_record(&mut packed, key, &record);
+    assert_eq!(packed, shown);
+}
+
 #[test]
 fn odd_but_valid_json_comes_back() {
     let deep = format!(r#"{{"id":"1","a":{}1{}}}"#, r#"{"a":["#.repeat(20), "]}".repeat(20));

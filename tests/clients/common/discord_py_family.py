@@ -5,7 +5,7 @@ The forks still share nearly all of their interface with discord.py 1.x; each bo
 import logging
 import sys
 
-from protocol import INTENTS, emit, fail, listen, number_of
+from protocol import HEARTBEAT_MS, INTENTS, emit, fail, listen, number_of
 
 
 def every_intent(library):
@@ -15,10 +15,53 @@ def every_intent(library):
     return intents
 
 
+class WarningsThatFail(logging.Handler):
+    """Warnings that a user would take for a broken connection are errors to the test."""
+
+    def emit(self, record):
+        if "Can't keep up" in record.getMessage():
+            fail(record.getMessage())
+
+
+def view(guild):
+    """What the library's cache holds of a guild, in the terms of the harness."""
+    if guild is None or guild.unavailable:
+        return None
+    states = {user: state for user, state in guild._voice_states.items() if state.channel is not None}
+    return {
+        "name": guild.name,
+        "channels": {str(channel.id): channel.name for channel in guild.channels},
+        "roles": {str(role.id): role.name for role in guild.roles},
+        "members": {str(member.id): member.nick for member in guild.members},
+        "voice": {str(user): str(state.channel.id) for user, state in states.items()},
+        "threads": {str(thread.id): thread.name for thread in guild.threads},
+    }
+
+
+def watch_heartbeats(library):
+    """Lets the library send heartbeats more often than HELLO says, and reports each acknowledgement. One that overtakes the
+    library's own note of when it sent the heartbeat is early: the library then takes the whole interval for latency."""
+    handler = library.gateway.KeepAliveHandler
+    init, ack = handler.__init__, handler.ack
+
+    def quick(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.interval = HEARTBEAT_MS / 1000
+
+    def checked(self):
+        ack(self)
+        emit("acknowledged", shard=self.shard_id, early=self.latency > self.interval * 0.9)
+
+    handler.__init__, handler.ack = quick, checked
+
+
 def attach(client, library, chunk=lambda guild: guild.chunk()):
     """Makes `client` report its events, and obey the harness's commands once it runs. `chunk` requests all members of a
     guild and returns them."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
+    logging.getLogger().addHandler(WarningsThatFail())
+    if HEARTBEAT_MS:
+        watch_heartbeats(library)
 
     def guild_event(guild, join):
         emit(
@@ -64,6 +107,9 @@ def attach(client, library, chunk=lambda guild: guild.chunk()):
         found = await chunk(guild)
         emit("members", guild=command["guild"], count=len(found))
 
+    async def cache(command):
+        emit("cache", guild=command["guild"], view=view(client.get_guild(int(command["guild"]))))
+
     async def presence(command):
         activity = library.Game(name=command["name"])
         await client.change_presence(status=library.Status(command["status"]), activity=activity)
@@ -86,7 +132,7 @@ def attach(client, library, chunk=lambda guild: guild.chunk()):
     login = client.login
 
     async def login_and_listen(*args, **kwargs):
-        listen({"members": members, "presence": presence, "reconnect": reconnect})
+        listen({"members": members, "cache": cache, "presence": presence, "reconnect": reconnect})
         await login(*args, **kwargs)
 
     client.login = login_and_listen

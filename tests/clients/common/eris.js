@@ -41,7 +41,23 @@ function watch(client) {
   });
   client.on('debug', (message, shard) => console.error(shard, message));
 
+  /** What the library's cache holds of a guild, in the terms of the harness. */
+  function view(found) {
+    if (!found) return null;
+    const names = (all) => Object.fromEntries([...all.values()].map((entry) => [entry.id, entry.name]));
+    const voice = [...found.voiceStates.values()].filter((state) => state.channelID);
+    return {
+      name: found.name,
+      channels: names(found.channels),
+      roles: names(found.roles),
+      members: Object.fromEntries([...found.members.values()].map((member) => [member.id, member.nick ?? null])),
+      voice: Object.fromEntries(voice.map((state) => [state.id, state.channelID])),
+      threads: names(found.threads),
+    };
+  }
+
   listen({
+    cache: ({ guild }) => emit('cache', { guild, view: view(client.guilds.get(guild)) }),
     members: async ({ guild }) => {
       const members = await client.guilds.get(guild).fetchMembers();
       emit('members', { guild, count: members.length });

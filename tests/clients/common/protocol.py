@@ -22,6 +22,7 @@ API_URL = _required("API_URL")
 TOKEN = _required("TOKEN")
 SHARDS = int(_required("SHARDS"))
 INTENTS = int(os.environ.get("INTENTS", 53608447))
+HEARTBEAT_MS = int(os.environ.get("HEARTBEAT_MS", 0))
 COMPRESS = os.environ.get("COMPRESS", "")
 
 _NUMBER = re.compile(r"n:(\d+)")

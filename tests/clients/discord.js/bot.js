@@ -2,8 +2,8 @@
 const { GATEWAY_URL, API_URL, LOGIN, TOKEN, SHARDS, INTENTS, emit, fail, listen, numberOf } = require('../common/protocol.js');
 
 // recipe:start
-const { Client } = require('discord.js');
-const { SimpleShardingStrategy } = require('@discordjs/ws');
+// Both from discord.js itself: SimpleShardingStrategy of another major of @discordjs/ws than its own does not work.
+const { Client, SimpleShardingStrategy } = require('discord.js');
 
 const client = new Client({
   intents: INTENTS,
@@ -60,7 +60,25 @@ client.on('error', (error) => fail(error));
 client.on('warn', (message) => console.error(message));
 client.on('debug', (message) => console.error(message));
 
+/** What the library's cache holds of a guild, in the terms of the harness. */
+function view(found) {
+  if (!found?.available) return null;
+  const channels = found.channels.cache.filter((channel) => !channel.isThread());
+  const threads = found.channels.cache.filter((channel) => channel.isThread());
+  const voice = found.voiceStates.cache.filter((state) => state.channelId);
+  const names = (all) => Object.fromEntries(all.map((entry) => [entry.id, entry.name]));
+  return {
+    name: found.name,
+    channels: names(channels),
+    roles: names(found.roles.cache),
+    members: Object.fromEntries(found.members.cache.map((member) => [member.id, member.nickname])),
+    voice: Object.fromEntries(voice.map((state) => [state.id, state.channelId])),
+    threads: names(threads),
+  };
+}
+
 listen({
+  cache: ({ guild }) => emit('cache', { guild, view: view(client.guilds.cache.get(guild)) }),
   members: async ({ guild }) => {
     const members = await client.guilds.cache.get(guild).members.fetch();
     emit('members', { guild, count: members.size });

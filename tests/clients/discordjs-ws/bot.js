@@ -4,6 +4,7 @@ const { CompressionMethod } = require('@discordjs/ws');
 const { dispatch } = require('../common/raw_events.js');
 
 // recipe:start
+// On its own. A bot on discord.js has to import from discord.js: that has a copy of its own, perhaps of another major.
 const { WebSocketManager, WebSocketShardEvents } = require('@discordjs/ws');
 
 const gateway = {

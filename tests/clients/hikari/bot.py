@@ -54,7 +54,7 @@ chunks = Chunks()
 
 @bot.listen()
 async def on_starting(_event: hikari.StartingEvent) -> None:
-    listen({"members": members, "presence": presence, "reconnect": reconnect})
+    listen({"members": members, "cache": cache, "presence": presence, "reconnect": reconnect})
 
 
 @bot.listen()
@@ -112,6 +112,26 @@ async def on_exception(event: hikari.ExceptionEvent) -> None:
 
 async def members(command):
     await bot.request_guild_members(int(command["guild"]))
+
+
+def view(guild):
+    """What the library's cache holds of a guild, in the terms of the harness."""
+    found = bot.cache.get_available_guild(guild)
+    if found is None:
+        return None
+    states = bot.cache.get_voice_states_view_for_guild(guild).items()
+    return {
+        "name": found.name,
+        "channels": {str(i): channel.name for i, channel in bot.cache.get_guild_channels_view_for_guild(guild).items()},
+        "roles": {str(i): role.name for i, role in bot.cache.get_roles_view_for_guild(guild).items()},
+        "members": {str(i): member.nickname for i, member in bot.cache.get_members_view_for_guild(guild).items()},
+        "voice": {str(i): str(state.channel_id) for i, state in states},
+        "threads": {str(i): thread.name for i, thread in bot.cache.get_threads_view_for_guild(guild).items()},
+    }
+
+
+async def cache(command):
+    emit("cache", guild=command["guild"], view=view(hikari.Snowflake(command["guild"])))
 
 
 async def presence(command):

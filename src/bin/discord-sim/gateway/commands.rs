@@ -42,7 +42,7 @@ struct Command<'a> {
 #[derive(Deserialize)]
 struct Identify<'a> {
     token: String,
-    intents: Option<u64>,
+    intents: Option<Ids>,
     shard: Option<(u64, u64)>,
     large_threshold: Option<u64>,
     compress: Option<bool>,
@@ -57,7 +57,7 @@ struct Resume {
     seq: u64,
 }
 
-/// Snowflakes come as strings or numbers, alone or in an array.
+/// Snowflakes come as strings or numbers, alone or in an array. Intents come as a number, or as one in a string.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Ids {
@@ -235,7 +235,7 @@ impl Gateway {
             None if count == 1 => 0,
             None => return Err((4011, "Sharding required.", format!("IDENTIFY without shard, there are {count}"))),
         };
-        let Some(wanted) = identify.intents else {
+        let Some(wanted) = identify.intents.as_ref().and_then(Ids::first) else {
             return Err((4013, "Invalid intent(s).", "IDENTIFY without intents".to_owned()));
         };
         if wanted & !intents::KNOWN != 0 {

@@ -1,5 +1,5 @@
-//! Faults on request: what `/sim/drop`, `/sim/refuse-resume`, `/sim/reconnect`, `/sim/invalid`, `/sim/raw`
-//! and `/sim/wire` do.
+//! Faults on request: what `/sim/drop`, `/sim/lose`, `/sim/refuse-resume`, `/sim/reconnect`, `/sim/invalid`,
+//! `/sim/raw` and `/sim/wire` do.
 
 use super::{Ending, Gateway, payload};
 use std::time::Instant;

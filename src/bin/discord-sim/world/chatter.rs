@@ -5,7 +5,7 @@
 use super::mutate::{someone, text_channel, user_of};
 use super::{Body, Dice, Event, Guild, names};
 use crate::clock::{self, iso8601};
-use crate::json::{self, Fields, Object};
+use crate::json::{Fields, Object};
 
 type Events = Vec<Event>;
 
@@ -204,14 +204,12 @@ pub(super) fn interaction_create(guild: &mut Guild, dice: &mut Dice, events: &mu
         return;
     };
     let id = dice.live_id();
-    let partial = json::field(guild.channels.get(channel).unwrap_or("{}"), "name").unwrap_or("null");
-    let partial_channel = Object::new()
-        .id("id", channel)
-        .int("type", 0)
-        .raw("name", partial)
-        .str("permissions", "2248473465835073")
-        .id("guild_id", guild.id)
-        .finish();
+    // All of the channel but its overwrites, and what the user may do in it: libraries build a channel from that.
+    let whole = guild.channel(channel).unwrap_or_default();
+    let partial =
+        Fields::parse(&whole).map_or_else(|| "{}".to_owned(), |it| it.without("permission_overwrites").text());
+    let partial_channel =
+        Object::new().spread(&partial).str("permissions", "2248473465835073").id("guild_id", guild.id).finish();
     let data = Object::new().id("id", dice.application + 7).str("name", "ping").int("type", 1).finish();
     let partial_guild = Object::new().id("id", guild.id).str("locale", "en-US").raw("features", "[]").finish();
     let text = Object::with_capacity(member.len() + 900)

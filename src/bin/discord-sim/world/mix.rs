@@ -132,6 +132,19 @@ impl World {
         events
     }
 
+    /// Lets every kind of change of a guild's state happen `times` times on a shard: channels, roles, members, voice states,
+    /// threads and so on, but no guild comes or goes.
+    pub fn change_everything(&mut self, shard: usize, times: u64) -> Vec<Event> {
+        let kinds = MIX.iter().filter(|kind| kind.state && matches!(kind.act, Act::In(_)));
+        let mut events = Vec::new();
+        for kind in kinds {
+            for _ in 0..times {
+                events.extend(self.happen(shard, Wish::Only(kind.name)));
+            }
+        }
+        events
+    }
+
     fn choose(&mut self, wish: Wish<'_>) -> Option<&'static Kind> {
         let wanted = |kind: &&Kind| match wish {
             Wish::Any => true,

@@ -278,6 +278,8 @@ pub(super) fn role_update(guild: &mut Guild, dice: &mut Dice, events: &mut Event
     let permissions = format!("\"{}\"", dice.rng.u64(..1 << 51));
     let role = json::with_field(role, "permissions", &permissions);
     let role = json::with_field(&role, "hoist", if dice.one_in(2) { "true" } else { "false" });
+    let rename = id != guild.id && dice.one_in(2);
+    let role = if rename { json::with_field(&role, "name", &json::string(names::role(&mut dice.rng))) } else { role };
     events.push(Event::json("GUILD_ROLE_UPDATE", guild.id, role_event(guild.id, &role)));
     guild.roles.set(id, role);
 }

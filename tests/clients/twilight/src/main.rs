@@ -5,12 +5,15 @@ use std::{
     env,
     error::Error,
     io::{self, BufRead, Write},
-    process, thread,
+    process,
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinSet};
+use twilight_cache_inmemory::{DefaultInMemoryCache, ResourceType};
 use twilight_gateway::{
     CloseFrame, Config, ConfigBuilder, Event, EventTypeFlags, Intents, MessageSender, Shard, ShardId, StreamExt,
     queue::InMemoryQueue,
@@ -23,7 +26,7 @@ use twilight_model::{
         },
         presence::{Activity, ActivityType, MinimalActivity, Status},
     },
-    id::Id,
+    id::{Id, marker::GuildMarker},
 };
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -50,18 +53,19 @@ async fn main() -> Result<()> {
     });
     let config = config(variable("TOKEN")?, intents, variable("GATEWAY_URL")?);
 
+    let cache = Arc::new(DefaultInMemoryCache::builder().resource_types(ResourceType::all()).build());
     let mut senders = Vec::new();
     let mut running = JoinSet::new();
     for number in 0..shards {
         let shard = Shard::with_config(ShardId::new(number, shards), config.clone());
         senders.push(shard.sender());
-        running.spawn(run(shard));
+        running.spawn(run(shard, Arc::clone(&cache)));
     }
     let mut commands = standard_input();
     loop {
         tokio::select! {
             Some(line) = commands.recv() => {
-                if let Err(error) = obey(&line, &senders) {
+                if let Err(error) = obey(&line, &senders, &cache) {
                     emit(&json!({"event": "error", "message": error.to_string()}));
                 }
             }
@@ -88,7 +92,7 @@ fn standard_input() -> mpsc::Receiver<String> {
 }
 
 /// Carries out one command of the harness.
-fn obey(line: &str, senders: &[MessageSender]) -> Result<()> {
+fn obey(line: &str, senders: &[MessageSender], cache: &DefaultInMemoryCache) -> Result<()> {
     let command: Value = serde_json::from_str(line)?;
     let text = |key: &str| command[key].as_str().ok_or_else(|| format!("{line}: no {key}"));
     let sender = |number: u64| {
@@ -101,6 +105,11 @@ fn obey(line: &str, senders: &[MessageSender]) -> Result<()> {
             let id = Id::new_checked(guild).ok_or("guild 0")?;
             let request = RequestGuildMembers::builder(id).query("", None);
             sender((guild >> 22) % senders.len() as u64)?.command(&request)?;
+        }
+        "cache" => {
+            let guild = text("guild")?;
+            let id = Id::new_checked(guild.parse::<u64>()?).ok_or("guild 0")?;
+            emit(&json!({"event": "cache", "guild": guild, "view": view(cache, id)}));
         }
         "presence" => {
             let activity = Activity::from(MinimalActivity {
@@ -123,8 +132,37 @@ fn obey(line: &str, senders: &[MessageSender]) -> Result<()> {
     Ok(())
 }
 
+/// What the cache holds of a guild, in the terms of the harness; null if it does not know the guild.
+fn view(cache: &DefaultInMemoryCache, guild: Id<GuildMarker>) -> Value {
+    let Some(found) = cache.guild(guild).filter(|guild| guild.unavailable() != Some(true)) else { return Value::Null };
+    let (mut channels, mut threads) = (serde_json::Map::new(), serde_json::Map::new());
+    let of_guild = cache.guild_channels(guild);
+    for id in of_guild.iter().flat_map(|ids| ids.iter()) {
+        if let Some(channel) = cache.channel(*id) {
+            let place = if channel.kind.is_thread() { &mut threads } else { &mut channels };
+            place.insert(id.to_string(), json!(channel.name));
+        }
+    }
+    let of_guild = cache.guild_roles(guild);
+    let roles = of_guild.iter().flat_map(|ids| ids.iter());
+    let roles: HashMap<_, _> = roles.filter_map(|id| Some((*id, cache.role(*id)?.name.clone()))).collect();
+    let of_guild = cache.guild_members(guild);
+    let members = of_guild.iter().flat_map(|ids| ids.iter());
+    let members: HashMap<_, _> =
+        members.filter_map(|id| Some((*id, cache.member(guild, *id)?.nick().map(ToOwned::to_owned)))).collect();
+    let voice: HashMap<_, _> = cache
+        .guild_voice_states(guild)
+        .iter()
+        .flat_map(|ids| ids.iter())
+        .filter_map(|id| Some((*id, cache.voice_state(*id, guild)?.channel_id())))
+        .collect();
+    json!({
+        "name": found.name(), "channels": channels, "threads": threads, "roles": roles, "members": members, "voice": voice,
+    })
+}
+
 /// Reports the events of one shard until it gives up.
-async fn run(mut shard: Shard<InMemoryQueue>) {
+async fn run(mut shard: Shard<InMemoryQueue>, cache: Arc<DefaultInMemoryCache>) {
     let number = shard.id().number();
     let mut announced = HashSet::new();
     let mut chunks: HashMap<_, usize> = HashMap::new();
@@ -137,6 +175,7 @@ async fn run(mut shard: Shard<InMemoryQueue>) {
                 continue;
             }
         };
+        cache.update(&event);
         match event {
             Event::Ready(ready) => {
                 announced = ready.guilds.iter().map(|guild| guild.id).collect();

@@ -1,0 +1,258 @@
+//! The answers to HTTP requests: what each route says, and who may have a request passed on to Discord's API.
+//!
+//! Promises: however many ask for `/metrics` and `/health`, the data cores are asked once in [`KEPT`] and the text is made
+//! once; the log has one line a minute about wrong tokens.
+
+use super::{
+    Control, Gathering, REPORT_LIMIT, RestFailure,
+    forward::{self, Forward},
+    http::{Response, Route},
+    metrics::{self, ControlFigures},
+    pool::Place,
+    seconds,
+};
+use crate::{data_core::ToCore, net::client::ClientConnection, shard::report::Report, upstream::session::Status};
+use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
+
+/// How old the reports of the shards and the text of `/metrics` may be.
+pub const KEPT: Duration = Duration::from_secs(1);
+
+/// Counts a request as long as it is on its way.
+struct Counted<'a>(&'a RefCell<ControlFigures>, bool);
+
+impl<'a> Counted<'a> {
+    fn new(figures: &'a RefCell<ControlFigures>, tokenless: bool) -> Self {
+        let mut all = figures.borrow_mut();
+        all.forwarded += 1;
+        all.forwarding += usize::from(!tokenless);
+        Self(figures, tokenless)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().forwarding -= usize::from(!self.1);
+    }
+}
+
+/// Sends an answer, if there is one, and ends the connection.
+async fn end_with(mut connection: ClientConnection, answer: Option<Response>) {
+    if let Some(response) = answer {
+        connection.outbox.raw(&response.encode());
+    }
+    connection.linger().await;
+}
+
+impl Control {
+    /// Somebody has shown a token that is not the bot's, or none.
+    pub(super) fn note_wrong_token(&self, peer: Option<SocketAddr>) {
+        self.figures.borrow_mut().wrong_tokens += 1;
+        if let Some(held_back) = self.token_log.borrow_mut().poll(self.now()) {
+            let peer = peer.map_or_else(|| "a client that is gone".to_owned(), |peer| peer.to_string());
+            tracing::warn!(held_back, "{peer} has not shown the token of this proxy");
+        }
+    }
+
+    /// Somebody connects while nearly all files that the process may open are open.
+    pub(super) fn refuse(&self, peer: SocketAddr) {
+        self.figures.borrow_mut().refused += 1;
+        if let Some(held_back) = self.files_log.borrow_mut().poll(self.now()) {
+            tracing::warn!(
+                held_back,
+                "{peer} is refused, because the last {} open files are for shards: raise LimitNOFILE= of the unit or `ulimit -n`",
+                self.reserved_files
+            );
+        }
+    }
+
+    /// The reports of all shards, in order, at most [`KEPT`] old.
+    async fn reports(self: &Rc<Self>) -> Rc<[Report]> {
+        self.reports.get(self.now(), || self.clone().gather()).await
+    }
+
+    async fn gather(self: Rc<Self>) -> Rc<[Report]> {
+        let number = self.next_gathering.get();
+        self.next_gathering.set(number + 1);
+        let gathering = Gathering { missing: self.cores().len(), ..Gathering::default() };
+        self.gathering.borrow_mut().insert(number, gathering);
+        for core in self.cores() {
+            let _ = core.send(ToCore::Report(number));
+        }
+        let complete = poll_fn(|cx| match self.gathering.borrow_mut().get_mut(&number) {
+            Some(gathering) if gathering.missing > 0 => {
+                gathering.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            _ => Poll::Ready(()),
+        });
+        let _ = crate::net::within(REPORT_LIMIT, complete).await;
+        let mut reports = self.gathering.borrow_mut().remove(&number).map_or_else(Vec::new, |done| done.reports);
+        reports.sort_by_key(|report| report.shard);
+        reports.into()
+    }
+
+    /// Answers a request that is not for the gateway.
+    pub(super) async fn respond(self: &Rc<Self>, route: Route, peer: SocketAddr) -> Response {
+        let unknown = || Response::text("503 Service Unavailable", "the number of shards is not known yet\n");
+        match route {
+            Route::ShardCount => {
+                self.shard_count().map_or_else(unknown, |count| Response::text("200 OK", count.to_string()))
+            }
+            Route::Metrics => {
+                let body = self.metrics.get(self.now(), || self.clone().metrics_text()).await;
+                Response { content_type: prometheus::TEXT_FORMAT, ..Response::text("200 OK", &*body) }
+            }
+            Route::Health => self.health().await,
+            Route::GatewayUrl => {
+                let url = serde_json::json!({"url": self.config.externally_accessible_url});
+                Response::json("200 OK", url.to_string())
+            }
+            Route::GatewayBot(token) => match self.shard_count() {
+                _ if !self.accepts_token(crate::protocol::token::bare(token.as_deref().unwrap_or(""))) => {
+                    self.note_wrong_token(Some(peer));
+                    unauthorized()
+                }
+                None => unknown(),
+                Some(shards) => {
+                    // Every shard in a bucket of its own, so that libraries start all of them at once.
+                    let body = serde_json::json!({
+                        "url": self.config.externally_accessible_url,
+                        "shards": shards,
+                        "session_start_limit": {
+                            "total": shards.max(1000),
+                            "remaining": shards.max(1000),
+                            "reset_after": 14_400_000,
+                            "max_concurrency": shards.clamp(16, u32::from(u16::MAX)),
+                        },
+                    });
+                    Response::json("200 OK", body.to_string())
+                }
+            },
+            Route::Refused(response) => response,
+            Route::Api(..) => not_forwarded(),
+            Route::Gateway(..) => Response::text("400 Bad Request", "a gateway connection has to be upgraded\n"),
+        }
+    }
+
+    /// What `/metrics` says of the control core itself.
+    fn figures(&self) -> ControlFigures {
+        let mut figures = *self.figures.borrow();
+        if let Some(queue) = &*self.queue.borrow() {
+            figures.identifies = queue.granted();
+            figures.identifies_remaining = queue.remaining();
+            figures.identifies_waiting = queue.waiting();
+        }
+        figures.unauthenticated = self.guests.taken();
+        figures.revoked_guests = self.guests.revoked();
+        figures.revoked_scrapes = self.scrapes.revoked();
+        figures.tokenless = self.tokenless.taken();
+        figures.revoked_tokenless = self.tokenless.revoked();
+        figures
+    }
+
+    /// Passes a request for the rest of Discord's API through, if that is wanted, or answers it, and ends the connection.
+    pub(super) async fn forward(
+        self: Rc<Self>,
+        guest: Place,
+        connection: ClientConnection,
+        request: Forward,
+        peer: SocketAddr,
+    ) {
+        let token = crate::protocol::token::bare(request.authorization.as_deref().unwrap_or(""));
+        let refusal = if self.config.rest_proxy.is_none() {
+            not_forwarded()
+        } else if self.accepts_token(token) {
+            if self.figures.borrow().forwarding < forward::MAX_FORWARDED {
+                drop(guest);
+                return self.pass(connection, request, false).await;
+            }
+            let body = r#"{"message":"gateway-proxy: too many requests at a time","code":0}"#;
+            Response::json("503 Service Unavailable", body)
+        } else if !request.has_own_token {
+            self.note_wrong_token(Some(peer));
+            unauthorized()
+        } else if !self.config.rest_proxy_without_token {
+            self.note_wrong_token(Some(peer));
+            Response::json(
+                "401 Unauthorized",
+                r#"{"message":"401: Unauthorized: gateway-proxy passes on what has no bot token only with `rest_proxy_without_token` in its configuration","code":0}"#,
+            )
+        } else if !self.tokenless_rate.borrow_mut().allows(peer.ip().into(), self.now()) {
+            Response::json(
+                "429 Too Many Requests\r\nRetry-After: 1",
+                r#"{"message":"gateway-proxy: too many requests without the bot's token from this address","retry_after":1.0,"global":false,"code":0}"#,
+            )
+        } else {
+            drop(guest);
+            let place = self.tokenless.enter(peer.ip().into());
+            let (pool, id) = (self.tokenless.clone(), place.id);
+            let passed = async move {
+                let _place = place;
+                self.pass(connection, request.without_authorization(), true).await;
+            };
+            return pool.hold(id, Box::pin(passed)).await;
+        };
+        end_with(connection, Some(refusal)).await;
+    }
+
+    async fn pass(&self, mut connection: ClientConnection, request: Forward, tokenless: bool) {
+        let Some(address) = &self.config.rest_proxy else { return };
+        let counted = Counted::new(&self.figures, tokenless);
+        let answer = Box::pin(forward::forward(&mut connection, request, address)).await;
+        self.figures.borrow_mut().forward_failures += u64::from(answer.is_some());
+        drop(counted);
+        end_with(connection, answer).await;
+    }
+
+    async fn metrics_text(self: Rc<Self>) -> Rc<str> {
+        let reports = self.reports().await;
+        metrics::render(&reports, self.figures()).into()
+    }
+
+    async fn health(self: &Rc<Self>) -> Response {
+        let rest = match &*self.rest_failure.borrow() {
+            Some(RestFailure { what, again_at }) => {
+                let wait = again_at.saturating_sub(self.now());
+                format!("GET /gateway/bot: {what}; trying again in {} s\n", seconds(wait))
+            }
+            None => String::new(),
+        };
+        let Some(count) = self.gateway.borrow().as_ref().map(|info| info.shards) else {
+            let text = format!("GET /gateway/bot has not been answered yet\n{rest}");
+            return Response::text("503 Service Unavailable", text);
+        };
+        let expected = self.config.shard_range(count).map_or(0, |range| range.len());
+        let reports = self.reports().await;
+        let mut text = String::new();
+        for report in reports.iter().filter(|report| report.status != Status::Active) {
+            let state = match (report.status, report.fatal) {
+                (_, Some((code, advice))) => format!("closed for good by Discord ({code}): {advice}"),
+                (status, None) => format!("{status:?}").to_lowercase(),
+            };
+            text.push_str(&format!("shard {}: {state}\n", report.shard));
+        }
+        if reports.len() < expected {
+            text.push_str(&format!("{} of {expected} shards report\n", reports.len()));
+        }
+        if !text.is_empty() {
+            // A shard may wait for just that.
+            text.push_str(&rest);
+        }
+        if text.is_empty() {
+            Response::text("200 OK", format!("all {expected} shards are ready\n"))
+        } else {
+            Response::text("503 Service Unavailable", text)
+        }
+    }
+}
+
+fn unauthorized() -> Response {
+    Response::json("401 Unauthorized", r#"{"message":"401: Unauthorized","code":0}"#)
+}
+
+fn not_forwarded() -> Response {
+    Response::json(
+        "404 Not Found",
+        r#"{"message":"gateway-proxy serves only /gateway and /gateway/bot of Discord's API: set `rest_proxy` in its configuration to the host:port of an HTTP proxy for the rest, or point only the library's gateway URL here","code":0}"#,
+    )
+}

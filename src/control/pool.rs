@@ -1,0 +1,304 @@
+//! A bounded number of places for whoever has not shown a token, shared fairly between addresses.
+//!
+//! Nobody who comes is refused: when all places are taken, the oldest place of the address that has the most of them is given
+//! up. Who does what a place is for leaves it within milliseconds; who only holds places, from one address or from a few,
+//! loses its own. [`Places`] decides and is pure; [`Pool`] tells the holders.
+
+use crate::protocol::Time;
+use std::{
+    cell::RefCell,
+    cmp::Reverse,
+    collections::{BTreeSet, HashMap},
+    future::poll_fn,
+    net::IpAddr,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+/// Where a connection comes from: an IPv4 address, or the first 64 bits of an IPv6 address, since whoever has one has the
+/// rest of its network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Source(u64);
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        // No network of IPv6 begins with 32 zeros and ffff, where IPv4 addresses are put.
+        let v4 = |address: std::net::Ipv4Addr| Self(u64::from(u32::from(address)) | 0xffff << 32);
+        match address {
+            IpAddr::V4(address) => v4(address),
+            IpAddr::V6(address) => match address.to_ipv4_mapped() {
+                Some(address) => v4(address),
+                None => Self((u128::from(address) >> 64) as u64),
+            },
+        }
+    }
+}
+
+/// Names a place.
+pub type PlaceId = u64;
+
+/// Who has which places.
+struct Places {
+    limit: usize,
+    next: PlaceId,
+    /// By source, oldest first.
+    by_source: HashMap<Source, BTreeSet<PlaceId>>,
+    /// How many places each source has; of equals, who has the oldest comes last.
+    sizes: BTreeSet<(usize, Reverse<PlaceId>, Source)>,
+    taken: usize,
+}
+
+impl Places {
+    fn new(limit: usize) -> Self {
+        Self { limit, next: 0, by_source: HashMap::new(), sizes: BTreeSet::new(), taken: 0 }
+    }
+
+    /// Takes a place. The second one is the place that has to be given up for it.
+    fn enter(&mut self, source: Source) -> (PlaceId, Option<PlaceId>) {
+        let revoked = if self.taken >= self.limit { self.revoke() } else { None };
+        let id = self.next;
+        self.next += 1;
+        self.change(source, |places| places.insert(id));
+        self.taken += 1;
+        (id, revoked)
+    }
+
+    /// Frees the oldest place of the source that has most.
+    fn revoke(&mut self) -> Option<PlaceId> {
+        let &(_, Reverse(oldest), source) = self.sizes.last()?;
+        self.leave(source, oldest);
+        Some(oldest)
+    }
+
+    /// Gives a place up. Doing so twice is doing so once.
+    fn leave(&mut self, source: Source, id: PlaceId) {
+        if self.change(source, |places| places.remove(&id)) {
+            self.taken -= 1;
+        }
+    }
+
+    fn change(&mut self, source: Source, change: impl FnOnce(&mut BTreeSet<PlaceId>) -> bool) -> bool {
+        let places = self.by_source.entry(source).or_default();
+        let size = |places: &BTreeSet<PlaceId>| places.first().map(|oldest| (places.len(), Reverse(*oldest), source));
+        if let Some(size) = size(places) {
+            self.sizes.remove(&size);
+        }
+        let changed = change(places);
+        match size(places) {
+            Some(size) => drop(self.sizes.insert(size)),
+            None => drop(self.by_source.remove(&source)),
+        }
+        changed
+    }
+}
+
+/// What the holder of a place waits for.
+#[derive(Default)]
+struct Holder {
+    revoked: bool,
+    waker: Option<Waker>,
+}
+
+/// Places, and who has to hear when one is given up.
+pub struct Pool {
+    places: RefCell<Places>,
+    holders: RefCell<HashMap<PlaceId, Holder>>,
+    revoked: RefCell<u64>,
+}
+
+impl Pool {
+    /// With so many places.
+    pub fn new(limit: usize) -> Rc<Self> {
+        let places = RefCell::new(Places::new(limit));
+        Rc::new(Self { places, holders: RefCell::default(), revoked: RefCell::default() })
+    }
+
+    /// Takes a place.
+    pub fn enter(self: &Rc<Self>, source: Source) -> Place {
+        let (id, revoked) = self.places.borrow_mut().enter(source);
+        let mut holders = self.holders.borrow_mut();
+        holders.insert(id, Holder::default());
+        if let Some(holder) = revoked.and_then(|id| holders.get_mut(&id)) {
+            *self.revoked.borrow_mut() += 1;
+            holder.revoked = true;
+            if let Some(waker) = holder.waker.take() {
+                waker.wake();
+            }
+        }
+        Place { pool: self.clone(), source, id }
+    }
+
+    /// How many places are taken.
+    pub fn taken(&self) -> usize {
+        self.places.borrow().taken
+    }
+
+    /// How many places had to be given up, ever.
+    pub fn revoked(&self) -> u64 {
+        *self.revoked.borrow()
+    }
+
+    /// Runs a task for as long as the place that it holds is not given up to somebody else. A task that leaves its place
+    /// by itself goes on.
+    pub async fn hold(self: Rc<Self>, id: PlaceId, task: impl Future<Output = ()>) {
+        let revoked = poll_fn(|cx| match self.holders.borrow_mut().get_mut(&id) {
+            Some(Holder { revoked: true, .. }) => Poll::Ready(()),
+            Some(holder) => {
+                holder.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            None => Poll::Pending,
+        });
+        crate::net::race(task, revoked).await;
+    }
+}
+
+/// A place that is taken. Dropping it leaves it.
+pub struct Place {
+    pool: Rc<Pool>,
+    source: Source,
+    /// Its name, for [`Pool::hold`].
+    pub id: PlaceId,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.pool.places.borrow_mut().leave(self.source, self.id);
+        self.pool.holders.borrow_mut().remove(&self.id);
+    }
+}
+
+/// So many times a second each source may do something.
+pub struct Rate {
+    limit: u32,
+    second: u64,
+    /// In this second; never more sources than have done it.
+    counts: HashMap<Source, u32>,
+}
+
+impl Rate {
+    /// With a limit for each source and second.
+    pub fn new(limit: u32) -> Self {
+        Self { limit, second: 0, counts: HashMap::new() }
+    }
+
+    /// May it do it once more?
+    pub fn allows(&mut self, source: Source, now: Time) -> bool {
+        if self.second != now.as_secs() {
+            self.second = now.as_secs();
+            self.counts.clear();
+        }
+        let count = self.counts.entry(source).or_default();
+        *count = count.saturating_add(1);
+        *count <= self.limit
+    }
+}
+
+/// Lets something happen once a minute: a line of the log about what somebody else can make happen as often as he likes.
+#[derive(Default)]
+pub struct OnceAMinute {
+    next: Time,
+    /// What has been held back since the last time.
+    held_back: u64,
+}
+
+impl OnceAMinute {
+    /// `Some`: now, and how many times it has been held back.
+    pub fn poll(&mut self, now: Time) -> Option<u64> {
+        if now < self.next {
+            self.held_back += 1;
+            return None;
+        }
+        self.next = now + Time::from_secs(60);
+        Some(std::mem::take(&mut self.held_back))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn source(address: &str) -> Source {
+        address.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_source() {
+        assert_eq!(source("2001:db8:0:1::1"), source("2001:db8:0:1:ffff::2"));
+        assert_ne!(source("2001:db8:0:1::1"), source("2001:db8:0:2::1"));
+        assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
+        assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
+        assert_ne!(source("::1"), source("0.0.0.1"));
+    }
+
+    #[test]
+    fn who_has_most_gives_up_his_oldest() {
+        let mut places = Places::new(3);
+        let (greedy, modest) = (source("192.0.2.1"), source("192.0.2.2"));
+        let first = places.enter(modest).0;
+        let second = places.enter(greedy).0;
+        let third = places.enter(greedy).0;
+        assert_eq!(places.enter(greedy).1, Some(second));
+        assert_eq!(places.enter(modest).1, Some(third));
+        // With equal numbers it is the oldest of all.
+        let stranger = places.enter(source("192.0.2.0"));
+        assert_eq!(stranger.1, Some(first), "of {first} and those after it");
+        places.leave(source("192.0.2.0"), stranger.0);
+        places.leave(source("192.0.2.0"), stranger.0);
+        assert_eq!((places.taken, places.enter(greedy).1), (2, None));
+    }
+
+    #[test]
+    fn a_rate_is_for_each_source_and_second() {
+        let mut rate = Rate::new(2);
+        let (one, other) = (source("192.0.2.1"), source("192.0.2.2"));
+        let at = Time::from_millis;
+        assert!(rate.allows(one, at(5)) && rate.allows(one, at(900)) && !rate.allows(one, at(999)));
+        assert!(rate.allows(other, at(999)));
+        assert!(rate.allows(one, at(1000)));
+    }
+
+    #[test]
+    fn one_line_a_minute() {
+        let mut line = OnceAMinute::default();
+        let at = Time::from_secs;
+        assert_eq!(line.poll(at(5)), Some(0));
+        assert_eq!((line.poll(at(6)), line.poll(at(64))), (None, None));
+        assert_eq!(line.poll(at(65)), Some(2));
+        assert_eq!(line.poll(at(125)), Some(0));
+    }
+
+    proptest! {
+        /// However places come and go: never more than the limit, what is known agrees, and who has fewer than his share
+        /// loses nothing.
+        #[test]
+        fn shares_are_fair(steps in prop::collection::vec((0u32..5, any::<bool>()), 1..200)) {
+            const LIMIT: usize = 20;
+            let mut places = Places::new(LIMIT);
+            let mut held: Vec<(Source, PlaceId)> = Vec::new();
+            for (address, enters) in steps {
+                let source = Source::from(IpAddr::from(address.to_be_bytes()));
+                if enters {
+                    let (id, revoked) = places.enter(source);
+                    prop_assert_eq!(revoked.is_some(), held.len() == LIMIT);
+                    if let Some(revoked) = revoked {
+                        let at = held.iter().position(|(_, id)| *id == revoked).expect("a place that is held");
+                        let (loser, _) = held[at];
+                        let count = |of: Source| held.iter().filter(|(source, _)| *source == of).count();
+                        prop_assert!(count(loser) >= LIMIT / 5);
+                        prop_assert!(held.iter().all(|(source, _)| count(*source) <= count(loser)));
+                        held.remove(at);
+                    }
+                    held.push((source, id));
+                } else if let Some(at) = held.iter().position(|(held, _)| *held == source) {
+                    let (source, id) = held.remove(at);
+                    places.leave(source, id);
+                }
+                prop_assert!(places.taken <= LIMIT);
+                prop_assert_eq!(places.taken, held.len());
+                prop_assert_eq!(places.sizes.iter().map(|(size, _, _)| size).sum::<usize>(), held.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Every library can read what every configuration of the proxy's cache sends it. Libraries parse with types of their own:
+//! a user object without a name ends discord.py at login, and lets hikari drop the guild.
+//!
+//! The libraries have the intents and caches that they have by default. Without `CLIENTS` only what users begin with is
+//! tested: the example configuration, and one without the key `cache`; with it every flag alone, too.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    env, fs,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Mutex,
+    thread,
+};
+
+use serde_json::{Value, json};
+
+use crate::support::{Bot, DEFAULT_INTENTS, Proxy, Settings, Simulator, chosen, install, libraries, root, scratch};
+
+const SHARDS: u32 = 2;
+
+/// Bots that run at the same time. Most of their time they wait for their library's own timers.
+const AT_ONCE: usize = 4;
+
+/// Libraries that can not do without a flag, and why. Their sources are named in docs/clients.md; with these flags off they are not
+/// run with one flag alone.
+const NEEDS: [(&str, &str, &str); 5] = [
+    ("discord.js", "channels", "drops messages of channels that it does not know"),
+    ("eris", "channels", "can not read an interaction of a channel that it does not know"),
+    ("eris-etf", "channels", "is eris"),
+    ("jda", "channels", "reports an interaction of a channel that it does not know as an error"),
+    ("jda", "current_member", "reports a guild without the bot's own member as an error"),
+];
+
+/// Keys of the example configuration that say where the proxy is: the test has its own.
+const PLACES: [&str; 4] = ["host", "port", "externally_accessible_url", "state_dir"];
+
+#[test]
+fn every_library_reads_what_every_configuration_sends() {
+    let libraries: Vec<String> = libraries().into_iter().filter(|library| chosen(library)).collect();
+    for library in &libraries {
+        install(library);
+    }
+    let directory = scratch("configurations");
+    let world = "--shards 2 --max-concurrency 2 --identify-interval-ms 0 --guilds 12 --members 60 --seed 3 --rate 0";
+    let simulator = Simulator::start(&directory, world);
+    let configurations = configurations(env::var_os("CLIENTS").is_some());
+    let proxies: Vec<(String, Proxy)> = configurations
+        .into_iter()
+        .map(|(name, changes)| {
+            let directory = directory.join(&name);
+            fs::create_dir_all(&directory).expect("a directory for the proxy");
+            let proxy = Proxy::spawn(&directory, &simulator, &changes);
+            (name, proxy)
+        })
+        .collect();
+    let proxies: Vec<(String, Proxy)> =
+        proxies.into_iter().map(|(name, proxy)| (name, proxy.wait_until_ready())).collect();
+    // Events of every kind about entities that the bots know and about those that they do not.
+    simulator.steady_traffic(60);
+
+    let jobs = proxies.iter().flat_map(|proxy| libraries.iter().map(move |library| (library.as_str(), proxy)));
+    let jobs: VecDeque<_> = jobs.filter(|(library, (name, _))| has_what_it_needs(library, name)).collect();
+    let count = jobs.len();
+    let (jobs, results) = (Mutex::new(jobs), Mutex::new(BTreeMap::new()));
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            scope.spawn(|| {
+                loop {
+                    let next = jobs.lock().expect("no panic with the lock").pop_front();
+                    let Some((library, (name, proxy))) = next else { break };
+                    let run = || logs_in_and_listens(library, name, proxy, &simulator, &directory);
+                    let result = catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+                        let text = panic.downcast_ref::<String>().cloned();
+                        text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
+                    });
+                    results.lock().expect("no panic with the lock").insert((name.as_str(), library), result);
+                }
+            });
+        }
+    });
+    let results = results.into_inner().expect("no panic with the lock");
+    assert_eq!(results.len(), count, "a result of each library with each configuration");
+    let failed: Vec<String> = results
+        .iter()
+        .filter_map(|((name, library), result)| Some(format!("{name}: {library}: {}", result.as_ref().err()?)))
+        .collect();
+    assert!(failed.is_empty(), "{} of {count} failed:\n{}", failed.len(), failed.join("\n"));
+}
+
+/// What is tested, by name: keys of a configuration, null for those that are not in it.
+fn configurations(all: bool) -> Vec<(String, Value)> {
+    let example = fs::read_to_string(root().join("config/config.example.json")).expect("the example configuration");
+    let mut example: Value = serde_json::from_str(&example).expect("the example configuration is JSON");
+    let flags: Vec<String> = example["cache"].as_object().expect("flags").keys().cloned().collect();
+    let keys = example.as_object_mut().expect("an object");
+    keys.retain(|key, _| !PLACES.contains(&key.as_str()));
+    let mut found = vec![("example".to_owned(), example), ("no-key".to_owned(), json!({ "cache": null }))];
+    if all {
+        found.push(("everything".to_owned(), json!({})));
+        found.push(("nothing".to_owned(), json!({ "cache": {} })));
+        found.extend(flags.into_iter().map(|flag| (format!("only-{flag}"), json!({ "cache": { flag: true } }))));
+    }
+    found
+}
+
+/// Whether a configuration has every flag that a library can not do without.
+fn has_what_it_needs(library: &str, name: &str) -> bool {
+    let few = name == "nothing" || name.starts_with("only-");
+    let lacking =
+        NEEDS.iter().find(|(who, flag, _)| few && *who == library && name.strip_prefix("only-") != Some(*flag));
+    if let Some((_, flag, why)) = lacking {
+        eprintln!("skipped: {name}: {library} needs `{flag}`: it {why}");
+    }
+    lacking.is_none()
+}
+
+/// A bot starts, sees its guilds as those that it was in before, and receives messages in order; and reports no error.
+fn logs_in_and_listens(library: &str, name: &str, proxy: &Proxy, simulator: &Simulator, directory: &Path) {
+    let (gateway, api) = (format!("ws://{}", proxy.address), format!("http://{}/api", simulator.address));
+    let settings = Settings { gateway: &gateway, api: &api, intents: Some(DEFAULT_INTENTS), ..Settings::default() };
+    let directory = directory.join(name);
+    let mut bot = Bot::start(&directory, library, library, SHARDS, &settings);
+    for shard in 0..SHARDS {
+        bot.wait(&format!("shard {shard} to be ready"), |bot| {
+            if bot.shard(shard).ready.is_empty() { Err("no ready".to_owned()) } else { Ok(()) }
+        });
+        let truth = simulator.guilds(shard);
+        assert!(!truth.is_empty(), "guilds of shard {shard}");
+        bot.wait(&format!("the guilds of shard {shard}"), |bot| {
+            let guilds = &bot.shard(shard).guilds;
+            match truth.keys().find(|id| guilds.get(*id).is_none_or(|guild| guild.unavailable)) {
+                Some(id) => Err(format!("guild {id} has not come")),
+                None => Ok(()),
+            }
+        });
+        assert!(bot.shard(shard).ready[0].iter().eq(truth.keys()), "shard {shard}: the guilds of READY");
+        assert_eq!(bot.shard(shard).joined, [""; 0], "shard {shard}: guilds that the bot was in before");
+    }
+    for shard in 0..SHARDS {
+        let (_, last) = simulator.emit(shard, 20);
+        let numbers = bot.wait(&format!("message {last} on shard {shard}"), |bot| {
+            let numbers = &bot.shard(shard).numbers;
+            if numbers.last() >= Some(&last) { Ok(numbers.clone()) } else { Err(format!("{:?}", numbers.last())) }
+        });
+        let gap = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]);
+        assert_eq!(gap, None, "shard {shard}: messages that do not follow each other");
+    }
+    bot.catch_up();
+    bot.kill();
+}
