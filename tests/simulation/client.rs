@@ -437,8 +437,7 @@ impl Client {
                 session.answered.insert(of_guild);
                 session.disturb(of_guild);
                 let known = session.guilds.remove(&of_guild).is_some() || session.announced.contains(&of_guild);
-                // After a session of the shard was lost, clients are told of guilds that the one before had: a library that
-                // identifies anew keeps those that READY does not name. This session may be of a client that never had them.
+                // The proxy itself tells of guilds that were left while it had no session, and the client may be a new one.
                 let left_before = data["era"].is_null() && data["unavailable"].is_null() && session.renewals > 1;
                 assert!(known || left_before, "P5: client {name} has never heard of guild {of_guild}");
             }
