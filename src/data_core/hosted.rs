@@ -306,6 +306,9 @@ impl<I: Io> Hosted<I> {
             core.sockets.poll_writable(upstream.connection);
         } else if let Some((bytes, from)) = upstream.outgoing.take() {
             core.sockets.send(upstream.connection, bytes, from);
+        } else if !upstream.outgoing.pending().is_empty() {
+            // It has to follow what was sent before within this turn.
+            core.sockets.hurry(upstream.connection);
         }
     }
 
@@ -319,6 +322,8 @@ impl<I: Io> Hosted<I> {
         if let Some((bytes, from)) = outgoing.take() {
             core.sockets.send(connection, bytes, from);
         }
+        // Our side of the stream ends when that has left.
+        core.sockets.hurry(connection);
         if self.leaving.len() >= MAX_LEAVING {
             core.sockets.close(self.leaving.remove(0).connection);
         }
@@ -333,6 +338,7 @@ impl<I: Io> Hosted<I> {
             if let Some((bytes, from)) = leaving.outgoing.take() {
                 // The close frame had to wait for a send that was under way.
                 core.sockets.send(leaving.connection, bytes, from);
+                core.sockets.hurry(leaving.connection);
             }
             if !leaving.half_closed && !leaving.outgoing.is_taken() {
                 leaving.half_closed = true;

@@ -91,7 +91,7 @@ pub struct Served {
     pub open: bool,
     /// Bytes received from it and not consumed.
     pub unheard: usize,
-    /// Bytes for it that its socket has not taken.
+    /// Bytes for it that have not been given to its socket.
     pub waiting: usize,
 }
 
@@ -168,7 +168,7 @@ impl<I: Io> DataCore<I> {
         (client.connection == connection).then(|| Served {
             open: client.stage == client::Stage::Open,
             unheard: client.inbound.pending(),
-            waiting: client.outbox.len(),
+            waiting: client.outbox.pending().len(),
         })
     }
 

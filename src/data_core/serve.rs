@@ -232,6 +232,11 @@ impl<I: Io> Hosted<I> {
         if let Some((bytes, from)) = client.outbox.take() {
             core.sockets.send(client.connection, bytes, from);
         }
+        // More bytes have to follow, the client is listened to again when they have left, or it has to be served or closed then.
+        let waits = !client.outbox.pending().is_empty() || client.outbox.is_full() || !client.awake;
+        if waits && !client.outbox.is_empty() {
+            core.sockets.hurry(client.connection);
+        }
         if let Stage::Flushing { until } = client.stage
             && client.outbox.is_empty()
         {

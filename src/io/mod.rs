@@ -108,7 +108,8 @@ pub trait Io {
     /// Starts a receive that goes on until it fails, the peer ends the stream, or no buffer is free (`ENOBUFS`).
     fn receive_many(&mut self, token: Token, socket: &Self::Socket);
 
-    /// Sends `bytes[from..]`, as far as the socket takes them at once.
+    /// Sends `bytes[from..]`, as far as the socket takes them at once. When it takes everything, its completion comes with the
+    /// next wait that ends, and ends none: a core that waits for the next event is not woken to hear that all is well.
     fn send(&mut self, token: Token, socket: &Self::Socket, bytes: Vec<u8>, from: usize);
 
     /// Waits until the socket takes bytes.

@@ -94,6 +94,8 @@ struct Slot<S, O> {
     wanted: Receiving,
     receiving: bool,
     sending: bool,
+    /// Somebody waits for the outcome of the send.
+    hurried: bool,
     polling: bool,
     fate: Fate,
 }
@@ -113,12 +115,22 @@ pub struct Sockets<I: Io, O> {
     completions: Vec<Completion>,
     /// Connections to look at after the completions of a turn: to receive again, or to end.
     settle: Vec<ConnectionId>,
+    /// Sends in flight whose outcome somebody waits for; see [`Sockets::hurry`].
+    hurried: usize,
 }
 
 impl<I: Io, O: Copy> Sockets<I, O> {
     /// No connections yet.
     pub fn new(io: I) -> Self {
-        Self { io, slots: Vec::new(), free: Vec::new(), open: 0, completions: Vec::new(), settle: Vec::new() }
+        Self {
+            io,
+            slots: Vec::new(),
+            free: Vec::new(),
+            open: 0,
+            completions: Vec::new(),
+            settle: Vec::new(),
+            hurried: 0,
+        }
     }
 
     /// What carries out the operations.
@@ -159,6 +171,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
                 wanted: Receiving::Off,
                 receiving: false,
                 sending: false,
+                hurried: false,
                 polling: false,
                 fate: Fate::Stays,
             });
@@ -215,6 +228,19 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         self.io.send(token(id, Operation::Send), socket, bytes, from);
     }
 
+    /// Somebody waits for the outcome of the send in flight: more bytes have to follow it, or the connection is to end. A send
+    /// that takes everything ends no wait (see [`Io::send`]), so the core does not sleep before it has come. Of other sends the
+    /// core hears whenever it wakes up.
+    pub fn hurry(&mut self, id: ConnectionId) {
+        if let Some(slot) = self.slots.get_mut(id.index as usize)
+            && slot.generation == id.generation
+            && slot.sending
+            && !mem::replace(&mut slot.hurried, true)
+        {
+            self.hurried += 1;
+        }
+    }
+
     /// Reports with [`Event::Writable`] when the socket, which was full, takes bytes again.
     pub fn poll_writable(&mut self, id: ConnectionId) {
         let Some(slot) = self.slot(id) else { return };
@@ -249,6 +275,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         slot.fate = fate;
         slot.wanted = Receiving::Off;
         let (receiving, polling) = (slot.receiving, slot.polling);
+        self.hurry(id);
         if receiving {
             self.io.cancel(token(id, Operation::Receive));
         }
@@ -262,7 +289,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
     pub fn wait(&mut self, wait: Wait, mut report: impl FnMut(ConnectionId, O, Event<'_, I::Socket>)) -> bool {
         // Connections that have ended without an operation under way wait for no completion. What is reported now the owner has
         // to look at before it sleeps.
-        let wait = if self.finish(&mut report) { Wait::Poll } else { wait };
+        let wait = if self.finish(&mut report) || self.hurried > 0 { Wait::Poll } else { wait };
         let mut completions = mem::take(&mut self.completions);
         let woken = self.io.wait(wait, &mut completions);
         for Completion { token, outcome } in completions.drain(..) {
@@ -295,6 +322,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
             }
             (Operation::Send, Outcome::Sent { bytes, result }) => {
                 slot.sending = false;
+                self.hurried -= usize::from(mem::take(&mut slot.hurried));
                 self.settle_if_ending(id);
                 if heard {
                     report(id, owner, Event::Sent(bytes, result));

@@ -250,8 +250,8 @@ impl Host {
             let Some(served) = self.process.core.client(|socket| socket.id == connection.socket) else { continue };
             let mut net = self.net.borrow_mut();
             let pipe = net.pipe(connection.socket);
-            let mark =
-                Mark { made: pipe.taken + served.waiting as u64, fed: self.fed.len(), renewals: self.renewals, synced };
+            let made = pipe.taken + (pipe.in_flight() + served.waiting) as u64;
+            let mark = Mark { made, fed: self.fed.len(), renewals: self.renewals, synced };
             connection.mark(mark);
             let heard = pipe.received - served.unheard as u64;
             while served.open && connection.commands.front().is_some_and(|end| *end <= heard) {
@@ -268,9 +268,10 @@ impl Host {
             let mut net = self.net.borrow_mut();
             let pipe = net.pipe(connection.socket);
             if served.open && !pipe.reset {
-                let unread = !pipe.to_core.is_empty() && served.waiting < HIGH_WATER;
+                let waiting = pipe.in_flight() + served.waiting;
+                let unread = !pipe.to_core.is_empty() && waiting < HIGH_WATER;
                 assert!(!unread, "P3: the core sleeps, and does not receive what client {number} has sent");
-                let unsent = served.waiting > 0 && pipe.room() > 0;
+                let unsent = waiting > 0 && pipe.room() > 0;
                 assert!(!unsent, "P3: the core sleeps, and does not send client {number} what there is");
             }
         }

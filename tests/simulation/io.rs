@@ -63,6 +63,9 @@ pub struct SimIo {
     /// Operations that are under way.
     armed: BTreeMap<u64, (u64, Kind)>,
     buffers: Buffers,
+    /// Completions that the core has not been told of: the kernel says nothing of a send that took everything, so these are
+    /// handed over with the next thing that ends a wait.
+    silent: Vec<Completion>,
     /// The core has nothing to do before this time, or at all before something happens; `None`: it has.
     pub sleeps: Option<Option<Time>>,
     /// Completions and wake-ups so far.
@@ -96,6 +99,8 @@ struct Harvest<'a> {
     arrived: &'a mut Vec<Payload>,
     /// Completions of each operation, in order.
     found: Vec<VecDeque<Completion>>,
+    /// Of sends that took everything, which end no wait.
+    silent: Vec<Completion>,
     /// Something could have been decided, and was not.
     put_off: bool,
 }
@@ -107,7 +112,7 @@ impl SimIo {
             out: vec![false; usize::from(weather.buffers)],
         };
         let rng = Rng::with_seed(seed);
-        Self { net, waker, rng, weather, armed: BTreeMap::new(), buffers, sleeps: None, events: 0 }
+        Self { net, waker, rng, weather, armed: BTreeMap::new(), buffers, silent: Vec::new(), sleeps: None, events: 0 }
     }
 
     /// Notes an operation, and checks that it may be started.
@@ -159,14 +164,15 @@ impl Harvest<'_> {
             pipe.send = Some(Send { token, bytes, from });
             return;
         }
+        let all = bytes.len() - from;
         let result = if pipe.reset {
             Err(error([libc::ECONNRESET, libc::EPIPE][self.rng.usize(0..2)]))
         } else if pipe.gone {
             // The other end answers that it is closed.
             pipe.reset = true;
-            Ok(bytes.len() - from)
+            Ok(all)
         } else {
-            let mut n = pipe.room().min(bytes.len() - from);
+            let mut n = pipe.room().min(all);
             if n > 0 && self.chance(self.weather.short) {
                 self.coverage.count(Event::ShortSends);
                 n = self.rng.usize(0..n);
@@ -178,8 +184,12 @@ impl Harvest<'_> {
             pipe.taken += n as u64;
             Ok(n)
         };
+        let took_all = matches!(result, Ok(n) if n == all);
         let completion = self.found(token, Outcome::Sent { bytes, result });
-        self.found.push(VecDeque::from([completion]));
+        match took_all {
+            true => self.silent.push(completion),
+            false => self.found.push(VecDeque::from([completion])),
+        }
     }
 
     fn poll(&mut self, pipe: &mut Pipe) {
@@ -323,14 +333,20 @@ impl Io for SimIo {
         let Net { pipes, arrived, coverage, .. } = &mut *net;
         let Self { rng, weather, buffers, armed, .. } = self;
         let (weather, found) = (*weather, Vec::new());
-        let mut harvest = Harvest { rng, weather, buffers, armed, coverage, arrived, found, put_off: false };
+        let silent = std::mem::take(&mut self.silent);
+        let mut harvest = Harvest { rng, weather, buffers, armed, coverage, arrived, found, silent, put_off: false };
         for pipe in pipes.values_mut() {
             harvest.send(pipe);
             harvest.poll(pipe);
             harvest.receive(pipe);
         }
-        let Harvest { mut found, put_off, .. } = harvest;
+        let Harvest { mut found, silent, put_off, .. } = harvest;
         let woken = self.waker.take();
+        if matches!(wait, Wait::Until(_)) && found.is_empty() && !woken && !put_off {
+            self.silent = silent;
+        } else {
+            found.extend(silent.into_iter().map(|completion| VecDeque::from([completion])));
+        }
         if woken && !found.is_empty() {
             coverage.count(Event::WokenAmongOthers);
         }

@@ -83,6 +83,11 @@ impl Pipe {
         self.capacity.saturating_sub(self.from_core.len())
     }
 
+    /// Bytes of a send that is not decided.
+    pub fn in_flight(&self) -> usize {
+        self.send.as_ref().map_or(0, |send| send.bytes.len() - send.from)
+    }
+
     /// A send would not have to wait.
     pub fn is_writable(&self) -> bool {
         self.room() > 0 || self.reset || self.gone
