@@ -120,6 +120,10 @@ fn every_client_gets_the_same() {
             chunk.to_string(),
             members.to_string()
         );
+        // Of each encoding, but not of each client: Discord takes five in 20 s.
+        if !index.is_multiple_of(3) {
+            continue;
+        }
         let name = format!("client {index} ü");
         // More than a float of 32 bits holds, which erlpack makes a float of.
         let presence = json!({"status": "dnd", "afk": true, "since": 1_700_000_000_001u64, "activities": [{"name": name, "type": 0}]});
