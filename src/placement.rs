@@ -3,14 +3,15 @@
 //! Shard s lives on data core s mod N. Every core is pinned to a CPU of the process's affinity mask: outside of it pinning would
 //! silently leave the mask.
 //!
-//! N follows from the number of shards, not from that of CPUs. One core carries more than 100,000 events a second, which is more
-//! than hundreds of shards get, and a second one makes each event dearer by a third or more: two threads go to sleep and are woken
-//! where one would have found the next event already there.
+//! N follows from the number of shards, not from that of CPUs. At 40,000 events a second one core is half busy (`make bench`), and
+//! hundreds of shards get less. A second core makes each event dearer: two threads go to sleep and are woken where one would have
+//! found the next event already there.
 
 use crate::config::Cores;
 
 /// Shards for which there is a data core, unless the configuration says otherwise. At 20 events a second for each, a busy average,
-/// that is a twentieth of what a core carries; the rest is for bursts, snapshots for clients that join, and compression.
+/// they keep a core busy for less than a tenth of the time; the rest is for bursts, snapshots for clients that join, and compression
+/// to clients.
 pub const SHARDS_PER_CORE: usize = 256;
 
 /// The CPUs of all cores.
