@@ -133,12 +133,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         }
     }
 
-    /// What carries out the operations.
-    pub fn io(&self) -> &I {
-        &self.io
-    }
-
-    /// The same, for a test that is the other side.
+    /// What carries out the operations, for a test that is the other side.
     pub fn io_mut(&mut self) -> &mut I {
         &mut self.io
     }

@@ -51,12 +51,8 @@ pub struct Uring {
     started: u64,
     /// Sends that are not handed back, in the order of their starts.
     sending: VecDeque<Sending>,
-    /// Receives and polls that have not ended.
-    armed: usize,
     /// The wait is not to count as waiting for a disk; the kernel knows how to (6.15).
     no_iowait: bool,
-    /// Times that the kernel was entered, for metrics.
-    enters: u64,
 }
 
 impl Uring {
@@ -73,23 +69,7 @@ impl Uring {
         let ring: IoUring = builder.build(SUBMISSIONS)?;
         let buffers = BufferRing::register(&ring.submitter())?;
         let no_iowait = ring.params().is_feature_no_iowait();
-        Ok(Self {
-            ring,
-            buffers,
-            waker,
-            watching: false,
-            epoch,
-            started: 0,
-            sending: VecDeque::new(),
-            armed: 0,
-            no_iowait,
-            enters: 0,
-        })
-    }
-
-    /// Times that the kernel was entered.
-    pub fn enters(&self) -> u64 {
-        self.enters
+        Ok(Self { ring, buffers, waker, watching: false, epoch, started: 0, sending: VecDeque::new(), no_iowait })
     }
 
     /// Puts an operation into the submission queue, which is given to the kernel first when it is full.
@@ -114,7 +94,6 @@ impl Uring {
             arguments = arguments.timespec(timeout);
         }
         let flags = if self.no_iowait && want > 0 { EnterFlags::NO_IOWAIT } else { EnterFlags::empty() };
-        self.enters += 1;
         match self.ring.submitter().submit_with_args_and_flags(want, &arguments, flags) {
             Ok(_) => {}
             Err(error) => match error.raw_os_error() {
@@ -151,7 +130,6 @@ impl Uring {
             return false;
         }
         let more = cqueue::more(flags);
-        self.armed -= usize::from(!more);
         let buffer = cqueue::buffer_select(flags).map(|id| Buffer::new(id, result.max(0) as u32));
         let outcome = match (buffer, result) {
             (Some(buffer), 1..) => Outcome::Received { result: Ok(Some(buffer)), more },
@@ -198,7 +176,6 @@ impl Io for Uring {
     }
 
     fn receive(&mut self, token: Token, socket: &OwnedFd) {
-        self.armed += 1;
         let receive = opcode::Recv::new(types::Fd(socket.as_raw_fd()), std::ptr::null_mut(), buffers::SIZE as u32)
             .buf_group(buffers::GROUP)
             .build()
@@ -208,7 +185,6 @@ impl Io for Uring {
     }
 
     fn receive_many(&mut self, token: Token, socket: &OwnedFd) {
-        self.armed += 1;
         let receive = opcode::RecvMulti::new(types::Fd(socket.as_raw_fd()), buffers::GROUP);
         self.start(&receive.build().user_data(token.0));
     }
@@ -227,7 +203,6 @@ impl Io for Uring {
     }
 
     fn poll_writable(&mut self, token: Token, socket: &OwnedFd) {
-        self.armed += 1;
         let poll = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), libc::POLLOUT as u32);
         self.start(&poll.build().user_data(token.0));
     }
