@@ -59,6 +59,9 @@ fn settings() -> Vec<Setting> {
         // The relay, which nobody pins, is then put beside the bots at low loads, and the proxy's data core never is.
         Setting { pins_others: true, ..setting("as started, bots and simulator pinned to CPU 0", json!({})) },
         setting("as started, no cache", json!({ "cache": {} })),
+        // The relay's upstream is never compressed. Here the proxy's is not either, so neither side's latency has the time that
+        // the simulator takes to compress.
+        setting("as started, upstream not compressed", json!({ "upstream_compression": "none" })),
         setting("as started, zlib-stream", json!({ "upstream_compression": "zlib-stream" })),
         Setting { pins_others: true, ..setting("pinned to CPU 1, the others to CPU 0", pinned) },
         Setting { tls: true, ..setting("as started, wss", json!({})) },
