@@ -8,6 +8,7 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod capacity;
 mod loads;
 mod measure;
 
@@ -177,9 +178,22 @@ impl Bench {
         self.start_bot(Command::new(env!("CARGO_BIN_EXE_discord-sim")), port, shards, seconds, stderr)
     }
 
+    /// A bot whose connections are compressed like that.
+    fn compressed_bot(&self, port: u16, shards: usize, seconds: f64, compress: Option<&str>) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_discord-sim"));
+        command.arg("bot").args(compress.iter().flat_map(|transport| ["--compress", transport]));
+        self.start_prepared_bot(command, port, shards, seconds, Stdio::null())
+    }
+
     fn start_bot(&self, mut command: Command, port: u16, shards: usize, seconds: f64, stderr: Stdio) -> Child {
+        command.arg("bot");
+        self.start_prepared_bot(command, port, shards, seconds, stderr)
+    }
+
+    /// Of a command that has its subcommand already.
+    fn start_prepared_bot(&self, mut command: Command, port: u16, shards: usize, seconds: f64, stderr: Stdio) -> Child {
         command
-            .args(["bot", "--json", "--close", "--url", &format!("ws://127.0.0.1:{port}"), "--token", TOKEN])
+            .args(["--json", "--close", "--url", &format!("ws://127.0.0.1:{port}"), "--token", TOKEN])
             .args(["--shards", &shards.to_string(), "--seconds", &seconds.to_string()])
             .args(self.pin_of_others().split_whitespace())
             .stdout(Stdio::piped())
@@ -504,6 +518,9 @@ fn main() {
     let mut results = json!({ "quick": bench.quick });
     let parts = [
         ("loads", loads::run as fn(&Bench) -> Value, loads::print as fn(&Value)),
+        ("clients", capacity::clients, capacity::print_clients),
+        ("idle", capacity::idle, capacity::print_idle),
+        ("sustained", capacity::sustained, capacity::print_sustained),
         ("joining", joining, print_joining),
         ("memory", memory, print_memory),
         ("stuck", stuck, print_stuck),
