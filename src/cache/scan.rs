@@ -1,26 +1,26 @@
-//! Finding the ends of JSON values, eight bytes at a time.
+//! Finding where JSON strings and numbers end. Strings are scanned eight bytes at a time.
 //!
-//! Stricter than [`crate::protocol::json`], because what passes here is taken apart and stored: control bytes in strings,
-//! unknown escapes and odd numbers are refused. White space between tokens is not understood by the functions for single
-//! tokens; the codec keeps such text as it is.
+//! These functions are stricter than [`crate::protocol::json`], because the cache takes apart and stores what they
+//! accept: they refuse control bytes in strings, unknown escapes, and numbers that break JSON's grammar. They do not
+//! skip white space.
 
 use crate::protocol::{json, swar};
 use memchr::memmem::FinderRev;
 use std::sync::LazyLock;
 
-/// The bytes below this in a string are not JSON.
+/// A JSON string cannot contain bytes below this one.
 const SPACE: u8 = 0x20;
 
-/// The first byte at or after `at` that means something in a string: a quote, a backslash, or a control byte.
+/// The offset of the first quote, backslash or control byte at or behind `at`.
 #[inline(always)]
 fn special(text: &[u8], at: usize) -> Option<usize> {
     let word = |word| swar::equal(word, b'"') | swar::equal(word, b'\\') | swar::below(word, SPACE);
     swar::find(text, at, word, |byte| matches!(byte, b'"' | b'\\') || byte < SPACE)
 }
 
-/// The closing quote of a string whose content begins at `at`; `None` when it is not a valid string.
+/// The offset of the closing quote of the string whose content begins at `at`. `None` when it is not a valid string.
 #[inline]
-pub fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
+pub(super) fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     loop {
         at = special(text, at)?;
         match text[at] {
@@ -31,8 +31,8 @@ pub fn string_end(text: &[u8], mut at: usize) -> Option<usize> {
     }
 }
 
-/// Could this stand between the quotes of a string?
-pub fn is_content(text: &[u8]) -> bool {
+/// Whether this is valid between the quotes of a string.
+pub(super) fn is_content(text: &[u8]) -> bool {
     let mut at = 0;
     while let Some(found) = special(text, at) {
         match escape_end(text, found) {
@@ -43,6 +43,7 @@ pub fn is_content(text: &[u8]) -> bool {
     true
 }
 
+/// The offset behind the escape whose backslash is at `at`. `None` when the escape is invalid.
 fn escape_end(text: &[u8], at: usize) -> Option<usize> {
     match text.get(at + 1)? {
         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(at + 2),
@@ -51,8 +52,8 @@ fn escape_end(text: &[u8], at: usize) -> Option<usize> {
     }
 }
 
-/// The end of the number at `at`, by JSON's grammar.
-pub fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
+/// The offset behind the number at `at`. `None` when it breaks JSON's grammar.
+pub(super) fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
     let digits = |mut at: usize| {
         let from = at;
         while text.get(at).is_some_and(u8::is_ascii_digit) {
@@ -73,10 +74,13 @@ pub fn number_end(text: &[u8], mut at: usize) -> Option<usize> {
     Some(at)
 }
 
-/// The object's entry `"guild_id":"…"`, when it is the last one, or the first and only one, where Discord puts it. Only a guess
-/// that saves a scan: the caller must not rely on `None`, and only a well-formed object without needless escapes makes the
-/// answer right.
-pub fn outer_guild_id(object: &[u8]) -> Option<u64> {
+/// The value of `"guild_id":"…"` when that is the last entry of the object, or its first entry and the text
+/// `"guild_id"` does not occur again. Discord puts it in one of these two places, so this usually saves a scan of the
+/// whole object.
+///
+/// `None` does not mean that the object has no `guild_id`. The answer is right only for a well-formed object without
+/// needless escapes.
+pub(super) fn outer_guild_id(object: &[u8]) -> Option<u64> {
     const KEY: &[u8] = b"\"guild_id\":\"";
     static NAME: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(b"\"guild_id\""));
     if let Some(inner) = object.strip_suffix(b"\"}") {
@@ -88,7 +92,7 @@ pub fn outer_guild_id(object: &[u8]) -> Option<u64> {
     }
     let rest = object.strip_prefix(b"{").and_then(|rest| rest.strip_prefix(KEY))?;
     let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    // Were it there again, that one would count.
+    // If the key occurred again, the last one would count.
     json::parse_id(&rest[..length]).filter(|_| rest.get(length) == Some(&b'"') && NAME.rfind(rest).is_none())
 }
 
@@ -97,10 +101,11 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Code is chosen by what the CPU can do, so a run says which CPU it is about: this one, or the one that is played.
+    /// The code takes other paths on CPUs with AVX2. `CPU_HAS_AVX2=yes` or `no` states which CPU the tests are meant to
+    /// run on, for example an emulated one; without it the answer of this machine is expected.
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn the_cpu_is_the_one_that_is_meant() {
+    fn the_cpu_is_the_expected_one() {
         let own = || std::fs::read_to_string("/proc/cpuinfo").expect("Linux").contains(" avx2 ");
         let expected = std::env::var("CPU_HAS_AVX2").map_or_else(|_| own(), |has| has == "yes");
         assert_eq!(std::arch::is_x86_feature_detected!("avx2"), expected);
