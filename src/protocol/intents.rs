@@ -1,4 +1,6 @@
-//! Gateway intents: which events a session has asked for (docs: Gateway, Gateway Intents).
+//! Gateway intents: the groups of events that a session subscribes to (docs: Gateway, Gateway Intents).
+//!
+//! Bits without a name here are kept as they are, so intents that Discord adds later work too.
 
 /// A set of intent bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -45,20 +47,20 @@ impl Intents {
     pub const GUILD_MESSAGE_POLLS: Self = Self(1 << 24);
     /// Polls in DMs.
     pub const DIRECT_MESSAGE_POLLS: Self = Self(1 << 25);
-    /// Every bit: a session that is filtered by nothing.
+    /// Every bit. A session with these intents receives every event.
     pub const ALL: Self = Self(u64::MAX);
 
-    /// Do the two sets have a bit in common?
+    /// Says whether the two sets have a bit in common.
     pub const fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// Both sets together.
+    /// The union of both sets.
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// What of this set is not in the other.
+    /// The bits of this set that `other` does not have.
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
