@@ -32,7 +32,7 @@ use gateway_proxy::{
     downstream::outbox::Outbox,
     net::client::{ClientConnection, Ended, Payload},
     protocol::Encoding,
-    websocket::{Inbound, Opcode, Role, write_frame},
+    websocket::{FrameDecoder, Opcode, Role, write_frame},
 };
 use glommio::{
     LocalExecutorBuilder,
@@ -153,7 +153,7 @@ fn echo_endpoint() -> SocketAddr {
 
 async fn serve(stream: TcpStream) {
     stream.set_nodelay(true).expect("an option of TCP");
-    let inbound = Inbound::new(Role::Server, MAX_MESSAGE);
+    let inbound = FrameDecoder::new(Role::Server, MAX_MESSAGE);
     let mut connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
     let Some(Route::Gateway(upgrade, query)) = head(&mut connection).await else { return };
     agree(&mut connection, &upgrade, query);

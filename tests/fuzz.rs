@@ -21,7 +21,7 @@ use gateway_proxy::{
     },
     compression::{Inflater, Transport},
     protocol::{command::Command, edit, envelope::Envelope, etf, event::EventKind, json as text, spelling},
-    websocket::{Inbound, Role},
+    websocket::{FrameDecoder, Role},
 };
 use serde_json::Value;
 use std::{
@@ -310,7 +310,7 @@ fn readers(rng: &mut Rng, text: &[u8]) {
         let _ = inflater.inflate(text, &mut Vec::new());
     }
     for role in [Role::Client, Role::Server] {
-        let mut inbound = Inbound::new(role, 4096);
+        let mut inbound = FrameDecoder::new(role, 4096);
         let mut rest = text;
         'frames: while !rest.is_empty() {
             let space = inbound.space();

@@ -476,7 +476,7 @@ impl Control {
                     }
                 }
                 ToControl::Return(parcel, version) => {
-                    let connection = ClientConnection::unpack(*parcel);
+                    let connection = ClientConnection::take_over(*parcel);
                     let task = door::reenter(self.clone(), connection, version);
                     spawn_contained("the task of a connection at the door", task);
                 }

@@ -8,7 +8,7 @@ use crate::json;
 use crate::link::Link;
 use futures_lite::FutureExt;
 use gateway_proxy::protocol::envelope::Envelope;
-use gateway_proxy::websocket::{Inbound, Message, Opcode, write_close, write_frame};
+use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, write_close, write_frame};
 use glommio::timer::{Timer, sleep};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -41,7 +41,7 @@ struct Connection<'a> {
     shared: &'a Shared,
     shard: usize,
     link: Link,
-    inbound: Inbound,
+    inbound: FrameDecoder,
     decoder: Decoder,
     payload: Vec<u8>,
     interval: Duration,
