@@ -43,7 +43,7 @@ fn a_bad_configuration_ends_with_2_and_says_why() {
         (r#"{"intents":"x","token":"t"}"#, &["--check-config"], "config.json: `intents` is \"x\""),
         ("{", &[], "config.json: not JSON"),
         ("{}", &["--config", "elsewhere.json"], "elsewhere.json: can not be read"),
-        (r#"{"intents":1,"token":"t","cores":[9999]}"#, &[], "config.json: `cores` names CPU 9999"),
+        (r#"{"intents":1,"token":"t","cores":[9999]}"#, &[], "config.json: `cores` is CPU 9999"),
         (r#"{"intents":1,"token":"t","log_level":"=="}"#, &[], "config.json: `log_level` is \"==\""),
     ] {
         let output = run("bad", config, arguments, None);

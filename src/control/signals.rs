@@ -1,9 +1,10 @@
-//! SIGTERM and SIGINT as messages. The signals are blocked in every thread and fetched by one that does nothing else,
-//! so no code ever runs in a signal handler.
+//! Receives SIGTERM and SIGINT. The signals are blocked in every thread and fetched by one thread that does nothing
+//! else, so no code runs in a signal handler.
 
 use std::io;
 
-/// Blocks the signals in the calling thread and in all that it starts later. To be called first of all.
+/// Blocks the signals in the calling thread and in all threads that it starts later. Has to be called before any
+/// other thread is started.
 pub fn block() -> io::Result<()> {
     let set = set();
     // SAFETY: `set` is an initialised signal set, and the old mask is not asked for.
@@ -11,7 +12,7 @@ pub fn block() -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
 }
 
-/// Waits for the next of the signals.
+/// Waits for the next signal and returns its number.
 pub fn wait() -> io::Result<i32> {
     let set = set();
     let mut signal = 0;
