@@ -1,4 +1,4 @@
-//! What stands between the proxy and Discord, and can be made to misbehave.
+//! A TCP relay between the proxy and Discord that can damage, block or end connections.
 
 use std::{
     io::{Read, Write},
@@ -10,35 +10,35 @@ use std::{
     thread,
 };
 
-/// How it treats connections.
+/// What the relay does with connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Way {
-    /// Bytes pass both ways.
+    /// It relays bytes in both directions.
     Pass,
-    /// Connections end at once.
+    /// It closes connections at once.
     Refuse,
-    /// What answers is something else.
+    /// It answers with the greeting of an SSH server.
     Garbage,
-    /// Connections open, and nothing comes of them.
+    /// It accepts connections and never answers.
     Silence,
-    /// Of what comes from Discord one bit is another.
+    /// It flips one bit in each piece of what Discord sends.
     Flip,
-    /// What comes from Discord ends in the middle.
+    /// It cuts a piece of what Discord sends in half and closes the connection.
     Truncate,
 }
 
 const WAYS: [Way; 6] = [Way::Pass, Way::Refuse, Way::Garbage, Way::Silence, Way::Flip, Way::Truncate];
 
-/// A port before another one.
+/// A relay in front of another port.
 pub struct Meddler {
-    /// Where it listens.
+    /// The address that the relay listens on.
     pub address: SocketAddr,
     way: Arc<AtomicU8>,
 }
 
 impl Meddler {
-    /// Before whatever listens on `port` of this machine. It lasts as long as the process of the test.
+    /// Starts a relay in front of `port` on this machine. It runs until the process of the test ends.
     pub fn before(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -53,7 +53,7 @@ impl Meddler {
         Self { address, way }
     }
 
-    /// From now on; what passes already is treated so, too.
+    /// Changes what the relay does, also with open connections.
     pub fn turn(&self, way: Way) {
         self.way.store(way as u8, Relaxed);
     }
