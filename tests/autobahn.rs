@@ -3,7 +3,7 @@
 //!
 //! The suite wants an echo, and a gateway has none. So there is an echo endpoint here, made of the code that serves clients:
 //! the request head and its answer are the door's, messages and control frames go through `ClientConnection` with its decoder
-//! and its outbox, a violation gets the close that it gets from a shard, and the goodbye is the same. Its own are the echo, and
+//! and its outbox, a violation gets the close that it gets from a shard, and the connection ends in the same way. Its own are the echo, and
 //! a limit for messages that lets the suite's largest one through.
 //!
 //! Every case of the sections 1 to 7 (framing, pings, reserved bits, opcodes, fragments, UTF-8, closing), 9 (limits) and 10 has

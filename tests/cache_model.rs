@@ -102,7 +102,7 @@ struct Model {
     flags: Flags,
     /// `None`: named, but not available.
     guilds: BTreeMap<u64, Option<Value>>,
-    /// Those of which all members are known.
+    /// The guilds whose members are all known.
     known: BTreeSet<u64>,
     /// What GUILD_CREATE said of `member_count` and `large`.
     told: BTreeMap<u64, (Option<u64>, Value)>,

@@ -28,7 +28,8 @@ fn send(outbox: &mut Outbox, payload: &[u8]) {
 fn each_encoding_has_its_bound() {
     let payload = format!(r#"{{"t":"X","s":1,"op":0,"d":[{}0]}}"#, r#"{"name":"value","id":"1234"},"#.repeat(20_000));
     let before = allocated();
-    let compressors: Vec<PayloadCompressor> = std::iter::repeat_with(PayloadCompressor::default).take(CONNECTIONS).collect();
+    let compressors: Vec<PayloadCompressor> =
+        std::iter::repeat_with(PayloadCompressor::default).take(CONNECTIONS).collect();
     let shared = allocated().saturating_sub(before) / CONNECTIONS;
     println!("payload compression: {shared} bytes for each core");
     assert!(shared <= 200 << 10, "{shared} bytes for each core");

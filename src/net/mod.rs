@@ -17,7 +17,7 @@ use std::{
 
 /// Runs a future and catches a panic in it. `None`: the future panicked. An uncaught panic would end the executor and
 /// everything that runs on it.
-pub async fn contain<T>(future: impl Future<Output = T>) -> Option<T> {
+pub async fn catch_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),

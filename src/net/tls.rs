@@ -47,8 +47,9 @@ fn invalid(error: rustls::Error) -> io::Error {
 impl Tls {
     /// Starts a connection to `host`.
     pub fn new(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "the host of the gateway URL is not a host name"))?;
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidInput, "the host of the gateway URL is not a host name")
+        })?;
         let mut connection = ClientConnection::new(config, name).map_err(invalid)?;
         // The caller bounds what it encrypts.
         connection.set_buffer_limit(None);

@@ -341,7 +341,10 @@ fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
 impl fmt::Debug for FrameDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The buffer may contain a token, so Debug leaves it out.
-        f.debug_struct("FrameDecoder").field("role", &self.role).field("pending", &self.pending()).finish_non_exhaustive()
+        f.debug_struct("FrameDecoder")
+            .field("role", &self.role)
+            .field("pending", &self.pending())
+            .finish_non_exhaustive()
     }
 }
 
@@ -471,7 +474,10 @@ mod tests {
         // Releasing without a buffer keeps the spare buffer.
         first.release();
         let mut other = FrameDecoder::new(Role::Server, 1 << 20);
-        assert!(other.space().len() < FrameDecoder::READ_CHUNK_CLIENT, "the spare buffer of a client is not given to a server");
+        assert!(
+            other.space().len() < FrameDecoder::READ_CHUNK_CLIENT,
+            "the spare buffer of a client is not given to a server"
+        );
         let mut second = FrameDecoder::new(Role::Client, 1 << 20);
         assert_eq!(second.space().as_ptr(), memory);
         assert_ne!(first.space().as_ptr(), memory);

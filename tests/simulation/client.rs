@@ -6,6 +6,7 @@
 use crate::{
     discord::Discord,
     host::Host,
+    session::{Request, Session, id},
     trace::{Coverage, Event, note},
 };
 use fastrand::Rng;
@@ -14,10 +15,7 @@ use gateway_proxy::{
     websocket::{FrameDecoder, Message, Role},
 };
 use serde_json::Value;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 const HEARTBEAT: Duration = Duration::from_millis(41_250);
 /// A client whose connection has had nothing to read for this long must have its answers.
@@ -29,48 +27,7 @@ pub struct Manner {
     /// Most bytes that the client reads in one step.
     pub appetite: usize,
     /// Whether the client sends heartbeats.
-}
-
-/// What the client knows about its session.
-struct Session {
-    id: String,
-    sequence: u64,
-    /// The guilds of READY. Until each of them is in `answered`, the client may lack some of its guilds, and then the
-    /// proxy does not let it resume.
-    announced: Vec<u64>,
-    answered: BTreeSet<u64>,
-    /// The client has received an event that is not part of a snapshot.
-    live: bool,
-    /// The members and `member_count` of each guild that the client has received.
-    guilds: BTreeMap<u64, (BTreeSet<u64>, u64)>,
-    /// Index in [`Host::fed`] of the next event that the client has to receive.
-    at: usize,
-    synced_at: Option<usize>,
-    /// Number of upstream sessions when the session began.
-    renewals: u64,
-    /// The number of the upstream session that READY belongs to. Events of another upstream session must not follow.
-    era: u64,
-    /// The number of the proxy process in which the session began.
-    generation: u64,
-    /// The requests for members that have not been answered, by nonce.
-    requests: BTreeMap<u64, Request>,
-}
-
-/// A request for all members of a guild.
-struct Request {
-    guild: u64,
-    /// The members that the client knew when it sent the request.
-    known: BTreeSet<u64>,
-    told: BTreeSet<u64>,
-    chunks: u64,
-    /// Number of upstream sessions when the client sent the request.
-    renewals: u64,
-    /// The connection that the request was sent on, and the offset of its end in the stream.
-    sent: (u64, u64),
-    /// The request may remain unanswered: the guild was unavailable or was sent again since, or may have been
-    /// unavailable when the client asked, or the proxy may not have read the request.
-    disturbed: bool,
-    asked_at: Time,
+    pub heartbeats: bool,
 }
 
 /// A model client. See the module's description.
@@ -404,7 +361,6 @@ impl Client {
             session.synced_at = host.synced_at(number);
         }
         let data = &payload["d"];
-        let id = |value: &Value| value.as_str().and_then(|id| id.parse::<u64>().ok()).unwrap_or(0);
         let (guild, user) = (id(&data["guild_id"]), id(&data["user"]["id"]));
         let of_guild = id(&data["id"]);
         let kind = payload["t"].as_str().expect("a type");
@@ -425,41 +381,9 @@ impl Client {
                     coverage.count(Event::Answered);
                 }
             }
-            "GUILD_CREATE" => {
-                session.answered.insert(of_guild);
-                session.disturb(of_guild);
-                let members: BTreeSet<u64> = data["members"]
-                    .as_array()
-                    .expect("members")
-                    .iter()
-                    .map(|member| id(&member["user"]["id"]))
-                    .collect();
-                let count = data["member_count"].as_u64().expect("a count");
-                assert_eq!(count, members.len() as u64, "P5: members of guild {of_guild} for client {name}");
-                let before = session.guilds.insert(of_guild, (members, count));
-                assert!(before.is_none(), "P5: guild {of_guild} twice for client {name}");
-            }
-            "GUILD_DELETE" => {
-                session.answered.insert(of_guild);
-                session.disturb(of_guild);
-                let known = session.guilds.remove(&of_guild).is_some() || session.announced.contains(&of_guild);
-                // The proxy sends the GUILD_DELETE for a guild that the bot left while the shard had no session; the
-                // client may have identified only afterwards.
-                let left_before = data["era"].is_null() && data["unavailable"].is_null() && session.renewals > 1;
-                assert!(known || left_before, "P5: client {name} has never heard of guild {of_guild}");
-            }
-            "GUILD_MEMBER_ADD" => {
-                let shown = session.guilds.get_mut(&guild);
-                let (members, count) = shown.unwrap_or_else(|| panic!("P5: client {name}: {payload} before the guild"));
-                assert!(members.insert(user), "P5: {user} joined twice for client {name}");
-                *count += 1;
-            }
-            "GUILD_MEMBER_REMOVE" => {
-                let shown = session.guilds.get_mut(&guild);
-                let (members, count) = shown.unwrap_or_else(|| panic!("P5: client {name}: {payload} before the guild"));
-                assert!(members.remove(&user), "P5: {user} leaves without having been there for client {name}");
-                *count -= 1;
-            }
+            "GUILD_CREATE" => session.guild_create(data, of_guild, name),
+            "GUILD_DELETE" => session.guild_delete(data, of_guild, name),
+            "GUILD_MEMBER_ADD" | "GUILD_MEMBER_REMOVE" => session.member(kind, guild, user, name),
             "MESSAGE_CREATE" => {
                 coverage.count(Event::Messages);
                 assert!(
@@ -504,95 +428,6 @@ impl Client {
         for (id, (members, count)) in &session.guilds {
             assert_eq!(*members, truth[id].members, "P5: the members of guild {id} for client {name}");
             assert_eq!(*count, members.len() as u64);
-        }
-    }
-}
-
-impl Request {
-    /// After an outage of the guild or a new upstream session, perhaps nobody can answer the request.
-    fn is_excused(&self, host: &Host) -> bool {
-        self.disturbed || self.renewals != host.renewals
-    }
-}
-
-impl Session {
-    /// A session that has received nothing.
-    fn new(generation: u64) -> Self {
-        Self {
-            id: String::new(),
-            sequence: 0,
-            announced: Vec::new(),
-            answered: BTreeSet::new(),
-            live: false,
-            guilds: BTreeMap::new(),
-            at: 0,
-            synced_at: None,
-            renewals: 0,
-            era: 0,
-            generation,
-            requests: BTreeMap::new(),
-        }
-    }
-
-    /// A guild was deleted or sent again, so requests about it may remain unanswered.
-    fn disturb(&mut self, guild: u64) {
-        self.requests
-            .values_mut()
-            .filter(|request| request.guild == guild)
-            .for_each(|request| request.disturbed = true);
-    }
-
-    /// Checks a GUILD_MEMBERS_CHUNK against the members that the client knows. Returns whether it is the last one of
-    /// its answer.
-    fn chunk(&mut self, data: &Value, guild: u64, name: usize) -> bool {
-        let nonce = data["nonce"].as_str().and_then(|nonce| nonce.parse().ok()).expect("a nonce of its own");
-        let request = self.requests.get_mut(&nonce);
-        let request = request.unwrap_or_else(|| panic!("P3: client {name} waits for no answer {nonce}"));
-        assert_eq!((guild, data["chunk_index"].as_u64()), (request.guild, Some(request.chunks)), "P3: client {name}");
-        request.chunks += 1;
-        let nobody = BTreeSet::new();
-        let shown = self.guilds.get(&guild).map_or(&nobody, |(members, _)| members);
-        for member in data["members"].as_array().expect("members") {
-            let user = member["user"]["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
-            assert!(shown.contains(&user), "P5: {user} is told to client {name}, and has left");
-            assert!(request.told.insert(user), "P3: {user} comes twice in answer {nonce} for client {name}");
-        }
-        let last = data["chunk_count"].as_u64() == Some(request.chunks);
-        if last && !request.disturbed {
-            let missing = request.known.intersection(shown).find(|user| !request.told.contains(user));
-            assert_eq!(missing, None, "P3: answer {nonce} for client {name}");
-        }
-        if last {
-            self.requests.remove(&nonce);
-        }
-        last
-    }
-
-    /// Advances to message `number`, or to the end when it is `None`, and checks that no message in between was for
-    /// this client.
-    fn skip_to(&mut self, number: Option<u64>, host: &Host, name: usize) {
-        loop {
-            let Some(fed) = host.fed.get(self.at) else {
-                assert_eq!(number, None, "P3: client {name} gets a message that it had, or that nobody has sent");
-                return;
-            };
-            self.at += 1;
-            if fed.number.is_none() {
-                continue;
-            }
-            if fed.number == number {
-                return;
-            }
-            // When the bot leaves a guild before its GUILD_CREATE is sent, the messages of the guild are not sent
-            // either.
-            let syncing = self.synced_at.is_none_or(|synced| self.at <= synced);
-            let left = host.fed[self.at..].iter().any(|later| later.guild == fed.guild && later.number.is_none());
-            assert!(
-                syncing && left,
-                "P3: client {name} has not been sent message {:?} of guild {}, but {number:?}",
-                fed.number,
-                fed.guild
-            );
         }
     }
 }

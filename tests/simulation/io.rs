@@ -37,6 +37,7 @@ pub struct Weather {
     /// Number of buffers.
     buffers: u16,
     /// Size of a buffer in bytes.
+    size: usize,
 }
 
 impl Weather {

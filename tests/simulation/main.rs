@@ -19,6 +19,7 @@ mod io;
 mod net;
 mod process;
 mod run;
+mod session;
 mod trace;
 mod upstream;
 

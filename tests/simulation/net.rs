@@ -53,6 +53,8 @@ pub struct Pipe {
     pub to_core: VecDeque<u8>,
     /// Number of bytes that the other end has sent.
     pub pushed: u64,
+    /// Number of these bytes that the core has received.
+    pub received: u64,
     /// Bytes on the way from the core.
     pub from_core: VecDeque<u8>,
     /// Number of bytes that the socket has taken from the core.

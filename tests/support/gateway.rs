@@ -160,7 +160,10 @@ impl Gateway {
                     self.packed += 1;
                 }
                 Some(Message::Binary(bytes)) => {
-                    assert!(self.inflater.inflate(bytes, &mut text).expect("a good stream"), "each message has one whole payload");
+                    assert!(
+                        self.inflater.inflate(bytes, &mut text).expect("a good stream"),
+                        "each message has one whole payload"
+                    );
                 }
                 Some(Message::Close(close)) => {
                     let (code, reason) = close.map_or((None, ""), |(code, reason)| (Some(code), reason));

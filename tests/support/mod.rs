@@ -9,11 +9,11 @@
 
 mod bot;
 pub mod etf;
+mod faulty_relay;
 mod gateway;
 mod http;
 mod kernel;
 mod libraries;
-mod meddler;
 mod process;
 mod proxy;
 mod simulator;
@@ -21,11 +21,11 @@ mod truth;
 mod view;
 
 pub use bot::{Bot, DEFAULT_INTENTS, Guild, Settings, Shard, install};
+pub use faulty_relay::{Fault, FaultyRelay};
 pub use gateway::{Gateway, Gone, Options, Payload};
 pub use http::{Response, get, get_json, post, post_body};
 pub use kernel::memory_of_connections;
 pub use libraries::{chosen, libraries};
-pub use meddler::{Meddler, Way};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use simulator::{Simulator, TOKEN};

@@ -13,9 +13,9 @@ use std::{
 /// What the relay does with connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Way {
+pub enum Fault {
     /// It relays bytes in both directions.
-    Pass,
+    None,
     /// It closes connections at once.
     Refuse,
     /// It answers with the greeting of an SSH server.
@@ -28,50 +28,50 @@ pub enum Way {
     Truncate,
 }
 
-const WAYS: [Way; 6] = [Way::Pass, Way::Refuse, Way::Garbage, Way::Silence, Way::Flip, Way::Truncate];
+const FAULTS: [Fault; 6] = [Fault::None, Fault::Refuse, Fault::Garbage, Fault::Silence, Fault::Flip, Fault::Truncate];
 
 /// A relay in front of another port.
-pub struct Meddler {
+pub struct FaultyRelay {
     /// The address that the relay listens on.
     pub address: SocketAddr,
-    way: Arc<AtomicU8>,
+    fault: Arc<AtomicU8>,
 }
 
-impl Meddler {
+impl FaultyRelay {
     /// Starts a relay in front of `port` on this machine. It runs until the process of the test ends.
     pub fn before(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
-        let way = Arc::new(AtomicU8::new(Way::Pass as u8));
-        let current = way.clone();
+        let fault = Arc::new(AtomicU8::new(Fault::None as u8));
+        let current = fault.clone();
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
-                let way = current.clone();
-                thread::spawn(move || treat(near, port, &way));
+                let fault = current.clone();
+                thread::spawn(move || treat(near, port, &fault));
             }
         });
-        Self { address, way }
+        Self { address, fault }
     }
 
     /// Changes what the relay does, also with open connections.
-    pub fn turn(&self, way: Way) {
-        self.way.store(way as u8, Relaxed);
+    pub fn set_fault(&self, fault: Fault) {
+        self.fault.store(fault as u8, Relaxed);
     }
 }
 
-fn treat(mut near: TcpStream, port: u16, way: &Arc<AtomicU8>) {
-    let current = || WAYS[usize::from(way.load(Relaxed))];
+fn treat(mut near: TcpStream, port: u16, fault: &Arc<AtomicU8>) {
+    let current = || FAULTS[usize::from(fault.load(Relaxed))];
     match current() {
-        Way::Refuse => return,
-        Way::Garbage => {
+        Fault::Refuse => return,
+        Fault::Garbage => {
             let _ = near.write_all(b"SSH-2.0-OpenSSH_9.9\r\n");
             return;
         }
-        Way::Silence => {
+        Fault::Silence => {
             let _ = near.read_to_end(&mut Vec::new());
             return;
         }
-        Way::Pass | Way::Flip | Way::Truncate => {}
+        Fault::None | Fault::Flip | Fault::Truncate => {}
     }
     let Ok(mut far) = TcpStream::connect(("127.0.0.1", port)) else { return };
     let (Ok(mut from), Ok(mut to)) = (near.try_clone(), far.try_clone()) else { return };
@@ -83,8 +83,8 @@ fn treat(mut near: TcpStream, port: u16, way: &Arc<AtomicU8>) {
     while let Ok(n @ 1..) = far.read(&mut bytes) {
         let mut length = n;
         match current() {
-            Way::Pass => {}
-            Way::Flip => bytes[n - 1] ^= 1,
+            Fault::None => {}
+            Fault::Flip => bytes[n - 1] ^= 1,
             _ => length = n / 2,
         }
         if near.write_all(&bytes[..length]).is_err() || length < n {
