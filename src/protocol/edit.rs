@@ -3,10 +3,7 @@
 //! A key matches however it is escaped. [`merge`] is the exception: it compares the bytes of keys, so both objects
 //! have to be in [plain spelling](super::spelling). Every function fails when its argument is not a JSON object.
 
-use super::{
-    json::{self, Malformed},
-    spelling::spells,
-};
+use super::json::{self, Malformed, string::spells};
 
 /// Writes a JSON object entry by entry.
 pub struct ObjectWriter {

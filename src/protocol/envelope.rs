@@ -5,10 +5,7 @@
 //! inside `d` that look like keys. Malformed input is an error. When a key is repeated, its last value counts, as in
 //! other JSON parsers. Never allocates, except for keys with escapes.
 
-use super::{
-    json::{Cursor, Malformed, parse_id},
-    nesting,
-};
+use super::json::{Cursor, Malformed, end_of_container, number::parse_digits, string};
 
 /// The parts of a payload, borrowed from its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +41,8 @@ impl<'a> Envelope<'a> {
         if !matches!(d.first(), Some(b'{' | b'[')) {
             return None;
         }
-        let (d, rest) = d.split_at(nesting::end(d, 0).ok()?);
-        (rest == b"}").then_some(Self { op: parse_id(op)?, s: Some(parse_id(s)?), t: Some(t), d })
+        let (d, rest) = d.split_at(end_of_container(d, 0).ok()?);
+        (rest == b"}").then_some(Self { op: parse_digits(op)?, s: Some(parse_digits(s)?), t: Some(t), d })
     }
 
     /// Finds the envelope of a payload of any form.
@@ -61,11 +58,11 @@ impl<'a> Envelope<'a> {
                 let value = cursor.value()?;
                 let bad = |what| Malformed { what, at };
                 match unescape_key(key) {
-                    Some(b'o') => op = Some(parse_number(value).ok_or(bad("`op` is not a number"))?),
+                    Some(b'o') => op = Some(parse_digits(value).ok_or(bad("`op` is not a number"))?),
                     Some(b's') => {
                         s = match value {
                             b"null" => None,
-                            _ => Some(parse_number(value).ok_or(bad("`s` is not a number"))?),
+                            _ => Some(parse_digits(value).ok_or(bad("`s` is not a number"))?),
                         }
                     }
                     Some(b't') => {
@@ -95,11 +92,6 @@ fn split(text: &[u8], wanted: impl Fn(&u8) -> bool) -> (&[u8], &[u8]) {
     text.split_at(text.iter().position(|byte| !wanted(byte)).unwrap_or(text.len()))
 }
 
-/// Parses an unquoted number. A quoted number is neither an opcode nor a sequence.
-fn parse_number(value: &[u8]) -> Option<u64> {
-    if value.starts_with(b"\"") { None } else { parse_id(value) }
-}
-
 /// Identifies one of the four keys by its first letter. `key` is the text between the quotes, which may escape any
 /// letter.
 fn unescape_key(key: &[u8]) -> Option<u8> {
@@ -108,16 +100,10 @@ fn unescape_key(key: &[u8]) -> Option<u8> {
         b"s" => Some(b's'),
         b"t" => Some(b't'),
         b"d" => Some(b'd'),
-        _ if key.contains(&b'\\') => {
-            let mut quoted = Vec::with_capacity(key.len() + 2);
-            quoted.push(b'"');
-            quoted.extend_from_slice(key);
-            quoted.push(b'"');
-            match serde_json::from_slice::<String>(&quoted).ok()?.as_str() {
-                name @ ("op" | "s" | "t" | "d") => Some(name.as_bytes()[0]),
-                _ => None,
-            }
-        }
+        _ if key.contains(&b'\\') => match string::unescape(key)?.as_str() {
+            name @ ("op" | "s" | "t" | "d") => Some(name.as_bytes()[0]),
+            _ => None,
+        },
         _ => None,
     }
 }

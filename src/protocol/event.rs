@@ -5,7 +5,7 @@
 //! the intents for an event outside of guilds. An event type that is not in the table is one that Discord has added
 //! since; every session receives it, because a surplus event does less harm than a lost one.
 
-use super::intents::Intents;
+use super::{intents::Intents, json::string};
 
 /// The intents that entitle a session to an event type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,8 +77,7 @@ macro_rules! events {
                     $($name => Self::$variant,)*
                     // JSON may escape any letter of a string.
                     _ if name.contains(&b'\\') => {
-                        let quoted = [b"\"", name, b"\""].concat();
-                        let plain = serde_json::from_slice::<String>(&quoted).unwrap_or_default();
+                        let plain = string::unescape(name).unwrap_or_default();
                         if plain.contains('\\') { Self::Other } else { Self::from_name(plain.as_bytes()) }
                     }
                     _ => Self::Other,

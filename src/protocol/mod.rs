@@ -12,11 +12,9 @@ pub mod etf;
 pub mod event;
 pub mod intents;
 pub mod json;
-pub mod nesting;
 pub mod opcode;
 pub mod payload;
 pub mod spelling;
-pub mod swar;
 pub mod token;
 
 /// A point in time: the time since the process started, on a monotonic clock. Pure code receives it as an argument

@@ -10,10 +10,7 @@
 //! byte; [`is_plain`] is true for the output of [`plain`]. Never checks that a text is JSON beyond what finding keys
 //! and the ends of values requires.
 
-use super::{
-    json::{Cursor, Malformed},
-    nesting::MAX_DEPTH,
-};
+use super::json::{Cursor, MAX_DEPTH, Malformed, string::plain_key};
 use hashbrown::HashMap;
 use memchr::memmem;
 use std::borrow::Cow;
@@ -46,25 +43,6 @@ impl<'a> Keys<'a> {
         }
         before
     }
-}
-
-/// Compares a key of a text with `key`, which needs no escapes. `spelled` is the text between the quotes; `escaped`
-/// says whether it contains a backslash.
-#[inline]
-pub fn spells(spelled: &[u8], escaped: bool, key: &[u8]) -> bool {
-    spelled == key || (escaped && *plain_key(spelled) == *key)
-}
-
-/// Rewrites the text between the quotes of a key so that it has only the escapes that it needs.
-fn plain_key(key: &[u8]) -> Cow<'_, [u8]> {
-    if memchr::memchr(b'\\', key).is_none() {
-        return Cow::Borrowed(key);
-    }
-    let quoted = [b"\"", key, b"\""].concat();
-    // An unpaired surrogate is not Unicode text, but some parsers accept it. Such a key stays as it is.
-    let Ok(text) = serde_json::from_slice::<String>(&quoted) else { return Cow::Borrowed(key) };
-    let quoted = serde_json::to_vec(&text).unwrap_or(quoted);
-    Cow::Owned(quoted[1..quoted.len() - 1].to_vec())
 }
 
 /// Decodes the `\u00XX` escape at the start of `text` if its character needs no escape; otherwise `None`.

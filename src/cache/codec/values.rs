@@ -2,7 +2,7 @@
 //!
 //! Each `parse_*` accepts only text that its `write_*` gives back byte for byte.
 
-use crate::protocol::swar;
+pub use crate::protocol::json::number::parse_canonical as parse_decimal;
 
 /// Where packed values are read from. Every method answers `None` at the end instead of reading beyond.
 #[derive(Clone, Copy)]
@@ -91,29 +91,6 @@ pub fn varint(mut value: u64) -> ([u8; 10], usize) {
     }
     bytes[length] = value as u8;
     (bytes, length + 1)
-}
-
-/// A number as `u64` prints it: no sign, no leading zero.
-#[inline]
-pub fn parse_decimal(digits: &[u8]) -> Option<u64> {
-    let leading_zero = digits.len() > 1 && digits[0] == b'0';
-    if digits.is_empty() || digits.len() > 20 || leading_zero {
-        return None;
-    }
-    let (words, rest) = digits.as_chunks::<8>();
-    let mut value = 0u64;
-    for word in words {
-        // Two of them are 16 digits.
-        value = value * 100_000_000 + swar::eight_digits(*word)?;
-    }
-    for byte in rest {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
-    }
-    Some(value)
 }
 
 /// How many digits a number has.

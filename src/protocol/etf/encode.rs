@@ -3,7 +3,7 @@
 //! Promises: text that is not JSON is an error, never a panic; nesting is bounded by [`MAX_DEPTH`].
 
 use super::{MAX_JSON_INTEGER, VERSION, tag};
-use crate::protocol::{json::Malformed, nesting::MAX_DEPTH};
+use crate::protocol::json::{MAX_DEPTH, Malformed, number, string};
 
 /// Size of a length or count field in bytes.
 const COUNT: usize = 4;
@@ -234,16 +234,14 @@ impl Pass<'_> {
         self.out.extend_from_slice(&[0; COUNT]);
         loop {
             let unterminated = Malformed { what: "unterminated string", at: text.len() };
-            let rest = text.get(at..).ok_or(unterminated)?;
-            let stop = memchr::memchr2(b'"', b'\\', rest).ok_or(unterminated)?;
-            self.out.extend_from_slice(&rest[..stop]);
-            at += stop;
-            if rest[stop] == b'"' {
+            let stop = string::special::<false>(text, at).ok_or(unterminated)?;
+            self.out.extend_from_slice(&text[at..stop]);
+            at = stop;
+            if text[at] == b'"' {
                 break;
             }
             let mut buffer = [0; 4];
-            let (character, length) =
-                unescape(&rest[stop..]).ok_or(Malformed { what: "not an escape sequence", at })?;
+            let (character, length) = unescape(&text[at..]).ok_or(Malformed { what: "not an escape sequence", at })?;
             self.out.extend_from_slice(character.encode_utf8(&mut buffer).as_bytes());
             at += length;
         }
@@ -314,9 +312,8 @@ impl Pass<'_> {
 /// Returns the string whose content begins at `at` and the offset after its closing quote; `None` when the string has
 /// escapes or no end.
 fn plain_string(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let rest = text.get(at..)?;
-    let end = memchr::memchr2(b'"', b'\\', rest)?;
-    (rest[end] == b'"').then(|| (&rest[..end], at + end + 1))
+    let end = string::special::<false>(text, at)?;
+    (text[end] == b'"').then(|| (&text[at..end], end + 1))
 }
 
 /// Decodes the escape sequence at the start of `text`. Returns the character and the length of the sequence in bytes.
@@ -373,9 +370,8 @@ fn meaning(key: &[u8], depth: usize) -> Meaning {
 /// Parses an id that Discord has as an integer and writes as a string in JSON: more than 53 bits, and at most 63 bits
 /// because some clients have no larger integers.
 fn parse_id(digits: &[u8]) -> Option<u64> {
-    if !(16..=19).contains(&digits.len()) || digits[0] == b'0' || !digits.iter().all(u8::is_ascii_digit) {
+    if !(16..=19).contains(&digits.len()) {
         return None;
     }
-    let id = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    (MAX_JSON_INTEGER + 1..=i64::MAX as u64).contains(&id).then_some(id)
+    number::parse_canonical(digits).filter(|id| (MAX_JSON_INTEGER + 1..=i64::MAX as u64).contains(id))
 }

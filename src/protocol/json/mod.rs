@@ -1,9 +1,23 @@
-//! The JSON that the event path needs: it finds where values end and builds no tree.
+//! JSON as text: finds where values end and what keys and numbers say, and builds no tree.
 //!
-//! Promises: strings are closed, brackets match, nesting is bounded. Never checks the grammar of numbers or the order
-//! of tokens inside a value that it skips, because the proxy relays such a value unchanged.
+//! [`skip`] finds the end of an object or array, [`string`] handles strings, [`number`] parses numbers, [`strict`]
+//! checks strings and numbers by the grammar, and this file reads entries and elements.
+//!
+//! Promises: strings are closed, brackets match, nesting is bounded by [`MAX_DEPTH`]. Never checks the grammar of numbers
+//! or the order of tokens inside a value that it skips, because the proxy relays such a value unchanged; text that is
+//! taken apart and stored is checked with [`strict`].
 
-use super::{nesting, spelling::spells, swar};
+pub mod number;
+mod skip;
+pub mod strict;
+pub mod string;
+mod swar;
+
+pub use number::parse_id;
+pub use skip::{MAX_DEPTH, end_of_container};
+pub use string::write as write_string;
+
+use string::spells;
 
 /// Why bytes are not the expected JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,23 +98,14 @@ impl<'a> Cursor<'a> {
     /// Consumes the rest of a string, including its closing quote. Returns whether it contains a backslash.
     #[inline]
     fn skip_string(&mut self) -> Result<bool, Malformed> {
-        let word = |word| swar::equal(word, b'"') | swar::equal(word, b'\\');
-        let mut escaped = false;
-        loop {
-            match swar::find(self.bytes, self.at, word, |byte| matches!(byte, b'"' | b'\\')) {
-                Some(at) if self.bytes[at] == b'"' => {
-                    self.at = at + 1;
-                    return Ok(escaped);
-                }
-                // Skips the backslash and the byte after it, which can not end the string.
-                Some(at) if at + 2 <= self.bytes.len() => {
-                    self.at = at + 2;
-                    escaped = true;
-                }
-                _ => {
-                    self.at = self.bytes.len();
-                    return self.fail("unterminated string");
-                }
+        match string::end(self.bytes, self.at) {
+            Some((quote, escaped)) => {
+                self.at = quote + 1;
+                Ok(escaped)
+            }
+            None => {
+                self.at = self.bytes.len();
+                self.fail("unterminated string")
             }
         }
     }
@@ -114,7 +119,7 @@ impl<'a> Cursor<'a> {
                 self.at += 1;
                 self.skip_string()?;
             }
-            b'{' | b'[' => self.at = nesting::end(self.bytes, start)?,
+            b'{' | b'[' => self.at = end_of_container(self.bytes, start)?,
             _ => {
                 let scalar = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
                 let length = self.bytes[self.at..].iter().take_while(|byte| scalar(byte)).count();
@@ -210,33 +215,9 @@ pub fn get_all<'a, const N: usize>(object: &'a [u8], keys: [&str; N]) -> [Option
     found
 }
 
-/// Parses a snowflake or another unsigned decimal number, with or without quotes. Leading zeros are allowed.
-pub fn parse_id(value: &[u8]) -> Option<u64> {
-    let digits = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
-    let (words, rest) = digits.as_chunks::<8>();
-    let mut number = 0u64;
-    for word in words {
-        number = number.checked_mul(100_000_000)?.checked_add(swar::eight_digits(*word)?)?;
-    }
-    for digit in rest {
-        let digit = digit.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        number = number.checked_mul(10)?.checked_add(digit.into())?;
-    }
-    (!digits.is_empty()).then_some(number)
-}
-
-/// Appends `text` as a JSON string.
-pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("writing a string into memory can not fail");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::nesting::MAX_DEPTH;
     use proptest::prelude::*;
 
     #[test]
@@ -247,7 +228,11 @@ mod tests {
         assert_eq!(get(object, "z"), Some(&b"null"[..]));
         assert_eq!(get(b"[1]", "id"), None);
         let respelled = br#"{ "id":1,"\u0069d" : 2 , "i\\u0064":3}"#;
-        assert_eq!(get(respelled, "id").and_then(parse_id), Some(2), "the last value counts, however its key is escaped");
+        assert_eq!(
+            get(respelled, "id").and_then(parse_id),
+            Some(2),
+            "the last value counts, however its key is escaped"
+        );
         for keys in [["id", "x", "z"], ["z", "id", "id"]] {
             assert_eq!(get_all(object, keys), keys.map(|key| get(object, key)));
         }
@@ -263,15 +248,6 @@ mod tests {
         );
         for bad in [&b"{}"[..], b"[1", b"[1,]", b"[1 2]", b"[1]]", b"null"] {
             assert!(elements(bad).is_err());
-        }
-    }
-
-    #[test]
-    fn ids_are_parsed_with_and_without_quotes() {
-        assert_eq!(parse_id(b"18446744073709551615"), Some(u64::MAX));
-        assert_eq!(parse_id(b"\"5\""), Some(5));
-        for bad in [&b""[..], b"\"", b"\"\"", b"-1", b"+1", b"null", b"\"5", b"18446744073709551616", b"1.0"] {
-            assert_eq!(parse_id(bad), None, "{bad:?}");
         }
     }
 

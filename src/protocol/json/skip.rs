@@ -3,7 +3,7 @@
 //! The bytes of a block become bit masks for quotes, backslashes and brackets. Masking out the brackets in strings
 //! leaves few bits to visit.
 
-use super::json::Malformed;
+use super::Malformed;
 
 /// Deepest nesting that is accepted. Discord's payloads stay below 20 levels.
 pub const MAX_DEPTH: usize = 512;
@@ -91,7 +91,7 @@ fn between_pairs(mut bits: u64) -> u64 {
 
 /// Finds the byte after the object or array whose opening bracket is at `start`. Fails when brackets do not match,
 /// are nested more than [`MAX_DEPTH`] levels, or when the text ends first.
-pub fn end(text: &[u8], start: usize) -> Result<usize, Malformed> {
+pub fn end_of_container(text: &[u8], start: usize) -> Result<usize, Malformed> {
     // One bit for each level of nesting: set for an object, clear for an array.
     let mut kinds = [0u64; MAX_DEPTH / 64];
     let mut depth = 0;
@@ -193,7 +193,7 @@ mod tests {
                 prop_oneof![
                     6 => r#"[\[\]{}",:a1 ]{0,6}"#,
                     3 => r#""[a-z\[{]{0,70}""#,
-                    2 => r#"\\{1,5}"#,
+                    2 => r"\\{1,5}",
                     2 => r#""(\\\\|\\")*""#,
                     1 => Just(" ".repeat(60)),
                     1 => "\u{80}{1,3}",
@@ -209,7 +209,7 @@ mod tests {
             if close {
                 text.push(closing);
             }
-            let found = end(text.as_bytes(), before).map_err(|malformed| malformed.what);
+            let found = end_of_container(text.as_bytes(), before).map_err(|malformed| malformed.what);
             prop_assert_eq!(found, simple(&text.as_bytes()[before..]).map(|end| before + end));
         }
 
