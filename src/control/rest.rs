@@ -2,7 +2,7 @@
 //! because it may wait for names, handshakes and timeouts.
 
 use super::identify::Budget;
-use crate::{config::MAX_SHARDS, net::dial::Endpoint, protocol::token::bare};
+use crate::{config::MAX_SHARDS, protocol::token::bare, websocket::Endpoint};
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
 use ureq::{

@@ -6,7 +6,7 @@
 use super::{tls::Tls, within};
 use crate::{
     data_core::Dialled,
-    websocket::{FrameDecoder, Role, client_request, parse_response},
+    websocket::{Endpoint, FrameDecoder, Role, client_request, parse_response},
 };
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
@@ -18,7 +18,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tungstenite::http::Uri;
 
 /// Longest time for connecting to one of several addresses.
 pub const ADDRESS_LIMIT: Duration = Duration::from_secs(5);
@@ -28,51 +27,6 @@ pub const MAX_MESSAGE: usize = 64 << 20;
 const MAX_RESPONSE: usize = 16 << 10;
 /// Bytes of TLS records that one read takes at most.
 const WIRE_CHUNK: usize = 32 << 10;
-
-/// The parts of a gateway URL.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Whether the connection uses TLS.
-    pub tls: bool,
-    /// Host name or IP address, without brackets.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// Path, which begins with a slash.
-    pub path: String,
-}
-
-impl Endpoint {
-    /// Parses a `ws://` or `wss://` URL. Its query is dropped, because the proxy adds its own.
-    pub fn parse(url: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("{url:?} is not a gateway URL: {what}");
-        let uri: Uri = url.parse().map_err(|error| wrong(&format!("{error}")))?;
-        let tls = match uri.scheme_str() {
-            Some("wss") => true,
-            Some("ws") => false,
-            _ => return Err(wrong("it has to begin with ws:// or wss://")),
-        };
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it has no host"))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let names_port =
-            uri.authority().is_some_and(|all| all.as_str().rsplit(['@', ']']).next().unwrap_or("").contains(':'));
-        if names_port && uri.port_u16().is_none() {
-            return Err(wrong("its port is not a number from 0 to 65535"));
-        }
-        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let path = if uri.path().is_empty() { "/".to_owned() } else { uri.path().to_owned() };
-        Ok(Self { tls, host, port, path })
-    }
-
-    /// The value of the `Host` header.
-    fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        match (self.tls, self.port) {
-            (true, 443) | (false, 80) => host,
-            (_, port) => format!("{host}:{port}"),
-        }
-    }
-}
 
 /// Connects to the first of these addresses that answers within `limit`. Some networks drop all packets to some
 /// addresses, IPv6 ones for instance; such an address must not block the others.
@@ -99,7 +53,8 @@ pub async fn dial(endpoint: &Endpoint, query: &str, config: Arc<ClientConfig>) -
     stream.set_nodelay(true)?;
     let tls = if endpoint.tls { Some(Box::new(Tls::new(config, &endpoint.host)?)) } else { None };
     let (request, key) = client_request(&endpoint.authority(), &format!("{}?{query}", endpoint.path));
-    let mut handshake = Handshake { stream, tls, inbound: FrameDecoder::new(Role::Client, MAX_MESSAGE), wire: Vec::new() };
+    let mut handshake =
+        Handshake { stream, tls, inbound: FrameDecoder::new(Role::Client, MAX_MESSAGE), wire: Vec::new() };
     match &mut handshake.tls {
         None => handshake.wire.extend_from_slice(request.as_bytes()),
         Some(tls) => tls.encrypt(request.as_bytes())?,
@@ -167,11 +122,10 @@ mod tests {
 
     #[test]
     fn an_address_that_does_not_answer_does_not_block_the_next() {
-        use std::{net::TcpListener, os::fd::AsRawFd};
+        use std::net::TcpListener;
         let (silent, good) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let addresses = [&silent, &good].map(|listener| listener.local_addr().unwrap());
-        // SAFETY: the descriptor is a listening socket, which may be told to listen with another backlog.
-        assert_eq!(unsafe { libc::listen(silent.as_raw_fd(), 0) }, 0);
+        rustix::net::listen(&silent, 0).unwrap();
         // The queue of the listener is full once a connection is not accepted any more.
         let crowd: Vec<_> =
             std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&addresses[0], Duration::from_millis(300)).ok())
@@ -186,23 +140,5 @@ mod tests {
             })
             .unwrap();
         assert!(connected.join().unwrap());
-    }
-
-    #[test]
-    fn urls_are_taken_apart() {
-        let endpoint = |tls, host: &str, port, path: &str| Endpoint { tls, host: host.into(), port, path: path.into() };
-        for (url, expected, authority) in [
-            ("wss://gateway.discord.gg", endpoint(true, "gateway.discord.gg", 443, "/"), "gateway.discord.gg"),
-            ("wss://a.gg/?v=9", endpoint(true, "a.gg", 443, "/"), "a.gg"),
-            ("ws://127.0.0.1:7979/r/x", endpoint(false, "127.0.0.1", 7979, "/r/x"), "127.0.0.1:7979"),
-            ("ws://[::1]:80", endpoint(false, "::1", 80, "/"), "[::1]"),
-        ] {
-            let parsed = Endpoint::parse(url).unwrap();
-            assert_eq!(parsed, expected);
-            assert_eq!(parsed.authority(), authority);
-        }
-        for bad in ["", "http://a.gg", "wss://", "gateway.discord.gg", "ws://a:99999", "wss:///x"] {
-            assert!(Endpoint::parse(bad).unwrap_err().contains("is not a gateway URL"), "{bad}");
-        }
     }
 }
