@@ -8,7 +8,7 @@
 //! accepts a connection itself.
 
 use std::{
-    env, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     thread,
@@ -20,8 +20,6 @@ use std::{
 const BIND_LIMIT: Duration = Duration::from_secs(3);
 /// Pause between two attempts to bind.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
-/// The descriptor of the first inherited socket, by the protocol of socket activation.
-const FIRST_INHERITED: RawFd = 3;
 /// Longest time for connecting to the own port, which wakes the accept loop.
 const WAKE_LIMIT: Duration = Duration::from_secs(1);
 
@@ -55,7 +53,7 @@ impl Listener {
     }
 
     fn find(address: SocketAddr) -> Result<Self, String> {
-        match inherited(env::var("LISTEN_PID").ok().as_deref(), env::var("LISTEN_FDS").ok().as_deref())? {
+        match inherited(sd_notify::listen_fds())? {
             Some(descriptor) => {
                 // SAFETY: by the protocol of socket activation the descriptor was opened for this process. Nothing else
                 // takes it: this is called once, and what the process itself has opened has other numbers.
@@ -116,35 +114,21 @@ fn limit_unsent(socket: &TcpListener) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Returns the descriptor that this process inherits, if any.
-fn inherited(pid: Option<&str>, count: Option<&str>) -> Result<Option<RawFd>, String> {
-    let is_ours = pid.and_then(|pid| pid.parse().ok()) == Some(std::process::id());
-    match count {
-        Some(count) if is_ours => match count.parse() {
-            Ok(0) => Ok(None),
-            Ok(1) => Ok(Some(FIRST_INHERITED)),
-            _ => Err(format!(
-                "LISTEN_FDS is {count:?}, expected 1: the proxy has one port, so its socket unit needs exactly one ListenStream="
-            )),
-        },
-        _ => Ok(None),
+/// Returns the descriptor that this process inherits, if any. `descriptors`: all that the environment names.
+fn inherited(descriptors: io::Result<impl ExactSizeIterator<Item = RawFd>>) -> Result<Option<RawFd>, String> {
+    const ADVICE: &str = "the proxy has one port, so its socket unit needs exactly one ListenStream=";
+    let mut descriptors =
+        descriptors.map_err(|error| format!("LISTEN_PID or LISTEN_FDS is wrong ({error}): {ADVICE}"))?;
+    match descriptors.len() {
+        0 | 1 => Ok(descriptors.next()),
+        count => Err(format!("LISTEN_FDS is {count}, expected 1: {ADVICE}")),
     }
 }
 
 /// Returns the address at which this machine reaches a socket; `None`: the socket does not listen for TCP.
 fn listening_at(socket: &TcpListener) -> Option<SocketAddr> {
-    let (mut listens, mut size) = (0i32, size_of::<i32>() as libc::socklen_t);
-    // SAFETY: the pointers are to an int and its size, as this option wants them, and live as long as the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ACCEPTCONN,
-            (&raw mut listens).cast(),
-            &raw mut size,
-        )
-    };
-    let mut own = socket.local_addr().ok().filter(|_| result == 0 && listens != 0)?;
+    let listens = rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false);
+    let mut own = socket.local_addr().ok().filter(|_| listens)?;
     if own.ip().is_unspecified() {
         own.set_ip(match own {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -194,16 +178,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_process_that_a_socket_is_for_inherits_it() {
-        let own = std::process::id().to_string();
-        assert_eq!(inherited(None, None), Ok(None));
-        assert_eq!(inherited(Some("1"), Some("1")), Ok(None));
-        assert_eq!(inherited(Some(&own), None), Ok(None));
-        assert_eq!(inherited(Some(&own), Some("0")), Ok(None));
-        assert_eq!(inherited(Some(&own), Some("1")), Ok(Some(3)));
-        for wrong in ["2", "-1", "x", ""] {
-            assert!(inherited(Some(&own), Some(wrong)).unwrap_err().contains("expected 1"), "{wrong}");
-        }
+    fn at_most_one_socket_is_inherited() {
+        let inherited = |count: RawFd| inherited(Ok(3..3 + count));
+        assert_eq!(inherited(0), Ok(None));
+        assert_eq!(inherited(1), Ok(Some(3)));
+        assert!(inherited(2).unwrap_err().contains("expected 1"));
+        let unreadable = super::inherited(Err::<std::ops::Range<RawFd>, _>(io::ErrorKind::InvalidInput.into()));
+        assert!(unreadable.unwrap_err().contains("exactly one ListenStream="));
     }
 
     #[test]
@@ -232,7 +213,7 @@ mod tests {
         let (mut accepted, _) = listener.accept().unwrap();
         // A send that has to wait ends with the number of bytes taken, or with an error when that is 0.
         accepted.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
-        while std::io::Write::write(&mut accepted, &[0; 16 << 10]).is_ok() {}
+        while io::Write::write(&mut accepted, &[0; 16 << 10]).is_ok() {}
         let mut unsent: libc::c_int = 0;
         // SAFETY: SIOCOUTQ (spelled TIOCOUTQ in the C library) writes an int to where the pointer is to.
         assert_eq!(unsafe { libc::ioctl(accepted.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) }, 0);

@@ -230,18 +230,15 @@ mod tests {
     use std::{future::poll_fn, io::Write, os::fd::OwnedFd};
 
     /// Number of bytes that have arrived at a socket and have not been read.
-    fn unread(socket: &OwnedFd) -> i32 {
-        let mut bytes = 0;
-        // SAFETY: FIONREAD writes an int to the address that it is given.
-        assert_eq!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &mut bytes) }, 0);
-        bytes
+    fn unread(socket: &OwnedFd) -> u64 {
+        rustix::io::ioctl_fionread(socket).unwrap()
     }
 
     /// A peer that sends without a pause does not keep the other tasks from running, whether its bytes are decoded or
     /// dropped.
     #[test]
     fn a_peer_that_sends_on_and_on_does_not_keep_the_core_to_itself() {
-        const SENT: i32 = 60_000;
+        const SENT: u64 = 60_000;
         for drain in [false, true] {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let mut far = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -7,6 +7,7 @@
 mod ring;
 
 pub use ring::check as io_uring;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path};
 
 /// Locked memory that the rings of an executor need, in bytes.
@@ -21,7 +22,7 @@ const FEW_FILES: u64 = 4096;
 /// Raises the limits of locked memory and of open files to the hard limits. `Err`: `executors` executors can not
 /// start. The text in `Ok` is a warning.
 pub fn limits(executors: usize) -> Result<Option<String>, String> {
-    let memlock = raise(libc::RLIMIT_MEMLOCK).map_err(|error| format!("the limit of locked memory: {error}"))?;
+    let memlock = raise(Resource::Memlock).map_err(|error| format!("the limit of locked memory: {error}"))?;
     if memlock < MEMLOCK_PER_EXECUTOR {
         return Err(format!(
             "only {} KiB of memory may be locked, {} KiB are needed for {executors} executors: set LimitMEMLOCK= of the unit, `ulimit -l` or --ulimit memlock of the container",
@@ -29,7 +30,7 @@ pub fn limits(executors: usize) -> Result<Option<String>, String> {
             MEMLOCK_PER_EXECUTOR >> 10,
         ));
     }
-    let files = raise(libc::RLIMIT_NOFILE).map_err(|error| format!("the limit of open files: {error}"))?;
+    let files = raise(Resource::Nofile).map_err(|error| format!("the limit of open files: {error}"))?;
     Ok((files < FEW_FILES).then(|| {
         format!(
             "only {files} files may be open, and every client is one: raise LimitNOFILE= of the unit or `ulimit -n`"
@@ -39,7 +40,7 @@ pub fn limits(executors: usize) -> Result<Option<String>, String> {
 
 /// The number of files that the process may open.
 pub fn open_files() -> io::Result<u64> {
-    raise(libc::RLIMIT_NOFILE)
+    raise(Resource::Nofile)
 }
 
 /// The number of files, of `files` in all, that are reserved for connections to Discord and for the process itself:
@@ -49,19 +50,11 @@ pub fn reserved_files(shards: Option<u32>, files: u64) -> u64 {
     (OWN_FILES + 2 * u64::from(shards.unwrap_or(UNKNOWN_SHARDS))).min(files / 2)
 }
 
-/// Raises a soft limit to the hard limit and returns it.
-fn raise(resource: libc::__rlimit_resource_t) -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to an initialised `rlimit` of this frame.
-    if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: as above; the value was read from the system.
-    if unsafe { libc::setrlimit(resource, &limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(limit.rlim_cur)
+/// Raises a soft limit to the hard limit and returns it; `u64::MAX`: there is no limit.
+fn raise(resource: Resource) -> io::Result<u64> {
+    let maximum = getrlimit(resource).maximum;
+    setrlimit(resource, Rlimit { current: maximum, maximum })?;
+    Ok(maximum.unwrap_or(u64::MAX))
 }
 
 /// Makes the directory for state files if it is missing, and writes a file in it as a test. Otherwise the proxy would

@@ -1,25 +1,27 @@
 //! Gateway opcodes (docs: Opcodes and Status Codes, Gateway Opcodes). Plain numbers, because opcodes that are not
 //! listed here are relayed too.
 
+use twilight_model::gateway::OpCode;
+
 /// Dispatches an event. The payload has a sequence and a type.
-pub const DISPATCH: u64 = 0;
+pub const DISPATCH: u64 = OpCode::Dispatch as u64;
 /// Keeps a connection alive. Either side may send it.
-pub const HEARTBEAT: u64 = 1;
+pub const HEARTBEAT: u64 = OpCode::Heartbeat as u64;
 /// The client starts a session.
-pub const IDENTIFY: u64 = 2;
+pub const IDENTIFY: u64 = OpCode::Identify as u64;
 /// The client changes the presence of the bot.
-pub const PRESENCE_UPDATE: u64 = 3;
+pub const PRESENCE_UPDATE: u64 = OpCode::PresenceUpdate as u64;
 /// The client joins, leaves, or moves between voice channels.
-pub const VOICE_STATE_UPDATE: u64 = 4;
+pub const VOICE_STATE_UPDATE: u64 = OpCode::VoiceStateUpdate as u64;
 /// The client resumes a session.
-pub const RESUME: u64 = 6;
+pub const RESUME: u64 = OpCode::Resume as u64;
 /// The server asks the client to reconnect and resume.
-pub const RECONNECT: u64 = 7;
+pub const RECONNECT: u64 = OpCode::Reconnect as u64;
 /// The client requests members of a guild.
-pub const REQUEST_GUILD_MEMBERS: u64 = 8;
+pub const REQUEST_GUILD_MEMBERS: u64 = OpCode::RequestGuildMembers as u64;
 /// The server says that the session is invalid; `d` says whether the client may resume it.
-pub const INVALID_SESSION: u64 = 9;
+pub const INVALID_SESSION: u64 = OpCode::InvalidSession as u64;
 /// The first payload of the server on a connection. Its data has the heartbeat interval.
-pub const HELLO: u64 = 10;
+pub const HELLO: u64 = OpCode::Hello as u64;
 /// The server acknowledges a heartbeat.
-pub const HEARTBEAT_ACK: u64 = 11;
+pub const HEARTBEAT_ACK: u64 = OpCode::HeartbeatAck as u64;
