@@ -299,9 +299,7 @@ fn readers(rng: &mut Rng, text: &[u8]) {
         let _ = (command.identify(), command.resume());
     }
     let mut term = Vec::new();
-    if etf::Encoder::default().encode(&[text], &mut term).is_ok()
-        && serde_json::from_slice::<serde_json::Value>(text).is_ok()
-    {
+    if etf::Encoder::default().encode(&[text], &mut term).is_ok() && serde_json::from_slice::<Value>(text).is_ok() {
         let _ = etf::to_json(&term, &mut Vec::new());
     }
     let _ = etf::to_json(text, &mut Vec::new());

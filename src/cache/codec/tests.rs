@@ -168,7 +168,7 @@ fn what_is_not_an_object_is_refused() {
         r#"{"a":[{"b":1}"#,
         r#"{"a":[{},]}"#,
         r#"{"a":{"b"}}"#,
-        r#"{a:1}"#,
+        r"{a:1}",
         r#"{"guild_id":1"#,
         r#"{"guild_id"}"#,
         r#"{"user":{"id":"1"}"#,

@@ -212,7 +212,7 @@ impl Connection<'_> {
             let envelope = Envelope::scan(payload).map_err(|error| io::Error::other(format!("{error:?}")))?;
             match (envelope.op, envelope.t, envelope.s) {
                 (0, Some(name), Some(sequence)) => {
-                    dispatch(self.shared, self.shard, name, sequence, envelope.d, payload.len())
+                    dispatch(self.shared, self.shard, name, sequence, envelope.d, payload.len());
                 }
                 (op, _, _) => {
                     let data = std::str::from_utf8(envelope.d).unwrap_or("null").to_owned();
