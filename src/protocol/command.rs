@@ -48,19 +48,25 @@ impl<'a> Command<'a> {
 pub struct Identify {
     /// With or without `Bot `.
     pub token: String,
-    /// Missing means the only shard of one.
-    #[serde(default = "only_shard")]
+    /// Missing or null means the only shard of one.
+    #[serde(default = "only_shard", deserialize_with = "shard_or_null")]
     pub shard: (u32, u32),
     /// Missing (possible before v8 of the API) means all. A number, or its digits as text, as Kord sends them.
     #[serde(default, deserialize_with = "number_or_digits")]
     pub intents: Option<u64>,
-    /// Payload compression; a `compress` in the URL wins.
-    #[serde(default)]
+    /// Payload compression; a `compress` in the URL has precedence. What is no boolean asks for none: oceanic.js sends the name of
+    /// the compression in its URL here, too.
+    #[serde(default, deserialize_with = "lenient")]
     pub compress: Option<bool>,
 }
 
 fn only_shard() -> (u32, u32) {
     (0, 1)
+}
+
+/// A shard; null is as good as none.
+fn shard_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(u32, u32), D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(only_shard))
 }
 
 /// The data of a client's RESUME.
@@ -186,6 +192,18 @@ mod tests {
         for (intents, read) in [(r#""3276799""#, Some(3_276_799)), ("null", None), ("0", Some(0))] {
             let payload = format!(r#"{{"op":2,"d":{{"token":"x","intents":{intents}}}}}"#);
             assert_eq!(Command::parse(payload.as_bytes()).unwrap().identify().unwrap().intents, read, "{intents}");
+        }
+        for (compress, read) in [
+            ("true", Some(true)),
+            ("false", Some(false)),
+            ("null", None),
+            (r#""zlib-stream""#, None),
+            ("1", None),
+            ("[true]", None),
+        ] {
+            let payload = format!(r#"{{"op":2,"d":{{"token":"x","shard":null,"compress":{compress}}}}}"#);
+            let identify = Command::parse(payload.as_bytes()).unwrap().identify().unwrap();
+            assert_eq!((identify.compress, identify.shard), (read, (0, 1)), "{compress}");
         }
         for bad in [
             r#"{"op":2}"#,
