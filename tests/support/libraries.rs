@@ -10,14 +10,28 @@ const DEFAULT: [&str; 8] = ["twilight", "discord.js", "discord.py", "eris", "hik
 /// Whether the person who runs the tests wants this library: `CLIENTS` is `all`, or a list of names; without it those that
 /// stand for the others.
 pub fn chosen(library: &str) -> bool {
+    chosen_to_speak(library, "")
+}
+
+/// As [`chosen`], for a bot that is told to use `compress`. Packages of its own ([`packages`]) are installed only for
+/// those who have set `CLIENTS`: some have to be compiled.
+pub fn chosen_to_speak(library: &str, compress: &str) -> bool {
+    let packages = packages(library, compress);
     let wanted = match env::var("CLIENTS") {
-        Err(_) => DEFAULT.contains(&library),
-        Ok(list) => list == "all" || list.split([',', ' ']).any(|name| name == library),
+        Err(_) => DEFAULT.contains(&packages.as_str()),
+        Ok(list) => list == "all" || list.split([',', ' ']).any(|name| name == library || name == packages),
     };
     if !wanted {
-        eprintln!("{library} is not among the chosen libraries; CLIENTS=all runs all");
+        eprintln!("{packages} is not among the chosen libraries; CLIENTS=all runs all");
     }
     wanted
+}
+
+/// What `scripts/clients-setup` has to install for a bot: what the directory of its library pins or, where one way to speak
+/// needs other packages, what the directory of that name in it pins (`discord.js/zlib-stream`).
+pub fn packages(library: &str, compress: &str) -> String {
+    let own = format!("{library}/{compress}");
+    if !compress.is_empty() && root().join("tests/clients").join(&own).is_dir() { own } else { library.to_owned() }
 }
 
 /// The names of all directories below tests/clients/ that have a bot.

@@ -23,7 +23,7 @@ pub use bot::{Bot, DEFAULT_INTENTS, Guild, Settings, Shard, install};
 pub use gateway::{Gateway, Gone, Options, Payload};
 pub use http::{Response, get, get_json, post, post_body};
 pub use kernel::memory_of_connections;
-pub use libraries::{chosen, libraries};
+pub use libraries::{chosen, chosen_to_speak, libraries, packages};
 pub use meddler::{Meddler, Way};
 pub use process::Process;
 pub use proxy::Proxy;
