@@ -1,14 +1,14 @@
-//! Which client libraries there are, and which of them the person who runs the tests wants.
+//! The client libraries that have a bot, and which of these to test.
 
 use std::{env, fs};
 
 use super::root;
 
-/// The libraries that are tested when nobody chooses.
+/// The libraries that are tested by default.
 const DEFAULT: [&str; 8] = ["twilight", "discord.js", "discord.py", "eris", "hikari", "discordeno", "jda", "discordgo"];
 
-/// Whether the person who runs the tests wants this library: `CLIENTS` is `all`, or a list of names; without it those that
-/// stand for the others.
+/// Says whether a library has to be tested. `CLIENTS` is `all` or a list of names; without it, [`DEFAULT`] is the
+/// list.
 pub fn chosen(library: &str) -> bool {
     chosen_to_speak(library, "")
 }
@@ -27,14 +27,14 @@ pub fn chosen_to_speak(library: &str, compress: &str) -> bool {
     wanted
 }
 
-/// What `scripts/clients-setup` has to install for a bot: what the directory of its library pins or, where one way to speak
-/// needs other packages, what the directory of that name in it pins (`discord.js/zlib-stream`).
+/// Returns the name that `scripts/clients-setup` installs for a bot: the library, or, when one way to speak needs other
+/// packages, the directory of that name in the library's directory (`discord.js/zlib-stream`).
 pub fn packages(library: &str, compress: &str) -> String {
     let own = format!("{library}/{compress}");
     if !compress.is_empty() && root().join("tests/clients").join(&own).is_dir() { own } else { library.to_owned() }
 }
 
-/// The names of all directories below tests/clients/ that have a bot.
+/// The names of all directories in tests/clients/ that have a bot.
 pub fn libraries() -> Vec<String> {
     let entries = fs::read_dir(root().join("tests/clients")).expect("tests/clients");
     let mut found: Vec<String> = entries
