@@ -4,7 +4,9 @@
 use crate::{
     discord::Discord,
     host::Host,
+    request::Request,
     trace::{Coverage, Event, note},
+    voice::Heard,
 };
 use fastrand::Rng;
 use gateway_proxy::{
@@ -32,6 +34,8 @@ pub struct Manner {
 /// A session, in the client's eyes.
 struct Session {
     id: String,
+    /// Where READY has told it to resume.
+    url: String,
     sequence: u64,
     /// The guilds of READY, and those of them that have been told of since. As long as they are not the same the session
     /// may be incomplete, and then it can not be resumed.
@@ -50,24 +54,9 @@ struct Session {
     era: u64,
     /// The process that it began in.
     generation: u64,
+    voice: Heard,
     /// Requests for members that are not answered, by nonce.
     requests: BTreeMap<u64, Request>,
-}
-
-/// A request for all members of a guild.
-struct Request {
-    guild: u64,
-    /// Whom the client knew when it asked.
-    known: BTreeSet<u64>,
-    told: BTreeSet<u64>,
-    chunks: u64,
-    /// Upstream sessions when it asked.
-    renewals: u64,
-    /// The connection that it was sent on, and where it ends there.
-    sent: (u64, u64),
-    /// The guild was away, or came anew, or may have been away when it asked; or the proxy may not have heard it.
-    disturbed: bool,
-    asked_at: Time,
 }
 
 /// See the module's description.
@@ -76,6 +65,8 @@ pub struct Client {
     pub manner: Manner,
     /// Without GUILD_MESSAGES it hears of everything but messages.
     intents: Intents,
+    /// It resumes where READY has told it to.
+    uses_url: bool,
     next_nonce: u64,
     connection: Option<u64>,
     inbound: Inbound,
@@ -100,6 +91,7 @@ impl Client {
             name,
             manner: manner(rng),
             intents: Intents(if rng.u8(0..4) == 0 { all & !Intents::GUILD_MESSAGES.0 } else { all }),
+            uses_url: rng.bool(),
             next_nonce: 0,
             connection: None,
             inbound: Inbound::new(Role::Client, 1 << 24),
@@ -186,6 +178,15 @@ impl Client {
         }
     }
 
+    /// Asks for a voice channel of a guild that it sees.
+    pub fn ask_voice(&mut self, host: &mut Host, rng: &mut Rng, coverage: &mut Coverage) {
+        let (Some(connection), Some(session)) = (self.connection, &self.session) else { return };
+        if host.generation == self.generation {
+            let guilds: Vec<u64> = session.guilds.keys().copied().collect();
+            session.voice.ask(connection, &guilds, host, rng, coverage);
+        }
+    }
+
     fn number(&self) -> u64 {
         self.connection.expect("a connection")
     }
@@ -202,7 +203,13 @@ impl Client {
         if let Some(session) = self.session.as_mut().filter(|session| !session.id.is_empty()) {
             let gone = self.gone_since.map(|since| now.saturating_sub(since));
             let gone_here = self.gone_since.map(|since| now.saturating_sub(since.max(host.started_at)));
-            match host.resume(now, &session.id, session.sequence) {
+            let url = if self.uses_url { &*session.url } else { "ws://proxy" };
+            // With Discord's id alone it may not be clear whose session is meant.
+            let bare = session.id.starts_with("upstream") && !self.uses_url;
+            if bare {
+                coverage.count(Event::BareResumes);
+            }
+            match host.resume(now, &session.id, url, session.sequence) {
                 Some(number) => {
                     // The shard looks at its clock four times a second.
                     let expired = gone_here.is_some_and(|gone| gone > window + Duration::from_secs(1));
@@ -216,6 +223,7 @@ impl Client {
                     if session.generation != host.generation {
                         coverage.count(Event::RestartResumes);
                     }
+                    session.voice.connects(host);
                     self.connection = Some(number);
                     self.resuming = true;
                     self.gone_since = None;
@@ -233,7 +241,7 @@ impl Client {
                     let known = session.generation >= host.clean_start && session.renewals == host.renewals;
                     note(|| format!("client {}: its RESUME at {} is refused", self.name, session.sequence));
                     assert!(
-                        expired || !synced || !known || !roomy,
+                        expired || !synced || !known || !roomy || bare,
                         "P3: client {} could not resume at {} after {gone:?}",
                         self.name,
                         session.sequence
@@ -248,7 +256,7 @@ impl Client {
         self.connection = Some(number);
         self.gone_since = None;
         self.resuming = false;
-        self.session = Some(Session::new(host.generation));
+        self.session = Some(Session::new(host));
     }
 
     /// It has been told that its session is invalid: it starts over, on the same connection or on another one.
@@ -262,7 +270,7 @@ impl Client {
         if number.is_multiple_of(2) && host.identify_again(number, self.intents) {
             note(|| format!("client {name}: identifies again on {number}"));
             coverage.count(Event::IdentifiedAgain);
-            self.session = Some(Session::new(host.generation));
+            self.session = Some(Session::new(host));
         } else {
             host.hang_up(number, Some(1000));
             self.lost(now, host, "to start over");
@@ -409,6 +417,7 @@ impl Client {
         match kind {
             "READY" => {
                 session.id = data["session_id"].as_str().expect("an id").to_owned();
+                session.url = data["resume_gateway_url"].as_str().expect("a URL").to_owned();
                 session.announced =
                     data["guilds"].as_array().expect("guilds").iter().map(|guild| id(&guild["id"])).collect();
                 (session.at, session.renewals) = host.began(number, offset);
@@ -432,9 +441,11 @@ impl Client {
                 assert_eq!(count, members.len() as u64, "P5: members of guild {of_guild} for client {name}");
                 let before = session.guilds.insert(of_guild, (members, count));
                 assert!(before.is_none(), "P5: guild {of_guild} twice for client {name}");
+                session.voice.guild(of_guild, data);
             }
             "GUILD_DELETE" => {
                 session.answered.insert(of_guild);
+                session.voice.guild_left(of_guild);
                 session.disturb(of_guild);
                 let known = session.guilds.remove(&of_guild).is_some() || session.announced.contains(&of_guild);
                 // The proxy itself tells of guilds that were left while it had no session, and the client may be a new one.
@@ -466,6 +477,8 @@ impl Client {
                 let number = data["number"].as_u64().expect("a number");
                 session.skip_to(Some(number), host, name);
             }
+            "VOICE_STATE_UPDATE" => session.voice.state(guild, data),
+            "VOICE_SERVER_UPDATE" => session.voice.server(guild, data, host, coverage),
             "RESUMED" => {
                 assert!(self.resuming, "P3: RESUMED out of nowhere");
                 assert!(data.is_object());
@@ -494,6 +507,7 @@ impl Client {
             ids(truth.keys().collect()),
             "P5: the guilds of client {name}"
         );
+        session.voice.check(name, host, discord);
         for (id, (members, count)) in &session.guilds {
             assert_eq!(*members, truth[id].members, "P5: the members of guild {id} for client {name}");
             assert_eq!(*count, members.len() as u64);
@@ -501,18 +515,15 @@ impl Client {
     }
 }
 
-impl Request {
-    /// What was known of the guild went with an outage or a session, so perhaps nobody can answer.
-    fn is_excused(&self, host: &Host) -> bool {
-        self.disturbed || self.renewals != host.renewals
-    }
-}
-
 impl Session {
     /// One that has received nothing yet.
-    fn new(generation: u64) -> Self {
+    fn new(host: &mut Host) -> Self {
+        let mut voice = Heard::default();
+        voice.connects(host);
         Self {
             id: String::new(),
+            url: String::new(),
+            voice,
             sequence: 0,
             announced: Vec::new(),
             answered: BTreeSet::new(),
@@ -522,7 +533,7 @@ impl Session {
             synced_at: None,
             renewals: 0,
             era: 0,
-            generation,
+            generation: host.generation,
             requests: BTreeMap::new(),
         }
     }
@@ -535,25 +546,14 @@ impl Session {
             .for_each(|request| request.disturbed = true);
     }
 
-    /// A chunk, as true as the events before it; is it the last one?
+    /// A chunk of an answer; is it the last one?
     fn chunk(&mut self, data: &Value, guild: u64, name: usize) -> bool {
         let nonce = data["nonce"].as_str().and_then(|nonce| nonce.parse().ok()).expect("a nonce of its own");
         let request = self.requests.get_mut(&nonce);
         let request = request.unwrap_or_else(|| panic!("P3: client {name} waits for no answer {nonce}"));
-        assert_eq!((guild, data["chunk_index"].as_u64()), (request.guild, Some(request.chunks)), "P3: client {name}");
-        request.chunks += 1;
         let nobody = BTreeSet::new();
         let shown = self.guilds.get(&guild).map_or(&nobody, |(members, _)| members);
-        for member in data["members"].as_array().expect("members") {
-            let user = member["user"]["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
-            assert!(shown.contains(&user), "P5: {user} is told to client {name}, and has left");
-            assert!(request.told.insert(user), "P3: {user} comes twice in answer {nonce} for client {name}");
-        }
-        let last = data["chunk_count"].as_u64() == Some(request.chunks);
-        if last && !request.disturbed {
-            let missing = request.known.intersection(shown).find(|user| !request.told.contains(user));
-            assert_eq!(missing, None, "P3: answer {nonce} for client {name}");
-        }
+        let last = request.take(data, guild, shown, &format!("answer {nonce} for client {name}"));
         if last {
             self.requests.remove(&nonce);
         }

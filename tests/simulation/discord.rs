@@ -6,6 +6,7 @@
 use crate::{
     net::Payload,
     trace::{Coverage, Event, note},
+    voice::Servers,
 };
 use fastrand::Rng;
 use gateway_proxy::{
@@ -113,6 +114,7 @@ pub struct Discord {
     heavy: bool,
     /// So large are guilds, besides their members, that clients get them one after the other.
     bulk: usize,
+    pub voice: Servers,
 }
 
 impl Discord {
@@ -138,6 +140,7 @@ impl Discord {
             fed: 0,
             user: MANY_MEMBERS + 100,
             heavy,
+            voice: Servers::default(),
             bulk: if rng.u8(0..3) == 0 { rng.usize(10_000..80_000) } else { 0 },
         }
     }
@@ -220,6 +223,12 @@ impl Discord {
             }
         }
         self.known = false;
+        self.voice.guilds.clear();
+    }
+
+    /// Discord's id of the session.
+    pub fn session_id(&self) -> Option<&str> {
+        self.session.as_ref().map(|session| &*session.id)
     }
 
     /// Sessions do not live for ever.
@@ -246,6 +255,7 @@ impl Discord {
             Some(1) => self.say(now, r#"{"t":null,"s":null,"op":11,"d":null}"#.into()),
             Some(2) => self.identify(now, coverage),
             Some(6) => self.resume(now, &payload["d"], coverage),
+            Some(4) => self.voice_state(now, &payload["d"], coverage),
             Some(8) => self.members(now, &payload["d"], coverage),
             _ => {}
         }
@@ -345,7 +355,15 @@ impl Discord {
         }
     }
 
-    fn dispatch(&mut self, now: Time, name: &str, data: &Value, number: Option<u64>, guild: Option<u64>, left: bool) {
+    pub fn dispatch(
+        &mut self,
+        now: Time,
+        name: &str,
+        data: &Value,
+        number: Option<u64>,
+        guild: Option<u64>,
+        left: bool,
+    ) {
         let Some(session) = &mut self.session else {
             self.lost.extend(number);
             return;
@@ -367,6 +385,7 @@ impl Discord {
     fn guild_create(&mut self, now: Time, id: u64, unavailable: Option<bool>) {
         let members: Vec<Value> = self.guilds[&id].members.iter().map(|user| member(*user)).collect();
         let mut data = json!({"id": id.to_string(), "name": "g", "member_count": members.len(), "members": members});
+        data["voice_states"] = self.voice_states(id);
         if self.bulk > 0 {
             data["bulk"] = "b".repeat(self.bulk).into();
         }
@@ -404,6 +423,7 @@ impl Discord {
                 if let Some(id) = any(rng) {
                     coverage.count(Event::Outages);
                     self.guilds.get_mut(&id).expect("it is there").available = false;
+                    self.voice.guilds.remove(&id);
                     let data = json!({"id": id.to_string(), "unavailable": true});
                     self.dispatch(now, "GUILD_DELETE", &data, None, Some(id), true);
                 }
@@ -418,6 +438,7 @@ impl Discord {
             21 => {
                 if let Some(id) = any(rng).filter(|_| self.guilds.len() > 1) {
                     self.guilds.remove(&id);
+                    self.voice.guilds.remove(&id);
                     self.dispatch(now, "GUILD_DELETE", &json!({"id": id.to_string()}), None, Some(id), true);
                 }
             }
@@ -429,6 +450,7 @@ impl Discord {
                     self.guild_create(now, id, None);
                 }
             }
+            23 => self.disturb_voice(now, rng, coverage),
             _ => {
                 if let Some(id) = any(rng) {
                     self.number += 1;

@@ -7,7 +7,7 @@
 //! P2  IDENTIFY only where a RESUME can not do, never too early, and after any fault the shard recovers by itself;
 //! P3  every client gets everything once, in order, under numbers without gaps, over any number of connections;
 //! P4  memory is bounded, sessions end when they should, and nothing stays of who is gone;
-//! P5  what a client makes of its guilds and the events since is the truth.
+//! P5  what a client makes of its guilds and the events since is the truth, and voice tokens go to whom they are for.
 
 mod client;
 mod connection;
@@ -16,9 +16,11 @@ mod host;
 mod io;
 mod net;
 mod process;
+mod request;
 mod run;
 mod trace;
 mod upstream;
+mod voice;
 
 use std::{
     env, panic,

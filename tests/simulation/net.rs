@@ -5,6 +5,7 @@
 //! notes which payloads of Discord have reached the core: a payload has when the last byte of its frame was received.
 
 use crate::trace::{Coverage, Event};
+use crate::voice::Told;
 use gateway_proxy::{io::Token, protocol::Time};
 use std::{
     cell::RefCell,
@@ -23,6 +24,8 @@ pub struct Payload {
     pub number: Option<u64>,
     /// The guild was left, or is down.
     pub left: bool,
+    /// What it tells of voice.
+    pub voice: Told,
 }
 
 /// A receive that is under way.
