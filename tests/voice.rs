@@ -208,7 +208,7 @@ fn a_client_is_connected_and_another_one_gets_no_token() {
     wait_for_metric(&proxy, "gateway_voice_connections", 0.0);
 }
 
-/// The old process says goodbye, or is killed and still could resume.
+/// The old process closes with 1000, or is killed and could still resume.
 #[test]
 fn a_bot_that_restarts_gets_its_voice_back() {
     for goodbye in [true, false] {
@@ -295,7 +295,7 @@ fn the_owner_keeps_its_voice_over_a_restart_of_the_proxy_and_of_the_connection_t
     voice.beat().expect("it stays");
     assert_eq!(sent_op_4(&simulator), commands, "nobody had to ask again");
     assert_eq!((client.servers.len(), other.servers.len()), (1, 0));
-    // It is still the owner: what Discord says of the connection goes to it.
+    // The client is still the owner: a new voice server goes to it.
     simulator.fault(&format!("voice-server?guild={}", place.guild));
     client.server(&place);
     assert_eq!(client.servers[1]["endpoint"], Value::Null, "first the old one goes");
@@ -334,7 +334,7 @@ fn a_channel_is_left_when_nobody_comes_back() {
     client.join(&place, &place.channels[0]);
     client.gateway.close(1000);
     wait_until("the bot to leave", || grant(&simulator, &place).map_or(Ok(()), |grant| Err(grant.to_string())));
-    // Who comes within the grace keeps it.
+    // A client that asks within the grace keeps the bot in the channel.
     let mut client = Client::identify(&proxy);
     assert_eq!(client.channel(&place), None);
     client.join(&place, &place.channels[0]);

@@ -1,5 +1,5 @@
 //! Voice of real client libraries through the proxy: each library's bot joins a voice channel and takes itself for connected,
-//! keeps that over a restart of the proxy and of the connection to Discord, is moved, dies without a word, and gets its voice
+//! keeps that over a restart of the proxy and of the connection to Discord, is moved, is killed, and gets its voice
 //! back in the same channel. The voice server is the simulator's, which refuses what Discord refuses.
 //!
 //! `CLIENTS` chooses as in `tests/real_clients.rs`. `CLIENTS_DIRECT=1` leaves the proxy out, and the parts that need it.
@@ -103,7 +103,7 @@ fn exercise(library: &str) {
     let second = connected(&simulator, &guild);
     assert!(second["number"].as_u64() > first["number"].as_u64());
 
-    // The bot dies without a word, and the next process joins the channel in which the account still is.
+    // The bot is killed, and the next process joins the channel in which the account still is.
     bot.kill();
     let mut bot = start(library, &directory, "bot-2", &gateway, &api, &ca);
     bot.join_voice(&guild, &channels[0]);

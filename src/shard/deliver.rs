@@ -273,7 +273,9 @@ impl Shard {
             }
             if !voice::is_fresh(&self.voice, entry.meta.kind, entry.position, number, entry.data()) {
                 session.skip(entry.position);
-            } else if let Some(sequence) = session.pass(entry.position, entry.meta, entry.data()) {
+                continue;
+            }
+            if let Some(sequence) = session.pass(entry.position, entry.meta, entry.data()) {
                 write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]);
             }
         }

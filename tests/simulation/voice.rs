@@ -23,7 +23,7 @@ pub struct Place {
 #[derive(Default)]
 pub struct Servers {
     pub guilds: BTreeMap<u64, Place>,
-    /// Whose op 4 for a guild it has heard last; 0 is the proxy itself.
+    /// The client session whose op 4 for a guild Discord has received last; 0 is the proxy itself.
     pub heard: BTreeMap<u64, u64>,
     next: u64,
 }
@@ -239,7 +239,7 @@ impl Discord {
         self.dispatch(now, "VOICE_SERVER_UPDATE", &data, None, Some(guild), false);
     }
 
-    /// Somebody moves the bot or takes it out, or its voice server is moved.
+    /// A moderator moves the bot or takes it out of voice, or Discord moves the voice server.
     pub fn disturb_voice(&mut self, now: Time, rng: &mut Rng, coverage: &mut Coverage) {
         let guilds: BTreeSet<u64> = self.voice.guilds.keys().copied().collect();
         let Some(&guild) = guilds.iter().nth(rng.usize(0..guilds.len().max(1))) else { return };

@@ -20,7 +20,7 @@ pub struct Credentials {
     pub session: String,
     /// From VOICE_SERVER_UPDATE.
     pub token: String,
-    /// The same.
+    /// From VOICE_SERVER_UPDATE: host and port.
     pub endpoint: String,
 }
 
@@ -94,7 +94,7 @@ impl Voice {
         }
     }
 
-    /// Is it still good? Asks by a heartbeat. `Err`: the code that it was closed with.
+    /// Sends a heartbeat and waits for its acknowledgement. `Err`: the code that the server closed the connection with.
     pub fn beat(&mut self) -> Result<(), u16> {
         self.send(3, &json!({"t": 17, "seq_ack": 0}));
         let answer = self.receive()?;

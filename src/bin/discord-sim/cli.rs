@@ -54,7 +54,7 @@ Prints `listening on ADDRESS` when it is ready. The control API takes shard=N or
   POST /sim/refuse?seconds=N                   close new TCP connections at once (these ones too)
   POST /sim/hang?seconds=N                     never answer new connections (other than /sim/)
   POST /sim/remaining?value=N                  IDENTIFYs that are left
-  POST /sim/voice-move?guild=ID[&channel=ID]   somebody moves the bot to a voice channel, or out of them
+  POST /sim/voice-move?guild=ID[&channel=ID]   a moderator moves the bot to a voice channel, or out of them
   POST /sim/voice-server?guild=ID              the voice server goes away, another one is given
   POST /sim/guild-leave?id=ID, guild-unavailable?id=ID, guild-available?id=ID, guild-join?shard=S
 

@@ -148,7 +148,7 @@ async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Respon
     }
 }
 
-/// Somebody moves the bot within a guild's voice channels, or out of them; or its voice server is moved.
+/// A moderator moves the bot within a guild's voice channels, or out of them; or Discord moves the bot's voice server.
 fn voice(server: &Server, request: &Request) -> Result<Response, Response> {
     let guild = number(request, "guild")?.ok_or_else(|| wrong("which guild?"))?;
     let mut gateway = server.gateway.borrow_mut();

@@ -8,7 +8,7 @@ use crate::link::{Link, inbound};
 use crate::world::{Settings, Wish, World};
 use crate::{control, rest, tls, voice};
 use futures_lite::FutureExt;
-use gateway_proxy::websocket::{Role, server_response};
+use gateway_proxy::websocket::{Role, Upgrade, server_response};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 use rustls::{ServerConfig, ServerConnection};
@@ -198,26 +198,7 @@ async fn connection(server: Rc<Server>, stream: TcpStream) -> io::Result<()> {
             return Ok(());
         }
         match &request.upgrade {
-            Some(Ok(upgrade)) => {
-                // Voice servers are told from the gateway by their versions.
-                if let Some(version) = voice_version(&request) {
-                    link.out.extend_from_slice(server_response(upgrade).as_bytes());
-                    let inbound = inbound(Role::Server, voice::MOST_MESSAGE, &buffer);
-                    return voice::serve(server, link, inbound, version).await;
-                }
-                let Some((version, transport)) = gateway_query(&request) else {
-                    let message = "the simulator speaks v=9 or v=10 (voice: 4 to 8), encoding=json, compress=zlib-stream or zstd-stream";
-                    Response::error(400, message, 0).write(false, &mut link.out);
-                    link.finish().await;
-                    return Ok(());
-                };
-                link.out.extend_from_slice(server_response(upgrade).as_bytes());
-                let encoder = Encoder::new(transport)?;
-                let inbound = inbound(Role::Server, MOST_MESSAGE, &buffer);
-                let key = server.gateway.borrow_mut().connect(version, transport, &request.path, Instant::now());
-                Driver::new(server, key, link, inbound, encoder).run().await;
-                return Ok(());
-            }
+            Some(Ok(upgrade)) => return websocket(server, link, &request, upgrade, &buffer).await,
             Some(Err(error)) => {
                 Response::error(400, &error.to_string(), 0).write(false, &mut link.out);
                 link.finish().await;
@@ -247,6 +228,35 @@ async fn connection(server: Rc<Server>, stream: TcpStream) -> io::Result<()> {
             return Ok(());
         }
     }
+}
+
+/// A WebSocket to the gateway, or to a voice server. The versions of the two have no number in common. `received` came
+/// with the request.
+async fn websocket(
+    server: Rc<Server>,
+    mut link: Link,
+    request: &Request,
+    upgrade: &Upgrade,
+    received: &[u8],
+) -> io::Result<()> {
+    if let Some(version) = voice_version(request) {
+        link.out.extend_from_slice(server_response(upgrade).as_bytes());
+        let inbound = inbound(Role::Server, voice::MOST_MESSAGE, received);
+        return voice::serve(server, link, inbound, version).await;
+    }
+    let Some((version, transport)) = gateway_query(request) else {
+        let message =
+            "the simulator speaks v=9 or v=10 (voice: 4 to 8), encoding=json, compress=zlib-stream or zstd-stream";
+        Response::error(400, message, 0).write(false, &mut link.out);
+        link.finish().await;
+        return Ok(());
+    };
+    link.out.extend_from_slice(server_response(upgrade).as_bytes());
+    let encoder = Encoder::new(transport)?;
+    let inbound = inbound(Role::Server, MOST_MESSAGE, received);
+    let key = server.gateway.borrow_mut().connect(version, transport, &request.path, Instant::now());
+    Driver::new(server, key, link, inbound, encoder).run().await;
+    Ok(())
 }
 
 /// Reads with a limit on the silence of the client, which counts as the end.

@@ -1,8 +1,8 @@
 //! A voice server: the voice gateway, versions 4 to 8 (docs: Voice Connections), and the answer to IP discovery.
 //!
 //! A connection gets HELLO, identifies or resumes with what the main gateway has given out, and gets READY; after its SELECT
-//! PROTOCOL it gets SESSION DESCRIPTION, and the library takes itself for connected. Whoever comes with the token of another
-//! session, of another guild or of the past is refused as at Discord. No voice is ever passed on: packets that are no IP
+//! PROTOCOL it gets SESSION DESCRIPTION, and the library takes itself for connected. A connection with the token of
+//! another session, of another guild or of the past is refused as at Discord. No voice is ever passed on: packets that are no IP
 //! discovery are dropped.
 
 use crate::gateway::Gateway;
@@ -263,7 +263,7 @@ pub fn answer_discovery(ip: std::net::IpAddr) -> io::Result<SocketAddr> {
         loop {
             let Ok((length, from)) = socket.recv_from(&mut packet) else { continue };
             if let Some(answer) = discovery(&packet[..length], from) {
-                // Who does not get it asks again.
+                // A client that does not get the answer asks again.
                 let _ = socket.send_to(&answer, from);
             }
         }

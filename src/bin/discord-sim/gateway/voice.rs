@@ -34,7 +34,7 @@ struct Grant {
     described: bool,
 }
 
-/// Who a voice connection says that it is: op 0 or op 7.
+/// The credentials in a voice connection's op 0 or op 7.
 pub struct Credentials<'a> {
     /// The guild.
     pub server: u64,
@@ -174,7 +174,7 @@ impl Gateway {
         Some((key, id.clone()))
     }
 
-    /// Somebody moves the bot to another channel, or out of voice. False: it is in no channel of the guild.
+    /// A moderator moves the bot to another channel, or out of voice. False: it is in no channel of the guild.
     pub fn move_from_voice(&mut self, guild: u64, channel: Option<u64>) -> bool {
         let Some((key, _)) = self.voice_session(guild) else { return false };
         self.voice_state(key, guild, channel, false, false);
