@@ -37,7 +37,7 @@ test-portable: ## the tests of code that depends on the CPU, on one without AVX2
 
 test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
 	@scripts/clients-setup $(or $(CLIENTS),all)
-	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients --test client_state
+	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients --test client_state --test voice_clients
 	$(if $(CLIENTS),,scripts/readme-clients)
 
 sim: ## deterministic simulation with faults (SEEDS=100000), or one seed told in full (SEED=17)

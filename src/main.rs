@@ -10,6 +10,7 @@ use gateway_proxy::{
     listener::Listener,
     placement::{Placement, allowed_cpus},
     preflight,
+    protocol::intents::Intents,
 };
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
@@ -125,7 +126,29 @@ fn summary(config: &Config, placement: &Placement) -> String {
         _ => format!("data cores on CPUs {:?} as far as the shards need them", placement.data(usize::MAX)),
     };
     format!(
-        "the configuration is right\nshards: {shards}\nlisten: {}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}",
-        config.listen, config.externally_accessible_url, placement.control, config.intents, config.cache
+        "the configuration is right\nshards: {shards}\nlisten: {}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}\nvoice: {}",
+        config.listen,
+        config.externally_accessible_url,
+        placement.control,
+        config.intents,
+        config.cache,
+        voice(config)
+    )
+}
+
+/// What clients can do with voice channels.
+fn voice(config: &Config) -> String {
+    let grace = config.voice_grace.as_secs();
+    let kept = format!("a channel is kept for {grace} s after its client is gone");
+    if config.intents & Intents::GUILD_VOICE_STATES.0 == 0 {
+        return "not possible: `intents` lacks GUILD_VOICE_STATES (128), and most libraries then never learn that they are connected"
+            .into();
+    }
+    if config.cache.voice_states {
+        return kept;
+    }
+    format!(
+        "{kept}; `cache.voice_states` is off, so a client that has just connected is shown nobody in voice channels, the bot itself \
+         included, until somebody moves: a music bot can not see that it is still in a channel, or alone there"
     )
 }

@@ -98,6 +98,10 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Filter events by the intents of each client?
     pub honor_client_intents: bool,
+    /// How long a voice channel is kept whose client is gone.
+    pub voice_grace: Duration,
+    /// Join the voice channels again when Discord's session was lost? (`voice_after_loss`)
+    pub voice_rejoin: bool,
 }
 
 impl Config {
@@ -131,6 +135,7 @@ impl Config {
         let host = read_host(&mut reader)?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
+        let resume_window = reader.number("resume_window", (0, 3600))?.unwrap_or(120);
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
             token,
@@ -154,10 +159,12 @@ impl Config {
             cores: read_cores(&mut reader)?,
             control_core: reader.number("control_core", (0, 1 << 16))?.map(|cpu| cpu as usize),
             upstream_compression: read_compression(&mut reader)?,
-            resume_window: Duration::from_secs(reader.number("resume_window", (0, 3600))?.unwrap_or(120)),
+            resume_window: Duration::from_secs(resume_window),
             resume_buffer: reader.number("resume_buffer", RESUME_BUFFER)?.unwrap_or(16 << 20) as usize,
             state_dir: read_state_dir(&mut reader)?,
             honor_client_intents: reader.bool("honor_client_intents", true)?,
+            voice_grace: Duration::from_secs(reader.number("voice_grace", (0, 3600))?.unwrap_or(resume_window)),
+            voice_rejoin: read_after_loss(&mut reader)?,
         };
         warnings.extend(reader.unknown());
         if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
@@ -287,6 +294,15 @@ fn read_state_dir(reader: &mut Reader) -> Result<Option<PathBuf>, ConfigError> {
     match reader.string("state_dir", EXPECTED)? {
         Some(path) if path.is_empty() => Err(reader.wrong("state_dir", &path.into(), EXPECTED)),
         path => Ok(path.map(PathBuf::from)),
+    }
+}
+
+fn read_after_loss(reader: &mut Reader) -> Result<bool, ConfigError> {
+    const EXPECTED: &str = "\"leave\" or \"rejoin\": what becomes of voice channels when Discord's session was lost";
+    match reader.string("voice_after_loss", EXPECTED)?.as_deref() {
+        None | Some("leave") => Ok(false),
+        Some("rejoin") => Ok(true),
+        Some(other) => Err(reader.wrong("voice_after_loss", &other.into(), EXPECTED)),
     }
 }
 

@@ -137,6 +137,8 @@ struct Control {
     /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
     last_descriptor: RawFd,
     reserved_files: u64,
+    /// Discord's ids of the sessions of the shards that have begun.
+    names: RefCell<HashMap<u32, Option<String>>>,
     token_log: RefCell<OnceAMinute>,
     files_log: RefCell<OnceAMinute>,
     accept_log: RefCell<OnceAMinute>,
@@ -235,6 +237,7 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 metrics: Kept::new(answers::KEPT),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
+                names: RefCell::default(),
                 token_log: RefCell::default(),
                 files_log: RefCell::default(),
                 accept_log: RefCell::default(),
@@ -436,6 +439,8 @@ impl Control {
             resume_window: config.resume_window,
             cache: config.cache,
             honor_client_intents: config.honor_client_intents,
+            voice_grace: config.voice_grace,
+            voice_rejoin: config.voice_rejoin,
             state_dir: config.state_dir.clone(),
         }
     }
@@ -465,6 +470,9 @@ impl Control {
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
                         queue.started(shard);
                     }
+                }
+                ToControl::Named(shard, name) => {
+                    self.names.borrow_mut().insert(shard, name);
                 }
                 ToControl::WantPermit(shard) => {
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
@@ -556,6 +564,14 @@ impl Control {
         let recommended = self.gateway.borrow().as_ref()?.shards;
         let range = self.config.shard_range(recommended).ok()?;
         range.contains(&shard).then(|| &self.cores()[self.index_of(shard)])
+    }
+
+    /// The shard whose session has this id at Discord. `None`: not all shards have said so far how theirs are called.
+    fn shard_named(&self, id: &str) -> Option<Option<u32>> {
+        let range = self.config.shard_range(self.gateway.borrow().as_ref()?.shards).ok()?;
+        let names = self.names.borrow();
+        let found = names.iter().find(|(_, name)| name.as_deref() == Some(id)).map(|(shard, _)| *shard);
+        (found.is_some() || names.len() >= range.len()).then_some(found)
     }
 
     fn intents(&self) -> u64 {

@@ -379,6 +379,8 @@ impl Parts {
             resume_window: plan.resume_window,
             cache: plan.cache,
             honor_client_intents: plan.honor_client_intents,
+            voice_grace: plan.voice_grace,
+            voice_rejoin: plan.voice_rejoin,
             intents: plan.intents,
         };
         Self { id, settings: Rc::new(settings), identity }

@@ -19,6 +19,7 @@ mod proxy;
 mod simulator;
 mod truth;
 mod view;
+mod voice;
 
 pub use bot::{Bot, DEFAULT_INTENTS, Guild, Settings, Shard, install};
 pub use faulty_relay::{Fault, FaultyRelay};
@@ -31,6 +32,7 @@ pub use proxy::Proxy;
 pub use simulator::{Simulator, TOKEN};
 pub use truth::{compare_guilds, guilds_of, wait_for_events};
 pub use view::View;
+pub use voice::{Credentials, Voice};
 
 use std::{
     net::TcpListener,

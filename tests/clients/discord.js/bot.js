@@ -77,7 +77,21 @@ function view(found) {
   };
 }
 
+/** Joins a voice channel, or leaves if there is none, and tells each state of the connection. */
+function voice({ guild, channel }) {
+  const { getVoiceConnection, joinVoiceChannel } = require('@discordjs/voice');
+  if (!channel) return getVoiceConnection(guild).destroy();
+  const { voiceAdapterCreator } = client.guilds.cache.get(guild);
+  const connection = joinVoiceChannel({ guildId: guild, channelId: channel, adapterCreator: voiceAdapterCreator, debug: true });
+  connection.on('debug', (message) => console.error(message));
+  connection.on('error', (error) => fail(error));
+  connection.on('stateChange', (before, { status }) => {
+    if (status !== before.status) emit('voice', { guild, state: status === 'ready' ? 'connected' : status });
+  });
+}
+
 listen({
+  voice,
   cache: ({ guild }) => emit('cache', { guild, view: view(client.guilds.cache.get(guild)) }),
   members: async ({ guild }) => {
     const members = await client.guilds.cache.get(guild).members.fetch();
