@@ -4,10 +4,13 @@
 //! processes: who connects meanwhile waits in the backlog instead of being refused. That matters, because many libraries
 //! answer a refused connection with an IDENTIFY, for which there is no replay.
 
+mod admin;
+
 use std::{
-    env, io,
+    env, fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -37,6 +40,8 @@ const UNSENT_LIMIT: libc::c_int = 64 << 10;
 pub struct Listener {
     socket: TcpListener,
     inherited: bool,
+    /// Of a socket in the file system.
+    path: Option<PathBuf>,
 }
 
 impl Listener {
@@ -59,16 +64,16 @@ impl Listener {
                     "the socket that was handed over (LISTEN_FDS) does not listen for TCP: expected ListenStream= with a port, and Accept=no",
                 )?;
                 tracing::info!("listening on {own}, a socket that was handed over: `host` and `port` are not used");
-                Ok(Self { socket, inherited: true })
+                Ok(Self { socket, inherited: true, path: None })
             }
-            None => bind(address).map(|socket| Self { socket, inherited: false }),
+            None => bind(address).map(|socket| Self { socket, inherited: false, path: None }),
         }
     }
 
     /// The socket to accept from, and what ends that.
     pub fn split(self) -> io::Result<(TcpListener, Stopper)> {
         let socket = self.socket.try_clone()?;
-        Ok((self.socket, Stopper { socket, inherited: self.inherited }))
+        Ok((self.socket, Stopper { socket, inherited: self.inherited, path: self.path }))
     }
 }
 
@@ -77,12 +82,17 @@ impl Listener {
 pub struct Stopper {
     socket: TcpListener,
     inherited: bool,
+    path: Option<PathBuf>,
 }
 
 impl Stopper {
     /// Wakes whoever accepts, who then has to look whether to go on. A port of our own is free afterwards; a socket that
     /// was handed over keeps its queue for the next process.
     pub fn stop(self) {
+        if let Some(path) = &self.path {
+            // What is there after all is replaced by the next process.
+            let _ = fs::remove_file(path);
+        }
         if self.inherited {
             // A pending accept that is cancelled could take a client with it. So it is given a connection.
             let _ = listening_at(&self.socket).and_then(|own| TcpStream::connect_timeout(&own, WAKE_LIMIT).ok());
@@ -205,7 +215,7 @@ mod tests {
         let bound = |inherited| {
             let socket = bind("0.0.0.0:0".parse().unwrap()).unwrap();
             let address = socket.local_addr().unwrap();
-            let (socket, stopper) = Listener { socket, inherited }.split().unwrap();
+            let (socket, stopper) = Listener { socket, inherited, path: None }.split().unwrap();
             let accepting = thread::spawn(move || socket.accept().map(drop));
             stopper.stop();
             (accepting.join().unwrap(), address)

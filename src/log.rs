@@ -5,7 +5,7 @@
 //! client has its own numbers: sending it is two copies and the digits.
 //!
 //! Promises: an entry never changes; what is gone is gone from the oldest end; memory is at most [`Limits::bytes`] plus
-//! one segment, except that the newest [`Limits::entries`] events are kept however large they are.
+//! one segment, except that the newest [`Limits::entries`] events are kept beyond that, up to [`MOST_BYTES`].
 //! Never: knows who reads it, parses an event, or looks at a clock.
 
 use crate::protocol::{event::Meta, payload};
@@ -20,6 +20,9 @@ pub struct Limits {
     pub entries: usize,
 }
 
+/// Bytes that the newest [`Limits::entries`] events may take beyond [`Limits::bytes`]: twice the largest payload. The newest one
+/// is always kept.
+pub const MOST_BYTES: usize = if cfg!(test) { 4 << 20 } else { 512 << 20 };
 /// Entries share allocations of this size; a larger one has its own.
 const SEGMENT_BYTES: usize = 64 << 10;
 
@@ -170,10 +173,12 @@ impl Log {
         }
     }
 
-    /// Drops the oldest segments while there is too much, but none that holds one of the newest `entries` events.
+    /// Drops the oldest segments while there is too much, but none that holds one of the newest `entries` events as long as all
+    /// is within [`MOST_BYTES`].
     fn enforce(&mut self) {
         while self.bytes > self.limits.bytes && self.segments.len() > 1 {
-            if self.next - self.segments[1].first < self.limits.entries as u64 {
+            let is_wanted = self.next - self.segments[1].first < self.limits.entries as u64;
+            if is_wanted && self.bytes <= MOST_BYTES {
                 break;
             }
             self.drop_oldest();
@@ -252,6 +257,20 @@ mod tests {
         }
         assert_eq!(positions(&log, 16).unwrap(), (16..=20).collect::<Vec<_>>());
         assert!(log.len() <= 6, "{}", log.len());
+    }
+
+    #[test]
+    fn large_events_are_bounded_however_many_are_wanted() {
+        let mut log = log(100 << 10, 1 << 16);
+        let big = vec![b'1'; 300 << 10];
+        for _ in 0..100 {
+            log.append(b"X", &big, META);
+            assert!(log.bytes() <= MOST_BYTES, "{}", log.bytes());
+        }
+        assert!(log.len() > 10, "{}", log.len());
+        // One that is larger than all that may be kept is kept until the next one.
+        let position = log.append(b"X", &vec![b'1'; MOST_BYTES + 1], META);
+        assert_eq!(positions(&log, position), Some(vec![position]));
     }
 
     #[test]

@@ -106,6 +106,8 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         cache: crate::cache::Flags::ALL,
         honor_client_intents: true,
         state_dir: None,
+        forward_opcodes: Vec::new(),
+        memory: Arc::default(),
     }
 }
 

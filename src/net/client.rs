@@ -51,17 +51,24 @@ pub struct ClientConnection {
     /// What goes to the client.
     pub outbox: Outbox,
     budget: Budget,
+    /// For whom somebody has made it.
+    made_for: Option<std::net::SocketAddr>,
 }
 
 impl ClientConnection {
     /// A connection that was accepted on the calling executor.
     pub fn new(stream: TcpStream, inbound: Inbound, outbox: Outbox) -> Self {
-        Self { stream, inbound, outbox, budget: Budget::default() }
+        Self { stream, inbound, outbox, budget: Budget::default(), made_for: None }
     }
 
     /// The address of the client; `None`: it is gone.
     pub fn peer(&self) -> Option<std::net::SocketAddr> {
-        self.stream.peer_addr().ok()
+        self.made_for.or_else(|| self.stream.peer_addr().ok())
+    }
+
+    /// The client is somebody else than who has made the connection.
+    pub fn set_peer(&mut self, peer: std::net::SocketAddr) {
+        self.made_for = Some(peer);
     }
 
     /// The number of its descriptor.

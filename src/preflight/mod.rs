@@ -1,9 +1,11 @@
 //! What the machine has to offer, checked before anything starts, because the errors that come later mislead.
 
+mod memory;
 mod ring;
 
+pub use memory::{default_client_memory, memory};
 pub use ring::check as io_uring;
-use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path};
+use std::io;
 
 /// Locked memory that an executor's rings take, in bytes.
 const MEMLOCK_PER_EXECUTOR: u64 = 512 << 10;
@@ -33,6 +35,17 @@ pub fn limits(executors: usize) -> Result<Option<String>, String> {
     }))
 }
 
+/// Keeps the memory of this process, which has the token in it, from others of the same user: no debugger attaches, `/proc` does
+/// not show it, and no core file is written.
+pub fn hide_memory() -> io::Result<()> {
+    // SAFETY: prctl with this option only sets an attribute of this process.
+    if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// How many files the process may open.
 pub fn open_files() -> io::Result<u64> {
     raise(libc::RLIMIT_NOFILE)
@@ -59,23 +72,6 @@ fn raise(resource: libc::__rlimit_resource_t) -> io::Result<u64> {
     Ok(limit.rlim_cur)
 }
 
-/// Makes the directory for state files if it is missing, and tries whether a file can be written there: when the proxy
-/// stops it is too late to find out. An error says what to do.
-pub fn state_dir(directory: &Path) -> Result<(), String> {
-    let probe = directory.join("probe.new");
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder
-        .create(directory)
-        .and_then(|()| fs::write(&probe, "this file can be deleted\n"))
-        .and_then(|()| fs::remove_file(&probe))
-        .map_err(|error| {
-            format!(
-                "`state_dir` is {directory:?}, where no file can be written ({error}): choose another directory, or let the user that runs the proxy write there"
-            )
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,16 +83,9 @@ mod tests {
     }
 
     #[test]
-    fn a_state_dir_is_made_and_tried() {
-        let base = std::env::temp_dir().join(format!("gateway-proxy-state-dir-{}", std::process::id()));
-        let directory = base.join("a/b");
-        assert_eq!(state_dir(&directory), Ok(()));
-        assert_eq!(state_dir(&directory), Ok(()));
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
-        let file = base.join("file");
-        fs::write(&file, "").unwrap();
-        let error = state_dir(&file).unwrap_err();
-        assert!(error.contains("`state_dir` is") && error.contains("choose another directory"), "{error}");
-        fs::remove_dir_all(&base).unwrap();
+    fn memory_is_hidden() {
+        hide_memory().unwrap();
+        // SAFETY: prctl with this option only returns an attribute of this process.
+        assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) }, 0);
     }
 }

@@ -7,6 +7,8 @@ pub const NORMAL: u16 = 1000;
 pub const GOING_AWAY: u16 = 1001;
 /// "Try reconnecting": the one code that every library answers with a RESUME.
 pub const UNKNOWN_ERROR: u16 = 4000;
+/// An opcode that does not exist.
+pub const UNKNOWN_OPCODE: u16 = 4001;
 /// A payload that can not be decoded.
 pub const DECODE_ERROR: u16 = 4002;
 /// A command before IDENTIFY.

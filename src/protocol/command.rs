@@ -1,6 +1,6 @@
 //! What clients send: parsed, checked, and made safe to pass on to Discord (docs: Gateway Events, Send Events).
 
-use super::{opcode, token::bare};
+use super::{command_check::check, opcode, token::bare};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
@@ -123,13 +123,27 @@ impl std::fmt::Debug for Resume {
     }
 }
 
-/// What of a command of an identified client goes to Discord, as a payload; `None`: nothing, which is no reason to close.
+/// What becomes of a command of an identified client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// It goes to Discord, as this payload.
+    Payload(Vec<u8>),
+    /// Nothing: the client has to do with the proxy only, or sends what only Discord sends.
+    Nothing,
+    /// Nothing: what it is nobody here knows.
+    Unknown,
+}
+
+/// What of a command of an identified client goes to Discord. The error says what is wrong with it; the client has to be closed
+/// with 4002.
 ///
-/// Heartbeats, IDENTIFY and RESUME never do; unknown opcodes do, because the proxy may be older than the client's library.
-/// Discord closes the connection, which is everybody's, for what it can not read. So the payload is put together anew from
-/// what has been read here, and data that is no object stays here.
-pub fn forward(command: &Command<'_>) -> Option<Vec<u8>> {
-    match command.op {
+/// Discord closes the connection, which is everybody's, for an opcode that it does not know and for what it can not read. So
+/// only documented commands pass, and the opcodes in `further`, and the payload is put together anew from what has been read
+/// here. A client that sends something else is not closed for it, as Discord would do (4001): one library never comes back
+/// then, and what it has sent may be newer than this proxy.
+pub fn forward(command: &Command<'_>, further: &[u64]) -> Result<Forwarded, &'static str> {
+    let data = || command.d.map_or("null", RawValue::get);
+    Ok(match command.op {
         opcode::DISPATCH
         | opcode::HEARTBEAT
         | opcode::IDENTIFY
@@ -137,13 +151,21 @@ pub fn forward(command: &Command<'_>) -> Option<Vec<u8>> {
         | opcode::RECONNECT
         | opcode::INVALID_SESSION
         | opcode::HELLO
-        | opcode::HEARTBEAT_ACK => None,
-        opcode::PRESENCE_UPDATE => presence(command),
-        op => {
-            let data = command.d.map(RawValue::get).filter(|data| data.starts_with('{'))?;
-            Some(format!(r#"{{"op":{op},"d":{data}}}"#).into_bytes())
+        | opcode::HEARTBEAT_ACK => Forwarded::Nothing,
+        opcode::PRESENCE_UPDATE => {
+            check(command.op, data())?;
+            Forwarded::Payload(presence(command).ok_or("op 3: not a presence")?)
         }
-    }
+        op @ (opcode::VOICE_STATE_UPDATE
+        | opcode::REQUEST_GUILD_MEMBERS
+        | opcode::REQUEST_SOUNDBOARD_SOUNDS
+        | opcode::REQUEST_CHANNEL_INFO) => {
+            check(op, data())?;
+            Forwarded::Payload(format!(r#"{{"op":{op},"d":{}}}"#, data()).into_bytes())
+        }
+        op if further.contains(&op) => Forwarded::Payload(format!(r#"{{"op":{op},"d":{}}}"#, data()).into_bytes()),
+        _ => Forwarded::Unknown,
+    })
 }
 
 /// An Update Presence that Discord accepts: `activities: null` closes the connection there, and the shard is shared.
@@ -234,8 +256,10 @@ mod tests {
     }
 
     fn forwarded(payload: &str) -> Option<Value> {
-        let bytes = forward(&Command::parse(payload.as_bytes()).unwrap())?;
-        Some(serde_json::from_slice(&bytes).unwrap())
+        match forward(&Command::parse(payload.as_bytes()).unwrap(), &[44]) {
+            Ok(Forwarded::Payload(bytes)) => Some(serde_json::from_slice(&bytes).unwrap()),
+            _ => None,
+        }
     }
 
     #[test]
@@ -254,10 +278,20 @@ mod tests {
 
     #[test]
     fn what_is_passed_on() {
-        for op in [4, 8, 31, 43, 99] {
-            let payload = format!(r#"{{"op":{op},"d":{{"guild_id":123456789012345678}}}}"#);
+        for (op, rest) in [
+            (4, r#","channel_id":null"#),
+            (8, r#","query":"""#),
+            (31, r#","guild_ids":[1]"#),
+            (43, r#","fields":[]"#),
+            (44, ""),
+        ] {
+            let payload = format!(r#"{{"op":{op},"d":{{"guild_id":123456789012345678{rest}}}}}"#);
             assert_eq!(forwarded(&payload), Some(serde_json::from_str(&payload).unwrap()));
         }
+        let what = |payload: &str| forward(&Command::parse(payload.as_bytes()).unwrap(), &[44]);
+        assert_eq!(what(r#"{"op":99,"d":{}}"#), Ok(Forwarded::Unknown));
+        assert_eq!(what(r#"{"op":5,"d":{}}"#), Ok(Forwarded::Unknown));
+        assert!(what(r#"{"op":8,"d":{"guild_id":[]}}"#).unwrap_err().contains("query or user_ids"));
         for op in [0, 1, 2, 6, 7, 9, 10, 11] {
             assert_eq!(forwarded(&format!(r#"{{"op":{op},"d":{{}}}}"#)), None);
         }
@@ -265,8 +299,9 @@ mod tests {
             assert_eq!(forwarded(&format!(r#"{{"op":8,"d":{bad}}}"#)), None);
         }
         // What came in a binary message need not be UTF-8 everywhere, what goes to Discord has to be.
-        let binary = b"{\"op\":31, \"x\":\"\xff\", \"d\": {\"a\": 1} }";
-        assert_eq!(forward(&Command::parse(binary).unwrap()).unwrap(), br#"{"op":31,"d":{"a": 1}}"#);
+        let binary = b"{\"op\":31, \"x\":\"\xff\", \"d\": {\"guild_ids\": [1]} }";
+        let plain = br#"{"op":31,"d":{"guild_ids": [1]}}"#.to_vec();
+        assert_eq!(forward(&Command::parse(binary).unwrap(), &[]), Ok(Forwarded::Payload(plain)));
         assert!(Command::parse(b"{\"op\":31,\"d\":{\"a\":\"\xff\"}}").is_err());
     }
 }

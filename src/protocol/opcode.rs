@@ -22,3 +22,7 @@ pub const INVALID_SESSION: u64 = 9;
 pub const HELLO: u64 = 10;
 /// Answers a heartbeat.
 pub const HEARTBEAT_ACK: u64 = 11;
+/// Asks for the soundboard sounds of guilds.
+pub const REQUEST_SOUNDBOARD_SOUNDS: u64 = 31;
+/// Asks for what channels of a guild say of themselves.
+pub const REQUEST_CHANNEL_INFO: u64 = 43;

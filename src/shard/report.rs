@@ -73,6 +73,10 @@ pub struct Report {
     pub syncing: usize,
     /// Sessions of clients that ended because Discord gave the shard a new session.
     pub invalidated: u64,
+    /// Commands of clients that were not passed on because nobody here knows their opcode.
+    pub unknown_commands: u64,
+    /// Commands of clients for which Discord has closed the connection.
+    pub refused_commands: u64,
 }
 
 impl Shard {
@@ -109,6 +113,8 @@ impl Shard {
             queued_commands: self.limiter.queued(),
             fell_off: self.fell_off,
             invalidated: self.invalidated,
+            unknown_commands: self.unknown_commands,
+            refused_commands: self.culprit.count,
             syncing: self.clients.values().filter(|client| deliver::is_syncing(client)).count(),
         }
     }

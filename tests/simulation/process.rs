@@ -80,6 +80,8 @@ fn plan(choice: Choice) -> Plan {
         cache: Flags::ALL,
         honor_client_intents: true,
         state_dir: None,
+        forward_opcodes: Vec::new(),
+        memory: std::sync::Arc::default(),
     }
 }
 
