@@ -21,7 +21,7 @@ use gateway_proxy::{
     },
     shard::{Settings, Shard},
     upstream::session::Identity,
-    websocket::{Inbound, Role},
+    websocket::{FrameDecoder, Role},
 };
 use std::{rc::Rc, time::Duration};
 
@@ -99,7 +99,7 @@ pub fn frames(bytes: &[u8]) {
     let Some((&step, bytes)) = bytes.split_first() else { return };
     for role in [Role::Client, Role::Server] {
         let read = |step: usize| {
-            let mut inbound = Inbound::new(role, 4096);
+            let mut inbound = FrameDecoder::new(role, 4096);
             let mut messages = Vec::new();
             for piece in bytes.chunks(step.max(1)) {
                 inbound.receive(piece);

@@ -115,19 +115,6 @@ fn errors_say_what_is_expected() {
             "config.json: `upstream_compression` is \"gzip\", expected \"zstd-stream\", \"zlib-stream\" or \"none\"",
         ),
         (r#","backpressure":-1"#, "config.json: `backpressure` is -1, expected a whole number from 1 to 65536"),
-        (
-            r#","forward_opcodes":[2]"#,
-            "config.json: `forward_opcodes` is [2], expected a list of opcodes of commands that this version does not know, such as [44]",
-        ),
-        (
-            r#","admin_listen":"localhost""#,
-            "config.json: `admin_listen` is \"localhost\", expected an address and port such as \"127.0.0.1:7879\", or a socket such as \"unix:/run/gateway-proxy/admin\"",
-        ),
-        (
-            r#","proxy_protocol_from":["10.0.0.0/33"]"#,
-            "config.json: `proxy_protocol_from` is [\"10.0.0.0/33\"], expected a list of addresses and networks such as [\"127.0.0.1\", \"10.0.0.0/8\"]",
-        ),
-        (r#","token_file":"x""#, "config.json: both `token` and `token_file` are set: remove one of them"),
         (r#","resume_window":3601"#, "config.json: `resume_window` is 3601, expected a whole number from 0 to 3600"),
         (
             r#","resume_buffer":5"#,
@@ -314,4 +301,25 @@ fn a_configuration_with_a_token_that_all_can_read_is_warned_of() {
     assert_eq!(warnings(with_token, 0o640), [""; 0]);
     assert_eq!(warnings(r#"{"intents":1,"host":"127.0.0.1"}"#, 0o644), [""; 0]);
     fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn errors_about_who_is_trusted_say_what_is_expected() {
+    for (keys, expected) in [
+        (
+            r#","forward_opcodes":[2]"#,
+            "config.json: `forward_opcodes` is [2], expected a list of opcodes of commands that this version does not know, such as [44]",
+        ),
+        (
+            r#","admin_listen":"localhost""#,
+            "config.json: `admin_listen` is \"localhost\", expected an address and port such as \"127.0.0.1:7879\", or a socket such as \"unix:/run/gateway-proxy/admin\"",
+        ),
+        (
+            r#","proxy_protocol_from":["10.0.0.0/33"]"#,
+            "config.json: `proxy_protocol_from` is [\"10.0.0.0/33\"], expected a list of addresses and networks such as [\"127.0.0.1\", \"10.0.0.0/8\"]",
+        ),
+        (r#","token_file":"x""#, "config.json: both `token` and `token_file` are set: remove one of them"),
+    ] {
+        assert_eq!(error(keys), expected);
+    }
 }

@@ -3,7 +3,7 @@
 //! Promises: once `/gateway/bot` has named a `wss://` URL, no connection goes unencrypted to another machine; with
 //! `gateway_hosts` none goes to a host that is not listed.
 
-use crate::net::dial::Endpoint;
+use crate::websocket::Endpoint;
 use std::net::IpAddr;
 
 /// The hosts of `gateway_hosts`, each with those below it. An empty list allows all.

@@ -6,12 +6,10 @@ use crate::{
     data_core::{self, Plan, ToControl, ToCore},
     io::wake::Waker,
     log::Limits,
-    net::{
-        dial::Endpoint,
-        mailbox::{Postbox, core_mailbox},
-    },
+    net::mailbox::{Postbox, core_mailbox},
     placement::Placement,
     preflight,
+    websocket::Endpoint,
 };
 use glommio::LocalExecutorBuilder;
 use std::{

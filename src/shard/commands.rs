@@ -70,15 +70,7 @@ impl Shard {
         if matches!(session.phase, Phase::Invalid { .. }) && command.op != opcode::PRESENCE_UPDATE {
             return Ok(());
         }
-        let mut payload = match forward(&command, &self.settings.forward_opcodes) {
-            Ok(Forwarded::Payload(payload)) => payload,
-            Ok(Forwarded::Nothing) => return Ok(()),
-            Ok(Forwarded::Unknown) => {
-                self.note_unknown(command.op);
-                return Ok(());
-            }
-            Err(what) => return Err((close::DECODE_ERROR, what)),
-        };
+        let Some(mut payload) = self.checked(&command)? else { return Ok(()) };
         let mut room = 0;
         if command.op == opcode::REQUEST_GUILD_MEMBERS {
             let data = command.d.map_or("null", |data| data.get()).as_bytes();
@@ -103,7 +95,20 @@ impl Shard {
         Ok(())
     }
 
-    /// A client has sent a command that nobody here knows. The log is told of the first one, the second, the fourth and so on.
+    /// Checks a command and returns its payload for Discord. `Ok(None)`: the command is not forwarded.
+    fn checked(&mut self, command: &Command<'_>) -> Result<Option<Vec<u8>>, Close> {
+        match forward(command, &self.settings.forward_opcodes) {
+            Ok(Forwarded::Payload(payload)) => Ok(Some(payload)),
+            Ok(Forwarded::Nothing) => Ok(None),
+            Ok(Forwarded::Unknown) => {
+                self.note_unknown(command.op);
+                Ok(None)
+            }
+            Err(what) => Err((close::DECODE_ERROR, what)),
+        }
+    }
+
+    /// Counts a command with an unknown opcode. The log names the first such command, the second, the fourth and so on.
     fn note_unknown(&mut self, op: u64) {
         self.unknown_commands += 1;
         if self.unknown_commands.is_power_of_two() {

@@ -1,4 +1,4 @@
-//! Who else could write to a directory, or put another one in its place.
+//! Checks whether another user could write to a directory, or could put another directory in its place.
 //!
 //! A directory is as safe as every directory on the way to it: who can write to one of those can rename what is in it. With
 //! the sticky bit, as `/tmp` has it, he can do that only to what is his own.

@@ -1,4 +1,4 @@
-//! Files that somebody else has touched, and directories that somebody else could touch.
+//! Tests with files that another user has changed, and with directories that another user could change.
 
 use super::*;
 use std::os::unix::fs::{PermissionsExt, symlink};

@@ -8,7 +8,7 @@ fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or(answer)
 }
 
-/// Metrics and health stood on the port of the bots, for whoever reached it.
+/// Metrics and health were served on the port of the bots, to every client that reached it.
 #[test]
 fn what_is_for_operators_is_not_on_the_port_of_the_bots() {
     let directory = scratch("admin");
@@ -92,7 +92,7 @@ fn connections_of_a_terminator_count_for_whom_they_are() {
     });
     let version_2 = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[192, 0, 2, 1, 127, 0, 0, 1, 9, 9, 9, 9]].concat();
     assert_eq!(status(&ask_as(&version_2, count).expect("an answer")), "200");
-    // Who has to say for whom he connects and does not, or lies about the form, is not served.
+    // A terminator that sends no header, or a malformed one, is not served.
     assert_eq!(ask_as(b"", count).unwrap_or_default(), "");
     assert_eq!(ask_as(b"PROXY TCP4 nonsense\r\n", count).unwrap_or_default(), "");
     assert!(

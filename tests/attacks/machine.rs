@@ -90,7 +90,7 @@ fn filter() -> Vec<libc::sock_filter> {
         for name in rule["names"].as_array().expect("names") {
             let found = NUMBERS.iter().find(|(known, _)| name == known);
             let (_, number) = found.unwrap_or_else(|| panic!("{name} has a number"));
-            // Who is equal goes on to the verdict, who is not jumps over it.
+            // An equal number continues with the verdict, any other number skips the verdict.
             program.push(libc::sock_filter { code: EQUAL, jt: 0, jf: 1, k: *number as u32 });
             program.push(statement(RETURN, verdict));
         }

@@ -1,5 +1,6 @@
-//! Attacks, each carried out: by whoever reaches the port and has no token (`door`, `doors`), by clients (`commands`, `memory`), by
-//! who answers in Discord's place (`upstream`), and by other users of the machine (`state_files`, `machine`). The bot stays served.
+//! Attacks: each one is carried out, and a bot has to stay served meanwhile. The attackers are clients without the token
+//! (`door`, `doors`), clients with it (`commands`, `memory`), servers in Discord's place (`upstream`), and other users of the
+//! machine (`state_files`, `machine`).
 
 #[cfg(target_arch = "x86_64")]
 mod calls;

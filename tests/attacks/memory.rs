@@ -29,7 +29,7 @@ fn clients_take_no_more_memory_than_they_may() {
     });
     assert!(metric(&proxy, "gateway_client_memory_bytes") <= LIMIT as f64);
     assert_eq!(metric(&proxy, "gateway_client_memory_limit_bytes"), LIMIT as f64);
-    // Those that are in are served, and who goes makes room.
+    // The connected clients are still served, and a client that disconnects makes room for another.
     let (first, _) = simulator.emit(0, 1);
     for client in &mut clients {
         while client.receive().expect("an event").number() != Some(first) {}

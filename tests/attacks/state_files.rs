@@ -17,7 +17,7 @@ fn stopped(name: &str) -> (std::path::PathBuf, Simulator, Value) {
     (directory, simulator, config)
 }
 
-/// A changed file with a checksum that fitted led the RESUME, with the token, to whoever had changed it.
+/// The proxy believed a changed file with a matching checksum, which could send the RESUME and its token to any host.
 #[test]
 fn a_file_with_a_checksum_of_somebody_else_is_ignored() {
     let (directory, simulator, config) = stopped("edited_state");
@@ -72,14 +72,14 @@ fn a_fresh_answer_wins_over_the_remembered_one() {
     config["twilight_http_proxy"] = json!(rest.to_string());
     let proxy = Proxy::spawn(&directory, &old, &config);
     wait_until("the RESUME", || if old.resumes() == 1 { Ok(()) } else { Err(format!("{}", old.resumes())) });
-    // It is back, and names another one.
+    // REST is back, and names another gateway.
     let new = Simulator::start(&directory, WORLD);
     let _rest = Simulator::start_at(&directory, rest.port(), &format!("{WORLD} --public-url ws://{}", new.address));
     wait_until("the answer", || {
         let told = log("fresh_gateway").contains(&format!("gateway is at ws://{} now", new.address));
         if told { Ok(()) } else { Err(log("fresh_gateway")) }
     });
-    // Whose session ends goes there.
+    // A shard whose session ends connects to the new gateway.
     old.fault("invalid?shard=0");
     wait_until("an IDENTIFY at the new gateway", || match new.identifies() {
         1 => Ok(()),

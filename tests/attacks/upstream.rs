@@ -1,7 +1,7 @@
-//! Who answers in Discord's place, or makes it name somebody else.
+//! Attacks by a server that answers in Discord's place, or that a URL of Discord's names.
 
 use super::*;
-use gateway_proxy::websocket::{Inbound, Message, Opcode, Role, server_response, upgrade_of, write_frame};
+use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, Role, server_response, upgrade_of, write_frame};
 use std::{
     net::TcpListener,
     sync::{
@@ -10,7 +10,7 @@ use std::{
     },
     thread,
 };
-use support::{Meddler, Way, free_port, post_body, wait_until};
+use support::{Fault, FaultyRelay, free_port, post_body, wait_until};
 
 /// A listener that counts who comes.
 fn trap(host: &str) -> (SocketAddr, Arc<AtomicU64>) {
@@ -75,20 +75,20 @@ fn a_session_that_began_encrypted_is_resumed_encrypted() {
     let foreign = format!("ws://discord.invalid:{}", free_port());
     let busy = WORLD.replace("--rate 0", "--rate 50");
     let gateway = Simulator::start(&directory, &format!("{busy} --tls-dir {} --public-url {foreign}", tls.display()));
-    let meddler = Meddler::before(gateway.address.port());
-    let url = format!("wss://localhost:{}", meddler.address.port());
+    let relay = FaultyRelay::before(gateway.address.port());
+    let url = format!("wss://localhost:{}", relay.address.port());
     let rest = Simulator::start(&directory, &format!("{WORLD} --public-url {url}"));
     let ca = tls.join("ca.pem");
     let variables = [("SSL_CERT_FILE", ca.to_str().expect("a path in UTF-8"))];
     let changes = json!({"shards": 1, "log_level": "info"});
     let proxy = Proxy::spawn_before(&directory, rest.address, &changes, &variables).wait_until_ready();
     // An event is garbled on its way, so that the shard connects again.
-    meddler.turn(Way::Flip);
+    relay.set_fault(Fault::Flip);
     wait_until("the connection to break", || {
         let status = metric(&proxy, "gateway_shard_status{shard=\"0\"}");
         if status < 4.0 { Ok(()) } else { Err(format!("status {status}")) }
     });
-    meddler.turn(Way::Pass);
+    relay.set_fault(Fault::None);
     wait_until("the session to go on", || {
         let resumes = metric(&proxy, "gateway_shard_resumes_total{shard=\"0\"}");
         let status = metric(&proxy, "gateway_shard_status{shard=\"0\"}");
@@ -102,7 +102,7 @@ fn a_session_that_began_encrypted_is_resumed_encrypted() {
     assert!(log("resume_plain").contains("it is not encrypted, and the URL that /gateway/bot named is"));
 }
 
-/// A redirect of `/gateway/bot` was followed to whoever it named.
+/// The proxy followed a redirect of `/gateway/bot` to any host.
 #[test]
 fn a_redirect_is_not_followed() {
     let directory = scratch("redirect");
@@ -163,7 +163,7 @@ fn pings_that_nobody_takes_the_answers_of_are_not_kept() {
     // All of them have been read once a ping that is behind them has an answer; then the answers are read, too.
     write_frame(&mut hello, Opcode::Ping, b"last", None);
     stream.write_all(&hello).expect("the last one");
-    let mut inbound = Inbound::new(Role::Server, 1 << 20);
+    let mut inbound = FrameDecoder::new(Role::Server, 1 << 20);
     let mut answers = 0;
     'reading: loop {
         while let Some(message) = inbound.next().expect("frames by the RFC") {
