@@ -73,7 +73,7 @@ impl Response {
     /// The bytes for the wire; the connection ends after them.
     pub fn encode(&self) -> Vec<u8> {
         format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{}",
             self.status,
             self.content_type,
             self.body.len(),
@@ -179,6 +179,9 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
         };
     }
     match upgrade_of(request.headers) {
+        Some(_) if request.version == Some(0) => {
+            return refused("426 Upgrade Required", "HTTP/1.0 knows no WebSocket: it has to be HTTP/1.1");
+        }
         Some(Ok(upgrade)) => {
             return match gateway_query(query) {
                 Ok(query) => Route::Gateway(upgrade, GatewayQuery { session: session_in(path), ..query }),
@@ -390,6 +393,7 @@ mod tests {
     fn the_content_type_is_exact() {
         let text = String::from_utf8(Response::json("200 OK", "{}").encode()).unwrap();
         assert!(text.contains("\r\nContent-Type: application/json\r\n"));
-        assert!(text.ends_with("Content-Length: 2\r\nConnection: close\r\n\r\n{}"));
+        assert!(text.contains("\r\nContent-Length: 2\r\nX-Content-Type-Options: nosniff\r\n"));
+        assert!(text.ends_with("\r\nConnection: close\r\n\r\n{}"));
     }
 }

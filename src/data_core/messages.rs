@@ -3,6 +3,7 @@
 use crate::{
     compression::Transport,
     downstream::{
+        budget::MemoryBudget,
         outbox::Outbox,
         session::{Claim, Options},
     },
@@ -47,6 +48,10 @@ pub struct Plan {
     pub voice_rejoin: bool,
     /// Where state is kept between two processes.
     pub state_dir: Option<PathBuf>,
+    /// Opcodes of commands that are passed on though nothing is known of them.
+    pub forward_opcodes: Vec<u64>,
+    /// What the clients of all cores may take together.
+    pub memory: Arc<MemoryBudget>,
 }
 
 /// A client's connection on its way between two cores: plain data, bound to no thread.
@@ -101,6 +106,8 @@ pub enum ToCore<S = OwnedFd> {
     Start(Box<Plan>),
     /// The identify queue lets a shard go.
     Permit(u32),
+    /// `/gateway/bot` names another URL than the plan.
+    GatewayUrl(String),
     /// What came of [`ToControl::Dial`], with its number.
     Dialled {
         /// For which shard.

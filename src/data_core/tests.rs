@@ -108,6 +108,8 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         voice_grace: Duration::from_secs(60),
         voice_rejoin: false,
         state_dir: None,
+        forward_opcodes: Vec::new(),
+        memory: Arc::default(),
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod cached;
 mod commands;
+mod culprit;
 mod deliver;
 pub mod due;
 pub mod in_flight;
@@ -45,7 +46,7 @@ use report::Histogram;
 use requests::Addressee;
 use std::{rc::Rc, time::Duration};
 
-/// Clients that can be attached to one shard; more are closed with 4008.
+/// Clients that can be attached to one shard; more are closed with 4008 ([`Shard::has_room_for`]).
 pub const MAX_ATTACHED: usize = 4096;
 /// Sessions without a connection that one shard keeps; the oldest one goes first.
 pub const MAX_DETACHED: usize = 256;
@@ -72,6 +73,8 @@ pub struct Settings {
     pub voice_grace: Duration,
     /// Join the voice channels again when Discord has begun a new session.
     pub voice_rejoin: bool,
+    /// Opcodes of commands that are passed on though nothing is known of them.
+    pub forward_opcodes: Vec<u64>,
 }
 
 /// A source of random bytes that nobody can guess; a test has one that it can repeat.
@@ -149,6 +152,10 @@ pub struct Shard {
     requests: requests::Requests,
     /// Other commands that may not have arrived there.
     in_flight: in_flight::InFlight,
+    /// Whose command Discord closes the connection for.
+    culprit: culprit::Culprit,
+    /// Commands with an unknown opcode so far.
+    unknown_commands: u64,
     /// Clients that have to be served at a certain time.
     due: due::Due,
     /// When clients, requests and log have to be looked after.
@@ -202,6 +209,8 @@ impl Shard {
             sessions: HashMap::new(),
             requests: requests::Requests::new(seed),
             in_flight: in_flight::InFlight::default(),
+            culprit: culprit::Culprit::default(),
+            unknown_commands: 0,
             due: due::Due::default(),
             chores: None,
             next_number: 0,
@@ -257,6 +266,7 @@ impl Shard {
                 break next;
             }
         };
+        self.culprit.sent(now, next.client);
         match next.client {
             Some(client) => self.in_flight.sent(now, client, &next.command, next.again),
             None => self.in_flight.presence_sent(now),
@@ -272,11 +282,13 @@ impl Shard {
     pub fn upstream_connected(&mut self, now: Time) {
         self.limiter.reset_window();
         self.in_flight.connection_lost();
+        self.culprit.connected();
         self.upstream.on_connected(now);
     }
 
     /// The upstream connection ended.
     pub fn upstream_closed(&mut self, now: Time, code: Option<u16>) {
+        self.blame(code);
         self.upstream.on_closed(now, code);
         self.tell_remark();
         self.wake.upstream = true;
@@ -293,6 +305,11 @@ impl Shard {
         self.upstream.reconnect(now);
         self.tell_remark();
         self.wake.upstream = true;
+    }
+
+    /// From now on this is the gateway's general URL.
+    pub fn set_gateway_url(&mut self, url: &str) {
+        self.upstream.set_gateway_url(url);
     }
 
     /// The identify queue lets this shard go.
@@ -328,6 +345,7 @@ impl Shard {
             self.latency.observe(latency);
             self.round_trip = Some(latency);
             self.in_flight.arrived(now.saturating_sub(latency));
+            self.culprit.arrived(now.saturating_sub(latency));
         }
         if !self.log.is_empty() {
             self.look_at(now + time::TIDY);
@@ -385,7 +403,9 @@ impl Shard {
         let waiting: Vec<&[u8]> = self.limiter.waiting().map(|(_, command)| command).collect();
         let sent = self.in_flight.lost(&waiting).map(|(client, command)| (client, command.to_vec()));
         let mut lost: Vec<(u32, Vec<u8>)> = sent.chain(self.requests.unanswered()).collect();
-        lost.retain(|(client, _)| *client == NOBODY || self.clients.contains_key(client));
+        lost.retain(|(client, _)| {
+            *client == NOBODY || self.clients.contains_key(client) && !self.culprit.is_guilty(*client)
+        });
         let guilds: Vec<u64> = lost.iter().filter_map(|(_, command)| Some(voice::Ask::parse(command)?.guild)).collect();
         self.voice.expect_answers_about(&guilds);
         for (client, command) in lost {
@@ -394,6 +414,7 @@ impl Shard {
             }
             self.limiter.push_again(client, command);
         }
+        self.culprit.forgive();
         if self.in_flight.take_lost_presence()
             && !self.limiter.presence_waits()
             && let Some(presence) = &self.presence
@@ -455,9 +476,6 @@ impl Shard {
         if let Some(close) = self.upstream.fatal() {
             return Err(close);
         }
-        if self.clients.len() >= MAX_ATTACHED + MAX_DETACHED {
-            return Err((crate::protocol::close::RATE_LIMITED, "too many clients on this shard"));
-        }
         if !self.settings.honor_client_intents {
             options.intents = crate::protocol::intents::Intents::ALL;
         }
@@ -471,6 +489,19 @@ impl Shard {
         self.sessions.insert(id, number);
         self.clients.insert(number, Client::new(session));
         Ok(number)
+    }
+
+    /// Is there room for one more client, or for one that resumes the session `id`? See [`MAX_ATTACHED`].
+    pub fn has_room_for(&self, id: Option<&SessionId>) -> bool {
+        let is_attached = |client: &Client| client.session.connection.is_some();
+        // The newer connection of a session takes the place of the older one.
+        let takes_over = || {
+            let number = id.and_then(|id| self.sessions.get(id));
+            number.and_then(|number| self.clients.get(number)).is_some_and(is_attached)
+        };
+        self.clients.len() < MAX_ATTACHED
+            || self.clients.values().filter(|client| is_attached(client)).count() < MAX_ATTACHED
+            || takes_over()
     }
 
     /// A client wants to resume; returns the session's number, or `None`: answer with Invalid Session.

@@ -79,6 +79,10 @@ pub struct Report {
     pub voice_takeovers: u64,
     /// Op 4s that were not passed to Discord.
     pub voice_refused: u64,
+    /// Commands of clients that were not passed on because nobody here knows their opcode.
+    pub unknown_commands: u64,
+    /// Commands of clients for which Discord has closed the connection.
+    pub refused_commands: u64,
 }
 
 impl Shard {
@@ -118,6 +122,8 @@ impl Shard {
             voice_connections: self.voice.connections(),
             voice_takeovers: self.voice.takeovers(),
             voice_refused: self.voice.refused(),
+            unknown_commands: self.unknown_commands,
+            refused_commands: self.culprit.count,
             syncing: self.clients.values().filter(|client| deliver::is_syncing(client)).count(),
         }
     }

@@ -85,6 +85,8 @@ fn plan(choice: Choice) -> Plan {
         voice_grace: choice.voice_grace,
         voice_rejoin: choice.voice_rejoin,
         state_dir: None,
+        forward_opcodes: Vec::new(),
+        memory: std::sync::Arc::default(),
     }
 }
 
