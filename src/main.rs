@@ -1,9 +1,11 @@
-//! The command line: run (the default) and `--check-config`.
+//! The command line: run (the default), `--check-config`, and the subcommands of `cli`.
+
+mod cli;
 
 use clap::Parser;
 use gateway_proxy::{
     config::{Config, TOKEN_VARIABLE},
-    control,
+    control::{self, Reloading},
     listener::Listener,
     placement::{Placement, allowed_cpus},
     preflight,
@@ -15,19 +17,24 @@ const EXAMPLES: &str = "Examples:
   TOKEN=... gateway-proxy                        run with config.json of this directory
   gateway-proxy --config /etc/gateway-proxy.json  run with another one
   gateway-proxy --check-config                   say whether the configuration is right
+  gateway-proxy check                            and whether Discord and this machine agree
+  gateway-proxy status --watch                   what the running proxy does
 
-Exit codes: 0 ended by SIGTERM or SIGINT, 1 failed while running, 2 wrong configuration.";
+Exit codes: 0 ended by SIGTERM or SIGINT, 1 failed while running, 2 wrong configuration. Subcommands: 0 done, 1 failed,
+2 wrong configuration, 3 (status) not all shards are active.";
 
 /// Keeps the Gateway sessions of a Discord bot open, so that the bot can restart at any time.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
     /// The configuration.
-    #[arg(long, default_value = "config.json", value_name = "FILE")]
+    #[arg(long, default_value = "config.json", value_name = "FILE", global = true)]
     config: PathBuf,
     /// Check the configuration, say what it comes to, and end.
     #[arg(long)]
     check_config: bool,
+    #[command(subcommand)]
+    command: Option<cli::Command>,
 }
 
 /// The configuration is wrong.
@@ -35,8 +42,12 @@ const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
     give_large_memory_back();
-    let arguments = Arguments::parse();
-    let loaded = Config::load(&arguments.config, std::env::var(TOKEN_VARIABLE).ok());
+    let Arguments { config: path, check_config, command } = Arguments::parse();
+    let command = match command {
+        Some(cli::Command::Check) | None => command,
+        Some(command) => return command.run(&path),
+    };
+    let loaded = Config::load(&path, std::env::var(TOKEN_VARIABLE).ok());
     let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => return complain(WRONG, &error),
@@ -44,31 +55,31 @@ fn main() -> ExitCode {
     let placement = Placement::decide(&allowed_cpus(), &config.cores, config.control_core);
     let placement = match placement {
         Ok(placement) => placement,
-        Err(error) => return complain(WRONG, &format!("{}: {error}", arguments.config.display())),
+        Err(error) => return complain(WRONG, &format!("{}: {error}", path.display())),
     };
-    let filter = match EnvFilter::try_new(&config.log_level) {
+    let filter = match filter_of(&config.log_level) {
         Ok(filter) => filter,
-        Err(error) => {
-            let file = arguments.config.display();
-            let what = format!(
-                "{file}: `log_level` is {:?}, expected error, warn, info, debug or trace ({error})",
-                config.log_level
-            );
-            return complain(WRONG, &what);
-        }
+        Err(error) => return complain(WRONG, &format!("{}: {error}", path.display())),
     };
-    if arguments.check_config {
+    if command.is_some() {
+        return cli::check(&config, &placement, warnings);
+    }
+    if check_config {
         for warning in warnings {
             eprintln!("warning: {warning}");
         }
         println!("{}", summary(&config, &placement));
         return ExitCode::SUCCESS;
     }
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    let set_log_level = move |level: &str| handle.reload(filter_of(level)?).map_err(|error| error.to_string());
+    let reloading = Reloading { path, set_log_level: Box::new(set_log_level) };
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -76,10 +87,16 @@ fn main() -> ExitCode {
         Ok(listener) => listener,
         Err(error) => return complain(1, &error),
     };
-    match control::run(config, &placement, listener) {
+    match control::run(config, &placement, listener, reloading) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(1, &failure),
     }
+}
+
+/// The filter of the log for a `log_level`.
+fn filter_of(level: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(level)
+        .map_err(|error| format!("`log_level` is {level:?}, expected error, warn, info, debug or trace ({error})"))
 }
 
 /// Makes the allocator map large blocks by themselves, so that they go back to the system when they are freed. By default

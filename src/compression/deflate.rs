@@ -59,6 +59,14 @@ impl Deflater {
         }
     }
 
+    /// The compression that it writes.
+    pub fn transport(&self) -> Transport {
+        match self.stream {
+            Stream::Stored { zstd: true, .. } | Stream::Zstd { .. } => Transport::Zstd,
+            Stream::Stored { zstd: false, .. } | Stream::Zlib(_) => Transport::Zlib,
+        }
+    }
+
     /// From now on, between two payloads, the stream is compressed.
     pub fn start(&mut self) {
         let Stream::Stored { zstd, begun } = self.stream else { return };

@@ -4,6 +4,7 @@
 //! [`Inflater`] is what we read from Discord with, [`Deflater`] what we write to clients with, [`Packer`] what
 //! compresses single payloads. All are pure: slices in, slices out. A stream belongs to one connection and travels with it when the connection moves to another core.
 
+pub mod count;
 mod deflate;
 mod inflate;
 mod pack;

@@ -3,6 +3,7 @@
 //! Promises: an error names the file, the key, the value and what is expected; an unknown key is a warning with the
 //! nearest known name; the token is in no error and no debug output.
 
+mod operators;
 mod presence;
 mod reader;
 mod token;
@@ -10,7 +11,8 @@ mod token;
 #[cfg(test)]
 mod tests;
 
-use crate::{cache::Flags, compression::Transport};
+use crate::{cache::Flags, compression::Transport, protocol::denied::Denied};
+pub use operators::Differences;
 use presence::Presence;
 pub use reader::ConfigError;
 use reader::Reader;
@@ -98,6 +100,12 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Filter events by the intents of each client?
     pub honor_client_intents: bool,
+    /// Events that no client gets (`events.deny`).
+    pub denied: Denied,
+    /// May clients have what they get compressed? Without it they get text, whatever they ask for.
+    pub client_compression: bool,
+    /// What has to be shown to see and to change the running proxy; `None`: nothing to see it, and it can be changed less.
+    pub http_token: Option<Token>,
 }
 
 impl Config {
@@ -131,6 +139,8 @@ impl Config {
         let host = read_host(&mut reader)?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
+        let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
+        warnings.extend(unknown_events);
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
             token,
@@ -158,6 +168,9 @@ impl Config {
             resume_buffer: reader.number("resume_buffer", RESUME_BUFFER)?.unwrap_or(16 << 20) as usize,
             state_dir: read_state_dir(&mut reader)?,
             honor_client_intents: reader.bool("honor_client_intents", true)?,
+            denied,
+            client_compression: reader.bool("client_compression", true)?,
+            http_token: operators::read_http_token(&mut reader)?,
         };
         warnings.extend(reader.unknown());
         if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
@@ -166,9 +179,11 @@ impl Config {
                 config.listen.ip()
             )));
         }
-        if !names_host {
+        if names_host {
+            warnings.extend(operators::warn_of_open_port(&config, name));
+        } else {
             warnings.push(format!(
-                "{name}: `host` is missing, so the port is open on all addresses of this machine: set it to \"127.0.0.1\", or to \"0.0.0.0\" when others shall reach it"
+                "{name}: `host` is missing, so the port is open on all addresses of this machine: set it to \"127.0.0.1\", or to \"0.0.0.0\" when others shall reach it, and then `http_token`, too"
             ));
         }
         Ok((config, warnings))

@@ -7,51 +7,61 @@ mod answers;
 mod body;
 mod dial;
 mod door;
+mod feed;
 mod forward;
 pub mod http;
 pub mod identify;
 mod kept;
 mod metrics;
+mod operator;
+mod page;
 mod pool;
+mod reload;
 mod remembered;
-mod rest;
+pub mod rest;
 mod signals;
+mod starter;
+mod status;
+mod waits;
 
 use crate::{
     config::Config,
-    data_core::{self, Plan, ToControl, ToCore},
-    io::wake::Waker,
+    data_core::{CoreReport, Plan, ToControl, ToCore},
     listener::Listener,
     log::Limits,
     net::{
         client::ClientConnection,
         dial::Endpoint,
-        mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
+        mailbox::{Mailbox, Postbox, mailbox},
         spawn_contained, tls,
     },
     placement::Placement,
     preflight,
-    shard::report::Report,
 };
 pub use door::{agree, head};
+use feed::Feed;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use http::Audience;
 use identify::{Budget, IdentifyQueue};
 use kept::Kept;
 use metrics::ControlFigures;
 use pool::{OnceAMinute, Pool, Rate};
+pub use reload::Reloading;
 use remembered::Remembered;
 use rest::{GatewayInfo, Rest, RestError};
+use starter::{Starter, Threads};
+use status::Gathered;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     future::poll_fn,
     os::fd::{FromRawFd, IntoRawFd, RawFd},
     rc::Rc,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{self, Poll},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
+use waits::Waits;
 
 /// io_uring memory of an executor in bytes. Sockets do not use it, and the default is 10 MiB.
 const IO_MEMORY: usize = 64 << 10;
@@ -98,15 +108,22 @@ struct RestFailure {
 /// The reports that a request still waits for.
 #[derive(Default)]
 struct Gathering {
-    reports: Vec<Report>,
+    reports: Vec<CoreReport>,
     missing: usize,
     waker: Option<task::Waker>,
 }
 
 /// The state of the control core.
 struct Control {
+    /// As it was at the start: what needs a restart to change is read from here.
     config: Config,
+    /// As it is now; see [`Control::live`].
+    live: RefCell<Rc<Config>>,
+    reloading: Reloading,
+    reloads: Cell<reload::Reloads>,
     epoch: Instant,
+    /// The same moment on the clock on the wall.
+    started: SystemTime,
     /// Empty until the number of shards is known.
     cores: OnceCell<Vec<Postbox<ToCore>>>,
     starter: Starter,
@@ -132,7 +149,12 @@ struct Control {
     /// Requests for Discord's API whose path carries a token of its own.
     tokenless: Rc<Pool>,
     tokenless_rate: RefCell<Rate>,
-    reports: Rc<Kept<Rc<[Report]>>>,
+    /// What has happened of late.
+    feed: RefCell<Feed>,
+    /// How long shards have waited to identify.
+    waits: RefCell<Waits>,
+    reports: Rc<Kept<Rc<Gathered>>>,
+    status: Rc<Kept<Rc<str>>>,
     metrics: Rc<Kept<Rc<str>>>,
     /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
     last_descriptor: RawFd,
@@ -142,45 +164,12 @@ struct Control {
     accept_log: RefCell<OnceAMinute>,
 }
 
-/// The threads of the data cores, to be waited for at the end.
-type Threads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
-
-/// Starts data cores once it is known how many are needed.
-struct Starter {
-    placement: Placement,
-    control: Postbox<ToControl>,
-    epoch: Instant,
-    threads: Threads,
-}
-
-impl Starter {
-    fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
-        let mut postboxes = Vec::new();
-        for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
-            let failure = |error: &dyn std::fmt::Display| {
-                Failure(format!("can not start data core {index} on CPU {cpu}: {error}"))
-            };
-            let waker = Waker::new().map_err(|error| failure(&error))?;
-            let (postbox, mailbox) = core_mailbox(waker.clone());
-            let (control, epoch) = (self.control.clone(), self.epoch);
-            let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
-                .name(&format!("data-{index}"))
-                .io_memory(IO_MEMORY)
-                .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
-                .map_err(|error| failure(&error))?;
-            self.threads.lock().expect("nobody panics with it").push(thread);
-            postboxes.push(postbox);
-        }
-        Ok(postboxes)
-    }
-}
-
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
-pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<(), Failure> {
+pub fn run(config: Config, placement: &Placement, listener: Listener, reloading: Reloading) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
     signals::block().map_err(|error| failure("can not block signals", &error))?;
     let tls = tls::client_config().map_err(Failure)?;
-    let epoch = Instant::now();
+    let (epoch, started) = (Instant::now(), SystemTime::now());
     let (to_control, from_cores) = mailbox();
     let (events, inbox) = mailbox();
 
@@ -214,8 +203,14 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
         .spawn(move || async move {
             let control = Rc::new(Control {
                 audience: audience(&config),
+                live: RefCell::new(Rc::new(config.clone())),
                 config,
+                reloading,
+                reloads: Cell::default(),
                 epoch,
+                started,
+                feed: RefCell::default(),
+                waits: RefCell::default(),
                 cores: OnceCell::new(),
                 starter,
                 gateway: RefCell::new(None),
@@ -232,6 +227,7 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 tokenless: Pool::new(forward::MAX_TOKENLESS),
                 tokenless_rate: RefCell::new(Rate::new(forward::TOKENLESS_RATE)),
                 reports: Kept::new(answers::KEPT),
+                status: Kept::new(answers::KEPT),
                 metrics: Kept::new(answers::KEPT),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
@@ -300,7 +296,7 @@ impl Control {
             true
         };
         let second_signal = async {
-            while !matches!(inbox.receive().await, Event::Signal(_)) {}
+            while !matches!(inbox.receive().await, Event::Signal(signal) if signal != signals::RELOAD) {}
             false
         };
         match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
@@ -340,6 +336,7 @@ impl Control {
                     }
                 }
                 Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
+                Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
                 Event::Signal(signal) => {
                     tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
                     return Ok(());
@@ -404,7 +401,7 @@ impl Control {
         let cores = self.cores.get_or_init(|| cores);
         for (index, core) in cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
-            let plan = self.plan(own, count, url.clone());
+            let plan = self.plan(index, own, count, url.clone());
             if core.send(ToCore::Start(Box::new(plan))).is_err() {
                 return Err(Failure(format!("data core {index} has ended")));
             }
@@ -421,9 +418,10 @@ impl Control {
         }
     }
 
-    fn plan(&self, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
-        let config = &self.config;
+    fn plan(&self, index: usize, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
+        let config = &*self.live();
         Plan {
+            index,
             presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
             shards,
             shard_count: count,
@@ -436,6 +434,7 @@ impl Control {
             resume_window: config.resume_window,
             cache: config.cache,
             honor_client_intents: config.honor_client_intents,
+            denied: config.denied.clone(),
             state_dir: config.state_dir.clone(),
         }
     }
@@ -467,6 +466,7 @@ impl Control {
                     }
                 }
                 ToControl::WantPermit(shard) => {
+                    self.waits.borrow_mut().asked(shard, self.now());
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
                         queue.request(shard);
                     }
@@ -482,13 +482,14 @@ impl Control {
                 }
                 ToControl::Reports(number, reports) => {
                     if let Some(gathering) = self.gathering.borrow_mut().get_mut(&number) {
-                        gathering.reports.extend(reports);
+                        gathering.reports.push(*reports);
                         gathering.missing -= 1;
                         if let Some(waker) = gathering.waker.take() {
                             waker.wake();
                         }
                     }
                 }
+                ToControl::Changed(changed) => self.feed.borrow_mut().changed(changed),
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }
@@ -509,6 +510,7 @@ impl Control {
         let mut queue = self.queue.borrow_mut();
         let Some(queue) = &mut *queue else { return };
         while let Some(shard) = queue.poll(now) {
+            self.waits.borrow_mut().granted(shard, now);
             let _ = self.cores()[self.index_of(shard)].send(ToCore::Permit(shard));
         }
     }

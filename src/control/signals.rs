@@ -1,7 +1,10 @@
-//! SIGTERM and SIGINT as messages. The signals are blocked in every thread and fetched by one that does nothing else,
+//! SIGTERM, SIGINT and SIGHUP as messages. The signals are blocked in every thread and fetched by one that does nothing else,
 //! so no code ever runs in a signal handler.
 
 use std::io;
+
+/// The signal that asks for the configuration to be read again.
+pub const RELOAD: i32 = libc::SIGHUP;
 
 /// Blocks the signals in the calling thread and in all that it starts later. To be called first of all.
 pub fn block() -> io::Result<()> {
@@ -27,6 +30,7 @@ fn set() -> libc::sigset_t {
         libc::sigemptyset(set.as_mut_ptr());
         libc::sigaddset(set.as_mut_ptr(), libc::SIGTERM);
         libc::sigaddset(set.as_mut_ptr(), libc::SIGINT);
+        libc::sigaddset(set.as_mut_ptr(), RELOAD);
         set.assume_init()
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         sockets::{ConnectionId, Receiving},
     },
     protocol::{close, payload},
-    shard::{Close, Progress},
+    shard::{Close, Progress, report::Closing},
 };
 
 /// Bytes that one turn makes for clients that have much to get, so that everyone else of the core is served in between. Each
@@ -57,6 +57,7 @@ impl<I: Io> Hosted<I> {
         let connection = core.sockets.adopt(socket, Owner { shard: self.index, client: Some(key as u32) });
         let mut client = Client::new(number, connection, version, inbound, outbox);
         client.session = session.ok();
+        client.since = core.now;
         // The door may have read more than the IDENTIFY.
         client.noted = true;
         client.awake = true;
@@ -119,7 +120,10 @@ impl<I: Io> Hosted<I> {
                         // Some libraries decide by the code that comes back, so it is theirs.
                         return self.say_goodbye(core, key, code, "");
                     }
-                    Some(End::Close((code, reason))) => return self.say_goodbye(core, key, Some(code), reason),
+                    Some(End::Close((code, reason))) => {
+                        self.count_closing(Closing::Misbehaved);
+                        return self.say_goodbye(core, key, Some(code), reason);
+                    }
                     None => {}
                 }
             }
@@ -204,10 +208,12 @@ impl<I: Io> Hosted<I> {
                 self.unfinished.push_back(key);
             }
             Progress::Close { close, reconnect } => {
+                self.count_closing(Closing::of(close));
                 self.send_away(core, key, close, reconnect);
                 return made;
             }
             Progress::Return => {
+                self.count_closing(Closing::Invalidated);
                 self.begin_return(core, key);
                 return made;
             }
@@ -343,6 +349,7 @@ impl<I: Io> Hosted<I> {
                 return self.drop_client(core, key);
             }
             Stage::Open if client.stalled_since.is_some_and(|since| core.now.saturating_sub(since) >= STALL_LIMIT) => {
+                self.count_closing(Closing::Stalled);
                 tracing::info!(shard = %self.shard.id(), "a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
                 return self.drop_client(core, key);
             }

@@ -121,6 +121,11 @@ pub trait Io {
     /// Ends our side of the stream: the peer reads everything that was sent, then the end.
     fn shutdown(&mut self, socket: &Self::Socket);
 
+    /// System calls of all waits and starts so far; 0 where there are none.
+    fn enters(&self) -> u64 {
+        0
+    }
+
     /// Starts everything that was asked for, waits, and adds what has come. Returns whether [`wake::Waker`] was used since the
     /// last time.
     fn wait(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> bool;

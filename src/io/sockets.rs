@@ -143,6 +143,11 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         self.io.now()
     }
 
+    /// System calls so far, see [`Io::enters`].
+    pub fn enters(&self) -> u64 {
+        self.io.enters()
+    }
+
     /// Connections that are not closed, those counted that will be when their operations have ended.
     pub fn open(&self) -> usize {
         self.open

@@ -49,6 +49,8 @@ pub struct Uring {
     epoch: Instant,
     /// Operations put into the submission queue so far.
     started: u64,
+    /// Calls of `io_uring_enter` so far.
+    enters: u64,
     /// Sends that are not handed back, in the order of their starts.
     sending: VecDeque<Sending>,
     /// The wait is not to count as waiting for a disk; the kernel knows how to (6.15).
@@ -69,7 +71,17 @@ impl Uring {
         let ring: IoUring = builder.build(SUBMISSIONS)?;
         let buffers = BufferRing::register(&ring.submitter())?;
         let no_iowait = ring.params().is_feature_no_iowait();
-        Ok(Self { ring, buffers, waker, watching: false, epoch, started: 0, sending: VecDeque::new(), no_iowait })
+        Ok(Self {
+            ring,
+            buffers,
+            waker,
+            watching: false,
+            epoch,
+            started: 0,
+            enters: 0,
+            sending: VecDeque::new(),
+            no_iowait,
+        })
     }
 
     /// Puts an operation into the submission queue, which is given to the kernel first when it is full.
@@ -93,6 +105,7 @@ impl Uring {
         if let Some(timeout) = &timeout {
             arguments = arguments.timespec(timeout);
         }
+        self.enters += 1;
         let flags = if self.no_iowait && want > 0 { EnterFlags::NO_IOWAIT } else { EnterFlags::empty() };
         match self.ring.submitter().submit_with_args_and_flags(want, &arguments, flags) {
             Ok(_) => {}
@@ -173,6 +186,10 @@ impl Io for Uring {
 
     fn now(&self) -> Time {
         self.epoch.elapsed()
+    }
+
+    fn enters(&self) -> u64 {
+        self.enters
     }
 
     fn receive(&mut self, token: Token, socket: &OwnedFd) {

@@ -1,8 +1,8 @@
 //! What clients send: parsed, checked, and made safe to pass on to Discord (docs: Gateway Events, Send Events).
 
-use super::{opcode, token::bare};
+use super::{library::Library, opcode, token::bare};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use serde_json::{Value, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
 
 /// Longest payload that a client may send, in bytes (docs: Gateway, Sending Events).
 pub const MAX_COMMAND: usize = 4096;
@@ -57,6 +57,9 @@ pub struct Identify {
     /// Payload compression; a `compress` in the URL wins.
     #[serde(default)]
     pub compress: Option<bool>,
+    /// What the library says of itself. What is no object says nothing.
+    #[serde(default, deserialize_with = "lenient")]
+    properties: Option<Map<String, Value>>,
 }
 
 fn only_shard() -> (u32, u32) {
@@ -97,6 +100,11 @@ fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> R
 }
 
 impl Identify {
+    /// The library that the client is written with.
+    pub fn library(&self) -> Library {
+        self.properties.as_ref().map_or(Library::UNKNOWN, Library::from_properties)
+    }
+
     /// The token without prefix.
     pub fn bare_token(&self) -> &str {
         bare(&self.token)

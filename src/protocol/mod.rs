@@ -5,12 +5,14 @@
 
 pub mod close;
 pub mod command;
+pub mod denied;
 pub mod edit;
 pub mod envelope;
 pub mod etf;
 pub mod event;
 pub mod intents;
 pub mod json;
+pub mod library;
 pub mod nesting;
 pub mod opcode;
 pub mod payload;

@@ -27,6 +27,7 @@ fn settings(log: Limits) -> Rc<Settings> {
         cache: Flags::ALL,
         honor_client_intents: true,
         intents: u64::MAX,
+        denied: Default::default(),
     })
 }
 
@@ -149,7 +150,7 @@ struct Client {
 
 impl Client {
     fn identify(world: &mut World, connection: u64, intents: Intents) -> Self {
-        let options = Options { intents, version: 10, compress: false };
+        let options = Options { intents, version: 10, compress: false, library: Default::default() };
         let number = world.shard.identify(world.now, connection, options).unwrap();
         Self {
             number,

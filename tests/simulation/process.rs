@@ -67,6 +67,7 @@ pub struct Process {
 
 fn plan(choice: Choice) -> Plan {
     Plan {
+        index: 0,
         shards: vec![0],
         shard_count: 1,
         token: "t".into(),
@@ -79,6 +80,7 @@ fn plan(choice: Choice) -> Plan {
         resume_window: choice.resume_window,
         cache: Flags::ALL,
         honor_client_intents: true,
+        denied: Default::default(),
         state_dir: None,
     }
 }
