@@ -1,22 +1,23 @@
-//! What a connection's encoding costs in memory. One test, because it counts the memory of the whole process.
+//! How much memory the outbox of a connection takes, by encoding and compression. This file has only one test, because
+//! the test measures the memory of the whole process.
 
 use gateway_proxy::{
-    compression::{Packer, Transport},
+    compression::{PayloadCompressor, Transport},
     downstream::outbox::Outbox,
     protocol::{Encoding, payload},
 };
 
-/// Many, so that what they share does not count.
+/// Number of connections. The result is an average, so with many connections the memory that they share does not count.
 const CONNECTIONS: usize = 64;
 
-/// Bytes that are allocated, by Rust and by C.
+/// Bytes that are allocated in this process, by Rust code and by C code.
 fn allocated() -> usize {
-    // SAFETY: the call reads statistics of the allocator and writes to nothing but its result.
+    // SAFETY: the call reads the allocator's statistics, and writes only to the struct that it returns.
     let counted = unsafe { libc::mallinfo2() };
     counted.uordblks + counted.hblkhd
 }
 
-/// Sends a payload and takes everything as written.
+/// Puts a payload into the outbox, and tells the outbox that all bytes were written to the socket.
 fn send(outbox: &mut Outbox, payload: &[u8]) {
     outbox.message(&[payload]);
     let length = outbox.pending().len();
@@ -28,11 +29,12 @@ fn send(outbox: &mut Outbox, payload: &[u8]) {
 fn each_encoding_has_its_bound() {
     let payload = format!(r#"{{"t":"X","s":1,"op":0,"d":[{}0]}}"#, r#"{"name":"value","id":"1234"},"#.repeat(20_000));
     let before = allocated();
-    let packers: Vec<Packer> = std::iter::repeat_with(Packer::default).take(CONNECTIONS).collect();
+    let compressors: Vec<PayloadCompressor> =
+        std::iter::repeat_with(PayloadCompressor::default).take(CONNECTIONS).collect();
     let shared = allocated().saturating_sub(before) / CONNECTIONS;
     println!("payload compression: {shared} bytes for each core");
     assert!(shared <= 200 << 10, "{shared} bytes for each core");
-    drop(packers);
+    drop(compressors);
     let cases = [
         (Transport::None, 1 << 10, 1 << 10),
         (Transport::Zlib, 1 << 10, 376 << 10),
@@ -41,7 +43,7 @@ fn each_encoding_has_its_bound() {
     for (transport, at_the_door, identified) in cases {
         for encoding in [Encoding::Json, Encoding::Etf] {
             for payloads in [false, true] {
-                // What all connections of a thread share.
+                // The first outbox allocates what all outboxes of a thread share. It is not measured.
                 let mut first = Outbox::new(transport, encoding);
                 first.start_compressing(payloads);
                 send(&mut first, payload.as_bytes());

@@ -8,9 +8,9 @@ use gateway_proxy::{
         identify::INTERVAL,
         rest::{GatewayInfo, Rest, RestError, url},
     },
-    net::dial::Endpoint,
     placement::Placement,
     preflight,
+    websocket::Endpoint,
 };
 use std::{net::ToSocketAddrs, process::ExitCode};
 

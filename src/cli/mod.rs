@@ -96,7 +96,7 @@ fn reload(running: &Running) -> Result<ExitCode, String> {
             }
             match list("applied") {
                 keys if keys.is_empty() => {
-                    println!("the configuration is read; nothing that holds at once has changed")
+                    println!("the configuration is read; nothing that holds at once has changed");
                 }
                 keys => println!("these keys hold now: {keys}"),
             }

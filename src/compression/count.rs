@@ -6,7 +6,7 @@ thread_local! {
     static BYTES: Cell<(u64, u64)> = const { Cell::new((0, 0)) };
 }
 
-/// So many bytes went in, and so many came out.
+/// Counts that `input` bytes of payloads became `output` bytes.
 pub fn add(input: usize, output: usize) {
     BYTES.with(|bytes| {
         let (before, after) = bytes.get();

@@ -31,12 +31,12 @@ use crate::{
     log::Limits,
     net::{
         client::ClientConnection,
-        dial::Endpoint,
         mailbox::{Mailbox, Postbox, mailbox},
         spawn_contained, tls,
     },
     placement::Placement,
     preflight,
+    websocket::Endpoint,
 };
 pub use door::{agree, head};
 use feed::Feed;
@@ -167,18 +167,16 @@ struct Control {
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
 pub fn run(config: Config, placement: &Placement, listener: Listener, reloading: Reloading) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
-    signals::block().map_err(|error| failure("can not block signals", &error))?;
+    let mut signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
     let tls = tls::client_config().map_err(Failure)?;
     let (epoch, started) = (Instant::now(), SystemTime::now());
-    let (to_control, from_cores) = mailbox();
-    let (events, inbox) = mailbox();
+    let ((to_control, from_cores), (events, inbox)) = (mailbox(), mailbox());
 
     let starter = Starter { placement: placement.clone(), control: to_control, epoch, threads: Threads::default() };
     let threads = starter.threads.clone();
-    let signal_events = events.clone();
-    let core_events = events.clone();
+    let (signal_events, core_events) = (events.clone(), events.clone());
     spawn("signals", move || {
-        while let Ok(signal) = signals::wait() {
+        for signal in signals.forever() {
             if signal_events.send(Event::Signal(signal)).is_err() {
                 std::process::exit(1);
             }
@@ -476,7 +474,7 @@ impl Control {
                     }
                 }
                 ToControl::Return(parcel, version) => {
-                    let connection = ClientConnection::unpack(*parcel);
+                    let connection = ClientConnection::take_over(*parcel);
                     let task = door::reenter(self.clone(), connection, version);
                     spawn_contained("the task of a connection at the door", task);
                 }

@@ -2,7 +2,7 @@
 
 use super::{Close, LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard, deliver};
 use crate::{
-    cache::{Counts, codec::Fill},
+    cache::{Counts, TableSizes},
     protocol::{
         Encoding, Time,
         close::{self, Remedy},
@@ -191,7 +191,7 @@ pub struct Report {
     /// Bytes of heap of the cache, without what the shards of a core share.
     pub cache_bytes: usize,
     /// How full the tables are that the shards of a core share.
-    pub cache_tables: Fill,
+    pub cache_tables: TableSizes,
     /// Counts of the upstream session.
     pub upstream: Counters,
     /// Clients with a connection.

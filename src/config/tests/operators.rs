@@ -102,8 +102,8 @@ fn each_key_holds_at_once_or_needs_a_restart() {
     let running = parse(base).unwrap().0;
     assert_eq!(running.differences(&running), Differences::default());
     for change in changes {
-        let mut object: serde_json::Map<String, Value> = serde_json::from_str(base).unwrap();
-        let changed: serde_json::Map<String, Value> = serde_json::from_str(&format!("{{{change}}}")).unwrap();
+        let mut object: Map<String, Value> = serde_json::from_str(base).unwrap();
+        let changed: Map<String, Value> = serde_json::from_str(&format!("{{{change}}}")).unwrap();
         let key = changed.keys().next().unwrap().clone();
         object.extend(changed);
         let new = parse(&Value::Object(object).to_string()).unwrap().0;
