@@ -3,6 +3,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -124,7 +125,13 @@ func run(shard int, connection *gateway.Gateway, announced *announcements, answe
 			fmt.Fprintln(os.Stderr, shard, event)
 			emit("reconnecting", fields{"shard": shard})
 		case *ws.BackgroundErrorEvent:
-			fail(event)
+			// An event that the library does not know is no error. Its own ws.IsUnknownEvent looks for a pointer and finds none.
+			var unknown ws.UnknownEventError
+			if errors.As(event.Err, &unknown) {
+				fmt.Fprintln(os.Stderr, shard, unknown)
+			} else {
+				fail(event)
+			}
 		}
 	}
 	fail(fmt.Sprintf("shard %d gave up: %v", shard, connection.LastError()))
