@@ -3,6 +3,7 @@
 //! Promises: an error names the file, the key, the value and what is expected; an unknown key is a warning with the
 //! nearest known name; the token is in no error and no debug output.
 
+mod group;
 mod operators;
 mod presence;
 mod reader;
@@ -12,7 +13,8 @@ mod token;
 mod tests;
 
 use crate::{cache::Flags, compression::Transport, protocol::denied::Denied};
-pub use operators::Differences;
+pub use group::{INDEX_VARIABLE, ShardGroup};
+pub use operators::{Differences, LogFormat};
 use presence::Presence;
 pub use reader::ConfigError;
 use reader::Reader;
@@ -53,6 +55,8 @@ pub enum Cores {
 pub struct Config {
     /// Filter of the log: a level or directives.
     pub log_level: String,
+    /// How lines of the log are written.
+    pub log_format: LogFormat,
     /// The bot's token.
     pub token: Token,
     /// Intents that shards identify with.
@@ -65,6 +69,10 @@ pub struct Config {
     pub shard_start: Option<u32>,
     /// First shard that is no longer of this proxy.
     pub shard_end: Option<u32>,
+    /// This proxy is one of several that share the shards; then the two above are `None`.
+    pub shard_group: Option<ShardGroup>,
+    /// Where shards ask before they identify, besides the own queue: a URL without a slash at its end.
+    pub identify_queue: Option<String>,
     presence: Presence,
     /// Newest events of a shard that are kept for lagging clients however large they are.
     pub backpressure: usize,
@@ -137,18 +145,23 @@ impl Config {
         let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
         let names_host = reader.has("host");
         let host = read_host(&mut reader)?;
+        // Before the keys that it stands in for are taken.
+        let shard_group = group::read_shard_group(&mut reader, name, &group::Surroundings::here())?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
         let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
         warnings.extend(unknown_events);
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
+            log_format: operators::read_log_format(&mut reader)?,
             token,
             intents,
             listen: SocketAddr::new(host, port),
             shards,
             shard_start,
             shard_end,
+            shard_group,
+            identify_queue: group::read_identify_queue(&mut reader)?,
             presence: read_presence(&mut reader)?,
             backpressure: reader.number("backpressure", (1, 1 << 24))?.unwrap_or(100) as usize,
             validate_token: reader.bool("validate_token", true)?,
@@ -192,6 +205,17 @@ impl Config {
     /// The shards of this proxy, when Discord recommends `recommended` in all.
     pub fn shard_range(&self, recommended: u32) -> Result<Range<u32>, String> {
         let count = self.shards.unwrap_or(recommended);
+        if let Some(group) = self.shard_group {
+            let range = group.range(count);
+            return if range.is_empty() {
+                Err(format!(
+                    "`shard_group` has {} parts and the bot only {count} shards, so there is none for part {}",
+                    group.of, group.index
+                ))
+            } else {
+                Ok(range)
+            };
+        }
         let range = self.shard_start.unwrap_or(0)..self.shard_end.unwrap_or(count);
         if range.is_empty() || range.end > count {
             return Err(format!(

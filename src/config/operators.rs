@@ -46,6 +46,9 @@ impl Config {
             ("intents", self.intents == new.intents),
             ("host", self.listen.ip() == new.listen.ip()),
             ("port", self.listen.port() == new.listen.port()),
+            ("log_format", self.log_format == new.log_format),
+            ("shard_group", self.shard_group == new.shard_group),
+            ("identify_queue", self.identify_queue == new.identify_queue),
             ("shards", self.shards == new.shards),
             ("shard_start", self.shard_start == new.shard_start),
             ("shard_end", self.shard_end == new.shard_end),
@@ -80,6 +83,25 @@ impl Config {
         self.denied = new.denied.clone();
         self.client_compression = new.client_compression;
         self.http_token = new.http_token.clone();
+    }
+}
+
+/// How lines of the log are written (`log_format`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
+/// Reads `log_format`.
+pub(super) fn read_log_format(reader: &mut Reader) -> Result<LogFormat, ConfigError> {
+    const EXPECTED: &str = "\"text\" or \"json\"";
+    match reader.string("log_format", EXPECTED)?.as_deref() {
+        None | Some("text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        Some(other) => Err(reader.wrong("log_format", &other.into(), EXPECTED)),
     }
 }
 

@@ -14,7 +14,7 @@ use std::{
 };
 
 /// The threads of the data cores, to be waited for at the end.
-pub type Threads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
+pub type CoreThreads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
 
 /// Starts data cores once it is known how many are needed.
 pub struct Starter {
@@ -25,7 +25,7 @@ pub struct Starter {
     /// The process's zero of time.
     pub epoch: Instant,
     /// Their threads.
-    pub threads: Threads,
+    pub threads: CoreThreads,
 }
 
 impl Starter {
