@@ -3,7 +3,7 @@
 //! A key either holds as soon as the file is read again ([`Config::adopt`]) or needs a restart; [`Config::differences`] says
 //! which is which, for every key. The lists of both are in docs/operations.md.
 
-use super::{Config, ConfigError, reader::Reader, token::Token};
+use super::{AdminAddress, Config, ConfigError, reader::Reader, token::Token};
 use crate::protocol::{
     denied::{Denied, NEEDED},
     event::EventKind,
@@ -65,6 +65,15 @@ impl Config {
             ("control_core", self.control_core == new.control_core),
             ("upstream_compression", self.upstream_compression == new.upstream_compression),
             ("state_dir", self.state_dir == new.state_dir),
+            ("trust_state_dir", self.trust_state_dir == new.trust_state_dir),
+            ("voice_grace", self.voice_grace == new.voice_grace),
+            ("voice_after_loss", self.voice_rejoin == new.voice_rejoin),
+            ("gateway_hosts", self.gateway_hosts == new.gateway_hosts),
+            ("forward_opcodes", self.forward_opcodes == new.forward_opcodes),
+            ("client_memory", self.client_memory == new.client_memory),
+            ("admin_listen", self.admin_listen == new.admin_listen),
+            ("proxy_protocol_from", self.proxy_protocol_from == new.proxy_protocol_from),
+            ("forwarded_for_from", self.forwarded_for_from == new.forwarded_for_from),
         ];
         let changed = |keys: &[(&'static str, bool)]| {
             keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect::<Vec<_>>()
@@ -152,11 +161,15 @@ pub(super) fn read_http_token(reader: &mut Reader) -> Result<Option<Token>, Conf
 
 /// Warns when others than this machine can see the live page and the metrics.
 pub(super) fn warn_of_open_port(config: &Config, name: &str) -> Option<String> {
-    (config.http_token.is_none() && !config.listen.ip().is_loopback()).then(|| {
+    let (key, ip) = match &config.admin_listen {
+        None => ("host", config.listen.ip()),
+        Some(AdminAddress::Tcp(address)) => ("admin_listen", address.ip()),
+        Some(AdminAddress::Unix(_)) => return None,
+    };
+    (config.http_token.is_none() && !ip.is_loopback()).then(|| {
         format!(
-            "{name}: `host` is {} and `http_token` is missing, so whoever reaches the port sees /metrics, the live page and \
-             /status.json: set `http_token`, or `host` to \"127.0.0.1\"",
-            config.listen.ip()
+            "{name}: `{key}` is {ip} and `http_token` is missing, so whoever reaches the port sees /metrics, the live page and \
+             /status.json: set `http_token`, or `{key}` to an address of this machine only"
         )
     })
 }

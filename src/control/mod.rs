@@ -4,17 +4,19 @@
 //! their mailboxes; never touches an event.
 
 mod answers;
-mod body;
+pub mod body;
 mod dial;
 mod door;
 mod external_queue;
 mod feed;
 mod forward;
+pub mod hosts;
 pub mod http;
 pub mod identify;
 mod kept;
 mod metrics;
 mod operator;
+pub mod origin;
 mod page;
 mod permits;
 mod pool;
@@ -29,9 +31,9 @@ mod waits;
 
 use crate::{
     config::Config,
-    data_core::{CoreReport, Plan, ToControl, ToCore},
+    data_core::{CoreReport, ToControl, ToCore},
+    downstream::budget::MemoryBudget,
     listener::Listener,
-    log::Limits,
     net::{
         client::ClientConnection,
         mailbox::{Mailbox, Postbox, mailbox},
@@ -39,12 +41,15 @@ use crate::{
     },
     placement::Placement,
     preflight,
-    websocket::Endpoint,
+    state_dir::StateDir,
 };
+use door::Serves;
 pub use door::{agree, head};
 use external_queue::ExternalQueue;
 use feed::Feed;
+pub use forward::response_head;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
+use hosts::Hosts;
 use http::Audience;
 use identify::{Budget, IdentifyQueue};
 use kept::Kept;
@@ -53,16 +58,15 @@ use pool::{OnceAMinute, Pool, Rate};
 pub use reload::{Reloading, SetLogLevel};
 use remembered::Remembered;
 use rest::{GatewayInfo, RestError};
-use starter::{CoreThreads, Starter};
+use starter::{CoreThreads, Starter, audience, client_memory};
 use status::Gathered;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
-    future::poll_fn,
     os::fd::{FromRawFd, IntoRawFd, RawFd},
     rc::Rc,
     sync::Arc,
-    task::{self, Poll},
+    task,
     time::{Duration, Instant, SystemTime},
 };
 use threads::Threads;
@@ -156,6 +160,10 @@ struct Control {
     stopping: Cell<bool>,
     /// Whose HTTP requests and upgrades are taken.
     audience: Audience,
+    /// Where shards may connect to.
+    hosts: Hosts,
+    /// What clients may take.
+    memory: Arc<MemoryBudget>,
     /// Connections that have not identified, and HTTP requests.
     guests: Rc<Pool>,
     /// Answers of `/metrics` and `/health` on their way.
@@ -173,13 +181,23 @@ struct Control {
     /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
     last_descriptor: RawFd,
     reserved_files: u64,
+    /// Discord's ids of the sessions of the shards that have begun.
+    names: RefCell<HashMap<u32, Option<String>>>,
     token_log: RefCell<OnceAMinute>,
     files_log: RefCell<OnceAMinute>,
     accept_log: RefCell<OnceAMinute>,
 }
 
+/// Where the proxy listens.
+pub struct Listeners {
+    /// For bots, and, when there is no other, for everything.
+    pub bots: Listener,
+    /// For operators (`admin_listen`).
+    pub admin: Option<Listener>,
+}
+
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
-pub fn run(config: Config, placement: &Placement, listener: Listener, reloading: Reloading) -> Result<(), Failure> {
+pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloading: Reloading) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
     let signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
     let tls = tls::client_config().map_err(Failure)?;
@@ -188,10 +206,12 @@ pub fn run(config: Config, placement: &Placement, listener: Listener, reloading:
 
     let starter = Starter { placement: placement.clone(), control: to_control, epoch, threads: CoreThreads::default() };
     let threads = starter.threads.clone();
-    let Threads { ask_rest, external_queue } = threads::start(&config, signals, &events)?;
+    let hosts = Hosts(config.gateway_hosts.clone());
+    let Threads { ask_rest, external_queue } = threads::start(&config, &hosts, signals, &events)?;
     let core_events = events;
     let files = preflight::open_files().map_err(|error| failure("the limit of open files", &error))?;
     let reserved_files = preflight::reserved_files(config.shards, files);
+    let memory = Arc::new(MemoryBudget::new(client_memory(&config)));
     let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
         .name("control")
         .io_memory(IO_MEMORY)
@@ -199,6 +219,8 @@ pub fn run(config: Config, placement: &Placement, listener: Listener, reloading:
             let control = Rc::new(Control {
                 audience: audience(&config),
                 live: RefCell::new(Rc::new(config.clone())),
+                hosts,
+                memory,
                 config,
                 reloading,
                 reloads: Cell::default(),
@@ -229,11 +251,12 @@ pub fn run(config: Config, placement: &Placement, listener: Listener, reloading:
                 metrics: Kept::new(answers::KEPT),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
+                names: RefCell::default(),
                 token_log: RefCell::default(),
                 files_log: RefCell::default(),
                 accept_log: RefCell::default(),
             });
-            control.main(listener, from_cores, inbox, core_events, tls).await
+            control.main(listeners, from_cores, inbox, core_events, tls).await
         })
         .map_err(|error| failure("can not start the control core", &error))?;
     let result = executor.join().map_err(|error| failure("the control core ended", &error))?;
@@ -253,17 +276,22 @@ impl Control {
 
     async fn main(
         self: Rc<Self>,
-        listener: Listener,
+        listeners: Listeners,
         from_cores: Mailbox<ToControl>,
         mut inbox: Mailbox<Event>,
         events: Postbox<Event>,
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<(), Failure> {
-        let (listener, stopper) =
-            listener.split().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
-        // SAFETY: the descriptor is a listening TCP socket whose ownership `into_raw_fd` has given up.
-        let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
-        let door = glommio::spawn_local(door::accept(self.clone(), listener));
+        let mut doors = Vec::new();
+        let own = if listeners.admin.is_some() { Serves::Bots } else { Serves::All };
+        let admin = listeners.admin.map(|listener| (listener, Serves::Operators));
+        for (listener, serves) in [Some((listeners.bots, own)), admin].into_iter().flatten() {
+            let (listener, stopper) =
+                listener.split().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
+            // SAFETY: the descriptor is a listening stream socket whose ownership `into_raw_fd` has given up.
+            let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
+            doors.push((glommio::spawn_local(door::accept(self.clone(), listener, serves)), stopper));
+        }
         let stopped = Rc::new(Cell::new(0));
         glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
@@ -274,8 +302,10 @@ impl Control {
         }
         self.stopping.set(true);
         // First the door, then the clients: who is told to come back has to find the next process.
-        stopper.stop();
-        let _ = crate::net::within(DOOR_LIMIT, door).await;
+        for (door, stopper) in doors {
+            stopper.stop();
+            let _ = crate::net::within(DOOR_LIMIT, door).await;
+        }
         for core in self.cores() {
             let _ = core.send(ToCore::Stop);
         }
@@ -303,7 +333,7 @@ impl Control {
     /// Either way the sessions of Discord and of the clients are to be left so that they can be resumed.
     async fn serve(&self, inbox: &mut Mailbox<Event>) -> Result<(), Failure> {
         let mut backoff = REST_BACKOFF.0;
-        let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::load);
+        let mut remembered = self.remembered();
         loop {
             match inbox.receive().await {
                 Event::Gateway(Ok(info)) => {
@@ -348,13 +378,23 @@ impl Control {
         let _ = self.ask_rest.try_send(wait);
     }
 
-    /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed.
+    /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed. An answer wins over what the
+    /// shards were started with, which may be what the last process remembered.
     fn learn(&self, info: GatewayInfo) -> Result<(), Failure> {
         if let Some(queue) = &mut *self.queue.borrow_mut() {
             queue.renew(info.budget, self.now());
-            return Ok(());
+        } else {
+            return self.start(info.url, info.shards, Some(info.budget));
         }
-        self.start(info.url, info.shards, Some(info.budget))
+        let mut gateway = self.gateway.borrow_mut();
+        if let Some(known) = gateway.as_mut().filter(|known| known.url != info.url) {
+            tracing::info!("Discord's gateway is at {} now, and no longer at {}", info.url, known.url);
+            known.url.clone_from(&info.url);
+            for core in self.cores() {
+                let _ = core.send(ToCore::GatewayUrl(info.url.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// Starts the shards. Without a budget those that have to identify wait until it is known.
@@ -386,8 +426,8 @@ impl Control {
             None => IdentifyQueue::without_budget(shards.clone()),
         };
         *self.queue.borrow_mut() = Some(queue);
-        if let Some(directory) = &self.config.state_dir {
-            Remembered::forget(directory);
+        if let Some(directory) = self.state_dir() {
+            Remembered::forget(&directory);
         }
         let cores = self.starter.start(shards.len())?;
         let cores = self.cores.get_or_init(|| cores);
@@ -402,32 +442,23 @@ impl Control {
         Ok(())
     }
 
-    /// For the next process, beside the state files of the data cores.
-    fn remember(&self) {
-        let (Some(directory), Some(gateway)) = (&self.config.state_dir, &*self.gateway.borrow()) else { return };
-        if let Err(error) = gateway.store(directory) {
-            tracing::error!("can not write in {}: {error}", directory.display());
-        }
+    fn state_dir(&self) -> Option<StateDir> {
+        self.config.state_dir.as_deref().map(|path| StateDir::new(path, self.config.token.bare()))
     }
 
-    fn plan(&self, index: usize, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
-        let config = &*self.live();
-        Plan {
-            index,
-            presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
-            shards,
-            shard_count: count,
-            token: config.token.bare().into(),
-            gateway_url,
-            intents: config.intents,
-            transport: config.upstream_compression,
-            public_url: config.externally_accessible_url.clone(),
-            log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
-            resume_window: config.resume_window,
-            cache: config.cache,
-            honor_client_intents: config.honor_client_intents,
-            denied: config.denied.clone(),
-            state_dir: config.state_dir.clone(),
+    /// What the last process has left.
+    fn remembered(&self) -> Option<Remembered> {
+        Remembered::load(&self.state_dir()?).unwrap_or_else(|error| {
+            tracing::warn!("what the last process knew of `/gateway/bot` (gateway.json) is ignored: {error}");
+            None
+        })
+    }
+
+    /// For the next process, beside the state files of the data cores.
+    fn remember(&self) {
+        let (Some(directory), Some(gateway)) = (self.state_dir(), &*self.gateway.borrow()) else { return };
+        if let Err(error) = gateway.store(&directory) {
+            tracing::error!("gateway.json can not be written to `state_dir`: {error}");
         }
     }
 
@@ -456,6 +487,9 @@ impl Control {
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
                         queue.started(shard);
                     }
+                }
+                ToControl::Named(shard, name) => {
+                    self.names.borrow_mut().insert(shard, name);
                 }
                 ToControl::WantPermit(shard) => {
                     self.waits.borrow_mut().asked(shard, self.now());
@@ -499,47 +533,6 @@ impl Control {
         }
     }
 
-    /// Gives every permit that is due.
-    fn grant(&self) {
-        let now = self.now();
-        let mut queue = self.queue.borrow_mut();
-        let Some(queue) = &mut *queue else { return };
-        while let Some(shard) = queue.poll(now) {
-            match &self.external_queue {
-                Some(external) => external.ask(shard),
-                None => self.permit(shard),
-            }
-        }
-    }
-
-    async fn pace_identifies(self: Rc<Self>) {
-        let mut told = false;
-        loop {
-            poll_fn(|cx| {
-                if self.queue.borrow().as_ref().is_some_and(|queue| queue.waiting() > 0) {
-                    return Poll::Ready(());
-                }
-                told = false;
-                self.pacer.set(Some(cx.waker().clone()));
-                Poll::Pending
-            })
-            .await;
-            glommio::timer::sleep(QUEUE_TICK).await;
-            self.grant();
-            let blocked = self.queue.borrow().as_ref().and_then(|queue| queue.blocked_for(self.now()));
-            match blocked {
-                Some(wait) if !told => {
-                    tracing::error!("no IDENTIFY left: waiting {} s until Discord renews them", wait.as_secs());
-                    told = true;
-                    // The figures may be old, and the renewal is best known by asking after it.
-                    let _ = self.ask_rest.try_send(wait + Duration::from_secs(1));
-                }
-                Some(_) => {}
-                None => told = false,
-            }
-        }
-    }
-
     /// How many shards the bot has, once that is known.
     fn shard_count(&self) -> Option<u32> {
         self.config.shards.or_else(|| self.gateway.borrow().as_ref().map(|info| info.shards))
@@ -557,6 +550,14 @@ impl Control {
         range.contains(&shard).then(|| &self.cores()[self.index_of(shard)])
     }
 
+    /// The shard whose session has this id at Discord. `None`: not all shards have said so far how theirs are called.
+    fn shard_named(&self, id: &str) -> Option<Option<u32>> {
+        let range = self.config.shard_range(self.gateway.borrow().as_ref()?.shards).ok()?;
+        let names = self.names.borrow();
+        let found = names.iter().find(|(_, name)| name.as_deref() == Some(id)).map(|(shard, _)| *shard);
+        (found.is_some() || names.len() >= range.len()).then_some(found)
+    }
+
     fn intents(&self) -> u64 {
         self.config.intents
     }
@@ -564,13 +565,6 @@ impl Control {
     fn accepts_token(&self, token: &str) -> bool {
         !self.config.validate_token || self.config.token.matches(token)
     }
-}
-
-/// Whose requests are taken: those of whoever knows the proxy by a name that its configuration says.
-fn audience(config: &Config) -> Audience {
-    let own = Endpoint::parse(&config.externally_accessible_url).ok().map(|endpoint| endpoint.host);
-    let hosts = config.allowed_hosts.iter().cloned().chain(own).collect();
-    Audience { origins: config.allowed_origins.clone(), hosts }
 }
 
 /// Whole seconds of a wait, never fewer than it takes.

@@ -5,7 +5,7 @@
 
 use super::Control;
 use crate::{
-    config::{Config, Differences, TOKEN_VARIABLE},
+    config::{Config, Differences, given_token},
     data_core::{Change, ToCore},
     log::Limits,
 };
@@ -76,8 +76,8 @@ impl Control {
     }
 
     fn try_reload(&self) -> Result<Reloaded, String> {
-        let token = std::env::var(TOKEN_VARIABLE).ok();
-        let (new, warnings) = Config::load(&self.reloading.path, token).map_err(|error| error.to_string())?;
+        let loaded = given_token().and_then(|token| Config::load(&self.reloading.path, token));
+        let (new, warnings) = loaded.map_err(|error| error.to_string())?;
         let old = self.live();
         let differences = old.differences(&new);
         if old.log_level != new.log_level {

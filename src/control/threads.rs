@@ -1,7 +1,7 @@
 //! The threads beside the cores, which do what blocks: they wait for signals, for `GET /gateway/bot`, and for the external queue.
 //! Each tells the control core what has come, and ends with the process.
 
-use super::{Event, Failure, external_queue::ExternalQueue, rest::Rest};
+use super::{Event, Failure, external_queue::ExternalQueue, hosts::Hosts, rest::Rest};
 use crate::{config::Config, net::mailbox::Postbox};
 use crossbeam_channel::Sender;
 use signal_hook::iterator::Signals;
@@ -16,7 +16,12 @@ pub struct Threads {
 }
 
 /// Starts them.
-pub fn start(config: &Config, mut signals: Signals, events: &Postbox<Event>) -> Result<Threads, Failure> {
+pub fn start(
+    config: &Config,
+    hosts: &Hosts,
+    mut signals: Signals,
+    events: &Postbox<Event>,
+) -> Result<Threads, Failure> {
     let signal_events = events.clone();
     spawn("signals", move || {
         for signal in signals.forever() {
@@ -26,7 +31,7 @@ pub fn start(config: &Config, mut signals: Signals, events: &Postbox<Event>) -> 
         }
     })?;
     let (ask_rest, asked) = crossbeam_channel::bounded::<Duration>(4);
-    let rest = Rest::new(config.token.bare().into(), config.twilight_http_proxy.as_deref());
+    let rest = Rest::new(config.token.bare().into(), config.twilight_http_proxy.as_deref(), hosts.clone());
     let rest_events = events.clone();
     spawn("rest", move || {
         for wait in asked {

@@ -107,7 +107,11 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         cache: crate::cache::Flags::ALL,
         honor_client_intents: true,
         denied: Default::default(),
+        voice_grace: Duration::from_secs(60),
+        voice_rejoin: false,
         state_dir: None,
+        forward_opcodes: Vec::new(),
+        memory: Arc::default(),
     }
 }
 

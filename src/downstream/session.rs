@@ -7,6 +7,7 @@
 //! Promises: every event that the session is meant to get comes exactly once and in order, from one number to any later
 //! one; the numbers have no gap; what is remembered is bounded by what the log still holds.
 
+pub use super::session_id::{Claim, ID_LENGTH, SessionId};
 use crate::protocol::{
     Time,
     event::{Delivery, EventKind, Meta},
@@ -17,49 +18,6 @@ use crate::protocol::{
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-
-/// Longest session id; ours have exactly this length.
-pub const ID_LENGTH: usize = 32;
-
-/// An unguessable name that carries the id of its shard, so that the door can route a RESUME without a table.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SessionId([u8; ID_LENGTH]);
-
-impl SessionId {
-    /// Of a shard, with 96 bits from a cryptographic source.
-    pub fn new(shard: u32, random: [u8; 12]) -> Self {
-        let mut id = [0; ID_LENGTH];
-        let bytes = shard.to_be_bytes().into_iter().chain(random);
-        for (pair, byte) in id.chunks_exact_mut(2).zip(bytes) {
-            pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
-            pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
-        }
-        Self(id)
-    }
-
-    /// Reads what a client sent; `None` when it can not be one of ours.
-    pub fn parse(text: &str) -> Option<Self> {
-        let id: [u8; ID_LENGTH] = text.as_bytes().try_into().ok()?;
-        id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(id))
-    }
-
-    /// The shard that it belongs to.
-    pub fn shard(&self) -> u32 {
-        u32::from_str_radix(&self.as_str()[..8], 16).expect("checked to be hexadecimal")
-    }
-
-    /// As it stands in READY.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("checked to be hexadecimal")
-    }
-}
-
-impl std::fmt::Debug for SessionId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Whoever knows all of it, and the token, can take the session over.
-        write!(f, "{}…", &self.as_str()[..12])
-    }
-}
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +53,8 @@ pub struct Saved {
     compress: bool,
     #[serde(default)]
     library: String,
+    #[serde(default)]
+    named: bool,
     user: Option<u64>,
     sequence: u64,
     cursor: u64,
@@ -127,6 +87,8 @@ pub struct Session {
     pub id: SessionId,
     /// What the client asked for.
     pub options: Options,
+    /// Its client knows it by Discord's id of the shard's session, not by its own.
+    pub named: bool,
     /// Where it is in its life.
     pub phase: Phase,
     /// The connection that it is attached to.
@@ -184,6 +146,7 @@ impl Session {
             number,
             id,
             options,
+            named: false,
             phase: Phase::Waiting,
             connection: None,
             detached_at: None,
@@ -258,6 +221,12 @@ impl Session {
         debug_assert_eq!(position, self.cursor);
         self.cursor = position + 1;
         self.wants(position, meta, data).then(|| self.record())
+    }
+
+    /// Moves past the event at `position`, the one at the cursor, without sending it.
+    pub fn skip(&mut self, position: u64) {
+        debug_assert_eq!(position, self.cursor);
+        self.cursor = position + 1;
     }
 
     /// The number for a dispatch that is not in the log, such as RESUMED.
@@ -342,6 +311,7 @@ impl Session {
             version: self.options.version,
             compress: self.options.compress,
             library: self.options.library.name().to_owned(),
+            named: self.named,
             user: self.user,
             sequence: self.sequence,
             cursor: self.cursor,
@@ -368,7 +338,7 @@ impl Session {
         let mut session = Self::new(saved.number, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
-        session.user = saved.user;
+        (session.named, session.user) = (saved.named, saved.user);
         (session.sequence, session.cursor, session.base) = (saved.sequence, saved.cursor, saved.base);
         session.sent = saved.sent.into();
         for (guild, position, shown) in saved.contained {
@@ -498,8 +468,8 @@ mod tests {
                 Session::restore(saved, Time::ZERO).unwrap().options
             };
             let restored = restore(&text);
-            assert_eq!((restored.intents, restored.version, restored.compress), (Intents(5), 9, compress));
-            assert_eq!(restored.library.name(), "eris");
+            let library = restored.library.name();
+            assert_eq!((restored.intents.0, restored.version, restored.compress, library), (5, 9, compress, "eris"));
             // From before there was payload compression, or names of libraries.
             text.as_object_mut().unwrap().remove("library");
             assert_eq!(restore(&text).library, Library::UNKNOWN);

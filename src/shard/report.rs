@@ -230,6 +230,16 @@ pub struct Report {
     pub last_loss: Option<(Reason, Option<u16>)>,
     /// What the sockets know.
     pub traffic: Traffic,
+    /// Guilds in whose voice channels the bot is.
+    pub voice_connections: usize,
+    /// Voice connections that passed from one session of a client to another.
+    pub voice_takeovers: u64,
+    /// Op 4s that were not passed to Discord.
+    pub voice_refused: u64,
+    /// Commands of clients that were not passed on because nobody here knows their opcode.
+    pub unknown_commands: u64,
+    /// Commands of clients for which Discord has closed the connection.
+    pub refused_commands: u64,
 }
 
 impl Shard {
@@ -266,6 +276,11 @@ impl Shard {
             queued_commands: self.limiter.queued(),
             fell_off: self.fell_off,
             invalidated: self.invalidated,
+            voice_connections: self.voice.connections(),
+            voice_takeovers: self.voice.takeovers(),
+            voice_refused: self.voice.refused(),
+            unknown_commands: self.unknown_commands,
+            refused_commands: self.culprit.count,
             syncing: self.clients.values().filter(|client| deliver::is_syncing(client)).count(),
             sequence: self.upstream.resumption().map_or(0, |resumption| resumption.sequence),
             session_since: self.tally.session_since.filter(|_| self.upstream.resumption().is_some()),

@@ -24,6 +24,8 @@ use std::{cell::RefCell, io::Read, rc::Rc, time::Duration};
 pub struct Choice {
     pub log: Limits,
     pub resume_window: Duration,
+    pub voice_grace: Duration,
+    pub voice_rejoin: bool,
     pub transport: Transport,
     pub weather: Weather,
 }
@@ -82,7 +84,11 @@ fn plan(choice: Choice) -> Plan {
         cache: Flags::ALL,
         honor_client_intents: true,
         denied: Default::default(),
+        voice_grace: choice.voice_grace,
+        voice_rejoin: choice.voice_rejoin,
         state_dir: None,
+        forward_opcodes: Vec::new(),
+        memory: std::sync::Arc::default(),
     }
 }
 
