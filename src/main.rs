@@ -1,16 +1,19 @@
-//! The command line: runs the proxy (the default) or checks the configuration (`--check-config`).
+//! The command line: runs the proxy (the default), checks the configuration (`--check-config`), or runs a subcommand (`cli`).
 //!
 //! Owns the order of start-up: configuration, logging, checks of the machine, listening socket. Everything else is in
 //! the library.
 
+mod cli;
+
 use clap::Parser;
 use gateway_proxy::{
-    config::{Config, TOKEN_VARIABLE},
-    control,
+    config::{Config, given_token},
+    control::{self, Listeners, Reloading},
     listener::Listener,
     placement::{Placement, allowed_cpus},
     preflight,
     protocol::intents::Intents,
+    state_dir,
 };
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
@@ -19,19 +22,24 @@ const EXAMPLES: &str = "Examples:
   TOKEN=... gateway-proxy                        run with config.json in this directory
   gateway-proxy --config /etc/gateway-proxy.json  run with another configuration
   gateway-proxy --check-config                   check the configuration
+  gateway-proxy check                            check it against Discord and this machine, too
+  gateway-proxy status --watch                   show what the running proxy does
 
-Exit codes: 0 stopped by SIGTERM or SIGINT, 1 an error while starting or running, 2 an error in the configuration.";
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 an error while starting or running, 2 an error in the configuration.
+Subcommands: 0 done, 1 an error, 2 an error in the configuration or command line, 3 (status) not all shards are active.";
 
 /// Keeps the Gateway sessions of a Discord bot open, so that the bot can restart at any time.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
     /// The configuration file.
-    #[arg(long, default_value = "config.json", value_name = "FILE")]
+    #[arg(long, default_value = "config.json", value_name = "FILE", global = true)]
     config: PathBuf,
     /// Check the configuration, print a summary of it, and exit.
     #[arg(long)]
     check_config: bool,
+    #[command(subcommand)]
+    command: Option<cli::Command>,
 }
 
 /// The exit code for an error in the configuration.
@@ -39,8 +47,12 @@ const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
     give_large_memory_back();
-    let arguments = Arguments::parse();
-    let loaded = Config::load(&arguments.config, std::env::var(TOKEN_VARIABLE).ok());
+    let Arguments { config: path, check_config, command } = Arguments::parse();
+    let command = match command {
+        Some(cli::Command::Check) | None => command,
+        Some(command) => return command.run(&path),
+    };
+    let loaded = given_token().and_then(|token| Config::load(&path, token));
     let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => return complain(WRONG, &error),
@@ -48,42 +60,48 @@ fn main() -> ExitCode {
     let placement = Placement::decide(&allowed_cpus(), &config.cores, config.control_core);
     let placement = match placement {
         Ok(placement) => placement,
-        Err(error) => return complain(WRONG, &format!("{}: {error}", arguments.config.display())),
+        Err(error) => return complain(WRONG, &format!("{}: {error}", path.display())),
     };
-    let filter = match EnvFilter::try_new(&config.log_level) {
+    let filter = match filter_of(&config.log_level) {
         Ok(filter) => filter,
-        Err(error) => {
-            let file = arguments.config.display();
-            let what = format!(
-                "{file}: `log_level` is {:?}, expected error, warn, info, debug or trace ({error})",
-                config.log_level
-            );
-            return complain(WRONG, &what);
-        }
+        Err(error) => return complain(WRONG, &format!("{}: {error}", path.display())),
     };
-    if arguments.check_config {
+    if command.is_some() {
+        return cli::check(&config, &placement, warnings);
+    }
+    if check_config {
         for warning in warnings {
             eprintln!("warning: {warning}");
         }
         println!("{}", summary(&config, &placement));
         return ExitCode::SUCCESS;
     }
-    tracing_subscriber::fmt()
+    let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        .init();
+        .with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    let set_log_level = move |level: &str| handle.reload(filter_of(level)?).map_err(|error| error.to_string());
+    let reloading = Reloading { path, set_log_level: Box::new(set_log_level) };
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let listener = match preflight(&config, &placement) {
-        Ok(listener) => listener,
+    let listeners = match preflight(&config, &placement) {
+        Ok(listeners) => listeners,
         Err(error) => return complain(1, &error),
     };
-    match control::run(config, &placement, listener) {
+    match control::run(config, &placement, listeners, reloading) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(1, &failure),
     }
+}
+
+/// The filter of the log for a `log_level`.
+fn filter_of(level: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(level)
+        .map_err(|error| format!("`log_level` is {level:?}, expected error, warn, info, debug or trace ({error})"))
 }
 
 /// Makes the allocator map each large block separately, so that the memory goes back to the system when the block is
@@ -105,15 +123,20 @@ fn complain(code: u8, what: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn preflight(config: &Config, placement: &Placement) -> Result<Listener, String> {
+fn preflight(config: &Config, placement: &Placement) -> Result<Listeners, String> {
+    preflight::hide_memory().map_err(|error| format!("the memory of the process can not be hidden: {error}"))?;
     preflight::io_uring()?;
     if let Some(warning) = preflight::limits(placement.most() + 1)? {
         tracing::warn!("{warning}");
     }
     if let Some(directory) = &config.state_dir {
-        preflight::state_dir(directory)?;
+        let stale = state_dir::prepare(directory, config.trust_state_dir)?;
+        if stale > 0 {
+            tracing::info!("removed {stale} files of `state_dir` that are too old to be of use");
+        }
     }
-    Listener::obtain(config.listen)
+    let admin = config.admin_listen.as_ref().map(Listener::for_operators).transpose()?;
+    Ok(Listeners { bots: Listener::obtain(config.listen)?, admin })
 }
 
 fn summary(config: &Config, placement: &Placement) -> String {
@@ -125,9 +148,11 @@ fn summary(config: &Config, placement: &Placement) -> String {
         (Some(_), Some(Ok(range))) => format!("data cores on CPUs {:?}", placement.data(range.len())),
         _ => format!("data cores on CPUs {:?} as far as the shards need them", placement.data(usize::MAX)),
     };
+    let operators = config.admin_listen.as_ref().map(|address| format!("\nlisten for operators: {address}"));
     format!(
-        "the configuration is right\nshards: {shards}\nlisten: {}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}\nvoice: {}",
+        "the configuration is right\nshards: {shards}\nlisten: {}{}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}\nvoice: {}",
         config.listen,
+        operators.unwrap_or_default(),
         config.externally_accessible_url,
         placement.control,
         config.intents,

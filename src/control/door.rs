@@ -4,9 +4,15 @@
 //! heartbeats, and reads IDENTIFY or RESUME. Then the connection goes to the core of its shard. A connection that never
 //! gets that far has a deadline, and there is a bound on how many such there are.
 
-use super::{Control, http, pool::Place};
+use super::{
+    Control,
+    http::{self, Response, Route},
+    origin,
+    pool::Place,
+};
 use crate::{
     compression::Transport,
+    config::Network,
     data_core::{Arrival, Entry, ToCore, close_for, command_text},
     downstream::{
         outbox::Outbox,
@@ -26,7 +32,12 @@ use crate::{
     websocket::{Inbound, Role, Upgrade, server_response},
 };
 use glommio::net::{TcpListener, TcpStream};
-use std::{future::poll_fn, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    future::poll_fn,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
 
 /// Connections that have not identified yet. For one more, the oldest one of the address that has most of them is closed.
 pub const MAX_UNAUTHENTICATED: usize = 4096;
@@ -47,13 +58,42 @@ const START_PAUSE: Duration = Duration::from_millis(100);
 /// What clients are told that come while the proxy stops: a code that lets them try again with what they have.
 const RESTARTING: Close = (close::UNKNOWN_ERROR, "the proxy restarts");
 
+/// Which routes are served at a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// All of them.
+    All,
+    /// What bots need: the gateway, Discord's API, the number of shards. Everything else is at `admin_listen`.
+    Bots,
+    /// Everything but the gateway and Discord's API.
+    Operators,
+}
+
+impl Serves {
+    /// What is answered to a request for this route, when that is not served here.
+    fn refuses(self, route: &Route) -> Option<Response> {
+        let is_for_bots =
+            matches!(route, Route::Gateway(..) | Route::Api(_) | Route::GatewayUrl | Route::GatewayBot(_));
+        let is_for_all = matches!(route, Route::ShardCount | Route::Refused(_));
+        match self {
+            Self::Bots if !is_for_bots && !is_for_all => {
+                Some(Response::text("404 Not Found", "this is served at `admin_listen` of the configuration\n"))
+            }
+            Self::Operators if is_for_bots => {
+                Some(Response::text("404 Not Found", "this is served at `host` and `port` of the configuration\n"))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Accepts connections until the proxy stops.
-pub async fn accept(control: Rc<Control>, listener: TcpListener) {
+pub async fn accept(control: Rc<Control>, listener: TcpListener, serves: Serves) {
     while !control.stopping.get() {
         match listener.accept().await {
             Ok(stream) => {
                 control.figures.borrow_mut().accepted += 1;
-                spawn_contained("the task of a connection at the door", enter(control.clone(), stream));
+                spawn_contained("the task of a connection at the door", enter(control.clone(), stream, serves));
             }
             Err(_) if control.stopping.get() => {}
             Err(error) => {
@@ -66,11 +106,13 @@ pub async fn accept(control: Rc<Control>, listener: TcpListener) {
     }
 }
 
-async fn enter(control: Rc<Control>, stream: TcpStream) {
-    let Ok(peer) = stream.peer_addr() else { return };
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
+async fn enter(control: Rc<Control>, stream: TcpStream, serves: Serves) {
+    let peer = match stream.peer_addr() {
+        Ok(peer) if stream.set_nodelay(true).is_ok() => peer,
+        // Who comes by a socket in the file system is on this machine.
+        Err(_) if serves == Serves::Operators => SocketAddr::from(([127, 0, 0, 1], 0)),
+        _ => return,
+    };
     let inbound = Inbound::new(Role::Server, MAX_COMMAND);
     let connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
     if connection.descriptor() >= control.last_descriptor {
@@ -78,19 +120,85 @@ async fn enter(control: Rc<Control>, stream: TcpStream) {
     }
     let guest = control.guests.enter(peer.ip().into());
     // Boxed, as what follows is large, and each future around it would hold it once more.
-    control.guests.clone().hold(guest.id, Box::pin(converse(control, guest, connection, peer))).await;
+    control.guests.clone().hold(guest.id, Box::pin(introduce(control, guest, connection, peer, serves))).await;
 }
 
-async fn converse(control: Rc<Control>, guest: Place, mut connection: ClientConnection, peer: SocketAddr) {
-    let Some(Some(route)) = within(HEAD_LIMIT, head_for(&mut connection, Some(&control.audience))).await else {
+/// Finds out for whom a connection is. From then on it has a place among those of his address: the one who makes connections
+/// for many must not lose them to each other.
+async fn introduce(
+    control: Rc<Control>,
+    guest: Place,
+    mut connection: ClientConnection,
+    maker: SocketAddr,
+    serves: Serves,
+) {
+    let Some(Some((route, peer))) = within(HEAD_LIMIT, request(&control, &mut connection, maker, serves)).await else {
         return;
     };
+    let route = serves.refuses(&route).map_or(route, Route::Refused);
+    if peer == maker {
+        return converse(control, guest, connection, peer, route).await;
+    }
+    connection.set_peer(peer);
+    drop(guest);
+    let guest = control.guests.enter(peer.ip().into());
+    control.guests.clone().hold(guest.id, Box::pin(converse(control, guest, connection, peer, route))).await;
+}
+
+/// Reads the head of a request, and for whom it is; `None`: the connection ended, or who has to say for whom it is does not.
+async fn request(
+    control: &Control,
+    connection: &mut ClientConnection,
+    maker: SocketAddr,
+    serves: Serves,
+) -> Option<(Route, SocketAddr)> {
+    let is_one = |networks: &[Network], peer: SocketAddr| networks.iter().any(|network| network.contains(peer.ip()));
+    let config = &control.config;
+    let mut peer = maker;
+    if serves != Serves::Operators && is_one(&config.proxy_protocol_from, maker) {
+        match proxy_header(connection).await {
+            Ok(Some(source)) => peer = source.unwrap_or(maker),
+            Ok(None) => return None,
+            Err(what) => {
+                if let Some(held_back) = control.accept_log.borrow_mut().poll(control.now()) {
+                    tracing::warn!(held_back, "{maker} is one of `proxy_protocol_from`, and sends {what}");
+                }
+                return None;
+            }
+        }
+    }
+    let believed = is_one(&config.forwarded_for_from, peer).then_some(&config.forwarded_for_from[..]);
+    let (route, named) = head_for(connection, Some(&control.audience), believed).await?;
+    Some((route, named.map_or(peer, |address| SocketAddr::new(address, 0))))
+}
+
+/// Reads the header of the PROXY protocol; `Ok(None)`: the connection ended within it.
+async fn proxy_header(connection: &mut ClientConnection) -> Result<Option<Option<SocketAddr>>, &'static str> {
+    loop {
+        if let Some((size, source)) = origin::proxy_header(connection.inbound.unconsumed())? {
+            connection.inbound.consume(size);
+            return Ok(Some(source));
+        }
+        match poll_fn(|cx| connection.poll_read(cx)).await {
+            Ok(n) if n > 0 => {}
+            _ => return Ok(None),
+        }
+    }
+}
+
+async fn converse(
+    control: Rc<Control>,
+    guest: Place,
+    mut connection: ClientConnection,
+    peer: SocketAddr,
+    route: Route,
+) {
     let (upgrade, query) = match route {
-        http::Route::Gateway(upgrade, query) => (upgrade, query),
-        http::Route::Api(request) => {
+        Route::Gateway(upgrade, query) => (upgrade, query),
+        Route::Api(request) => {
             return Box::pin(control.forward(guest, connection, request, peer)).await;
         }
-        http::Route::Metrics | http::Route::Health => {
+        Route::Operator(..) | Route::Health => {
             drop(guest);
             let place = control.scrapes.enter(peer.ip().into());
             let id = place.id;
@@ -103,13 +211,14 @@ async fn converse(control: Rc<Control>, guest: Place, mut connection: ClientConn
         route => return Box::pin(answer(&control, connection, route, peer)).await,
     };
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
-    agree(&mut connection, &upgrade, query);
+    let transport = if control.live().client_compression { query.transport } else { Transport::None };
+    agree(&mut connection, &upgrade, http::GatewayQuery { transport, ..query });
     connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
     let url = Url { version: query.version, session: query.session };
     greet(control, guest, connection, url, Commands::Refused).await;
 }
 
-async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: http::Route, peer: SocketAddr) {
+async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: Route, peer: SocketAddr) {
     let response = control.respond(route, peer).await;
     connection.outbox.raw(&response.encode());
     connection.linger().await;
@@ -151,11 +260,17 @@ pub fn agree(connection: &mut ClientConnection, upgrade: &Upgrade, query: http::
 }
 
 /// Reads a request head; `None`: the connection ended within it.
-pub async fn head(connection: &mut ClientConnection) -> Option<http::Route> {
-    head_for(connection, None).await
+pub async fn head(connection: &mut ClientConnection) -> Option<Route> {
+    head_for(connection, None, None).await.map(|(route, _)| route)
 }
 
-async fn head_for(connection: &mut ClientConnection, audience: Option<&http::Audience>) -> Option<http::Route> {
+/// The same for a request that has to be for this audience, and the client that `X-Forwarded-For` names, if those who are
+/// `believed` have sent the request.
+async fn head_for(
+    connection: &mut ClientConnection,
+    audience: Option<&http::Audience>,
+    believed: Option<&[Network]>,
+) -> Option<(Route, Option<IpAddr>)> {
     // Looked at when it may be complete, and the first time, since what is no HTTP is told so at once: to parse the whole
     // beginning for each piece would take a time that grows with the square of their number.
     let mut seen = 0;
@@ -163,8 +278,9 @@ async fn head_for(connection: &mut ClientConnection, audience: Option<&http::Aud
         let bytes = connection.inbound.unconsumed();
         let is_due = seen == 0 || bytes.len() >= http::MAX_HEAD || http::may_end_after(bytes, seen);
         if is_due && let Some((size, route)) = http::parse_for(bytes, audience) {
+            let named = believed.and_then(|believed| origin::forwarded_for(&bytes[..size], believed));
             connection.inbound.consume(size);
-            return Some(route);
+            return Some((route, named));
         }
         seen = bytes.len();
         match poll_fn(|cx| connection.poll_read(cx)).await {
@@ -352,8 +468,10 @@ async fn admit(
     if identify.intents.is_some() && beyond != Intents::default() {
         tracing::warn!(shard, "a client asks for intents that the proxy does not have: bits {:#x}", beyond.0);
     }
-    let options = Options { intents, version, compress: identify.compress == Some(true) };
-    tracing::debug!(shard, intents = intents.0, compress = options.compress, "a client identifies");
+    let compress = identify.compress == Some(true) && control.live().client_compression;
+    let options = Options { intents, version, compress, library: identify.library() };
+    let library = options.library.name();
+    tracing::debug!(shard, intents = intents.0, compress, library, "a client identifies");
     Ok((shard, options))
 }
 

@@ -1,6 +1,9 @@
 //! `/metrics`: the reports of all shards in the Prometheus text format. Names and labels of the prior art are kept, so
 //! that dashboards go on working.
 
+mod operations;
+
+use super::{reload::Reloads, status::Gathered, waits::Waits};
 use crate::{
     protocol::event::EventKind,
     shard::report::{LATENCY_BUCKETS, Report},
@@ -9,6 +12,7 @@ use prometheus::{
     Encoder, TextEncoder,
     proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
 };
+use std::time::SystemTime;
 
 /// Figures of the control core itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,6 +47,10 @@ pub struct ControlFigures {
     pub forward_failures: u64,
     /// Tasks of data cores that panicked and were contained.
     pub panics: u64,
+    /// Bytes that the connections of all clients take, and may take.
+    pub client_memory: (usize, usize),
+    /// Clients that were not let in for want of memory, and such as were dropped for it.
+    pub memory_refused: (u64, u64),
 }
 
 fn label(name: &str, value: &str) -> LabelPair {
@@ -77,10 +85,10 @@ fn counter(labels: Vec<LabelPair>, value: f64) -> Metric {
     metric
 }
 
-fn histogram(report: &Report) -> Metric {
+fn histogram(labels: Vec<LabelPair>, bounds: &[f64], counts: &[u64], sum: f64) -> Metric {
     let mut histogram = Histogram::default();
     let mut below = 0;
-    let buckets = LATENCY_BUCKETS.iter().zip(report.latencies.buckets).map(|(&bound, count)| {
+    let buckets = bounds.iter().zip(counts).map(|(&bound, count)| {
         below += count;
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(bound);
@@ -88,16 +96,23 @@ fn histogram(report: &Report) -> Metric {
         bucket
     });
     histogram.set_bucket(buckets.collect());
-    histogram.set_sample_count(report.latencies.count());
-    histogram.set_sample_sum(report.latencies.sum);
-    let mut metric = Metric::from_label(vec![label("shard", &report.shard.to_string())]);
+    histogram.set_sample_count(counts.iter().sum());
+    histogram.set_sample_sum(sum);
+    let mut metric = Metric::from_label(labels);
     metric.set_histogram(histogram);
     metric
 }
 
-/// Renders everything.
-pub fn render(reports: &[Report], control: ControlFigures) -> String {
-    let mut families = Vec::new();
+/// Renders everything. `started` is when the process began.
+pub fn render(
+    gathered: &Gathered,
+    control: ControlFigures,
+    waits: &Waits,
+    reloads: Reloads,
+    started: SystemTime,
+) -> String {
+    let reports = &gathered.shards;
+    let mut families = operations::families(gathered, waits, reloads, started);
     let mut per_shard = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Report) -> f64| {
         let metrics = reports.iter().map(|report| {
             let labels = vec![label("shard", &report.shard.to_string())];
@@ -165,6 +180,18 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
     per_shard("gateway_shard_commands_queued", "Commands waiting for Discord's rate limit", GAUGE, &|report| {
         report.queued_commands as f64
     });
+    per_shard(
+        "gateway_shard_commands_unknown_total",
+        "Commands of clients with an unknown opcode; they are not passed on",
+        COUNTER,
+        &|report| report.unknown_commands as f64,
+    );
+    per_shard(
+        "gateway_shard_commands_refused_total",
+        "Commands of clients for which Discord closed the connection",
+        COUNTER,
+        &|report| report.refused_commands as f64,
+    );
     per_shard("gateway_shard_clients_lagged_total", "Clients too slow for the log", COUNTER, &|report| {
         report.fell_off as f64
     });
@@ -222,7 +249,13 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
         "gateway_shard_latency_histogram",
         "Round trips of heartbeats in seconds",
         MetricType::HISTOGRAM,
-        reports.iter().map(histogram).collect(),
+        reports
+            .iter()
+            .map(|report| {
+                let labels = vec![label("shard", &report.shard.to_string())];
+                histogram(labels, &LATENCY_BUCKETS, &report.latencies.buckets, report.latencies.sum)
+            })
+            .collect(),
     ));
     for (name, help, kind, value) in [
         ("gateway_connections_unauthenticated", "Connections before IDENTIFY", GAUGE, control.unauthenticated as f64),
@@ -267,6 +300,25 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
         ),
         ("gateway_api_failures_total", "Those of them without an answer", COUNTER, control.forward_failures as f64),
         ("gateway_connections_accepted_total", "Connections accepted", COUNTER, control.accepted as f64),
+        (
+            "gateway_client_memory_bytes",
+            "Memory of the connections of all clients",
+            GAUGE,
+            control.client_memory.0 as f64,
+        ),
+        ("gateway_client_memory_limit_bytes", "The most that it may be", GAUGE, control.client_memory.1 as f64),
+        (
+            "gateway_client_memory_refused_total",
+            "Clients that were not let in for want of memory",
+            COUNTER,
+            control.memory_refused.0 as f64,
+        ),
+        (
+            "gateway_client_memory_dropped_total",
+            "Clients that took nothing and were dropped for want of memory",
+            COUNTER,
+            control.memory_refused.1 as f64,
+        ),
         ("gateway_identifies_total", "Permits of the identify queue", COUNTER, control.identifies as f64),
         ("gateway_identifies_remaining", "IDENTIFYs left today", GAUGE, f64::from(control.identifies_remaining)),
         ("gateway_identifies_waiting", "Shards waiting to identify", GAUGE, control.identifies_waiting as f64),

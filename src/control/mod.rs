@@ -4,54 +4,69 @@
 //! their mailboxes; never touches an event.
 
 mod answers;
-mod body;
+pub mod body;
 mod dial;
 mod door;
+mod feed;
 mod forward;
+pub mod hosts;
 pub mod http;
 pub mod identify;
 mod kept;
 mod metrics;
+mod operator;
+pub mod origin;
+mod page;
 mod pool;
+mod reload;
 mod remembered;
-mod rest;
+pub mod rest;
 mod signals;
+mod starter;
+mod status;
+mod waits;
 
 use crate::{
     config::Config,
-    data_core::{self, Plan, ToControl, ToCore},
-    io::wake::Waker,
+    data_core::{CoreReport, ToControl, ToCore},
+    downstream::budget::MemoryBudget,
     listener::Listener,
-    log::Limits,
     net::{
         client::ClientConnection,
-        mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
+        mailbox::{Mailbox, Postbox, mailbox},
         spawn_contained, tls,
     },
     placement::Placement,
     preflight,
-    shard::report::Report,
-    websocket::Endpoint,
+    state_dir::StateDir,
 };
+use door::Serves;
 pub use door::{agree, head};
+use feed::Feed;
+pub use forward::response_head;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
+use hosts::Hosts;
 use http::Audience;
 use identify::{Budget, IdentifyQueue};
 use kept::Kept;
 use metrics::ControlFigures;
 use pool::{OnceAMinute, Pool, Rate};
+pub use reload::Reloading;
 use remembered::Remembered;
 use rest::{GatewayInfo, Rest, RestError};
+use starter::{Starter, Threads, audience, client_memory};
+use status::Gathered;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     future::poll_fn,
     os::fd::{FromRawFd, IntoRawFd, RawFd},
     rc::Rc,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{self, Poll},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
+use waits::Waits;
 
 /// io_uring memory of an executor in bytes. Sockets do not use it, and the default is 10 MiB.
 const IO_MEMORY: usize = 64 << 10;
@@ -98,15 +113,22 @@ struct RestFailure {
 /// The reports that a request still waits for.
 #[derive(Default)]
 struct Gathering {
-    reports: Vec<Report>,
+    reports: Vec<CoreReport>,
     missing: usize,
     waker: Option<task::Waker>,
 }
 
 /// The state of the control core.
 struct Control {
+    /// As it was at the start: what needs a restart to change is read from here.
     config: Config,
+    /// As it is now; see [`Control::live`].
+    live: RefCell<Rc<Config>>,
+    reloading: Reloading,
+    reloads: Cell<reload::Reloads>,
     epoch: Instant,
+    /// The same moment on the clock on the wall.
+    started: SystemTime,
     /// Empty until the number of shards is known.
     cores: OnceCell<Vec<Postbox<ToCore>>>,
     starter: Starter,
@@ -125,6 +147,10 @@ struct Control {
     stopping: Cell<bool>,
     /// Whose HTTP requests and upgrades are taken.
     audience: Audience,
+    /// Where shards may connect to.
+    hosts: Hosts,
+    /// What clients may take.
+    memory: Arc<MemoryBudget>,
     /// Connections that have not identified, and HTTP requests.
     guests: Rc<Pool>,
     /// Answers of `/metrics` and `/health` on their way.
@@ -132,7 +158,12 @@ struct Control {
     /// Requests for Discord's API whose path carries a token of its own.
     tokenless: Rc<Pool>,
     tokenless_rate: RefCell<Rate>,
-    reports: Rc<Kept<Rc<[Report]>>>,
+    /// What has happened of late.
+    feed: RefCell<Feed>,
+    /// How long shards have waited to identify.
+    waits: RefCell<Waits>,
+    reports: Rc<Kept<Rc<Gathered>>>,
+    status: Rc<Kept<Rc<str>>>,
     metrics: Rc<Kept<Rc<str>>>,
     /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
     last_descriptor: RawFd,
@@ -144,52 +175,25 @@ struct Control {
     accept_log: RefCell<OnceAMinute>,
 }
 
-/// The threads of the data cores, to be waited for at the end.
-type Threads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
-
-/// Starts data cores once it is known how many are needed.
-struct Starter {
-    placement: Placement,
-    control: Postbox<ToControl>,
-    epoch: Instant,
-    threads: Threads,
-}
-
-impl Starter {
-    fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
-        let mut postboxes = Vec::new();
-        for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
-            let failure = |error: &dyn std::fmt::Display| {
-                Failure(format!("can not start data core {index} on CPU {cpu}: {error}"))
-            };
-            let waker = Waker::new().map_err(|error| failure(&error))?;
-            let (postbox, mailbox) = core_mailbox(waker.clone());
-            let (control, epoch) = (self.control.clone(), self.epoch);
-            let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
-                .name(&format!("data-{index}"))
-                .io_memory(IO_MEMORY)
-                .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
-                .map_err(|error| failure(&error))?;
-            self.threads.lock().expect("nobody panics with it").push(thread);
-            postboxes.push(postbox);
-        }
-        Ok(postboxes)
-    }
+/// Where the proxy listens.
+pub struct Listeners {
+    /// For bots, and, when there is no other, for everything.
+    pub bots: Listener,
+    /// For operators (`admin_listen`).
+    pub admin: Option<Listener>,
 }
 
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
-pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<(), Failure> {
+pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloading: Reloading) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
     let mut signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
     let tls = tls::client_config().map_err(Failure)?;
-    let epoch = Instant::now();
-    let (to_control, from_cores) = mailbox();
-    let (events, inbox) = mailbox();
+    let (epoch, started) = (Instant::now(), SystemTime::now());
+    let ((to_control, from_cores), (events, inbox)) = (mailbox(), mailbox());
 
     let starter = Starter { placement: placement.clone(), control: to_control, epoch, threads: Threads::default() };
     let threads = starter.threads.clone();
-    let signal_events = events.clone();
-    let core_events = events.clone();
+    let (signal_events, core_events) = (events.clone(), events.clone());
     spawn("signals", move || {
         for signal in signals.forever() {
             if signal_events.send(Event::Signal(signal)).is_err() {
@@ -198,7 +202,8 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
         }
     })?;
     let (ask_rest, asked) = crossbeam_channel::bounded::<Duration>(4);
-    let rest = Rest::new(config.token.bare().into(), config.twilight_http_proxy.as_deref());
+    let hosts = Hosts(config.gateway_hosts.clone());
+    let rest = Rest::new(config.token.bare().into(), config.twilight_http_proxy.as_deref(), hosts.clone());
     spawn("rest", move || {
         for wait in asked {
             std::thread::sleep(wait);
@@ -210,14 +215,23 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
 
     let files = preflight::open_files().map_err(|error| failure("the limit of open files", &error))?;
     let reserved_files = preflight::reserved_files(config.shards, files);
+    let memory = Arc::new(MemoryBudget::new(client_memory(&config)));
     let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
         .name("control")
         .io_memory(IO_MEMORY)
         .spawn(move || async move {
             let control = Rc::new(Control {
                 audience: audience(&config),
+                hosts,
+                memory,
+                live: RefCell::new(Rc::new(config.clone())),
                 config,
+                reloading,
+                reloads: Cell::default(),
                 epoch,
+                started,
+                feed: RefCell::default(),
+                waits: RefCell::default(),
                 cores: OnceCell::new(),
                 starter,
                 gateway: RefCell::new(None),
@@ -234,6 +248,7 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 tokenless: Pool::new(forward::MAX_TOKENLESS),
                 tokenless_rate: RefCell::new(Rate::new(forward::TOKENLESS_RATE)),
                 reports: Kept::new(answers::KEPT),
+                status: Kept::new(answers::KEPT),
                 metrics: Kept::new(answers::KEPT),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
@@ -242,7 +257,7 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 files_log: RefCell::default(),
                 accept_log: RefCell::default(),
             });
-            control.main(listener, from_cores, inbox, core_events, tls).await
+            control.main(listeners, from_cores, inbox, core_events, tls).await
         })
         .map_err(|error| failure("can not start the control core", &error))?;
     let result = executor.join().map_err(|error| failure("the control core ended", &error))?;
@@ -270,17 +285,22 @@ impl Control {
 
     async fn main(
         self: Rc<Self>,
-        listener: Listener,
+        listeners: Listeners,
         from_cores: Mailbox<ToControl>,
         mut inbox: Mailbox<Event>,
         events: Postbox<Event>,
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<(), Failure> {
-        let (listener, stopper) =
-            listener.split().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
-        // SAFETY: the descriptor is a listening TCP socket whose ownership `into_raw_fd` has given up.
-        let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
-        let door = glommio::spawn_local(door::accept(self.clone(), listener));
+        let mut doors = Vec::new();
+        let own = if listeners.admin.is_some() { Serves::Bots } else { Serves::All };
+        let admin = listeners.admin.map(|listener| (listener, Serves::Operators));
+        for (listener, serves) in [Some((listeners.bots, own)), admin].into_iter().flatten() {
+            let (listener, stopper) =
+                listener.split().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
+            // SAFETY: the descriptor is a listening stream socket whose ownership `into_raw_fd` has given up.
+            let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
+            doors.push((glommio::spawn_local(door::accept(self.clone(), listener, serves)), stopper));
+        }
         let stopped = Rc::new(Cell::new(0));
         glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
@@ -291,8 +311,10 @@ impl Control {
         }
         self.stopping.set(true);
         // First the door, then the clients: who is told to come back has to find the next process.
-        stopper.stop();
-        let _ = crate::net::within(DOOR_LIMIT, door).await;
+        for (door, stopper) in doors {
+            stopper.stop();
+            let _ = crate::net::within(DOOR_LIMIT, door).await;
+        }
         for core in self.cores() {
             let _ = core.send(ToCore::Stop);
         }
@@ -303,7 +325,7 @@ impl Control {
             true
         };
         let second_signal = async {
-            while !matches!(inbox.receive().await, Event::Signal(_)) {}
+            while !matches!(inbox.receive().await, Event::Signal(signal) if signal != signals::RELOAD) {}
             false
         };
         match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
@@ -320,7 +342,7 @@ impl Control {
     /// Either way the sessions of Discord and of the clients are to be left so that they can be resumed.
     async fn serve(&self, inbox: &mut Mailbox<Event>) -> Result<(), Failure> {
         let mut backoff = REST_BACKOFF.0;
-        let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::load);
+        let mut remembered = self.remembered();
         loop {
             match inbox.receive().await {
                 Event::Gateway(Ok(info)) => {
@@ -343,6 +365,7 @@ impl Control {
                     }
                 }
                 Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
+                Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
                 Event::Signal(signal) => {
                     tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
                     return Ok(());
@@ -362,13 +385,23 @@ impl Control {
         let _ = self.ask_rest.try_send(wait);
     }
 
-    /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed.
+    /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed. An answer wins over what the
+    /// shards were started with, which may be what the last process remembered.
     fn learn(&self, info: GatewayInfo) -> Result<(), Failure> {
         if let Some(queue) = &mut *self.queue.borrow_mut() {
             queue.renew(info.budget, self.now());
-            return Ok(());
+        } else {
+            return self.start(info.url, info.shards, Some(info.budget));
         }
-        self.start(info.url, info.shards, Some(info.budget))
+        let mut gateway = self.gateway.borrow_mut();
+        if let Some(known) = gateway.as_mut().filter(|known| known.url != info.url) {
+            tracing::info!("Discord's gateway is at {} now, and no longer at {}", info.url, known.url);
+            known.url.clone_from(&info.url);
+            for core in self.cores() {
+                let _ = core.send(ToCore::GatewayUrl(info.url.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// Starts the shards. Without a budget those that have to identify wait until it is known.
@@ -400,14 +433,14 @@ impl Control {
             None => IdentifyQueue::without_budget(shards.clone()),
         };
         *self.queue.borrow_mut() = Some(queue);
-        if let Some(directory) = &self.config.state_dir {
-            Remembered::forget(directory);
+        if let Some(directory) = self.state_dir() {
+            Remembered::forget(&directory);
         }
         let cores = self.starter.start(shards.len())?;
         let cores = self.cores.get_or_init(|| cores);
         for (index, core) in cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
-            let plan = self.plan(own, count, url.clone());
+            let plan = self.plan(index, own, count, url.clone());
             if core.send(ToCore::Start(Box::new(plan))).is_err() {
                 return Err(Failure(format!("data core {index} has ended")));
             }
@@ -416,32 +449,23 @@ impl Control {
         Ok(())
     }
 
-    /// For the next process, beside the state files of the data cores.
-    fn remember(&self) {
-        let (Some(directory), Some(gateway)) = (&self.config.state_dir, &*self.gateway.borrow()) else { return };
-        if let Err(error) = gateway.store(directory) {
-            tracing::error!("can not write in {}: {error}", directory.display());
-        }
+    fn state_dir(&self) -> Option<StateDir> {
+        self.config.state_dir.as_deref().map(|path| StateDir::new(path, self.config.token.bare()))
     }
 
-    fn plan(&self, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
-        let config = &self.config;
-        Plan {
-            presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
-            shards,
-            shard_count: count,
-            token: config.token.bare().into(),
-            gateway_url,
-            intents: config.intents,
-            transport: config.upstream_compression,
-            public_url: config.externally_accessible_url.clone(),
-            log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
-            resume_window: config.resume_window,
-            cache: config.cache,
-            honor_client_intents: config.honor_client_intents,
-            voice_grace: config.voice_grace,
-            voice_rejoin: config.voice_rejoin,
-            state_dir: config.state_dir.clone(),
+    /// What the last process has left.
+    fn remembered(&self) -> Option<Remembered> {
+        Remembered::load(&self.state_dir()?).unwrap_or_else(|error| {
+            tracing::warn!("what the last process knew of `/gateway/bot` (gateway.json) is ignored: {error}");
+            None
+        })
+    }
+
+    /// For the next process, beside the state files of the data cores.
+    fn remember(&self) {
+        let (Some(directory), Some(gateway)) = (self.state_dir(), &*self.gateway.borrow()) else { return };
+        if let Err(error) = gateway.store(&directory) {
+            tracing::error!("gateway.json can not be written to `state_dir`: {error}");
         }
     }
 
@@ -475,6 +499,7 @@ impl Control {
                     self.names.borrow_mut().insert(shard, name);
                 }
                 ToControl::WantPermit(shard) => {
+                    self.waits.borrow_mut().asked(shard, self.now());
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
                         queue.request(shard);
                     }
@@ -490,13 +515,14 @@ impl Control {
                 }
                 ToControl::Reports(number, reports) => {
                     if let Some(gathering) = self.gathering.borrow_mut().get_mut(&number) {
-                        gathering.reports.extend(reports);
+                        gathering.reports.push(*reports);
                         gathering.missing -= 1;
                         if let Some(waker) = gathering.waker.take() {
                             waker.wake();
                         }
                     }
                 }
+                ToControl::Changed(changed) => self.feed.borrow_mut().changed(changed),
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }
@@ -517,6 +543,7 @@ impl Control {
         let mut queue = self.queue.borrow_mut();
         let Some(queue) = &mut *queue else { return };
         while let Some(shard) = queue.poll(now) {
+            self.waits.borrow_mut().granted(shard, now);
             let _ = self.cores()[self.index_of(shard)].send(ToCore::Permit(shard));
         }
     }
@@ -581,13 +608,6 @@ impl Control {
     fn accepts_token(&self, token: &str) -> bool {
         !self.config.validate_token || self.config.token.matches(token)
     }
-}
-
-/// Whose requests are taken: those of whoever knows the proxy by a name that its configuration says.
-fn audience(config: &Config) -> Audience {
-    let own = Endpoint::parse(&config.externally_accessible_url).ok().map(|endpoint| endpoint.host);
-    let hosts = config.allowed_hosts.iter().cloned().chain(own).collect();
-    Audience { origins: config.allowed_origins.clone(), hosts }
 }
 
 /// Whole seconds of a wait, never fewer than it takes.

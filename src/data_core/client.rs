@@ -9,7 +9,7 @@
 //! Pure: it holds bytes and times. The socket is the core's, the session is the shard's.
 
 use crate::{
-    downstream::outbox::Outbox,
+    downstream::{budget::Charge, outbox::Outbox},
     io::sockets::ConnectionId,
     protocol::{Encoding, Time, close, command::MAX_COMMAND, etf},
     shard::Close,
@@ -73,10 +73,14 @@ pub struct Client<S> {
     pub session: Option<u32>,
     /// Its API version.
     pub version: u8,
+    /// Since when it is connected to its shard.
+    pub since: Time,
     /// What it sent.
     pub inbound: Inbound,
     /// What goes to it.
     pub outbox: Outbox,
+    /// What of the memory for all clients it takes; `None`: there was none left, and it is being closed for that.
+    pub charge: Option<Charge>,
     /// How far it is on its way to its end.
     pub stage: Stage,
     /// The socket takes no more bytes now; the core is told when that changes.
@@ -109,8 +113,10 @@ impl<S> Client<S> {
             connection,
             session: None,
             version,
+            since: Time::ZERO,
             inbound,
             outbox,
+            charge: None,
             stage: Stage::Open,
             blocked: false,
             stalled_since: None,

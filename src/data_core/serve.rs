@@ -13,7 +13,7 @@ use crate::{
         sockets::{ConnectionId, Receiving},
     },
     protocol::{close, payload},
-    shard::{Close, Progress},
+    shard::{Close, Progress, report::Closing},
 };
 use std::time::Duration;
 
@@ -31,6 +31,9 @@ const SERVE_COST: usize = 4 << 10;
 /// that keeps a core busy fill them.
 const NEWCOMER: Duration = Duration::from_secs(2);
 
+/// The close of a client for which the shard has no room.
+const FULL: Close = (close::RATE_LIMITED, "too many clients on this shard");
+
 /// What a client wants that ends its connection.
 enum End {
     /// It closes, with this code.
@@ -47,9 +50,14 @@ impl<I: Io> Hosted<I> {
         core.clients += 1;
         // The shard names the client by its number, so the place in the list is in it.
         let number = core.clients << 32 | self.clients.vacant_key() as u64;
+        let charge = core.plan.memory.admit(outbox.memory());
         let session = match entry {
             // It passed the door just before that was closed, and would only keep the others waiting.
             _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
+            // A session that it has stays, and can be resumed later.
+            _ if charge.is_none() => Err((close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up")),
+            Entry::Resume { claim, sequence } if !self.has_room_for(&claim, sequence) => Err(FULL),
+            Entry::Identify(_) if !self.shard.has_room_for(None) => Err(FULL),
             Entry::Identify(options) => self.shard.identify(core.now, number, options),
             Entry::Resume { claim, sequence } => match self.resume(core, number, &claim, sequence) {
                 Some(session) => Ok(session),
@@ -66,6 +74,8 @@ impl<I: Io> Hosted<I> {
         let mut client = Client::new(number, connection, version, inbound, outbox);
         client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
+        client.charge = charge;
+        client.since = core.now;
         // The door may have read more than the IDENTIFY.
         client.noted = true;
         client.awake = true;
@@ -80,6 +90,11 @@ impl<I: Io> Hosted<I> {
             }
             Err((code, reason)) => self.say_goodbye(core, key, Some(code), reason),
         }
+    }
+
+    /// Is there room for the client that resumes the claimed session?
+    fn has_room_for(&self, claim: &Claim, sequence: u64) -> bool {
+        self.shard.has_room_for(self.shard.claimed(claim, sequence).as_ref())
     }
 
     fn resume(&mut self, core: &Core<I>, number: u64, claim: &Claim, sequence: u64) -> Option<u32> {
@@ -140,7 +155,10 @@ impl<I: Io> Hosted<I> {
                         // Some libraries decide by the code that comes back, so it is theirs.
                         return self.say_goodbye(core, key, code, "");
                     }
-                    Some(End::Close((code, reason))) => return self.say_goodbye(core, key, Some(code), reason),
+                    Some(End::Close((code, reason))) => {
+                        self.count_closing(Closing::Misbehaved);
+                        return self.say_goodbye(core, key, Some(code), reason);
+                    }
                     None => {}
                 }
             }
@@ -229,10 +247,12 @@ impl<I: Io> Hosted<I> {
                 self.second.push_back(key);
             }
             Progress::Close { close, reconnect } => {
+                self.count_closing(Closing::of(close));
                 self.send_away(core, key, close, reconnect);
                 return made;
             }
             Progress::Return => {
+                self.count_closing(Closing::Invalidated);
                 self.begin_return(core, key);
                 return made;
             }
@@ -247,7 +267,16 @@ impl<I: Io> Hosted<I> {
         if client.broken {
             return self.drop_client(core, key);
         }
+        if let Some(charge) = &mut client.charge {
+            charge.set(client.outbox.memory());
+        }
         if client.blocked {
+            if client.stage == Stage::Open
+                && client.charge.as_ref().is_some_and(|charge| charge.must_go(client.outbox.len()))
+            {
+                tracing::info!(shard = %self.shard.id(), "a client that takes nothing is dropped, because the memory for clients (`client_memory`) is used up");
+                return self.drop_client(core, key);
+            }
             core.sockets.poll_writable(client.connection);
             if std::mem::take(&mut client.awake) {
                 self.awake.retain(|&awake| awake != key);
@@ -368,6 +397,7 @@ impl<I: Io> Hosted<I> {
                 return self.drop_client(core, key);
             }
             Stage::Open if client.stalled_since.is_some_and(|since| core.now.saturating_sub(since) >= STALL_LIMIT) => {
+                self.count_closing(Closing::Stalled);
                 tracing::info!(shard = %self.shard.id(), "a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
                 return self.drop_client(core, key);
             }

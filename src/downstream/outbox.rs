@@ -8,7 +8,7 @@
 //! compressed stream that of its [`Deflater`].
 
 use crate::{
-    compression::{Deflater, PayloadCompressor, Transport},
+    compression::{Deflater, PayloadCompressor, Transport, count},
     protocol::{Encoding, etf},
     websocket::{Opcode, Outgoing, write_close, write_frame, write_header},
 };
@@ -28,6 +28,8 @@ const KEEP_SPARE: usize = 16 << 10;
 const HEADER: usize = 4;
 /// Room for any header.
 const LONGEST_HEADER: usize = 10;
+/// What a client is counted for besides its outbox: its session, its decoder, its place in the lists.
+const REST_OF_CLIENT: usize = 4 << 10;
 /// Messages that can wait for the end of one that is being made; more are dropped.
 pub const MAX_DEFERRED: usize = 64;
 
@@ -108,6 +110,15 @@ impl Outbox {
         }
     }
 
+    /// How payloads are compressed: `none`, `payload`, `zlib-stream` or `zstd-stream`.
+    pub fn compression(&self) -> &'static str {
+        match &self.form {
+            Form::Plain | Form::Etf => "none",
+            Form::Packed => "payload",
+            Form::Stream(deflater, _) => deflater.transport().name().unwrap_or("none"),
+        }
+    }
+
     /// Adds one payload: JSON text, in parts that end where tokens do.
     pub fn message(&mut self, parts: &[&[u8]]) {
         if self.closed {
@@ -166,7 +177,11 @@ impl Outbox {
     pub fn piece(&mut self, piece: &[u8]) {
         let Some(open) = &mut self.open else { return };
         match &mut self.form {
-            Form::Stream(deflater, _) => deflater.write(piece, &mut open.frame),
+            Form::Stream(deflater, _) => {
+                let before = open.frame.len();
+                deflater.write(piece, &mut open.frame);
+                count::add(piece.len(), open.frame.len() - before);
+            }
             _ => open.frame.extend_from_slice(piece),
         }
     }
@@ -176,7 +191,9 @@ impl Outbox {
         let Some(Open { mut frame, deferred }) = self.open.take() else { return };
         let opcode = match &mut self.form {
             Form::Stream(deflater, _) => {
+                let before = frame.len();
                 deflater.flush(&mut frame);
+                count::add(0, frame.len() - before);
                 Opcode::Binary
             }
             _ => Opcode::Text,
@@ -264,6 +281,19 @@ impl Outbox {
         self.wire.len()
     }
 
+    /// Bytes that the connection takes, of which those of the encoder count from the beginning on.
+    pub fn memory(&self) -> usize {
+        let encoder = match &self.form {
+            Form::Stream(deflater, _) => deflater.memory(),
+            Form::Plain | Form::Packed | Form::Etf => 0,
+        };
+        let open = self
+            .open
+            .as_ref()
+            .map_or(0, |open| open.frame.capacity() + open.deferred.iter().map(Vec::capacity).sum::<usize>());
+        REST_OF_CLIENT + encoder + open + self.wire.capacity().max(self.wire.len())
+    }
+
     /// Should producers wait?
     pub fn is_full(&self) -> bool {
         self.wire.len() >= HIGH_WATER
@@ -324,6 +354,7 @@ fn write_packed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
         }
         let start = begin_binary(wire);
         if tools.compressor.get_or_insert_default().compress(&tools.scratch, wire) {
+            count::add(tools.scratch.len(), wire.len() - start - HEADER);
             end_binary(wire, start);
         } else {
             wire.truncate(start);
@@ -335,10 +366,13 @@ fn write_packed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
 
 fn write_stream(wire: &mut Vec<u8>, deflater: &mut Deflater, parts: &[&[u8]]) {
     let start = begin_binary(wire);
+    let mut input = 0;
     for part in parts {
+        input += part.len();
         deflater.write(part, wire);
     }
     deflater.flush(wire);
+    count::add(input, wire.len() - start - HEADER);
     end_binary(wire, start);
 }
 

@@ -116,6 +116,11 @@ impl InFlight {
         self.presence.take_if(|(_, stale)| *stale).is_some()
     }
 
+    /// The newest presence is not to be sent again.
+    pub fn forget_presence(&mut self) {
+        self.presence = None;
+    }
+
     /// Has the newest presence perhaps not arrived?
     pub fn has_presence(&self) -> bool {
         self.presence.is_some()

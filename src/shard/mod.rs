@@ -10,6 +10,7 @@
 
 mod cached;
 mod commands;
+mod culprit;
 mod deliver;
 pub mod due;
 pub mod in_flight;
@@ -19,6 +20,7 @@ pub mod renewal;
 pub mod report;
 mod requests;
 mod state;
+pub mod tally;
 pub mod time;
 pub mod voice;
 
@@ -28,6 +30,7 @@ use crate::{
     log::{Limits, Log},
     protocol::{
         ShardId, Time,
+        denied::Denied,
         envelope::Envelope,
         event::{EventKind, Meta},
         json::{self, Malformed},
@@ -35,6 +38,7 @@ use crate::{
     },
     upstream::{
         limiter::Limiter,
+        loss::Reason,
         session::{Action, Identity, Received, Remark, Resumption, Session as Upstream, Status},
     },
 };
@@ -45,7 +49,7 @@ use report::Histogram;
 use requests::Addressee;
 use std::{rc::Rc, time::Duration};
 
-/// Clients that can be attached to one shard; more are closed with 4008.
+/// Clients that can be attached to one shard; more are closed with 4008 ([`Shard::has_room_for`]).
 pub const MAX_ATTACHED: usize = 4096;
 /// Sessions without a connection that one shard keeps; the oldest one goes first.
 pub const MAX_DETACHED: usize = 256;
@@ -55,6 +59,7 @@ pub const HEARTBEAT_INTERVAL: u64 = 41_250;
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * HEARTBEAT_INTERVAL + 10_000);
 
 /// What all shards have in common.
+#[derive(Clone)]
 pub struct Settings {
     /// Where clients resume: READY's `resume_gateway_url`.
     pub public_url: String,
@@ -72,6 +77,10 @@ pub struct Settings {
     pub voice_grace: Duration,
     /// Join the voice channels again when Discord has begun a new session.
     pub voice_rejoin: bool,
+    /// Opcodes of commands that are passed on though nothing is known of them.
+    pub forward_opcodes: Vec<u64>,
+    /// Events that no client gets.
+    pub denied: Denied,
 }
 
 /// A source of random bytes that nobody can guess; a test has one that it can repeat.
@@ -83,8 +92,14 @@ pub type Close = (u16, &'static str);
 /// A number that no session has.
 const NOBODY: u32 = 0;
 
+/// The client was too slow for the log.
+pub const LAGGED: Close = (crate::protocol::close::UNKNOWN_ERROR, "too slow: events were dropped, reconnect");
+/// The client has sent no heartbeat for [`HEARTBEAT_TIMEOUT`].
+pub const SILENT: Close = (crate::protocol::close::UNKNOWN_ERROR, "no heartbeat: reconnect and resume");
+/// The proxy stops.
+pub const RESTARTING: Close = (crate::protocol::close::UNKNOWN_ERROR, "restarting: reconnect and resume");
 /// The session has a newer connection.
-const SUPERSEDED: Close = (crate::protocol::close::UNKNOWN_ERROR, "resumed on another connection");
+pub const SUPERSEDED: Close = (crate::protocol::close::UNKNOWN_ERROR, "resumed on another connection");
 
 /// Who has to be woken after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -149,6 +164,10 @@ pub struct Shard {
     requests: requests::Requests,
     /// Other commands that may not have arrived there.
     in_flight: in_flight::InFlight,
+    /// Whose command Discord closes the connection for.
+    culprit: culprit::Culprit,
+    /// Commands with an unknown opcode so far.
+    unknown_commands: u64,
     /// Clients that have to be served at a certain time.
     due: due::Due,
     /// When clients, requests and log have to be looked after.
@@ -165,6 +184,8 @@ pub struct Shard {
     invalidated: u64,
     /// Clients told to start over because they fell off the log.
     fell_off: u64,
+    /// Figures that only operators ask for.
+    tally: tally::Tally,
     /// Where a test wants a panic.
     #[cfg(test)]
     panics: Option<&'static str>,
@@ -202,6 +223,8 @@ impl Shard {
             sessions: HashMap::new(),
             requests: requests::Requests::new(seed),
             in_flight: in_flight::InFlight::default(),
+            culprit: culprit::Culprit::default(),
+            unknown_commands: 0,
             due: due::Due::default(),
             chores: None,
             next_number: 0,
@@ -212,6 +235,7 @@ impl Shard {
             round_trip: None,
             invalidated: 0,
             fell_off: 0,
+            tally: tally::Tally::default(),
             #[cfg(test)]
             panics: None,
         }
@@ -257,6 +281,7 @@ impl Shard {
                 break next;
             }
         };
+        self.culprit.sent(now, next.client);
         match next.client {
             Some(client) => self.in_flight.sent(now, client, &next.command, next.again),
             None => self.in_flight.presence_sent(now),
@@ -272,11 +297,13 @@ impl Shard {
     pub fn upstream_connected(&mut self, now: Time) {
         self.limiter.reset_window();
         self.in_flight.connection_lost();
+        self.culprit.connected();
         self.upstream.on_connected(now);
     }
 
     /// The upstream connection ended.
     pub fn upstream_closed(&mut self, now: Time, code: Option<u16>) {
+        self.blame(code);
         self.upstream.on_closed(now, code);
         self.tell_remark();
         self.wake.upstream = true;
@@ -290,9 +317,14 @@ impl Shard {
 
     /// The upstream connection can not be read on, though the session is fine.
     pub fn upstream_broken(&mut self, now: Time) {
-        self.upstream.reconnect(now);
+        self.upstream.reconnect(now, Reason::Unreadable);
         self.tell_remark();
         self.wake.upstream = true;
+    }
+
+    /// From now on this is the gateway's general URL.
+    pub fn set_gateway_url(&mut self, url: &str) {
+        self.upstream.set_gateway_url(url);
     }
 
     /// The identify queue lets this shard go.
@@ -304,6 +336,7 @@ impl Shard {
     /// One payload from Discord. An error says what was wrong with it; the session machine has dealt with it.
     pub fn upstream_payload(&mut self, now: Time, payload: &[u8]) -> Result<(), Malformed> {
         self.wake.upstream = true;
+        self.tally.payload_bytes += payload.len() as u64;
         let envelope = match Envelope::scan(payload) {
             Ok(envelope) => envelope,
             Err(malformed) => {
@@ -319,7 +352,10 @@ impl Shard {
         }
         match received {
             Received::Ready => self.on_ready(now, envelope.d)?,
-            Received::Dispatch(kind) => self.on_dispatch(now, kind, &envelope),
+            Received::Dispatch(kind) => {
+                self.tally.last_event = Some(now);
+                self.on_dispatch(now, kind, &envelope);
+            }
             Received::Resumed => self.on_resumed(now),
             Received::Control => {}
         }
@@ -328,6 +364,7 @@ impl Shard {
             self.latency.observe(latency);
             self.round_trip = Some(latency);
             self.in_flight.arrived(now.saturating_sub(latency));
+            self.culprit.arrived(now.saturating_sub(latency));
         }
         if !self.log.is_empty() {
             self.look_at(now + time::TIDY);
@@ -354,6 +391,7 @@ impl Shard {
 
     fn on_ready(&mut self, now: Time, data: &[u8]) -> Result<(), Malformed> {
         self.events[EventKind::Ready as usize] += 1;
+        (self.tally.last_event, self.tally.session_since) = (Some(now), Some(now));
         let renewed = self.ready.is_some();
         // Every client's READY is made of it, key by key.
         let data = &*spelling::in_plain(data)?;
@@ -385,7 +423,9 @@ impl Shard {
         let waiting: Vec<&[u8]> = self.limiter.waiting().map(|(_, command)| command).collect();
         let sent = self.in_flight.lost(&waiting).map(|(client, command)| (client, command.to_vec()));
         let mut lost: Vec<(u32, Vec<u8>)> = sent.chain(self.requests.unanswered()).collect();
-        lost.retain(|(client, _)| *client == NOBODY || self.clients.contains_key(client));
+        lost.retain(|(client, _)| {
+            *client == NOBODY || self.clients.contains_key(client) && !self.culprit.is_guilty(*client)
+        });
         let guilds: Vec<u64> = lost.iter().filter_map(|(_, command)| Some(voice::Ask::parse(command)?.guild)).collect();
         self.voice.expect_answers_about(&guilds);
         for (client, command) in lost {
@@ -394,6 +434,7 @@ impl Shard {
             }
             self.limiter.push_again(client, command);
         }
+        self.culprit.forgive();
         if self.in_flight.take_lost_presence()
             && !self.limiter.presence_waits()
             && let Some(presence) = &self.presence
@@ -413,9 +454,11 @@ impl Shard {
             _ => {}
         }
         self.cached.make_room(&self.log);
+        let denied = self.settings.denied.covers(kind, name);
         let mut state_of = None;
         if self.cached.wants(kind) {
-            let logged = !self.clients.is_empty() && self.syncing == 0;
+            // What is put off waits in the log, where an event that no client gets never is.
+            let logged = !self.clients.is_empty() && self.syncing == 0 && !denied;
             if !(logged && self.cached.put_off(kind, &self.log)) {
                 let outcome = self.cached.apply(kind, envelope.d, &self.log);
                 if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
@@ -423,6 +466,10 @@ impl Shard {
                 }
                 state_of = outcome.guild.filter(|_| outcome.changed);
             }
+        }
+        if denied {
+            self.tally.denied += 1;
+            return;
         }
         match self.requests.resolve(kind, envelope.d) {
             Some(Addressee::Session(session, data)) => {
@@ -455,9 +502,6 @@ impl Shard {
         if let Some(close) = self.upstream.fatal() {
             return Err(close);
         }
-        if self.clients.len() >= MAX_ATTACHED + MAX_DETACHED {
-            return Err((crate::protocol::close::RATE_LIMITED, "too many clients on this shard"));
-        }
         if !self.settings.honor_client_intents {
             options.intents = crate::protocol::intents::Intents::ALL;
         }
@@ -473,15 +517,31 @@ impl Shard {
         Ok(number)
     }
 
+    /// Is there room for one more client, or for one that resumes the session `id`? See [`MAX_ATTACHED`].
+    pub fn has_room_for(&self, id: Option<&SessionId>) -> bool {
+        let is_attached = |client: &Client| client.session.connection.is_some();
+        // The newer connection of a session takes the place of the older one.
+        let takes_over = || {
+            let number = id.and_then(|id| self.sessions.get(id));
+            number.and_then(|number| self.clients.get(number)).is_some_and(is_attached)
+        };
+        self.clients.len() < MAX_ATTACHED
+            || self.clients.values().filter(|client| is_attached(client)).count() < MAX_ATTACHED
+            || takes_over()
+    }
+
     /// A client wants to resume; returns the session's number, or `None`: answer with Invalid Session.
     pub fn resume(&mut self, now: Time, connection: u64, id: &SessionId, sequence: u64) -> Option<u32> {
         let &number = self.sessions.get(id)?;
         let client = self.clients.get_mut(&number)?;
         let session = &mut client.session;
         // After a fatal close there is nothing to resume; the IDENTIFY that follows is told why.
+        let before = session.sequence();
         if self.upstream.fatal().is_some() || !session.rewind(sequence, self.log.oldest(), self.log.next()) {
             return None;
         }
+        self.tally.resumed += 1;
+        self.tally.replayed += before - session.sequence();
         session.acknowledge(sequence);
         client.answers.rewind(sequence);
         client.answers.acknowledge(sequence);
@@ -542,6 +602,7 @@ impl Shard {
             }
             self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
+            self.tally.sent_by_gone += client.session.sequence();
             self.limiter.forget(number);
             self.in_flight.forget(number);
         }
@@ -573,7 +634,7 @@ impl Shard {
     pub fn stop(&mut self) {
         self.upstream.stop();
         for client in self.clients.values_mut() {
-            client.doomed.get_or_insert((crate::protocol::close::UNKNOWN_ERROR, "restarting: reconnect and resume"));
+            client.doomed.get_or_insert(RESTARTING);
         }
         self.wake = Wake { upstream: true, clients: true };
     }

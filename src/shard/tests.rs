@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+mod culprit;
 mod heartbeats;
 mod in_flight;
 mod renewal;
@@ -30,6 +31,8 @@ fn settings(log: Limits) -> Rc<Settings> {
         voice_grace: Duration::from_secs(60),
         voice_rejoin: false,
         intents: u64::MAX,
+        forward_opcodes: vec![44],
+        denied: Default::default(),
     })
 }
 
@@ -154,7 +157,7 @@ struct Client {
 
 impl Client {
     fn identify(world: &mut World, connection: u64, intents: Intents) -> Self {
-        let options = Options { intents, version: 10, compress: false };
+        let options = Options { intents, version: 10, compress: false, library: Default::default() };
         let number = world.shard.identify(world.now, connection, options).unwrap();
         Self {
             number,
@@ -548,7 +551,7 @@ fn commands_are_limited_and_passed_on() {
     assert_eq!(sent[1]["d"]["guild_id"], 99);
     assert_eq!(send(&mut world, r#"{"op":2,"d":{}}"#).unwrap_err().0, close::ALREADY_AUTHENTICATED);
     assert_eq!(send(&mut world, "[").unwrap_err().0, close::DECODE_ERROR);
-    let flood = (0..200).map(|_| send(&mut world, r#"{"op":31,"d":{}}"#)).find_map(Result::err);
+    let flood = (0..200).map(|_| send(&mut world, r#"{"op":31,"d":{"guild_ids":[]}}"#)).find_map(Result::err);
     assert_eq!(flood.unwrap().0, close::RATE_LIMITED);
 }
 
@@ -574,7 +577,9 @@ fn nothing_that_is_too_long_goes_to_discord() {
     client.catch_up(&mut world);
     while world.shard.poll_upstream(world.now).is_some() {}
     // As long as it may be, before the nonce and the missing keys are added.
-    for (start, end) in [(r#"{"op":8,"d":{"guild_id":"99","x":""#, r#""}}"#), (r#"{"op":3,"d":{"x":""#, r#""}}"#)] {
+    for (start, end) in
+        [(r#"{"op":8,"d":{"guild_id":"99","query":"","x":""#, r#""}}"#), (r#"{"op":3,"d":{"x":""#, r#""}}"#)]
+    {
         let text = format!("{start}{}{end}", "x".repeat(4096 - start.len() - end.len()));
         let refused =
             world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox);

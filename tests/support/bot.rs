@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Process, TOKEN, View, root};
+use super::{PATIENCE, Process, TOKEN, View, packages, root};
 
 /// All intents that the proxy of the tests has.
 const ALL_INTENTS: u64 = 53_608_447;
@@ -71,8 +71,9 @@ impl Bot {
     /// # Panics When the library can not be installed: a missing library is a failure, never a reason to skip the
     /// test.
     pub fn start(directory: &Path, name: &str, library: &str, shards: u32, settings: &Settings<'_>) -> Self {
-        install(library);
-        let mut command = program(library);
+        let packages = packages(library, settings.compress);
+        install(&packages);
+        let mut command = program(library, &packages);
         command
             .current_dir(directory)
             .env("GATEWAY_URL", settings.gateway)
@@ -285,21 +286,21 @@ pub struct Settings<'a> {
     pub ca: Option<&'a Path>,
 }
 
-/// Runs `scripts/clients-setup` for one library.
+/// Runs `scripts/clients-setup` for one library, or for a name of [`packages`].
 ///
-/// # Panics When the library can not be installed.
-pub fn install(library: &str) {
+/// # Panics When it can not be installed.
+pub fn install(packages: &str) {
     let script = root().join("scripts/clients-setup");
-    let output = Command::new(&script).arg(library).output();
+    let output = Command::new(&script).arg(packages).output();
     let output = output.unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{library} cannot be installed: {}\n{said}", output.status);
+    assert!(output.status.success(), "{packages} cannot be installed: {}\n{said}", output.status);
 }
 
-/// The command that runs the bot of an installed library.
-fn program(library: &str) -> Command {
+/// The command that runs the bot of a library with installed packages.
+fn program(library: &str, packages: &str) -> Command {
     let source = root().join("tests/clients").join(library);
-    let installed: PathBuf = root().join("target/clients").join(library);
+    let installed: PathBuf = root().join("target/clients").join(packages.replace('/', "-"));
     if source.join("bot.js").exists() {
         let mut command = Command::new("node");
         command.env("NODE_PATH", installed.join("node_modules")).arg(source.join("bot.js"));

@@ -26,7 +26,7 @@ pub use faulty_relay::{Fault, FaultyRelay};
 pub use gateway::{Gateway, Gone, Options, Payload};
 pub use http::{Response, get, get_json, post, post_body};
 pub use kernel::memory_of_connections;
-pub use libraries::{chosen, libraries};
+pub use libraries::{chosen, chosen_to_speak, libraries, packages};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use simulator::{Simulator, TOKEN};

@@ -2,7 +2,7 @@
 const { GATEWAY_URL, API_URL, LOGIN, TOKEN, SHARDS, INTENTS, emit, fail, listen, numberOf } = require('../common/protocol.js');
 
 // recipe:start
-// Both from discord.js itself: SimpleShardingStrategy of another major of @discordjs/ws than its own does not work.
+// Take SimpleShardingStrategy from discord.js, too: that of a separate @discordjs/ws works only if it has the same major version.
 const { Client, SimpleShardingStrategy } = require('discord.js');
 
 const client = new Client({

@@ -45,7 +45,8 @@ struct Identify<'a> {
     intents: Option<Ids>,
     shard: Option<(u64, u64)>,
     large_threshold: Option<u64>,
-    compress: Option<bool>,
+    /// `true` asks for compressed payloads. What is no boolean asks for none: oceanic.js sends the name of a compression.
+    compress: Option<serde_json::Value>,
     #[serde(borrow)]
     presence: Option<&'a RawValue>,
 }
@@ -272,7 +273,7 @@ impl Gateway {
         self.next_key += 1;
         peer.session = Some(session_key);
         peer.cursor = 1;
-        peer.compress_payloads = identify.compress == Some(true);
+        peer.compress_payloads = identify.compress == Some(true.into());
         let record = &mut self.shards[shard];
         record.sessions.push(session_key);
         record.identifies += 1;
