@@ -165,7 +165,7 @@ impl Sink for Checker {
     }
 }
 
-/// The index of a record's template plus one; 0 when the record holds text.
+/// The index of a record's template plus one; 0 when the record holds text. `None` when the record is empty or broken.
 pub(super) fn template_plus_one(record: &[u8]) -> Option<u64> {
     Reader { bytes: record }.varint()
 }
