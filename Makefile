@@ -17,12 +17,14 @@ demo: ## the simulator, the proxy and a bot that is restarted (SECONDS=20 ends b
 test: lint setup ## formatting, lints, all tests, real client libraries
 	cargo test
 
-lint: ## formatting, lints, generated parts and links of the documentation
+lint: ## formatting, lints, tidiness, generated parts and links of the documentation
 	cargo fmt --check
 	scripts/readme-recipes --check
 	scripts/readme-clients --check
 	scripts/check-links
 	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --lib --bins
+	cargo test --test tidy
 
 fmt: ## format the code
 	cargo fmt

@@ -1,5 +1,4 @@
 //! gateway-proxy keeps the Gateway sessions (shards) of a Discord bot open.
-#![warn(missing_docs)]
 
 pub mod cache;
 pub mod compression;

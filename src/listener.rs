@@ -1,38 +1,41 @@
-//! The listening socket: bound here, or handed over by whoever started the process.
+//! The listening socket: bound by this process, or inherited through socket activation.
 //!
-//! With socket activation (`LISTEN_FDS`, sd_listen_fds(3)) the port belongs to systemd. It stays open between two
-//! processes: who connects meanwhile waits in the backlog instead of being refused. That matters, because many libraries
-//! answer a refused connection with an IDENTIFY, for which there is no replay.
+//! With socket activation (`LISTEN_FDS`, sd_listen_fds(3)) systemd owns the port. The port stays open between two
+//! processes, and a client that connects in between waits in the backlog instead of being refused. That matters
+//! because many libraries answer a refused connection with an IDENTIFY, which loses the events in between.
+//!
+//! Promises: a connection that is accepted holds at most [`UNSENT_LIMIT`] of unsent bytes in the kernel. Never
+//! accepts a connection itself.
 
 use std::{
-    env, io,
+    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
     thread,
     time::{Duration, Instant},
 };
 
-/// How long a port may still be held by a process that has just died: the kernel takes its time to clear up a ring.
+/// Longest time to wait for a port that another process holds: the kernel frees the ring of a process that has just
+/// died, and with the ring its port, only after some time.
 const BIND_LIMIT: Duration = Duration::from_secs(3);
-/// Pause between two attempts.
+/// Pause between two attempts to bind.
 const BIND_PAUSE: Duration = Duration::from_millis(50);
-/// The first descriptor that is handed over, by the protocol of socket activation.
-const FIRST_INHERITED: RawFd = 3;
-/// How long the connection to oneself may take that wakes the accept loop.
+/// Longest time for connecting to the own port, which wakes the accept loop.
 const WAKE_LIMIT: Duration = Duration::from_secs(1);
 
-/// Bytes that the kernel holds for one connection and has not sent yet (`TCP_NOTSENT_LOWAT`). A send ends, and a socket
-/// counts as full, once so much is unsent; the kernel looks before each of its buffers, so it can be one buffer (64 KiB)
-/// more. A client that reads nothing thus costs at most 128 KiB of payload and what its buffers add, instead of the 4 MiB
-/// that Linux grows a send buffer to.
+/// Bytes that the kernel holds for one connection and has not sent yet (`TCP_NOTSENT_LOWAT`). A send ends, and the
+/// socket counts as full, when this many bytes are unsent. The kernel checks before each of its buffers, so one more
+/// buffer (64 KiB) may be unsent. A client that does not read thus costs at most 128 KiB of payload and the overhead
+/// of its buffers, instead of the 4 MiB that Linux grows a send buffer to.
 ///
-/// What is sent and not acknowledged does not count, so a fast client far away is not slowed down: 46 MB over a link of 50 ms
-/// arrive at 39 MB/s with this limit and at 40 MB/s without it. A send buffer of fixed size (`SO_SNDBUF`) holds both, sent
-/// and unsent, and is wrong for that: with one of 192 KiB the same link carries 2.9 MB/s. What is in flight stays bounded
-/// by the window that the client opens by reading, and by `net.ipv4.tcp_wmem`.
+/// Bytes that are sent and not acknowledged do not count, so the limit does not slow down a fast client far away: 46
+/// MB over a link with a delay of 50 ms arrive at 39 MB/s with this limit and at 40 MB/s without it. A send buffer of
+/// fixed size (`SO_SNDBUF`) counts both, sent and unsent bytes, and is wrong for this purpose: with 192 KiB the same
+/// link carries 2.9 MB/s. The bytes in flight stay bounded by the window that the client opens by reading, and by
+/// `net.ipv4.tcp_wmem`.
 const UNSENT_LIMIT: libc::c_int = 64 << 10;
 
-/// A socket that listens. Every connection that is accepted from it has [`UNSENT_LIMIT`].
+/// A listening socket. Every connection that it accepts has [`UNSENT_LIMIT`].
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -40,7 +43,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// The socket that was handed over, else one that is bound to `address`. An error says what to do.
+    /// Returns the inherited socket, or else a socket that is bound to `address`. The error says what to do.
     pub fn obtain(address: SocketAddr) -> Result<Self, String> {
         let listener = Self::find(address)?;
         limit_unsent(&listener.socket).map_err(|error| {
@@ -50,29 +53,29 @@ impl Listener {
     }
 
     fn find(address: SocketAddr) -> Result<Self, String> {
-        match inherited(env::var("LISTEN_PID").ok().as_deref(), env::var("LISTEN_FDS").ok().as_deref())? {
+        match inherited(sd_notify::listen_fds())? {
             Some(descriptor) => {
                 // SAFETY: by the protocol of socket activation the descriptor was opened for this process. Nothing else
                 // takes it: this is called once, and what the process itself has opened has other numbers.
                 let socket = TcpListener::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
                 let own = listening_at(&socket).ok_or(
-                    "the socket that was handed over (LISTEN_FDS) does not listen for TCP: expected ListenStream= with a port, and Accept=no",
+                    "the inherited socket (LISTEN_FDS) does not listen for TCP: expected ListenStream= with a port, and Accept=no",
                 )?;
-                tracing::info!("listening on {own}, a socket that was handed over: `host` and `port` are not used");
+                tracing::info!("listening on {own}, an inherited socket (LISTEN_FDS): `host` and `port` are not used");
                 Ok(Self { socket, inherited: true })
             }
             None => bind(address).map(|socket| Self { socket, inherited: false }),
         }
     }
 
-    /// The socket to accept from, and what ends that.
+    /// Splits the listener into the socket to accept from and the handle that ends accepting.
     pub fn split(self) -> io::Result<(TcpListener, Stopper)> {
         let socket = self.socket.try_clone()?;
         Ok((self.socket, Stopper { socket, inherited: self.inherited }))
     }
 }
 
-/// Ends accepting.
+/// Ends the accept loop.
 #[derive(Debug)]
 pub struct Stopper {
     socket: TcpListener,
@@ -80,21 +83,22 @@ pub struct Stopper {
 }
 
 impl Stopper {
-    /// Wakes whoever accepts, who then has to look whether to go on. A port of our own is free afterwards; a socket that
-    /// was handed over keeps its queue for the next process.
+    /// Wakes the accept loop, which then has to check whether to go on. Afterwards a port that this process has bound
+    /// is free; an inherited socket keeps its queue for the next process.
     pub fn stop(self) {
         if self.inherited {
-            // A pending accept that is cancelled could take a client with it. So it is given a connection.
+            // Cancelling a pending accept could lose the client that it has just accepted. So the accept is completed
+            // with a connection of our own.
             let _ = listening_at(&self.socket).and_then(|own| TcpStream::connect_timeout(&own, WAKE_LIMIT).ok());
         } else {
-            // Closing is not enough: the kernel's pending accept holds the port beyond the end of this process. Of a
-            // socket that listens, a shutdown takes it away from the port.
+            // Closing the socket is not enough: the kernel's pending accept holds the port beyond the end of this
+            // process. Shutting a listening socket down removes it from the port.
             let _ = TcpStream::from(OwnedFd::from(self.socket)).shutdown(Shutdown::Both);
         }
     }
 }
 
-/// Sets [`UNSENT_LIMIT`] on a listening socket. Connections that it accepts inherit the option.
+/// Sets [`UNSENT_LIMIT`] on a listening socket. The connections that it accepts inherit the option.
 fn limit_unsent(socket: &TcpListener) -> io::Result<()> {
     let limit = UNSENT_LIMIT;
     // SAFETY: the pointer is to an int, as this option wants it, and lives as long as the call.
@@ -110,35 +114,21 @@ fn limit_unsent(socket: &TcpListener) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The descriptor that was handed over to this process, if any.
-fn inherited(pid: Option<&str>, count: Option<&str>) -> Result<Option<RawFd>, String> {
-    let is_ours = pid.and_then(|pid| pid.parse().ok()) == Some(std::process::id());
-    match count {
-        Some(count) if is_ours => match count.parse() {
-            Ok(0) => Ok(None),
-            Ok(1) => Ok(Some(FIRST_INHERITED)),
-            _ => Err(format!(
-                "LISTEN_FDS is {count:?}, expected 1: the proxy has one port, so its socket unit one ListenStream="
-            )),
-        },
-        _ => Ok(None),
+/// Returns the descriptor that this process inherits, if any. `descriptors`: all that the environment names.
+fn inherited(descriptors: io::Result<impl ExactSizeIterator<Item = RawFd>>) -> Result<Option<RawFd>, String> {
+    const ADVICE: &str = "the proxy has one port, so its socket unit needs exactly one ListenStream=";
+    let mut descriptors =
+        descriptors.map_err(|error| format!("LISTEN_PID or LISTEN_FDS is wrong ({error}): {ADVICE}"))?;
+    match descriptors.len() {
+        0 | 1 => Ok(descriptors.next()),
+        count => Err(format!("LISTEN_FDS is {count}, expected 1: {ADVICE}")),
     }
 }
 
-/// The address under which a socket can be reached from here, if it listens for TCP.
+/// Returns the address at which this machine reaches a socket; `None`: the socket does not listen for TCP.
 fn listening_at(socket: &TcpListener) -> Option<SocketAddr> {
-    let (mut listens, mut size) = (0i32, size_of::<i32>() as libc::socklen_t);
-    // SAFETY: the pointers are to an int and its size, as this option wants them, and live as long as the call.
-    let result = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ACCEPTCONN,
-            (&raw mut listens).cast(),
-            &raw mut size,
-        )
-    };
-    let mut own = socket.local_addr().ok().filter(|_| result == 0 && listens != 0)?;
+    let listens = rustix::net::sockopt::socket_acceptconn(socket).unwrap_or(false);
+    let mut own = socket.local_addr().ok().filter(|_| listens)?;
     if own.ip().is_unspecified() {
         own.set_ip(match own {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -148,7 +138,7 @@ fn listening_at(socket: &TcpListener) -> Option<SocketAddr> {
     Some(own)
 }
 
-/// Binds the port. A port that stays taken is an error, even by another instance of this program.
+/// Binds the port. A port that another process keeps is an error, even if that process is another gateway-proxy.
 fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     let start = Instant::now();
     let bound = loop {
@@ -168,7 +158,7 @@ fn bind(address: SocketAddr) -> Result<TcpListener, String> {
                 "{address} may not be used: choose a `port` from 1024 on, or give the CAP_NET_BIND_SERVICE capability"
             )
         }
-        io::ErrorKind::AddrNotAvailable => format!("{address} is no address of this machine: change `host`"),
+        io::ErrorKind::AddrNotAvailable => format!("{address} is not an address of this machine: change `host`"),
         _ => format!("can not listen on {address}: {error}"),
     })
 }
@@ -184,24 +174,21 @@ mod tests {
         let error = bind(address).unwrap_err();
         assert!(error.starts_with(&format!("{address} is in use")), "{error}");
         let error = bind("192.0.2.1:0".parse().unwrap()).unwrap_err();
-        assert!(error.contains("is no address of this machine"), "{error}");
+        assert!(error.contains("is not an address of this machine"), "{error}");
     }
 
     #[test]
-    fn a_socket_is_taken_only_by_who_it_is_for() {
-        let own = std::process::id().to_string();
-        assert_eq!(inherited(None, None), Ok(None));
-        assert_eq!(inherited(Some("1"), Some("1")), Ok(None));
-        assert_eq!(inherited(Some(&own), None), Ok(None));
-        assert_eq!(inherited(Some(&own), Some("0")), Ok(None));
-        assert_eq!(inherited(Some(&own), Some("1")), Ok(Some(3)));
-        for wrong in ["2", "-1", "x", ""] {
-            assert!(inherited(Some(&own), Some(wrong)).unwrap_err().contains("expected 1"), "{wrong}");
-        }
+    fn at_most_one_socket_is_inherited() {
+        let inherited = |count: RawFd| inherited(Ok(3..3 + count));
+        assert_eq!(inherited(0), Ok(None));
+        assert_eq!(inherited(1), Ok(Some(3)));
+        assert!(inherited(2).unwrap_err().contains("expected 1"));
+        let unreadable = super::inherited(Err::<std::ops::Range<RawFd>, _>(io::ErrorKind::InvalidInput.into()));
+        assert!(unreadable.unwrap_err().contains("exactly one ListenStream="));
     }
 
     #[test]
-    fn stopping_frees_an_own_port_and_wakes_who_accepts_on_another() {
+    fn stopping_frees_a_bound_port_and_wakes_the_accept_loop_of_an_inherited_one() {
         let bound = |inherited| {
             let socket = bind("0.0.0.0:0".parse().unwrap()).unwrap();
             let address = socket.local_addr().unwrap();
@@ -217,16 +204,16 @@ mod tests {
         assert!(accepted.is_ok());
     }
 
-    /// What a connection takes whose client reads nothing, however long it is written to.
+    /// The memory of a connection whose client never reads, however much is written.
     #[test]
     fn an_accepted_connection_takes_only_so_much_unsent() {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         limit_unsent(&listener).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut accepted, _) = listener.accept().unwrap();
-        // A send that has to wait ends with what it has placed, or with an error when that is nothing.
+        // A send that has to wait ends with the number of bytes taken, or with an error when that is 0.
         accepted.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
-        while std::io::Write::write(&mut accepted, &[0; 16 << 10]).is_ok() {}
+        while io::Write::write(&mut accepted, &[0; 16 << 10]).is_ok() {}
         let mut unsent: libc::c_int = 0;
         // SAFETY: SIOCOUTQ (spelled TIOCOUTQ in the C library) writes an int to where the pointer is to.
         assert_eq!(unsafe { libc::ioctl(accepted.as_raw_fd(), libc::TIOCOUTQ, &raw mut unsent) }, 0);

@@ -1,43 +1,44 @@
-//! The event log of one shard: the only place where relayed events live.
+//! The event log of one shard: the only copy of the events that are relayed to clients.
 //!
-//! An append-only ring. Every event gets a position, one higher than the last; clients are cursors, that is, positions
-//! of their own. An entry is stored once, as the text of the dispatch with its sequence digits left out, because every
-//! client has its own numbers: sending it is two copies and the digits.
+//! The log is an append-only ring. Every event has a position, one higher than the event before it. A client's
+//! session is a cursor: the position that the session reads next. An entry is the text of a dispatch without the
+//! digits of its sequence, because every session has its own numbers. Sending an event to a client is two copies with
+//! the digits in between.
 //!
-//! Promises: an entry never changes; what is gone is gone from the oldest end; memory is at most [`Limits::bytes`] plus
-//! one segment, except that the newest [`Limits::entries`] events are kept however large they are.
-//! Never: knows who reads it, parses an event, or looks at a clock.
+//! Promises: an entry never changes; events are dropped from the oldest end only; memory is at most [`Limits::bytes`]
+//! plus one segment, except that the newest [`Limits::entries`] events are kept however large they are. Never: knows
+//! its readers, parses an event, or looks at a clock.
 
 use crate::protocol::{event::Meta, payload};
 use std::collections::VecDeque;
 
-/// How much of the past is kept for readers that lag.
+/// How many events are kept for sessions that lag.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of events (config key `resume_buffer`).
+    /// Most bytes of events (config key `resume_buffer`).
     pub bytes: usize,
-    /// Newest events that are kept even beyond `bytes` (config key `backpressure`).
+    /// Number of newest events that are kept even beyond `bytes` (config key `backpressure`).
     pub entries: usize,
 }
 
-/// Entries share allocations of this size; a larger one has its own.
+/// Size of a segment in bytes. Entries share segments; an entry that is larger has a segment of its own.
 const SEGMENT_BYTES: usize = 64 << 10;
 
 /// One event, borrowed from the log.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry<'a> {
-    /// Where it stands.
+    /// The position of the event.
     pub position: u64,
-    /// What it is.
+    /// What the log knows about the event besides its text.
     pub meta: Meta,
-    /// The text before the sequence digits.
+    /// The text before the digits of the sequence.
     pub prefix: &'a [u8],
-    /// The text after them.
+    /// The text after the digits of the sequence.
     pub suffix: &'a [u8],
 }
 
 impl<'a> Entry<'a> {
-    /// Its type as Discord wrote it.
+    /// The event type as Discord wrote it.
     pub fn name(&self) -> &'a [u8] {
         payload::name_in_prefix(self.prefix)
     }
@@ -57,14 +58,14 @@ struct Slot {
 }
 
 struct Segment {
-    /// Position of its first entry.
+    /// Position of the first entry.
     first: u64,
     slots: Vec<Slot>,
     bytes: Vec<u8>,
 }
 
 impl Segment {
-    /// Its events but for the first `skipped`.
+    /// The entries of the segment without the first `skipped` ones.
     fn entries(&self, skipped: usize) -> impl Iterator<Item = Entry<'_>> {
         let slots = self.slots.get(skipped..).unwrap_or_default();
         slots.iter().zip(self.first + skipped as u64..).map(|(slot, position)| Entry {
@@ -76,20 +77,21 @@ impl Segment {
     }
 }
 
-/// See the module's description.
+/// The event log of one shard. See the module's description.
 pub struct Log {
     segments: VecDeque<Segment>,
     /// Position that the next event will get.
     next: u64,
-    /// Bytes allocated by all segments.
+    /// Bytes that all segments have allocated.
     bytes: usize,
     limits: Limits,
-    /// An emptied segment's memory, so that a steady stream does not allocate.
+    /// The memory of a segment that was dropped, for the next segment. So a steady stream of events does not
+    /// allocate.
     spare: Option<Segment>,
 }
 
 impl Log {
-    /// An empty log. Positions start at 1, so 0 is before everything.
+    /// Makes an empty log. Positions start at 1, so 0 is before every event.
     pub fn new(limits: Limits) -> Self {
         Self { segments: VecDeque::new(), next: 1, bytes: 0, limits, spare: None }
     }
@@ -99,43 +101,43 @@ impl Log {
         self.next
     }
 
-    /// Position of the oldest event that is still here; [`Log::next`] when there is none.
+    /// Position of the oldest event in the log; [`Log::next`] when the log is empty.
     pub fn oldest(&self) -> u64 {
         self.segments.front().map_or(self.next, |segment| segment.first)
     }
 
-    /// Makes an empty log number its events from `position` on.
+    /// Sets the position of the next event in an empty log.
     pub fn start_at(&mut self, position: u64) {
         assert!(self.is_empty(), "events keep their positions");
         self.next = position;
     }
 
-    /// Bytes held, including what is allocated and not yet used.
+    /// Bytes that the log has allocated, used or not.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Number of events held.
+    /// Number of events in the log.
     pub fn len(&self) -> usize {
         (self.next - self.oldest()) as usize
     }
 
-    /// Is there no event?
+    /// Says whether the log has no event.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Counts an event without keeping it, for when nobody could read it. Everything older goes too.
+    /// Counts an event without storing it, because no session could read it. All older events are dropped too.
     pub fn skip(&mut self) {
         self.next += 1;
         self.trim(self.next);
     }
 
-    /// Appends a dispatch of type `name` with the text `data`; returns its position.
+    /// Appends a dispatch of type `name` with the text `data`. Returns its position.
     pub fn append(&mut self, name: &[u8], data: &[u8], meta: Meta) -> u64 {
-        // Keys and punctuation around name and data come to some 24 bytes.
+        // The keys and punctuation around the type and the data are 24 bytes.
         let size = name.len() + data.len() + 32;
-        assert!(size <= u32::MAX as usize, "an event of 4 GiB can not have passed the limit of the connection");
+        assert!(size <= u32::MAX as usize, "the message limit of the upstream connection is far below 4 GiB");
         let fits = self.segments.back().is_some_and(|last| last.bytes.capacity() - last.bytes.len() >= size);
         if !fits {
             let segment = self.new_segment(size);
@@ -170,7 +172,7 @@ impl Log {
         }
     }
 
-    /// Drops the oldest segments while there is too much, but none that holds one of the newest `entries` events.
+    /// Drops the oldest segments while the log is too large, but none that has one of the newest `entries` events.
     fn enforce(&mut self) {
         while self.bytes > self.limits.bytes && self.segments.len() > 1 {
             if self.next - self.segments[1].first < self.limits.entries as u64 {
@@ -190,7 +192,7 @@ impl Log {
         }
     }
 
-    /// Nobody needs what is older than `position` any more: drops the segments that hold nothing else.
+    /// Drops the segments that have only events older than `position`, which no session needs any more.
     pub fn trim(&mut self, position: u64) {
         while let Some(first) = self.segments.front() {
             if first.first + first.slots.len() as u64 > position {
@@ -200,12 +202,13 @@ impl Log {
         }
     }
 
-    /// Gives the reserve back, for a log that went idle.
+    /// Frees the spare segment, for a log without traffic.
     pub fn release(&mut self) {
         self.spare = None;
     }
 
-    /// The events from `position` on, in order; `None` when that one is already gone.
+    /// Returns the events from `position` on, in order. `None`: the event at `position` has been dropped, or
+    /// `position` is beyond the next event.
     pub fn read(&self, position: u64) -> Option<impl Iterator<Item = Entry<'_>>> {
         if position < self.oldest() || position > self.next {
             return None;
@@ -279,7 +282,7 @@ mod tests {
     }
 
     proptest! {
-        /// The log is the tail of the list of all events, whatever is appended, skipped, trimmed.
+        /// The log is the tail of the list of all events, whatever is appended, skipped and trimmed.
         #[test]
         fn it_is_a_tail(steps in prop::collection::vec((0u8..10, 1usize..90_000), 1..200), bytes in 0usize..400_000, keep in 0usize..20) {
             let mut log = log(bytes, keep);

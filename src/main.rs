@@ -1,4 +1,7 @@
-//! The command line: run (the default) and `--check-config`.
+//! The command line: runs the proxy (the default) or checks the configuration (`--check-config`).
+//!
+//! Owns the order of start-up: configuration, logging, checks of the machine, listening socket. Everything else is in
+//! the library.
 
 use clap::Parser;
 use gateway_proxy::{
@@ -12,25 +15,25 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
 const EXAMPLES: &str = "Examples:
-  TOKEN=... gateway-proxy                        run with config.json of this directory
-  gateway-proxy --config /etc/gateway-proxy.json  run with another one
-  gateway-proxy --check-config                   say whether the configuration is right
+  TOKEN=... gateway-proxy                        run with config.json in this directory
+  gateway-proxy --config /etc/gateway-proxy.json  run with another configuration
+  gateway-proxy --check-config                   check the configuration
 
-Exit codes: 0 ended by SIGTERM or SIGINT, 1 failed while running, 2 wrong configuration.";
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 an error while starting or running, 2 an error in the configuration.";
 
 /// Keeps the Gateway sessions of a Discord bot open, so that the bot can restart at any time.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
-    /// The configuration.
+    /// The configuration file.
     #[arg(long, default_value = "config.json", value_name = "FILE")]
     config: PathBuf,
-    /// Check the configuration, say what it comes to, and end.
+    /// Check the configuration, print a summary of it, and exit.
     #[arg(long)]
     check_config: bool,
 }
 
-/// The configuration is wrong.
+/// The exit code for an error in the configuration.
 const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
@@ -82,17 +85,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// Makes the allocator map large blocks by themselves, so that they go back to the system when they are freed. By default
-/// the first one that is freed makes it keep them in its heap, and after a crowd of slow clients the heap stays large.
-/// A segment of a log is large, too, and half of that, which growing buffers pass through: between what a crowd had they
-/// would keep the heap from shrinking.
+/// Makes the allocator map each large block separately, so that the memory goes back to the system when the block is
+/// freed. By default, freeing the first such block makes the allocator keep large blocks in its heap, and after a
+/// crowd of slow clients the heap stays large. The limit is half of a segment of the log: growing buffers pass
+/// through that size, and such blocks between others would keep the heap from shrinking.
 fn give_large_memory_back() {
     #[cfg(target_env = "gnu")]
     {
         const LARGE: libc::c_int = 32 << 10;
         // SAFETY: mallopt only sets a number of the allocator; no other thread has been started.
         let set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
-        debug_assert_eq!(set, 1, "a documented option");
+        debug_assert_eq!(set, 1, "mallopt takes a documented option");
     }
 }
 

@@ -1,17 +1,18 @@
-//! Which core runs on which CPU, and how many data cores there are.
+//! Decides which core runs on which CPU, and how many data cores there are.
 //!
-//! Shard s lives on data core s mod N. Every core is pinned to a CPU of the process's affinity mask: outside of it pinning would
-//! silently leave the mask.
+//! Shard s lives on data core s mod N. Every core is pinned to a CPU of the process's affinity mask, because pinning
+//! to another CPU would silently leave the mask.
 //!
-//! N follows from the number of shards, not from that of CPUs. At 40,000 events a second one core is half busy (`make bench`), and
-//! hundreds of shards get less. A second core makes each event dearer: two threads go to sleep and are woken where one would have
-//! found the next event already there.
+//! By default N follows from the number of shards, not of CPUs. At 40,000 events a second one core is half busy
+//! (`make bench`), and hundreds of shards have less traffic than that. A second core makes each event more expensive:
+//! with two threads that sleep and wake up, an event rarely finds its core awake, while one busy core handles the
+//! next event at once.
 
 use crate::config::Cores;
 
-/// Shards for which there is a data core, unless the configuration says otherwise. At 20 events a second for each, a busy average,
-/// they keep a core busy for less than a tenth of the time; the rest is for bursts, snapshots for clients that join, and compression
-/// to clients.
+/// Number of shards for each data core, unless the configuration sets the number of cores. At 20 events a second for
+/// each shard, a busy average, 256 shards use less than a tenth of a core. The rest is for bursts, snapshots for
+/// clients that connect, and compression.
 pub const SHARDS_PER_CORE: usize = 256;
 
 /// The CPUs of all cores.
@@ -19,24 +20,24 @@ pub const SHARDS_PER_CORE: usize = 256;
 pub struct Placement {
     /// CPU of the control core.
     pub control: usize,
-    /// CPUs of data cores; one CPU may have several.
+    /// CPUs of the data cores. A CPU may occur more than once.
     data: Vec<usize>,
-    /// The configuration says nothing, so only as many of `data` are used as the shards need.
+    /// The configuration does not set `cores`, so only as many of `data` are used as the shards need.
     by_shards: bool,
 }
 
 impl Placement {
-    /// Decides by the configuration and the CPUs that the process may use. The error names the key.
+    /// Chooses CPUs by the configuration and the CPUs that the process may use. The error names the key.
     pub fn decide(allowed: &[usize], cores: &Cores, control_core: Option<usize>) -> Result<Self, String> {
         let check = |key: &str, cpu: usize| {
             if allowed.contains(&cpu) {
                 return Ok(cpu);
             }
-            Err(format!("`{key}` names CPU {cpu}, expected one that the process may use: {allowed:?}"))
+            Err(format!("`{key}` is CPU {cpu}, expected one that the process may use: {allowed:?}"))
         };
         let Some(&first) = allowed.first() else { return Err("the process may use no CPU at all".into()) };
         let control = control_core.map_or(Ok(first), |cpu| check("control_core", cpu))?;
-        // The CPU of the control core is the last choice.
+        // A data core shares the CPU of the control core only when the other CPUs are taken.
         let mut preferred = allowed.to_vec();
         preferred.sort_by_key(|cpu| *cpu == control);
         let (data, by_shards) = match cores {
@@ -47,13 +48,13 @@ impl Placement {
         Ok(Self { control, data, by_shards })
     }
 
-    /// The CPU of each data core for this many shards; at least one.
+    /// The CPU of each data core for this many shards. There is at least one data core.
     pub fn data(&self, shards: usize) -> &[usize] {
         let wanted = if self.by_shards { shards.div_ceil(SHARDS_PER_CORE).max(1) } else { self.data.len() };
         &self.data[..wanted.min(self.data.len())]
     }
 
-    /// The most data cores that there can be.
+    /// Largest number of data cores.
     pub fn most(&self) -> usize {
         self.data.len()
     }
@@ -96,9 +97,9 @@ mod tests {
     #[test]
     fn cpus_outside_the_mask_are_refused() {
         let wrong = Placement::decide(&[0, 1], &Cores::Cpus(vec![1, 2]), None).unwrap_err();
-        assert_eq!(wrong, "`cores` names CPU 2, expected one that the process may use: [0, 1]");
+        assert_eq!(wrong, "`cores` is CPU 2, expected one that the process may use: [0, 1]");
         let wrong = Placement::decide(&[0, 1], &Cores::Default, Some(9)).unwrap_err();
-        assert_eq!(wrong, "`control_core` names CPU 9, expected one that the process may use: [0, 1]");
+        assert_eq!(wrong, "`control_core` is CPU 9, expected one that the process may use: [0, 1]");
         assert!(Placement::decide(&[], &Cores::Default, None).is_err());
     }
 

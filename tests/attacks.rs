@@ -1,4 +1,4 @@
-//! Attacks on the door by whoever reaches the port and has no token: each is carried out, and the bot stays served.
+//! Attacks on the door by clients without a token: each attack is carried out, and the bot must stay served.
 
 mod support;
 
@@ -121,7 +121,7 @@ fn requests_for_metrics_that_nobody_reads_cost_what_one_costs() {
     drop(unread);
 }
 
-/// 4,096 places were taken by connections that say nothing, and whoever came then was refused for up to a minute.
+/// To make room, the proxy closes the oldest silent connection, so 4,096 of these do not keep a bot out.
 #[test]
 fn silent_connections_do_not_keep_bots_out() {
     assert_eq!(gateway_proxy::preflight::limits(1), Ok(None), "each connection is a file of this process");
@@ -196,7 +196,7 @@ fn requests_of_clients_that_are_gone_end_at_once() {
     }
 }
 
-/// Who has no token shares a few places, and none of those that have one.
+/// Requests without the token share a few places, and can not take the places of requests with the token.
 #[test]
 fn requests_without_the_token_have_places_of_their_own() {
     let api = patient_api();
@@ -364,7 +364,7 @@ fn a_connection_has_three_resumes() {
     assert!(matches!(gateway.receive(), Err(Gone::Closed(Some(4009), _))));
 }
 
-/// Nobody saw that tokens were tried.
+/// Attempts with a wrong token have to show in the metrics and in the log.
 #[test]
 fn wrong_tokens_are_counted_and_told_once_a_minute() {
     let (_simulator, proxy) = start_with("wrong_tokens", &json!({"rest_proxy": "127.0.0.1:1"}));

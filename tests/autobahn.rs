@@ -3,7 +3,7 @@
 //!
 //! The suite wants an echo, and a gateway has none. So there is an echo endpoint here, made of the code that serves clients:
 //! the request head and its answer are the door's, messages and control frames go through `ClientConnection` with its decoder
-//! and its outbox, a violation gets the close that it gets from a shard, and the goodbye is the same. Its own are the echo, and
+//! and its outbox, a violation gets the close that it gets from a shard, and the connection ends in the same way. Its own are the echo, and
 //! a limit for messages that lets the suite's largest one through.
 //!
 //! Every case of the sections 1 to 7 (framing, pings, reserved bits, opcodes, fragments, UTF-8, closing), 9 (limits) and 10 has
@@ -32,7 +32,7 @@ use gateway_proxy::{
     downstream::outbox::Outbox,
     net::client::{ClientConnection, Ended, Payload},
     protocol::Encoding,
-    websocket::{Inbound, Opcode, Role, write_frame},
+    websocket::{FrameDecoder, Opcode, Role, write_frame},
 };
 use glommio::{
     LocalExecutorBuilder,
@@ -153,7 +153,7 @@ fn echo_endpoint() -> SocketAddr {
 
 async fn serve(stream: TcpStream) {
     stream.set_nodelay(true).expect("an option of TCP");
-    let inbound = Inbound::new(Role::Server, MAX_MESSAGE);
+    let inbound = FrameDecoder::new(Role::Server, MAX_MESSAGE);
     let mut connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
     let Some(Route::Gateway(upgrade, query)) = head(&mut connection).await else { return };
     agree(&mut connection, &upgrade, query);

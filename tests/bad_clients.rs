@@ -103,7 +103,7 @@ fn connections_that_never_identify_are_bounded() {
     let mut good = synced(&proxy);
     let mut crowd = Vec::new();
     for _ in 0..10_000 {
-        // Who is refused is told so by the end of the connection.
+        // The proxy refuses a connection by closing it.
         crowd.push(TcpStream::connect(proxy.address).expect("a connection"));
     }
     wait_until("the bound", || {

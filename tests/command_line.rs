@@ -43,7 +43,7 @@ fn a_bad_configuration_ends_with_2_and_says_why() {
         (r#"{"intents":"x","token":"t"}"#, &["--check-config"], "config.json: `intents` is \"x\""),
         ("{", &[], "config.json: not JSON"),
         ("{}", &["--config", "elsewhere.json"], "elsewhere.json: can not be read"),
-        (r#"{"intents":1,"token":"t","cores":[9999]}"#, &[], "config.json: `cores` names CPU 9999"),
+        (r#"{"intents":1,"token":"t","cores":[9999]}"#, &[], "config.json: `cores` is CPU 9999"),
         (r#"{"intents":1,"token":"t","log_level":"=="}"#, &[], "config.json: `log_level` is \"==\""),
     ] {
         let output = run("bad", config, arguments, None);
@@ -102,7 +102,7 @@ fn deny(command: &mut Command, rule: &Deny) {
     const SECOND_ARGUMENT: u32 = 24;
     let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
     let mut program = vec![statement(LOAD, NUMBER)];
-    // Who is not equal jumps to the last statement but one, which allows.
+    // A call that is not equal jumps to the last statement but one, which allows it.
     let left = if rule.second_argument.is_some() { 2 } else { 0 };
     program.push(libc::sock_filter { code: EQUAL, jt: 0, jf: left + 1, k: rule.call as u32 });
     if let Some(argument) = rule.second_argument {

@@ -101,7 +101,7 @@ fn print(value: &Value, random: &mut fastrand::Rng, out: &mut String) {
         out.push('"');
     };
     let space = |random: &mut fastrand::Rng, out: &mut String| {
-        out.push_str(["", "", "", " ", "\t\n", "\r\n"][random.usize(..6)])
+        out.push_str(["", "", "", " ", "\t\n", "\r\n"][random.usize(..6)]);
     };
     space(random, out);
     match value {

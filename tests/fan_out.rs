@@ -172,7 +172,7 @@ impl Client {
                 Habit::Steady => {}
                 Habit::Resumes => {
                     resumes += 1;
-                    // Every other time without a word.
+                    // Every other time the client closes its socket without a close frame.
                     if resumes % 2 == 0 {
                         drop(gateway);
                     } else {

@@ -180,7 +180,7 @@ fn failures_are_answered_and_named() {
     }
     // What has begun can only be cut short; the length tells the client.
     assert!(ask(proxy.address, "truncated").ends_with("\r\n\r\nhalf"));
-    // Who goes in the middle of a request leaves nothing behind.
+    // A client that disconnects in the middle of its request leaves nothing behind.
     let mut stream = TcpStream::connect(proxy.address).expect("a connection");
     let head = format!("POST /api/upload HTTP/1.1\r\nAuthorization: Bot {TOKEN}\r\nContent-Length: 9\r\n\r\n");
     stream.write_all(head.as_bytes()).expect("taken");

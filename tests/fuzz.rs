@@ -16,7 +16,7 @@ use gateway_proxy::{
     },
     compression::{Inflater, Transport},
     protocol::{command::Command, edit, envelope::Envelope, etf, event::EventKind, json as text, spelling},
-    websocket::{Inbound, Role},
+    websocket::{FrameDecoder, Role},
 };
 use serde_json::Value;
 use std::{
@@ -294,9 +294,7 @@ fn readers(rng: &mut Rng, text: &[u8]) {
         let _ = (command.identify(), command.resume());
     }
     let mut term = Vec::new();
-    if etf::Encoder::default().encode(&[text], &mut term).is_ok()
-        && serde_json::from_slice::<serde_json::Value>(text).is_ok()
-    {
+    if etf::Encoder::default().encode(&[text], &mut term).is_ok() && serde_json::from_slice::<Value>(text).is_ok() {
         let _ = etf::to_json(&term, &mut Vec::new());
     }
     let _ = etf::to_json(text, &mut Vec::new());
@@ -305,7 +303,7 @@ fn readers(rng: &mut Rng, text: &[u8]) {
         let _ = inflater.inflate(text, &mut Vec::new());
     }
     for role in [Role::Client, Role::Server] {
-        let mut inbound = Inbound::new(role, 4096);
+        let mut inbound = FrameDecoder::new(role, 4096);
         let mut rest = text;
         'frames: while !rest.is_empty() {
             let space = inbound.space();

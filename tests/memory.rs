@@ -2,7 +2,7 @@
 //! the test measures the memory of the whole process.
 
 use gateway_proxy::{
-    compression::{Packer, Transport},
+    compression::{PayloadCompressor, Transport},
     downstream::outbox::Outbox,
     protocol::{Encoding, payload},
 };
@@ -29,11 +29,12 @@ fn send(outbox: &mut Outbox, payload: &[u8]) {
 fn each_encoding_has_its_bound() {
     let payload = format!(r#"{{"t":"X","s":1,"op":0,"d":[{}0]}}"#, r#"{"name":"value","id":"1234"},"#.repeat(20_000));
     let before = allocated();
-    let packers: Vec<Packer> = std::iter::repeat_with(Packer::default).take(CONNECTIONS).collect();
+    let compressors: Vec<PayloadCompressor> =
+        std::iter::repeat_with(PayloadCompressor::default).take(CONNECTIONS).collect();
     let shared = allocated().saturating_sub(before) / CONNECTIONS;
     println!("payload compression: {shared} bytes for each core");
     assert!(shared <= 200 << 10, "{shared} bytes for each core");
-    drop(packers);
+    drop(compressors);
     let cases = [
         (Transport::None, 1 << 10, 1 << 10),
         (Transport::Zlib, 1 << 10, 376 << 10),

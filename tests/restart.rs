@@ -85,7 +85,8 @@ impl Client {
                 }
                 Err(Gone::Silent) => {}
                 Err(gone) => {
-                    // Who had come back to the process that is going is told so by the code alone.
+                    // A client that had reconnected to the stopping process is told to reconnect by the close code
+                    // alone.
                     assert!(asked_to_go || matches!(gone, Gone::Closed(..)), "{gone:?} without op 7");
                     if let Gone::Closed(code, _) = gone {
                         assert_eq!(code, Some(4000));
@@ -327,7 +328,7 @@ fn shards_that_can_resume_do_not_wait_for_rest() {
     Proxy::start(&directory, &simulator, &config).stop();
     // One of them can not.
     fs::remove_file(directory.join("state/shard-2.state")).expect("a state file");
-    // Who is told to stop before REST has said anything, not even no, leaves everything as it was.
+    // A proxy that is told to stop before the REST API has answered leaves all state files as they are.
     let before = state_files(&directory);
     assert_eq!(before, ["gateway.json", "shard-0.state", "shard-1.state"]);
     let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -367,7 +368,7 @@ fn without_a_state_dir_nothing_is_written_and_a_second_signal_quits_at_once() {
     let directory = scratch("restart_without");
     let simulator = Simulator::start(&directory, &world(10));
     let mut proxy = Proxy::start(&directory, &simulator, &json!({"shards": SHARDS}));
-    // A client that does not take its goodbye keeps a proxy for some seconds.
+    // A client that does not close its connection delays the end of the proxy by some seconds.
     let mut gateway = Gateway::connect(proxy.address, Transport::None);
     gateway.identify((0, SHARDS), INTENTS);
     assert_eq!(gateway.receive().expect("READY").t.as_deref(), Some("READY"));

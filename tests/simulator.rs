@@ -1,6 +1,6 @@
 //! `discord-sim` as its users start it: processes, sockets, HTTP.
 
-use gateway_proxy::websocket::{Inbound, Message, Opcode, Role, client_request, parse_response, write_frame};
+use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, Role, client_request, parse_response, write_frame};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -202,7 +202,7 @@ fn tls_serves_what_plain_text_does() {
 /// A WebSocket that is used by hand.
 struct Client {
     stream: TcpStream,
-    inbound: Inbound,
+    inbound: FrameDecoder,
 }
 
 impl Client {
@@ -211,7 +211,7 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let (request, key) = client_request(&sim.address, target);
         stream.write_all(request.as_bytes()).unwrap();
-        let mut inbound = Inbound::new(Role::Client, 64 << 20);
+        let mut inbound = FrameDecoder::new(Role::Client, 64 << 20);
         loop {
             if let Some(length) = parse_response(inbound.unconsumed(), &key).unwrap() {
                 inbound.consume(length);

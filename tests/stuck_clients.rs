@@ -13,8 +13,8 @@ const SHARD: (u32, u32) = (0, 1);
 /// Most kernel memory of one client that reads nothing, in bytes.
 const MOST: u64 = 256 << 10;
 
-/// They all arrive at once, at 1,500 events per second on their shard, and before the log ends any of them, each is sent
-/// three times as much as a send buffer of Linux grows to.
+/// 150 clients connect at once and read nothing, at 1,500 events per second on their shard. Before the log ends their
+/// sessions, each of them is sent three times as many bytes as a send buffer of Linux grows to.
 #[test]
 fn a_crowd_that_reads_nothing_takes_little_kernel_memory() {
     const CROWD: usize = 150;

@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, time::Duration};
 use gateway_proxy::compression::Transport;
 use serde_json::{Value, json};
 use support::{
-    Gateway, Gone, Meddler, Payload, Proxy, Simulator, Way, compare_guilds, free_port, get, scratch, wait_until,
+    Fault, FaultyRelay, Gateway, Gone, Payload, Proxy, Simulator, compare_guilds, free_port, get, scratch, wait_until,
 };
 
 const WORLD: &str = "--shards 1 --identify-interval-ms 100 --guilds 12 --members 10 --seed 3";
@@ -176,7 +176,7 @@ fn a_new_session_invalidates_those_of_clients() {
     late.resume(&session, sequence);
     let told = late.receive().expect("op 9");
     assert_eq!((told.op, told.d.as_str()), (9, "false"), "{told:?}");
-    // Who comes now is shown what there is.
+    // A client that identifies now receives the true state.
     compare_guilds(&proxy, &simulator, 0, 1, true);
 }
 
@@ -289,39 +289,39 @@ fn metric(proxy: &Proxy, name: &str) -> f64 {
 fn broken_networks_are_outlasted() {
     let directory = scratch("upstream_network");
     let (tls, port) = (directory.join("ca"), free_port());
-    let meddler = Meddler::before(port);
-    let url = format!("wss://localhost:{}", meddler.address.port());
+    let relay = FaultyRelay::before(port);
+    let url = format!("wss://localhost:{}", relay.address.port());
     // REST comes in plain text from another one, which names the same gateway.
     let world = format!("{WORLD} --public-url {url}");
     let _discord = Simulator::start_at(&directory, port, &format!("{world} --rate 200 --tls-dir {}", tls.display()));
     let rest = Simulator::start(&directory, &format!("{world} --rate 0"));
     let ca = tls.join("ca.pem");
     let variables = [("SSL_CERT_FILE", ca.to_str().expect("a path in UTF-8"))];
-    meddler.turn(Way::Garbage);
+    relay.set_fault(Fault::Garbage);
     let proxy = Proxy::spawn_before(&directory, rest.address, &json!({"shards": 1}), &variables);
     wait_until("the failure to be told", || {
         let log = std::fs::read_to_string(directory.join("gateway-proxy.log")).map_err(|error| error.to_string())?;
         if log.contains("can not connect") { Ok(()) } else { Err(log) }
     });
     assert_eq!(get(proxy.address, "/health").expect("an answer").status, 503);
-    meddler.turn(Way::Pass);
+    relay.set_fault(Fault::None);
     let proxy = proxy.wait_until_ready();
     let mut client = Client::start(&proxy);
     client.read_messages(20);
-    for (resumes, way) in (1..).zip([Way::Flip, Way::Truncate, Way::Refuse]) {
-        meddler.turn(way);
+    for (resumes, fault) in (1..).zip([Fault::Flip, Fault::Truncate, Fault::Refuse]) {
+        relay.set_fault(fault);
         wait_until("the connection to break", || {
             let status = metric(&proxy, "gateway_shard_status{");
             if status < 4.0 { Ok(()) } else { Err(format!("status {status}")) }
         });
-        meddler.turn(Way::Pass);
+        relay.set_fault(Fault::None);
         wait_until("the session to go on", || {
             let seen = metric(&proxy, "gateway_shard_resumes_total{");
             let status = metric(&proxy, "gateway_shard_status{");
             let back = seen >= f64::from(resumes) && status == 4.0;
             if back { Ok(()) } else { Err(format!("{seen} RESUMEs, status {status}")) }
         });
-        // Those that the broken connection did not bring among them.
+        // The messages that the broken connection did not deliver are among these.
         client.read_messages(200);
     }
     assert_eq!(metric(&proxy, "gateway_shard_identifies_total{"), 1.0);

@@ -36,7 +36,7 @@ const INTENTS: u64 = 53_608_447;
 static PINNED: LazyLock<Value> = LazyLock::new(|| json!({ "cores": [TESTED], "control_core": TESTED }));
 const MB: f64 = (1 << 20) as f64;
 
-/// Who is under test.
+/// The program under test.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Side {
     Proxy,

@@ -1,4 +1,7 @@
-//! Writing a compressed stream.
+//! Compresses the messages of one connection as one stream (docs: Gateway, Transport Compression).
+//!
+//! Promises: the peer can read each message as soon as it has the bytes up to its flush. Memory is the bound that
+//! [`Deflater`] names.
 
 use super::Transport;
 use flate2::{Compress, Compression, FlushCompress};
@@ -7,42 +10,44 @@ use zstd::{
     zstd_safe::CParameter,
 };
 
-/// The cheapest levels: at 1 KB a message they cost a fifth of the next ones and give up a tenth of the ratio.
+/// The cheapest compression levels. For messages of 1 KB they take a fifth of the time of the next levels, and their
+/// output is a tenth larger.
 const ZLIB_LEVEL: u32 = 1;
 const ZSTD_LEVEL: i32 = 1;
-/// 128 KiB of history: a third less memory than the 512 KiB of this level, and a twentieth of the ratio.
+/// The window of zstd: 128 KiB. Compared with the 512 KiB that this level would use, an encoder needs a third less
+/// memory, and its output is a twentieth larger.
 const ZSTD_WINDOW_LOG: u32 = 17;
-/// Longest block. Several buffers are as long: with the 128 KiB that zstd would take an encoder had three times the
-/// memory, and gained nothing.
+/// Longest block of zstd in bytes. The encoder has several buffers of this size: with zstd's default of 128 KiB an
+/// encoder had three times the memory, and its output was not smaller.
 const ZSTD_MAX_BLOCK: u32 = 16 << 10;
-/// Output grows by at least this much at a time.
+/// The output buffer grows by at least this many bytes at a time.
 const GROWTH: usize = 4 << 10;
 
-/// A zlib header (RFC 1950 section 2.2): deflate with a window of 32 KiB, the fastest algorithm.
+/// A zlib header (RFC 1950 section 2.2): deflate, a window of 32 KiB, the fastest algorithm.
 const ZLIB_HEADER: [u8; 2] = [0x78, 0x01];
-/// A frame header of zstd (RFC 8878 section 3.1.1.1): no checksum, no size, the window from above.
+/// A zstd frame header (RFC 8878 section 3.1.1.1): no checksum, no content size, the window of [`ZSTD_WINDOW_LOG`].
 const ZSTD_HEADER: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0, ((ZSTD_WINDOW_LOG - 10) << 3) as u8];
-/// Longest block that is not compressed; zlib's have 16 bits for it.
+/// Longest stored block in bytes: zlib has 16 bits for its length.
 const MAX_STORED: usize = 0xffff;
 
 /// The compressor of one connection.
 ///
-/// The stream begins with the first message, HELLO, but a compressor is not made before [`Deflater::start`]: until then
-/// messages are stored in blocks that both formats have for that, and the compressor goes on behind them. So a
-/// connection that never identifies costs nothing here. Afterwards it is 372 KiB for zlib and 310 KiB
-/// for zstd, of which what no payload was long enough for stays untouched.
+/// The stream begins with the first message, HELLO. Until [`Deflater::start`] the stream consists of stored
+/// (uncompressed) blocks, which both formats have, and there is no compressor. The compressor continues the stream
+/// after these blocks. So a connection that never identifies costs no memory here. A compressor takes 372 KiB for
+/// zlib and 310 KiB for zstd; the part that no payload was long enough for is never touched.
 pub struct Deflater {
     stream: Stream,
 }
 
 enum Stream {
-    /// Nothing is compressed yet. `begun`: the header of the stream was written.
+    /// Messages are stored uncompressed. `begun`: the header of the stream has been written.
     Stored {
         zstd: bool,
         begun: bool,
     },
     Zlib(Box<Compress>),
-    /// `header`: the next output begins with a header.
+    /// `header`: the encoder's next output begins with a second header, which has to be dropped.
     Zstd {
         encoder: Box<Encoder<'static>>,
         header: bool,
@@ -50,7 +55,7 @@ enum Stream {
 }
 
 impl Deflater {
-    /// A stream at its start; `None` when there is nothing to compress.
+    /// Starts a stream. `None`: the connection has no transport compression.
     pub fn new(transport: Transport) -> Option<Self> {
         match transport {
             Transport::None => None,
@@ -59,7 +64,7 @@ impl Deflater {
         }
     }
 
-    /// From now on, between two payloads, the stream is compressed.
+    /// Compresses everything that is written from now on. Must not be called within a message.
     pub fn start(&mut self) {
         let Stream::Stored { zstd, begun } = self.stream else { return };
         self.stream = if zstd {
@@ -74,7 +79,7 @@ impl Deflater {
         };
     }
 
-    /// Adds a part of a payload; output may come now or at the flush.
+    /// Adds a part of a message. The compressed bytes are appended to `out` now or at the flush.
     pub fn write(&mut self, part: &[u8], out: &mut Vec<u8>) {
         match &mut self.stream {
             Stream::Stored { zstd, begun } => {
@@ -99,12 +104,12 @@ impl Deflater {
         }
     }
 
-    /// Ends a payload: everything written so far can be read by the peer.
+    /// Ends a message: appends to `out` what the peer needs to read everything that was written.
     pub fn flush(&mut self, out: &mut Vec<u8>) {
         match &mut self.stream {
             Stream::Stored { zstd, begun } => {
                 begin_stored(*zstd, begun, out);
-                // What the end of a message looks like in zlib; in zstd every block can be read at once.
+                // An empty stored block ends a message in zlib. In zstd the peer can read every block at once.
                 if !*zstd {
                     store(false, &[], out);
                 }
@@ -128,6 +133,7 @@ impl Deflater {
     }
 }
 
+/// Writes the header of the stream before the first stored block.
 fn begin_stored(zstd: bool, begun: &mut bool, out: &mut Vec<u8>) {
     if !*begun {
         *begun = true;
@@ -135,8 +141,8 @@ fn begin_stored(zstd: bool, begun: &mut bool, out: &mut Vec<u8>) {
     }
 }
 
-/// A block as it is, of at most [`MAX_STORED`] bytes, and not the last one of its stream (RFC 1951 section 3.2.4, RFC 8878
-/// section 3.1.1.2).
+/// Appends a stored block of at most [`MAX_STORED`] bytes that is not the last one of the stream (RFC 1951 section
+/// 3.2.4, RFC 8878 section 3.1.1.2).
 fn store(zstd: bool, block: &[u8], out: &mut Vec<u8>) {
     let length = block.len() as u32;
     if zstd {
@@ -148,11 +154,11 @@ fn store(zstd: bool, block: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(block);
 }
 
-/// The encoder's own header is dropped when the stream has one already.
+/// Drops the encoder's header when stored blocks have already begun the stream with one.
 fn drop_header(header: &mut bool, start: usize, out: &mut Vec<u8>) {
     if *header && out.len() > start {
         *header = false;
-        assert!(out[start..].starts_with(&ZSTD_HEADER), "the encoder has a window of its own");
+        assert!(out[start..].starts_with(&ZSTD_HEADER), "the encoder writes the header that the stored blocks had");
         out.drain(start..start + ZSTD_HEADER.len());
     }
 }
@@ -163,7 +169,7 @@ fn deflate_zlib(stream: &mut Compress, mut input: &[u8], flush: FlushCompress, o
         let before = stream.total_in();
         stream.compress_vec(input, out, flush).expect("compressing into memory can not fail");
         input = &input[(stream.total_in() - before) as usize..];
-        // A flush is complete when it left room in the output.
+        // A flush is complete when it has not filled the output buffer.
         if input.is_empty() && out.len() < out.capacity() {
             return;
         }

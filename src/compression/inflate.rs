@@ -1,31 +1,35 @@
-//! Reading a compressed stream.
+//! Decompresses the messages of one connection, which Discord compresses as one stream (docs: Gateway, Transport
+//! Compression).
+//!
+//! Promises: a payload is never larger than the limit, whatever a peer sends. Never keeps the text of an earlier
+//! payload, except the format's own window.
 
 use super::Transport;
 use flate2::{Decompress, FlushDecompress, Status};
 use std::fmt;
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
-/// How a zlib message ends: the mark of a sync flush.
+/// The last bytes of a zlib message: the mark of a sync flush.
 const SYNC_MARK: [u8; 4] = [0, 0, 0xff, 0xff];
-/// Output grows by at least this much at a time.
+/// The output buffer grows by at least this many bytes at a time.
 const GROWTH: usize = 16 << 10;
-/// Largest window a peer may ask us to keep, as a power of two (8 MiB, the most that a decoder has to support).
+/// Largest window that a peer may ask for, as a power of two: 8 MiB, which every zstd decoder has to support.
 const MAX_WINDOW_LOG: u32 = 23;
 
-/// Why a stream can not be read on; the connection is lost.
+/// Why a stream can not be read any further. The connection has to be given up.
 #[derive(Debug)]
 pub enum InflateError {
-    /// Not a stream of the agreed kind, or damaged.
+    /// The bytes are not a stream of the negotiated format.
     Corrupt(String),
-    /// A payload beyond the limit.
+    /// A payload is larger than the limit.
     TooLarge,
 }
 
 impl fmt::Display for InflateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Corrupt(what) => write!(f, "broken compression stream: {what}"),
-            Self::TooLarge => f.write_str("payload beyond the limit"),
+            Self::Corrupt(what) => write!(f, "the compressed stream is corrupt: {what}"),
+            Self::TooLarge => f.write_str("the payload is larger than the limit"),
         }
     }
 }
@@ -45,7 +49,7 @@ enum Stream {
 }
 
 impl Inflater {
-    /// A stream at its start, for payloads of at most `max_payload` bytes.
+    /// Starts a stream whose payloads have at most `max_payload` bytes.
     pub fn new(transport: Transport, max_payload: usize) -> Self {
         let stream = match transport {
             Transport::None => Stream::Plain,
@@ -61,7 +65,8 @@ impl Inflater {
         Self { stream, max_payload }
     }
 
-    /// Appends what `message` holds to `out`; true when a payload is complete in it.
+    /// Decompresses one WebSocket message and appends the result to `out`. Returns whether the payload in `out` is
+    /// complete.
     pub fn inflate(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<bool, InflateError> {
         match &mut self.stream {
             Stream::Plain => {
@@ -83,7 +88,7 @@ impl Inflater {
     }
 }
 
-/// Makes room for more output, never beyond `max` bytes in all.
+/// Reserves memory for more output, `max` bytes in all at most.
 fn grow(out: &mut Vec<u8>, more: usize, max: usize) -> Result<(), InflateError> {
     if out.len() >= max {
         return Err(InflateError::TooLarge);
@@ -97,7 +102,7 @@ fn grow(out: &mut Vec<u8>, more: usize, max: usize) -> Result<(), InflateError> 
 
 fn inflate_zlib(stream: &mut Decompress, mut input: &[u8], out: &mut Vec<u8>, max: usize) -> Result<(), InflateError> {
     loop {
-        // One byte over the limit, so that a payload of exactly the limit is told from a longer one.
+        // One byte more than the limit, to distinguish a payload of exactly the limit from a longer one.
         grow(out, input.len() * 8, max + 1)?;
         let before = stream.total_in();
         let filled = out.len();

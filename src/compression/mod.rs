@@ -1,31 +1,32 @@
-//! Compression (docs: Gateway, Encoding and Compression): of a whole connection with one shared context, or of single
-//! payloads without any.
+//! Compression (docs: Gateway, Encoding and Compression): of a whole connection with one shared context, or of each
+//! payload by itself.
 //!
-//! [`Inflater`] is what we read from Discord with, [`Deflater`] what we write to clients with, [`Packer`] what
-//! compresses single payloads. All are pure: slices in, slices out. A stream belongs to one connection and travels with it when the connection moves to another core.
+//! [`Inflater`] reads what Discord sends, [`Deflater`] writes a client's stream, [`PayloadCompressor`] compresses single
+//! payloads. All of these are pure: bytes in, bytes out. A stream belongs to one connection and moves to another core
+//! together with the connection.
 
 mod deflate;
 mod inflate;
-mod pack;
+mod payload;
 
 pub use deflate::Deflater;
 pub use inflate::{InflateError, Inflater};
-pub use pack::Packer;
+pub use payload::PayloadCompressor;
 
-/// A transport compression by the name that it has in the `compress` parameter of a gateway URL.
+/// A transport compression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Transport {
-    /// Plain text messages.
+    /// Messages are not compressed.
     #[default]
     None,
-    /// `zlib-stream`: one zlib stream, every message ends with a sync flush.
+    /// `zlib-stream`: the messages are one zlib stream. Every message ends with a sync flush.
     Zlib,
-    /// `zstd-stream`: one zstd frame, every message is flushed.
+    /// `zstd-stream`: the messages are one zstd frame. Every message is flushed.
     Zstd,
 }
 
 impl Transport {
-    /// From the value of the `compress` parameter.
+    /// Parses the value of the `compress` parameter of a gateway URL. `None`: the compression is not supported.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "zlib-stream" => Some(Self::Zlib),
@@ -34,7 +35,7 @@ impl Transport {
         }
     }
 
-    /// The value of the `compress` parameter, if there has to be one.
+    /// The value of the `compress` parameter of a gateway URL. `None`: the parameter has to be left out.
     pub fn name(self) -> Option<&'static str> {
         match self {
             Self::None => None,
@@ -52,7 +53,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(40))]
 
-        /// Every message can be read as soon as it was written, in any number of pieces, and the next one after it.
+        /// Every message can be read as soon as it has been written, in any number of parts, and so can the next one.
         #[test]
         fn round_trip(
             messages in prop::collection::vec(prop::collection::vec(prop::collection::vec(0u8..40, 0..3_000), 1..4), 1..12),
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(out, b"hello, hello");
     }
 
-    /// Blocks of 64 KiB, and compressed blocks that do not reach back into them.
+    /// Stored blocks of 64 KiB, and compressed blocks that do not refer back to stored ones.
     #[test]
     fn large_stored_messages_and_then_compressed_ones() {
         for transport in [Transport::Zlib, Transport::Zstd] {

@@ -277,7 +277,7 @@ fn read_url(reader: &mut Reader, port: u16) -> Result<String, ConfigError> {
     const KEY: &str = "externally_accessible_url";
     const EXPECTED: &str = "a ws:// or wss:// URL without query, which is how clients reach this proxy";
     let Some(url) = reader.string(KEY, EXPECTED)? else { return Ok(format!("ws://localhost:{port}")) };
-    let good = !url.contains(['?', '#', '"', '\\']) && crate::net::dial::Endpoint::parse(&url).is_ok();
+    let good = !url.contains(['?', '#', '"', '\\']) && crate::websocket::Endpoint::parse(&url).is_ok();
     // Some libraries append `/?v=10` to it.
     if good { Ok(url.trim_end_matches('/').to_owned()) } else { Err(reader.wrong(KEY, &url.into(), EXPECTED)) }
 }

@@ -81,9 +81,9 @@ impl Reader {
     /// A warning for each key that nobody took.
     pub fn unknown(self) -> Vec<String> {
         let warn = |key: &String| {
-            let nearest = self.known.iter().min_by_key(|known| distance(key, known));
+            let nearest = self.known.iter().min_by_key(|known| strsim::levenshtein(key, known));
             let hint = match nearest {
-                Some(nearest) if distance(key, nearest) <= 1 + key.len() / 3 => {
+                Some(nearest) if strsim::levenshtein(key, nearest) <= 1 + key.len() / 3 => {
                     format!("; did you mean `{}{nearest}`?", self.prefix)
                 }
                 _ => String::new(),
@@ -98,34 +98,5 @@ fn shorten(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
-    }
-}
-
-/// Levenshtein's distance: how many letters have to be changed, added or left out.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replace = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn distances() {
-        assert_eq!(distance("", "abc"), 3);
-        assert_eq!(distance("kitten", "sitting"), 3);
-        assert_eq!(distance("shard", "shards"), 1);
-        assert_eq!(distance("é", "e"), 1);
     }
 }

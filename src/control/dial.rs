@@ -3,11 +3,9 @@
 use super::Control;
 use crate::{
     data_core::ToCore,
-    net::{
-        dial::{Endpoint, dial},
-        within,
-    },
+    net::{dial::dial, within},
     upstream::session::CONNECT_TIMEOUT,
+    websocket::Endpoint,
 };
 use rustls::ClientConfig;
 use std::{collections::HashMap, rc::Rc, sync::Arc};

@@ -320,7 +320,7 @@ async fn admit(
 
 fn hand_over(control: &Control, guest: Place, connection: ClientConnection, shard: u32, entry: Entry, version: u8) {
     drop(guest);
-    let Ok(parcel) = connection.pack() else { return };
+    let Ok(parcel) = connection.hand_off() else { return };
     if let Some(core) = control.core_of(shard) {
         let arrival = Arrival { parcel, shard, entry, version };
         if core.send(ToCore::Client(Box::new(arrival))).is_err() {

@@ -101,7 +101,7 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
     let mut per_shard = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Report) -> f64| {
         let metrics = reports.iter().map(|report| {
             let labels = vec![label("shard", &report.shard.to_string())];
-            if kind == MetricType::COUNTER { counter(labels, value(report)) } else { gauge(labels, value(report)) }
+            if kind == COUNTER { counter(labels, value(report)) } else { gauge(labels, value(report)) }
         });
         families.push(family(name, help, kind, metrics.collect()));
     };

@@ -25,13 +25,13 @@ use crate::{
     log::Limits,
     net::{
         client::ClientConnection,
-        dial::Endpoint,
         mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
         spawn_contained, tls,
     },
     placement::Placement,
     preflight,
     shard::report::Report,
+    websocket::Endpoint,
 };
 pub use door::{agree, head};
 use glommio::{LocalExecutorBuilder, net::TcpListener};
@@ -178,7 +178,7 @@ impl Starter {
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
 pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
-    signals::block().map_err(|error| failure("can not block signals", &error))?;
+    let mut signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
     let tls = tls::client_config().map_err(Failure)?;
     let epoch = Instant::now();
     let (to_control, from_cores) = mailbox();
@@ -189,7 +189,7 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
     let signal_events = events.clone();
     let core_events = events.clone();
     spawn("signals", move || {
-        while let Ok(signal) = signals::wait() {
+        for signal in signals.forever() {
             if signal_events.send(Event::Signal(signal)).is_err() {
                 std::process::exit(1);
             }
@@ -476,7 +476,7 @@ impl Control {
                     }
                 }
                 ToControl::Return(parcel, version) => {
-                    let connection = ClientConnection::unpack(*parcel);
+                    let connection = ClientConnection::take_over(*parcel);
                     let task = door::reenter(self.clone(), connection, version);
                     spawn_contained("the task of a connection at the door", task);
                 }

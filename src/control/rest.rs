@@ -2,7 +2,7 @@
 //! because it may wait for names, handshakes and timeouts.
 
 use super::identify::Budget;
-use crate::{config::MAX_SHARDS, net::dial::Endpoint, protocol::token::bare};
+use crate::{config::MAX_SHARDS, protocol::token::bare, websocket::Endpoint};
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
 use ureq::{
@@ -204,7 +204,7 @@ mod tests {
             (answer(url, 1, u64::MAX, 1), "`reset_after` is 18446744073709551615, expected 604800000 ms at most"),
             (answer(url, 1, 1, 0), "`max_concurrency` is 0"),
             (answer("https://a", 1, 1, 1), "it has to begin with ws:// or wss://"),
-            (answer("", 1, 1, 1), "is no gateway URL"),
+            (answer("", 1, 1, 1), "is not a gateway URL"),
         ] {
             let error = answer.unwrap_err();
             assert!(error.contains(named), "{named}: {error}");

@@ -7,12 +7,12 @@ use crate::{
     downstream::session::Options,
     io::wake::Waker,
     net::{
-        dial::{Endpoint, dial},
+        dial::dial,
         mailbox::{core_mailbox, mailbox},
         tls,
     },
     protocol::{Encoding, intents::Intents},
-    websocket::{Inbound, Message, Opcode, Role, server_response, upgrade_of, write_frame},
+    websocket::{Endpoint, Inbound, Message, Opcode, Role, server_response, upgrade_of, write_frame},
 };
 use std::{
     io::{Read, Write},
@@ -99,7 +99,7 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         token: "t".into(),
         gateway_url,
         intents: 1,
-        transport: crate::compression::Transport::None,
+        transport: Transport::None,
         public_url: "ws://proxy".into(),
         log: crate::log::Limits { bytes: 1 << 20, entries: 10 },
         resume_window: Duration::from_secs(1),

@@ -8,7 +8,7 @@
 //! compressed stream that of its [`Deflater`].
 
 use crate::{
-    compression::{Deflater, Packer, Transport},
+    compression::{Deflater, PayloadCompressor, Transport},
     protocol::{Encoding, etf},
     websocket::{Opcode, Outgoing, write_close, write_frame, write_header},
 };
@@ -36,7 +36,7 @@ pub const MAX_DEFERRED: usize = 64;
 struct Tools {
     encoder: etf::Encoder,
     /// Made for the first client that wants payload compression.
-    packer: Option<Packer>,
+    compressor: Option<PayloadCompressor>,
     /// A payload in between two steps.
     scratch: Vec<u8>,
     /// Empty buffers of connections that have written everything, at most [`SPARES`]. The one used last is taken first: it is
@@ -323,7 +323,7 @@ fn write_packed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
             tools.scratch.extend_from_slice(part);
         }
         let start = begin_binary(wire);
-        if tools.packer.get_or_insert_default().pack(&tools.scratch, wire) {
+        if tools.compressor.get_or_insert_default().compress(&tools.scratch, wire) {
             end_binary(wire, start);
         } else {
             wire.truncate(start);

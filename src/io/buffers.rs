@@ -1,9 +1,9 @@
-//! The memory that receives are written to: one ring of buffers that the kernel takes from and the core gives back to
-//! (`IORING_REGISTER_PBUF_RING`).
+//! The memory that receives write to: one ring of buffers, from which the kernel takes a buffer for each receive and
+//! to which the core returns it (`IORING_REGISTER_PBUF_RING`).
 //!
-//! All connections of a core share it, so nobody may keep a buffer: whoever gets one copies out what it needs and gives it
-//! back within the same turn. It is small on purpose, because the kernel goes through the buffers in turn, and memory that was
-//! used a moment ago is still in the CPU's cache.
+//! All connections of a core share the buffers, so nobody may keep one: the core copies out what it needs and returns
+//! the buffer within the same turn. The ring is small on purpose. The kernel uses the buffers in order, so memory
+//! that was used a moment ago is still in the CPU's cache.
 
 use super::Buffer;
 use io_uring::{Submitter, types::BufRingEntry};
@@ -14,16 +14,16 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-/// Buffers of a ring; a power of two.
+/// Number of buffers in a ring; a power of two.
 pub const COUNT: u16 = 32;
-/// Bytes of a buffer.
+/// Size of a buffer in bytes.
 pub const SIZE: usize = 16 << 10;
-/// The kernel's name for the group; a ring has only one.
+/// The id of the buffer group. A ring has only one group.
 pub const GROUP: u16 = 0;
-/// What the kernel wants the ring of entries to be aligned to.
+/// Alignment that the kernel requires of the ring of entries.
 const PAGE: usize = 4096;
 
-/// Zeroed memory with an alignment, owned.
+/// Owned, zeroed, page-aligned memory.
 struct Pages {
     start: NonNull<u8>,
     layout: Layout,
@@ -45,13 +45,13 @@ impl Drop for Pages {
     }
 }
 
-/// See the module's description. Has to outlive the ring that it is registered with.
+/// A ring of buffers. It has to outlive the io_uring that it is registered with. See the module's description.
 pub struct BufferRing {
     /// `COUNT` entries, which the kernel reads.
     entries: Pages,
     /// `COUNT` times `SIZE` bytes, which the kernel writes.
     memory: Pages,
-    /// Entries added so far; the kernel has its own count of those it took.
+    /// Number of entries added so far, modulo 2¹⁶. The kernel counts the entries that it has taken.
     tail: u16,
 }
 
@@ -69,7 +69,7 @@ impl BufferRing {
         Ok(ring)
     }
 
-    /// The bytes of a buffer that the kernel has handed out.
+    /// The bytes of a buffer that the kernel has filled.
     pub fn bytes(&self, buffer: &Buffer) -> &[u8] {
         assert!(buffer.id < COUNT && buffer.len() <= SIZE, "a buffer of this ring");
         // SAFETY: the range is within `memory` (see above), which is initialised from the start. The kernel has handed the
@@ -80,7 +80,7 @@ impl BufferRing {
         }
     }
 
-    /// Hands a buffer to the kernel.
+    /// Returns a buffer to the kernel.
     pub fn give_back(&mut self, buffer: Buffer) {
         assert!(buffer.id < COUNT, "a buffer of this ring");
         let index = usize::from(self.tail % COUNT);

@@ -1,16 +1,17 @@
-//! Where the data core's completions come from: the seam between its loop and the kernel.
+//! The seam between a data core's loop and the kernel: the trait [`Io`], which starts operations on sockets and
+//! reports later how each of them ended.
 //!
-//! [`Io`] starts operations on sockets and later says how each of them ended. In production it is a ring of io_uring
-//! ([`uring::Uring`]); the simulation has one of its own, in which time, faults and the order of completions follow from a
-//! seed. [`sockets::Sockets`] is built on it and is the same in both: it owns every connection of a core and decides when an
-//! operation is started, when a buffer is given back and when a descriptor may be closed.
+//! In production an [`Io`] is an io_uring ([`uring::Uring`]). The simulation has an implementation of its own, in
+//! which time, faults and the order of completions follow from a seed. [`sockets::Sockets`] is built on top and is
+//! the same in both: it owns every connection of a core and decides when an operation starts, when a buffer is
+//! returned, and when a descriptor may be closed.
 //!
-//! An operation is named by a [`Token`] that whoever starts it chooses. Rules of the seam:
+//! The caller names each operation with a [`Token`]. Rules of the seam:
 //!
-//! - Every receive, send and poll that was started ends with exactly one completion whose `more` is false. A cancelled one
-//!   ends, too: with what it had got until then, or with `ECANCELED`.
+//! - Every receive, send and poll that was started ends with exactly one completion whose `more` is false. A
+//!   cancelled operation ends too: with the result that it had by then, or with `ECANCELED`.
 //! - A socket is closed only after all of its operations have ended.
-//! - Completions of different operations come in any order.
+//! - Completions of different operations arrive in any order.
 
 mod buffers;
 pub mod sockets;
@@ -20,81 +21,81 @@ pub mod wake;
 use crate::protocol::Time;
 use std::{fmt, io};
 
-/// Names one operation. `u64::MAX` and the value below it are taken by implementations for themselves.
+/// The name of one operation. Implementations reserve `u64::MAX` and the value below it for themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Token(pub u64);
 
-/// Received bytes, in memory that belongs to the [`Io`]. It has to be given back, by [`Io::give_back`].
+/// Received bytes, in memory that belongs to the [`Io`]. The receiver has to return it with [`Io::give_back`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Buffer {
-    /// Number of the piece of memory.
+    /// Number of the buffer.
     pub(crate) id: u16,
-    /// How many bytes of it were filled.
+    /// Number of bytes received into the buffer.
     pub(crate) length: u32,
 }
 
 impl Buffer {
-    /// For implementations of [`Io`]: the first `length` bytes of the piece of memory with this number.
+    /// For implementations of [`Io`]: the first `length` bytes of the buffer with this number.
     pub fn new(id: u16, length: u32) -> Self {
         Self { id, length }
     }
 
-    /// Number of the piece of memory.
+    /// Number of the buffer.
     pub fn id(&self) -> u16 {
         self.id
     }
 
-    /// How many bytes were received.
+    /// Number of bytes received.
     pub fn len(&self) -> usize {
         self.length as usize
     }
 
-    /// Was nothing received?
+    /// Says whether no byte was received.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 }
 
-/// What came of an operation.
+/// The result of an operation.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Of a receive. `Ok(None)`: the peer has ended its side of the stream. `more`: the operation goes on.
+    /// A receive has a result. `Ok(None)`: the peer has ended its side of the stream.
     Received {
-        /// What was received.
+        /// The received bytes.
         result: io::Result<Option<Buffer>>,
-        /// The operation is still armed.
+        /// Whether the operation goes on and will have more completions.
         more: bool,
     },
-    /// Of a send. The socket took this many bytes, and takes no more now if that is not all; the memory comes back.
+    /// A send has ended. The socket took this many bytes; if these are not all, it is full. The memory comes back.
     Sent {
-        /// What was to be sent.
+        /// The buffer that was passed to [`Io::send`].
         bytes: Vec<u8>,
-        /// How much of it was sent, from where it was to begin.
+        /// Number of bytes sent, from the offset that was passed to [`Io::send`].
         result: io::Result<usize>,
     },
-    /// The socket may take bytes again, or is broken, which the next send will say.
+    /// A poll has ended. The socket may take bytes again, or is broken, which the next send reports.
     Writable,
 }
 
 /// An operation has ended, or has a result and goes on.
 #[derive(Debug)]
 pub struct Completion {
-    /// Which.
+    /// The operation.
     pub token: Token,
-    /// How.
+    /// Its result.
     pub outcome: Outcome,
 }
 
 /// How long to wait for completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// Not at all: there is other work to do.
+    /// Do not wait, because there is other work.
     Poll,
-    /// Until this time, or for ever.
+    /// Wait until this time; `None`: without a limit.
     Until(Option<Time>),
 }
 
-/// See the module's description.
+/// Starts operations on sockets and reports their results. See the module's description.
 pub trait Io {
     /// A connected stream socket; dropping it closes it.
     type Socket: fmt::Debug;
@@ -102,32 +103,34 @@ pub trait Io {
     /// The time now.
     fn now(&self) -> Time;
 
-    /// Starts one receive, into a buffer that is chosen when bytes arrive.
+    /// Starts one receive. The buffer is chosen when bytes arrive.
     fn receive(&mut self, token: Token, socket: &Self::Socket);
 
     /// Starts a receive that goes on until it fails, the peer ends the stream, or no buffer is free (`ENOBUFS`).
     fn receive_many(&mut self, token: Token, socket: &Self::Socket);
 
-    /// Sends `bytes[from..]`, as far as the socket takes them at once. When it takes everything, its completion comes with the
-    /// next wait that ends, and ends none: a core that waits for the next event is not woken to hear that all is well.
+    /// Sends as many of `bytes[from..]` as the socket takes at once. A send that takes all bytes does not end a wait:
+    /// its completion is reported with the next wait that ends for another reason. So a core that waits for the next
+    /// event is not woken only to learn that a send succeeded.
     fn send(&mut self, token: Token, socket: &Self::Socket, bytes: Vec<u8>, from: usize);
 
-    /// Waits until the socket takes bytes.
+    /// Starts a poll, which ends when the socket takes bytes.
     fn poll_writable(&mut self, token: Token, socket: &Self::Socket);
 
-    /// Ends an operation early. It completes as every operation does; when it has done so already nothing happens.
+    /// Cancels an operation, which then completes as every operation does. Nothing happens when the operation has
+    /// already completed.
     fn cancel(&mut self, token: Token);
 
-    /// Ends our side of the stream: the peer reads everything that was sent, then the end.
+    /// Ends this side of the stream. The peer reads everything that was sent, then the end.
     fn shutdown(&mut self, socket: &Self::Socket);
 
-    /// Starts everything that was asked for, waits, and adds what has come. Returns whether [`wake::Waker`] was used since the
-    /// last time.
+    /// Starts all operations that were asked for, waits, and appends the completions. Returns whether a
+    /// [`wake::Waker`] woke the core since the last call.
     fn wait(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> bool;
 
     /// The bytes of a buffer.
     fn bytes(&self, buffer: &Buffer) -> &[u8];
 
-    /// Gives a buffer back for other receives.
+    /// Returns a buffer, so that other receives can use it.
     fn give_back(&mut self, buffer: Buffer);
 }

@@ -1,36 +1,29 @@
-//! The connections of a core: who owns which descriptor, and which operations are under way on it.
+//! The connections of a core: who owns which descriptor, and which operations are in flight on it.
 //!
-//! A connection lives in a slot. Every operation carries the slot's number and generation in its [`Token`], so a completion
-//! finds its connection, and one that comes for an earlier tenant of the slot would be noticed. A slot is let to somebody else
-//! only when all operations of the last connection have ended.
+//! A connection lives in a slot. The [`Token`] of each operation contains the slot's index and generation. So a
+//! completion finds its connection, and a completion for an earlier connection of the slot would be noticed. A slot
+//! is reused only after all operations of its last connection have ended.
 //!
-//! Promises: at most one send is in flight a connection, so its bytes stay in order; a buffer is given back as soon as its
-//! bytes have been handed out; a receive that ended by itself, for want of buffers or because the kernel ends it now and then, is
-//! started again as long as its owner wants to receive; a descriptor is closed, or handed on, only after the last completion of
-//! its connection.
+//! Promises: at most one send is in flight for each connection, so bytes stay in order; a buffer is returned as soon
+//! as its bytes have been reported; a receive that ends by itself (no buffer was free, or the kernel ended it) is
+//! started again while its owner wants to receive; a descriptor is closed, or handed on, only after the last
+//! completion of its connection. Never looks at the bytes.
 
 use super::{Buffer, Completion, Io, Outcome, Token, Wait};
 use crate::protocol::Time;
 use std::{io, mem};
 
-/// A connection of this core.
+/// Identifies a connection of this core. Ids are not reused, except after 2²⁴ connections in one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ConnectionId {
     index: u32,
     generation: u32,
 }
 
-impl ConnectionId {
-    /// The same as a number, unique for as long as the core lives.
-    pub fn number(self) -> u64 {
-        u64::from(self.generation) << 32 | u64::from(self.index)
-    }
-}
-
-/// Generations that a token has room for.
+/// Number of generations that fit into a token.
 const GENERATIONS: u32 = 1 << 24;
 
-/// What an operation is for.
+/// The kind of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum Operation {
@@ -56,30 +49,31 @@ fn parse(token: Token) -> (ConnectionId, Operation) {
 /// How a connection receives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receiving {
-    /// Not at all: what comes stays with the kernel.
+    /// It does not receive. The bytes stay in the kernel.
     Off,
-    /// One piece at a time, for peers who say little and may have to wait.
+    /// One receive at a time, for peers that send little.
     Single,
-    /// On and on, for peers who say much.
+    /// One receive that goes on, for peers that send much.
     Many,
 }
 
 /// What has happened to a connection.
 #[derive(Debug)]
 pub enum Event<'a, S> {
-    /// The peer has sent this.
+    /// The peer has sent these bytes.
     Received(&'a [u8]),
-    /// The peer has ended its side (`None`), or the connection is broken. Nothing is received any more.
+    /// The peer has ended its side of the stream (`None`), or the connection is broken. Nothing more is received.
     Ended(Option<io::Error>),
-    /// What was to be sent comes back. `Ok`: how much of it was sent; the socket is full if that is not all.
+    /// A send has ended. Its buffer comes back with the number of bytes sent; if these are not all, the socket is
+    /// full.
     Sent(Vec<u8>, io::Result<usize>),
-    /// The socket, which was full, takes bytes again.
+    /// A full socket takes bytes again.
     Writable,
-    /// The socket, which was asked for by [`Sockets::release`].
+    /// The socket that [`Sockets::release`] asked for.
     Released(S),
 }
 
-/// What becomes of a connection when its operations have ended.
+/// What happens to a connection when its operations have ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
     Stays,
@@ -94,7 +88,7 @@ struct Slot<S, O> {
     wanted: Receiving,
     receiving: bool,
     sending: bool,
-    /// Somebody waits for the outcome of the send.
+    /// [`Sockets::hurry`] was called for the send in flight.
     hurried: bool,
     polling: bool,
     fate: Fate,
@@ -106,21 +100,22 @@ impl<S, O> Slot<S, O> {
     }
 }
 
-/// See the module's description. `O` says whose a connection is.
+/// The connections of a core. `O` identifies the owner of a connection. See the module's description.
 pub struct Sockets<I: Io, O> {
     io: I,
     slots: Vec<Slot<I::Socket, O>>,
     free: Vec<u32>,
     open: usize,
     completions: Vec<Completion>,
-    /// Connections to look at after the completions of a turn: to receive again, or to end.
-    settle: Vec<ConnectionId>,
-    /// Sends in flight whose outcome somebody waits for; see [`Sockets::hurry`].
+    /// Connections to look at after the completions of a turn: a receive has to start again, or the connection has to
+    /// end.
+    revisit: Vec<ConnectionId>,
+    /// Number of sends in flight that [`Sockets::hurry`] was called for.
     hurried: usize,
 }
 
 impl<I: Io, O: Copy> Sockets<I, O> {
-    /// No connections yet.
+    /// Starts without connections.
     pub fn new(io: I) -> Self {
         Self {
             io,
@@ -128,12 +123,12 @@ impl<I: Io, O: Copy> Sockets<I, O> {
             free: Vec::new(),
             open: 0,
             completions: Vec::new(),
-            settle: Vec::new(),
+            revisit: Vec::new(),
             hurried: 0,
         }
     }
 
-    /// What carries out the operations, for a test that is the other side.
+    /// The implementation of [`Io`], for a test that plays the other end of the connections.
     pub fn io_mut(&mut self) -> &mut I {
         &mut self.io
     }
@@ -143,19 +138,19 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         self.io.now()
     }
 
-    /// Connections that are not closed, those counted that will be when their operations have ended.
+    /// Number of connections that are not closed yet, including those that close when their operations have ended.
     pub fn open(&self) -> usize {
         self.open
     }
 
-    /// The connection with a socket that `is` this one, and whose it is; for a test that is the other side.
+    /// Finds a connection by its socket, for a test that plays the other end of the connections.
     pub fn find(&self, is: impl Fn(&I::Socket) -> bool) -> Option<(ConnectionId, O)> {
         let index = self.slots.iter().position(|slot| slot.socket.as_ref().is_some_and(&is))?;
         let slot = &self.slots[index];
         Some((ConnectionId { index: index as u32, generation: slot.generation }, slot.owner?))
     }
 
-    /// Takes a connection over.
+    /// Takes a connection over. It does not receive before [`Sockets::receive`] is called.
     pub fn adopt(&mut self, socket: I::Socket, owner: O) -> ConnectionId {
         self.open += 1;
         let index = self.free.pop().unwrap_or_else(|| {
@@ -178,13 +173,14 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         ConnectionId { index, generation: slot.generation }
     }
 
-    /// The slot of a connection that is still its owner's.
+    /// The slot of a connection that its owner has neither closed nor released.
     fn slot(&mut self, id: ConnectionId) -> Option<&mut Slot<I::Socket, O>> {
         let slot = self.slots.get_mut(id.index as usize)?;
         (slot.generation == id.generation && slot.fate == Fate::Stays).then_some(slot)
     }
 
-    /// Says how to receive from now on. With [`Receiving::Off`] a receive that is under way may still bring something.
+    /// Sets how a connection receives from now on. A receive in flight may still report bytes after
+    /// [`Receiving::Off`].
     pub fn receive(&mut self, id: ConnectionId, how: Receiving) {
         if let Some(slot) = self.slot(id)
             && slot.wanted != how
@@ -194,7 +190,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         }
     }
 
-    /// Starts a receive if one is wanted and none is under way.
+    /// Starts a receive if one is wanted and none is in flight.
     fn arm(&mut self, id: ConnectionId) {
         let slot = &mut self.slots[id.index as usize];
         let (Some(socket), false) = (&slot.socket, slot.receiving) else { return };
@@ -207,14 +203,14 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         slot.receiving = true;
     }
 
-    /// Is a send in flight? There must not be another one.
+    /// Says whether a send is in flight. Then no other send may start.
     pub fn is_sending(&self, id: ConnectionId) -> bool {
         self.slots.get(id.index as usize).is_some_and(|slot| slot.generation == id.generation && slot.sending)
     }
 
-    /// Sends `bytes[from..]`; they come back with [`Event::Sent`].
+    /// Sends `bytes[from..]`. The buffer comes back with [`Event::Sent`].
     pub fn send(&mut self, id: ConnectionId, bytes: Vec<u8>, from: usize) {
-        assert!(from < bytes.len(), "there is something to send");
+        assert!(from < bytes.len(), "a send needs at least one byte");
         let Some(slot) = self.slot(id) else { return };
         assert!(!slot.sending, "one send at a time, or bytes could come out of order");
         slot.sending = true;
@@ -223,9 +219,10 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         self.io.send(token(id, Operation::Send), socket, bytes, from);
     }
 
-    /// Somebody waits for the outcome of the send in flight: more bytes have to follow it, or the connection is to end. A send
-    /// that takes everything ends no wait (see [`Io::send`]), so the core does not sleep before it has come. Of other sends the
-    /// core hears whenever it wakes up.
+    /// Makes the core wait for the result of the send in flight, because more bytes have to follow it or the
+    /// connection is to end. A send that takes all bytes does not end a wait (see [`Io::send`]), so until its
+    /// completion the core polls instead of sleeping. The results of other sends are reported whenever the core wakes
+    /// up.
     pub fn hurry(&mut self, id: ConnectionId) {
         if let Some(slot) = self.slots.get_mut(id.index as usize)
             && slot.generation == id.generation
@@ -236,7 +233,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         }
     }
 
-    /// Reports with [`Event::Writable`] when the socket, which was full, takes bytes again.
+    /// Starts a poll. [`Event::Writable`] reports that the full socket takes bytes again.
     pub fn poll_writable(&mut self, id: ConnectionId) {
         let Some(slot) = self.slot(id) else { return };
         if !slot.polling {
@@ -247,7 +244,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         }
     }
 
-    /// Ends our side of the stream, after what was sent.
+    /// Ends the core's side of the stream, after the bytes that were sent.
     pub fn shutdown(&mut self, id: ConnectionId) {
         if self.slot(id).is_some() {
             let slot = &self.slots[id.index as usize];
@@ -255,12 +252,13 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         }
     }
 
-    /// Closes a connection. Nothing more is heard of it.
+    /// Closes a connection. Nothing more is reported for it.
     pub fn close(&mut self, id: ConnectionId) {
         self.end(id, Fate::Closes);
     }
 
-    /// Gives the socket back by [`Event::Released`], when all operations have ended. What has been received by then comes first.
+    /// Gives a connection up. [`Event::Released`] returns its socket when all operations have ended. The bytes
+    /// received until then are reported first.
     pub fn release(&mut self, id: ConnectionId) {
         self.end(id, Fate::IsReleased);
     }
@@ -277,13 +275,14 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         if polling {
             self.io.cancel(token(id, Operation::Poll));
         }
-        self.settle.push(id);
+        self.revisit.push(id);
     }
 
-    /// Starts everything that was asked for, waits, and reports what has happened. Returns whether somebody woke the core.
+    /// Starts all operations that were asked for, waits, and reports what has happened. Returns whether a waker woke
+    /// the core.
     pub fn wait(&mut self, wait: Wait, mut report: impl FnMut(ConnectionId, O, Event<'_, I::Socket>)) -> bool {
-        // Connections that have ended without an operation under way wait for no completion. What is reported now the owner has
-        // to look at before it sleeps.
+        // A connection that ends without an operation in flight has no completion to wait for. When something is
+        // reported now, its owner has to react before the core sleeps.
         let wait = if self.finish(&mut report) || self.hurried > 0 { Wait::Poll } else { wait };
         let mut completions = mem::take(&mut self.completions);
         let woken = self.io.wait(wait, &mut completions);
@@ -305,20 +304,20 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         let slot = &mut self.slots[id.index as usize];
         assert_eq!(slot.generation, id.generation, "a slot is let again only when its operations have ended");
         let owner = slot.owner.expect("a connection with an operation under way has its owner");
-        // What an owner has closed it does not want to hear of any more.
+        // Nothing is reported for a connection that its owner has closed.
         let heard = slot.fate != Fate::Closes;
         match (operation, outcome) {
             (Operation::Receive, Outcome::Received { result, more }) => {
                 slot.receiving = more;
                 if !more {
-                    self.settle.push(id);
+                    self.revisit.push(id);
                 }
                 self.received(id, owner, result, heard, report);
             }
             (Operation::Send, Outcome::Sent { bytes, result }) => {
                 slot.sending = false;
                 self.hurried -= usize::from(mem::take(&mut slot.hurried));
-                self.settle_if_ending(id);
+                self.revisit_if_ending(id);
                 if heard {
                     report(id, owner, Event::Sent(bytes, result));
                 }
@@ -326,7 +325,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
             (Operation::Poll, _) => {
                 slot.polling = false;
                 let stays = slot.fate == Fate::Stays;
-                self.settle_if_ending(id);
+                self.revisit_if_ending(id);
                 if stays {
                     report(id, owner, Event::Writable);
                 }
@@ -352,7 +351,8 @@ impl<I: Io, O: Copy> Sockets<I, O> {
                 return;
             }
             Ok(None) => None,
-            // There was no buffer free, or the operation was cancelled: neither says anything of the connection.
+            // No buffer was free, or the operation was cancelled or interrupted. None of these says anything about
+            // the connection.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOBUFS | libc::ECANCELED | libc::EINTR)) => return,
             Err(error) => Some(error),
         };
@@ -362,20 +362,20 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         }
     }
 
-    fn settle_if_ending(&mut self, id: ConnectionId) {
+    fn revisit_if_ending(&mut self, id: ConnectionId) {
         if self.slots[id.index as usize].fate != Fate::Stays {
-            self.settle.push(id);
+            self.revisit.push(id);
         }
     }
 
-    /// After the buffers of a turn were given back: receives are started again, and connections without operations end.
-    /// Returns whether something was reported.
+    /// Runs after the buffers of a turn were returned: starts receives again, and ends connections without
+    /// operations. Returns whether something was reported.
     fn finish(&mut self, report: &mut impl FnMut(ConnectionId, O, Event<'_, I::Socket>)) -> bool {
         let mut reported = false;
-        while let Some(id) = self.settle.pop() {
+        while let Some(id) = self.revisit.pop() {
             let slot = &mut self.slots[id.index as usize];
             if slot.generation != id.generation {
-                // It was noted twice, and has ended the first time.
+                // The connection was noted twice and has already ended.
                 continue;
             }
             if slot.fate == Fate::Stays {

@@ -1,11 +1,13 @@
-//! [`Io`] on a ring of io_uring, for the thread that makes it.
+//! [`Io`] on an io_uring, for the thread that makes it.
 //!
-//! One `io_uring_enter` a turn starts everything, waits and brings what has come. Linux 6.1 is the floor: buffer rings (5.19),
-//! receives that go on (6.0), and completions that are worked off only when the owner asks (`DEFER_TASKRUN`, 6.1).
+//! One `io_uring_enter` for each turn starts all operations, waits, and brings the completions. The oldest kernel
+//! that works is Linux 6.1, because of buffer rings (5.19), receives that go on (6.0), and completions that the
+//! kernel processes only when the owner asks (`DEFER_TASKRUN`, 6.1).
 //!
-//! A send is decided within the call that starts it: it does not wait (`MSG_DONTWAIT`), it takes as much as the socket has
-//! room for (`MSG_WAITALL`), and when that is everything the kernel says nothing (`IOSQE_CQE_SKIP_SUCCESS`), so a client that
-//! reads costs no completion. The ring keeps the memory until then and hands it back with the outcome.
+//! A send is decided within the call that starts it. It does not wait (`MSG_DONTWAIT`), it takes as many bytes as the
+//! socket has room for (`MSG_WAITALL`), and when it takes all bytes there is no completion
+//! (`IOSQE_CQE_SKIP_SUCCESS`). So a client that reads costs no completion. The ring keeps the memory of a send until
+//! then and returns it with the result.
 
 use super::{Buffer, Completion, Io, Outcome, Token, Wait, buffers, buffers::BufferRing, wake::Waker};
 use crate::protocol::Time;
@@ -17,51 +19,52 @@ use std::{
     time::Instant,
 };
 
-/// Operations that can be started in one turn without entering the kernel in between.
+/// Most operations that one turn can start without entering the kernel in between.
 const SUBMISSIONS: u32 = 512;
-/// Completions that fit into the ring; more are kept by the kernel until there is room (`IORING_FEAT_NODROP`).
+/// Most completions that fit into the ring. The kernel keeps further ones until there is room (`IORING_FEAT_NODROP`).
 const COMPLETIONS: u32 = 4096;
-/// Bytes that one send takes at most; the kernel's own limit is a little below 2 GiB.
+/// Most bytes that one send takes. The kernel's own limit is a little below 2 GiB.
 const MOST_SENT: usize = 1 << 30;
-/// The watch on the [`Waker`].
+/// The token of the poll on the [`Waker`].
 const WAKE: u64 = u64::MAX;
-/// Completions that say nothing: of cancellations.
+/// The token of cancellations, whose completions are ignored.
 const SILENT: u64 = u64::MAX - 1;
 
-/// A send whose memory the kernel may still look at.
+/// A send whose memory the kernel may still read.
 struct Sending {
     token: Token,
     bytes: Vec<u8>,
     from: usize,
-    /// How many operations were started before it: it is decided when the kernel has taken more than that.
+    /// Number of operations that were started before this send. The send is decided once the kernel has taken more
+    /// operations than that.
     serial: u64,
-    /// What its completion said, if there was one.
+    /// The result in its completion, if there was one.
     result: Option<i32>,
 }
 
-/// See the module's description.
+/// An io_uring with its buffers. See the module's description.
 pub struct Uring {
     ring: IoUring,
-    /// After `ring`, so that it is freed later: fields are dropped in order.
+    /// Fields are dropped in order, so the buffers are freed after the ring.
     buffers: BufferRing,
     waker: Waker,
     watching: bool,
     epoch: Instant,
-    /// Operations put into the submission queue so far.
+    /// Number of operations put into the submission queue so far.
     started: u64,
-    /// Sends that are not handed back, in the order of their starts.
+    /// Sends whose memory has not been returned, in the order in which they were started.
     sending: VecDeque<Sending>,
     /// Completions that had to be taken out of the ring between two waits, so that the kernel took further operations.
     early: Vec<Completion>,
     /// One of the completions that were taken out early was a wake-up.
     woken_early: bool,
-    /// The wait is not to count as waiting for a disk; the kernel knows how to (6.15).
+    /// Whether the kernel can wait without counting as waiting for a disk (Linux 6.15).
     no_iowait: bool,
 }
 
 impl Uring {
-    /// A ring for the calling thread, which has to be the one that uses it. `epoch` is the process's zero of time. Fails where
-    /// the kernel is too old or does not allow it.
+    /// Makes a ring for the calling thread, the only one that may use it. `epoch` is the zero of [`Time`]. Fails when
+    /// the kernel is too old or does not allow io_uring.
     pub fn new(waker: Waker, epoch: Instant) -> io::Result<Self> {
         let mut builder = IoUring::builder();
         builder
@@ -87,7 +90,7 @@ impl Uring {
         })
     }
 
-    /// Puts an operation into the submission queue, which is given to the kernel first when it is full.
+    /// Puts an operation into the submission queue. When the queue is full, it is submitted first.
     fn start(&mut self, entry: &squeue::Entry) {
         // SAFETY: what the entries of this file point to stays valid until the operation has ended: buffers of receives belong
         // to `self.buffers`, which outlives the ring; bytes of sends are in `self.sending` until they are decided; polls and
@@ -124,7 +127,7 @@ impl Uring {
         self.ring.completion().next()
     }
 
-    /// Gives the kernel what is in the submission queue and waits for `want` completions.
+    /// Submits the queue and waits for `want` completions.
     fn enter(&mut self, want: usize, until: Option<Time>) {
         let timeout = until.map(|until| {
             let wait = until.saturating_sub(self.now());
@@ -138,13 +141,15 @@ impl Uring {
         match self.ring.submitter().submit_with_args_and_flags(want, &arguments, flags) {
             Ok(_) => {}
             Err(error) => match error.raw_os_error() {
-                // Time is over; a signal came; the completion queue has to be emptied first; there is no memory right now.
+                // The wait timed out; a signal came; the completion queue has to be emptied first; there is no memory
+                // right now.
                 Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
                 _ => panic!("io_uring_enter failed, and without it a data core can do nothing: {error}"),
             },
         }
     }
 
+    /// Starts the poll on the waker if it is not active.
     fn watch(&mut self) {
         if !self.watching {
             self.watching = true;
@@ -154,7 +159,7 @@ impl Uring {
         }
     }
 
-    /// Notes what one completion says; returns whether it is a wake-up.
+    /// Processes one completion. Returns whether it is a wake-up.
     fn reap(&mut self, entry: &cqueue::Entry, completions: &mut Vec<Completion>) -> bool {
         let (token, result, flags) = (entry.user_data(), entry.result(), entry.flags());
         match token {
@@ -178,7 +183,7 @@ impl Uring {
                 self.buffers.give_back(buffer);
                 Outcome::Received { result: ended(result), more }
             }
-            // A poll tells what is ready, which is never nothing.
+            // The result of a poll is a mask of ready events, which is never 0.
             (None, 1..) => Outcome::Writable,
             (None, _) => Outcome::Received { result: ended(result), more },
         };
@@ -186,7 +191,7 @@ impl Uring {
         false
     }
 
-    /// Hands back the sends that the kernel has decided.
+    /// Reports the sends that the kernel has decided.
     fn decided(&mut self, completions: &mut Vec<Completion>) {
         let taken = self.started - self.ring.submission().len() as u64;
         while let Some(first) = self.sending.front()
@@ -204,7 +209,7 @@ impl Uring {
     }
 }
 
-/// A receive that brought nothing.
+/// The result of a receive that brought no bytes.
 fn ended(result: i32) -> io::Result<Option<Buffer>> {
     if result == 0 { Ok(None) } else { Err(io::Error::from_raw_os_error(-result)) }
 }
@@ -238,7 +243,7 @@ impl Io for Uring {
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
             .user_data(token.0);
-        // Moving the vector does not move its bytes, and nobody changes it while it is here.
+        // Moving the vector does not move its bytes, and nobody changes it while it is in the queue.
         self.sending.push_back(Sending { token, bytes, from, serial: self.started, result: None });
         self.start(&send);
     }
@@ -254,7 +259,7 @@ impl Io for Uring {
     }
 
     fn shutdown(&mut self, socket: &OwnedFd) {
-        // The peer may be gone already, which is as good.
+        // An error means that the connection is already broken.
         let _ = rustix::net::shutdown(socket, rustix::net::Shutdown::Write);
     }
 
@@ -362,7 +367,7 @@ mod tests {
         let (mut uring, _) = uring();
         let (near, mut far) = pair();
         let sender = thread::spawn(move || {
-            // Twice as much as all buffers hold.
+            // Twice as many bytes as all buffers hold.
             far.write_all(&vec![9; 2 * usize::from(buffers::COUNT) * buffers::SIZE]).unwrap();
         });
         let (mut held, mut received, mut starved, mut ended) = (Vec::new(), 0, false, false);

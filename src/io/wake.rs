@@ -1,6 +1,6 @@
-//! Waking a core that waits for completions, from any thread: an eventfd that its ring watches.
+//! Wakes a core that waits for completions, from any thread, through an eventfd that the core's ring polls.
 //!
-//! A wake-up costs a system call only when the core may be asleep.
+//! Promises: a wake-up is never lost. It costs a system call only when the core may be asleep.
 
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
@@ -14,40 +14,42 @@ use std::{
 
 struct Shared {
     descriptor: OwnedFd,
-    /// The core has been woken and has not noticed yet.
+    /// The core has been woken and has not called [`Waker::clear`] yet.
     pending: AtomicBool,
 }
 
-/// Wakes one core; any thread may have a copy.
+/// Wakes one core. Clones can be moved to any thread.
 #[derive(Clone)]
 pub struct Waker(Arc<Shared>);
 
 impl Waker {
-    /// Makes one. Fails when the process has no descriptor left.
+    /// Makes a waker. Fails when the process has no free descriptor.
     pub fn new() -> io::Result<Self> {
         let descriptor = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         Ok(Self(Arc::new(Shared { descriptor, pending: AtomicBool::new(false) })))
     }
 
-    /// Wakes the core. What was written before this call is seen by whoever calls [`Waker::clear`] afterwards.
+    /// Wakes the core. Whatever this thread wrote before the call is visible to the core after its next
+    /// [`Waker::clear`].
     pub fn wake(&self) {
         if !self.0.pending.swap(true, Ordering::AcqRel) {
-            // Nothing but a full counter could fail, and a full counter wakes as well.
+            // The write can only fail because the counter is full, and a full counter wakes the core too.
             let _ = rustix::io::write(&self.0.descriptor, &1u64.to_ne_bytes());
         }
     }
 
-    /// The core has noticed. It has to look at what it was woken for after this call, not before.
+    /// The core acknowledges the wake-up. It has to look for new work after this call, not before.
     pub fn clear(&self) {
         let mut count = [0; 8];
-        // Nothing to read: somebody is between the two steps of `wake`, and its write wakes the core once more.
+        // When there is nothing to read, another thread is between the two steps of `wake`, and its write wakes the
+        // core once more.
         let _ = rustix::io::read(&self.0.descriptor, &mut count);
-        // Not a store: what a thread wrote before it found `true` here has to be seen.
+        // A swap instead of a store, to see what a thread wrote before its `wake` found `true` here.
         self.0.pending.swap(false, Ordering::AcqRel);
     }
 
-    /// Notices a wake-up, if there was one since the last time. For an implementation of [`super::Io`] that does not watch the
-    /// descriptor.
+    /// Returns whether the core was woken since the last call, and acknowledges the wake-up. For implementations of
+    /// [`super::Io`] that do not poll the descriptor.
     pub fn take(&self) -> bool {
         let woken = self.0.pending.load(Ordering::Acquire);
         if woken {
@@ -56,7 +58,7 @@ impl Waker {
         woken
     }
 
-    /// What becomes readable when the core is woken.
+    /// The descriptor that becomes readable when the core is woken.
     pub fn descriptor(&self) -> &OwnedFd {
         &self.0.descriptor
     }

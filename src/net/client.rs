@@ -1,12 +1,14 @@
-//! The connection of a bot: a socket, its decoder and its outbox, which can move between cores.
+//! The connection of a client on a glommio executor: a socket, its frame decoder and its outbox. The connection can
+//! move between executors.
 //!
-//! What every connection does, whoever owns it, is here once: pings are answered, and the end is one that the client hears.
+//! Promises: pings are answered; a client that the proxy closes receives everything that was queued for it, then the
+//! close frame, then the end of the stream, unless it does not read for [`LINGER`]. Never knows a session or a shard.
 
 use super::{Budget, within};
 use crate::{
     data_core::Parcel,
     downstream::outbox::Outbox,
-    websocket::{Inbound, Message, Violation},
+    websocket::{FrameDecoder, Message, Violation},
 };
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
@@ -20,78 +22,79 @@ use std::{
     time::Duration,
 };
 
-/// How long the last bytes and the end of the connection may take.
+/// Longest time for sending the last bytes and waiting for the client's end of the stream.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// What a client says: one message.
+/// A message from a client.
 #[derive(Clone, Copy, Debug)]
 pub enum Payload<'a> {
-    /// UTF-8.
+    /// A text message, in UTF-8.
     Text(&'a [u8]),
-    /// Arbitrary bytes.
+    /// A binary message.
     Binary(&'a [u8]),
 }
 
-/// Why a client says nothing any more.
+/// Why a client's connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// The network ended the connection, or the client without a word.
+    /// The connection broke, or the client ended the stream without a close frame.
     Lost,
-    /// The client closed, with this code.
+    /// The client sent a close frame with this code.
     Closed(Option<u16>),
-    /// The client broke the protocol.
+    /// The client broke a rule of RFC 6455.
     Violated(Violation),
 }
 
-/// A connection on the executor that it was made on.
+/// A client's connection. It belongs to the executor on which it was made.
 pub struct ClientConnection {
     stream: TcpStream,
-    /// What the client sent.
-    pub inbound: Inbound,
-    /// What goes to the client.
+    /// Decodes the bytes that the client sends.
+    pub inbound: FrameDecoder,
+    /// Queues the bytes for the client.
     pub outbox: Outbox,
     budget: Budget,
 }
 
 impl ClientConnection {
-    /// A connection that was accepted on the calling executor.
-    pub fn new(stream: TcpStream, inbound: Inbound, outbox: Outbox) -> Self {
+    /// Wraps a connection that the calling executor has accepted.
+    pub fn new(stream: TcpStream, inbound: FrameDecoder, outbox: Outbox) -> Self {
         Self { stream, inbound, outbox, budget: Budget::default() }
     }
 
-    /// The address of the client; `None`: it is gone.
+    /// The client's address. `None`: the client has disconnected.
     pub fn peer(&self) -> Option<std::net::SocketAddr> {
         self.stream.peer_addr().ok()
     }
 
-    /// The number of its descriptor.
+    /// The file descriptor of the socket.
     pub fn descriptor(&self) -> std::os::fd::RawFd {
         self.stream.as_raw_fd()
     }
 
-    /// Takes a connection over, on the calling executor.
-    pub fn unpack(parcel: Parcel) -> Self {
-        // SAFETY: the descriptor is a connected TCP socket that `parcel` owned, and ownership goes to the stream.
+    /// Takes a connection over from another thread, on the calling executor.
+    pub fn take_over(parcel: Parcel) -> Self {
+        // SAFETY: the descriptor is a connected TCP socket that `parcel` owned. Its ownership moves to the stream.
         let stream = unsafe { TcpStream::from_raw_fd(parcel.socket.into_raw_fd()) };
         Self::new(stream, parcel.inbound, parcel.outbox)
     }
 
-    /// Makes it ready to move. glommio reads only when asked, with a non-blocking call, so the kernel holds everything
-    /// that is not in `inbound`, and nothing is lost on the way.
-    pub fn pack(self) -> io::Result<Parcel> {
+    /// Turns the connection into plain data, which another thread can take over. No byte is lost: glommio reads only
+    /// when asked, so every byte is either in the decoder or still in the kernel.
+    pub fn hand_off(self) -> io::Result<Parcel> {
         // SAFETY: the stream keeps the descriptor open until it is dropped at the end of this function.
         let socket = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }.try_clone_to_owned()?;
         Ok(Parcel { socket, inbound: self.inbound, outbox: self.outbox })
     }
 
-    /// Reads once, within the task's [`Budget`]. `Ok(0)`: the client has ended its side.
+    /// Reads once, within the task's [`Budget`]. `Ok(0)`: the client has ended its side of the stream.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let n = ready!(poll_read(&mut self.stream, &mut self.budget, cx, self.inbound.space()))?;
         self.inbound.filled(n);
         Poll::Ready(Ok(n))
     }
 
-    /// Writes everything that is in the outbox. `Pending`: the client has to read first. Returns how much was written.
+    /// Writes the outbox to the socket. `Pending`: the socket is full until the client reads. The first result is the
+    /// number of bytes written.
     pub fn poll_write(&mut self, cx: &mut Context<'_>) -> (usize, Poll<io::Result<()>>) {
         let mut total = 0;
         while !self.outbox.pending().is_empty() {
@@ -108,7 +111,7 @@ impl ClientConnection {
         (total, Poll::Ready(Ok(())))
     }
 
-    /// Gives each message that is complete to `handle`, until that returns something, and answers pings.
+    /// Calls `handle` with each complete message until `handle` returns a value. Answers pings.
     pub fn messages<T: From<Ended>>(
         &mut self,
         mut handle: impl FnMut(Payload<'_>, &mut Outbox) -> Option<T>,
@@ -133,7 +136,7 @@ impl ClientConnection {
         }
     }
 
-    /// Reads and writes, and gives each message to `handle`, until that returns something or the client has ended.
+    /// Reads and writes, and calls `handle` with each message, until `handle` returns a value or the connection ends.
     pub async fn converse<T: From<Ended>>(
         &mut self,
         mut handle: impl FnMut(Payload<'_>, &mut Outbox) -> Option<T>,
@@ -147,7 +150,7 @@ impl ClientConnection {
                     return Poll::Ready(Ended::Lost.into());
                 }
                 if self.outbox.is_full() {
-                    // It sends and does not read: no more of it until it does.
+                    // The client sends without reading. Its next bytes stay in the kernel until it reads.
                     return Poll::Pending;
                 }
                 match self.poll_read(cx) {
@@ -160,13 +163,14 @@ impl ClientConnection {
         .await
     }
 
-    /// Says goodbye so that the client hears it: the close frame, our end of the stream, then its end.
+    /// Closes the connection: sends a close frame, then lingers.
     pub async fn goodbye(&mut self, code: Option<u16>, reason: &str) {
         self.outbox.close(code, reason);
         self.linger().await;
     }
 
-    /// Writes what is left, ends our side and waits for the other.
+    /// Writes the rest of the outbox, ends the proxy's side of the stream, and waits for the client to end its side;
+    /// [`LINGER`] at most.
     pub async fn linger(&mut self) {
         let _ = within(LINGER, async {
             let _ = poll_fn(|cx| self.poll_write(cx).1).await;
@@ -176,13 +180,13 @@ impl ClientConnection {
         .await;
     }
 
-    /// Ends our side of the stream; the client sees everything that was written first.
+    /// Ends the proxy's side of the stream. The client reads everything that was written, then the end.
     fn finish(&mut self) {
-        // The socket may be dead already, which is as good.
+        // An error means that the connection is already broken.
         let _ = shutdown_write(&self.stream);
     }
 
-    /// Reads and drops bytes until the client ends its side.
+    /// Reads and drops bytes until the client ends its side of the stream.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut sink = [0; 2048];
         loop {
@@ -194,7 +198,7 @@ impl ClientConnection {
     }
 }
 
-/// Reads once, if the budget allows.
+/// Reads once, if the budget allows it.
 pub fn poll_read(
     stream: &mut TcpStream,
     budget: &mut Budget,
@@ -225,18 +229,16 @@ mod tests {
     };
     use std::{future::poll_fn, io::Write, os::fd::OwnedFd};
 
-    /// Bytes that have arrived at a socket and have not been read.
-    fn unread(socket: &OwnedFd) -> i32 {
-        let mut bytes = 0;
-        // SAFETY: FIONREAD writes an int to where the pointer is to.
-        assert_eq!(unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &mut bytes) }, 0);
-        bytes
+    /// Number of bytes that have arrived at a socket and have not been read.
+    fn unread(socket: &OwnedFd) -> u64 {
+        rustix::io::ioctl_fionread(socket).unwrap()
     }
 
-    /// However much a peer sends, others have their turn, whatever is done with what comes.
+    /// A peer that sends without a pause does not keep the other tasks from running, whether its bytes are decoded or
+    /// dropped.
     #[test]
     fn a_peer_that_sends_on_and_on_does_not_keep_the_core_to_itself() {
-        const SENT: i32 = 60_000;
+        const SENT: u64 = 60_000;
         for drain in [false, true] {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             let mut far = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -249,10 +251,10 @@ mod tests {
                 let watched = near.try_clone().unwrap();
                 let parcel = Parcel {
                     socket: near,
-                    inbound: Inbound::new(Role::Server, 1 << 20),
+                    inbound: FrameDecoder::new(Role::Server, 1 << 20),
                     outbox: Outbox::new(Transport::None, Encoding::Json),
                 };
-                let mut connection = ClientConnection::unpack(parcel);
+                let mut connection = ClientConnection::take_over(parcel);
                 let task = glommio::spawn_local(async move {
                     if drain {
                         return poll_fn(|cx| connection.poll_drain(cx)).await;
@@ -262,7 +264,7 @@ mod tests {
                         connection.inbound.consume(n);
                     }
                 });
-                // What is left after its first turn.
+                // The unread bytes after the first turn of the task.
                 let mut seen = SENT;
                 while seen == SENT {
                     futures_lite::future::yield_now().await;
@@ -277,7 +279,7 @@ mod tests {
         }
     }
 
-    /// A connection moves between two executors after every message, while the peer writes on and on.
+    /// Moves a connection to another executor after every few messages, while the peer writes without a pause.
     #[test]
     fn nothing_is_lost_between_cores() {
         const MESSAGES: u32 = 2_000;
@@ -298,7 +300,7 @@ mod tests {
         let socket = OwnedFd::from(listener.accept().unwrap().0);
         let parcel = Parcel {
             socket,
-            inbound: Inbound::new(Role::Server, 4096),
+            inbound: FrameDecoder::new(Role::Server, 4096),
             outbox: Outbox::new(Transport::None, Encoding::Json),
         };
         let mut parcel = Some(parcel);
@@ -308,9 +310,10 @@ mod tests {
             let (moved, read) = glommio::LocalExecutorBuilder::default()
                 .io_memory(65_536)
                 .spawn(move || async move {
-                    let mut connection = ClientConnection::unpack(taken);
+                    let mut connection = ClientConnection::take_over(taken);
                     let mut read = 0;
-                    // A different number of messages on each core, so that the move happens at odd places.
+                    // Each executor reads a different number of messages, so the connection moves at different
+                    // offsets of a frame.
                     while read < 1 + next % 97 && next + read < MESSAGES {
                         if let Some(Message::Text(text)) = connection.inbound.next().unwrap() {
                             let number = next + read;
@@ -320,7 +323,7 @@ mod tests {
                             assert_ne!(poll_fn(|cx| connection.poll_read(cx)).await.unwrap(), 0);
                         }
                     }
-                    (connection.pack().unwrap(), read)
+                    (connection.hand_off().unwrap(), read)
                 })
                 .unwrap()
                 .join()

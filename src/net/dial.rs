@@ -1,10 +1,12 @@
-//! Making a connection to Discord: names, TCP, TLS where the URL says so, the WebSocket upgrade. The result is plain data, which
-//! a data core goes on with.
+//! Opens a connection to Discord: name lookup, TCP, TLS where the URL says so, and the WebSocket upgrade. The result
+//! is plain data, which a data core continues with.
+//!
+//! Promises: bytes that follow the response to the upgrade are kept. Never sends a Gateway payload.
 
 use super::{tls::Tls, within};
 use crate::{
     data_core::Dialled,
-    websocket::{Inbound, Role, client_request, parse_response},
+    websocket::{Endpoint, FrameDecoder, Role, client_request, parse_response},
 };
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
@@ -16,66 +18,20 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tungstenite::http::Uri;
 
-/// How long one address of several may take.
+/// Longest time for connecting to one of several addresses.
 pub const ADDRESS_LIMIT: Duration = Duration::from_secs(5);
-/// Largest message that Discord may send us, compressed or not, in bytes.
+/// Largest message that Discord may send, compressed or not, in bytes.
 pub const MAX_MESSAGE: usize = 64 << 20;
-/// Longest HTTP head of a server's response to the upgrade.
+/// Longest HTTP head of the response to the upgrade, in bytes.
 const MAX_RESPONSE: usize = 16 << 10;
-/// Bytes of TLS records read at a time.
+/// Bytes of TLS records that one read takes at most.
 const WIRE_CHUNK: usize = 32 << 10;
 
-/// A gateway URL, taken apart.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Through TLS?
-    pub tls: bool,
-    /// Host name or address, without brackets.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Path, with a slash in front.
-    pub path: String,
-}
-
-impl Endpoint {
-    /// Reads a `ws://` or `wss://` URL; a query is dropped, because we have our own.
-    pub fn parse(url: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("{url:?} is no gateway URL: {what}");
-        let uri: Uri = url.parse().map_err(|error| wrong(&format!("{error}")))?;
-        let tls = match uri.scheme_str() {
-            Some("wss") => true,
-            Some("ws") => false,
-            _ => return Err(wrong("it has to begin with ws:// or wss://")),
-        };
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it names no host"))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let names_port =
-            uri.authority().is_some_and(|all| all.as_str().rsplit(['@', ']']).next().unwrap_or("").contains(':'));
-        if names_port && uri.port_u16().is_none() {
-            return Err(wrong("its port is no number up to 65535"));
-        }
-        let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-        let path = if uri.path().is_empty() { "/".to_owned() } else { uri.path().to_owned() };
-        Ok(Self { tls, host, port, path })
-    }
-
-    /// Value of the `Host` header.
-    fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        match (self.tls, self.port) {
-            (true, 443) | (false, 80) => host,
-            (_, port) => format!("{host}:{port}"),
-        }
-    }
-}
-
-/// Connects to the first of these addresses that answers in time: one that swallows everything, as IPv6 does in some
-/// networks, must not keep us from the others.
+/// Connects to the first of these addresses that answers within `limit`. Some networks drop all packets to some
+/// addresses, IPv6 ones for instance; such an address must not block the others.
 pub async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> io::Result<TcpStream> {
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
     for address in addresses {
         match within(limit, TcpStream::connect(address)).await {
             Some(Ok(stream)) => return Ok(stream),
@@ -86,8 +42,8 @@ pub async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> io::Resul
     Err(failure)
 }
 
-/// Makes a connection to an endpoint with this query. Tries the addresses of the host in turn. Names are looked up on the
-/// executor's helper thread, so that nothing else waits. Has no time limit of its own.
+/// Opens a connection to `endpoint` with this query. Tries the addresses of the host in order. The name is looked up
+/// on the executor's helper thread, so nothing else on the executor waits. There is no time limit for the whole.
 pub async fn dial(endpoint: &Endpoint, query: &str, config: Arc<ClientConfig>) -> io::Result<Dialled> {
     let (host, port) = (endpoint.host.clone(), endpoint.port);
     let addresses: Vec<SocketAddr> = glommio::executor()
@@ -97,7 +53,8 @@ pub async fn dial(endpoint: &Endpoint, query: &str, config: Arc<ClientConfig>) -
     stream.set_nodelay(true)?;
     let tls = if endpoint.tls { Some(Box::new(Tls::new(config, &endpoint.host)?)) } else { None };
     let (request, key) = client_request(&endpoint.authority(), &format!("{}?{query}", endpoint.path));
-    let mut handshake = Handshake { stream, tls, inbound: Inbound::new(Role::Client, MAX_MESSAGE), wire: Vec::new() };
+    let mut handshake =
+        Handshake { stream, tls, inbound: FrameDecoder::new(Role::Client, MAX_MESSAGE), wire: Vec::new() };
     match &mut handshake.tls {
         None => handshake.wire.extend_from_slice(request.as_bytes()),
         Some(tls) => tls.encrypt(request.as_bytes())?,
@@ -105,17 +62,17 @@ pub async fn dial(endpoint: &Endpoint, query: &str, config: Arc<ClientConfig>) -
     handshake.finish(&key).await
 }
 
-/// A connection whose upgrade is under way.
+/// A connection during its upgrade.
 struct Handshake {
     stream: TcpStream,
     tls: Option<Box<Tls>>,
-    inbound: Inbound,
-    /// Bytes for the socket.
+    inbound: FrameDecoder,
+    /// Bytes to write to the socket.
     wire: Vec<u8>,
 }
 
 impl Handshake {
-    /// Reads the response to the upgrade. What comes after it stays in `inbound`.
+    /// Reads the response to the upgrade. The bytes after it stay in the decoder.
     async fn finish(mut self, key: &str) -> io::Result<Dialled> {
         loop {
             self.write().await?;
@@ -123,13 +80,13 @@ impl Handshake {
                 .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             if let Some(size) = parsed {
                 self.inbound.consume(size);
-                // SAFETY: the stream keeps the descriptor open until it is dropped at the end of this function. It reads only
-                // when asked, so the kernel has everything that is not in `inbound`.
+                // SAFETY: the stream keeps the descriptor open until the end of this function, which drops the
+                // stream. The stream reads only when asked, so the kernel has every byte that is not in the decoder.
                 let socket = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }.try_clone_to_owned()?;
                 return Ok(Dialled { socket, tls: self.tls, inbound: self.inbound });
             }
             if self.inbound.pending() > MAX_RESPONSE {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "endless response to the upgrade"));
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "the response to the upgrade is too long"));
             }
             if !self.read().await? {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -146,7 +103,7 @@ impl Handshake {
         Ok(())
     }
 
-    /// Reads once; `false`: the peer ended the stream.
+    /// Reads once. `false`: the peer has ended the stream.
     async fn read(&mut self) -> io::Result<bool> {
         let Some(tls) = &mut self.tls else {
             let n = self.stream.read(self.inbound.space()).await?;
@@ -164,13 +121,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_that_does_not_answer_does_not_keep_us_from_the_next() {
-        use std::{net::TcpListener, os::fd::AsRawFd};
+    fn an_address_that_does_not_answer_does_not_block_the_next() {
+        use std::net::TcpListener;
         let (silent, good) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let addresses = [&silent, &good].map(|listener| listener.local_addr().unwrap());
-        // SAFETY: the descriptor is a listening socket, which may be told to listen with another backlog.
-        assert_eq!(unsafe { libc::listen(silent.as_raw_fd(), 0) }, 0);
-        // Its queue is full when the kernel lets nobody in any more.
+        rustix::net::listen(&silent, 0).unwrap();
+        // The queue of the listener is full once a connection is not accepted any more.
         let crowd: Vec<_> =
             std::iter::from_fn(|| std::net::TcpStream::connect_timeout(&addresses[0], Duration::from_millis(300)).ok())
                 .take(100)
@@ -184,23 +140,5 @@ mod tests {
             })
             .unwrap();
         assert!(connected.join().unwrap());
-    }
-
-    #[test]
-    fn urls_are_taken_apart() {
-        let endpoint = |tls, host: &str, port, path: &str| Endpoint { tls, host: host.into(), port, path: path.into() };
-        for (url, expected, authority) in [
-            ("wss://gateway.discord.gg", endpoint(true, "gateway.discord.gg", 443, "/"), "gateway.discord.gg"),
-            ("wss://a.gg/?v=9", endpoint(true, "a.gg", 443, "/"), "a.gg"),
-            ("ws://127.0.0.1:7979/r/x", endpoint(false, "127.0.0.1", 7979, "/r/x"), "127.0.0.1:7979"),
-            ("ws://[::1]:80", endpoint(false, "::1", 80, "/"), "[::1]"),
-        ] {
-            let parsed = Endpoint::parse(url).unwrap();
-            assert_eq!(parsed, expected);
-            assert_eq!(parsed.authority(), authority);
-        }
-        for bad in ["", "http://a.gg", "wss://", "gateway.discord.gg", "ws://a:99999", "wss:///x"] {
-            assert!(Endpoint::parse(bad).unwrap_err().contains("no gateway URL"), "{bad}");
-        }
     }
 }

@@ -1,34 +1,37 @@
-//! Messages from any thread to a task on an executor, or to a data core that waits in its ring.
+//! Bounded mailboxes: messages from any thread to a task on a glommio executor, or to a data core that waits in its
+//! ring.
+//!
+//! Promises: messages arrive once and in order; sending never waits; a message wakes its receiver.
 
 use crate::io::wake;
 use atomic_waker::AtomicWaker;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use std::{future::poll_fn, sync::Arc, task::Poll};
 
-/// Messages that can wait in one mailbox.
+/// Most messages that one mailbox holds.
 pub const CAPACITY: usize = 8192;
 
-/// Makes a mailbox for a task.
+/// Makes a mailbox whose receiver is a task.
 pub fn mailbox<T>() -> (Postbox<T>, Mailbox<T>) {
     let (sender, receiver) = bounded(CAPACITY);
     let waker = Arc::new(AtomicWaker::new());
     (Postbox { sender, owner: Owner::Task(waker.clone()) }, Mailbox { receiver, waker })
 }
 
-/// Makes a mailbox for a data core, which is woken by `waker`.
+/// Makes a mailbox whose receiver is a data core. `waker` wakes the core.
 pub fn core_mailbox<T>(waker: wake::Waker) -> (Postbox<T>, Receiver<T>) {
     let (sender, receiver) = bounded(CAPACITY);
     (Postbox { sender, owner: Owner::Core(waker) }, receiver)
 }
 
-/// Who is woken when there is a message.
+/// The receiver that a new message wakes.
 #[derive(Clone)]
 enum Owner {
     Task(Arc<AtomicWaker>),
     Core(wake::Waker),
 }
 
-/// Where messages go in; any thread may have one.
+/// The sending end of a mailbox. It can be cloned and moved to any thread.
 pub struct Postbox<T> {
     sender: Sender<T>,
     owner: Owner,
@@ -41,7 +44,7 @@ impl<T> Clone for Postbox<T> {
 }
 
 impl<T> Postbox<T> {
-    /// Sends without waiting; gives the message back when the mailbox is full or its owner gone.
+    /// Sends a message without waiting. Returns the message when the mailbox is full or its receiver is gone.
     pub fn send(&self, message: T) -> Result<(), T> {
         match self.sender.try_send(message) {
             Ok(()) => {
@@ -56,26 +59,26 @@ impl<T> Postbox<T> {
     }
 }
 
-/// Where messages come out, in the order in which they went in.
+/// The receiving end of a mailbox.
 pub struct Mailbox<T> {
     receiver: Receiver<T>,
     waker: Arc<AtomicWaker>,
 }
 
 impl<T> Mailbox<T> {
-    /// The next message, if there is one already.
+    /// Returns the next message if one has arrived.
     pub fn try_receive(&mut self) -> Option<T> {
         self.receiver.try_recv().ok()
     }
 
-    /// The next message; waits for it.
+    /// Waits for the next message.
     pub async fn receive(&mut self) -> T {
         poll_fn(|cx| {
             if let Ok(message) = self.receiver.try_recv() {
                 return Poll::Ready(message);
             }
             self.waker.register(cx.waker());
-            // One may have come before the waker was registered.
+            // A message may have arrived before the waker was registered.
             self.receiver.try_recv().map_or(Poll::Pending, Poll::Ready)
         })
         .await

@@ -1,7 +1,7 @@
-//! The thin shell around sockets, threads and TLS that the pure parts are driven by.
+//! Sockets, threads and TLS on glommio executors: the I/O that drives the pure parts on the control core.
 //!
-//! Owns the ways in which bytes and messages move: [`mailbox`] between cores, [`client`] for connections of bots,
-//! [`dial`] for new connections to Discord. Knows framing, and nothing of sessions or shards.
+//! Owns the ways in which bytes and messages move: [`mailbox`] between threads, [`client`] for connections of
+//! clients, [`dial`] for new connections to Discord. Knows WebSocket frames. Never knows a session or a shard.
 
 pub mod client;
 pub mod dial;
@@ -15,9 +15,9 @@ use std::{
     task::Poll,
 };
 
-/// Runs a future so that a panic in it ends only itself. `None`: it panicked. A panic that escaped a task would end the
-/// executor and with it every shard on that core.
-pub async fn contain<T>(future: impl Future<Output = T>) -> Option<T> {
+/// Runs a future and catches a panic in it. `None`: the future panicked. An uncaught panic would end the executor and
+/// everything that runs on it.
+pub async fn catch_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = pin!(future);
     std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
         Ok(Poll::Ready(value)) => Poll::Ready(Some(value)),
@@ -27,22 +27,22 @@ pub async fn contain<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// Starts a task on this executor. A panic in it ends it, and nothing else.
+/// Starts a task on this executor. A panic in the task is logged, and ends only the task.
 pub fn spawn_contained(name: &'static str, task: impl Future<Output = ()> + 'static) {
     let task = async move {
-        if contain(task).await.is_none() {
-            tracing::error!("{name} panicked; its connection is dropped");
+        if catch_panic(task).await.is_none() {
+            tracing::error!("{name} panicked; its connection is closed");
         }
     };
     glommio::spawn_local(task).detach();
 }
 
-/// The first of two futures to be ready; the other one is dropped.
+/// Returns the result of the future that is ready first, and drops the other one.
 pub async fn race<T>(first: impl Future<Output = T>, second: impl Future<Output = T>) -> T {
     futures_lite::future::or(first, second).await
 }
 
-/// Waits this long at most; `None`: it took longer.
+/// Runs a future for at most `limit`. `None`: it was not ready in time.
 pub async fn within<T>(limit: std::time::Duration, future: impl Future<Output = T>) -> Option<T> {
     race(async { Some(future.await) }, async {
         glommio::timer::sleep(limit).await;
@@ -68,9 +68,9 @@ mod tests {
     #[test]
     fn a_panic_ends_only_its_future() {
         futures_lite::future::block_on(async {
-            assert_eq!(contain(async { 5 }).await, Some(5));
+            assert_eq!(catch_panic(async { 5 }).await, Some(5));
             assert_eq!(
-                contain(async {
+                catch_panic(async {
                     if true {
                         panic!("expected by this test")
                     }
@@ -82,16 +82,17 @@ mod tests {
     }
 }
 
-/// Long enough not to have passed when it is looked at, and short for everyone else.
+/// Length of a pause: long enough for the timer not to have fired before the executor polls its sockets, and too
+/// short to delay anybody.
 const PAUSE: std::time::Duration = std::time::Duration::from_micros(5);
 
-/// A task's way of letting everyone else have their turn. Waking itself is not enough: the executor looks at its sockets only
-/// when no task is ready, or every 100 ms.
+/// A pause of a task that lets all other tasks and sockets of its executor run. A task that only wakes itself does
+/// not: the executor polls its sockets only when no task is ready, or every 100 ms.
 #[derive(Default)]
 pub struct Pause(Option<glommio::timer::Timer>);
 
 impl Pause {
-    /// Begins one. The task is woken when it is over.
+    /// Starts a pause. The task is woken at its end.
     pub fn begin(&mut self, cx: &mut std::task::Context<'_>) {
         self.0 = Some(glommio::timer::Timer::new(PAUSE));
         if self.is_over(cx) {
@@ -99,7 +100,7 @@ impl Pause {
         }
     }
 
-    /// Is there none any more?
+    /// Says whether the task is not pausing. Otherwise the task is woken at the end of the pause.
     pub fn is_over(&mut self, cx: &mut std::task::Context<'_>) -> bool {
         let over = self.0.as_mut().is_none_or(|timer| std::pin::Pin::new(timer).poll(cx).is_ready());
         if over {
@@ -109,11 +110,11 @@ impl Pause {
     }
 }
 
-/// Reads in a row that a task may do.
+/// Most reads that a task may do in a row.
 const READS_IN_A_ROW: u32 = 16;
 
-/// What a task may read before everyone else has their turn. A peer that sends faster than we read would otherwise keep its
-/// task, and with it the core, to itself, and no time limit would ever be looked at.
+/// Limits how many reads a task may do before other tasks run. Without it, a peer that sends faster than the task
+/// reads would keep the task, and with it the whole executor, busy, and no timer would fire.
 #[derive(Default)]
 pub struct Budget {
     used: u32,
@@ -121,7 +122,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Asks before a read. `Pending`: it is used up, and the task is woken when there is a new one.
+    /// Has to be called before each read. `Pending`: the budget is used up; the task is woken when it may read again.
     pub fn poll_take(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
         if self.used == READS_IN_A_ROW {
             self.used = 0;
@@ -135,7 +136,7 @@ impl Budget {
         Poll::Ready(())
     }
 
-    /// There was nothing to read, so others have their turn.
+    /// Refills the budget. To be called when a read had to wait, because then other tasks run anyway.
     pub fn renew(&mut self) {
         self.used = 0;
     }

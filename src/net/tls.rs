@@ -1,14 +1,16 @@
-//! TLS without a socket: rustls fed by hand, so that reading, writing and batching stay with the owner of the socket.
+//! TLS without a socket: the owner of the socket passes bytes in and out, so reading, writing and batching stay with
+//! that owner.
 
-use crate::websocket::Inbound;
+use crate::websocket::FrameDecoder;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, pki_types::ServerName};
 use std::{
     io::{self, Read, Write},
     sync::Arc,
 };
 
-/// The configuration for connections to Discord: the system's roots, or those that `SSL_CERT_FILE` names. Takes tens of
-/// milliseconds, so it is made once. The error says which roots could not be loaded.
+/// The configuration for connections to Discord, with the root certificates of the system or of `SSL_CERT_FILE`.
+/// Loading these takes tens of milliseconds, so the caller should do it once. The error says which certificates could
+/// not be loaded.
 pub fn client_config() -> Result<Arc<ClientConfig>, String> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
@@ -28,12 +30,12 @@ pub fn client_config() -> Result<Arc<ClientConfig>, String> {
     Ok(Arc::new(config))
 }
 
-/// The cryptography that everything here uses.
+/// The cryptography library that all TLS connections use.
 pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }
 
-/// One TLS connection as a client.
+/// The client side of one TLS connection.
 pub struct Tls {
     connection: ClientConnection,
 }
@@ -45,22 +47,23 @@ fn invalid(error: rustls::Error) -> io::Error {
 impl Tls {
     /// Starts a connection to `host`.
     pub fn new(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
-        let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "not a host name"))?;
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| {
+            io::Error::new(io::ErrorKind::InvalidInput, "the host of the gateway URL is not a host name")
+        })?;
         let mut connection = ClientConnection::new(config, name).map_err(invalid)?;
-        // What goes in is bounded by who puts it in.
+        // The caller bounds what it encrypts.
         connection.set_buffer_limit(None);
         Ok(Self { connection })
     }
 
-    /// Takes bytes from the socket, puts what they hold into `inbound`. Returns how many bytes it put there; `None`
-    /// when the peer has ended the stream.
-    pub fn decrypt(&mut self, mut wire: &[u8], inbound: &mut Inbound) -> io::Result<Option<usize>> {
+    /// Decrypts bytes from the socket and appends the plaintext to the frame decoder. Returns how many bytes of
+    /// plaintext there were; `None` when the peer has ended the stream.
+    pub fn decrypt(&mut self, mut wire: &[u8], inbound: &mut FrameDecoder) -> io::Result<Option<usize>> {
         let mut total = 0;
         loop {
             while !wire.is_empty() && self.connection.read_tls(&mut wire)? > 0 {
                 self.connection.process_new_packets().map_err(invalid)?;
-                // rustls takes no more while decrypted bytes wait, so they are moved on as they come.
+                // rustls accepts no more records while plaintext waits, so the plaintext is read at once.
                 loop {
                     match self.connection.reader().read(inbound.space()) {
                         Ok(0) => return Ok((total > 0).then_some(total)),
@@ -79,12 +82,12 @@ impl Tls {
         }
     }
 
-    /// Takes bytes to send; they come out of [`Tls::take_wire`] encrypted.
+    /// Encrypts bytes. [`Tls::take_wire`] returns the records.
     pub fn encrypt(&mut self, plain: &[u8]) -> io::Result<()> {
         self.connection.writer().write_all(plain)
     }
 
-    /// Appends to `out` what has to go over the wire.
+    /// Appends to `out` the records that have to be written to the socket.
     pub fn take_wire(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
         while self.connection.wants_write() {
             self.connection.write_tls(out)?;

@@ -1,23 +1,28 @@
-//! What the machine has to offer, checked before anything starts, because the errors that come later mislead.
+//! Checks that the machine can run the proxy, before anything starts. Without these checks a later error would name
+//! the wrong cause.
+//!
+//! Promises: every error says what the operator has to change. Never leaves anything behind, except raised limits and
+//! the directory for state files.
 
 mod ring;
 
 pub use ring::check as io_uring;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path};
 
-/// Locked memory that an executor's rings take, in bytes.
+/// Locked memory that the rings of an executor need, in bytes.
 const MEMLOCK_PER_EXECUTOR: u64 = 512 << 10;
-/// Files that the process opens for itself: rings, state files, requests to Discord's API.
+/// Number of files that the process opens for itself: rings, state files, connections to Discord's REST API.
 const OWN_FILES: u64 = 64;
-/// So many shards are reckoned with when Discord says how many there are.
+/// Number of shards to assume when Discord decides the number.
 const UNKNOWN_SHARDS: u32 = 64;
-/// File descriptors below which only a few clients fit.
+/// Number of open files below which the proxy warns, because every client needs one.
 const FEW_FILES: u64 = 4096;
 
-/// Raises the limits of locked memory and of open files as far as allowed. An error means that `executors` can not
-/// start; the text in `Ok` is a warning.
+/// Raises the limits of locked memory and of open files to the hard limits. `Err`: `executors` executors can not
+/// start. The text in `Ok` is a warning.
 pub fn limits(executors: usize) -> Result<Option<String>, String> {
-    let memlock = raise(libc::RLIMIT_MEMLOCK).map_err(|error| format!("the limit of locked memory: {error}"))?;
+    let memlock = raise(Resource::Memlock).map_err(|error| format!("the limit of locked memory: {error}"))?;
     if memlock < MEMLOCK_PER_EXECUTOR {
         return Err(format!(
             "only {} KiB of memory may be locked, {} KiB are needed for {executors} executors: set LimitMEMLOCK= of the unit, `ulimit -l` or --ulimit memlock of the container",
@@ -25,7 +30,7 @@ pub fn limits(executors: usize) -> Result<Option<String>, String> {
             MEMLOCK_PER_EXECUTOR >> 10,
         ));
     }
-    let files = raise(libc::RLIMIT_NOFILE).map_err(|error| format!("the limit of open files: {error}"))?;
+    let files = raise(Resource::Nofile).map_err(|error| format!("the limit of open files: {error}"))?;
     Ok((files < FEW_FILES).then(|| {
         format!(
             "only {files} files may be open, and every client is one: raise LimitNOFILE= of the unit or `ulimit -n`"
@@ -33,34 +38,27 @@ pub fn limits(executors: usize) -> Result<Option<String>, String> {
     }))
 }
 
-/// How many files the process may open.
+/// The number of files that the process may open.
 pub fn open_files() -> io::Result<u64> {
-    raise(libc::RLIMIT_NOFILE)
+    raise(Resource::Nofile)
 }
 
-/// How many of `files` are kept free of clients: for each shard a connection and the one that takes its place, and for what
-/// the process opens itself; at most half of all. `shards`: as configured.
+/// The number of files, of `files` in all, that are reserved for connections to Discord and for the process itself:
+/// two for each shard (a connection and its replacement) and [`OWN_FILES`], but at most half of all. `shards` is the
+/// configured number.
 pub fn reserved_files(shards: Option<u32>, files: u64) -> u64 {
     (OWN_FILES + 2 * u64::from(shards.unwrap_or(UNKNOWN_SHARDS))).min(files / 2)
 }
 
-/// Raises a soft limit to the hard one; returns it.
-fn raise(resource: libc::__rlimit_resource_t) -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to an initialised `rlimit` of this frame.
-    if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: as above; the value was read from the system.
-    if unsafe { libc::setrlimit(resource, &limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(limit.rlim_cur)
+/// Raises a soft limit to the hard limit and returns it; `u64::MAX`: there is no limit.
+fn raise(resource: Resource) -> io::Result<u64> {
+    let maximum = getrlimit(resource).maximum;
+    setrlimit(resource, Rlimit { current: maximum, maximum })?;
+    Ok(maximum.unwrap_or(u64::MAX))
 }
 
-/// Makes the directory for state files if it is missing, and tries whether a file can be written there: when the proxy
-/// stops it is too late to find out. An error says what to do.
+/// Makes the directory for state files if it is missing, and writes a file in it as a test. Otherwise the proxy would
+/// notice only when it stops, and lose its state. The error says what to do.
 pub fn state_dir(directory: &Path) -> Result<(), String> {
     let probe = directory.join("probe.new");
     let mut builder = fs::DirBuilder::new();

@@ -1,8 +1,9 @@
-//! Can this kernel do with io_uring what the proxy does with it? Each thing is done once, on a small ring.
+//! Checks that the kernel supports the io_uring operations that the proxy uses, by using each of them once on a small
+//! ring.
 //!
-//! Versions are not compared, because distributions carry parts of newer kernels, and seccomp profiles deny single system
-//! calls. Promises: the error names the system call or the operation, says what the kernel answered and what to do; nothing
-//! waits longer than [`WAIT`]; nothing stays behind but one page of memory.
+//! It does not compare versions, because distributions backport parts of newer kernels, and seccomp profiles deny
+//! single system calls. Promises: the error names the system call or operation, the kernel's answer, and what to do;
+//! no wait is longer than [`WAIT`]; nothing is left behind but one page of memory.
 
 use io_uring::{
     IoUring, cqueue, opcode,
@@ -15,33 +16,33 @@ use std::{
     time::Duration,
 };
 
-/// Longest wait for an operation whose bytes are there already.
+/// Longest wait for an operation whose bytes have already arrived.
 const WAIT: Duration = Duration::from_secs(5);
-/// Entries of the ring, and of the ring of buffers.
+/// Number of entries of the ring and of the buffer ring.
 const ENTRIES: u16 = 2;
-/// Bytes of one provided buffer.
+/// Size of one provided buffer in bytes.
 const BUFFER: u32 = 64;
-/// The group of the provided buffers.
+/// The id of the buffer group.
 const GROUP: u16 = 0;
-/// What the operation on the ring is recognised by.
+/// The user data of the receive.
 const RECEIVE: u64 = 1;
 
-/// The memory of a ring of provided buffers: entries at the start of a page, the buffers in its second half.
+/// The memory of a buffer ring: the entries at the start of a page, the buffers in its second half.
 #[repr(C, align(4096))]
 struct Page([u8; 4096]);
-/// Where the buffers begin.
+/// Offset of the buffers in the page.
 const BUFFERS_AT: usize = 2048;
 
-/// What was being done when it failed.
+/// The step that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// io_uring_setup, without flags.
     Setup,
     /// io_uring_setup with the flags that the data cores use.
     Flags,
-    /// io_uring_register, in a form that every kernel with it knows.
+    /// io_uring_register, with an operation that every kernel with this call supports.
     Register,
-    /// io_uring_register for a ring of provided buffers.
+    /// io_uring_register, for a ring of provided buffers.
     Buffers,
     /// io_uring_enter.
     Enter,
@@ -76,7 +77,7 @@ impl Step {
     }
 }
 
-/// Does everything once. The error says what to do.
+/// Runs all steps. The error says what to do.
 pub fn check() -> Result<(), String> {
     attempt().map_err(|(step, error)| {
         format!("io_uring can not be used: {} failed ({error}): {}", step.name(), step.advice(&error))
@@ -97,9 +98,10 @@ fn attempt() -> Result<(), (Step, io::Error)> {
     receive(&mut ring)
 }
 
-/// Gives the kernel buffers to receive into.
+/// Registers buffers to receive into.
 fn provide_buffers(ring: &IoUring) -> io::Result<()> {
-    // Never freed: the kernel lets go of it some time after the ring is closed, which nobody can wait for.
+    // The page is never freed, because the kernel may use it for some time after the ring is closed, and offers no
+    // way to wait for that.
     let page: &'static mut Page = Box::leak(Box::new(Page([0; 4096])));
     let base = page.0.as_mut_ptr();
     let entries: *mut BufRingEntry = base.cast();
@@ -119,7 +121,7 @@ fn provide_buffers(ring: &IoUring) -> io::Result<()> {
     Ok(())
 }
 
-/// Receives a byte into a provided buffer, then the end of the stream, with one operation.
+/// Receives one byte into a provided buffer, then the end of the stream, with one operation.
 fn receive(ring: &mut IoUring) -> Result<(), (Step, io::Error)> {
     let fault = |error| (Step::Multishot, error);
     let (near, mut far) = UnixStream::pair().map_err(fault)?;
@@ -142,7 +144,7 @@ fn receive(ring: &mut IoUring) -> Result<(), (Step, io::Error)> {
     Ok(())
 }
 
-/// The next completion.
+/// Waits for the next completion.
 fn complete(ring: &mut IoUring) -> Result<cqueue::Entry, (Step, io::Error)> {
     let limit = Timespec::from(WAIT);
     let arguments = SubmitArgs::new().timespec(&limit);

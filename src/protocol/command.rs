@@ -1,4 +1,9 @@
-//! What clients send: parsed, checked, and made safe to pass on to Discord (docs: Gateway Events, Send Events).
+//! The payloads that clients send: parsed, checked, and rebuilt so that they can be forwarded to Discord (docs:
+//! Gateway Events, Send Events).
+//!
+//! Promises: [`forward`] only returns payloads that do not make Discord close the shard's connection for bad JSON or
+//! for a malformed presence. `Debug` of [`Identify`] and [`Resume`] never shows a token. Never decides whether a
+//! token, shard or session is the right one: the callers do.
 
 use super::{opcode, token::bare};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
@@ -7,7 +12,7 @@ use serde_json::{Value, value::RawValue};
 /// Longest payload that a client may send, in bytes (docs: Gateway, Sending Events).
 pub const MAX_COMMAND: usize = 4096;
 
-/// A payload from a client, read as far as its opcode. Further keys at the top level are tolerated.
+/// A payload from a client, parsed down to its opcode. Other keys at the top level are ignored.
 #[derive(Debug, Deserialize)]
 pub struct Command<'a> {
     /// The opcode.
@@ -18,7 +23,7 @@ pub struct Command<'a> {
 }
 
 impl<'a> Command<'a> {
-    /// Reads a payload. An error is answered with close code 4002.
+    /// Parses a payload. The connection of a client whose payload does not parse is closed with code 4002.
     pub fn parse(payload: &'a [u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(payload)
     }
@@ -27,34 +32,37 @@ impl<'a> Command<'a> {
         serde_json::from_str(self.d.map_or("null", RawValue::get))
     }
 
-    /// The sequence in a heartbeat: absent, null and 0 all mean none yet.
+    /// The sequence that a heartbeat acknowledges. `None`: the client has not received a dispatch yet (`d` is missing
+    /// or null) or `d` is not a sequence.
     pub fn heartbeat(&self) -> Option<u64> {
         self.data::<Option<u64>>().ok().flatten()
     }
 
-    /// The data of an IDENTIFY.
+    /// Parses the data of an IDENTIFY.
     pub fn identify(&self) -> Result<Identify, serde_json::Error> {
         self.data()
     }
 
-    /// The data of a RESUME.
+    /// Parses the data of a RESUME.
     pub fn resume(&self) -> Result<Resume, serde_json::Error> {
         self.data()
     }
 }
 
-/// The data of a client's IDENTIFY, as far as the proxy needs it.
+/// The data of a client's IDENTIFY: only the fields that the proxy uses (docs: Gateway Events, Identify).
 #[derive(Clone, Deserialize)]
 pub struct Identify {
     /// With or without `Bot `.
     pub token: String,
-    /// Missing means the only shard of one.
+    /// Index and number of shards. A missing field means shard 0 of 1.
     #[serde(default = "only_shard")]
     pub shard: (u32, u32),
-    /// Missing (possible before v8 of the API) means all. A number, or its digits as text, as Kord sends them.
+    /// The requested intents. `None` (the field is missing, as API versions before 8 allow) means all events. Kord
+    /// sends the number as a string of digits, so a string is accepted too.
     #[serde(default, deserialize_with = "number_or_digits")]
     pub intents: Option<u64>,
-    /// Payload compression; a `compress` in the URL wins.
+    /// Whether the client wants payload compression. The proxy ignores it when the URL asks for transport
+    /// compression.
     #[serde(default)]
     pub compress: Option<bool>,
 }
@@ -63,20 +71,22 @@ fn only_shard() -> (u32, u32) {
     (0, 1)
 }
 
-/// The data of a client's RESUME.
+/// The data of a client's RESUME (docs: Gateway Events, Resume).
 #[derive(Clone, Deserialize)]
 pub struct Resume {
     /// With or without `Bot `.
     pub token: String,
-    /// From the READY that the proxy sent. What is no string is no session of anybody.
+    /// The session id from the READY that the proxy sent. `None`: the field is missing or not a string, so it names
+    /// no session.
     #[serde(default, deserialize_with = "lenient")]
     pub session_id: Option<String>,
-    /// The last sequence that the client has seen. What is no sequence can not be resumed from.
+    /// The last sequence that the client has received. `None`: the field is missing or not a sequence, so the session
+    /// can not be resumed.
     #[serde(default, deserialize_with = "lenient")]
     pub seq: Option<u64>,
 }
 
-/// A number, or a number as text; `None` for null.
+/// Deserializes a number, or a string of digits. Null becomes `None`.
 fn number_or_digits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
@@ -91,7 +101,7 @@ fn number_or_digits<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
     }
 }
 
-/// `None` for a value of another type.
+/// Deserializes a `T`. A value of any other type becomes `None` instead of an error.
 fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
     Ok(serde_json::from_value(Value::deserialize(deserializer)?).ok())
 }
@@ -110,7 +120,7 @@ impl Resume {
     }
 }
 
-// No token may reach a log, so Debug leaves it out.
+// A token must not reach a log, so Debug leaves it out.
 impl std::fmt::Debug for Identify {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Identify").field("shard", &self.shard).field("intents", &self.intents).finish_non_exhaustive()
@@ -123,11 +133,13 @@ impl std::fmt::Debug for Resume {
     }
 }
 
-/// What of a command of an identified client goes to Discord, as a payload; `None`: nothing, which is no reason to close.
+/// Rebuilds a command of an identified client as a payload for Discord. `None`: the command is not forwarded, which
+/// is no reason to close the client's connection.
 ///
-/// Heartbeats, IDENTIFY and RESUME never do; unknown opcodes do, because the proxy may be older than the client's library.
-/// Discord closes the connection, which is everybody's, for what it can not read. So the payload is put together anew from
-/// what has been read here, and data that is no object stays here.
+/// Heartbeats, IDENTIFY and RESUME are never forwarded, because the proxy answers them itself. Unknown opcodes are
+/// forwarded, because the client's library may be newer than the proxy. Discord closes the shard's connection, which
+/// all clients share, when it can not parse a payload. So the payload is written anew from the parsed parts, and a
+/// command whose data is not an object is dropped.
 pub fn forward(command: &Command<'_>) -> Option<Vec<u8>> {
     match command.op {
         opcode::DISPATCH
@@ -146,13 +158,14 @@ pub fn forward(command: &Command<'_>) -> Option<Vec<u8>> {
     }
 }
 
-/// An Update Presence that Discord accepts: `activities: null` closes the connection there, and the shard is shared.
+/// Rebuilds an Update Presence with fields of the types that Discord requires. Discord closes the shard's connection,
+/// which all clients share, when for example `activities` is null.
 fn presence(command: &Command<'_>) -> Option<Vec<u8>> {
     let mut data: serde_json::Map<String, Value> = serde_json::from_str(command.d?.get()).ok()?;
     let game = data.remove("game").filter(Value::is_object);
     let activities = match data.remove("activities") {
         Some(Value::Array(activities)) => activities,
-        // Before v8 a single `game` stood in its place, and some libraries still send that.
+        // API versions before 8 had a single `game` instead of `activities`, and some libraries still send it.
         _ => game.into_iter().collect(),
     };
     data.insert("activities".into(), Value::Array(activities));
@@ -174,7 +187,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn identify_in_many_dresses() {
+    fn identify_is_parsed_in_every_form_that_libraries_send() {
         let payload = br#"{"op":2,"compress":true,"d":{"token":"Bot x.y","v":10,"$os":1,"capabilities":3,"shard":[1,4],"intents":513,"compress":true}}"#;
         let identify = Command::parse(payload).unwrap().identify().unwrap();
         assert_eq!(
@@ -264,7 +277,7 @@ mod tests {
         for bad in ["null", "7", "\"x\"", "[{}]"] {
             assert_eq!(forwarded(&format!(r#"{{"op":8,"d":{bad}}}"#)), None);
         }
-        // What came in a binary message need not be UTF-8 everywhere, what goes to Discord has to be.
+        // A binary message need not be UTF-8 outside of `d`. The payload for Discord has to be UTF-8.
         let binary = b"{\"op\":31, \"x\":\"\xff\", \"d\": {\"a\": 1} }";
         assert_eq!(forward(&Command::parse(binary).unwrap()).unwrap(), br#"{"op":31,"d":{"a": 1}}"#);
         assert!(Command::parse(b"{\"op\":31,\"d\":{\"a\":\"\xff\"}}").is_err());

@@ -1,27 +1,24 @@
-//! Changing JSON objects as text: keys replaced, merged or left out, everything else untouched.
+//! Edits JSON objects as text: replaces, merges or removes entries and copies everything else byte for byte.
 //!
-//! Keys are found in every spelling, except by [`merge`], which compares them as they are written: both objects have to be in
-//! [plain spelling](super::spelling).
+//! A key matches however it is escaped. [`merge`] is the exception: it compares the bytes of keys, so both objects
+//! have to be in [plain spelling](super::spelling). Every function fails when its argument is not a JSON object.
 
-use super::{
-    json::{self, Malformed},
-    spelling::spells,
-};
+use super::json::{self, Malformed, string::spells};
 
-/// Writes an object entry by entry.
+/// Writes a JSON object entry by entry.
 pub struct ObjectWriter {
     out: Vec<u8>,
 }
 
 impl ObjectWriter {
-    /// An empty object, with room for this many bytes.
+    /// Starts an empty object in a buffer of `capacity` bytes.
     pub fn new(capacity: usize) -> Self {
         let mut out = Vec::with_capacity(capacity);
         out.push(b'{');
         Self { out }
     }
 
-    /// Adds an entry. The key is as it stands between its quotes, the value is JSON.
+    /// Appends an entry. `key` is the text between the key's quotes, with its escapes; `value` is JSON text.
     pub fn entry(&mut self, key: &[u8], value: &[u8]) {
         if self.out.len() > 1 {
             self.out.push(b',');
@@ -32,14 +29,14 @@ impl ObjectWriter {
         self.out.extend_from_slice(value);
     }
 
-    /// The object's text.
+    /// Closes the object and returns its text.
     pub fn finish(mut self) -> Vec<u8> {
         self.out.push(b'}');
         self.out
     }
 }
 
-/// `object` without these keys. Fails when it is no object, like all of these.
+/// Copies `object` without the entries of `keys`.
 pub fn without(object: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed> {
     let mut writer = ObjectWriter::new(object.len());
     json::for_each_spelled_entry(object, |key, escaped, value| {
@@ -51,7 +48,8 @@ pub fn without(object: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed> {
     Ok(writer.finish())
 }
 
-/// `old` with the entries of `new`, except those of `keys`: a key of both has the new value at the old place.
+/// Copies `old` and sets the entries of `new`, except those of `keys`. A key in both objects keeps its position in
+/// `old` and takes the value of `new`; the other keys of `new` follow at the end.
 pub fn merge(old: &[u8], new: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed> {
     let mut changes: Vec<(&[u8], Option<&[u8]>)> = Vec::with_capacity(24);
     json::for_each_entry(new, |key, value| {
@@ -61,7 +59,7 @@ pub fn merge(old: &[u8], new: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed
         true
     })?;
     let mut writer = ObjectWriter::new(old.len() + new.len());
-    // Mostly both have their keys in the same order.
+    // Discord writes the keys of a type in one order, so the next key of `old` is usually the next one of `new`.
     let mut expected = 0;
     json::for_each_entry(old, |key, value| {
         let is_it = |at: usize| changes.get(at).is_some_and(|(changed, _)| *changed == key);
@@ -82,7 +80,8 @@ pub fn merge(old: &[u8], new: &[u8], keys: &[&str]) -> Result<Vec<u8>, Malformed
     Ok(writer.finish())
 }
 
-/// `object` with one entry set.
+/// Copies `object` with the entry `key` set to `value`. An existing entry is replaced in place, otherwise the new one
+/// follows at the end.
 pub fn with(object: &[u8], key: &str, value: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut writer = ObjectWriter::new(object.len() + key.len() + value.len() + 4);
     let mut found = false;
@@ -100,7 +99,7 @@ pub fn with(object: &[u8], key: &str, value: &[u8]) -> Result<Vec<u8>, Malformed
     Ok(writer.finish())
 }
 
-/// The id below `key`, as in `{"user":{"id":"5"}}` with the keys `user`, `id`.
+/// Reads the id at a path of nested keys: `["user", "id"]` finds 5 in `{"user":{"id":"5"}}`.
 pub fn id_at(object: &[u8], path: &[&str]) -> Option<u64> {
     let mut value = object;
     for key in path {

@@ -1,29 +1,27 @@
-//! The envelope of a payload: `op`, `s`, `t` and the text of `d`, found without parsing `d`
-//! (docs: Gateway Events, Payload Structure).
+//! Finds the envelope of a payload, that is `op`, `s`, `t` and the text of `d`, without parsing `d` (docs: Gateway
+//! Events, Payload Structure).
 //!
-//! Right on any key order, on white space, on strings inside `d` that look like keys and on escaped keys; malformed
-//! input is reported, never guessed at. When a key comes twice the last one counts, as in every JSON parser.
+//! Promises: the result does not depend on the order of keys, on white space, on escapes in keys, or on strings
+//! inside `d` that look like keys. Malformed input is an error. When a key is repeated, its last value counts, as in
+//! other JSON parsers. Never allocates, except for keys with escapes.
 
-use super::{
-    json::{Cursor, Malformed, parse_id},
-    nesting,
-};
+use super::json::{Cursor, Malformed, end_of_container, number::parse_digits, string};
 
-/// What a payload says about itself.
+/// The parts of a payload, borrowed from its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Envelope<'a> {
     /// The opcode.
     pub op: u64,
     /// The sequence, for a dispatch.
     pub s: Option<u64>,
-    /// The event type, for a dispatch; escapes untouched.
+    /// The event type, for a dispatch: the text between its quotes, with its escapes.
     pub t: Option<&'a [u8]>,
-    /// The text of the data; `null` when the key is missing.
+    /// The text of the data; `null` when the payload has no `d`.
     pub d: &'a [u8],
 }
 
 impl<'a> Envelope<'a> {
-    /// Scans a payload.
+    /// Finds the envelope of a payload.
     pub fn scan(payload: &'a [u8]) -> Result<Self, Malformed> {
         match Self::scan_usual(payload) {
             Some(envelope) => Ok(envelope),
@@ -31,8 +29,9 @@ impl<'a> Envelope<'a> {
         }
     }
 
-    /// A payload as Discord writes its dispatches: these keys in this order, without white space, and data that is an object
-    /// or an array. `None` says nothing.
+    /// Fast path for dispatches as Discord writes them: exactly the keys `t`, `s`, `op`, `d` in this order, no white
+    /// space, and data that is an object or an array. `None` means that the payload has another form, not that it is
+    /// malformed.
     fn scan_usual(payload: &'a [u8]) -> Option<Self> {
         let rest = payload.strip_prefix(br#"{"t":""#)?;
         let (t, rest) = split(rest, |byte| byte.is_ascii_uppercase() || *byte == b'_');
@@ -42,10 +41,11 @@ impl<'a> Envelope<'a> {
         if !matches!(d.first(), Some(b'{' | b'[')) {
             return None;
         }
-        let (d, rest) = d.split_at(nesting::end(d, 0).ok()?);
-        (rest == b"}").then_some(Self { op: parse_id(op)?, s: Some(parse_id(s)?), t: Some(t), d })
+        let (d, rest) = d.split_at(end_of_container(d, 0).ok()?);
+        (rest == b"}").then_some(Self { op: parse_digits(op)?, s: Some(parse_digits(s)?), t: Some(t), d })
     }
 
+    /// Finds the envelope of a payload of any form.
     fn scan_any(payload: &'a [u8]) -> Result<Self, Malformed> {
         let mut cursor = Cursor::new(payload);
         let (mut op, mut s, mut t, mut d) = (None, None, None, &b"null"[..]);
@@ -58,11 +58,11 @@ impl<'a> Envelope<'a> {
                 let value = cursor.value()?;
                 let bad = |what| Malformed { what, at };
                 match unescape_key(key) {
-                    Some(b'o') => op = Some(parse_number(value).ok_or(bad("`op` is not a number"))?),
+                    Some(b'o') => op = Some(parse_digits(value).ok_or(bad("`op` is not a number"))?),
                     Some(b's') => {
                         s = match value {
                             b"null" => None,
-                            _ => Some(parse_number(value).ok_or(bad("`s` is not a number"))?),
+                            _ => Some(parse_digits(value).ok_or(bad("`s` is not a number"))?),
                         }
                     }
                     Some(b't') => {
@@ -87,33 +87,23 @@ impl<'a> Envelope<'a> {
     }
 }
 
-/// The bytes before the first one that is not `wanted`, and the others.
+/// Splits `text` before the first byte that is not `wanted`.
 fn split(text: &[u8], wanted: impl Fn(&u8) -> bool) -> (&[u8], &[u8]) {
     text.split_at(text.iter().position(|byte| !wanted(byte)).unwrap_or(text.len()))
 }
 
-/// Unquoted digits only: a quoted sequence is not one.
-fn parse_number(value: &[u8]) -> Option<u64> {
-    if value.starts_with(b"\"") { None } else { parse_id(value) }
-}
-
-/// Which of the four keys is this? Their first letters tell them apart. JSON may escape any letter of a key.
+/// Identifies one of the four keys by its first letter. `key` is the text between the quotes, which may escape any
+/// letter.
 fn unescape_key(key: &[u8]) -> Option<u8> {
     match key {
         b"op" => Some(b'o'),
         b"s" => Some(b's'),
         b"t" => Some(b't'),
         b"d" => Some(b'd'),
-        _ if key.contains(&b'\\') => {
-            let mut quoted = Vec::with_capacity(key.len() + 2);
-            quoted.push(b'"');
-            quoted.extend_from_slice(key);
-            quoted.push(b'"');
-            match serde_json::from_slice::<String>(&quoted).ok()?.as_str() {
-                name @ ("op" | "s" | "t" | "d") => Some(name.as_bytes()[0]),
-                _ => None,
-            }
-        }
+        _ if key.contains(&b'\\') => match string::unescape(key)?.as_str() {
+            name @ ("op" | "s" | "t" | "d") => Some(name.as_bytes()[0]),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -215,7 +205,7 @@ mod tests {
             prop_assert_eq!(serde_json::from_slice::<Value>(envelope.d).unwrap(), d);
         }
 
-        /// What the scan refuses is refused by a JSON parser too, and truncation is always noticed.
+        /// A truncated payload is always an error.
         #[test]
         fn truncation_is_noticed(d in value(), cut in 1usize..200) {
             let payload = json!({"op": 0, "s": 1, "t": "X", "d": d}).to_string();
@@ -223,7 +213,7 @@ mod tests {
             prop_assert!(Envelope::scan(&payload.as_bytes()[..cut]).is_err());
         }
 
-        /// The usual form is only faster: nothing comes out otherwise, and Discord's dispatches have it.
+        /// The fast path returns the same as the general scan, and takes every dispatch in Discord's form.
         #[test]
         fn the_usual_form_is_no_other(
             d in value(), s in any::<u64>(), op in 0u64..20, t in "[A-Z_]{1,30}",
@@ -249,7 +239,7 @@ mod tests {
                         && value.get("s").is_none_or(|s| s.is_null() || number(s))
                         && value.get("t").is_none_or(|t| t.is_null() || t.is_string())
                 });
-                // JSON that repeats a key can be refused for an earlier, bad occurrence.
+                // The scan may refuse JSON that repeats a key, when an earlier value of the key has the wrong type.
                 prop_assert!(fine.is_none() || text.matches("\"op\"").count() + text.matches("\"s\"").count() + text.matches("\"t\"").count() > 3);
             }
         }

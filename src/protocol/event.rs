@@ -1,34 +1,37 @@
-//! The event types and who gets them (docs: Gateway, List of Intents).
+//! The types of dispatch events, and the intents that a session needs to receive each of them (docs: Gateway, List of
+//! Intents).
 //!
-//! One table: name, the intents of which any one suffices in a guild, and those for direct messages. An event that is
-//! not in the table, because Discord added it since, goes to everyone: better one too many than one lost.
+//! Owns one table: for each event type its name, the intents of which any one suffices for an event of a guild, and
+//! the intents for an event outside of guilds. An event type that is not in the table is one that Discord has added
+//! since; every session receives it, because a surplus event does less harm than a lost one.
 
-use super::intents::Intents;
+use super::{intents::Intents, json::string};
 
-/// What a session must have asked for to get an event.
+/// The intents that entitle a session to an event type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Audience {
-    /// Any one of these suffices when the event belongs to a guild. Empty: everyone.
+    /// Any one of these suffices for an event of a guild. Empty: every session receives it.
     pub guild: Intents,
-    /// The same when it belongs to no guild.
+    /// Any one of these suffices for an event outside of guilds. Empty: every session receives it.
     pub direct: Intents,
 }
 
-/// Does an event reach a session?
+/// Whether events of one type are sent to one session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// In a guild or not.
+    /// Every event of the type is sent.
     Always,
-    /// In no case.
+    /// No event of the type is sent.
     Never,
-    /// Only when it carries a `guild_id`.
+    /// Only events with a `guild_id` are sent.
     InGuild,
-    /// Only when it does not.
+    /// Only events without a `guild_id` are sent.
     Direct,
 }
 
 impl Audience {
-    /// Decides without looking at the event; only the split of guild and DM intents needs a look.
+    /// Decides for a session with these intents. The caller has to look for a `guild_id` in the event only when the
+    /// answer is [`Delivery::InGuild`] or [`Delivery::Direct`].
     pub fn delivery(self, intents: Intents) -> Delivery {
         let has = |needed: Intents| needed.0 == 0 || intents.intersects(needed);
         match (has(self.guild), has(self.direct)) {
@@ -40,48 +43,48 @@ impl Audience {
     }
 }
 
-/// What the proxy knows about an event besides its text.
+/// What the log stores about an event besides its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
-    /// Its type.
+    /// The event type.
     pub kind: EventKind,
-    /// The guild whose state in the cache it changed: a snapshot of that guild taken later contains it.
+    /// The guild whose cached state the event changed. A snapshot of that guild that is taken later already contains
+    /// the change.
     pub state_of: Option<u64>,
-    /// Only this session gets it; `None`: all.
+    /// The key of the only session that receives the event; `None`: all sessions whose intents cover it.
     pub only: Option<u32>,
 }
 
 macro_rules! events {
     ($($variant:ident $name:literal [$($guild:ident)*] $([$($direct:ident)*])?;)*) => {
-        /// Type of a dispatch.
+        /// The type of a dispatch event.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
         #[allow(missing_docs)] // each is the event of that name in Discord's docs
         pub enum EventKind {
             $($variant,)*
-            /// One that this table does not know.
+            /// An event type that this table does not have.
             Other,
         }
 
         impl EventKind {
-            /// Every kind, in the order of their numbers.
+            /// Every type, in the order of the discriminants.
             pub const ALL: &[Self] = &[$(Self::$variant,)* Self::Other];
 
-            /// The kind of the event type `t`.
+            /// Finds the type for the text of `t`, which may contain escapes.
             pub fn from_name(name: &[u8]) -> Self {
                 match std::str::from_utf8(name).unwrap_or_default() {
                     $($name => Self::$variant,)*
-                    // JSON may escape any letter.
+                    // JSON may escape any letter of a string.
                     _ if name.contains(&b'\\') => {
-                        let quoted = [b"\"", name, b"\""].concat();
-                        let plain = serde_json::from_slice::<String>(&quoted).unwrap_or_default();
+                        let plain = string::unescape(name).unwrap_or_default();
                         if plain.contains('\\') { Self::Other } else { Self::from_name(plain.as_bytes()) }
                     }
                     _ => Self::Other,
                 }
             }
 
-            /// The event type as Discord writes it.
+            /// The name of the event type as Discord writes it.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)*
@@ -89,7 +92,7 @@ macro_rules! events {
                 }
             }
 
-            /// Who gets it.
+            /// The intents that entitle a session to events of this type.
             pub fn audience(self) -> Audience {
                 match self {
                     $(Self::$variant => {
@@ -139,7 +142,8 @@ events! {
     GuildIntegrationsUpdate "GUILD_INTEGRATIONS_UPDATE" [GUILD_INTEGRATIONS];
     GuildMemberAdd "GUILD_MEMBER_ADD" [GUILD_MEMBERS];
     GuildMemberRemove "GUILD_MEMBER_REMOVE" [GUILD_MEMBERS];
-    // Without the intent a bot still gets the updates of its own member: the shard looks into the event.
+    // Without the intent a bot still receives the updates of its own member: the shard reads the member's id in the
+    // event.
     GuildMemberUpdate "GUILD_MEMBER_UPDATE" [GUILD_MEMBERS];
     GuildMembersChunk "GUILD_MEMBERS_CHUNK" [];
     GuildRoleCreate "GUILD_ROLE_CREATE" [GUILDS];

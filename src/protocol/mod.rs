@@ -1,7 +1,8 @@
-//! The Gateway's language, as data: opcodes, close codes, intents, events, the envelope of a payload, payloads we make.
+//! The Gateway protocol as data: opcodes, close codes, intents, event types, the envelope of a payload, and the
+//! payloads that the proxy writes.
 //!
-//! Owns everything that Discord's documentation defines about payloads (docs: Topics / Gateway, Gateway Events,
-//! Opcodes and Status Codes). Knows no other module of this crate, no socket and no clock.
+//! Owns what Discord's documentation defines about payloads (docs: Topics / Gateway, Gateway Events, Opcodes and
+//! Status Codes). Never uses another module of this crate, a socket or a clock.
 
 pub mod close;
 pub mod command;
@@ -11,22 +12,21 @@ pub mod etf;
 pub mod event;
 pub mod intents;
 pub mod json;
-pub mod nesting;
 pub mod opcode;
 pub mod payload;
 pub mod spelling;
-pub mod swar;
 pub mod token;
 
-/// A point on the process's monotonic clock: the time since it started. Pure code is handed one, it never asks for it.
+/// A point in time: the time since the process started, on a monotonic clock. Pure code receives it as an argument
+/// and never reads the clock.
 pub type Time = std::time::Duration;
 
-/// Which shard of how many (docs: Gateway, Sharding).
+/// The index of a shard and the number of shards (docs: Gateway, Sharding).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardId {
-    /// Zero-based index of the shard.
+    /// Index of the shard, from 0.
     pub id: u32,
-    /// How many shards the bot has in total.
+    /// Number of shards that the bot has.
     pub count: u32,
 }
 
@@ -36,7 +36,7 @@ impl std::fmt::Display for ShardId {
     }
 }
 
-/// How payloads are written on a connection (docs: Gateway, Encoding and Compression).
+/// The encoding of payloads on a connection (docs: Gateway, Encoding and Compression).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Encoding {
     /// JSON text.
@@ -47,7 +47,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// From the value of the `encoding` parameter of a gateway URL.
+    /// Parses the value of the `encoding` parameter of a gateway URL. `None`: the encoding is not supported.
     pub fn from_name(name: &str) -> Option<Self> {
         match name {
             "json" => Some(Self::Json),
@@ -56,7 +56,7 @@ impl Encoding {
         }
     }
 
-    /// The value of the `encoding` parameter.
+    /// The value of the `encoding` parameter of a gateway URL.
     pub fn name(self) -> &'static str {
         match self {
             Self::Json => "json",

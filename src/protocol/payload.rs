@@ -1,29 +1,30 @@
-//! Payloads that the proxy makes itself.
+//! The payloads that the proxy writes itself.
 //!
-//! To clients all four keys are always there, `null` where empty, in the order `t`, `s`, `op`, `d`: some libraries lose
-//! their sequence or crash without, and one finds the keys by a text search that must not run into `d`.
+//! Payloads for clients always have all four keys, `null` where empty, in the order `t`, `s`, `op`, `d`. Some client
+//! libraries lose their sequence or crash when a key is missing, and one library searches the text for the keys and
+//! must not find them inside `d`.
 
 use super::{ShardId, json::write_string};
 use serde_json::value::RawValue;
 
-/// HELLO (docs: Gateway, Hello Event). `interval` in milliseconds.
+/// HELLO for a client (docs: Gateway, Hello Event). `interval` is the heartbeat interval in milliseconds.
 pub fn hello(interval: u64) -> Vec<u8> {
     format!(r#"{{"t":null,"s":null,"op":10,"d":{{"heartbeat_interval":{interval},"_trace":["gateway-proxy"]}}}}"#)
         .into_bytes()
 }
 
-/// Heartbeat ACK.
+/// Heartbeat ACK for a client.
 pub const HEARTBEAT_ACK: &[u8] = br#"{"t":null,"s":null,"op":11,"d":null}"#;
-/// A request for a heartbeat at once.
+/// A request that the client sends a heartbeat at once.
 pub const HEARTBEAT_REQUEST: &[u8] = br#"{"t":null,"s":null,"op":1,"d":null}"#;
-/// Reconnect.
+/// Reconnect for a client.
 pub const RECONNECT: &[u8] = br#"{"t":null,"s":null,"op":7,"d":null}"#;
-/// Invalid Session that can not be resumed; `d` has to be a boolean.
+/// Invalid Session for a client whose session can not be resumed. Libraries require `d` to be a boolean.
 pub const INVALID_SESSION: &[u8] = br#"{"t":null,"s":null,"op":9,"d":false}"#;
-/// The data of RESUMED: libraries need an object.
+/// The data of RESUMED. Libraries require an object.
 pub const RESUMED_DATA: &[u8] = br#"{"_trace":["gateway-proxy"]}"#;
 
-/// Our heartbeat to Discord with the last sequence received.
+/// The proxy's heartbeat to Discord, with the last sequence that the proxy has received.
 pub fn heartbeat(sequence: Option<u64>) -> Vec<u8> {
     match sequence {
         Some(sequence) => format!(r#"{{"op":1,"d":{sequence}}}"#).into_bytes(),
@@ -31,12 +32,13 @@ pub fn heartbeat(sequence: Option<u64>) -> Vec<u8> {
     }
 }
 
-/// The number of members beyond which Discord sends only a part of them with a guild and calls it `large`: the most that one
-/// can ask for (docs: Gateway Events, Identify). It is that of the shard's session, so it holds for every client: one that
-/// asks for a lower one in its IDENTIFY is shown more members than that, never fewer.
+/// The number of members above which Discord calls a guild `large` and sends only a part of its members. 250 is the
+/// highest value that an IDENTIFY may contain (docs: Gateway Events, Identify). It belongs to the shard's session, so
+/// it is the same for every client: a client whose IDENTIFY asks for a lower threshold receives more members than it
+/// asked for, never fewer.
 pub const LARGE_THRESHOLD: u64 = 250;
 
-/// Our IDENTIFY to Discord (docs: Gateway Events, Identify).
+/// The proxy's IDENTIFY to Discord (docs: Gateway Events, Identify).
 pub fn identify(token: &str, shard: ShardId, intents: u64, presence: Option<&RawValue>) -> Vec<u8> {
     let mut out = br#"{"op":2,"d":{"token":"#.to_vec();
     write_string(&mut out, token);
@@ -55,7 +57,7 @@ pub fn identify(token: &str, shard: ShardId, intents: u64, presence: Option<&Raw
     out
 }
 
-/// Our RESUME to Discord (docs: Gateway Events, Resume).
+/// The proxy's RESUME to Discord (docs: Gateway Events, Resume).
 pub fn resume(token: &str, session_id: &str, sequence: u64) -> Vec<u8> {
     let mut out = br#"{"op":6,"d":{"token":"#.to_vec();
     write_string(&mut out, token);
@@ -65,22 +67,23 @@ pub fn resume(token: &str, session_id: &str, sequence: u64) -> Vec<u8> {
     out
 }
 
-/// The start of a dispatch up to its sequence: `{"t":"X","s":`. Behind the digits come [`DISPATCH_MIDDLE`], the data and `}`.
+/// Appends the start of a dispatch up to its sequence: `{"t":"X","s":`. The digits of the sequence,
+/// [`DISPATCH_MIDDLE`], the data and `}` have to follow.
 pub fn write_dispatch_prefix(out: &mut Vec<u8>, name: &[u8]) {
     out.extend_from_slice(br#"{"t":""#);
     out.extend_from_slice(name);
     out.extend_from_slice(br#"","s":"#);
 }
 
-/// The name in what [`write_dispatch_prefix`] wrote.
+/// The event type in a prefix that [`write_dispatch_prefix`] wrote.
 pub fn name_in_prefix(prefix: &[u8]) -> &[u8] {
     prefix.strip_prefix(br#"{"t":""#).and_then(|rest| rest.strip_suffix(br#"","s":"#)).unwrap_or_default()
 }
 
-/// What stands between the sequence of a dispatch and its data.
+/// The text between the sequence of a dispatch and its data.
 pub const DISPATCH_MIDDLE: &[u8] = br#","op":0,"d":"#;
 
-/// A GUILD_DELETE's data: `unavailable` for an outage, otherwise the bot is no longer in the guild.
+/// The data of a GUILD_DELETE. `unavailable`: the guild has an outage; otherwise the bot is no longer in the guild.
 pub fn guild_delete(guild: u64, unavailable: bool) -> Vec<u8> {
     if unavailable {
         format!(r#"{{"id":"{guild}","unavailable":true}}"#).into_bytes()

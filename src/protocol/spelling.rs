@@ -1,30 +1,28 @@
-//! The many ways to spell the same JSON, and the plain one that the cache works with.
+//! Plain spelling: a normal form of JSON text, in which the cache can compare keys and ids by their bytes.
 //!
-//! JSON allows white space between tokens, escapes in keys and in strings, and a key that stands in an object twice, of which
-//! the last one counts. Discord writes none of that. Text is in *plain spelling* when it has no white space between tokens,
-//! when no key stands twice in one object, when keys have only the escapes that they need, and when strings do not escape
-//! letters, digits and the punctuation of ids and timestamps. So two plain texts have the same key when they have the
-//! same bytes there, and the same id when they have the same digits.
+//! JSON allows white space between tokens, escapes in any string, and repeated keys, of which the last one counts.
+//! Discord uses none of these. A text is in *plain spelling* when it has no white space between tokens, when no
+//! object repeats a key, when keys have only the escapes that they need, and when strings do not escape letters,
+//! digits and the punctuation of ids and timestamps. In two such texts, equal keys have equal bytes, and equal ids
+//! have equal digits.
 //!
-//! Promises: [`plain`] does not change what a JSON parser reads, and leaves numbers and all other strings as they
-//! were written; [`is_plain`] is true of what [`plain`] returns. Never: checks that a text is JSON beyond what it takes to find
-//! keys and ends.
+//! Promises: [`plain`] does not change what a JSON parser reads, and copies numbers and all other strings byte for
+//! byte; [`is_plain`] is true for the output of [`plain`]. Never checks that a text is JSON beyond what finding keys
+//! and the ends of values requires.
 
-use super::{
-    json::{Cursor, Malformed},
-    nesting::MAX_DEPTH,
-};
+use super::json::{Cursor, MAX_DEPTH, Malformed, string::plain_key};
 use hashbrown::HashMap;
 use memchr::memmem;
 use std::borrow::Cow;
 
-/// The reason in a [`Malformed`] of text that may be JSON, but is not in plain spelling.
+/// The `what` of a [`Malformed`] for text that may be JSON but is not in plain spelling.
 pub const NOT_PLAIN: &str = "not in plain spelling";
 
-/// Keys of an object up to which each new one is compared with those before it; for more there is a table.
+/// Number of keys up to which a new key of an object is compared with each earlier one. An object with more keys uses
+/// a hash table.
 const FEW_KEYS: usize = 32;
 
-/// The keys of one object so far.
+/// The keys of one object that have been read so far.
 #[derive(Default)]
 struct Keys<'a> {
     list: Vec<Cow<'a, [u8]>>,
@@ -32,7 +30,7 @@ struct Keys<'a> {
 }
 
 impl<'a> Keys<'a> {
-    /// Adds a key; returns the place in the list of the same key before it.
+    /// Adds a key. Returns the index of an equal earlier key, if there is one.
     fn add(&mut self, key: Cow<'a, [u8]>) -> Option<usize> {
         let before = if self.table.is_empty() {
             self.list.iter().rposition(|known| *known == key)
@@ -47,49 +45,32 @@ impl<'a> Keys<'a> {
     }
 }
 
-/// Does a key, as it stands between its quotes, spell `key`, which needs no escapes? `escaped`: it contains a backslash.
-#[inline]
-pub fn spells(spelled: &[u8], escaped: bool, key: &[u8]) -> bool {
-    spelled == key || (escaped && *plain_key(spelled) == *key)
-}
-
-/// What stands between the quotes of a key, with the escapes that it needs and no others.
-fn plain_key(key: &[u8]) -> Cow<'_, [u8]> {
-    if memchr::memchr(b'\\', key).is_none() {
-        return Cow::Borrowed(key);
-    }
-    let quoted = [b"\"", key, b"\""].concat();
-    // Halves of a surrogate pair are no text, but some parsers take them; such a key stays as it is.
-    let Ok(text) = serde_json::from_slice::<String>(&quoted) else { return Cow::Borrowed(key) };
-    let quoted = serde_json::to_vec(&text).unwrap_or(quoted);
-    Cow::Owned(quoted[1..quoted.len() - 1].to_vec())
-}
-
-/// The letter, digit or punctuation that an escape at the start of `text` stands for, if that needs no escape.
+/// Decodes the `\u00XX` escape at the start of `text` if its character needs no escape; otherwise `None`.
 fn needless(text: &[u8]) -> Option<u8> {
     let digits = std::str::from_utf8(text.strip_prefix(b"\\u00")?.get(..2)?).ok()?;
     let byte = u8::from_str_radix(digits, 16).ok()?;
     (byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'+' | b':' | b'.')).then_some(byte)
 }
 
-/// Does a string of this text escape what needs no escape? One pass over the text; nearly all texts are done with that.
+/// Says whether a string of this text escapes a character that needs no escape. One pass over the text suffices for
+/// nearly all texts.
 #[inline]
 pub fn has_needless_escape(text: &[u8]) -> bool {
     let Some(first) = memchr::memchr(b'\\', text) else { return false };
     memmem::find_iter(&text[first..], b"\\u00").any(|at| {
         let (before, escape) = text.split_at(first + at);
-        // A backslash behind an odd number of others is itself escaped.
+        // A backslash that follows an odd number of backslashes is itself escaped.
         let backslashes = before.iter().rev().take_while(|byte| **byte == b'\\').count();
         backslashes.is_multiple_of(2) && needless(escape).is_some()
     })
 }
 
-/// Is the text in plain spelling? False also of some texts that are no JSON.
+/// Says whether the text is in plain spelling. Also false for some texts that are not JSON.
 pub fn is_plain(text: &[u8]) -> bool {
     !has_needless_escape(text) && plain_value(text, 0, 0) == Some(text.len())
 }
 
-/// The end of the value in plain spelling that begins at `at`.
+/// Finds the end of the value that begins at `at`; `None` when the value is not in plain spelling.
 fn plain_value(text: &[u8], at: usize, depth: usize) -> Option<usize> {
     let string = |at: usize| {
         let mut cursor = Cursor::new(text.get(at..)?);
@@ -133,7 +114,7 @@ fn plain_value(text: &[u8], at: usize, depth: usize) -> Option<usize> {
     }
 }
 
-/// The same JSON in plain spelling. Fails where keys or the end of the text can not be found.
+/// Rewrites JSON text in plain spelling. Fails when keys or the ends of values can not be found.
 pub fn plain(text: &[u8]) -> Result<Vec<u8>, Malformed> {
     let mut writer = Writer { cursor: Cursor::new(text), out: Vec::with_capacity(text.len()) };
     writer.value(0)?;
@@ -141,7 +122,7 @@ pub fn plain(text: &[u8]) -> Result<Vec<u8>, Malformed> {
     Ok(writer.out)
 }
 
-/// The text itself if it is in plain spelling, otherwise a copy that is.
+/// Returns the text itself when it is in plain spelling, otherwise a rewritten copy.
 pub fn in_plain(text: &[u8]) -> Result<Cow<'_, [u8]>, Malformed> {
     if is_plain(text) { Ok(Cow::Borrowed(text)) } else { plain(text).map(Cow::Owned) }
 }
@@ -199,7 +180,7 @@ impl Writer<'_> {
         self.cursor.expect(b'{', "expected an object")?;
         let start = self.out.len();
         self.out.push(b'{');
-        // Where each entry begins and ends in the output, and whether a later one has the same key.
+        // The range of each entry in the output, and whether a later entry repeats its key.
         let (mut keys, mut entries, mut any_gone) = (Keys::default(), Vec::new(), false);
         if !self.cursor.take(b'}') {
             loop {
@@ -238,7 +219,7 @@ impl Writer<'_> {
     }
 }
 
-/// Writes what stands between the quotes of a string, without needless escapes.
+/// Appends the text between the quotes of a string, without needless escapes.
 fn write_string(out: &mut Vec<u8>, mut string: &[u8]) {
     while let Some(at) = memchr::memchr(b'\\', string) {
         out.extend_from_slice(&string[..at]);

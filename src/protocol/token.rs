@@ -1,6 +1,6 @@
-//! Tokens in the two dresses that libraries give them.
+//! Bot tokens, which libraries send with or without the prefix `Bot `.
 
-/// The token without the optional `Bot ` prefix.
+/// Removes white space and the optional prefix `Bot ` from a token.
 pub fn bare(token: &str) -> &str {
     let token = token.trim();
     match token.get(..4) {
@@ -13,8 +13,8 @@ pub fn bare(token: &str) -> &str {
 mod tests {
     #[test]
     fn the_prefix_is_optional() {
-        for dressed in ["abc", "Bot abc", "bot abc", " Bot  abc "] {
-            assert_eq!(super::bare(dressed), "abc");
+        for token in ["abc", "Bot abc", "bot abc", " Bot  abc "] {
+            assert_eq!(super::bare(token), "abc");
         }
         assert_eq!(super::bare("Botabc"), "Botabc");
         assert_eq!(super::bare("éé"), "éé");

@@ -1,23 +1,26 @@
-//! One frame: header, mask, payload (RFC 6455 section 5.2).
+//! WebSocket frames: header, mask and payload (RFC 6455 section 5.2).
+//!
+//! Owns the layout of one frame. Never decides whether a frame is legal at its place in a connection: the decoder
+//! does.
 
-/// Longest possible frame header in bytes: 2 fixed, 8 of extended length, 4 of mask.
+/// Longest frame header in bytes: 2 fixed, 8 of extended length, 4 of mask.
 pub const MAX_HEADER: usize = 14;
-/// A control frame carries at most this many payload bytes (section 5.5).
+/// Longest payload of a control frame in bytes (section 5.5).
 pub(super) const MAX_CONTROL: usize = 125;
 
-/// The opcodes that the RFC defines.
+/// The frame opcodes that RFC 6455 defines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Opcode {
-    /// A further fragment of a message.
+    /// A fragment of a message other than the first.
     Continuation = 0,
-    /// UTF-8 text.
+    /// A text message, in UTF-8.
     Text = 1,
-    /// Arbitrary bytes.
+    /// A binary message.
     Binary = 2,
-    /// The last frame of a direction.
+    /// The last frame that an endpoint sends.
     Close = 8,
-    /// Asks for a pong with the same payload.
+    /// Asks the peer for a pong with the same payload.
     Ping = 9,
     /// Answers a ping.
     Pong = 10,
@@ -46,17 +49,17 @@ impl Opcode {
 pub(super) struct Header {
     pub fin: bool,
     pub reserved: bool,
-    /// `None`: an opcode that the RFC reserves.
+    /// `None`: the RFC reserves the opcode.
     pub opcode: Option<Opcode>,
     pub mask: Option<[u8; 4]>,
-    /// Bytes of header before the payload.
+    /// Length of the header in bytes.
     pub size: usize,
-    /// Bytes of payload.
+    /// Length of the payload in bytes, as the header claims.
     pub length: u64,
 }
 
 impl Header {
-    /// Reads a header from the start of `bytes`; `None` when it is not complete yet.
+    /// Parses the header at the start of `bytes`. `None`: the header is not complete yet.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (&[first, second], rest) = bytes.split_first_chunk::<2>()?;
         let (length, rest) = match second & 0x7f {
@@ -87,7 +90,8 @@ impl Header {
     }
 }
 
-/// Appends the header of a final frame with `length` payload bytes. The payload, masked if `mask` is given, has to follow.
+/// Appends the header of a final frame. The caller has to append `length` bytes of payload, masked with `mask` if
+/// there is one.
 pub fn write_header(out: &mut Vec<u8>, opcode: Opcode, length: usize, mask: Option<[u8; 4]>) {
     let mask_bit = if mask.is_some() { 0x80 } else { 0 };
     out.push(0x80 | opcode as u8);
@@ -107,7 +111,7 @@ pub fn write_header(out: &mut Vec<u8>, opcode: Opcode, length: usize, mask: Opti
     }
 }
 
-/// Appends one whole, final frame. Clients must give a `mask`, servers must not (section 5.1).
+/// Appends one final frame with its payload. A client has to give a `mask`, a server must not (section 5.1).
 pub fn write_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: Option<[u8; 4]>) {
     write_header(out, opcode, payload.len(), mask);
     let start = out.len();
@@ -117,7 +121,8 @@ pub fn write_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8], mask: Opti
     }
 }
 
-/// Appends a close frame. `None` is the close without a code; the reason is cut at a character boundary to fit.
+/// Appends a close frame. Without a `code` the frame has no reason either. A reason that is too long is cut at a
+/// character boundary.
 pub fn write_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str, mask: Option<[u8; 4]>) {
     let mut payload = Vec::with_capacity(MAX_CONTROL);
     if let Some(code) = code {
@@ -131,7 +136,7 @@ pub fn write_close(out: &mut Vec<u8>, code: Option<u16>, reason: &str, mask: Opt
     write_frame(out, Opcode::Close, &payload, mask);
 }
 
-/// Applies the mask (its own inverse) to a payload from its first byte on.
+/// Masks a whole payload, or unmasks it: the operation is its own inverse (section 5.3).
 pub fn mask_in_place(payload: &mut [u8], mask: [u8; 4]) {
     let word = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
     let (words, tail) = payload.as_chunks_mut::<8>();

@@ -1,26 +1,29 @@
-//! The opening handshake (RFC 6455 section 4) on parsed HTTP, for both sides.
+//! The opening handshake (RFC 6455 section 4), for both sides.
+//!
+//! Owns which headers a handshake needs, and what it answers. Promises: no extension and no subprotocol is ever
+//! agreed on. Never reads or writes a socket.
 
 use std::fmt;
 use tungstenite::handshake::{client::generate_key, derive_accept_key};
 
-/// Headers that a handshake may have at most; more is refused.
+/// Most headers that a server's response may have. A response with more is refused.
 const MAX_HEADERS: usize = 64;
 
-/// A request that asks for a WebSocket, checked.
+/// A valid request for an upgrade to WebSocket.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Upgrade {
-    /// `Sec-WebSocket-Key` as sent.
+    /// The value of `Sec-WebSocket-Key`.
     pub key: String,
 }
 
 /// Why a handshake failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HandshakeError {
-    /// Not a legal HTTP/1.1 head.
+    /// The bytes are not the head of an HTTP/1.1 message.
     Http(httparse::Error),
-    /// The server answered something else than 101.
+    /// The server answered with this status instead of 101.
     Status(u16),
-    /// A header is missing or has the wrong value.
+    /// The header of this name is missing or has the wrong value.
     Header(&'static str),
 }
 
@@ -40,12 +43,12 @@ fn header<'a>(headers: &'a [httparse::Header<'_>], name: &str) -> Option<&'a [u8
     headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.trim_ascii())
 }
 
-/// Does a comma-separated header value contain `token`?
+/// Says whether a comma-separated header value contains `token`.
 fn has_token(value: &[u8], token: &str) -> bool {
     value.split(|&byte| byte == b',').any(|part| part.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// Checks a request's headers. `None`: it does not ask for an upgrade at all and is plain HTTP.
+/// Checks the headers of a request. `None`: the request does not ask for a WebSocket, so it is plain HTTP.
 pub fn upgrade_of(headers: &[httparse::Header<'_>]) -> Option<Result<Upgrade, HandshakeError>> {
     let upgrade = header(headers, "upgrade")?;
     if !has_token(upgrade, "websocket") {
@@ -62,12 +65,12 @@ fn check_upgrade(headers: &[httparse::Header<'_>]) -> Result<Upgrade, HandshakeE
         return Err(HandshakeError::Header("Sec-WebSocket-Version"));
     }
     let key = header(headers, "sec-websocket-key").and_then(|key| std::str::from_utf8(key).ok());
-    // Sixteen bytes in base64.
+    // The key is 16 bytes in base64, which are 24 characters.
     let key = key.filter(|key| key.len() == 24).ok_or(HandshakeError::Header("Sec-WebSocket-Key"))?;
     Ok(Upgrade { key: key.to_owned() })
 }
 
-/// The 101 response. No extension and no subprotocol is ever agreed on.
+/// The head of the 101 response to `upgrade`.
 pub fn server_response(upgrade: &Upgrade) -> String {
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: {}\r\n\r\n",
@@ -75,8 +78,8 @@ pub fn server_response(upgrade: &Upgrade) -> String {
     )
 }
 
-/// A client's request for `target` (path and query) at `host` (with the port if it is not the default), and the key
-/// that [`parse_response`] needs.
+/// The head of a client's request for `target` (path and query) at `host` (with the port if it is not the default
+/// one), and the key that [`parse_response`] needs.
 pub fn client_request(host: &str, target: &str) -> (String, String) {
     let key = generate_key();
     let request = format!(
@@ -87,7 +90,8 @@ pub fn client_request(host: &str, target: &str) -> (String, String) {
     (request, key)
 }
 
-/// Checks the server's response; `Some(n)` once it is complete, with the number of bytes it took.
+/// Checks the server's response to a request with `key`. `Some(n)`: the response is complete and has `n` bytes.
+/// `None`: more bytes are needed.
 pub fn parse_response(bytes: &[u8], key: &str) -> Result<Option<usize>, HandshakeError> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);

@@ -1,53 +1,59 @@
-//! The sending half of a connection: bytes in the order in which they have to leave, while the kernel may own some of them.
+//! The output buffer of a connection: bytes that have to be sent in order, some of which the kernel may own at the
+//! moment.
 //!
-//! There are two ways to send. Whoever writes to the socket itself looks at [`Outgoing::pending`] and says how much it
-//! [`Outgoing::wrote`]. Whoever gives the bytes away takes them with [`Outgoing::take`] and brings them back with
-//! [`Outgoing::returned`]; what is added in between waits behind them.
+//! There are two ways to send. A caller that writes to the socket itself reads [`Outgoing::pending`] and reports to
+//! [`Outgoing::wrote`]. A caller that has to hand the memory to the kernel calls [`Outgoing::take`], and returns the
+//! memory with [`Outgoing::returned`]; bytes that are appended in between are sent after it.
+//!
+//! Promises: every byte is sent once and in order. Never writes a socket, and never limits its own length: the owner
+//! does.
 
-/// See the module's description.
+/// The bytes on their way to one peer. See the module's description.
 #[derive(Default)]
 pub struct Outgoing {
     bytes: Vec<u8>,
-    /// Bytes of `bytes` that have left already.
+    /// How many bytes at the start of `bytes` have been sent.
     written: usize,
-    /// While bytes are taken: from where they were to be sent, and how many.
+    /// While the kernel owns bytes: the offset at which sending starts, and how many bytes are to be sent.
     taken: Option<(usize, usize)>,
 }
 
 impl Outgoing {
-    /// Where bytes are added, at the end. It must not be made shorter than it was.
+    /// The buffer, for appending. The caller must not shorten it.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// What has to leave next.
+    /// The bytes that have to be sent next. Bytes that are taken are not among them.
     pub fn pending(&self) -> &[u8] {
         &self.bytes[self.written..]
     }
 
-    /// Everything that has not left, with what is taken, in bytes.
+    /// Number of bytes that have not been sent, including those that are taken.
     pub fn len(&self) -> usize {
         self.bytes.len() - self.written + self.taken.map_or(0, |(_, length)| length)
     }
 
-    /// Has everything left?
+    /// Says whether every byte has been sent.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Capacity of the buffer in bytes.
+    /// Capacity of the buffer in bytes, without memory that is taken.
     pub fn capacity(&self) -> usize {
         self.bytes.capacity()
     }
 
-    /// Replaces the buffer by `bytes`, of which those from `written` on have to leave.
+    /// Replaces the buffer, which must have nothing pending, by `bytes`, of which the first `written` bytes are not
+    /// to be sent. Returns the old buffer.
     pub fn replace(&mut self, bytes: Vec<u8>, written: usize) -> Vec<u8> {
-        debug_assert!(self.pending().is_empty(), "what waits would be lost");
+        debug_assert!(self.pending().is_empty(), "pending bytes would be lost");
         self.written = written;
         std::mem::replace(&mut self.bytes, bytes)
     }
 
-    /// The first `n` bytes of [`Outgoing::pending`] have left. Gives up the buffer when it is empty and larger than `keep`.
+    /// Reports that the first `n` bytes of [`Outgoing::pending`] have been sent. Frees the buffer when it is then
+    /// empty and larger than `keep` bytes.
     pub fn wrote(&mut self, n: usize, keep: usize) {
         self.written += n;
         assert!(self.written <= self.bytes.len(), "more bytes written than there were");
@@ -60,8 +66,8 @@ impl Outgoing {
         }
     }
 
-    /// Takes everything that is pending, to be sent from the returned index on. `None`: there is nothing, or what was taken
-    /// before is not back yet.
+    /// Takes the buffer, so that the kernel can send it from the returned offset on. `None`: nothing is pending, or
+    /// the memory that was taken before has not been returned.
     pub fn take(&mut self) -> Option<(Vec<u8>, usize)> {
         if self.taken.is_some() || self.pending().is_empty() {
             return None;
@@ -71,12 +77,13 @@ impl Outgoing {
         Some((bytes, from))
     }
 
-    /// Are bytes taken that are not back yet?
+    /// Says whether bytes are taken that have not been returned.
     pub fn is_taken(&self) -> bool {
         self.taken.is_some()
     }
 
-    /// Brings back what was taken, of which `sent` bytes have left. Returns the memory when it is not needed any more.
+    /// Returns the memory that was taken, of which `sent` bytes have been sent. The rest becomes pending again,
+    /// before the bytes that were appended since. When all bytes have been sent, the caller gets the memory back.
     pub fn returned(&mut self, mut bytes: Vec<u8>, sent: usize) -> Option<Vec<u8>> {
         let (from, length) = self.taken.take().expect("something was taken");
         assert!(sent <= length, "more bytes sent than there were");
@@ -95,7 +102,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        /// Whatever is added and sent in parts, in both ways: everything leaves once and in order.
+        /// Every byte is sent once and in order, whatever is appended and however much each write or send takes.
         #[test]
         fn bytes_leave_in_order(steps in prop::collection::vec((0u8..4, 0usize..50), 1..200)) {
             let mut outgoing = Outgoing::default();

@@ -1,92 +1,52 @@
-//! A client as libraries are: it identifies, resumes whenever its connection is gone, and checks every payload against what
-//! the proxy was given.
+//! A model client that behaves as client libraries do: it identifies, resumes whenever it has lost its connection,
+//! and compares every payload with the events that the proxy was sent.
+//!
+//! It panics when the proxy breaks one of the promises P3 to P5 of the simulation (see `main.rs`).
 
 use crate::{
     discord::Discord,
     host::Host,
+    session::{Request, Session, id},
     trace::{Coverage, Event, note},
 };
 use fastrand::Rng;
 use gateway_proxy::{
     protocol::{Time, intents::Intents},
-    websocket::{Inbound, Message, Role},
+    websocket::{FrameDecoder, Message, Role},
 };
 use serde_json::Value;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 const HEARTBEAT: Duration = Duration::from_millis(41_250);
-/// Whoever has read everything there was for this long has its answers.
+/// A client whose connection has had nothing to read for this long must have its answers.
 const ANSWER: Duration = Duration::from_secs(3);
 
-/// How it behaves.
+/// How the client behaves.
 #[derive(Clone, Copy, Debug)]
 pub struct Manner {
-    /// Bytes that it reads at most in a step.
+    /// Most bytes that the client reads in one step.
     pub appetite: usize,
+    /// Whether the client sends heartbeats.
     pub heartbeats: bool,
 }
 
-/// A session, in the client's eyes.
-struct Session {
-    id: String,
-    sequence: u64,
-    /// The guilds of READY, and those of them that have been told of since. As long as they are not the same the session
-    /// may be incomplete, and then it can not be resumed.
-    announced: Vec<u64>,
-    answered: BTreeSet<u64>,
-    /// It has got something that is in no snapshot.
-    live: bool,
-    /// Members and count of each guild that has been shown.
-    guilds: BTreeMap<u64, (BTreeSet<u64>, u64)>,
-    /// Where in what the proxy was given it stands.
-    at: usize,
-    synced_at: Option<usize>,
-    /// Upstream sessions when it began.
-    renewals: u64,
-    /// The upstream session that everything is told from: nothing of another one may come.
-    era: u64,
-    /// The process that it began in.
-    generation: u64,
-    /// Requests for members that are not answered, by nonce.
-    requests: BTreeMap<u64, Request>,
-}
-
-/// A request for all members of a guild.
-struct Request {
-    guild: u64,
-    /// Whom the client knew when it asked.
-    known: BTreeSet<u64>,
-    told: BTreeSet<u64>,
-    chunks: u64,
-    /// Upstream sessions when it asked.
-    renewals: u64,
-    /// The connection that it was sent on, and where it ends there.
-    sent: (u64, u64),
-    /// The guild was away, or came anew, or may have been away when it asked; or the proxy may not have heard it.
-    disturbed: bool,
-    asked_at: Time,
-}
-
-/// See the module's description.
+/// A model client. See the module's description.
 pub struct Client {
     pub name: usize,
     pub manner: Manner,
-    /// Without GUILD_MESSAGES it hears of everything but messages.
+    /// Some clients lack the intent GUILD_MESSAGES. They receive everything but messages.
     intents: Intents,
     next_nonce: u64,
     connection: Option<u64>,
-    inbound: Inbound,
-    /// Bytes read from its connection.
+    inbound: FrameDecoder,
+    /// Number of bytes read from the connection.
     read: u64,
     session: Option<Session>,
-    /// When it connects again.
+    /// When the client connects again.
     back_at: Time,
-    /// When it lost its connection, by its own clock.
+    /// When the client lost its connection.
     gone_since: Option<Time>,
-    /// Since when there has been nothing to read.
+    /// Since when the connection has had nothing to read.
     quiet_since: Option<Time>,
     next_beat: Time,
     resuming: bool,
@@ -102,7 +62,7 @@ impl Client {
             intents: Intents(if rng.u8(0..4) == 0 { all & !Intents::GUILD_MESSAGES.0 } else { all }),
             next_nonce: 0,
             connection: None,
-            inbound: Inbound::new(Role::Client, 1 << 24),
+            inbound: FrameDecoder::new(Role::Client, 1 << 24),
             read: 0,
             session: None,
             back_at: Time::ZERO,
@@ -118,7 +78,7 @@ impl Client {
         self.connection.is_some()
     }
 
-    /// Connects if it is time to, beats, reads.
+    /// Runs one step: connects if it is time to, sends a heartbeat if one is due, and reads.
     pub fn run(&mut self, now: Time, host: &mut Host, window: Duration, roomy: bool, coverage: &mut Coverage) {
         if self.connection.is_some()
             && (host.generation != self.generation || !host.connections.contains_key(&self.number()))
@@ -140,10 +100,10 @@ impl Client {
         self.expect_answers(now, host);
     }
 
-    /// Nothing is on its way any more, so no answer is missing.
+    /// Checks that no answer is missing once the client has read everything.
     fn expect_answers(&mut self, now: Time, host: &Host) {
         let heard = self.connection.is_some_and(|number| host.is_quiet(number)) && !self.resuming;
-        // What the cache does not know Discord has to answer.
+        // Requests that the cache can not answer need the upstream session.
         let quiet = heard && host.active;
         let Some(session) = self.session.as_ref().filter(|session| quiet && session.synced_at.is_some()) else {
             self.quiet_since = None;
@@ -157,7 +117,7 @@ impl Client {
         }
     }
 
-    /// Asks for the members of a guild that it sees.
+    /// Requests all members of a random guild that the client has received.
     pub fn ask(&mut self, now: Time, host: &mut Host, rng: &mut Rng, coverage: &mut Coverage) {
         let (Some(connection), Some(session)) = (self.connection, &mut self.session) else { return };
         let chosen = rng.usize(0..session.guilds.len().max(1));
@@ -165,7 +125,7 @@ impl Client {
         self.next_nonce += 1;
         let nonce = self.next_nonce;
         let command = format!(r#"{{"op":8,"d":{{"guild_id":"{guild}","query":"","limit":0,"nonce":"{nonce}"}}}}"#);
-        // Of a guild that is down since before the newest session the client may not know that.
+        // A guild may have been unavailable since before the newest session, without the client knowing.
         let disturbed = host.report().cache.unavailable_guilds > 0;
         if host.generation == self.generation
             && let Some(end) = host.command(connection, &command)
@@ -194,7 +154,7 @@ impl Client {
         if !host.is_listening() {
             return;
         }
-        self.inbound = Inbound::new(Role::Client, 1 << 24);
+        self.inbound = FrameDecoder::new(Role::Client, 1 << 24);
         self.read = 0;
         self.next_beat = now + HEARTBEAT / 2;
         self.generation = host.generation;
@@ -204,14 +164,15 @@ impl Client {
             let gone_here = self.gone_since.map(|since| now.saturating_sub(since.max(host.started_at)));
             match host.resume(now, &session.id, session.sequence) {
                 Some(number) => {
-                    // The shard looks at its clock four times a second.
+                    // The shard checks its timers four times a second.
                     let expired = gone_here.is_some_and(|gone| gone > window + Duration::from_secs(1));
                     assert!(!expired, "P4: client {} could resume after {gone:?}", self.name);
                     assert!(session.generation >= host.clean_start, "P4: a session outlived a kill");
                     assert_eq!(session.renewals, host.renewals, "P5: a session outlived the upstream session");
                     note(|| format!("client {}: resumes at {} on {number}", self.name, session.sequence));
                     coverage.count(Event::Resumes);
-                    // What can be resumed is complete, at some time before now if nobody has seen when.
+                    // A session that can be resumed has all its guilds. If the moment of completion is unknown, it
+                    // was before now.
                     session.synced_at.get_or_insert(host.fed.len());
                     if session.generation != host.generation {
                         coverage.count(Event::RestartResumes);
@@ -228,7 +189,8 @@ impl Client {
                         coverage.count(Event::Expired);
                     }
                     let answered = session.announced.iter().all(|guild| session.answered.contains(guild));
-                    // After the loss of a session there may be guilds to tell of that are in no READY.
+                    // After an upstream session was lost, the client may still have to be told of guilds that are in
+                    // no READY.
                     let synced = answered && (session.live || session.renewals <= 1);
                     let known = session.generation >= host.clean_start && session.renewals == host.renewals;
                     note(|| format!("client {}: its RESUME at {} is refused", self.name, session.sequence));
@@ -239,7 +201,7 @@ impl Client {
                         session.sequence
                     );
                     self.session = None;
-                    // It identifies on the same connection.
+                    // The client identifies on the same connection.
                 }
             }
         }
@@ -251,7 +213,7 @@ impl Client {
         self.session = Some(Session::new(host.generation));
     }
 
-    /// It has been told that its session is invalid: it starts over, on the same connection or on another one.
+    /// The proxy has sent Invalid Session: the client identifies anew, on the same connection or on another one.
     fn start_over(&mut self, now: Time, host: &mut Host, coverage: &mut Coverage) {
         let (number, name) = (self.number(), self.name);
         coverage.count(Event::Dismissed);
@@ -277,7 +239,8 @@ impl Client {
         self.back_at = self.back_at.max(now);
     }
 
-    /// What the host knows of where the session began, and what it has not heard of it.
+    /// Stores what the host knows about the connection before it goes: when the snapshots were complete, and which
+    /// requests the proxy has not read.
     fn take_over_marks(&mut self, host: &mut Host) {
         let (Some(number), Some(session)) = (self.connection, &mut self.session) else { return };
         if session.synced_at.is_none() && !session.id.is_empty() {
@@ -287,7 +250,7 @@ impl Client {
         session.requests.values_mut().filter(unheard).for_each(|request| request.disturbed = true);
     }
 
-    /// Ends its connection. `code`: as a close frame says; `None`: without a word.
+    /// Ends the connection: with a close frame if there is a `code`, otherwise by closing the socket.
     pub fn leave(&mut self, now: Time, host: &mut Host, code: Option<u16>, away: Duration, coverage: &mut Coverage) {
         let Some(number) = self.connection else { return };
         self.take_over_marks(host);
@@ -306,7 +269,7 @@ impl Client {
         }
     }
 
-    /// Comes back over a new connection while the old one still looks alive.
+    /// Connects again while the old connection still looks alive.
     pub fn reconnect(&mut self, now: Time, host: &mut Host, window: Duration, roomy: bool, coverage: &mut Coverage) {
         self.take_over_marks(host);
         if self.connection.take().is_some() && self.session.as_ref().is_some_and(|session| session.synced_at.is_some())
@@ -378,7 +341,7 @@ impl Client {
         }
     }
 
-    /// A payload that ends at this byte of the connection.
+    /// Checks a payload that ends at this offset of the connection's stream.
     fn take(&mut self, payload: &Value, offset: u64, host: &mut Host, coverage: &mut Coverage) {
         match payload["op"].as_u64() {
             Some(0) => {}
@@ -398,7 +361,6 @@ impl Client {
             session.synced_at = host.synced_at(number);
         }
         let data = &payload["d"];
-        let id = |value: &Value| value.as_str().and_then(|id| id.parse::<u64>().ok()).unwrap_or(0);
         let (guild, user) = (id(&data["guild_id"]), id(&data["user"]["id"]));
         let of_guild = id(&data["id"]);
         let kind = payload["t"].as_str().expect("a type");
@@ -419,40 +381,9 @@ impl Client {
                     coverage.count(Event::Answered);
                 }
             }
-            "GUILD_CREATE" => {
-                session.answered.insert(of_guild);
-                session.disturb(of_guild);
-                let members: BTreeSet<u64> = data["members"]
-                    .as_array()
-                    .expect("members")
-                    .iter()
-                    .map(|member| id(&member["user"]["id"]))
-                    .collect();
-                let count = data["member_count"].as_u64().expect("a count");
-                assert_eq!(count, members.len() as u64, "P5: members of guild {of_guild} for client {name}");
-                let before = session.guilds.insert(of_guild, (members, count));
-                assert!(before.is_none(), "P5: guild {of_guild} twice for client {name}");
-            }
-            "GUILD_DELETE" => {
-                session.answered.insert(of_guild);
-                session.disturb(of_guild);
-                let known = session.guilds.remove(&of_guild).is_some() || session.announced.contains(&of_guild);
-                // The proxy itself tells of guilds that were left while it had no session, and the client may be a new one.
-                let left_before = data["era"].is_null() && data["unavailable"].is_null() && session.renewals > 1;
-                assert!(known || left_before, "P5: client {name} has never heard of guild {of_guild}");
-            }
-            "GUILD_MEMBER_ADD" => {
-                let shown = session.guilds.get_mut(&guild);
-                let (members, count) = shown.unwrap_or_else(|| panic!("P5: client {name}: {payload} before the guild"));
-                assert!(members.insert(user), "P5: {user} joined twice for client {name}");
-                *count += 1;
-            }
-            "GUILD_MEMBER_REMOVE" => {
-                let shown = session.guilds.get_mut(&guild);
-                let (members, count) = shown.unwrap_or_else(|| panic!("P5: client {name}: {payload} before the guild"));
-                assert!(members.remove(&user), "P5: {user} leaves without having been there for client {name}");
-                *count -= 1;
-            }
+            "GUILD_CREATE" => session.guild_create(data, of_guild, name),
+            "GUILD_DELETE" => session.guild_delete(data, of_guild, name),
+            "GUILD_MEMBER_ADD" | "GUILD_MEMBER_REMOVE" => session.member(kind, guild, user, name),
             "MESSAGE_CREATE" => {
                 coverage.count(Event::Messages);
                 assert!(
@@ -475,7 +406,7 @@ impl Client {
         }
     }
 
-    /// Has it everything? Said in the end, when nothing is on its way any more.
+    /// Checks at the end of a run that the client has received everything.
     pub fn check(&mut self, host: &mut Host, discord: &Discord) {
         let (name, truth) = (self.name, &discord.guilds);
         let number = self.connection.unwrap_or_else(|| panic!("client {name} is not connected"));
@@ -501,93 +432,7 @@ impl Client {
     }
 }
 
-impl Request {
-    /// What was known of the guild went with an outage or a session, so perhaps nobody can answer.
-    fn is_excused(&self, host: &Host) -> bool {
-        self.disturbed || self.renewals != host.renewals
-    }
-}
-
-impl Session {
-    /// One that has received nothing yet.
-    fn new(generation: u64) -> Self {
-        Self {
-            id: String::new(),
-            sequence: 0,
-            announced: Vec::new(),
-            answered: BTreeSet::new(),
-            live: false,
-            guilds: BTreeMap::new(),
-            at: 0,
-            synced_at: None,
-            renewals: 0,
-            era: 0,
-            generation,
-            requests: BTreeMap::new(),
-        }
-    }
-
-    /// A guild is gone, or here again: what was asked about it may have no answer.
-    fn disturb(&mut self, guild: u64) {
-        self.requests
-            .values_mut()
-            .filter(|request| request.guild == guild)
-            .for_each(|request| request.disturbed = true);
-    }
-
-    /// A chunk, as true as the events before it; is it the last one?
-    fn chunk(&mut self, data: &Value, guild: u64, name: usize) -> bool {
-        let nonce = data["nonce"].as_str().and_then(|nonce| nonce.parse().ok()).expect("a nonce of its own");
-        let request = self.requests.get_mut(&nonce);
-        let request = request.unwrap_or_else(|| panic!("P3: client {name} waits for no answer {nonce}"));
-        assert_eq!((guild, data["chunk_index"].as_u64()), (request.guild, Some(request.chunks)), "P3: client {name}");
-        request.chunks += 1;
-        let nobody = BTreeSet::new();
-        let shown = self.guilds.get(&guild).map_or(&nobody, |(members, _)| members);
-        for member in data["members"].as_array().expect("members") {
-            let user = member["user"]["id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
-            assert!(shown.contains(&user), "P5: {user} is told to client {name}, and has left");
-            assert!(request.told.insert(user), "P3: {user} comes twice in answer {nonce} for client {name}");
-        }
-        let last = data["chunk_count"].as_u64() == Some(request.chunks);
-        if last && !request.disturbed {
-            let missing = request.known.intersection(shown).find(|user| !request.told.contains(user));
-            assert_eq!(missing, None, "P3: answer {nonce} for client {name}");
-        }
-        if last {
-            self.requests.remove(&nonce);
-        }
-        last
-    }
-
-    /// Goes on to a message, or to the end: nothing in between may be for this client.
-    fn skip_to(&mut self, number: Option<u64>, host: &Host, name: usize) {
-        loop {
-            let Some(fed) = host.fed.get(self.at) else {
-                assert_eq!(number, None, "P3: client {name} gets a message that it had, or that nobody has sent");
-                return;
-            };
-            self.at += 1;
-            if fed.number.is_none() {
-                continue;
-            }
-            if fed.number == number {
-                return;
-            }
-            // A guild that was left before it could be shown takes its messages along.
-            let syncing = self.synced_at.is_none_or(|synced| self.at <= synced);
-            let left = host.fed[self.at..].iter().any(|later| later.guild == fed.guild && later.number.is_none());
-            assert!(
-                syncing && left,
-                "P3: client {name} has not been sent message {:?} of guild {}, but {number:?}",
-                fed.number,
-                fed.guild
-            );
-        }
-    }
-}
-
-/// A manner by chance.
+/// Chooses a random manner.
 pub fn manner(rng: &mut Rng) -> Manner {
     let appetite = match rng.u8(0..6) {
         0 => 40,

@@ -1,40 +1,41 @@
-//! A client's connection as its surroundings see it, and what has to be known to check what the client gets: how much the shard
-//! had been given when READY was made, and when all snapshots were complete.
+//! A client's connection as the host sees it, and what the host needs to check the client: how many events the shard
+//! had received when it wrote READY, and when it had written all snapshots.
 //!
-//! Both follow from what is noted after each turn of the core, and from the byte of the stream at which the client reads READY.
+//! Both follow from marks that the host makes after each turn of the core, and from the offset in the stream at which
+//! the client reads READY.
 
 use crate::net::Socket;
 use gateway_proxy::data_core::Parcel;
 use std::collections::VecDeque;
 
-/// How far things were after a turn of the core.
+/// The state after one turn of the core.
 #[derive(Clone, Copy)]
 pub struct Mark {
-    /// Bytes that had been made for the client.
+    /// Number of bytes that the core had written for the client.
     pub made: u64,
-    /// What the shard had been given.
+    /// Length of [`Host::fed`](crate::host::Host::fed).
     pub fed: usize,
-    /// Upstream sessions.
+    /// Number of upstream sessions.
     pub renewals: u64,
-    /// No snapshot was on its way to anybody.
+    /// No session was being sent its snapshots.
     pub synced: bool,
 }
 
 /// A client's connection.
 pub struct Connection {
     pub socket: u64,
-    /// It is at the door, where the client may identify.
+    /// The connection while it is at the door, where the client may identify.
     pub door: Option<Box<Parcel<Socket>>>,
-    /// From where READY is looked for; `None`: everything about it is known.
+    /// The marks since the client entered; `None`: the host needs no more of them.
     pub marks: Option<Vec<Mark>>,
-    /// The first event that the client has to see after its guilds, once that is known.
+    /// Index in `fed` of the first event that the client has to receive after its guilds, once that is known.
     pub synced_at: Option<usize>,
-    /// Where commands end that the core has not heard.
+    /// The end offsets of commands that the core has not read.
     pub commands: VecDeque<u64>,
 }
 
 impl Connection {
-    /// Notes how far things are after a turn.
+    /// Adds a mark after a turn of the core.
     pub fn mark(&mut self, mark: Mark) {
         if let Some(marks) = &mut self.marks
             && marks.last().is_none_or(|last| mark.made > last.made || mark.synced && !last.synced)
@@ -43,8 +44,8 @@ impl Connection {
         }
     }
 
-    /// The client has read READY up to this byte: what the shard had been given when it was made, and the upstream sessions
-    /// then.
+    /// The client has read READY, which ends at this offset of the stream. Returns the length of `fed` and the number
+    /// of upstream sessions when READY was written.
     pub fn began(&mut self, offset: u64) -> (usize, u64) {
         let marks = self.marks.as_mut().expect("a session that has just begun");
         let index = marks.iter().position(|mark| mark.made >= offset).expect("READY was made in some turn");
@@ -52,7 +53,7 @@ impl Connection {
         (marks[0].fed, marks[0].renewals)
     }
 
-    /// Has the snapshot been completed since READY was read, as is found out now?
+    /// Looks for a mark with complete snapshots. Returns true at most once.
     pub fn is_complete(&mut self) -> bool {
         let mark = self.marks.iter().flatten().find(|mark| mark.synced).copied();
         if let Some(mark) = mark {

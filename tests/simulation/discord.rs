@@ -1,7 +1,8 @@
-//! Discord as a model: one shard's guilds, its sessions with their replay, and the connection that is there, if any.
+//! A model of Discord: the guilds of one shard, its session with the events to replay, and its connection, if there
+//! is one.
 //!
-//! It knows the truth, numbers the messages, remembers which of them can not have reached anybody, and complains about a
-//! proxy that identifies without need or too early.
+//! It knows the true state of the guilds, numbers the messages, remembers which messages can not have reached any
+//! session, and panics when the proxy identifies without need or too early.
 
 use crate::{
     net::Payload,
@@ -18,28 +19,28 @@ use std::{
     time::Duration,
 };
 
-/// How long a session without a connection lives.
+/// How long a session without a connection can be resumed.
 const SESSION_LIFE: Duration = Duration::from_secs(180);
-/// Events that a session can replay.
+/// Most events that a session can replay.
 const REPLAY: usize = 2_000;
-/// Between two IDENTIFYs.
+/// Shortest time between two IDENTIFYs.
 const IDENTIFY_INTERVAL: Duration = Duration::from_secs(5);
-/// Bytes of the largest event.
+/// Largest event in bytes.
 pub const LARGEST: usize = 250_000;
-/// Members of a guild that is large enough for several chunks.
+/// Number of members of a guild that needs several chunks.
 const MANY_MEMBERS: u64 = 2_300;
-/// Members of one chunk (docs: Guild Members Chunk).
+/// Most members of one chunk (docs: Guild Members Chunk).
 const CHUNK: usize = 1_000;
-/// Bytes of the largest content of a message.
+/// Largest content of a message in bytes.
 const LARGEST_CONTENT: usize = 30_000;
-/// A minute of RESUMEs, one after a pause of a second at least and mostly of many more.
+/// Most RESUMEs in a row without a result: at least a second lies between two of them, and mostly many more.
 const MOST_FRUITLESS: u32 = 30;
-/// The first user of a guild, for each of its id.
+/// The users of guild g have ids from g times this number on.
 const FIRST_USER: u64 = 1_000_000;
-/// The bot itself.
+/// The id of the bot's user.
 pub const BOT: u64 = 77;
 
-/// A guild as it is.
+/// The true state of a guild.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Guild {
     pub available: bool,
@@ -48,29 +49,29 @@ pub struct Guild {
 
 struct Session {
     id: String,
-    /// How many sessions there have been up to this one.
+    /// The number of this session: how many there have been up to it.
     era: u64,
     sequence: u64,
-    /// Payloads by sequence, with the number of a message.
+    /// The payloads to replay, each with its sequence and, for a message, its number.
     sent: VecDeque<(u64, String, Option<u64>)>,
-    /// Since when it has no connection.
+    /// Since when the session has no connection.
     alone_since: Option<Time>,
 }
 
-/// How Discord can fail to serve a RESUME though the session is there.
+/// How Discord fails to answer a RESUME although the session exists.
 #[derive(Clone, Copy, Debug)]
 pub enum Refusal {
-    /// A close code that is in no documentation any more.
+    /// With a close code that is no longer documented.
     Code,
-    /// The end of the connection, without a word.
+    /// By ending the connection without a close frame.
     End,
-    /// Op 9 that says that the session can be resumed.
+    /// With an Invalid Session that says that the session can be resumed.
     Invalid,
-    /// Nothing but acknowledged heartbeats.
+    /// Not at all; it only acknowledges heartbeats.
     Silence,
 }
 
-/// What comes over the connection.
+/// What Discord sends over the connection.
 pub enum Frame {
     Text { text: String, number: Option<u64>, guild: Option<u64>, left: bool },
     Close(u16),
@@ -78,40 +79,40 @@ pub enum Frame {
 
 struct Link {
     number: u64,
-    /// On its way to the proxy.
+    /// Frames on the way to the proxy, with their time of arrival.
     frames: VecDeque<(Time, Frame)>,
     session: bool,
-    /// It looks open, and nothing passes.
+    /// The connection looks open, but nothing is delivered.
     frozen: bool,
     latency: u64,
 }
 
-/// See the module's description.
+/// The model. See the module's description.
 pub struct Discord {
     pub guilds: BTreeMap<u64, Guild>,
     /// The session of the shard, if there is one.
     session: Option<Session>,
-    /// Sessions so far.
+    /// Number of sessions so far.
     pub era: u64,
     link: Option<Link>,
     next: u64,
     last_identify: Option<Time>,
-    /// RESUMEs are refused in this way until then.
+    /// Until this time Discord fails to answer RESUMEs in this way.
     stubborn: Option<(Refusal, Time)>,
-    /// RESUMEs of this process in a row that have brought nothing.
+    /// Number of RESUMEs of this proxy process in a row that have had no result.
     pub fruitless: u32,
-    /// Does the proxy know the session, so that it has to resume it?
+    /// Whether the proxy knows the session, so that it has to resume instead of identify.
     pub known: bool,
-    /// The newest message.
+    /// Number of the newest message.
     pub number: u64,
-    /// Messages that nobody could be sent.
+    /// Numbers of the messages that no session could receive.
     pub lost: BTreeSet<u64>,
-    /// The newest message that the proxy has taken.
+    /// Number of the newest message that the proxy has received.
     fed: u64,
     user: u64,
-    /// Many messages are large, so that a small ring holds few.
+    /// Many messages are large, so that a small log holds few of them.
     heavy: bool,
-    /// So large are guilds, besides their members, that clients get them one after the other.
+    /// Bytes that are added to each GUILD_CREATE, so that clients receive their guilds over several turns.
     bulk: usize,
 }
 
@@ -142,7 +143,7 @@ impl Discord {
         }
     }
 
-    /// The proxy connects; returns the number of the connection.
+    /// The proxy opens a connection. Returns its number.
     pub fn connect(&mut self, now: Time, rng: &mut Rng) -> u64 {
         self.disconnect(now);
         self.next += 1;
@@ -152,7 +153,7 @@ impl Discord {
         self.next
     }
 
-    /// The connection is gone, with everything that was on its way.
+    /// The connection ends, and everything on the way is lost.
     pub fn disconnect(&mut self, now: Time) {
         if self.link.take().is_some_and(|link| link.session)
             && let Some(session) = &mut self.session
@@ -175,7 +176,7 @@ impl Discord {
         self.send(now, Frame::Text { text, number: None, guild: None, left: false });
     }
 
-    /// The connection that is open, and whether nothing passes on it.
+    /// The number of the open connection, and whether it is frozen.
     pub fn link(&self) -> Option<(u64, bool)> {
         self.link.as_ref().map(|link| (link.number, link.frozen))
     }
@@ -186,7 +187,7 @@ impl Discord {
         link.frames.front().map(|(at, _)| *at)
     }
 
-    /// The next frame that has arrived at the proxy's machine.
+    /// Takes the next frame that has arrived at the proxy by now.
     pub fn arrived(&mut self, now: Time) -> Option<Frame> {
         self.next_arrival().filter(|at| *at <= now)?;
         let (_, frame) = self.link.as_mut()?.frames.pop_front()?;
@@ -196,7 +197,7 @@ impl Discord {
         Some(frame)
     }
 
-    /// The proxy has taken an event, and does not want it again.
+    /// The shard has processed an event, so a RESUME must not ask for it again.
     pub fn taken(&mut self, payload: &Payload) {
         if payload.ready {
             self.known = self.session.is_some();
@@ -209,7 +210,7 @@ impl Discord {
         }
     }
 
-    /// A session ends: what of it has not arrived never will.
+    /// Ends the session. Its messages that have not arrived are lost.
     fn end_session(&mut self) {
         if let Some(session) = self.session.take() {
             let numbers = session.sent.iter().filter_map(|(_, _, number)| *number);
@@ -222,7 +223,7 @@ impl Discord {
         self.known = false;
     }
 
-    /// Sessions do not live for ever.
+    /// Ends the session when it has been without a connection for too long.
     pub fn pass(&mut self, now: Time) {
         let over =
             |session: &Session| session.alone_since.is_some_and(|since| now.saturating_sub(since) > SESSION_LIFE);
@@ -232,7 +233,7 @@ impl Discord {
         }
     }
 
-    /// A payload of the proxy on connection `link`.
+    /// Receives a payload of the proxy on connection `link`.
     pub fn receive(&mut self, now: Time, link: u64, payload: &[u8], coverage: &mut Coverage) {
         let payload: Value = serde_json::from_slice(payload).expect("the proxy sends JSON");
         if payload["op"] == 6 {
@@ -326,7 +327,7 @@ impl Discord {
         self.dispatch(now, "RESUMED", &json!({}), None, None, false);
     }
 
-    /// Somebody asks for all members of a guild.
+    /// Answers a Request Guild Members.
     fn members(&mut self, now: Time, data: &Value, coverage: &mut Coverage) {
         let id: u64 = data["guild_id"].as_str().and_then(|id| id.parse().ok()).expect("an id");
         let Some(guild) = self.guilds.get(&id).filter(|guild| guild.available) else { return };
@@ -351,7 +352,7 @@ impl Discord {
             return;
         };
         session.sequence += 1;
-        // Which session an event belongs to stands in it, so that clients can tell.
+        // The data names the upstream session, so that clients can check it.
         let mut data = data.clone();
         data["era"] = session.era.into();
         let text = format!(r#"{{"t":"{name}","s":{},"op":0,"d":{data}}}"#, session.sequence);
@@ -376,7 +377,7 @@ impl Discord {
         self.dispatch(now, "GUILD_CREATE", &data, None, Some(id), false);
     }
 
-    /// Something happens.
+    /// Makes one random change, with its event.
     pub fn happen(&mut self, now: Time, rng: &mut Rng, coverage: &mut Coverage) {
         let up: Vec<u64> = self.guilds.iter().filter(|(_, guild)| guild.available).map(|(id, _)| *id).collect();
         let any = |rng: &mut Rng| (!up.is_empty()).then(|| up[rng.usize(0..up.len())]);
@@ -449,13 +450,14 @@ impl Discord {
 
     // ---- faults ----
 
-    /// Nothing passes any more, though the connection looks open.
+    /// Freezes the connection: it looks open, but nothing is delivered. Returns whether there is one.
     pub fn freeze(&mut self) -> bool {
         let link = self.link.as_mut();
         link.map(|link| link.frozen = true).is_some()
     }
 
-    /// Closes with a code; some end the session (docs: Opcodes and Status Codes, Gateway Close Event Codes).
+    /// Closes the connection with a code; some codes end the session (docs: Opcodes and Status Codes, Gateway Close
+    /// Event Codes).
     pub fn close(&mut self, now: Time, code: u16) {
         if matches!(code, 1000 | 1001 | 4003 | 4007 | 4009) {
             self.end_session();
@@ -463,7 +465,7 @@ impl Discord {
         self.send(now, Frame::Close(code));
     }
 
-    /// Serves no RESUME for a while.
+    /// Fails to answer RESUMEs until a time.
     pub fn be_stubborn(&mut self, how: Refusal, until: Time) {
         self.stubborn = Some((how, until));
     }
@@ -488,7 +490,7 @@ fn member(user: u64) -> Value {
     json!({"user": {"id": user.to_string(), "username": "u"}})
 }
 
-/// The guild that a payload is about, and whether it is gone with it.
+/// The guild that a payload is about, and whether the payload deletes it.
 fn about(text: &str) -> (Option<u64>, bool) {
     let payload: Value = serde_json::from_str(text).expect("its own payload");
     let data = &payload["d"];

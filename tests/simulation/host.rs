@@ -1,5 +1,8 @@
-//! The surroundings of a data core: the control core that lets shards identify, dials and keeps the door, the two ends of
-//! every connection, the clock, and processes that stop, are killed, and start again. The core itself is the real one.
+//! Everything around a data core: the control core that paces IDENTIFYs, connects to Discord and accepts clients; the
+//! far ends of all connections; the clock; and processes that stop, are killed, and start again. The core itself is
+//! the real one.
+
+mod restarts;
 
 use crate::{
     connection::{Connection, Mark},
@@ -7,7 +10,7 @@ use crate::{
     net::{Net, Payload, Shared, Socket},
     process::{Choice, Disk, Process, queue},
     trace::{Coverage, Event, note, set_time},
-    upstream::Ways,
+    upstream::Endpoints,
 };
 use fastrand::Rng;
 use gateway_proxy::{
@@ -21,7 +24,7 @@ use gateway_proxy::{
     protocol::{Encoding, Time, intents::Intents},
     shard::{Close, report::Report},
     upstream::session::Status,
-    websocket::{Inbound, Message, Opcode, Role, write_close, write_frame},
+    websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
 };
 use std::{
     cell::RefCell,
@@ -30,64 +33,64 @@ use std::{
     time::Duration,
 };
 
-/// What a client's socket holds that nobody has read.
+/// Capacity in bytes of a client's socket.
 const SOCKET: usize = 6 << 10;
-/// Turns that a core may need for nothing, and for each thing that happens.
+/// Most turns of the core: a base, and a number for each completion.
 const TURNS: (u64, u64) = (64, 4);
-/// Times that the core and its surroundings react to each other at one moment.
+/// Most times that the core and the host may react to each other at one moment.
 const ROUNDS: u32 = 10_000;
 
-/// What the shard was given, as far as clients have to see it.
+/// An event that the shard has received and that clients have to be told of.
 #[derive(Clone, Copy, Debug)]
 pub struct Fed {
     pub guild: u64,
-    /// The number of a message; `None`: the guild was left, or is down.
+    /// The number of a message; `None`: the guild was deleted or is unavailable.
     pub number: Option<u64>,
 }
 
-/// A connection to Discord that is being made.
+/// A connection to Discord that is being opened.
 struct Dial {
     at: Time,
     attempt: u64,
     works: bool,
 }
 
-/// See the module's description.
+/// Everything around a data core. See the module's description.
 pub struct Host {
     choice: Choice,
     rng: Rng,
     net: Shared,
     disk: Rc<RefCell<Disk>>,
     process: Process,
-    /// It has been told to stop, and it has.
+    /// Whether the process has been told to stop, and whether it has stopped.
     stopping: bool,
     stopped: bool,
-    ways: Ways,
+    endpoints: Endpoints,
     dials: Vec<Dial>,
     queue: IdentifyQueue,
     pub connections: BTreeMap<u64, Connection>,
     next_connection: u64,
-    /// A client whose RESUME was refused.
+    /// The connection of a client whose RESUME was refused and that may identify on it.
     refused: Option<u64>,
-    /// How far commands of each connection were heard.
+    /// Offset up to which the core has read the commands of each connection.
     heard: BTreeMap<u64, u64>,
     pub fed: Vec<Fed>,
-    /// What the shard has taken and Discord has not been told of.
+    /// Payloads that the shard has processed and the model of Discord has not been told of.
     taken: Vec<Payload>,
-    /// Upstream sessions so far: with a new one guilds are told anew.
+    /// Number of upstream sessions so far. Each one sends all guilds again.
     pub renewals: u64,
-    /// The shard has its session with Discord, which can answer.
+    /// Whether the shard's upstream session is active.
     pub active: bool,
-    /// Processes so far, and those that began with nothing.
+    /// The number of the current process, and of the last one that started without saved state.
     pub generation: u64,
     pub clean_start: u64,
-    /// When the process began: sessions that it took over can be resumed for the whole window from then.
+    /// When the process started. Sessions that it loaded can be resumed for the whole window from then on.
     pub started_at: Time,
-    /// Chance of a connection to Discord that fails or hangs, of 256.
+    /// Chance, of 256, that a connection to Discord can not be opened.
     pub unreachable: u8,
-    /// None at all can be made.
+    /// No connection to Discord can be opened.
     pub outage: bool,
-    /// Connections that were tried.
+    /// Number of attempts to connect to Discord.
     pub attempts: u64,
     coverage: Coverage,
 }
@@ -110,7 +113,7 @@ impl Host {
             disk,
             stopping: false,
             stopped: false,
-            ways: Ways::new(net.clone(), choice.transport),
+            endpoints: Endpoints::new(net.clone(), choice.transport),
             net,
             dials: Vec::new(),
             queue: queue(now),
@@ -132,36 +135,36 @@ impl Host {
         }
     }
 
-    /// What has happened at the seam and here.
+    /// The events that this host and its network have counted.
     pub fn coverage(&self) -> Coverage {
         let mut coverage = self.coverage.clone();
         coverage.add(&self.net.borrow().coverage);
         coverage
     }
 
-    /// The state of the shard in numbers.
+    /// The shard's report.
     pub fn report(&mut self) -> Report {
         self.process.shard().report()
     }
 
     // ---- time ----
 
-    /// Everything that happens up to a time, each thing at its own.
+    /// Runs everything that happens up to a time, in order.
     pub fn run(&mut self, until: Time, discord: &mut Discord, coverage: &mut Coverage) {
         let mut rounds = 0;
         loop {
             let now = self.net.borrow().clock;
             set_time(now);
             rounds += 1;
-            assert!(rounds < ROUNDS, "P6: things go on happening without an end");
-            self.ways.feed(now, discord, &mut self.rng);
+            assert!(rounds < ROUNDS, "P6: the core and the host react to each other without an end");
+            self.endpoints.feed(now, discord, &mut self.rng);
             self.drain();
             self.taken.drain(..).for_each(|payload| discord.taken(&payload));
             if self.stopped {
                 self.go_on(discord);
                 continue;
             }
-            let something = self.control(now, discord) | self.ways.hear(now, discord, &mut self.rng, coverage);
+            let something = self.control(now, discord) | self.endpoints.hear(now, discord, &mut self.rng, coverage);
             self.doors();
             if something || self.net.borrow().touched {
                 continue;
@@ -182,7 +185,7 @@ impl Host {
         net.tidy();
     }
 
-    /// Lets the core work until it would sleep.
+    /// Runs turns of the core until it sleeps.
     fn drain(&mut self) {
         let (mut turns, before) = (0, self.process.core.io_mut().events);
         loop {
@@ -206,12 +209,12 @@ impl Host {
             assert!(turns <= most, "P6: {turns} turns for {events} things that happened");
         }
         if turns > 0 && !self.stopped {
-            self.ways.check();
+            self.endpoints.check();
             self.check();
         }
     }
 
-    /// Something comes from a client just when the core does not want to hear it any more.
+    /// Sends a ping from a client at the moment when the core has cancelled its receive.
     fn interject(&mut self) {
         let mut net = self.net.borrow_mut();
         for socket in std::mem::take(&mut net.cancelled) {
@@ -224,12 +227,13 @@ impl Host {
         }
     }
 
-    /// Notes how far the core is after a turn.
+    /// Reads the state of the core after a turn.
     fn look(&mut self) {
         let arrived = std::mem::take(&mut self.net.borrow_mut().arrived);
         if !arrived.is_empty() {
             let events = self.process.shard().events();
-            // What comes after the core has given the connection up is ignored, and comes again with a RESUME.
+            // Payloads that arrive after the core has given the connection up are ignored, and Discord replays them
+            // after a RESUME.
             let taken = (events - std::mem::replace(&mut self.process.events, events)) as usize;
             let before = self.taken.len();
             for payload in arrived.into_iter().filter(|payload| payload.counted).take(taken) {
@@ -261,7 +265,7 @@ impl Host {
         }
     }
 
-    /// A core that sleeps has nothing to do for its clients.
+    /// Checks that a sleeping core has nothing left to do for its clients.
     fn check(&mut self) {
         for (number, connection) in &self.connections {
             let Some(served) = self.process.core.client(|socket| socket.id == connection.socket) else { continue };
@@ -284,7 +288,7 @@ impl Host {
         assert!(self.process.to_core.send(message).is_ok(), "P4: the mailbox of the core is full");
     }
 
-    /// What the control core does. Returns whether it did something.
+    /// Plays the control core. Returns whether it did anything.
     fn control(&mut self, now: Time, discord: &mut Discord) -> bool {
         let mut something = self.answer(now);
         if self.queue.poll(now).is_some() {
@@ -298,7 +302,7 @@ impl Host {
             let errors = ["Too many open files (os error 24)", "Connection refused (os error 111)", "timed out"];
             note(|| format!("control: connection {attempt} to Discord, {works}"));
             let result = match works {
-                true => Ok(Box::new(self.ways.open(now, discord, &mut self.rng))),
+                true => Ok(Box::new(self.endpoints.open(now, discord, &mut self.rng))),
                 false => Err(errors[self.rng.usize(0..errors.len())].to_owned()),
             };
             self.post(ToCore::Dialled { shard: 0, attempt, result });
@@ -306,7 +310,7 @@ impl Host {
         something
     }
 
-    /// Looks at what the core says. Returns whether it said something.
+    /// Processes the core's messages to the control core. Returns whether there were any.
     fn answer(&mut self, now: Time) -> bool {
         let mut something = false;
         while let Some(message) = self.process.from_core.try_receive() {
@@ -342,7 +346,8 @@ impl Host {
         something
     }
 
-    /// The door sends what clients there have to get, and nobody serves connections that the core has closed.
+    /// Plays the door: sends what the clients at the door have to receive, and drops the connections that the core
+    /// has closed.
     fn doors(&mut self) {
         let mut over = Vec::new();
         for (number, connection) in &mut self.connections {
@@ -357,7 +362,7 @@ impl Host {
                 pipe.from_core.extend(&pending[..n]);
                 pipe.taken += n as u64;
                 parcel.outbox.wrote(n);
-                // Commands that come before an IDENTIFY are ignored.
+                // The door ignores commands before an IDENTIFY.
                 parcel.inbound.receive(pipe.to_core.make_contiguous());
                 pipe.received += pipe.to_core.len() as u64;
                 pipe.to_core.clear();
@@ -367,7 +372,7 @@ impl Host {
         for (number, said_goodbye) in over {
             if !said_goodbye {
                 self.coverage.count(Event::Stalled);
-                note(|| format!("proxy: drops {number}, which takes nothing"));
+                note(|| format!("proxy: drops {number}, which does not read"));
             }
             let connection = self.connections.remove(&number).expect("one of them");
             self.net.borrow_mut().pipe(connection.socket).gone = true;
@@ -376,7 +381,7 @@ impl Host {
 
     // ---- clients ----
 
-    /// A connection that has passed the door.
+    /// Opens a client's connection, which waits at the door.
     fn connect(&mut self, synced_at: Option<usize>) -> u64 {
         self.next_connection += 1;
         let socket = Net::open(&self.net, SOCKET);
@@ -384,7 +389,7 @@ impl Host {
             socket: socket.id,
             door: Some(Box::new(Parcel {
                 socket,
-                inbound: Inbound::new(Role::Server, 4_096),
+                inbound: FrameDecoder::new(Role::Server, 4_096),
                 outbox: Outbox::new(Transport::None, Encoding::Json),
             })),
             marks: None,
@@ -395,12 +400,12 @@ impl Host {
         self.next_connection
     }
 
-    /// Lets a client in that is at the door.
+    /// Hands a connection from the door to the core.
     fn enter(&mut self, number: u64, entry: Entry) {
         let connection = self.connections.get_mut(&number).expect("a connection");
         connection.marks = matches!(entry, Entry::Identify(_)).then(Vec::new);
         let mut parcel = connection.door.take().expect("a client at the door");
-        // The door may have read more than it wanted.
+        // The door may have read bytes beyond the IDENTIFY or RESUME.
         if self.rng.u8(0..8) == 0 {
             let mut beat = Vec::new();
             write_frame(&mut beat, Opcode::Text, br#"{"op":1,"d":null}"#, Some([1, 2, 3, 4]));
@@ -412,7 +417,7 @@ impl Host {
         self.post(ToCore::Client(Box::new(Arrival { parcel: *parcel, shard: 0, entry, version: 10 })));
     }
 
-    /// Does the proxy let anybody in?
+    /// Says whether the proxy accepts connections.
     pub fn is_listening(&self) -> bool {
         !self.stopping
     }
@@ -424,7 +429,7 @@ impl Host {
         Ok(number)
     }
 
-    /// A client identifies on a connection on which it was told that its session is invalid.
+    /// A client identifies on the connection on which it received Invalid Session.
     pub fn identify_again(&mut self, number: u64, intents: Intents) -> bool {
         if self.stopping {
             return false;
@@ -436,7 +441,7 @@ impl Host {
         true
     }
 
-    /// A client resumes on a new connection; `None`: it is told that its session is invalid.
+    /// A client resumes on a new connection. `None`: the proxy answers with Invalid Session.
     pub fn resume(&mut self, now: Time, session: &str, sequence: u64) -> Option<u64> {
         let id = SessionId::parse(session).expect("one of ours");
         let number = self.connect(Some(0));
@@ -445,8 +450,8 @@ impl Host {
         self.answer(now);
         let connection = self.connections.get_mut(&number).expect("a connection");
         let Some(parcel) = &mut connection.door else { return Some(number) };
-        // The client reads this.
-        let mut told = Inbound::new(Role::Client, 4_096);
+        // The client reads the answer.
+        let mut told = FrameDecoder::new(Role::Client, 4_096);
         told.receive(parcel.outbox.pending());
         let told = told.next().expect("a frame");
         assert!(matches!(told, Some(Message::Text(br#"{"t":null,"s":null,"op":9,"d":false}"#))), "P3: {told:?}");
@@ -459,7 +464,8 @@ impl Host {
         None
     }
 
-    /// A command of a client; where it ends in the stream. `None`: nobody listens any more.
+    /// Sends a command of a client. Returns the offset of its end in the stream; `None`: the core no longer reads the
+    /// connection.
     pub fn command(&mut self, number: u64, text: &str) -> Option<u64> {
         let connection = self.connections.get_mut(&number)?;
         let served = self.process.core.client(|socket| socket.id == connection.socket)?;
@@ -475,24 +481,25 @@ impl Host {
         Some(end)
     }
 
-    /// Has the core heard the command of this connection that ends there?
+    /// Says whether the core has read the command that ends at this offset.
     pub fn has_heard(&self, number: u64, end: u64) -> bool {
         self.heard.get(&number).is_some_and(|heard| *heard >= end)
     }
 
-    /// Reads what has come for a client; returns how many bytes that were.
+    /// Reads what a client has received. Returns the number of bytes.
     pub fn read(&mut self, number: u64, into: &mut [u8]) -> usize {
         let Some(connection) = self.connections.get(&number) else { return 0 };
         self.net.borrow_mut().read(connection.socket, into)
     }
 
-    /// A client has read READY up to this byte of its connection: what the shard had been given when it was made, and the
-    /// upstream sessions then.
+    /// A client has read READY, which ends at this offset of its stream. Returns the length of `fed` and the number
+    /// of upstream sessions when READY was written.
     pub fn began(&mut self, number: u64, offset: u64) -> (usize, u64) {
         self.connections.get_mut(&number).expect("a connection").began(offset)
     }
 
-    /// From where on a client has to see everything, once that is known. To be called after [`Host::began`].
+    /// Index in `fed` from which on a client has to receive everything, once that is known. Has to be called after
+    /// [`Host::began`].
     pub fn synced_at(&mut self, number: u64) -> Option<usize> {
         let connection = self.connections.get_mut(&number)?;
         if connection.is_complete() {
@@ -501,7 +508,7 @@ impl Host {
         connection.synced_at
     }
 
-    /// The client's end is gone, after a close frame if there is a `code`.
+    /// The client closes its end, after a close frame if there is a `code`.
     pub fn hang_up(&mut self, number: u64, code: Option<u16>) {
         let Some(connection) = self.connections.remove(&number) else { return };
         let mut net = self.net.borrow_mut();
@@ -522,7 +529,7 @@ impl Host {
         pipe.from_core.clear();
     }
 
-    /// The client has read everything of a connection that ends.
+    /// Says whether the proxy has ended the connection and the client has read everything.
     pub fn is_over(&self, number: u64) -> bool {
         self.connections.get(&number).is_none_or(|connection| {
             let mut net = self.net.borrow_mut();
@@ -531,71 +538,12 @@ impl Host {
         })
     }
 
-    /// Everything that there is for a connection has been written and read.
+    /// Says whether the core has nothing left to write on a connection and the client has read everything.
     pub fn is_quiet(&self, number: u64) -> bool {
         self.connections.get(&number).is_some_and(|connection| {
             let served = self.process.core.client(|socket| socket.id == connection.socket);
             let read = self.net.borrow_mut().pipe(connection.socket).from_core.is_empty();
             read && served.is_some_and(|served| served.open && served.waiting == 0)
         })
-    }
-
-    // ---- processes ----
-
-    /// SIGTERM; another process goes on with the state as soon as this one has stopped.
-    pub fn restart(&mut self) {
-        if !std::mem::replace(&mut self.stopping, true) {
-            note(|| "proxy: is told to stop".into());
-            self.post(ToCore::Stop);
-        }
-    }
-
-    /// The process has stopped: another one goes on.
-    fn go_on(&mut self, discord: &mut Discord) {
-        let kept = self.disk.borrow().kept;
-        note(|| format!("proxy: restarts with {:?} bytes", self.disk.borrow().state.as_ref().map(Vec::len)));
-        self.start_over(discord, kept);
-        if kept {
-            self.coverage.count(Event::Restarts);
-        }
-    }
-
-    /// kill -9, and another process.
-    pub fn kill(&mut self, discord: &mut Discord) {
-        self.coverage.count(Event::Kills);
-        note(|| "proxy: is killed".into());
-        self.disk.replace(Disk::default());
-        self.start_over(discord, false);
-    }
-
-    fn start_over(&mut self, discord: &mut Discord, kept: bool) {
-        let now = self.net.borrow().clock;
-        discord.disconnect(now);
-        self.taken.drain(..).for_each(|payload| discord.taken(&payload));
-        self.net.borrow_mut().dying = true;
-        self.generation += 1;
-        self.started_at = now;
-        if !kept {
-            discord.known = false;
-            self.clean_start = self.generation;
-        }
-        discord.fruitless = 0;
-        // Discord counts the interval also when the process is another one. It takes a while to start.
-        let mut next = queue(now);
-        next.request(0);
-        let _ = next.poll(now);
-        self.queue = next;
-        self.dials.clear();
-        for connection in std::mem::take(&mut self.connections).into_values() {
-            self.net.borrow_mut().pipe(connection.socket).gone = true;
-        }
-        self.refused = None;
-        self.ways.clear();
-        self.process = Process::start(self.choice, &self.net, &self.disk, &mut self.rng);
-        let mut net = self.net.borrow_mut();
-        (net.dying, net.touched) = (false, true);
-        net.arrived.clear();
-        net.tidy();
-        (self.stopping, self.stopped) = (false, false);
     }
 }

@@ -1,7 +1,8 @@
-//! The core's [`Io`]: operations on virtual sockets, with a virtual clock, and faults by chance as a kernel may bring them about.
+//! The core's [`Io`]: operations on virtual sockets with a virtual clock, and the random faults that a kernel may
+//! cause.
 //!
-//! It checks the rules of the seam: one operation of a kind on a socket, no token twice, every buffer given back once and
-//! before the next wait, nothing started on a socket that is closed or whose side has ended.
+//! It checks the rules of the seam: one operation of each kind on a socket, no token twice, every buffer returned
+//! once and before the next wait, no operation on a socket that is closed or whose side of the stream has ended.
 
 use crate::{
     net::{Net, Payload, Pipe, Poll, Receive, Send, Shared, Socket},
@@ -17,24 +18,25 @@ use std::{
     io,
 };
 
-/// What a buffer holds that the core has given back.
+/// The content of a buffer that the core has returned.
 const POISON: u8 = 0xAA;
 
-/// How often something comes otherwise than one would like, of 256.
+/// How often each fault happens, of 256.
 #[derive(Clone, Copy, Debug)]
 pub struct Weather {
-    /// An operation is decided later than it could be.
+    /// An operation completes later than it could.
     late: u8,
-    /// A send takes less than there is room for.
+    /// A send takes fewer bytes than there is room for.
     short: u8,
-    /// A receive brings less than there is.
+    /// A receive brings fewer bytes than there are.
     split: u8,
-    /// A receive that was to go on ends by itself.
+    /// A receive that should go on ends by itself.
     ends: u8,
-    /// A full socket is said to take bytes.
+    /// A poll reports a full socket as writable.
     spurious: u8,
-    /// Buffers, and their size.
+    /// Number of buffers.
     buffers: u16,
+    /// Size of a buffer in bytes.
     size: usize,
 }
 
@@ -54,28 +56,28 @@ enum Kind {
     Poll,
 }
 
-/// See the module's description.
+/// The simulated [`Io`]. See the module's description.
 pub struct SimIo {
     net: Shared,
     waker: Waker,
     rng: Rng,
     weather: Weather,
-    /// Operations that are under way.
+    /// The operations in flight: the socket and kind of each token.
     armed: BTreeMap<u64, (u64, Kind)>,
     buffers: Buffers,
-    /// Completions that the core has not been told of: the kernel says nothing of a send that took everything, so these are
-    /// handed over with the next thing that ends a wait.
+    /// Completions that have not been reported: a send that took all bytes does not end a wait, so it is reported
+    /// with the next wait that ends for another reason.
     silent: Vec<Completion>,
-    /// The core has nothing to do before this time, or at all before something happens; `None`: it has.
+    /// `Some`: the core sleeps until this time, or without a limit. `None`: the core has work.
     pub sleeps: Option<Option<Time>>,
-    /// Completions and wake-ups so far.
+    /// Number of completions and wake-ups so far.
     pub events: u64,
 }
 
-/// The memory that receives are written to.
+/// The memory that receives write to.
 struct Buffers {
     memory: Vec<Vec<u8>>,
-    /// Those that the core has.
+    /// Whether the core has each buffer.
     out: Vec<bool>,
 }
 
@@ -89,7 +91,7 @@ impl Buffers {
     }
 }
 
-/// What one wait brings.
+/// What one wait collects.
 struct Harvest<'a> {
     rng: &'a mut Rng,
     weather: Weather,
@@ -97,12 +99,12 @@ struct Harvest<'a> {
     armed: &'a mut BTreeMap<u64, (u64, Kind)>,
     coverage: &'a mut Coverage,
     arrived: &'a mut Vec<Payload>,
-    /// Completions of each operation, in order.
+    /// The completions of each operation, in order.
     found: Vec<VecDeque<Completion>>,
-    /// Of sends that took everything, which end no wait.
+    /// Completions of sends that took all bytes, which do not end a wait.
     silent: Vec<Completion>,
-    /// Something could have been decided, and was not.
-    put_off: bool,
+    /// An operation could have completed and was deferred.
+    deferred: bool,
 }
 
 impl SimIo {
@@ -115,7 +117,7 @@ impl SimIo {
         Self { net, waker, rng, weather, armed: BTreeMap::new(), buffers, silent: Vec::new(), sleeps: None, events: 0 }
     }
 
-    /// Notes an operation, and checks that it may be started.
+    /// Records an operation, and checks that the core may start it.
     fn arm(&mut self, token: Token, socket: &Socket, kind: Kind, put: impl FnOnce(&mut Pipe)) {
         let before = self.armed.insert(token.0, (socket.id, kind));
         assert!(
@@ -147,7 +149,7 @@ impl Harvest<'_> {
 
     fn is_late(&mut self) -> bool {
         let late = self.chance(self.weather.late);
-        self.put_off |= late;
+        self.deferred |= late;
         late
     }
 
@@ -156,7 +158,7 @@ impl Harvest<'_> {
         Completion { token, outcome }
     }
 
-    /// Decides a send.
+    /// Completes a send.
     fn send(&mut self, pipe: &mut Pipe) {
         let Some(Send { token, bytes, from }) = pipe.send.take() else { return };
         if self.is_late() {
@@ -168,7 +170,7 @@ impl Harvest<'_> {
         let result = if pipe.reset {
             Err(error([libc::ECONNRESET, libc::EPIPE][self.rng.usize(0..2)]))
         } else if pipe.gone {
-            // The other end answers that it is closed.
+            // The other end is closed, and answers with a reset.
             pipe.reset = true;
             Ok(all)
         } else {
@@ -259,7 +261,7 @@ impl Harvest<'_> {
         }
     }
 
-    /// Receives into a buffer, if one is free.
+    /// Receives into a buffer; `None`: no buffer is free.
     fn fill(&mut self, pipe: &mut Pipe) -> Option<Buffer> {
         let id = self.buffers.take(self.rng)?;
         let mut n = pipe.to_core.len().min(self.weather.size);
@@ -334,15 +336,15 @@ impl Io for SimIo {
         let Self { rng, weather, buffers, armed, .. } = self;
         let (weather, found) = (*weather, Vec::new());
         let silent = std::mem::take(&mut self.silent);
-        let mut harvest = Harvest { rng, weather, buffers, armed, coverage, arrived, found, silent, put_off: false };
+        let mut harvest = Harvest { rng, weather, buffers, armed, coverage, arrived, found, silent, deferred: false };
         for pipe in pipes.values_mut() {
             harvest.send(pipe);
             harvest.poll(pipe);
             harvest.receive(pipe);
         }
-        let Harvest { mut found, silent, put_off, .. } = harvest;
+        let Harvest { mut found, silent, deferred, .. } = harvest;
         let woken = self.waker.take();
-        if matches!(wait, Wait::Until(_)) && found.is_empty() && !woken && !put_off {
+        if matches!(wait, Wait::Until(_)) && found.is_empty() && !woken && !deferred {
             self.silent = silent;
         } else {
             found.extend(silent.into_iter().map(|completion| VecDeque::from([completion])));
@@ -350,7 +352,7 @@ impl Io for SimIo {
         if woken && !found.is_empty() {
             coverage.count(Event::WokenAmongOthers);
         }
-        // Those of one operation come in order, those of different ones in any.
+        // Completions of one operation are reported in order, those of different operations in random order.
         while !found.is_empty() {
             let chosen = self.rng.usize(0..found.len());
             completions.extend(found[chosen].pop_front());
@@ -360,7 +362,7 @@ impl Io for SimIo {
         }
         self.events += completions.len() as u64 + u64::from(woken);
         self.sleeps = match wait {
-            Wait::Until(until) if completions.is_empty() && !woken && !put_off => Some(until),
+            Wait::Until(until) if completions.is_empty() && !woken && !deferred => Some(until),
             _ => None,
         };
         woken

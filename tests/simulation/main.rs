@@ -1,13 +1,15 @@
-//! Deterministic simulation: the real data core on a virtual clock and virtual sockets, between a model of Discord and model
-//! clients. Faults come by chance: of Discord, of clients, of processes, and of the kernel at the seam
-//! [`gateway_proxy::io::Io`]. `make sim SEEDS=2000`, or `make sim SEED=17` for one, told in full.
+//! Deterministic simulation: the real data core with a virtual clock and virtual sockets, between a model of Discord
+//! and model clients. Faults are random: faults of Discord, of clients, of processes, and of the kernel at the seam
+//! [`gateway_proxy::io::Io`]. `make sim SEEDS=2000` runs many seeds; `make sim SEED=17` runs one and prints
+//! everything that happens.
 //!
-//! What is checked after every step, by the promises of the proxy:
-//! P1  what Discord sends reaches the proxy once and in order, but for what no session could have got;
-//! P2  IDENTIFY only where a RESUME can not do, never too early, and after any fault the shard recovers by itself;
-//! P3  every client gets everything once, in order, under numbers without gaps, over any number of connections;
-//! P4  memory is bounded, sessions end when they should, and nothing stays of who is gone;
-//! P5  what a client makes of its guilds and the events since is the truth.
+//! After every step the simulation checks the promises of the proxy:
+//! P1 every event that Discord sends reaches the proxy once and in order, except those that no session could receive;
+//! P2 the shard identifies only when it can not resume, never too early, and recovers from every fault by itself;
+//! P3 every client receives everything once, in order, with a sequence without gaps, over any number of connections;
+//! P4 memory is bounded, sessions end when they should, and nothing is left of clients that are gone;
+//! P5 the state that a client builds from its guilds and the events since is the true state;
+//! P6 the core does no work without a reason.
 
 mod client;
 mod connection;
@@ -17,6 +19,7 @@ mod io;
 mod net;
 mod process;
 mod run;
+mod session;
 mod trace;
 mod upstream;
 
@@ -32,16 +35,16 @@ use std::{
 };
 use trace::Coverage;
 
-/// Seeds in `cargo test`.
+/// Number of seeds that `cargo test` runs.
 const SEEDS: u64 = 2_000;
-/// Lines of the story that a failing seed shows.
+/// Number of lines of the trace that are printed for a failing seed.
 const SHOWN: usize = 60;
 
 fn number(name: &str) -> Option<u64> {
     env::var(name).ok().filter(|value| !value.is_empty())?.parse().ok()
 }
 
-/// A seed that broke a promise, and how.
+/// A seed that broke a promise, and the message of the panic.
 struct Failure {
     seed: u64,
     what: String,
@@ -75,7 +78,7 @@ fn tell(seed: u64) -> ExitCode {
 }
 
 fn main() -> ExitCode {
-    // A failing seed is run again for its story; panics on the way are not for the eye.
+    // A failing seed is run again for its trace, so panics go to the trace instead of the terminal.
     panic::set_hook(Box::new(|panic| trace::note(|| panic.to_string())));
     if let Some(seed) = number("SEED") {
         return tell(seed);
@@ -107,16 +110,16 @@ fn main() -> ExitCode {
         for line in &lines[lines.len().saturating_sub(SHOWN)..] {
             println!("{line}");
         }
-        println!("seed {0} fails: {1}\nmake sim SEED={0} tells the whole story", failure.seed, failure.what);
+        println!("seed {0} fails: {1}\nmake sim SEED={0} prints the whole trace", failure.seed, failure.what);
         return ExitCode::FAILURE;
     }
     let coverage = coverage.into_inner().expect("no panic");
     coverage.all().for_each(|(what, count)| println!("{count:12} {what}"));
     println!("{count} seeds, no promise broken, {:.0} s", start.elapsed().as_secs_f64());
-    // With as many seeds as in `cargo test` all of this happens.
+    // With this many seeds every event has to happen at least once.
     match coverage.all().find(|(_, happened)| *happened == 0) {
         Some((what, _)) if count >= SEEDS => {
-            println!("the simulation has gone blind: no {what}");
+            println!("the simulation no longer covers: {what}");
             ExitCode::FAILURE
         }
         _ => ExitCode::SUCCESS,

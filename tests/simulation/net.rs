@@ -1,8 +1,9 @@
-//! Virtual stream sockets between the core and whoever is at the other end: byte queues in both directions, of which the one
-//! from the core has a capacity as a socket's buffer has.
+//! Virtual stream sockets between the core and its peers: a byte queue in each direction. The queue from the core has
+//! a limited capacity, as the buffer of a socket has.
 //!
-//! It knows which operations the core has under way on a socket, and panics when the core breaks a rule of the seam. It also
-//! notes which payloads of Discord have reached the core: a payload has when the last byte of its frame was received.
+//! It knows which operations the core has in flight on a socket, and panics when the core breaks a rule of the seam.
+//! It also records which payloads of Discord have reached the core: those whose frame the core has received up to the
+//! last byte.
 
 use crate::trace::{Coverage, Event};
 use gateway_proxy::{io::Token, protocol::Time};
@@ -12,35 +13,35 @@ use std::{
     rc::Rc,
 };
 
-/// What a payload of Discord is about.
+/// What the host needs to know about a payload of Discord.
 #[derive(Clone, Copy, Debug)]
 pub struct Payload {
-    /// It is an event that the shard counts.
+    /// The payload is an event that the shard counts.
     pub counted: bool,
     pub ready: bool,
     pub guild: Option<u64>,
     /// The number of a message.
     pub number: Option<u64>,
-    /// The guild was left, or is down.
+    /// The guild was deleted or is unavailable.
     pub left: bool,
 }
 
-/// A receive that is under way.
+/// A receive in flight.
 pub struct Receive {
     pub token: Token,
-    /// It goes on after it has brought something.
+    /// The receive goes on after its first bytes.
     pub many: bool,
     pub cancelled: bool,
 }
 
-/// A send that is not decided.
+/// A send in flight.
 pub struct Send {
     pub token: Token,
     pub bytes: Vec<u8>,
     pub from: usize,
 }
 
-/// A wait for room that is under way.
+/// A poll in flight.
 pub struct Poll {
     pub token: Token,
     pub cancelled: bool,
@@ -48,19 +49,20 @@ pub struct Poll {
 
 /// One connection.
 pub struct Pipe {
-    /// On its way to the core.
+    /// Bytes on the way to the core.
     pub to_core: VecDeque<u8>,
-    /// Bytes that were put on their way to the core, and those that it has received.
+    /// Number of bytes that the other end has sent.
     pub pushed: u64,
+    /// Number of these bytes that the core has received.
     pub received: u64,
-    /// On its way from the core.
+    /// Bytes on the way from the core.
     pub from_core: VecDeque<u8>,
-    /// Bytes that the socket has taken from the core.
+    /// Number of bytes that the socket has taken from the core.
     pub taken: u64,
     pub capacity: usize,
     /// The other end has ended its side of the stream.
     pub ended: bool,
-    /// The other end is closed: it reads nothing more.
+    /// The other end is closed and reads nothing more.
     pub gone: bool,
     /// The connection is broken.
     pub reset: bool,
@@ -68,41 +70,41 @@ pub struct Pipe {
     pub core_ended: bool,
     /// The core has closed its socket.
     pub core_closed: bool,
-    /// The core was told that it is writable while it was full, and nothing was read since.
+    /// A poll has reported the full socket as writable, and the other end has read nothing since.
     pub fooled: bool,
     pub receive: Option<Receive>,
     pub send: Option<Send>,
     pub poll: Option<Poll>,
-    /// Payloads on their way to the core, by where they end in what was pushed.
+    /// Payloads on the way to the core, by the offset of their end in the stream.
     payloads: VecDeque<(u64, Payload)>,
 }
 
 impl Pipe {
-    /// Bytes that the socket takes now.
+    /// Number of bytes that the socket takes now.
     pub fn room(&self) -> usize {
         self.capacity.saturating_sub(self.from_core.len())
     }
 
-    /// Bytes of a send that is not decided.
+    /// Number of bytes of the send in flight.
     pub fn in_flight(&self) -> usize {
         self.send.as_ref().map_or(0, |send| send.bytes.len() - send.from)
     }
 
-    /// A send would not have to wait.
+    /// Says whether a send would take bytes or fail at once.
     pub fn is_writable(&self) -> bool {
         self.room() > 0 || self.reset || self.gone
     }
 }
 
-/// See the module's description.
+/// All virtual sockets. See the module's description.
 pub struct Net {
-    /// The time.
+    /// The virtual clock.
     pub clock: Time,
     pub pipes: BTreeMap<u64, Pipe>,
     next: u64,
-    /// The process is being killed: sockets close whatever is under way on them.
+    /// The process is being killed: sockets close although operations are in flight.
     pub dying: bool,
-    /// Something has happened that the core may have to see.
+    /// Something has happened that the core may have to react to.
     pub touched: bool,
     /// Connections on which the core has cancelled a receive.
     pub cancelled: Vec<u64>,
@@ -111,7 +113,7 @@ pub struct Net {
     pub coverage: Coverage,
 }
 
-/// A network that belongs to both sides.
+/// The network, shared by the core and the host.
 pub type Shared = Rc<RefCell<Net>>;
 
 /// The core's end of a connection.
@@ -121,7 +123,7 @@ pub struct Socket {
     net: NetOf,
 }
 
-/// For `Debug`, which the network itself does not have.
+/// Wraps the network, which has no `Debug`.
 struct NetOf(Shared);
 
 impl std::fmt::Debug for NetOf {
@@ -157,7 +159,7 @@ impl Net {
         }))
     }
 
-    /// Makes a connection; returns the core's end.
+    /// Opens a connection. Returns the core's end.
     pub fn open(net: &Shared, capacity: usize) -> Socket {
         let mut this = net.borrow_mut();
         this.next += 1;
@@ -188,7 +190,7 @@ impl Net {
         self.pipes.get_mut(&id).expect("a connection that was opened")
     }
 
-    /// Bytes for the core.
+    /// Sends bytes to the core.
     pub fn push(&mut self, id: u64, bytes: &[u8]) {
         self.touched = true;
         let pipe = self.pipe(id);
@@ -197,19 +199,19 @@ impl Net {
         pipe.pushed += bytes.len() as u64;
     }
 
-    /// What was pushed last ends this payload.
+    /// Records that the bytes pushed last complete this payload.
     pub fn ends_payload(&mut self, id: u64, payload: Payload) {
         let pipe = self.pipe(id);
         pipe.payloads.push_back((pipe.pushed, payload));
     }
 
-    /// The other end ends its side of the stream.
+    /// Ends the other end's side of the stream.
     pub fn end(&mut self, id: u64) {
         self.touched = true;
         self.pipe(id).ended = true;
     }
 
-    /// The connection breaks.
+    /// Breaks the connection.
     pub fn reset(&mut self, id: u64) {
         self.touched = true;
         self.coverage.count(Event::Resets);
@@ -219,7 +221,7 @@ impl Net {
         pipe.from_core.clear();
     }
 
-    /// Takes what the core has sent, as much as fits.
+    /// Reads bytes that the core has sent. Returns their number.
     pub fn read(&mut self, id: u64, into: &mut [u8]) -> usize {
         let pipe = self.pipe(id);
         let n = into.len().min(pipe.from_core.len());
@@ -231,7 +233,7 @@ impl Net {
         n
     }
 
-    /// The core has received so many bytes more.
+    /// Records that the core has received `n` more bytes.
     pub fn received(pipe: &mut Pipe, n: usize, arrived: &mut Vec<Payload>) {
         pipe.received += n as u64;
         while let Some((end, payload)) = pipe.payloads.front()
@@ -242,7 +244,7 @@ impl Net {
         }
     }
 
-    /// Forgets connections that both ends have closed.
+    /// Drops connections that both ends have closed.
     pub fn tidy(&mut self) {
         self.pipes.retain(|_, pipe| !(pipe.core_closed && pipe.gone));
     }

@@ -1,4 +1,5 @@
-//! A process: the real data core with its mailboxes, on a network, a disk and random numbers that follow from the seed.
+//! A process of the proxy: the real data core with its mailboxes, on a simulated network and disk, with random
+//! numbers that follow from the seed.
 
 use crate::{
     io::{SimIo, Weather},
@@ -18,7 +19,7 @@ use gateway_proxy::{
 };
 use std::{cell::RefCell, io::Read, rc::Rc, time::Duration};
 
-/// What the seed chose for a process.
+/// The settings that a seed chooses for its processes.
 #[derive(Clone, Copy, Debug)]
 pub struct Choice {
     pub log: Limits,
@@ -27,11 +28,11 @@ pub struct Choice {
     pub weather: Weather,
 }
 
-/// What is kept between two processes.
+/// The state that outlives a process.
 #[derive(Default)]
 pub struct Disk {
     pub state: Option<Vec<u8>>,
-    /// The last process had something to keep.
+    /// Whether the last process saved any state.
     pub kept: bool,
 }
 
@@ -61,7 +62,7 @@ pub struct Process {
     pub core: DataCore<SimIo>,
     pub to_core: Postbox<ToCore<Socket>>,
     pub from_core: Mailbox<ToControl<Socket>>,
-    /// Events that its shard had taken at the last look.
+    /// Number of events that the shard had counted when the host last read it.
     pub events: u64,
 }
 
@@ -107,7 +108,7 @@ impl Process {
     }
 }
 
-/// The identify queue of a process that begins now.
+/// The identify queue of a process that starts now.
 pub fn queue(now: Time) -> IdentifyQueue {
     let reset_after = Duration::from_secs(86_400);
     IdentifyQueue::new(Budget { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])

@@ -1,4 +1,5 @@
-//! One seed: a world, clients, faults by chance, then peace, in which everybody has to come to know the truth.
+//! Runs one seed: a world, clients and random faults, then a time without faults after which everybody has to know
+//! the true state.
 
 use crate::{
     client::{self, Client},
@@ -12,13 +13,14 @@ use fastrand::Rng;
 use gateway_proxy::{compression::Transport, log::Limits, protocol::Time};
 use std::{collections::BTreeSet, time::Duration};
 
-/// Longest time that peace may need: an upstream session to be found dead, a backoff, an IDENTIFY.
+/// Longest time that everybody may need without faults: until a dead upstream connection is detected, for a backoff,
+/// and for an IDENTIFY.
 const PEACE: Duration = Duration::from_secs(900);
 
-/// Bytes that the log allocates at a time.
+/// Size of a segment of the log in bytes.
 const SEGMENT: usize = 64 << 10;
 
-/// How often each fault happens, of 1,000 steps. A seed leaves out most of them.
+/// How often each fault happens, of 1,000 steps. A seed leaves most of them out.
 struct Faults {
     cut: u32,
     freeze: u32,
@@ -68,10 +70,10 @@ struct World {
     coverage: Coverage,
 }
 
-/// Runs a seed; a broken promise is a panic.
+/// Runs a seed. It panics when a promise is broken.
 pub fn run(seed: u64) -> Coverage {
     let mut rng = Rng::with_seed(seed);
-    // Frames to Discord are masked with it.
+    // The masks of frames to Discord come from this generator.
     fastrand::seed(seed);
     let roomy = rng.u8(0..3) > 0;
     let choice = Choice {
@@ -104,7 +106,7 @@ pub fn run(seed: u64) -> Coverage {
 }
 
 impl World {
-    /// Time passes, things happen, and something may go wrong.
+    /// Runs one step: time passes, the guilds change, and faults may happen.
     fn step(&mut self, faults: &Faults, roomy: bool) {
         let rng = &mut self.rng;
         let passed = match rng.u8(..) {
@@ -128,7 +130,7 @@ impl World {
         }
     }
 
-    /// Discord is away, for up to two hours.
+    /// Makes Discord unreachable for up to two hours.
     fn outage(&mut self, roomy: bool) {
         let time = Duration::from_secs(self.rng.u64(60..7_200));
         note(|| format!("fault: Discord is away for {time:?}"));
@@ -142,7 +144,7 @@ impl World {
         assert!(attempts <= 10 + time.as_secs() / 30, "P2: {attempts} attempts to connect within {time:?}");
     }
 
-    /// Lets time pass, in parts that are short enough for what looks at the clock.
+    /// Lets time pass in steps that are short enough for all timers.
     fn pass(&mut self, time: Duration, roomy: bool) {
         let end = self.now + time;
         loop {
@@ -228,23 +230,23 @@ impl World {
         }
     }
 
-    /// P4: nothing grows beyond its bound.
+    /// Checks P4: nothing grows beyond its bound.
     fn bounds(&mut self) {
         let report = self.host.report();
-        // The newest events are kept however large they are, and none is larger than this; memory comes in segments, of
-        // which the first and the last one are used in part.
+        // The newest events are kept however large they are, and none is larger than `LARGEST`. Of the segments, the
+        // first and the last one may be partly used.
         let most = self.choice.log.bytes + (self.choice.log.entries + 1) * LARGEST + 2 * SEGMENT;
         assert!(report.log_bytes <= most, "P4: {} bytes in the log, {most} at most", report.log_bytes);
         let sessions = report.clients + report.detached;
         assert!(sessions <= 4_096, "P4: {sessions} sessions");
     }
 
-    /// No more faults, nothing new: until all have what there is.
+    /// Runs without faults and without new events until everybody must have received everything.
     fn make_peace(&mut self, roomy: bool) {
         note(|| "peace".into());
         self.host.unreachable = 0;
         let end = self.now + PEACE;
-        // A connection that is frozen by now has to be noticed first.
+        // A connection that is already frozen has to be noticed first.
         for _ in 0..3 {
             for client in &mut self.clients {
                 client.manner = client::Manner { appetite: 1 << 20, heartbeats: true };
@@ -259,7 +261,7 @@ impl World {
         }
     }
 
-    /// The truth, for everybody.
+    /// Checks that everybody knows the true state.
     fn check(&mut self) {
         assert!(self.discord.is_linked(), "P2: no connection to Discord in peace");
         let numbers: BTreeSet<u64> = self.host.fed.iter().filter_map(|fed| fed.number).collect();
@@ -270,7 +272,7 @@ impl World {
         }
     }
 
-    /// All clients go for good: nothing of them stays.
+    /// Disconnects all clients for good, and checks that nothing is left of them.
     fn end(&mut self) {
         for index in 0..self.clients.len() {
             let client = &mut self.clients[index];

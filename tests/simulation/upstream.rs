@@ -1,5 +1,5 @@
-//! Discord's ends of the shard's connections: payloads of the model become WebSocket frames, compressed if the seed wants it,
-//! and frames of the core become payloads again.
+//! Discord's ends of the shard's connections. Payloads of the model become WebSocket frames, compressed if the seed
+//! says so, and frames of the core become payloads again.
 
 use crate::{
     discord::{Discord, Frame},
@@ -11,27 +11,27 @@ use gateway_proxy::{
     compression::{Deflater, Transport},
     data_core::Dialled,
     protocol::Time,
-    websocket::{Inbound, Message, Opcode, Role, write_close, write_frame},
+    websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
 };
 
-/// What a socket to Discord holds that nobody has read.
+/// Capacity in bytes of a socket to Discord.
 const SOCKET: usize = 16 << 10;
-/// Largest payload in either direction.
+/// Largest payload in either direction, in bytes.
 const LARGEST: usize = 1 << 24;
 
-/// One of them.
-struct Way {
+/// Discord's end of one connection.
+struct Endpoint {
     socket: u64,
-    /// The number by which Discord knows it.
+    /// The number of the connection in the model of Discord.
     link: u64,
-    inbound: Inbound,
+    inbound: FrameDecoder,
     deflater: Option<Deflater>,
-    /// Discord has ended it.
+    /// Discord has ended the connection.
     over: bool,
 }
 
-impl Way {
-    /// The frame of a text.
+impl Endpoint {
+    /// Writes a payload as a frame.
     fn frame(&mut self, text: &str) -> Vec<u8> {
         let mut frame = Vec::with_capacity(text.len() + 10);
         match &mut self.deflater {
@@ -47,26 +47,26 @@ impl Way {
     }
 }
 
-/// See the module's description.
-pub struct Ways {
+/// Discord's ends of all connections. See the module's description.
+pub struct Endpoints {
     net: Shared,
     transport: Transport,
-    ways: Vec<Way>,
+    endpoints: Vec<Endpoint>,
 }
 
-impl Ways {
+impl Endpoints {
     pub fn new(net: Shared, transport: Transport) -> Self {
-        Self { net, transport, ways: Vec::new() }
+        Self { net, transport, endpoints: Vec::new() }
     }
 
-    /// The process is gone, and its sockets with it.
+    /// Closes all connections, because the process is gone.
     pub fn clear(&mut self) {
-        for way in self.ways.drain(..) {
-            self.net.borrow_mut().pipe(way.socket).gone = true;
+        for endpoint in self.endpoints.drain(..) {
+            self.net.borrow_mut().pipe(endpoint.socket).gone = true;
         }
     }
 
-    /// The core has connected.
+    /// Opens a connection for the core.
     pub fn open(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng) -> Dialled<crate::net::Socket> {
         let socket = Net::open(&self.net, SOCKET);
         let mut deflater = Deflater::new(self.transport);
@@ -74,24 +74,24 @@ impl Ways {
             deflater.start();
         }
         let link = discord.connect(now, rng);
-        let inbound = Inbound::new(Role::Server, LARGEST);
-        let mut way = Way { socket: socket.id, link, inbound, deflater, over: false };
-        let mut received = Inbound::new(Role::Client, LARGEST);
-        // HELLO can come with the response to the upgrade.
+        let inbound = FrameDecoder::new(Role::Server, LARGEST);
+        let mut endpoint = Endpoint { socket: socket.id, link, inbound, deflater, over: false };
+        let mut received = FrameDecoder::new(Role::Client, LARGEST);
+        // HELLO may arrive together with the response to the upgrade.
         if rng.u8(0..4) == 0
             && let Some(Frame::Text { text, .. }) = discord.arrived(Time::MAX)
         {
-            received.receive(&way.frame(&text));
+            received.receive(&endpoint.frame(&text));
         }
-        self.ways.push(way);
+        self.endpoints.push(endpoint);
         Dialled { socket, tls: None, inbound: received }
     }
 
-    /// Hands the core what has arrived by now.
+    /// Sends the core the frames that have arrived by now.
     pub fn feed(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng) {
-        for way in self.ways.iter_mut().filter(|way| !way.over) {
+        for endpoint in self.endpoints.iter_mut().filter(|endpoint| !endpoint.over) {
             let mut net = self.net.borrow_mut();
-            while discord.link().is_some_and(|(link, _)| link == way.link)
+            while discord.link().is_some_and(|(link, _)| link == endpoint.link)
                 && let Some(frame) = discord.arrived(now)
             {
                 match frame {
@@ -99,90 +99,90 @@ impl Ways {
                         if !text.contains(r#""op":11,"#) {
                             note(|| format!("proxy: is sent {text:.110}"));
                         }
-                        net.push(way.socket, &way.frame(&text));
+                        net.push(endpoint.socket, &endpoint.frame(&text));
                         let (dispatch, ready) = (text.starts_with(r#"{"t":""#), text.starts_with(r#"{"t":"READY""#));
                         let counted = dispatch && !text.starts_with(r#"{"t":"RESUMED""#);
-                        net.ends_payload(way.socket, Payload { counted, ready, guild, number, left });
+                        net.ends_payload(endpoint.socket, Payload { counted, ready, guild, number, left });
                     }
                     Frame::Close(code) => {
                         let mut frame = Vec::new();
                         write_close(&mut frame, Some(code), "", None);
-                        net.push(way.socket, &frame);
-                        net.end(way.socket);
-                        way.over = true;
+                        net.push(endpoint.socket, &frame);
+                        net.end(endpoint.socket);
+                        endpoint.over = true;
                         discord.disconnect(now);
                     }
                 }
             }
-            if !way.over && discord.link().is_none_or(|(link, _)| link != way.link) {
-                way.over = true;
+            if !endpoint.over && discord.link().is_none_or(|(link, _)| link != endpoint.link) {
+                endpoint.over = true;
                 match rng.bool() {
-                    true => net.reset(way.socket),
-                    false => net.end(way.socket),
+                    true => net.reset(endpoint.socket),
+                    false => net.end(endpoint.socket),
                 }
             }
         }
     }
 
-    /// Hands Discord what the core has sent. Returns whether there was something.
+    /// Gives the model the payloads that the core has sent. Returns whether there were any.
     pub fn hear(&mut self, now: Time, discord: &mut Discord, rng: &mut Rng, coverage: &mut Coverage) -> bool {
         let mut something = false;
-        for way in &mut self.ways {
+        for endpoint in &mut self.endpoints {
             let (current, frozen) = discord
                 .link()
-                .filter(|(link, _)| *link == way.link)
+                .filter(|(link, _)| *link == endpoint.link)
                 .map_or((false, false), |(_, frozen)| (true, frozen));
             if !frozen {
                 loop {
-                    let n = self.net.borrow_mut().read(way.socket, way.inbound.space());
-                    way.inbound.filled(n);
+                    let n = self.net.borrow_mut().read(endpoint.socket, endpoint.inbound.space());
+                    endpoint.inbound.filled(n);
                     if n == 0 {
                         break;
                     }
                     something = true;
                 }
             }
-            while let Some(message) = way.inbound.next().expect("the core sends good frames") {
+            while let Some(message) = endpoint.inbound.next().expect("the core sends good frames") {
                 match message {
                     Message::Text(payload) => {
                         let text = String::from_utf8_lossy(payload);
                         if !text.starts_with(r#"{"op":1,"#) {
-                            note(|| format!("discord: hears on {} {text:.110}", way.link));
+                            note(|| format!("discord: hears on {} {text:.110}", endpoint.link));
                         }
-                        discord.receive(now, way.link, payload, coverage);
+                        discord.receive(now, endpoint.link, payload, coverage);
                     }
                     Message::Close(_) | Message::Pong(_) => {}
                     other => panic!("the core sends {other:?}"),
                 }
             }
             let mut net = self.net.borrow_mut();
-            let pipe = net.pipe(way.socket);
+            let pipe = net.pipe(endpoint.socket);
             let closed = pipe.core_closed;
             if pipe.core_ended || closed {
                 if current {
                     discord.disconnect(now);
-                    // Discord may not answer at all.
-                    way.over = rng.u8(0..8) == 0;
+                    // Discord may not answer the close at all.
+                    endpoint.over = rng.u8(0..8) == 0;
                     something = true;
                 }
-                if !way.over {
-                    way.over = true;
-                    net.end(way.socket);
+                if !endpoint.over {
+                    endpoint.over = true;
+                    net.end(endpoint.socket);
                     something = true;
                 }
             }
-            net.pipe(way.socket).gone |= closed;
+            net.pipe(endpoint.socket).gone |= closed;
         }
         let mut net = self.net.borrow_mut();
-        self.ways.retain(|way| !net.pipe(way.socket).gone || !net.pipe(way.socket).core_closed);
+        self.endpoints.retain(|endpoint| !net.pipe(endpoint.socket).gone || !net.pipe(endpoint.socket).core_closed);
         something
     }
 
-    /// The core does not sleep over what Discord has sent.
+    /// Checks that a sleeping core has received everything that Discord has sent.
     pub fn check(&self) {
         let mut net = self.net.borrow_mut();
-        for way in &self.ways {
-            let pipe = net.pipe(way.socket);
+        for endpoint in &self.endpoints {
+            let pipe = net.pipe(endpoint.socket);
             let unread = !pipe.to_core.is_empty() && !pipe.core_closed && !pipe.core_ended;
             assert!(!unread, "P1: the core sleeps, and does not receive what Discord has sent");
         }

@@ -1,4 +1,4 @@
-//! A bot of tests/clients/ as a child process: installed, started, told what to do, and remembered by what it reports.
+//! A bot of tests/clients/ as a child process: installs it, starts it, sends it commands, and collects its reports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,64 +12,62 @@ use serde_json::{Value, json};
 
 use super::{PATIENCE, Process, TOKEN, View, root};
 
-/// All intents that the tests' proxy has.
+/// All intents that the proxy of the tests has.
 const ALL_INTENTS: u64 = 53_608_447;
 
-/// What libraries take for their default: everything but the privileged intents (GUILD_MEMBERS and GUILD_PRESENCES). Of
-/// these MESSAGE_CONTENT is kept, because the tests number their messages in the content.
+/// The default intents of many libraries: everything but the privileged ones. GUILD_MEMBERS and GUILD_PRESENCES are
+/// removed here; MESSAGE_CONTENT stays, because the content of the tests' messages has their number.
 pub const DEFAULT_INTENTS: u64 = ALL_INTENTS & !(1 << 1 | 1 << 8);
 
-/// A guild, as a library shows it to its user or as the simulator knows it.
+/// A guild as a library shows it to its user, or as the simulator knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guild {
-    /// `member_count`, where it is known: an unavailable guild has none.
+    /// The `member_count`. An unavailable guild has none.
     pub members: Option<u64>,
     /// Whether the guild is down.
     pub unavailable: bool,
 }
 
-/// What a bot has reported so far about one shard.
+/// Everything that a bot has reported about one shard.
 #[derive(Debug, Default)]
 pub struct Shard {
     /// The guilds of each READY.
     pub ready: Vec<BTreeSet<String>>,
-    /// The last report of each guild.
+    /// The last report about each guild.
     pub guilds: BTreeMap<String, Guild>,
-    /// The ids of all these reports, in the order of arrival.
+    /// The guild ids of all these reports, in the order of arrival.
     pub arrivals: Vec<String>,
-    /// Guilds that the library told its user to have joined just now.
+    /// The guilds that the library reported as newly joined.
     pub joined: Vec<String>,
     /// The numbers of all messages, in the order of arrival.
     pub numbers: Vec<u64>,
-    /// How often the connection was lost, as far as the library says so.
+    /// How often the library has reported that it lost its connection.
     pub reconnecting: usize,
-    /// How often RESUMED was reported.
+    /// How often the library has reported RESUMED.
     pub resumed: usize,
 }
 
-/// A running bot. Anything unexpected that it reports ends the test.
+/// A running bot. The test fails when the bot reports an error.
 pub struct Bot {
     process: Process,
     shards: BTreeMap<u32, Shard>,
-    /// Answers to member requests: guild and number of members.
+    /// The answers to member requests: the guild and the number of members.
     members: Vec<(String, u64)>,
-    /// Answers to requests for the library's cache: guild and what the library holds of it.
+    /// The answers to requests for the library's cache: the guild and its content.
     caches: Vec<(String, Option<View>)>,
-    /// Each heartbeat that was acknowledged, as far as the bot was told to report them: did the acknowledgement come before
-    /// the library had noted when it sent the heartbeat?
+    /// For each acknowledged heartbeat that the bot has reported: whether the acknowledgement came before the library
+    /// had recorded that it sent the heartbeat.
     early: Vec<bool>,
-    /// May the library report errors?
+    /// Whether the library may report errors.
     tolerant: bool,
 }
 
 impl Bot {
-    /// Installs what the bot of `library` needs (`scripts/clients-setup`, quick when it is there) and starts it.
+    /// Installs the bot of `library` with `scripts/clients-setup`, which is quick when it is already installed, and
+    /// starts it. The bot's log is `<name>.log` in `directory`.
     ///
-    /// `gateway` is `ws://…`, `api` is `http://…/api`; `compress` empty leaves the library its default. The log is
-    /// `<name>.log` in `directory`.
-    ///
-    /// # Panics
-    /// When the library cannot be installed: that is a failure of the test, never a reason to leave it out.
+    /// # Panics When the library can not be installed: a missing library is a failure, never a reason to skip the
+    /// test.
     pub fn start(directory: &Path, name: &str, library: &str, shards: u32, settings: &Settings<'_>) -> Self {
         install(library);
         let mut command = program(library);
@@ -97,20 +95,20 @@ impl Bot {
         }
     }
 
-    /// From now on the library may complain.
+    /// Accepts errors that the library reports from now on.
     pub fn tolerate_errors(&mut self) {
         self.tolerant = true;
     }
 
-    /// What it has reported about a shard.
+    /// Everything that the bot has reported about a shard.
     pub fn shard(&self, shard: u32) -> &Shard {
         &self.shards[&shard]
     }
 
-    /// Reads reports until `enough` finds what it looks for in them.
+    /// Reads reports until `enough` returns `Ok`.
     ///
-    /// # Panics
-    /// With `what` and what is missing, after [`super::PATIENCE`]; when the bot reports an error, or ends.
+    /// # Panics After [`super::PATIENCE`], with `what` and the last `Err` of `enough`; when the bot reports an error
+    /// or ends.
     pub fn wait<T>(&mut self, what: &str, mut enough: impl FnMut(&Self) -> Result<T, String>) -> T {
         let start = Instant::now();
         loop {
@@ -126,17 +124,16 @@ impl Bot {
         }
     }
 
-    /// Reads what it has reported by now.
+    /// Reads all reports that the bot has written by now.
     ///
-    /// # Panics
-    /// When the bot has reported an error, or ended.
+    /// # Panics When the bot has reported an error or has ended.
     pub fn catch_up(&mut self) {
         while let Some(line) = self.process.try_read_line() {
             self.report(&line);
         }
     }
 
-    /// Waits until a shard has received message `last`, and checks that all messages since the bot was started are the
+    /// Waits until a shard has received message `last`, and checks that all messages since the bot started are the
     /// numbers after `before`: complete, in order, none twice.
     pub fn wait_for_numbers(&mut self, shard: u32, before: u64, last: u64) {
         let what = format!("messages {} to {last} on shard {shard}", before + 1);
@@ -152,7 +149,7 @@ impl Bot {
         }
     }
 
-    /// Asks for all members of a guild (op 8) and returns how many came.
+    /// Requests all members of a guild (op 8). Returns the number of members in the answer.
     pub fn request_members(&mut self, guild: &str) -> u64 {
         let before = self.members.len();
         self.command(&json!({"cmd": "members", "guild": guild}));
@@ -162,7 +159,7 @@ impl Bot {
         })
     }
 
-    /// What the library's own cache holds of a guild; nothing if it does not know the guild.
+    /// Returns what the library's own cache has about a guild; `None`: the library does not know the guild.
     pub fn cache(&mut self, guild: &str) -> Option<View> {
         let before = self.caches.len();
         self.command(&json!({"cmd": "cache", "guild": guild}));
@@ -172,8 +169,8 @@ impl Bot {
         })
     }
 
-    /// The acknowledged heartbeats that the bot has reported, and how many of them were acknowledged before the library had
-    /// noted when it sent them.
+    /// The number of acknowledged heartbeats that the bot has reported, and how many of these were acknowledged
+    /// before the library had recorded that it sent them.
     pub fn acknowledged(&self) -> (usize, usize) {
         (self.early.len(), self.early.iter().filter(|early| **early).count())
     }
@@ -188,7 +185,7 @@ impl Bot {
         self.command(&json!({"cmd": "reconnect", "shard": shard}));
     }
 
-    /// Ends it at once, without any goodbye.
+    /// Kills the bot. Its connections end without a close frame.
     pub fn kill(mut self) {
         self.process.kill();
     }
@@ -197,7 +194,7 @@ impl Bot {
         self.process.write_line(&command.to_string());
     }
 
-    /// Takes one line of the bot's output.
+    /// Processes one line of the bot's output.
     fn report(&mut self, line: &str) {
         let report = serde_json::from_str(line);
         let report = report.unwrap_or_else(|error| panic!("the bot printed what is not a report: {line}: {error}"));
@@ -227,7 +224,7 @@ impl Bot {
     }
 }
 
-/// A line of a bot's output; tests/clients/README.md says what they mean.
+/// A line of a bot's output, as tests/clients/README.md describes it.
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "lowercase")]
 enum Report {
@@ -242,30 +239,30 @@ enum Report {
     Error {},
 }
 
-/// Where a bot connects, and how.
+/// Where and how a bot connects.
 #[derive(Clone, Copy, Default)]
 pub struct Settings<'a> {
     /// The gateway, `ws://…`, without a slash at its end.
     pub gateway: &'a str,
     /// The base of the REST API, `http://…/api`.
     pub api: &'a str,
-    /// Has the bot to find the gateway by the REST API?
+    /// Whether the bot has to find the gateway through the REST API.
     pub rest_only: bool,
     /// `none`, `zlib-stream`, `zstd-stream`, or empty for the library's default.
     pub compress: &'a str,
-    /// The intents that the library is given; all that the tests' proxy has if it is `None`. What a library keeps by default
-    /// follows from them.
+    /// The intents that the library is given; `None`: all that the proxy of the tests has. What a library caches by
+    /// default follows from its intents.
     pub intents: Option<u64>,
-    /// Milliseconds between two heartbeats, where the bot can choose (discord.py); 0 leaves it as HELLO says.
+    /// Milliseconds between two heartbeats, for libraries that let the bot choose (discord.py); 0: the interval in
+    /// HELLO.
     pub heartbeat_ms: u64,
-    /// A certificate for Node.js to trust, for `wss://`.
+    /// A certificate that Node.js has to trust, for `wss://`.
     pub ca: Option<&'a Path>,
 }
 
 /// Runs `scripts/clients-setup` for one library.
 ///
-/// # Panics
-/// When it cannot be installed.
+/// # Panics When the library can not be installed.
 pub fn install(library: &str) {
     let script = root().join("scripts/clients-setup");
     let output = Command::new(&script).arg(library).output();
@@ -284,12 +281,12 @@ fn program(library: &str) -> Command {
         command
     } else if source.join("bot.py").exists() {
         let mut command = Command::new(installed.join("venv/bin/python"));
-        // Otherwise it would leave caches among the sources.
+        // Otherwise Python would write its caches among the sources.
         command.env("PYTHONDONTWRITEBYTECODE", "1").arg(source.join("bot.py"));
         command
     } else if source.join("maven.sha256").exists() {
         let mut command = Command::new("java");
-        // Quick to start, and small: several run at the same time.
+        // These options make Java start quickly and use little memory, because several bots run at the same time.
         command.args(["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xmx512m", "-cp"]);
         command.arg(format!("{0}/classes:{0}/lib/*", installed.display()));
         command.arg(if source.join("Bot.kt").exists() { "BotKt" } else { "Bot" });

@@ -1,14 +1,14 @@
-//! Erlang's external term format, read and written as client libraries do; it shares nothing with the proxy's own.
+//! Reads and writes Erlang's external term format as client libraries do. It shares no code with the proxy, so that
+//! the two check each other.
 
 use serde_json::{Map, Number, Value};
 
-/// Above this JSON has strings.
+/// Largest integer that is a number in JSON; larger ones are strings.
 const MAX_INTEGER: u64 = (1 << 53) - 1;
 
-/// Reads a whole term as erlpack does: atoms are strings where they are no constants, and large integers are strings.
+/// Reads a whole term as erlpack does: atoms become strings, except the constants, and large integers become strings.
 ///
-/// # Errors
-/// What is wrong with it.
+/// # Errors A description of what is wrong with the term.
 pub fn read(term: &[u8]) -> Result<Value, String> {
     let mut rest = term.strip_prefix(&[131]).ok_or("not version 131")?;
     let value = value(&mut rest)?;
@@ -92,12 +92,13 @@ fn value(rest: &mut &[u8]) -> Result<Value, String> {
     })
 }
 
-/// Whose terms to write.
+/// The library whose terms to write.
 #[derive(Clone, Copy, Debug)]
 pub enum Style {
-    /// Every number that is no 32-bit integer is a float; lists are lists.
+    /// erlpack: every number that is not a 32-bit integer is a float, and lists are lists.
     Erlpack,
-    /// Integers are integers, lists of bytes have their own type, and constants are atoms of the new type.
+    /// Elixir: integers stay integers, a list of bytes has a type of its own, and constants are atoms of the UTF-8
+    /// type.
     Elixir,
 }
 

@@ -1,4 +1,4 @@
-//! A Gateway client of the tests' own: one thread, one blocking socket, and every rule checked on every frame.
+//! A Gateway client for tests: one thread, one blocking socket, and checks on every frame.
 
 use std::{
     io::{self, Read, Write},
@@ -9,13 +9,13 @@ use std::{
 use gateway_proxy::{
     compression::{Inflater, Transport},
     protocol::{Encoding, envelope::Envelope},
-    websocket::{Inbound, Message, Opcode, Role, client_request, parse_response, write_close, write_frame},
+    websocket::{FrameDecoder, Message, Opcode, Role, client_request, parse_response, write_close, write_frame},
 };
 use serde_json::{Value, json};
 
 use super::{TOKEN, etf};
 
-/// Any larger payload is a fault.
+/// Largest payload that a test accepts, in bytes.
 const MAX_PAYLOAD: usize = 64 << 20;
 
 /// One payload from the server.
@@ -27,17 +27,17 @@ pub struct Payload {
     pub s: Option<u64>,
     /// The type of a dispatch.
     pub t: Option<String>,
-    /// The text of the data.
+    /// The JSON text of the data.
     pub d: String,
 }
 
 impl Payload {
-    /// The data, parsed.
+    /// Parses the data.
     pub fn data(&self) -> Value {
         serde_json::from_str(&self.d).expect("data that is JSON")
     }
 
-    /// The number at the start of a message of the simulator's.
+    /// The number at the start of the content of one of the simulator's messages.
     pub fn number(&self) -> Option<u64> {
         if self.t.as_deref() != Some("MESSAGE_CREATE") {
             return None;
@@ -48,18 +48,18 @@ impl Payload {
     }
 }
 
-/// What came instead of a payload.
+/// Why no payload came.
 #[derive(Debug, PartialEq)]
 pub enum Gone {
-    /// A close frame: code and reason.
+    /// The proxy sent a close frame with this code and reason.
     Closed(Option<u16>, String),
-    /// The stream ended without one.
+    /// The stream ended without a close frame.
     Ended,
     /// Nothing came in time.
     Silent,
 }
 
-/// What a client asks for in its URL and in IDENTIFY.
+/// What a client asks for in its URL and in its IDENTIFY.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
     /// `compress` in the URL.
@@ -76,21 +76,20 @@ impl From<Transport> for Options {
     }
 }
 
-/// A connection to the gateway of the proxy.
+/// A connection to the proxy's gateway.
 pub struct Gateway {
     stream: TcpStream,
-    inbound: Inbound,
+    inbound: FrameDecoder,
     inflater: Inflater,
     options: Options,
-    /// Payloads that came compressed by themselves.
+    /// Number of payloads that came with payload compression.
     pub packed: u64,
 }
 
 impl Gateway {
     /// Connects and reads HELLO.
     ///
-    /// # Panics
-    /// When that fails.
+    /// # Panics When either fails.
     pub fn connect(address: SocketAddr, options: impl Into<Options>) -> Self {
         let mut gateway = Self::open(address, options).expect("a connection to the gateway");
         let hello = gateway.receive().expect("HELLO");
@@ -98,28 +97,26 @@ impl Gateway {
         gateway
     }
 
-    /// Connects up to the end of the upgrade.
+    /// Connects and completes the upgrade.
     ///
-    /// # Errors
-    /// Whatever the network or the handshake says.
+    /// # Errors The error of the network or of the handshake.
     pub fn open(address: SocketAddr, options: impl Into<Options>) -> io::Result<Self> {
         let options @ Options { transport, encoding, .. } = options.into();
         let compress = transport.name().map(|name| format!("&compress={name}")).unwrap_or_default();
         Self::open_at(address, &format!("/?v=10&encoding={}{compress}", encoding.name()), options, &[])
     }
 
-    /// Connects to any target, whose query says the same as `options`. The bytes of `early` go out together with the
-    /// request of the upgrade.
+    /// Connects to `target`, whose query has to agree with `options`. The bytes of `early` are sent together with the
+    /// request for the upgrade.
     ///
-    /// # Errors
-    /// Whatever the network or the handshake says.
+    /// # Errors The error of the network or of the handshake.
     pub fn open_at(address: SocketAddr, target: &str, options: Options, early: &[u8]) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let (request, key) = client_request(&address.to_string(), target);
         stream.write_all(&[request.as_bytes(), early].concat())?;
-        let mut inbound = Inbound::new(Role::Client, MAX_PAYLOAD);
+        let mut inbound = FrameDecoder::new(Role::Client, MAX_PAYLOAD);
         loop {
             let parsed = parse_response(inbound.unconsumed(), &key).map_err(io::Error::other)?;
             if let Some(size) = parsed {
@@ -135,15 +132,14 @@ impl Gateway {
         }
     }
 
-    /// How long [`Gateway::receive`] waits.
+    /// Sets how long [`Gateway::receive`] waits.
     pub fn set_patience(&mut self, patience: Duration) {
         self.stream.set_read_timeout(Some(patience)).expect("a timeout");
     }
 
-    /// The next payload. Every frame has to have all four keys, in Discord's order.
+    /// Receives the next payload. Every payload has to have all four keys, in Discord's order.
     ///
-    /// # Errors
-    /// The end of the connection, or silence.
+    /// # Errors The connection has ended, or nothing came in time.
     pub fn receive(&mut self) -> Result<Payload, Gone> {
         let mut text = Vec::new();
         loop {
@@ -156,15 +152,18 @@ impl Gateway {
                 Some(Message::Binary(bytes))
                     if self.options.transport == Transport::None && self.options.encoding == Encoding::Json =>
                 {
-                    // A zlib buffer with nothing from before and nothing behind it.
+                    // A complete zlib stream: independent of earlier payloads and with no bytes after it.
                     let mut inflater = flate2::read::ZlibDecoder::new(bytes);
                     inflater.read_to_end(&mut text).expect("a zlib buffer");
                     assert_eq!(inflater.total_in() as usize, bytes.len());
-                    assert!(bytes.len() < text.len(), "compressed though it does not pay");
+                    assert!(bytes.len() < text.len(), "compression has made the payload larger");
                     self.packed += 1;
                 }
                 Some(Message::Binary(bytes)) => {
-                    assert!(self.inflater.inflate(bytes, &mut text).expect("a good stream"), "one payload a message");
+                    assert!(
+                        self.inflater.inflate(bytes, &mut text).expect("a good stream"),
+                        "each message has one whole payload"
+                    );
                 }
                 Some(Message::Close(close)) => {
                     let (code, reason) = close.map_or((None, ""), |(code, reason)| (Some(code), reason));
@@ -191,7 +190,7 @@ impl Gateway {
         }
     }
 
-    /// All four keys have to be there.
+    /// Turns a decoded term into a payload, and checks that all four keys are there.
     fn payload_of(payload: Value) -> Payload {
         let Value::Object(payload) = payload else { panic!("{payload} is no object") };
         let keys: Vec<&str> = payload.keys().map(String::as_str).collect();
@@ -206,8 +205,7 @@ impl Gateway {
 
     /// Sends a binary message.
     ///
-    /// # Errors
-    /// Whatever the network says.
+    /// # Errors The error of the network.
     pub fn send_binary(&mut self, bytes: &[u8]) -> io::Result<()> {
         let mut frame = Vec::new();
         write_frame(&mut frame, Opcode::Binary, bytes, Some([1, 6, 1, 8]));
@@ -216,31 +214,28 @@ impl Gateway {
 
     /// Sends a text message.
     ///
-    /// # Errors
-    /// Whatever the network says.
+    /// # Errors The error of the network.
     pub fn send_text(&mut self, text: &str) -> io::Result<()> {
         let mut frame = Vec::new();
         write_frame(&mut frame, Opcode::Text, text.as_bytes(), Some([3, 1, 4, 1]));
         self.stream.write_all(&frame)
     }
 
-    /// Sends raw bytes, for what no library would send.
+    /// Sends raw bytes, for frames that no library would send.
     ///
-    /// # Errors
-    /// Whatever the network says.
+    /// # Errors The error of the network.
     pub fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.write_all(bytes)
     }
 
     /// Sends a command.
     ///
-    /// # Panics
-    /// When the connection is gone.
+    /// # Panics When the connection has ended.
     pub fn send(&mut self, op: u64, data: &Value) {
         let command = json!({"op": op, "d": data});
         let sent = match self.options.encoding {
             Encoding::Json => self.send_text(&command.to_string()),
-            // The one or the other by chance of the opcode.
+            // The opcode chooses one of the two styles, so that tests cover both.
             Encoding::Etf if op.is_multiple_of(2) => self.send_binary(&etf::write(&command, etf::Style::Erlpack)),
             Encoding::Etf => self.send_binary(&etf::write(&command, etf::Style::Elixir)),
         };
@@ -266,7 +261,7 @@ impl Gateway {
         self.send(1, &json!(sequence));
     }
 
-    /// Closes with a code and returns the code that came back.
+    /// Sends a close frame. Returns the code of the close frame in answer.
     pub fn close(mut self, code: u16) -> Option<u16> {
         let mut frame = Vec::new();
         write_close(&mut frame, Some(code), "", Some([2, 7, 1, 8]));
@@ -281,8 +276,8 @@ impl Gateway {
     }
 }
 
-/// Does a JSON payload begin as Discord's do? There are libraries that look for keys in the text, and others that need each
-/// of the four, be it null.
+/// Checks that a JSON payload begins as Discord's payloads do. Some libraries search the text for the keys, and
+/// others need each of the four keys, even if its value is null.
 fn has_keys_in_order(text: &[u8]) -> bool {
     let text = String::from_utf8_lossy(&text[..text.len().min(200)]);
     let Some(rest) = text.strip_prefix("{\"t\":") else { return false };

@@ -1,4 +1,4 @@
-//! A blocking HTTP/1.1 client that is just enough for the simulator's and the proxy's own routes.
+//! A blocking HTTP/1.1 client, just sufficient for the routes of the simulator and the proxy.
 
 use std::{
     io::{Read, Write},
@@ -8,31 +8,31 @@ use std::{
 
 use serde_json::Value;
 
-/// How long a server may be silent within one answer.
+/// Longest time that a server may be silent during one answer.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// An answer, whatever its status.
+/// An answer of any status.
 #[derive(Debug)]
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// Lines of the header, as they came.
+    /// The lines of the header.
     pub header: String,
     /// The body, which has to be UTF-8.
     pub body: String,
 }
 
-/// GET `path` of the server at `address`. `Err` is for a server that cannot be reached or does not answer in full.
+/// Sends GET `path`. `Err`: the server can not be reached or does not complete its answer.
 pub fn get(address: SocketAddr, path: &str) -> Result<Response, String> {
     request(address, "GET", path, b"")
 }
 
-/// GET `path`, which has to be answered by 200 and JSON.
+/// Sends GET `path`. The answer has to be 2xx with JSON.
 pub fn get_json(address: SocketAddr, path: &str) -> Result<Value, String> {
     json(path, get(address, path)?)
 }
 
-/// POST `path` (with its parameters in the query and no body), which has to be answered by 2xx and JSON or nothing.
+/// Sends POST `path` without a body. The answer has to be 2xx with JSON or nothing.
 pub fn post(address: SocketAddr, path: &str) -> Result<Value, String> {
     post_body(address, path, b"")
 }
@@ -67,7 +67,7 @@ fn request(address: SocketAddr, method: &str, path: &str, body: &[u8]) -> Result
     parse(&answer).ok_or_else(|| format!("{method} {path}: not an answer: {:?}", String::from_utf8_lossy(&answer)))
 }
 
-/// The answer in everything that the server sent before it closed the connection; `None` if it is cut short.
+/// Parses everything that the server sent before it closed the connection. `None`: the answer is incomplete.
 fn parse(answer: &[u8]) -> Option<Response> {
     let answer = str::from_utf8(answer).ok()?;
     let (header, body) = answer.split_once("\r\n\r\n")?;

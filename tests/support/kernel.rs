@@ -1,4 +1,5 @@
-//! What the kernel holds for TCP connections: the socket monitoring interface, sock_diag(7), which `ss -m` uses, too.
+//! Reads how much memory the kernel uses for TCP connections, through the socket monitoring interface sock_diag(7),
+//! which `ss -m` uses too.
 
 use std::{
     io::{self, Read, Write},
@@ -10,10 +11,11 @@ use std::{
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const INET_DIAG_SKMEMINFO: u16 = 7;
 const TCP_ESTABLISHED: u32 = 1;
-/// Places in what INET_DIAG_SKMEMINFO carries: received bytes, allocated in advance, to send, waiting for the socket's lock.
+/// Indexes of numbers in INET_DIAG_SKMEMINFO: received bytes, bytes allocated in advance, bytes to send, bytes that
+/// wait for the socket's lock.
 const MEMORY: [usize; 4] = [0, 4, 5, 7];
 
-/// struct inet_diag_sockid, in network byte order.
+/// `struct inet_diag_sockid`, in network byte order.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct SocketId {
@@ -25,7 +27,7 @@ struct SocketId {
     cookie: [u32; 2],
 }
 
-/// struct nlmsghdr and struct inet_diag_req_v2.
+/// `struct nlmsghdr` and `struct inet_diag_req_v2`.
 #[repr(C)]
 struct Request {
     length: u32,
@@ -41,7 +43,7 @@ struct Request {
     id: SocketId,
 }
 
-/// struct inet_diag_msg.
+/// `struct inet_diag_msg`.
 #[repr(C)]
 struct Found {
     family: u8,
@@ -56,24 +58,23 @@ struct Found {
     inode: u32,
 }
 
-/// The kernel memory of each established connection whose own end is `local` (IPv4), in bytes: what it has received and
-/// nobody has read, what it has to send, and what is allocated for either in advance.
+/// Returns, for each established connection whose own end is `local` (IPv4), the kernel memory in bytes: unread
+/// bytes, bytes to send, and memory allocated in advance for either.
 ///
-/// # Panics
-/// When the kernel does not tell.
+/// # Panics When the kernel does not answer.
 pub fn memory_of_connections(local: SocketAddr) -> Vec<u64> {
     dump().expect("sock_diag").into_iter().filter(|(port, _)| *port == local.port()).map(|(_, memory)| memory).collect()
 }
 
 /// The local port and the memory of each established IPv4 connection.
 fn dump() -> io::Result<Vec<(u16, u64)>> {
-    // SAFETY: makes a descriptor.
+    // SAFETY: the call only makes a descriptor.
     let descriptor =
         unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, libc::NETLINK_SOCK_DIAG) };
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was made just now and belongs to nobody else. A file reads and writes whole datagrams.
+    // SAFETY: the descriptor was made just now and nothing else owns it. A `File` reads and writes whole datagrams.
     let mut socket = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
     let request = Request {
         length: size_of::<Request>() as u32,
@@ -112,7 +113,7 @@ fn number(bytes: &[u8], at: usize) -> u32 {
     u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("4 bytes"))
 }
 
-/// Reads a `Found` and the attributes behind it.
+/// Reads a `Found` and the attributes that follow it.
 fn read(message: &[u8]) -> (u16, u64) {
     let port = offset_of!(Found, id) + offset_of!(SocketId, source_port);
     let port = u16::from_be_bytes([message[port], message[port + 1]]);

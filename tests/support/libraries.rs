@@ -1,14 +1,14 @@
-//! Which client libraries there are, and which of them the person who runs the tests wants.
+//! The client libraries that have a bot, and which of these to test.
 
 use std::{env, fs};
 
 use super::root;
 
-/// The libraries that are tested when nobody chooses.
+/// The libraries that are tested by default.
 const DEFAULT: [&str; 8] = ["twilight", "discord.js", "discord.py", "eris", "hikari", "discordeno", "jda", "discordgo"];
 
-/// Whether the person who runs the tests wants this library: `CLIENTS` is `all`, or a list of names; without it those that
-/// stand for the others.
+/// Says whether a library has to be tested. `CLIENTS` is `all` or a list of names; without it, [`DEFAULT`] is the
+/// list.
 pub fn chosen(library: &str) -> bool {
     let wanted = match env::var("CLIENTS") {
         Err(_) => DEFAULT.contains(&library),
@@ -20,7 +20,7 @@ pub fn chosen(library: &str) -> bool {
     wanted
 }
 
-/// The names of all directories below tests/clients/ that have a bot.
+/// The names of all directories in tests/clients/ that have a bot.
 pub fn libraries() -> Vec<String> {
     let entries = fs::read_dir(root().join("tests/clients")).expect("tests/clients");
     let mut found: Vec<String> = entries

@@ -1,18 +1,19 @@
-//! What the end-to-end tests share: child processes that never outlive their test, a small HTTP client, the simulator,
-//! the proxy, and the bots of tests/clients/.
+//! What the end-to-end tests share: child processes that never outlive their test, a small HTTP client, the
+//! simulator, the proxy, and the bots of tests/clients/.
 //!
-//! Every wait has a bound and says what it waited for; the bounds are generous, because they are there to end a test
-//! that hangs, not to judge speed. When a test fails, the end of each child's log is printed, with the path of the rest.
+//! Every wait has a limit, and its failure says what it waited for. The limits are generous, because they end tests
+//! that hang and do not judge speed. When a test fails, it prints the end of the log of each child, with the path of
+//! the whole log.
 
 #![allow(dead_code, unused_imports, reason = "each test file uses its own part of this")]
 
 mod bot;
 pub mod etf;
+mod faulty_relay;
 mod gateway;
 mod http;
 mod kernel;
 mod libraries;
-mod meddler;
 mod process;
 mod proxy;
 mod simulator;
@@ -20,11 +21,11 @@ mod truth;
 mod view;
 
 pub use bot::{Bot, DEFAULT_INTENTS, Guild, Settings, Shard, install};
+pub use faulty_relay::{Fault, FaultyRelay};
 pub use gateway::{Gateway, Gone, Options, Payload};
 pub use http::{Response, get, get_json, post, post_body};
 pub use kernel::memory_of_connections;
 pub use libraries::{chosen, libraries};
-pub use meddler::{Meddler, Way};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use simulator::{Simulator, TOKEN};
@@ -38,13 +39,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long anything may take that normally takes up to a few seconds, on a machine that is busy with other tests.
+/// Longest time for anything that normally takes up to a few seconds, on a machine that runs other tests at the same
+/// time.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Asks `attempt` until it has an answer.
+/// Calls `attempt` until it returns `Ok`.
 ///
-/// # Panics
-/// With `what` and the last reason, when there is none after [`PATIENCE`].
+/// # Panics After [`PATIENCE`], with `what` and the last reason.
 pub fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>) -> T {
     let start = Instant::now();
     loop {
@@ -56,8 +57,8 @@ pub fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>)
     }
 }
 
-/// A TCP port of the loopback interface that was free just now, and that the system gives to no outgoing connection: a
-/// process that is started again finds it free again.
+/// Returns a free TCP port of the loopback interface, outside of the range that the system uses for outgoing
+/// connections: a process that is restarted finds it free again.
 pub fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(10_000..30_000);
@@ -72,7 +73,7 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// A new, empty directory below Cargo's directory for test files. It is left there, for the logs in it.
+/// Makes a new, empty directory in Cargo's directory for test files. It is kept, because it has the logs.
 pub fn scratch(name: &str) -> PathBuf {
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
     if path.exists() {

@@ -1,4 +1,4 @@
-//! A child process: its output goes to a log file and, line by line, to the test; dropping it ends it.
+//! A child process. Its output goes to a log file and, line by line, to the test. Dropping it kills the child.
 
 use std::{
     collections::VecDeque,
@@ -14,15 +14,15 @@ use std::{
     time::Duration,
 };
 
-/// How many lines of a child's log are shown when a test fails.
+/// Number of lines of a child's log that are printed when a test fails.
 const SHOWN: usize = 60;
 
-/// A running child.
+/// A running child process.
 pub struct Process {
     name: String,
     child: Child,
     stdin: Option<ChildStdin>,
-    /// In a lock only so that several threads may look at a child; whoever reads has it for itself.
+    /// The lock only makes the type `Sync`: a reader has exclusive access anyway.
     stdout: Mutex<Receiver<String>>,
     readers: Vec<JoinHandle<()>>,
     log: Log,
@@ -31,8 +31,7 @@ pub struct Process {
 impl Process {
     /// Starts `command`. Its log is `<name>.log` in `directory`.
     ///
-    /// # Panics
-    /// When the program cannot be started.
+    /// # Panics When the program can not be started.
     pub fn start(name: &str, mut command: Command, directory: &Path) -> Self {
         let log = Log::new(directory.join(format!("{name}.log")));
         let mut child = command
@@ -61,7 +60,7 @@ impl Process {
         }
     }
 
-    /// The next line of the child's standard output. `Err` says why there is none.
+    /// Reads the next line of the child's standard output. `Err` says why there is none.
     pub fn read_line(&mut self, patience: Duration) -> Result<String, String> {
         let stdout = self.stdout.get_mut().expect("nobody panics with it");
         stdout.recv_timeout(patience).map_err(|error| match error {
@@ -70,10 +69,9 @@ impl Process {
         })
     }
 
-    /// The next line of its output, if there is one already.
+    /// Reads the next line of the child's standard output if there is one already.
     ///
-    /// # Panics
-    /// When the child has ended.
+    /// # Panics When the child has ended.
     pub fn try_read_line(&mut self) -> Option<String> {
         match self.stdout.get_mut().expect("nobody panics with it").try_recv() {
             Ok(line) => Some(line),
@@ -82,7 +80,7 @@ impl Process {
         }
     }
 
-    /// The child's exit status, if it has ended.
+    /// The child's exit status; `None`: it is running.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.try_wait().expect("the state of a child")
     }
@@ -93,14 +91,14 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "{} can not be sent {signal}", self.name);
     }
 
-    /// Its number.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Sends SIGKILL: the child gets no chance to close anything. Returns when it is gone.
+    /// Sends SIGKILL, so the child can not close anything, and waits until the child is gone.
     pub fn kill(&mut self) {
-        // Failing means that it had ended already.
+        // An error means that the child has already ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -118,21 +116,21 @@ impl Drop for Process {
     }
 }
 
-/// Copies a pipe to the log, and its lines to `lines`, until the child closes it.
+/// Copies a pipe to the log, and its lines to `lines`, until the child closes the pipe.
 fn read(pipe: impl Read + Send + 'static, log: Log, lines: Option<Sender<String>>) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
             let line = String::from_utf8_lossy(&line).into_owned();
             log.line(&line);
             if let Some(lines) = &lines {
-                // A test that is over does not listen any more; the log still does.
+                // The test may have ended and not read any more lines. The log still gets them.
                 let _ = lines.send(line);
             }
         }
     })
 }
 
-/// A log file, and its last lines.
+/// A log file and its last lines.
 #[derive(Clone)]
 struct Log(Arc<Mutex<LogState>>);
 

@@ -14,45 +14,46 @@ use super::{PATIENCE, Process, Simulator, TOKEN, free_port, get, wait_until};
 /// A running proxy.
 pub struct Proxy {
     process: Process,
-    /// Where it listens, for clients and for HTTP.
+    /// The address that it listens on, for clients and for HTTP.
     pub address: SocketAddr,
 }
 
 impl Proxy {
-    /// Starts it before `simulator`, with everything cached and the keys of `changes` (an object) over the defaults of the
-    /// tests (null takes a key out of the config), and returns when all shards are ready.
+    /// Starts the proxy in front of `simulator` and returns when all shards are ready. The configuration caches
+    /// everything; the keys of `changes` (an object) replace the defaults of the tests, and null removes a key.
     ///
-    /// # Panics
-    /// When it does not come up.
+    /// # Panics When the proxy does not become ready.
     pub fn start(directory: &Path, simulator: &Simulator, changes: &Value) -> Self {
         let proxy = Self::spawn(directory, simulator, changes);
         proxy.wait_until_ready()
     }
 
-    /// As [`Self::start`], without waiting for anything.
+    /// As [`Self::start`], without waiting.
     pub fn spawn(directory: &Path, simulator: &Simulator, changes: &Value) -> Self {
         Self::spawn_before(directory, simulator.address, changes, &[])
     }
 
-    /// As [`Self::spawn`], before a Discord at `discord` that need not be there yet, with variables of the environment.
+    /// As [`Self::spawn`], in front of a Discord at the address `discord` that need not run yet, with additional
+    /// environment variables.
     pub fn spawn_before(directory: &Path, discord: SocketAddr, changes: &Value, variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
         command.envs(variables.iter().copied());
         Self::run(directory, discord, changes, command)
     }
 
-    /// As [`Self::start`], with a socket that outlives it, as systemd would give it one.
+    /// As [`Self::start`], with an inherited socket that outlives the proxy, as systemd's socket activation provides
+    /// it.
     pub fn start_on(socket: &TcpListener, directory: &Path, simulator: &Simulator, changes: &Value) -> Self {
         let mut changes = changes.clone();
         changes["port"] = json!(socket.local_addr().expect("a bound socket").port());
-        // The shell knows the number of the process before the program starts.
+        // The shell knows the process id before the program starts.
         let mut command = Command::new("sh");
         command.args(["-c", r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@""#, env!("CARGO_BIN_EXE_gateway-proxy")]);
         let descriptor = socket.as_raw_fd();
-        // SAFETY: between fork and exec only dup2 and fcntl are called, which are async-signal-safe.
+        // SAFETY: between fork and exec the closure only calls dup2 and fcntl, which are async-signal-safe.
         unsafe {
             command.pre_exec(move || {
-                // What is 3 already only has to survive exec.
+                // A descriptor that already is 3 only has to survive the exec.
                 let done = if descriptor == 3 { libc::fcntl(3, libc::F_SETFD, 0) } else { libc::dup2(descriptor, 3) };
                 if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
             });
@@ -60,7 +61,7 @@ impl Proxy {
         Self::run(directory, simulator.address, &changes, command).wait_until_ready()
     }
 
-    /// As [`Self::start`], with so many files at most.
+    /// As [`Self::start`], with a limit of `files` open files.
     pub fn start_with_files(directory: &Path, simulator: &Simulator, changes: &Value, files: u32) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", r#"ulimit -n "$1"; shift; exec "$@""#, "sh", &files.to_string()]);
@@ -69,18 +70,18 @@ impl Proxy {
     }
 
     fn run(directory: &Path, discord: SocketAddr, changes: &Value, mut command: Command) -> Self {
-        // A proxy that is started again listens where it did.
+        // A restarted proxy listens on the same port.
         let port = changes["port"].as_u64().map_or_else(free_port, |port| port as u16);
         let path = directory.join("config.json");
         let config = configuration(discord, port, changes);
         std::fs::write(&path, config.to_string()).expect("writing the config");
-        // A token in the environment of whoever runs the tests must not get in.
+        // A token in the environment of the test run must not reach the proxy.
         command.arg("--config").arg(&path).current_dir(directory).env_remove("TOKEN");
         let process = Process::start("gateway-proxy", command, directory);
         Self { process, address: SocketAddr::from(([127, 0, 0, 1], port)) }
     }
 
-    /// Returns when `/health` says that all shards are ready.
+    /// Waits until `/health` reports that all shards are ready.
     pub fn wait_until_ready(mut self) -> Self {
         wait_until("the proxy to be healthy", || {
             if let Some(status) = self.process.ended() {
@@ -95,22 +96,21 @@ impl Proxy {
         self
     }
 
-    /// Sends SIGTERM and returns when the process has ended.
+    /// Sends SIGTERM and waits until the process has ended.
     ///
-    /// # Panics
-    /// When it does not end, or not well.
+    /// # Panics When the process does not end, or ends with an error.
     pub fn stop(mut self) {
         self.process.signal("TERM");
         let status = wait_until("the proxy to stop", || self.process.ended().ok_or("it runs".to_owned()));
         assert!(status.success(), "{status}");
     }
 
-    /// Ends it without any warning.
+    /// Kills the proxy with SIGKILL.
     pub fn kill(mut self) {
         self.process.kill();
     }
 
-    /// The number of the process.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
@@ -120,7 +120,7 @@ impl Proxy {
         self.process.signal(signal);
     }
 
-    /// The exit status, if it has ended.
+    /// The exit status; `None`: the proxy is running.
     pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.process.ended()
     }

@@ -1,4 +1,4 @@
-//! What a client is shown of every guild, against the truth of the simulator.
+//! Compares the guilds that a client receives with the true state in the simulator.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use super::{Gateway, Proxy, Simulator, get, get_json, wait_until};
 
 const INTENTS: u64 = 53_608_447;
 
-/// The guilds that a new client is shown.
+/// Connects a new client and returns the guilds that it receives.
 pub fn guilds_of(proxy: &Proxy, shard: u32, shards: u32) -> BTreeMap<String, Value> {
     let mut gateway = Gateway::connect(proxy.address, Transport::Zstd);
     gateway.identify((shard, shards), INTENTS);
@@ -41,7 +41,7 @@ fn misses_members(shown: &serde_json::Map<String, Value>, truth: &serde_json::Ma
     count(shown) < count(truth)
 }
 
-/// Both without what is allowed to differ: where `unavailable` is absent it is false.
+/// Compares a guild with its true state, except for allowed differences. A missing `unavailable` means false.
 fn same(shown: &Value, truth: &Value, changed: bool) -> Result<(), String> {
     let (shown, truth) = (shown.as_object().expect("a guild"), truth.as_object().expect("a guild"));
     for key in shown.keys().chain(truth.keys()) {
@@ -49,21 +49,22 @@ fn same(shown: &Value, truth: &Value, changed: bool) -> Result<(), String> {
         if a == b || key == "unavailable" {
             continue;
         }
-        // A guild that came as large stays so while members are missing, so that clients ask for them.
+        // A guild that Discord sent as large stays large while members are missing, so that clients request them.
         if key == "large" && a == Some(&true.into()) && misses_members(shown, truth) {
             continue;
         }
         if key == "members" && (truth["large"] == true || shown.get("large") == Some(&true.into())) {
-            // Of a large guild Discord itself sends only those who are online; what it sent has to be right.
+            // Discord sends only the members of a large guild who are online. Those have to be right.
             let truth: Vec<&Value> = b.and_then(Value::as_array).into_iter().flatten().collect();
             let wrong = a.and_then(Value::as_array).into_iter().flatten().find(|member| !truth.contains(member));
             match wrong {
                 None => continue,
-                Some(member) => return Err(format!("a member that is not so: {member}")),
+                Some(member) => return Err(format!("a member that is wrong: {member}")),
             }
         }
         if let (Some(Value::Array(a)), Some(Value::Array(b))) = (a, b) {
-            // The simulator sorts by id, the proxy keeps the order of arrival: only what GUILD_CREATE brought has one.
+            // The simulator sorts by id, and the proxy keeps the order of arrival. Only arrays that GUILD_CREATE
+            // contained have an order to compare.
             let (mut a, mut b) = (a.clone(), b.clone());
             a.sort_by_key(id_of);
             b.sort_by_key(id_of);
@@ -72,18 +73,18 @@ fn same(shown: &Value, truth: &Value, changed: bool) -> Result<(), String> {
             }
             for (index, (a, b)) in a.iter().zip(&b).enumerate() {
                 if a != b {
-                    return Err(format!("{key}[{index}]: shown {a} truth {b}"));
+                    return Err(format!("{key}[{index}]: sent {a}, true state {b}"));
                 }
             }
-            return Err(format!("{key}: {} shown, {} true", a.len(), b.len()));
+            return Err(format!("{key}: {} sent, {} in the true state", a.len(), b.len()));
         }
-        return Err(format!("{key}: shown {a:?} truth {b:?}"));
+        return Err(format!("{key}: sent {a:?}, true state {b:?}"));
     }
     Ok(())
 }
 
-/// Returns when the proxy counts as many events of the upstream session of a shard as were sent. Only for proxies that
-/// have seen the whole session.
+/// Waits until the proxy has counted as many events of a shard's upstream session as the simulator has sent. The
+/// proxy must have been connected for the whole session.
 pub fn wait_for_events(proxy: &Proxy, simulator: &Simulator, shard: u32) {
     wait_until("the proxy to have received everything", || {
         let sent = simulator.shard_stats(shard)["sequence"].as_u64().expect("a sequence");
@@ -97,21 +98,20 @@ pub fn wait_for_events(proxy: &Proxy, simulator: &Simulator, shard: u32) {
     });
 }
 
-/// Compares every guild that a new client is shown on a shard with what it is; how many there were. `changed`: arrays
-/// may be in another order than the simulator's.
+/// Compares every guild that a new client receives on a shard with its true state. Returns the number of guilds.
+/// `changed`: arrays may be in another order than in the simulator.
 ///
-/// # Panics
-/// At the first difference.
+/// # Panics At the first difference.
 pub fn compare_guilds(proxy: &Proxy, simulator: &Simulator, shard: u32, shards: u32, changed: bool) -> usize {
     let shown = guilds_of(proxy, shard, shards);
     let mut compared = 0;
     for (id, guild) in simulator.guilds(shard) {
         if guild.unavailable {
-            assert!(!shown.contains_key(&id), "a guild that is down was shown");
+            assert!(!shown.contains_key(&id), "an unavailable guild was sent");
             continue;
         }
         let truth = get_json(simulator.address, &format!("/sim/guild?id={id}")).expect("the truth");
-        let shown = shown.get(&id).unwrap_or_else(|| panic!("guild {id} was not shown"));
+        let shown = shown.get(&id).unwrap_or_else(|| panic!("guild {id} was not sent"));
         same(shown, &truth, changed).unwrap_or_else(|what| panic!("guild {id}: {what}"));
         compared += 1;
     }

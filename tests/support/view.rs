@@ -1,30 +1,31 @@
-//! What a library's own cache holds of a guild, in terms that all libraries share, and its comparison with the truth.
+//! The content of a library's own cache about a guild, in terms that all libraries share, and its comparison with the
+//! true state.
 
 use std::{collections::BTreeMap, fmt::Debug};
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// A guild as a library's cache or as the simulator has it. tests/clients/README.md names the same fields.
+/// A guild as a library's cache or the simulator has it. tests/clients/README.md names the same fields.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct View {
     /// The guild's name.
     pub name: String,
-    /// Names of the channels, without threads.
+    /// The names of the channels, without threads, by id.
     pub channels: BTreeMap<String, String>,
-    /// Names of the roles.
+    /// The names of the roles, by id.
     pub roles: BTreeMap<String, String>,
-    /// Nicknames of the members that are known.
+    /// The nicknames of the members, by user id.
     pub members: BTreeMap<String, Option<String>>,
-    /// The voice channels of the users who are in one.
+    /// The voice channel of each user who is in one, by user id.
     pub voice: BTreeMap<String, String>,
-    /// Names of the active threads.
+    /// The names of the active threads, by id.
     pub threads: BTreeMap<String, String>,
 }
 
 impl View {
-    /// The view of a guild that is given as the `d` of a GUILD_CREATE.
+    /// The view of the guild in the `d` of a GUILD_CREATE.
     pub fn of_guild(guild: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let map = |list: &str, key: fn(&Value) -> &Value, value: &str| -> BTreeMap<String, String> {
@@ -44,14 +45,13 @@ impl View {
         }
     }
 
-    /// The first difference between what a library holds and the truth. Of a large guild (`partial`) Discord itself sends
-    /// a part of the members, so the library may know fewer; those that it knows have to be right.
+    /// Compares a library's cache with the true state. `partial`: Discord sends only a part of the members of a large
+    /// guild, so members may be missing, but those that the library has must be right.
     ///
-    /// # Errors
-    /// What differs.
+    /// # Errors The first difference.
     pub fn compare(&self, truth: &Self, partial: bool) -> Result<(), String> {
         if self.name != truth.name {
-            return Err(format!("the name is {:?}, it should be {:?}", self.name, truth.name));
+            return Err(format!("the name is {:?}, expected {:?}", self.name, truth.name));
         }
         same("channel", &self.channels, &truth.channels, false)?;
         same("role", &self.roles, &truth.roles, false)?;
@@ -69,15 +69,15 @@ fn same<T: PartialEq + Debug>(
 ) -> Result<(), String> {
     for (id, value) in held {
         match truth.get(id) {
-            None => return Err(format!("{what} {id} is gone, and the library holds {value:?}")),
+            None => return Err(format!("{what} {id} does not exist any more, but the library has {value:?}")),
             Some(right) if right != value => {
-                return Err(format!("{what} {id}: the library holds {value:?}, it should be {right:?}"));
+                return Err(format!("{what} {id}: the library has {value:?}, expected {right:?}"));
             }
             Some(_) => {}
         }
     }
     match truth.iter().find(|(id, _)| !partial && !held.contains_key(*id)) {
-        Some((id, value)) => Err(format!("{what} {id} ({value:?}) is unknown to the library")),
+        Some((id, value)) => Err(format!("the library lacks {what} {id} ({value:?})")),
         None => Ok(()),
     }
 }

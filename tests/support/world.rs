@@ -1,5 +1,5 @@
-// discord-sim's world, for tests and benchmarks that need guilds and events like Discord's without a process:
-// `include!` this at the root of a crate, because the modules name one another from there.
+// The world of discord-sim (guilds, members and events like Discord's), for tests and benchmarks that need no
+// process. `include!` this file at the root of a crate, because its modules refer to one another from there.
 
 #[allow(dead_code, unused_imports)]
 #[path = "../../src/bin/discord-sim/clock.rs"]

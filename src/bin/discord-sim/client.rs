@@ -1,7 +1,7 @@
 //! The client's side of a connection: URLs, TCP with or without TLS, one HTTP request, the WebSocket handshake.
 
 use crate::link::{Link, inbound};
-use gateway_proxy::websocket::{Inbound, Role, client_request, parse_response};
+use gateway_proxy::websocket::{FrameDecoder, Role, client_request, parse_response};
 use glommio::net::TcpStream;
 use rustls::ClientConfig;
 use std::io;
@@ -80,7 +80,7 @@ impl Url {
     ///
     /// # Errors
     /// Of the network, or when the server refuses.
-    pub async fn upgrade(&self, target: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<(Link, Inbound)> {
+    pub async fn upgrade(&self, target: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<(Link, FrameDecoder)> {
         let mut link = self.connect(tls).await?;
         let (request, key) = client_request(&self.authority, target);
         link.out.extend_from_slice(request.as_bytes());

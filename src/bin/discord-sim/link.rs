@@ -4,7 +4,7 @@
 //! It is polled by the task that owns it and wakes only that task. Plaintext and TLS look the same from outside.
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use gateway_proxy::websocket::{Inbound, Role};
+use gateway_proxy::websocket::{FrameDecoder, Role};
 use glommio::net::TcpStream;
 use rustls::Connection;
 use std::future::poll_fn;
@@ -166,8 +166,8 @@ impl Link {
 }
 
 /// A decoder that already holds the bytes that came with the handshake.
-pub fn inbound(role: Role, most_message: usize, mut bytes: &[u8]) -> Inbound {
-    let mut inbound = Inbound::new(role, most_message);
+pub fn inbound(role: Role, most_message: usize, mut bytes: &[u8]) -> FrameDecoder {
+    let mut inbound = FrameDecoder::new(role, most_message);
     while !bytes.is_empty() {
         let space = inbound.space();
         let count = space.len().min(bytes.len());

@@ -1,27 +1,22 @@
-//! SIGINT and SIGTERM end the process at once, also when it is the first process of a container, which ignores them
-//! unless it handles them.
+//! SIGINT and SIGTERM end the process at once, also when it is the first process of a container, which ignores signals
+//! without a handler.
 
-use std::{io, mem, ptr, thread};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use std::{io, thread};
 
-/// Calls `then` once one of the two arrives. Has to come before any other thread starts, because they inherit the mask.
+/// Calls `then` on a thread of its own when one of the signals arrives.
 ///
 /// # Errors
-/// When there can be no thread.
+/// When the handlers can not be installed or the thread can not be started.
 pub fn on_end(then: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    // SAFETY: a zeroed sigset_t is initialised by sigemptyset before it is used; it lives through the calls.
-    let set = unsafe {
-        let mut set: libc::sigset_t = mem::zeroed();
-        libc::sigemptyset(&mut set);
-        libc::sigaddset(&mut set, libc::SIGINT);
-        libc::sigaddset(&mut set, libc::SIGTERM);
-        libc::pthread_sigmask(libc::SIG_BLOCK, &set, ptr::null_mut());
-        set
-    };
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut signal = 0;
-        // SAFETY: both pointers are to live values of the right types.
-        while unsafe { libc::sigwait(&set, &mut signal) } != 0 {}
-        then();
+        if signals.forever().next().is_some() {
+            then();
+        }
     })?;
     Ok(())
 }

@@ -184,7 +184,7 @@ fn text_that_is_no_object_is_refused() {
         r#"{"a":[{"b":1}"#,
         r#"{"a":[{},]}"#,
         r#"{"a":{"b"}}"#,
-        r#"{a:1}"#,
+        r"{a:1}",
         r#"{"guild_id":1"#,
         r#"{"guild_id"}"#,
         r#"{"user":{"id":"1"}"#,

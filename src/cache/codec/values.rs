@@ -3,7 +3,7 @@
 //! Promise: each `parse_…` accepts only text that its counterpart writes back byte for byte. For example, a number with
 //! a leading zero is no decimal here, and a date that does not exist is no timestamp.
 
-use crate::protocol::swar;
+pub use crate::protocol::json::number::parse_canonical as parse_decimal;
 
 /// Reads packed values from the start of a slice. Every method returns `None` when too few bytes are left.
 #[derive(Clone, Copy)]
@@ -95,31 +95,7 @@ pub(crate) fn varint(mut value: u64) -> ([u8; 10], usize) {
     (bytes, length + 1)
 }
 
-/// Parses a number as `u64` prints it: only digits, no leading zero. `None` for other text, and for numbers beyond 64
-/// bits.
-#[inline]
-pub(crate) fn parse_decimal(digits: &[u8]) -> Option<u64> {
-    let leading_zero = digits.len() > 1 && digits[0] == b'0';
-    if digits.is_empty() || digits.len() > 20 || leading_zero {
-        return None;
-    }
-    let (chunks, rest) = digits.as_chunks::<8>();
-    let mut value = 0u64;
-    for digits in chunks {
-        // There are at most two chunks, and 16 digits fit into 64 bits.
-        value = value * 100_000_000 + swar::eight_digits(*digits)?;
-    }
-    for byte in rest {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        value = value.checked_mul(10)?.checked_add(u64::from(digit))?;
-    }
-    Some(value)
-}
-
-/// How many decimal digits a number has.
+/// How many digits a number has.
 #[inline]
 pub(crate) fn decimal_length(value: u64) -> usize {
     value.checked_ilog10().map_or(1, |log| log as usize + 1)

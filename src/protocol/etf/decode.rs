@@ -1,15 +1,18 @@
-//! Term → JSON text, for what clients send.
+//! Decodes a client's command from a term into JSON text.
+//!
+//! Promises: bytes that are not a term are an error, never a panic; nesting and memory are bounded.
 
 use super::{MAX_JSON_INTEGER, VERSION, tag};
 use crate::protocol::json::write_string;
 use std::io::Write;
 
-/// Nesting beyond this is refused; commands stay below 10. What reads the JSON later refuses more than 128.
+/// Deepest nesting that is accepted. Commands stay below 10 levels, and the JSON parser that reads the result refuses
+/// more than 128.
 const MAX_DEPTH: usize = 64;
-/// Bytes of a float of the old type: its text, filled up with zeros.
+/// Size in bytes of the old float type: decimal text, padded with zeros.
 const FLOAT_TEXT: usize = 31;
 
-/// Why bytes are not a command in ETF. Answered with close code 4002.
+/// Why bytes are not a command in ETF. The client's connection is closed with code 4002.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unreadable(pub &'static str);
 
@@ -23,9 +26,9 @@ impl std::error::Error for Unreadable {}
 
 /// Appends the JSON text of a term to `out`, which grows by at most seven times the length of the term.
 ///
-/// Maps need strings for keys, as the docs say (Gateway, Using ETF Encoding); compressed terms are refused, as they say too.
-/// Integers above 2⁵³ become strings, as ids are in JSON, and floats without a fraction integers: erlpack makes floats of
-/// integers above 2³².
+/// The keys of maps have to be strings, and compressed terms are refused, as the docs say (Gateway, Using ETF
+/// Encoding). Integers above 2⁵³ become strings, as ids are in JSON. Floats without a fraction become integers,
+/// because erlpack writes integers above 2³² as floats.
 pub fn to_json(term: &[u8], out: &mut Vec<u8>) -> Result<(), Unreadable> {
     let mut reader = Reader { bytes: term };
     if reader.byte()? != VERSION {
@@ -109,7 +112,7 @@ impl<'a> Reader<'a> {
                 write_string(out, utf8(self.take(length)?)?);
             }
             tag::NIL => out.extend_from_slice(b"[]"),
-            // What Erlang makes of a list of small integers, such as a shard's.
+            // Erlang writes a list of integers below 256, such as the shard of an IDENTIFY, as a string of bytes.
             tag::STRING => {
                 let length = self.u16()?;
                 let bytes = self.take(length)?;
@@ -162,7 +165,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// An integer of `length` bytes, the least first, behind its sign.
+    /// Decodes an integer: a byte for the sign, then `length` bytes of the magnitude, the least significant first.
     fn big(&mut self, out: &mut Vec<u8>, length: usize) -> Result<(), Unreadable> {
         let negative = self.byte()? != 0;
         let bytes = self.take(length)?;
@@ -177,7 +180,8 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Nothing is allocated for what a length claims: each element takes at least a byte of the input.
+/// Appends an array of `length` elements. No memory is reserved for `length`, which a client may choose freely: each
+/// element takes at least one byte of the input, so the input bounds the work.
 fn write_sequence(
     out: &mut Vec<u8>,
     length: usize,
@@ -212,7 +216,7 @@ fn write_float(out: &mut Vec<u8>, float: f64) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// `undefined` is what Erlang has for the `nil` of Elixir.
+/// Appends an atom. Elixir has `nil` where Erlang has `undefined`.
 fn write_atom(out: &mut Vec<u8>, name: &str) {
     match name {
         "true" | "false" => out.extend_from_slice(name.as_bytes()),

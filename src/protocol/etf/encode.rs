@@ -1,12 +1,14 @@
-//! JSON text → term, in one pass over the text.
+//! Encodes JSON text as a term in one pass over the text, with a stack of open maps and lists.
+//!
+//! Promises: text that is not JSON is an error, never a panic; nesting is bounded by [`MAX_DEPTH`].
 
 use super::{MAX_JSON_INTEGER, VERSION, tag};
-use crate::protocol::{json::Malformed, nesting::MAX_DEPTH};
+use crate::protocol::json::{MAX_DEPTH, Malformed, number, string};
 
-/// Bytes of a length or a count.
+/// Size of a length or count field in bytes.
 const COUNT: usize = 4;
 
-/// What may come next.
+/// The token that may come next.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Expect {
     Value,
@@ -17,41 +19,43 @@ enum Expect {
     KeyOrEnd,
     Colon,
     CommaOrEnd,
-    /// Nothing: the payload is complete.
+    /// No token: the payload is complete.
     Nothing,
 }
 
-/// What the key says about its value.
+/// What the key of a value says about the value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     Other,
-    /// An id.
+    /// The value is an id.
     Id,
-    /// A list of ids.
+    /// The value is a list of ids.
     Ids,
-    /// The name of an event.
+    /// The value is an event type.
     Event,
 }
 
-/// A map or list whose end has not come yet.
+/// A map or list that is still open.
 struct Open {
-    /// Where its count stands in the output.
+    /// Offset of its count in the output.
     count_at: usize,
     count: u32,
     is_map: bool,
-    /// Its elements are ids.
+    /// The elements are ids.
     ids: bool,
 }
 
-/// Turns payloads into terms. Keeps nothing from one payload to the next but 24 bytes for each level of nesting.
+/// Encodes payloads as terms. Between two payloads it keeps only the memory of its stack, 24 bytes for each level of
+/// nesting.
 #[derive(Default)]
 pub struct Encoder {
     open: Vec<Open>,
 }
 
 impl Encoder {
-    /// Appends the term of the payload whose text is `parts`, which may be broken between any two tokens. `out` grows by
-    /// little more than the text is long. An error leaves garbage at the end of `out`.
+    /// Appends the term of a payload to `out`. The text of the payload is the concatenation of `parts`, which may be
+    /// split between any two tokens. `out` grows by little more than the length of the text. After an error the bytes
+    /// that were appended to `out` are garbage.
     pub fn encode(&mut self, parts: &[&[u8]], out: &mut Vec<u8>) -> Result<(), Malformed> {
         self.open.clear();
         out.push(VERSION);
@@ -69,18 +73,19 @@ impl Encoder {
     }
 }
 
-/// One payload under way.
+/// The state of encoding one payload.
 struct Pass<'a> {
     open: &'a mut Vec<Open>,
     out: &'a mut Vec<u8>,
     expect: Expect,
-    /// Of the value that comes next.
+    /// The meaning of the value that comes next.
     meaning: Meaning,
-    /// The payload has the name of an event. It comes first in what we send.
+    /// The payload has an event type, which the proxy writes before the other keys.
     is_dispatch: bool,
 }
 
 impl Pass<'_> {
+    /// Encodes one part of the payload's text.
     fn part(&mut self, text: &[u8]) -> Result<(), Malformed> {
         let mut at = 0;
         while let Some(&byte) = text.get(at) {
@@ -135,7 +140,7 @@ impl Pass<'_> {
         self.open.last().is_some_and(|open| open.is_map == map)
     }
 
-    /// Counts an element of a list; those of a map are counted by their keys.
+    /// Counts the next element when a list is open. The elements of a map are counted by their keys.
     fn begin_value(&mut self) {
         if let Some(open) = self.open.last_mut().filter(|open| !open.is_map) {
             open.count += 1;
@@ -165,7 +170,7 @@ impl Pass<'_> {
             if open.count == 0 {
                 self.out.truncate(open.count_at - 1);
             }
-            // The tail of a list, or the list without elements.
+            // The tail of the list. Without elements it is the whole term of the list.
             self.out.push(tag::NIL);
         }
         if open.is_map || open.count > 0 {
@@ -174,7 +179,7 @@ impl Pass<'_> {
         self.end_value();
     }
 
-    /// A key whose first byte is at `at`; returns where the text goes on.
+    /// Encodes the key whose content begins at `at`. Returns the offset after its closing quote.
     fn key(&mut self, text: &[u8], at: usize) -> Result<usize, Malformed> {
         let depth = self.open.len();
         if let Some(open) = self.open.last_mut() {
@@ -199,7 +204,7 @@ impl Pass<'_> {
         Ok(end)
     }
 
-    /// A string whose first byte is at `at`; returns where the text goes on.
+    /// Encodes the string value whose content begins at `at`. Returns the offset after its closing quote.
     fn string(&mut self, text: &[u8], at: usize) -> Result<usize, Malformed> {
         let end = match plain_string(text, at) {
             None => self.escaped_string(text, at)?,
@@ -222,22 +227,21 @@ impl Pass<'_> {
         Ok(end)
     }
 
+    /// Encodes a string with escapes as a binary.
     fn escaped_string(&mut self, text: &[u8], mut at: usize) -> Result<usize, Malformed> {
         self.out.push(tag::BINARY);
         let length_at = self.out.len();
         self.out.extend_from_slice(&[0; COUNT]);
         loop {
             let unterminated = Malformed { what: "unterminated string", at: text.len() };
-            let rest = text.get(at..).ok_or(unterminated)?;
-            let stop = memchr::memchr2(b'"', b'\\', rest).ok_or(unterminated)?;
-            self.out.extend_from_slice(&rest[..stop]);
-            at += stop;
-            if rest[stop] == b'"' {
+            let stop = string::special::<false>(text, at).ok_or(unterminated)?;
+            self.out.extend_from_slice(&text[at..stop]);
+            at = stop;
+            if text[at] == b'"' {
                 break;
             }
             let mut buffer = [0; 4];
-            let (character, length) =
-                unescape(&rest[stop..]).ok_or(Malformed { what: "not an escape sequence", at })?;
+            let (character, length) = unescape(&text[at..]).ok_or(Malformed { what: "not an escape sequence", at })?;
             self.out.extend_from_slice(character.encode_utf8(&mut buffer).as_bytes());
             at += length;
         }
@@ -269,7 +273,7 @@ impl Pass<'_> {
         match magnitude {
             Some(magnitude) => self.integer(negative, magnitude),
             None => {
-                // Erlang has no infinity.
+                // Erlang has no infinity, so a number that is too large becomes the largest float.
                 let float: f64 = text.parse().map_err(|_| WHAT)?;
                 self.out.push(tag::NEW_FLOAT);
                 self.out.extend_from_slice(&float.clamp(f64::MIN, f64::MAX).to_be_bytes());
@@ -292,7 +296,7 @@ impl Pass<'_> {
         }
     }
 
-    /// `name` has at most 255 bytes, all of ASCII.
+    /// Appends an atom. `name` is ASCII and has at most 255 bytes.
     fn atom(&mut self, name: &[u8]) {
         self.out.extend_from_slice(&[tag::SMALL_ATOM, name.len() as u8]);
         self.out.extend_from_slice(name);
@@ -305,15 +309,15 @@ impl Pass<'_> {
     }
 }
 
-/// The string whose first byte is at `at`, if it has no escapes, and where the text goes on behind it.
+/// Returns the string whose content begins at `at` and the offset after its closing quote; `None` when the string has
+/// escapes or no end.
 fn plain_string(text: &[u8], at: usize) -> Option<(&[u8], usize)> {
-    let rest = text.get(at..)?;
-    let end = memchr::memchr2(b'"', b'\\', rest)?;
-    (rest[end] == b'"').then(|| (&rest[..end], at + end + 1))
+    let end = string::special::<false>(text, at)?;
+    (text[end] == b'"').then(|| (&text[at..end], end + 1))
 }
 
-/// The character that an escape sequence at the start of `text` stands for, and the bytes that it takes. Half a
-/// surrogate pair, which is no character, becomes the replacement character.
+/// Decodes the escape sequence at the start of `text`. Returns the character and the length of the sequence in bytes.
+/// An unpaired surrogate, which is no character, becomes the replacement character.
 fn unescape(text: &[u8]) -> Option<(char, usize)> {
     let character = match text.get(1)? {
         b'"' => '"',
@@ -344,11 +348,12 @@ fn unescape(text: &[u8]) -> Option<(char, usize)> {
     Some((character, 2))
 }
 
-/// Short, the same in Latin-1 and UTF-8, and none of the atoms that stand for something else.
+/// An event type that can be an atom: short, ASCII, and in capitals, so that it is none of `nil`, `true` and `false`.
 fn is_event_name(name: &[u8]) -> bool {
     (1..=64).contains(&name.len()) && name.iter().all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
 }
 
+/// Says what a key at this level of nesting means for its value.
 fn meaning(key: &[u8], depth: usize) -> Meaning {
     match key {
         b"t" if depth == 1 => Meaning::Event,
@@ -362,11 +367,11 @@ fn meaning(key: &[u8], depth: usize) -> Meaning {
     }
 }
 
-/// An id that was an integer before it became a string for JSON. It has to fit into 63 bits: some clients have no more.
+/// Parses an id that Discord has as an integer and writes as a string in JSON: more than 53 bits, and at most 63 bits
+/// because some clients have no larger integers.
 fn parse_id(digits: &[u8]) -> Option<u64> {
-    if !(16..=19).contains(&digits.len()) || digits[0] == b'0' || !digits.iter().all(u8::is_ascii_digit) {
+    if !(16..=19).contains(&digits.len()) {
         return None;
     }
-    let id = std::str::from_utf8(digits).ok()?.parse().ok()?;
-    (MAX_JSON_INTEGER + 1..=i64::MAX as u64).contains(&id).then_some(id)
+    number::parse_canonical(digits).filter(|id| (MAX_JSON_INTEGER + 1..=i64::MAX as u64).contains(id))
 }

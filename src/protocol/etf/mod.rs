@@ -1,20 +1,21 @@
-//! Erlang's external term format as Discord speaks it on the Gateway (docs: Gateway, Using ETF Encoding).
+//! Erlang's external term format (ETF) as Discord uses it on the Gateway (docs: Gateway, Using ETF Encoding).
 //!
-//! [`Encoder`] turns a payload to a client from JSON text into a term, [`to_json`] a command of a client from a term into
-//! JSON text. Everything between the two works on JSON alone. Neither builds a tree, and both are bounded.
+//! [`Encoder`] turns the JSON text of a payload for a client into a term. [`to_json`] turns a client's command into
+//! JSON text. The rest of the proxy works on JSON only. Neither builds a tree, and the memory of both is bounded.
 //!
-//! How a payload to a client looks is what Discord's own gateway, an Erlang system, sends, and what the decoders of
+//! Discord's gateway is an Erlang system. The encoder writes what that gateway sends, and what the decoders of
 //! erlpack (eris, oceanic, detritus), JDA and nostrum read:
 //!
-//! * Objects are maps. The keys `t`, `s`, `op` and `d` and the name of an event are atoms: nostrum looks for atoms, the
-//!   others make strings of them. So are the keys in the data of HELLO. All other keys are binaries.
-//! * Strings are binaries in UTF-8. Discord's ids are integers to Erlang, and it makes strings of those above 2⁵³ for
-//!   JSON alone. So a string of digits above 2⁵³ is sent as an integer where an id stands: at the key `id`, at a key that
-//!   ends in `_id`, and in a list at a key that ends in `_ids` or names roles and the like. Keys of a map stay strings, as
-//!   they do there (the docs say "integers or strings"). `custom_id` belongs to the bot and is never touched.
-//! * `null`, `true` and `false` are the atoms `nil`, `true` and `false`; an integer has the smallest type that holds it;
-//!   other numbers are floats of 64 bits; `[]` is the empty list, which has a type of its own.
-//! * Atoms are of the old type in Latin-1: erlpack knows no other.
+//! * Objects are maps. The keys `t`, `s`, `op` and `d`, the event type, and the keys in the data of HELLO are atoms:
+//!   nostrum looks for atoms, and the other decoders turn them into strings. All other keys are binaries.
+//! * Strings are binaries in UTF-8. Ids are integers in Discord's Erlang code, which turns integers above 2⁵³ into
+//!   strings for JSON only. So a string of digits above 2⁵³ becomes an integer where the key says that it is an id:
+//!   at the key `id`, at keys that end in `_id`, and in the lists at keys that end in `_ids` or that name roles and
+//!   the like. Keys of a map stay strings, as at Discord (the docs say "integers or strings"). The bot chooses the
+//!   value of `custom_id`, so that value stays a string.
+//! * `null`, `true` and `false` are the atoms `nil`, `true` and `false`. An integer has the smallest type that holds
+//!   it. Other numbers are 64-bit floats. `[]` is the empty list, which has a type of its own.
+//! * Atoms have the old Latin-1 type, the only one that erlpack knows.
 
 mod decode;
 mod encode;
@@ -22,13 +23,13 @@ mod encode;
 pub use decode::{Unreadable, to_json};
 pub use encode::Encoder;
 
-/// The first byte of every term.
+/// The first byte of every term: the version of the format.
 pub const VERSION: u8 = 131;
 
-/// Integers above this are strings in JSON.
+/// Largest integer that is a number in JSON. Larger integers are strings.
 const MAX_JSON_INTEGER: u64 = (1 << 53) - 1;
 
-/// The tags of the terms that occur here (Erlang's documentation: External Term Format).
+/// The tags of the term types that the Gateway uses (Erlang's documentation: External Term Format).
 mod tag {
     pub const NEW_FLOAT: u8 = 70;
     pub const SMALL_INTEGER: u8 = 97;

@@ -1,4 +1,4 @@
-//! Terms to the byte. That all of JSON comes through is tested with a decoder of its own in `tests/etf.rs`.
+//! Compares terms byte by byte. `tests/etf.rs` checks with an independent decoder that all of JSON can be encoded.
 
 use super::*;
 
@@ -14,12 +14,12 @@ fn decode(term: &[u8]) -> Result<String, Unreadable> {
     Ok(String::from_utf8(out).unwrap())
 }
 
-/// A term without its version.
+/// The term of a text, without the version byte.
 fn term(text: &str) -> Vec<u8> {
     encode(text)[1..].to_vec()
 }
 
-/// The value at a key that says nothing about it, in the data of a dispatch.
+/// The term of `value` at `key` in the data of a dispatch.
 fn at(key: &str, value: &str) -> Vec<u8> {
     let before = encode(&format!(r#"{{"t":"X","d":{{"{key}":0}}}}"#));
     let all = encode(&format!(r#"{{"t":"X","d":{{"{key}":{value}}}}}"#));
@@ -54,7 +54,7 @@ fn lists_and_maps() {
 fn strings_are_binaries_without_escapes() {
     assert_eq!(at("x", r#""aé""#), "m\0\0\0\x03aé".as_bytes());
     assert_eq!(at("x", r#""\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00""#), "m\0\0\0\x0e\"\\/\u{8}\u{c}\n\r\té😀".as_bytes());
-    // No character: alone, in the wrong order, or before something else.
+    // Unpaired surrogates: alone, in the wrong order, or before another character.
     assert_eq!(
         at("x", r#""\ud83d\ude00\ude00\ud83dx\ud83d\n""#),
         "m\0\0\0\x0f😀\u{fffd}\u{fffd}x\u{fffd}\n".as_bytes()
@@ -63,7 +63,7 @@ fn strings_are_binaries_without_escapes() {
 }
 
 #[test]
-fn ids_are_integers_where_ids_stand() {
+fn ids_are_integers_at_the_keys_of_ids() {
     let id = b"n\x08\0\x15\xcd\x5b\x07\0\0\0\x02";
     let text = format!("\"{}\"", u64::from_le_bytes(id[3..].try_into().unwrap()));
     for key in ["id", "guild_id", "x_id"] {
@@ -76,11 +76,11 @@ fn ids_are_integers_where_ids_stand() {
     for key in ["custom_id", "content", "ids", "nonce"] {
         assert_eq!(at(key, &text), binary(&text[1..text.len() - 1]), "{key}");
     }
-    // Not what Discord would have made of an integer.
+    // Strings that Discord does not write for an integer id.
     for other in ["5", "", "9007199254740991", "09007199254740993", "9223372036854775808", "+144115188075855872", "x"] {
         assert_eq!(at("id", &format!("\"{other}\"")), binary(other));
     }
-    // An object in a list of ids has a meaning of its own.
+    // The keys of an object in a list of ids decide about their values.
     assert_eq!(
         at("roles", r#"[{"name":"144115188075855872"}]"#)[10..],
         [binary("name"), binary("144115188075855872"), vec![106]].concat()
@@ -97,7 +97,7 @@ fn the_envelope_has_atoms() {
         encode(r#"{"t":"READY","s":1,"op":0,"d":{"t":"Y"}}"#),
         b"\x83t\0\0\0\x04s\x01ts\x05READYs\x01sa\x01s\x02opa\0s\x01dt\0\0\0\x01m\0\0\0\x01tm\0\0\0\x01Y"
     );
-    // No name of an event, and atoms that would be something else.
+    // A string that is no event type stays a binary, and so does one that would be the atom for a constant.
     assert!(encode(r#"{"t":"nil"}"#).ends_with(b"m\0\0\0\x03nil"));
     assert!(encode(r#"{"t":null,"d":{"true":1}}"#).ends_with(b"m\0\0\0\x04truea\x01"));
     let long = format!(r#"{{"t":"{}"}}"#, "X".repeat(300));
@@ -156,7 +156,7 @@ fn what_is_not_json_is_an_error() {
 
 #[test]
 fn commands_become_json() {
-    // As erlpack packs {"op":2,"d":{…}}.
+    // As erlpack encodes {"op":2,"d":{…}}.
     let term = b"\x83t\0\0\0\x02m\0\0\0\x02opa\x02m\0\0\0\x01dt\0\0\0\x05\
         m\0\0\0\x01al\0\0\0\x02a\0a\x01jm\0\0\0\x01bs\x03nilm\0\0\0\x01cs\x04truem\0\0\0\x01dj\
         m\0\0\0\x01eF\x42\x78\xbc\xfe\x56\x80\0\0";

@@ -21,7 +21,7 @@ fn member(id: u64) -> Value {
 }
 
 /// What Discord is asked when the client asks for this: the nonce. `None`: the cache answers with so many members.
-fn ask(world: &mut World, client: &mut Client, data: Value) -> std::result::Result<Value, usize> {
+fn ask(world: &mut World, client: &mut Client, data: Value) -> Result<Value, usize> {
     request(world, client, &data);
     match &sent_upstream(world)[..] {
         [] => {

@@ -22,7 +22,7 @@ pub struct Shard {
     pub sequence: u64,
     /// Between READY or RESUMED and the end of the connection.
     pub ready: bool,
-    /// It was ready once.
+    /// The session has been ready at least once.
     pub was_ready: bool,
     /// Guilds that it is in.
     pub guilds: HashSet<u64>,

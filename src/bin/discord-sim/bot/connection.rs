@@ -8,7 +8,7 @@ use crate::json;
 use crate::link::Link;
 use futures_lite::FutureExt;
 use gateway_proxy::protocol::envelope::Envelope;
-use gateway_proxy::websocket::{Inbound, Message, Opcode, write_close, write_frame};
+use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, write_close, write_frame};
 use glommio::timer::{Timer, sleep};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -41,7 +41,7 @@ struct Connection<'a> {
     shared: &'a Shared,
     shard: usize,
     link: Link,
-    inbound: Inbound,
+    inbound: FrameDecoder,
     decoder: Decoder,
     payload: Vec<u8>,
     interval: Duration,
@@ -212,7 +212,7 @@ impl Connection<'_> {
             let envelope = Envelope::scan(payload).map_err(|error| io::Error::other(format!("{error:?}")))?;
             match (envelope.op, envelope.t, envelope.s) {
                 (0, Some(name), Some(sequence)) => {
-                    dispatch(self.shared, self.shard, name, sequence, envelope.d, payload.len())
+                    dispatch(self.shared, self.shard, name, sequence, envelope.d, payload.len());
                 }
                 (op, _, _) => {
                     let data = std::str::from_utf8(envelope.d).unwrap_or("null").to_owned();

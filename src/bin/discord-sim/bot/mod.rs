@@ -47,7 +47,7 @@ struct Shared {
     tls: Option<Arc<ClientConfig>>,
     totals: RefCell<Totals>,
     ending: Cell<bool>,
-    /// Who is to notice `ending`.
+    /// The tasks that have to notice `ending`.
     wakers: RefCell<Vec<Waker>>,
     started: Instant,
 }

@@ -4,7 +4,7 @@
 use super::{Encoder, Ending, Said, State};
 use crate::link::Link;
 use crate::serve::Server;
-use gateway_proxy::websocket::{Inbound, Message, Opcode, write_close, write_frame};
+use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, write_close, write_frame};
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
@@ -37,7 +37,7 @@ pub struct Driver {
     server: Rc<Server>,
     key: u64,
     link: Link,
-    inbound: Inbound,
+    inbound: FrameDecoder,
     encoder: Encoder,
     scratch: Vec<u8>,
     close_sent: bool,
@@ -45,7 +45,7 @@ pub struct Driver {
 
 impl Driver {
     /// A connection after its handshake. `inbound` may hold bytes that came with it.
-    pub fn new(server: Rc<Server>, key: u64, link: Link, inbound: Inbound, encoder: Encoder) -> Self {
+    pub fn new(server: Rc<Server>, key: u64, link: Link, inbound: FrameDecoder, encoder: Encoder) -> Self {
         Self { server, key, link, inbound, encoder, scratch: Vec::new(), close_sent: false }
     }
 

@@ -1,8 +1,8 @@
-//! The gateway: sessions, connections, and the events that flow from the world to them.
+//! The gateway: sessions, connections, and the events that flow from the world to these.
 //!
 //! [`Gateway`] is the whole state, in one thread, without locks and without sockets: bytes of commands go in at
-//! [`Gateway::receive`], payloads come out at [`Gateway::produce`], and whoever owns the socket is woken when there is
-//! something to send. Time is passed in.
+//! [`Gateway::receive`], payloads come out at [`Gateway::produce`], and the owner of a socket is woken when there are
+//! bytes to send. Time is passed in.
 
 mod commands;
 pub mod connection;

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// `large_threshold` of a truth that no session asked for, and the most that a session may ask for.
 pub const DEFAULT_LARGE_THRESHOLD: u64 = 250;
 
-/// The fewest members of a guild: its owner, the bot and somebody to talk to.
+/// The fewest members of a guild: its owner, the bot and one user to talk to.
 const FEWEST_MEMBERS: u64 = 3;
 
 /// 2016-01-01: the oldest guilds and users.

@@ -72,7 +72,7 @@ pub(super) fn member_remove(guild: &mut Guild, dice: &mut Dice, events: &mut Eve
     remove_member(guild, user, events);
 }
 
-/// Removes somebody, who leaves a voice channel first. The owner stays.
+/// Removes a member, who first leaves the voice channel. The owner is never removed.
 fn remove_member(guild: &mut Guild, user: u64, events: &mut Events) {
     let Some(member) = guild.members.get(user) else {
         return;

@@ -4,7 +4,7 @@ use super::{Dice, names};
 use crate::clock::{self, iso8601};
 use crate::json::{self, Fields, Object};
 
-/// The status values that somebody who is not offline can have.
+/// The status values of a user who is not offline.
 pub const STATUSES: &[&str] = &["online", "idle", "dnd"];
 
 /// A user as in members and messages.
@@ -88,7 +88,7 @@ pub fn presence(dice: &mut Dice, user: u64, status: &str) -> String {
         .finish()
 }
 
-/// The `d` of a PRESENCE_UPDATE for somebody who went offline.
+/// The `d` of a PRESENCE_UPDATE for a user who went offline.
 pub fn offline(user: u64, guild: u64) -> String {
     Object::new()
         .raw("user", &Object::new().id("id", user).finish())

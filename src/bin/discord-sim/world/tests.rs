@@ -38,7 +38,7 @@ fn guilds_are_spread_over_the_shards_that_their_ids_name() {
 
 #[test]
 fn sizes_are_heavy_tailed_and_add_up() {
-    let mut sizes = generate::sizes(&mut fastrand::Rng::with_seed(1), 2_000, 200);
+    let mut sizes = generate::sizes(&mut Rng::with_seed(1), 2_000, 200);
     assert_eq!(sizes.iter().sum::<u64>(), 400_000);
     sizes.sort_unstable();
     assert!(sizes[0] >= 3);

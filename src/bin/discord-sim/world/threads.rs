@@ -105,7 +105,7 @@ pub(super) fn member_update(guild: &mut Guild, dice: &mut Dice, events: &mut Eve
     events.push(Event::json("THREAD_MEMBER_UPDATE", guild.id, text));
 }
 
-/// Somebody joins a thread.
+/// A random member joins a thread.
 pub(super) fn members_update(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
     let Some((user, member)) = someone(guild, dice) else {
         return;

@@ -28,7 +28,7 @@ fn event(guild: &Guild, user: u64, state: &str) -> Event {
     Event::json("VOICE_STATE_UPDATE", guild.id, text)
 }
 
-/// Takes somebody out of voice, if they are in.
+/// Removes a user from the voice channel that the user is in, if any.
 pub(super) fn leave(guild: &mut Guild, user: u64, events: &mut Events) {
     let Some(state) = guild.voice_states.get(user) else {
         return;

@@ -1,23 +1,25 @@
-//! Eight bytes looked at together. JSON strings are mostly short, and then this beats calling a vectorised search.
+//! Looks at eight bytes at once with ordinary integer operations (SIMD within a register). JSON strings are mostly
+//! short, and for these it is faster than a call of a vectorised search.
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
 
-/// The high bit of each byte that equals `byte`; bits above the first one found may be wrong.
+/// Sets the high bit of each byte of `word` that equals `byte`. Bits above the first match may be wrong.
 #[inline(always)]
 pub fn equal(word: u64, byte: u8) -> u64 {
     let word = word ^ (ONES * byte as u64);
     word.wrapping_sub(ONES) & !word & HIGHS
 }
 
-/// The same for each byte below `bound`, which is at most 128.
+/// Sets the high bit of each byte of `word` that is below `bound`, which is at most 128. Bits above the first match
+/// may be wrong.
 #[inline(always)]
 pub fn below(word: u64, bound: u8) -> u64 {
     word.wrapping_sub(ONES * bound as u64) & !word & HIGHS
 }
 
-/// The first byte at or after `at` of which `word` says, for eight bytes, and `byte`, for one, that it is one of those
-/// that are looked for. Both have to agree.
+/// Finds the first matching byte at or after `at`. `word` marks the matches in eight bytes as [`equal`] does, `byte`
+/// decides for a single byte; both have to mean the same bytes.
 #[inline(always)]
 pub fn find(bytes: &[u8], mut at: usize, word: impl Fn(u64) -> u64, byte: impl Fn(u8) -> bool) -> Option<usize> {
     while let Some(eight) = bytes.get(at..at + 8).and_then(|eight| eight.try_into().ok()) {
@@ -30,16 +32,17 @@ pub fn find(bytes: &[u8], mut at: usize, word: impl Fn(u64) -> u64, byte: impl F
     bytes.get(at..)?.iter().position(|found| byte(*found)).map(|length| at + length)
 }
 
-/// The number that eight decimal digits say; `None`: not all are digits.
+/// Parses eight decimal digits; `None` when one of them is not a digit.
 #[inline(always)]
 pub fn eight_digits(digits: [u8; 8]) -> Option<u64> {
     const HIGH_NIBBLES: u64 = 0xf0 * ONES;
     let word = u64::from_le_bytes(digits);
-    // A digit is 0x30 to 0x39, and stays below 0x40 with 6 added.
+    // A digit is 0x30 to 0x39. Adding 6 does not carry it out of the nibble, as it does for 0x3a to 0x3f.
     if (word | word.wrapping_add(0x06 * ONES)) & HIGH_NIBBLES != 0x30 * ONES || word & HIGH_NIBBLES != 0x30 * ONES {
         return None;
     }
-    // Neighbours are joined to two digits each, then four, then eight; the first digit is in the lowest byte.
+    // Joins neighbouring digits to numbers of two digits, then of four, then of eight. The first digit is in the
+    // lowest byte.
     let one = word & (0x0f * ONES);
     let two = (one.wrapping_mul(10 << 8 | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
     let four = (two.wrapping_mul(100 << 16 | 1) >> 16) & 0x0000_ffff_0000_ffff;

@@ -1,16 +1,30 @@
-//! The least of JSON that the hot path needs: find where a value ends, without building anything.
+//! JSON as text: finds where values end and what keys and numbers say, and builds no tree.
 //!
-//! It checks structure (strings closed, brackets matched, nesting bounded), not the grammar of numbers or the order of
-//! tokens inside a value it skips: such a value is relayed as it came, never interpreted.
+//! [`skip`] finds the end of an object or array, [`string`] handles strings, [`number`] parses numbers, [`strict`]
+//! checks strings and numbers by the grammar, and this file reads entries and elements.
+//!
+//! Promises: strings are closed, brackets match, nesting is bounded by [`MAX_DEPTH`]. Never checks the grammar of numbers
+//! or the order of tokens inside a value that it skips, because the proxy relays such a value unchanged; text that is
+//! taken apart and stored is checked with [`strict`].
 
-use super::{nesting, spelling::spells, swar};
+pub mod number;
+mod skip;
+pub mod strict;
+pub mod string;
+mod swar;
 
-/// Why bytes are not the JSON that was expected.
+pub use number::parse_id;
+pub use skip::{MAX_DEPTH, end_of_container};
+pub use string::write as write_string;
+
+use string::spells;
+
+/// Why bytes are not the expected JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed {
     /// What was wrong.
     pub what: &'static str,
-    /// Offset in bytes where it was noticed.
+    /// Offset, in bytes, at which the error was found.
     pub at: usize,
 }
 
@@ -22,7 +36,7 @@ impl std::fmt::Display for Malformed {
 
 impl std::error::Error for Malformed {}
 
-/// A position in JSON text.
+/// A read position in JSON text.
 #[derive(Clone, Copy)]
 pub struct Cursor<'a> {
     bytes: &'a [u8],
@@ -30,7 +44,7 @@ pub struct Cursor<'a> {
 }
 
 impl<'a> Cursor<'a> {
-    /// Starts at the first byte.
+    /// Starts at the first byte of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, at: 0 }
     }
@@ -44,7 +58,7 @@ impl<'a> Cursor<'a> {
         Err(Malformed { what, at: self.at })
     }
 
-    /// Skips white space and returns the byte behind it, without consuming that.
+    /// Skips white space and returns the next byte without consuming it.
     pub fn peek(&mut self) -> Option<u8> {
         while let Some(&byte) = self.bytes.get(self.at) {
             if !matches!(byte, b' ' | b'\t' | b'\n' | b'\r') {
@@ -55,24 +69,24 @@ impl<'a> Cursor<'a> {
         None
     }
 
-    /// Consumes `byte` after white space, if it is next.
+    /// Skips white space and consumes `byte` if it is next. Returns whether it was.
     pub fn take(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
         self.at += usize::from(found);
         found
     }
 
-    /// Consumes `byte` or fails.
+    /// Skips white space and consumes `byte`. Fails with `what` when another byte is next.
     pub fn expect(&mut self, byte: u8, what: &'static str) -> Result<(), Malformed> {
         if self.take(byte) { Ok(()) } else { self.fail(what) }
     }
 
-    /// Consumes a string; returns its bytes between the quotes, escapes untouched.
+    /// Consumes a string and returns the bytes between its quotes, with their escapes.
     pub fn string(&mut self) -> Result<&'a [u8], Malformed> {
         self.string_as_spelled().map(|(string, _)| string)
     }
 
-    /// The same, and whether it contains a backslash.
+    /// As [`Cursor::string`]; also returns whether the string contains a backslash.
     #[inline]
     pub fn string_as_spelled(&mut self) -> Result<(&'a [u8], bool), Malformed> {
         self.expect(b'"', "expected a string")?;
@@ -81,31 +95,22 @@ impl<'a> Cursor<'a> {
         Ok((&self.bytes[start..self.at - 1], escaped))
     }
 
-    /// Consumes up to and including the closing quote. True: there is a backslash before it.
+    /// Consumes the rest of a string, including its closing quote. Returns whether it contains a backslash.
     #[inline]
     fn skip_string(&mut self) -> Result<bool, Malformed> {
-        let word = |word| swar::equal(word, b'"') | swar::equal(word, b'\\');
-        let mut escaped = false;
-        loop {
-            match swar::find(self.bytes, self.at, word, |byte| matches!(byte, b'"' | b'\\')) {
-                Some(at) if self.bytes[at] == b'"' => {
-                    self.at = at + 1;
-                    return Ok(escaped);
-                }
-                // The escaped byte can not end the string, whatever it is.
-                Some(at) if at + 2 <= self.bytes.len() => {
-                    self.at = at + 2;
-                    escaped = true;
-                }
-                _ => {
-                    self.at = self.bytes.len();
-                    return self.fail("unterminated string");
-                }
+        match string::end(self.bytes, self.at) {
+            Some((quote, escaped)) => {
+                self.at = quote + 1;
+                Ok(escaped)
+            }
+            None => {
+                self.at = self.bytes.len();
+                self.fail("unterminated string")
             }
         }
     }
 
-    /// Consumes one value of any kind and returns its text.
+    /// Consumes one value of any type and returns its text.
     pub fn value(&mut self) -> Result<&'a [u8], Malformed> {
         let Some(first) = self.peek() else { return self.fail("expected a value") };
         let start = self.at;
@@ -114,7 +119,7 @@ impl<'a> Cursor<'a> {
                 self.at += 1;
                 self.skip_string()?;
             }
-            b'{' | b'[' => self.at = nesting::end(self.bytes, start)?,
+            b'{' | b'[' => self.at = end_of_container(self.bytes, start)?,
             _ => {
                 let scalar = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
                 let length = self.bytes[self.at..].iter().take_while(|byte| scalar(byte)).count();
@@ -127,7 +132,7 @@ impl<'a> Cursor<'a> {
         Ok(&self.bytes[start..self.at])
     }
 
-    /// Succeeds when nothing but white space is left.
+    /// Fails when anything but white space is left.
     pub fn end(&mut self) -> Result<(), Malformed> {
         match self.peek() {
             None => Ok(()),
@@ -136,15 +141,16 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Calls `each` with every key (escapes untouched) and value of an object, in order. `each` returns false to stop early.
+/// Calls `each` with every key (the text between its quotes, with its escapes) and value of an object, in order,
+/// until `each` returns false.
 ///
-/// Keys are bytes, not names: a name can be spelled with escapes, and can stand there twice. Where that matters the object
-/// has to be in [plain spelling](super::spelling), or [`get`] or [`get_all`] has to find the value.
+/// A key may be escaped in different ways, and may be repeated. Where that matters, the object has to be in [plain
+/// spelling](super::spelling), or the caller has to use [`get`] or [`get_all`].
 pub fn for_each_entry<'a>(object: &'a [u8], mut each: impl FnMut(&'a [u8], &'a [u8]) -> bool) -> Result<(), Malformed> {
     for_each_spelled_entry(object, |key, _, value| each(key, value))
 }
 
-/// The same; `each` is also told whether the key contains a backslash.
+/// As [`for_each_entry`]; the second argument of `each` says whether the key contains a backslash.
 #[inline]
 pub fn for_each_spelled_entry<'a>(
     object: &'a [u8],
@@ -168,7 +174,7 @@ pub fn for_each_spelled_entry<'a>(
     }
 }
 
-/// The elements of an array, in order.
+/// Returns the text of each element of an array, in order.
 pub fn elements(array: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
     let mut cursor = Cursor::new(array);
     let mut elements = Vec::new();
@@ -186,22 +192,22 @@ pub fn elements(array: &[u8]) -> Result<Vec<&[u8]>, Malformed> {
     Ok(elements)
 }
 
-/// The value of a top-level key of an object, whatever its spelling; of a key that stands there twice the last value counts,
-/// as in every JSON parser. `None` when it is not there, or not before something malformed.
+/// Finds the value of a top-level key of an object, however the key is escaped. When the key is repeated, the last
+/// value counts, as in other JSON parsers. `None`: the key does not occur, or only after something malformed.
 pub fn get<'a>(object: &'a [u8], key: &str) -> Option<&'a [u8]> {
     let [value] = get_all(object, [key]);
     value
 }
 
-/// The values of several keys of an object, each as [`get`] would find it, in one go.
+/// Finds the values of several keys of an object in one pass, each as [`get`] would find it.
 #[inline]
 pub fn get_all<'a, const N: usize>(object: &'a [u8], keys: [&str; N]) -> [Option<&'a [u8]>; N] {
     let mut found = [None; N];
-    // What is found before something malformed is found.
+    // An error is ignored: values before something malformed count.
     let _ = for_each_spelled_entry(object, |name, escaped, value| {
-        for (key, place) in keys.iter().zip(&mut found) {
+        for (key, slot) in keys.iter().zip(&mut found) {
             if spells(name, escaped, key.as_bytes()) {
-                *place = Some(value);
+                *slot = Some(value);
             }
         }
         true
@@ -209,33 +215,9 @@ pub fn get_all<'a, const N: usize>(object: &'a [u8], keys: [&str; N]) -> [Option
     found
 }
 
-/// A snowflake or other unsigned number, with or without quotes.
-pub fn parse_id(value: &[u8]) -> Option<u64> {
-    let digits = value.strip_prefix(b"\"").and_then(|rest| rest.strip_suffix(b"\"")).unwrap_or(value);
-    let (words, rest) = digits.as_chunks::<8>();
-    let mut number = 0u64;
-    for word in words {
-        number = number.checked_mul(100_000_000)?.checked_add(swar::eight_digits(*word)?)?;
-    }
-    for digit in rest {
-        let digit = digit.wrapping_sub(b'0');
-        if digit > 9 {
-            return None;
-        }
-        number = number.checked_mul(10)?.checked_add(digit.into())?;
-    }
-    (!digits.is_empty()).then_some(number)
-}
-
-/// Appends `text` as a JSON string.
-pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("writing a string into memory can not fail");
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::nesting::MAX_DEPTH;
     use proptest::prelude::*;
 
     #[test]
@@ -246,7 +228,11 @@ mod tests {
         assert_eq!(get(object, "z"), Some(&b"null"[..]));
         assert_eq!(get(b"[1]", "id"), None);
         let respelled = br#"{ "id":1,"\u0069d" : 2 , "i\\u0064":3}"#;
-        assert_eq!(get(respelled, "id").and_then(parse_id), Some(2), "the last one counts, however it is spelled");
+        assert_eq!(
+            get(respelled, "id").and_then(parse_id),
+            Some(2),
+            "the last value counts, however its key is escaped"
+        );
         for keys in [["id", "x", "z"], ["z", "id", "id"]] {
             assert_eq!(get_all(object, keys), keys.map(|key| get(object, key)));
         }
@@ -262,15 +248,6 @@ mod tests {
         );
         for bad in [&b"{}"[..], b"[1", b"[1,]", b"[1 2]", b"[1]]", b"null"] {
             assert!(elements(bad).is_err());
-        }
-    }
-
-    #[test]
-    fn ids_are_numbers_in_any_dress() {
-        assert_eq!(parse_id(b"18446744073709551615"), Some(u64::MAX));
-        assert_eq!(parse_id(b"\"5\""), Some(5));
-        for bad in [&b""[..], b"\"", b"\"\"", b"-1", b"+1", b"null", b"\"5", b"18446744073709551616", b"1.0"] {
-            assert_eq!(parse_id(bad), None, "{bad:?}");
         }
     }
 

@@ -1,14 +1,16 @@
-//! Where a nested JSON value ends, found 64 bytes at a time: quotes, backslashes and brackets become bits, those in
-//! strings are masked out, and what is left are few brackets.
+//! Finds the end of an object or array, 64 bytes at a time.
+//!
+//! The bytes of a block become bit masks for quotes, backslashes and brackets. Masking out the brackets in strings
+//! leaves few bits to visit.
 
-use super::json::Malformed;
+use super::Malformed;
 
-/// Nesting beyond this is refused; Discord's own payloads stay below 20.
+/// Deepest nesting that is accepted. Discord's payloads stay below 20 levels.
 pub const MAX_DEPTH: usize = 512;
 
 const BLOCK: usize = 64;
 
-/// What the bytes of a block are, a bit each, the first byte's lowest.
+/// One bit for each byte of a block. The first byte of the block has the lowest bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Marks {
     quotes: u64,
@@ -61,7 +63,8 @@ fn marks_one_by_one(block: &[u8; BLOCK]) -> Marks {
     marks
 }
 
-/// Which bytes are escaped by a backslash before them, and whether the first one of the next block is.
+/// Finds the bytes that a backslash before them escapes. `first`: the block before ended with a backslash that
+/// escapes the first byte of this block. The second result is `first` for the next block.
 #[inline(always)]
 fn escaped(mut backslashes: u64, first: bool) -> (u64, bool) {
     let mut escaped = u64::from(first);
@@ -76,7 +79,8 @@ fn escaped(mut backslashes: u64, first: bool) -> (u64, bool) {
     (escaped, next)
 }
 
-/// From each set bit to before the next one: with quotes, an opening one and the string behind it.
+/// Sets every bit from the first bit of each pair up to, but not including, the second one. Applied to quotes, the
+/// result covers the opening quotes and the contents of strings.
 #[inline(always)]
 fn between_pairs(mut bits: u64) -> u64 {
     for shift in [1, 2, 4, 8, 16, 32] {
@@ -85,9 +89,10 @@ fn between_pairs(mut bits: u64) -> u64 {
     bits
 }
 
-/// The end of the object or array whose opening bracket is at `start`.
-pub fn end(text: &[u8], start: usize) -> Result<usize, Malformed> {
-    // One bit a level: set for an object.
+/// Finds the byte after the object or array whose opening bracket is at `start`. Fails when brackets do not match,
+/// are nested more than [`MAX_DEPTH`] levels, or when the text ends first.
+pub fn end_of_container(text: &[u8], start: usize) -> Result<usize, Malformed> {
+    // One bit for each level of nesting: set for an object, clear for an array.
     let mut kinds = [0u64; MAX_DEPTH / 64];
     let mut depth = 0;
     let mut at = start;
@@ -107,7 +112,7 @@ pub fn end(text: &[u8], start: usize) -> Result<usize, Malformed> {
         let strings = between_pairs(marks.quotes & !escaped.0) ^ in_string;
         in_string = ((strings as i64) >> 63) as u64;
         let mut brackets = marks.brackets & !strings;
-        // What follows a backslash that is in no string is not to be trusted.
+        // A backslash outside of strings is malformed. Only the brackets before it are visited.
         let stray = marks.backslashes & !strings;
         if stray != 0 {
             brackets &= (stray & stray.wrapping_neg()) - 1;
@@ -129,7 +134,7 @@ pub fn end(text: &[u8], start: usize) -> Result<usize, Malformed> {
                 }
                 depth += 1;
             } else {
-                // The first bracket is an opening one.
+                // This can not underflow: the first bracket is an opening one.
                 depth -= 1;
                 if (kinds[depth / 64] >> (depth % 64) & 1 == 1) != (byte == b'}') {
                     return fail("brackets do not match");
@@ -153,7 +158,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The same, a byte at a time.
+    /// A simple implementation that looks at one byte at a time.
     fn simple(text: &[u8]) -> Result<usize, &'static str> {
         let mut open = Vec::new();
         let mut bytes = text.iter().enumerate();
@@ -188,7 +193,7 @@ mod tests {
                 prop_oneof![
                     6 => r#"[\[\]{}",:a1 ]{0,6}"#,
                     3 => r#""[a-z\[{]{0,70}""#,
-                    2 => r#"\\{1,5}"#,
+                    2 => r"\\{1,5}",
                     2 => r#""(\\\\|\\")*""#,
                     1 => Just(" ".repeat(60)),
                     1 => "\u{80}{1,3}",
@@ -204,7 +209,7 @@ mod tests {
             if close {
                 text.push(closing);
             }
-            let found = end(text.as_bytes(), before).map_err(|malformed| malformed.what);
+            let found = end_of_container(text.as_bytes(), before).map_err(|malformed| malformed.what);
             prop_assert_eq!(found, simple(&text.as_bytes()[before..]).map(|end| before + end));
         }
 

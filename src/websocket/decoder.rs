@@ -1,55 +1,58 @@
-//! The receiving half of a connection: an incremental decoder that owns the read buffer.
+//! Decodes the bytes that one WebSocket connection receives into messages. The decoder owns the read buffer.
+//!
+//! Promises: every message obeys RFC 6455; memory stays within the bound of [`FrameDecoder`]; no input causes a panic.
+//! Never reads a socket and never answers a ping.
 
 use super::frame::{Header, MAX_CONTROL, MAX_HEADER, Opcode, mask_in_place};
 use std::{cell::RefCell, fmt, mem, ops::Range};
 
-/// Which side *we* are: a server receives masked frames, a client unmasked ones (RFC 6455 section 5.1).
+/// The role of this endpoint. A server receives masked frames, a client unmasked ones (RFC 6455 section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// We connected.
+    /// This endpoint opened the connection.
     Client,
-    /// We accepted.
+    /// This endpoint accepted the connection.
     Server,
 }
 
-/// One message, or one control frame.
+/// A received message or control frame.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// A whole text message, checked to be UTF-8.
+    /// A complete text message. It is valid UTF-8.
     Text(&'a [u8]),
-    /// A whole binary message.
+    /// A complete binary message.
     Binary(&'a [u8]),
-    /// To be answered by a pong with the same payload.
+    /// A ping. The receiver has to answer with a pong of the same payload.
     Ping(&'a [u8]),
-    /// The answer to a ping; unasked ones are legal.
+    /// A pong. It may come without a ping.
     Pong(&'a [u8]),
-    /// The peer's last frame: code and reason, if it gave any.
+    /// The peer's close frame, with code and reason if it has any.
     Close(Option<(u16, &'a str)>),
 }
 
-/// What the peer did wrong. The connection has to be closed with [`Violation::close_code`].
+/// A rule of RFC 6455 that the peer broke. The connection has to be closed with [`Violation::close_code`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Violation {
-    /// A message longer than the limit.
+    /// The message is longer than the limit.
     TooLarge,
-    /// Text, or a close reason, that is not UTF-8.
+    /// A text message or a close reason is not UTF-8.
     Utf8,
-    /// A client frame without a mask, or a server frame with one.
+    /// A frame of a client has no mask, or a frame of a server has one.
     Mask,
-    /// A reserved bit, though no extension was agreed on.
+    /// A reserved bit is set, though no extension was negotiated.
     ReservedBit,
-    /// An opcode that the RFC does not define.
+    /// The RFC does not define the opcode.
     Opcode,
-    /// A control frame that is fragmented or longer than 125 bytes.
+    /// A control frame is fragmented or longer than 125 bytes.
     Control,
-    /// A continuation of nothing, or a new message within another.
+    /// A continuation frame without a message to continue, or a new message inside a fragmented one.
     Fragment,
-    /// A close payload of one byte or with a code that may not be sent.
+    /// The payload of a close frame has one byte, or a code that must not be sent.
     CloseCode,
 }
 
 impl Violation {
-    /// The close code that RFC 6455 section 7.4.1 names for this.
+    /// The close code for this violation (RFC 6455 section 7.4.1).
     pub fn close_code(self) -> u16 {
         match self {
             Self::TooLarge => 1009,
@@ -76,44 +79,47 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
-/// Incremental decoder with its buffer. Read socket bytes into [`Inbound::space`], announce them with
-/// [`Inbound::filled`], then take messages with [`Inbound::next`] until it returns `None`.
+/// Decodes the frames of one connection, with the buffer that the connection reads into. Read bytes into
+/// [`FrameDecoder::space`], report their number to [`FrameDecoder::filled`], then call [`FrameDecoder::next`] until it returns
+/// `None`.
 ///
-/// Memory: at most the message limit plus one read chunk twice (once for a fragmented message under assembly). The
-/// buffer is grown by what arrived, not by what a header claims. An empty one can be given back: the next connection of
-/// the thread that reads takes it, so many connections read into the same memory, which is in the CPU's cache. It is
-/// plain data, so a connection can move to another thread between two reads without losing a byte.
-pub struct Inbound {
+/// Memory: at most twice the sum of the message limit and one read chunk (the second time for a fragmented message).
+/// The buffer grows with the bytes that arrived, never with the length that a header claims. A connection can give an
+/// empty buffer back to its thread, and the next connection that reads takes it. So many connections read into the
+/// same memory, which stays in the CPU's cache. The decoder is plain data, so a connection can move to another thread
+/// between two reads without losing a byte.
+pub struct FrameDecoder {
     role: Role,
     max_message: usize,
-    /// All of it is initialised; `start..end` holds bytes not yet consumed.
+    /// All of the buffer is initialised. `start..end` has the bytes that are not consumed.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
-    /// Fragments of the message under assembly, with the opcode of the first.
+    /// The fragments that have arrived of a fragmented message.
     assembled: Vec<u8>,
+    /// The opcode of the first of these fragments; `None`: no message is incomplete.
     assembling: Option<Opcode>,
-    /// The message handed out last was in `assembled`, which can be cleared at the next call.
+    /// The last message that was returned lies in `assembled`, which the next call may clear.
     handed_out: bool,
 }
 
 thread_local! {
-    /// A buffer that no connection needs now, for each role.
+    /// For each role, a buffer that no connection of this thread uses now.
     static SPARE: RefCell<[Vec<u8>; 2]> = RefCell::default();
 }
 
-/// Where a decoded message lies.
-enum Place {
+/// Where the payload of a decoded message lies.
+enum PayloadLocation {
     Buffer(Range<usize>),
     Assembled,
 }
 
-impl Inbound {
-    /// Bytes offered to one read: bots send little, Discord sends bursts.
+impl FrameDecoder {
+    /// Least space in bytes that is offered to one read. Bots send little, Discord sends bursts.
     const READ_CHUNK_SERVER: usize = 2 << 10;
     const READ_CHUNK_CLIENT: usize = 32 << 10;
 
-    /// A decoder for messages of at most `max_message` bytes. Allocates nothing yet.
+    /// Makes a decoder for messages of at most `max_message` bytes. It allocates nothing before the first read.
     pub fn new(role: Role, max_message: usize) -> Self {
         Self {
             role,
@@ -134,7 +140,7 @@ impl Inbound {
         }
     }
 
-    /// Room for the next read; never empty.
+    /// The space for the next read. It is never empty.
     pub fn space(&mut self) -> &mut [u8] {
         let chunk = self.read_chunk();
         if self.start == self.end {
@@ -152,22 +158,22 @@ impl Inbound {
             self.start = 0;
         }
         if self.buffer.len() - self.end < chunk {
-            // Doubling keeps the copying linear; what a header claims is never trusted with memory.
-            // Beyond that bound only an HTTP head grows, whose reader has a bound of its own; byte by byte it would be slow.
+            // Doubling keeps the total copying linear in the bytes received. The bound holds for messages. An HTTP
+            // head may grow beyond it, in chunks rather than byte by byte; its reader has a bound of its own.
             let target = (self.end + chunk).max(self.end * 2).min(self.max_message + MAX_HEADER + chunk);
             self.buffer.resize(target.max(self.end + chunk), 0);
         }
         &mut self.buffer[self.end..]
     }
 
-    /// Announces that `n` bytes of [`Inbound::space`] were filled.
+    /// Reports that a read has filled the first `n` bytes of [`FrameDecoder::space`].
     pub fn filled(&mut self, n: usize) {
         self.end += n;
         assert!(self.end <= self.buffer.len(), "more bytes filled than there was space");
     }
 
-    /// Adds received bytes, which costs a copy and memory for as much as there is. For those who are handed bytes instead of
-    /// reading them into [`Inbound::space`].
+    /// Appends received bytes by copying them, for callers that receive into memory of their own instead of into
+    /// [`FrameDecoder::space`]. The buffer grows to exactly what it holds.
     pub fn receive(&mut self, bytes: &[u8]) {
         if self.start == self.end {
             self.start = 0;
@@ -182,7 +188,7 @@ impl Inbound {
         self.end = self.buffer.len();
     }
 
-    /// Gives the buffer up if it is empty and larger than `keep` bytes.
+    /// Frees the buffer when it is empty and larger than `keep` bytes.
     pub fn shrink(&mut self, keep: usize) {
         if self.start == self.end && self.buffer.capacity() > keep {
             self.buffer = Vec::new();
@@ -194,23 +200,23 @@ impl Inbound {
         }
     }
 
-    /// Bytes received and not consumed yet.
+    /// Number of bytes that have been received and not consumed.
     pub fn pending(&self) -> usize {
         self.end - self.start
     }
 
-    /// Those bytes, for a handshake that precedes the frames.
+    /// The bytes that have been received and not consumed. The opening handshake reads these before the first frame.
     pub fn unconsumed(&self) -> &[u8] {
         &self.buffer[self.start..self.end]
     }
 
-    /// Takes the first `n` of those bytes away.
+    /// Drops the first `n` bytes of [`FrameDecoder::unconsumed`].
     pub fn consume(&mut self, n: usize) {
         assert!(n <= self.pending(), "more bytes consumed than there were");
         self.start += n;
     }
 
-    /// Gives an empty buffer back, when there is nothing more to read now.
+    /// Gives an empty buffer back to the thread. To be called when the connection has nothing more to read now.
     pub fn release(&mut self) {
         if self.start == self.end {
             let buffer = mem::take(&mut self.buffer);
@@ -225,8 +231,9 @@ impl Inbound {
         }
     }
 
-    /// The next whole message; `None` when more bytes are needed. After a violation the decoder must not be used again.
-    #[allow(clippy::should_implement_trait)] // it lends out its buffer, which an Iterator can not
+    /// Returns the next complete message; `None` when more bytes are needed. After a violation the decoder must not
+    /// be used again.
+    #[allow(clippy::should_implement_trait)] // a message borrows the buffer, which the items of an Iterator can not
     pub fn next(&mut self) -> Result<Option<Message<'_>>, Violation> {
         if self.handed_out {
             self.handed_out = false;
@@ -236,10 +243,10 @@ impl Inbound {
                 self.assembled.clear();
             }
         }
-        let Some((opcode, place)) = self.decode()? else { return Ok(None) };
-        let payload = match place {
-            Place::Buffer(range) => &self.buffer[range],
-            Place::Assembled => {
+        let Some((opcode, location)) = self.decode()? else { return Ok(None) };
+        let payload = match location {
+            PayloadLocation::Buffer(range) => &self.buffer[range],
+            PayloadLocation::Assembled => {
                 self.handed_out = true;
                 &self.assembled[..]
             }
@@ -256,8 +263,8 @@ impl Inbound {
         }))
     }
 
-    /// Consumes frames up to the end of a message or control frame.
-    fn decode(&mut self) -> Result<Option<(Opcode, Place)>, Violation> {
+    /// Consumes frames up to the end of a message or of a control frame.
+    fn decode(&mut self) -> Result<Option<(Opcode, PayloadLocation)>, Violation> {
         loop {
             let Some(header) = Header::parse(&self.buffer[self.start..self.end]) else { return Ok(None) };
             let opcode = self.check(&header)?;
@@ -273,16 +280,16 @@ impl Inbound {
             }
             self.start = range.end;
             if opcode.is_control() {
-                return Ok(Some((opcode, Place::Buffer(range))));
+                return Ok(Some((opcode, PayloadLocation::Buffer(range))));
             }
             match (header.fin, self.assembling) {
-                (true, None) => return Ok(Some((opcode, Place::Buffer(range)))),
+                (true, None) => return Ok(Some((opcode, PayloadLocation::Buffer(range)))),
                 (fin, first) => {
                     self.assembled.extend_from_slice(&self.buffer[range]);
                     let first = first.unwrap_or(opcode);
                     if fin {
                         self.assembling = None;
-                        return Ok(Some((first, Place::Assembled)));
+                        return Ok(Some((first, PayloadLocation::Assembled)));
                     }
                     self.assembling = Some(first);
                 }
@@ -290,6 +297,7 @@ impl Inbound {
         }
     }
 
+    /// Checks that a frame with this header is legal now, and that its message stays within the limit.
     fn check(&self, header: &Header) -> Result<Opcode, Violation> {
         if header.reserved {
             return Err(Violation::ReservedBit);
@@ -314,13 +322,15 @@ impl Inbound {
     }
 }
 
+/// Parses the payload of a close frame (section 5.5.1).
 fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
     if payload.is_empty() {
         return Ok(None);
     }
     let (code, reason) = payload.split_first_chunk::<2>().ok_or(Violation::CloseCode)?;
     let code = u16::from_be_bytes(*code);
-    // Section 7.4: 1004-1006 and 1015 are never sent, the rest below 3000 is reserved.
+    // Section 7.4: 1004 to 1006 and 1015 are never sent; the other codes below 3000 that are missing here are
+    // reserved.
     if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
         return Err(Violation::CloseCode);
     }
@@ -328,10 +338,13 @@ fn parse_close(payload: &[u8]) -> Result<Option<(u16, &str)>, Violation> {
     Ok(Some((code, reason)))
 }
 
-impl fmt::Debug for Inbound {
+impl fmt::Debug for FrameDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The bytes may hold a token.
-        f.debug_struct("Inbound").field("role", &self.role).field("pending", &self.pending()).finish_non_exhaustive()
+        // The buffer may contain a token, so Debug leaves it out.
+        f.debug_struct("FrameDecoder")
+            .field("role", &self.role)
+            .field("pending", &self.pending())
+            .finish_non_exhaustive()
     }
 }
 
@@ -362,8 +375,8 @@ mod tests {
         }
     }
 
-    /// Feeds `bytes` in pieces of the given sizes (cycled) and collects what comes out.
-    fn feed(inbound: &mut Inbound, mut bytes: &[u8], pieces: &[usize]) -> Result<Vec<Owned>, Violation> {
+    /// Gives `bytes` to the decoder in pieces of the given sizes (repeated) and collects the messages.
+    fn feed(inbound: &mut FrameDecoder, mut bytes: &[u8], pieces: &[usize]) -> Result<Vec<Owned>, Violation> {
         let mut out = Vec::new();
         let mut pieces = pieces.iter().cycle();
         while !bytes.is_empty() {
@@ -390,7 +403,7 @@ mod tests {
     const MASK: Option<[u8; 4]> = Some([1, 2, 3, 250]);
 
     fn violation(bytes: &[u8]) -> Violation {
-        feed(&mut Inbound::new(Role::Server, 4096), bytes, &[usize::MAX]).unwrap_err()
+        feed(&mut FrameDecoder::new(Role::Server, 4096), bytes, &[usize::MAX]).unwrap_err()
     }
 
     #[test]
@@ -415,13 +428,13 @@ mod tests {
             assert_eq!(violation(&frame(true, 8, payload, MASK)), Violation::CloseCode);
         }
         assert_eq!(violation(&frame(true, 8, b"\x03\xe8\xff", MASK)), Violation::Utf8);
-        let client = feed(&mut Inbound::new(Role::Client, 64), &frame(true, 1, b"a", MASK), &[1]);
+        let client = feed(&mut FrameDecoder::new(Role::Client, 64), &frame(true, 1, b"a", MASK), &[1]);
         assert_eq!(client, Err(Violation::Mask));
     }
 
     #[test]
     fn a_header_that_claims_much_allocates_little() {
-        let mut inbound = Inbound::new(Role::Client, 1 << 30);
+        let mut inbound = FrameDecoder::new(Role::Client, 1 << 30);
         let mut header = Vec::new();
         write_header(&mut header, Opcode::Binary, 1 << 30, None);
         assert_eq!(feed(&mut inbound, &header, &[1]), Ok(vec![]));
@@ -432,37 +445,40 @@ mod tests {
     fn close_reasons_are_cut_at_a_character() {
         let mut out = Vec::new();
         write_close(&mut out, Some(4000), &"é".repeat(100), None);
-        let got = feed(&mut Inbound::new(Role::Client, 64), &out, &[7]).unwrap();
+        let got = feed(&mut FrameDecoder::new(Role::Client, 64), &out, &[7]).unwrap();
         assert_eq!(got, vec![Owned::Close(Some((4000, "é".repeat(61))))]);
     }
 
     #[test]
     fn memory_is_given_back() {
-        let mut inbound = Inbound::new(Role::Client, 8 << 20);
+        let mut inbound = FrameDecoder::new(Role::Client, 8 << 20);
         let big = frame(true, 2, &vec![7; 4 << 20], None);
         assert_eq!(feed(&mut inbound, &big, &[40_000]).unwrap().len(), 1);
         inbound.space();
-        assert!(inbound.buffer.len() <= Inbound::READ_CHUNK_CLIENT);
+        assert!(inbound.buffer.len() <= FrameDecoder::READ_CHUNK_CLIENT);
         inbound.release();
         assert_eq!(inbound.buffer.capacity(), 0);
     }
 
     #[test]
     fn connections_lend_one_another_their_buffer() {
-        let mut first = Inbound::new(Role::Client, 1 << 20);
+        let mut first = FrameDecoder::new(Role::Client, 1 << 20);
         let memory = first.space().as_ptr();
         let half = &frame(true, 2, b"payload", None)[..5];
         first.space()[..5].copy_from_slice(half);
         first.filled(5);
         first.release();
-        assert_eq!(first.unconsumed(), half, "what is not consumed stays");
+        assert_eq!(first.unconsumed(), half, "unconsumed bytes stay in the buffer");
         first.consume(5);
         first.release();
-        // Giving nothing back takes nothing away.
+        // Releasing without a buffer keeps the spare buffer.
         first.release();
-        let mut other = Inbound::new(Role::Server, 1 << 20);
-        assert!(other.space().len() < Inbound::READ_CHUNK_CLIENT, "of its own kind");
-        let mut second = Inbound::new(Role::Client, 1 << 20);
+        let mut other = FrameDecoder::new(Role::Server, 1 << 20);
+        assert!(
+            other.space().len() < FrameDecoder::READ_CHUNK_CLIENT,
+            "the spare buffer of a client is not given to a server"
+        );
+        let mut second = FrameDecoder::new(Role::Client, 1 << 20);
         assert_eq!(second.space().as_ptr(), memory);
         assert_ne!(first.space().as_ptr(), memory);
     }
@@ -482,7 +498,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Whatever is written comes out again, however it is masked, fragmented, interleaved with pings and split by the network.
+        /// The decoder returns what was written, whatever the masks, the fragments, the pings between them, and the
+        /// sizes of the reads.
         #[test]
         fn round_trip(
             messages in prop::collection::vec((message(), 1usize..5, any::<bool>()), 1..8),
@@ -520,16 +537,16 @@ mod tests {
                 expected.push(message);
             }
             let role = if mask.is_some() { Role::Server } else { Role::Client };
-            let mut inbound = Inbound::new(role, 1 << 20);
+            let mut inbound = FrameDecoder::new(role, 1 << 20);
             prop_assert_eq!(feed(&mut inbound, &wire, &pieces), Ok(expected));
             prop_assert_eq!(inbound.pending(), 0);
         }
 
-        /// Noise is refused or waited for, never a panic, and never holds more than the limit.
+        /// Random bytes never cause a panic, and the decoder never assembles more than its limit.
         #[test]
         fn noise(bytes in prop::collection::vec(any::<u8>(), 0..5000), pieces in prop::collection::vec(1usize..300, 1..9)) {
             for role in [Role::Client, Role::Server] {
-                let mut inbound = Inbound::new(role, 1000);
+                let mut inbound = FrameDecoder::new(role, 1000);
                 let _ = feed(&mut inbound, &bytes, &pieces);
                 prop_assert!(inbound.assembled.len() <= 1000);
             }
