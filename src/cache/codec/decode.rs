@@ -14,8 +14,8 @@ use super::{
     values::{Reader, Time, decimal_length, hash_text, time_text},
 };
 use crate::{
-    cache::{scan, work},
-    protocol::json,
+    cache::work,
+    protocol::json::{self, strict},
 };
 use serde::de::IgnoredAny;
 
@@ -155,7 +155,7 @@ impl Sink for Checker {
 
     #[inline(always)]
     fn string(&mut self, text: &[u8]) {
-        self.valid &= scan::is_content(text);
+        self.valid &= strict::is_content(text);
         self.length.string(text);
     }
 

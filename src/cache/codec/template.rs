@@ -7,7 +7,7 @@
 //! only when it comes for the second time, so that objects of random form do not fill the table.
 
 use super::slot::Slot;
-use crate::cache::scan;
+use crate::protocol::json::strict;
 use hashbrown::HashTable;
 use serde::de::IgnoredAny;
 
@@ -111,7 +111,7 @@ pub(super) fn scan_skeleton(skeleton: &[u8], mut each: impl FnMut(usize, usize, 
                 depth = depth.checked_sub(1)?;
             }
             b'"' => {
-                let end = scan::string_end(skeleton, at + 1)?;
+                let end = strict::string_end(skeleton, at + 1)?;
                 each(at + 1, depth, Token::String { end })?;
                 at = end;
             }

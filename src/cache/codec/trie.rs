@@ -131,9 +131,9 @@ const NONE: u32 = u32::MAX;
 /// What the trie knows about an object that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ObjectEnd {
-    /// Its text is part of the template around it. The kind goes into the signature of the outer object.
+    /// The object's text is part of the template around it. The kind goes into the signature of the outer object.
     Inlined(ValueKind),
-    /// It has a template of its own, with this index.
+    /// The object has a template of its own, with this index.
     Template(u64),
 }
 
