@@ -4,8 +4,9 @@ use crate::protocol::json;
 use memchr::memmem::FinderRev;
 use std::sync::LazyLock;
 
-/// The value of `"guild_id":"…"` when that is the last entry of the object, or its first entry and the text `"guild_id"`
-/// does not occur again. Discord puts it in one of these two places, so this usually saves a scan of the whole object.
+/// The value of `"guild_id":"…"` when that is the last entry of the object, or its first entry and the text
+/// `"guild_id"` does not occur again. Discord puts it in one of these two places, so this usually saves a scan of the
+/// whole object.
 ///
 /// `None` does not mean that the object has no `guild_id`. The answer is right only for a well-formed object without
 /// needless escapes.

@@ -27,8 +27,8 @@ use super::{
 };
 use crate::protocol::json::{self, number::parse_canonical, strict};
 
-/// The text cannot be split: it is malformed, it has white space between tokens, it gives the object two different ids, or, for
-/// a strict splitter, it is not in plain spelling in another way. The text can still be valid JSON.
+/// The text cannot be split: it is malformed, it has white space between tokens, it gives the object two different ids,
+/// or, for a strict splitter, it is not in plain spelling in another way. The text can still be valid JSON.
 pub(super) struct NoTemplate;
 
 /// Inserts `value` as a varint at offset `at` of `out`. Used for counts and template indexes, which are known only
@@ -51,8 +51,8 @@ pub(super) struct Buffers {
     /// record.
     pub record: Vec<u8>,
     signature: Signature,
-    /// Start and end offsets, in the text, of the keys of all objects that the splitter is inside of. Only strict
-    /// splitters compare them; every [`by_key`] run fills the list.
+    /// Start and end offsets, in the text, of the keys that have been read of all objects that are not finished yet.
+    /// Only strict splitters that split [`by_key`] fill this list.
     keys: Vec<(usize, usize)>,
 }
 
