@@ -1,5 +1,7 @@
 //! A core's tasks: a panic in one shard, seen from Discord's side; a client that nothing wakes but its own socket.
 
+mod crowd;
+
 use super::*;
 use crate::{
     compression::Transport,
@@ -106,9 +108,9 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         resume_window: Duration::from_secs(1),
         cache: crate::cache::Flags::ALL,
         honor_client_intents: true,
+        denied: Default::default(),
         voice_grace: Duration::from_secs(60),
         voice_rejoin: false,
-        denied: Default::default(),
         state_dir: None,
         forward_opcodes: Vec::new(),
         memory: Arc::default(),
@@ -209,13 +211,13 @@ impl Rig {
 }
 
 /// A client's end of its connection.
-struct Far {
-    stream: TcpStream,
+struct Far<S = TcpStream> {
+    stream: S,
     inbound: Inbound,
 }
 
-impl Far {
-    /// The next event of this name; `None` when the connection ends before.
+impl<S: Read> Far<S> {
+    /// The next event of this name; `None` when the connection ends before, or has nothing more and does not wait.
     fn hears(&mut self, name: &str) -> Option<serde_json::Value> {
         loop {
             while let Some(message) = self.inbound.next().unwrap() {
