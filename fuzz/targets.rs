@@ -168,6 +168,7 @@ pub fn state(bytes: &[u8]) {
         cache: Flags::ALL,
         honor_client_intents: true,
         intents: u64::MAX,
+        denied: Default::default(),
         forward_opcodes: Vec::new(),
     };
     let identity = Identity { identify: Vec::new(), token: "t".into() };
