@@ -60,7 +60,7 @@ impl Class {
     }
 }
 
-/// What a value turned out to be: a [`Slot`](super::kind::Slot), or one of these.
+/// What a value turned out to be: a [`Slot`], or one of these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Symbol {
     /// The kind of a value.
