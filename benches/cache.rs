@@ -10,12 +10,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use gateway_proxy::{
     cache::{
         Cache, Flags, MemberRequest, View,
-        codec::{
-            Tables,
-            decode::Decoder,
-            encode::{Encoder, IdPath, Shape},
-            ids::Ids,
-        },
+        codec::{Decoder, Encoder, IdPath, IdTable, Shape, Tables},
     },
     protocol::{event::EventKind, json as text},
 };
@@ -103,12 +98,12 @@ fn objects(c: &mut Criterion) {
             .flat_map(|guild| text::elements(text::get(guild.as_bytes(), array).expect("an array")).expect("objects"))
             .collect();
         let shape = Shape::of(id);
-        let (mut tables, mut ids, mut encoder) = (Tables::default(), Ids::default(), Encoder::default());
+        let (mut tables, mut ids, mut encoder) = (Tables::default(), IdTable::default(), Encoder::default());
         let records: Vec<(u64, Vec<u8>)> = all
             .iter()
             .map(|object| {
                 let encoded = encoder.encode(&mut tables, &mut ids, &shape, object, 0).expect("JSON");
-                (encoded.key, encoder.record().to_vec())
+                (encoded.id, encoder.record().to_vec())
             })
             .collect();
         let mut next = 0;

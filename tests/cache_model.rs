@@ -1,5 +1,7 @@
-//! The cache against two models, compared after each event: discord-sim's world, with the events of real guilds, and a plain
-//! tree of JSON, with random events that also have odd keys, values and gaps.
+//! The cache is compared with two models after each event:
+//!
+//! * discord-sim's world, with events as they happen in real guilds;
+//! * a plain tree of JSON values, with random events, which also have unusual keys and values and lack some keys.
 
 include!("support/world.rs");
 
@@ -14,9 +16,9 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json as value};
 use world::{Body, Settings, Wish, World};
 
-/// The bot itself.
+/// The bot's user id.
 const OWN: &str = "3";
-/// Its arrays are kept entity by entity.
+/// The arrays of a guild whose entities the cache stores one by one.
 const ARRAYS: [&str; 11] = [
     "channels",
     "threads",
@@ -31,7 +33,7 @@ const ARRAYS: [&str; 11] = [
     "soundboard_sounds",
 ];
 
-/// What the cache shows of a guild, in slices of some bytes; `None` when it is not there.
+/// The snapshot of a guild, written in slices of about `slice` bytes; `None` when the guild is unknown or unavailable.
 fn shown(cache: &Cache, guild: u64, slice: usize) -> Option<Value> {
     let mut snapshot = cache.snapshot(guild, View::ALL)?;
     if snapshot.unavailable() {
@@ -39,11 +41,11 @@ fn shown(cache: &Cache, guild: u64, slice: usize) -> Option<Value> {
     }
     let (mut out, length) = (Vec::new(), snapshot.len());
     while !snapshot.write(&mut out, slice) {}
-    assert_eq!(out.len(), length, "the length that was announced");
+    assert_eq!(out.len(), length, "the length that the snapshot said");
     Some(serde_json::from_slice(&out).unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(&out))))
 }
 
-/// Order within arrays of entities means nothing where the world makes them anew.
+/// The guild with the entities of each array sorted. The world does not keep the order of its arrays.
 fn canonical(mut guild: Value) -> Value {
     for array in ARRAYS {
         if let Some(rows) = guild[array].as_array_mut() {
@@ -54,7 +56,7 @@ fn canonical(mut guild: Value) -> Value {
 }
 
 #[test]
-fn it_is_the_truth_after_every_event() {
+fn the_cache_equals_the_world_after_every_event() {
     let (shards, guilds, members, presences) = (1, 6, 12, 0.4);
     let mut world =
         World::generate(Settings { seed: 11, shards, guilds, members, presences, channels: 6, roles: 5, emojis: 3 });
@@ -70,7 +72,8 @@ fn it_is_the_truth_after_every_event() {
     }
     for round in 0..4_000 {
         let wish = if round % 3 == 0 { Wish::Any } else { Wish::State };
-        // Of one thing that happens all events come first: the world is ahead of them by no more than that.
+        // One step of the world can cause several events, and the world shows all of them. So all are applied before
+        // comparing.
         let events = world.happen(0, wish);
         for event in &events {
             match &event.body {
@@ -97,21 +100,21 @@ fn it_is_the_truth_after_every_event() {
     assert_eq!(counts.members, total(|guild| guild.member_count()));
 }
 
-/// A tree of JSON that does what the documentation says.
+/// A model of the cache: each guild is a tree of JSON values, which events change as Discord's documentation says.
 struct Model {
     flags: Flags,
-    /// `None`: named, but not available.
+    /// The guilds by id; `None` for one that is unavailable.
     guilds: BTreeMap<u64, Option<Value>>,
-    /// The guilds whose members are all known.
+    /// The guilds all of whose members are known.
     known: BTreeSet<u64>,
-    /// What GUILD_CREATE said of `member_count` and `large`.
+    /// The `member_count` and `large` of each guild's GUILD_CREATE.
     told: BTreeMap<u64, (Option<u64>, Value)>,
 }
 
-/// Members beyond which a guild is large.
+/// A guild with more members than this is large.
 const LARGE: u64 = 250;
 
-/// A member who is not counted.
+/// Whether a member is a guest, whom `member_count` does not count.
 fn is_guest(member: &Value) -> bool {
     member.get("joined_at").is_some_and(Value::is_null)
 }
@@ -123,7 +126,7 @@ fn rows<'a>(guild: &'a mut Value, array: &str) -> &'a mut Vec<Value> {
     guild[array].as_array_mut().expect("an array")
 }
 
-/// The id as the cache reads it: a string of digits, or a number.
+/// An id as the cache reads it: a string of digits, or a number.
 fn id_of(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.parse().ok())
 }
@@ -142,14 +145,14 @@ fn row<'a>(guild: &'a mut Value, array: &str, id: Option<u64>) -> Option<&'a mut
     rows.iter_mut().find(|row| id.is_some() && row_id(array, row) == id)
 }
 
-/// A channel or a thread.
+/// The channel or thread with this id.
 fn channel<'a>(guild: &'a mut Value, id: &Value) -> Option<&'a mut Value> {
     let id = id_of(id);
     let array = if row(guild, "channels", id).is_some() { "channels" } else { "threads" };
     row(guild, array, id)
 }
 
-/// The ids in a thread's member go, unless GUILD_CREATE had them.
+/// A thread member in the form of GUILD_CREATE. Its ids are removed, unless `old`, the stored one, has them.
 fn as_shown(old: &Value, member: &Value) -> Value {
     let keys = ["guild_id", "member", "presence", "id", "user_id"];
     without(member, if old.get("id").is_some() { &keys[..3] } else { &keys })
@@ -160,7 +163,7 @@ fn set_member(thread: &mut Value, member: &Value) {
     thread["member"] = member;
 }
 
-/// Changes a number, where there is one.
+/// Changes the number at a key, if the thread has one there.
 fn counted(thread: &mut Value, key: &str, change: impl Fn(u64) -> u64) {
     if let Some(count) = thread[key].as_u64() {
         thread[key] = change(count).into();
@@ -201,7 +204,7 @@ impl Model {
         }
     }
 
-    /// What is kept of a row.
+    /// The entity as the cache stores it when it comes with an event.
     fn reduced(&self, array: &str, row: &Value) -> Value {
         let mut row = row.clone();
         if let Some(id) = row_id(array, &row).filter(|_| array == "presences") {
@@ -217,7 +220,7 @@ impl Model {
             if !self.keeps(guild, array, id) {
                 continue;
             }
-            // In GUILD_CREATE users of presences are what they are.
+            // With the flag `users`, the users of presences in GUILD_CREATE are stored whole.
             let row = if array == "presences" && self.flags.users { row.clone() } else { self.reduced(array, row) };
             match kept.iter().position(|old| id.is_some() && row_id(array, old) == id) {
                 Some(at) => kept[at] = row,
@@ -264,7 +267,7 @@ impl Model {
         }
     }
 
-    /// If so, not all members of a guild are known any more.
+    /// If `doubtful`, notes that not all members of the guild are known any more.
     fn doubt(&mut self, guild: u64, doubtful: bool) {
         if doubtful {
             self.known.remove(&guild);
@@ -275,10 +278,10 @@ impl Model {
         self.flags.members || self.flags.current_member || self.flags.voice_states
     }
 
-    /// The guild as a client is shown it.
+    /// The guild as a snapshot shows it.
     fn shown(&self, id: u64) -> Option<Value> {
         let mut guild = self.guilds.get(&id).cloned().flatten()?;
-        let (told_count, told) = self.told.get(&id).expect("it has come");
+        let (told_count, told) = self.told.get(&id).expect("an available guild has had a GUILD_CREATE");
         if let (Some(count), true) = (guild["member_count"].as_u64(), told.is_boolean())
             && Some(count) != *told_count
         {
@@ -427,7 +430,7 @@ impl Model {
                 let in_channel = row(&mut guild, "channels", id_of(&d["channel_id"])).is_some();
                 if let Some(channel) = channel(&mut guild, &d["channel_id"]) {
                     channel["last_message_id"] = d["id"].clone();
-                    // Threads with small ids are old ones.
+                    // The ids of the test are small, so all threads are from before July 2022.
                     if !in_channel && d["type"] != 21 && id_of(&d["id"]) != id_of(&d["channel_id"]) {
                         counted(channel, "message_count", |count| if count < 50 { count + 1 } else { count });
                         counted(channel, "total_message_sent", |count| count + 1);
@@ -601,7 +604,7 @@ const EVENTS: [&str; 42] = [
     "MESSAGE_DELETE_BULK",
 ];
 
-/// The array that an event changes, where it is only one.
+/// The array that an event changes, if it changes only one.
 fn array_of(event: &str) -> Option<&'static str> {
     let arrays = [
         ("PRESENCE_", "presences"),
@@ -622,7 +625,7 @@ fn small_id(rng: &mut Rng) -> Value {
     rng.u64(1..7).to_string().into()
 }
 
-/// Any JSON, also such as Discord has never sent.
+/// A random JSON value, which need not be like any of Discord's.
 fn anything(rng: &mut Rng, depth: u32) -> Value {
     match rng.u32(0..if depth > 2 { 12 } else { 15 }) {
         0 => Value::Null,
@@ -656,7 +659,7 @@ fn key(rng: &mut Rng) -> String {
     .to_owned()
 }
 
-/// An entity with some id, or, seldom, none.
+/// A random entity for an array.
 fn entity(rng: &mut Rng, array: &str) -> Value {
     let mut row: Map<String, Value> = (0..rng.usize(0..5)).map(|_| (key(rng), anything(rng, 0))).collect();
     let id = small_id(rng);
@@ -725,7 +728,7 @@ fn anything_in(rng: &mut Rng, key: &str) -> Value {
     value!({ key: anything(rng, 0) })
 }
 
-/// A thread member, of the bot or not, as events have it.
+/// A random thread member in the form that events have, of the bot or of another user.
 fn thread_member(rng: &mut Rng) -> Value {
     let mut member = anything_in(rng, "flags");
     member["id"] = small_id(rng);
@@ -734,7 +737,7 @@ fn thread_member(rng: &mut Rng) -> Value {
     member
 }
 
-/// One event, by chance.
+/// A random event.
 fn event(seed: u64) -> (&'static str, Value) {
     let mut rng = Rng::with_seed(seed);
     let name = EVENTS[rng.usize(0..EVENTS.len())];
@@ -843,14 +846,14 @@ fn event(seed: u64) -> (&'static str, Value) {
     (name, d)
 }
 
-/// An array that GUILD_CREATE did not have, and that is empty again, is there or not.
+/// The guild without its empty arrays. An array that GUILD_CREATE did not have may be missing or empty.
 fn without_empty(guild: Value) -> Value {
     let empty = |key: &&str| guild[*key].as_array().is_some_and(Vec::is_empty);
     let keys: Vec<&str> = ARRAYS.into_iter().filter(empty).collect();
     without(&guild, &keys)
 }
 
-/// The first keys and rows that are not the same.
+/// The first two keys whose values differ.
 fn difference(shown: &Option<Value>, truth: &Option<Value>) -> String {
     let (Some(shown), Some(truth)) = (shown, truth) else { return format!("{shown:?} instead of {truth:?}") };
     let keys = shown.as_object().into_iter().chain(truth.as_object()).flat_map(Map::keys);
@@ -862,7 +865,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn random_events_do_what_they_do_to_a_tree(seeds in prop::collection::vec(any::<u64>(), 1..60), choice in 0u8..5) {
+    fn random_events_change_the_cache_as_the_model(seeds in prop::collection::vec(any::<u64>(), 1..60), choice in 0u8..5) {
         let flags = match choice {
             0 | 1 => Flags::ALL,
             2 => Flags { users: false, emojis: false, voice_states: false, ..Flags::ALL },
@@ -878,14 +881,15 @@ proptest! {
             let before = model.guilds.clone();
             model.apply(name, &data);
             let outcome = cache.apply(EventKind::from_name(name.as_bytes()), data.to_string().as_bytes());
-            // Clients whose snapshot comes later are not sent what changed: that has to be in it. The other way round
-            // they would be told twice; but a message is more than what it changes, and an answer is for who has asked.
+            // An event that counts as a change is not sent to clients whose snapshot is newer, so the snapshot must
+            // show it. An event that a snapshot shows must count as a change, or such clients would get it twice.
+            // Messages and answers to requests are exceptions: clients get them in any case.
             if !name.starts_with("MESSAGE_") && name != "GUILD_MEMBERS_CHUNK" {
                 let off = array_of(name).is_some_and(|array| !model.keeps(&Value::Null, array, None));
-                prop_assert!(!(off && outcome.changed), "{name} {data} is in no snapshot");
-                // What is not known can not go, but takes along what belonged to it.
+                prop_assert!(!(off && outcome.changed), "{name} {data} is in no snapshot but counts as a change");
+                // Deleting an unknown channel is ignored, but removes the threads that name it as their parent.
                 let off = off || name.ends_with("_DELETE");
-                prop_assert!(off || outcome.changed || before == model.guilds, "{name} {data} is in the snapshot");
+                prop_assert!(off || outcome.changed || before == model.guilds, "{name} {data} is in the snapshot but does not count as a change");
             }
             for guild in [1, 2] {
                 let everybody = value!({"guild_id": guild, "query": "", "limit": 0}).to_string();

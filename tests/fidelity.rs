@@ -1,4 +1,5 @@
-//! What a client is told of every guild, against the truth of the simulator, after many changes of state.
+//! Through a whole proxy: what a client that identifies gets to know about every guild is compared with the simulator's
+//! state, several times with many changes of state in between.
 
 mod support;
 
@@ -6,7 +7,7 @@ use serde_json::json;
 use support::{Proxy, Simulator, compare_guilds, scratch, wait_for_events};
 
 #[test]
-fn every_guild_is_shown_as_it_is() {
+fn clients_see_every_guild_as_the_simulator_has_it() {
     const SHARDS: u32 = 2;
     let directory = scratch("fidelity");
     let options = format!("--shards {SHARDS} --max-concurrency 2 --guilds 40 --members 60 --seed 11 --rate 0");

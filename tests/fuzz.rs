@@ -12,12 +12,7 @@ use fastrand::Rng;
 use gateway_proxy::{
     cache::{
         Cache, Flags, MemberRequest, View,
-        codec::{
-            Tables,
-            decode::{Decoder, text_length},
-            encode::{Encoder, IdPath, Shape},
-            ids::Ids,
-        },
+        codec::{Decoder, Encoder, IdPath, IdTable, Shape, Tables, text_length},
     },
     compression::{Inflater, Transport},
     protocol::{command::Command, edit, envelope::Envelope, etf, event::EventKind, json as text, spelling},
@@ -145,7 +140,7 @@ impl Corpus {
 }
 
 /// The codec: what it takes comes back byte for byte; records that are not its own do no harm.
-fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut Ids) {
+fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut IdTable) {
     let mut encoder = Encoder::default();
     let shape = match rng.u8(0..5) {
         0 => Shape::of(IdPath::None),
@@ -157,18 +152,18 @@ fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut Ids) {
     let Ok(encoded) = encoder.encode(tables, ids, &shape, text, 0) else { return };
     let mut out = Vec::new();
     let decoder = Decoder { tables, ids };
-    decoder.decode(encoded.key, encoder.record(), &mut out).expect("its own record");
+    decoder.decode(encoded.id, encoder.record(), &mut out).expect("its own record");
     assert_eq!((out.len(), text_length(encoder.record())), (encoded.length, Some(encoded.length)));
     if shape.leave_out.is_empty() && !shape.bare_user {
         assert_eq!(out, text[..encoded.end].trim_ascii_start(), "what came back");
     }
     serde_json::from_slice::<serde::de::IgnoredAny>(&out).expect("JSON");
     let mut record = encoder.record().to_vec();
-    // Now the path may be known.
+    // Now the codec may know the form of the object.
     let again = encoder.encode(tables, ids, &shape, text, 0).expect("as before");
     let mut followed = Vec::new();
     let decoder = Decoder { tables, ids };
-    decoder.decode(again.key, encoder.record(), &mut followed).expect("its own record");
+    decoder.decode(again.id, encoder.record(), &mut followed).expect("its own record");
     assert_eq!((again, followed), (encoded, out.clone()), "a second time");
     for _ in 0..4 {
         if !record.is_empty() {
@@ -187,7 +182,7 @@ fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut Ids) {
 }
 
 /// One record over another: as JSON what merging their texts gives.
-fn merging(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut Ids) {
+fn merging(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut IdTable) {
     let Ok(Value::Object(old)) = serde_json::from_slice::<Value>(text) else { return };
     let mut new = old.clone();
     new.retain(|key, _| key == "id" || rng.u8(0..4) > 0);
@@ -206,10 +201,10 @@ fn merging(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut Ids) {
     let first = encoder.encode(tables, ids, &shape, old.as_bytes(), 0).expect("JSON");
     let record = encoder.record().to_vec();
     let second = encoder.encode(tables, ids, &shape, new.as_bytes(), 0).expect("JSON");
-    assert_eq!(first.key, second.key);
+    assert_eq!(first.id, second.id);
     let Some(merged) = encoder.merge(tables, ids, second, &record) else { return };
     let mut out = Vec::new();
-    Decoder { tables, ids }.decode(merged.key, encoder.record(), &mut out).expect("a sound record");
+    Decoder { tables, ids }.decode(merged.id, encoder.record(), &mut out).expect("a sound record");
     assert_eq!(out.len(), merged.length);
     let texts = edit::merge(old.as_bytes(), new.as_bytes(), &[]).expect("JSON");
     let value = |text: &[u8]| serde_json::from_slice::<Value>(text).expect("JSON");
@@ -337,7 +332,7 @@ fn main() -> ExitCode {
     println!("fuzzing for {} s, SEED={first}", limit.as_secs());
     while start.elapsed() < limit {
         let mut rng = Rng::with_seed(seed);
-        let (mut tables, mut ids) = (Tables::default(), Ids::default());
+        let (mut tables, mut ids) = (Tables::default(), IdTable::default());
         let flags = if rng.bool() { Flags::ALL } else { Flags { users: false, ..Flags::ALL } };
         let mut kept = Cache::new(flags);
         for _ in 0..ROUNDS {

@@ -1,4 +1,5 @@
-//! What a connection's encoding costs in memory. One test, because it counts the memory of the whole process.
+//! How much memory the outbox of a connection takes, by encoding and compression. This file has only one test, because
+//! the test measures the memory of the whole process.
 
 use gateway_proxy::{
     compression::{PayloadCompressor, Transport},
@@ -6,17 +7,17 @@ use gateway_proxy::{
     protocol::{Encoding, payload},
 };
 
-/// Many, so that what they share does not count.
+/// Number of connections. The result is an average, so with many connections the memory that they share does not count.
 const CONNECTIONS: usize = 64;
 
-/// Bytes that are allocated, by Rust and by C.
+/// Bytes that are allocated in this process, by Rust code and by C code.
 fn allocated() -> usize {
-    // SAFETY: the call reads statistics of the allocator and writes to nothing but its result.
+    // SAFETY: the call reads the allocator's statistics, and writes only to the struct that it returns.
     let counted = unsafe { libc::mallinfo2() };
     counted.uordblks + counted.hblkhd
 }
 
-/// Sends a payload and takes everything as written.
+/// Puts a payload into the outbox, and tells the outbox that all bytes were written to the socket.
 fn send(outbox: &mut Outbox, payload: &[u8]) {
     outbox.message(&[payload]);
     let length = outbox.pending().len();
@@ -42,7 +43,7 @@ fn each_encoding_has_its_bound() {
     for (transport, at_the_door, identified) in cases {
         for encoding in [Encoding::Json, Encoding::Etf] {
             for payloads in [false, true] {
-                // What all connections of a thread share.
+                // The first outbox allocates what all outboxes of a thread share. It is not measured.
                 let mut first = Outbox::new(transport, encoding);
                 first.start_compressing(payloads);
                 send(&mut first, payload.as_bytes());

@@ -1,5 +1,6 @@
-//! Guilds from one process to the next in their packed form: with the events of real guilds, into a core that is new, that
-//! is the same, that has seen more since, or that knows other guilds.
+//! Guilds go from one process to the next as packed records, after events as they happen in real guilds. They must be
+//! the same there, whatever the codec's tables of the thread that reads them are: empty, the same, larger, or from
+//! other guilds.
 
 include!("support/world.rs");
 
@@ -12,9 +13,9 @@ use world::{Body, Settings, Wish, World};
 
 struct Story {
     ready: String,
-    /// The guilds as they come, and events before the proxy stops.
+    /// GUILD_CREATEs, and the events until the proxy stops.
     before: Vec<(&'static str, String)>,
-    /// Events of the next process.
+    /// The events that the next process gets.
     after: Vec<(&'static str, String)>,
 }
 
@@ -61,13 +62,13 @@ fn play(cache: &mut Cache, events: &[(&str, String)]) {
 
 type Shown = Vec<(u64, Option<String>)>;
 
-/// All that there is to see, in order.
+/// The snapshots of all guilds in order; `None` for an unavailable guild.
 fn shown(cache: &Cache) -> Shown {
     let show = |id| {
         let mut snapshot = cache.snapshot(id, View::ALL).filter(|snapshot| !snapshot.unavailable())?;
         let (mut out, length) = (Vec::new(), snapshot.len());
         while !snapshot.write(&mut out, 100_000) {}
-        assert_eq!(out.len(), length, "the length that was announced");
+        assert_eq!(out.len(), length, "the length that the snapshot said");
         Some(String::from_utf8(out).expect("UTF-8"))
     };
     cache.guilds().map(|(id, _)| (id, show(id))).collect()
@@ -92,32 +93,32 @@ fn written(cache: &mut Cache) -> (Vec<u8>, Vec<Vec<u8>>) {
     (tables, guilds)
 }
 
-/// What the next process shows at its start, and after some more.
+/// What the cache of the next process shows at the start, and after the events of `after`.
 fn next_process(story: &Story, (tables, guilds): &(Vec<u8>, Vec<Vec<u8>>)) -> [(Shown, [usize; 7]); 2] {
     let mut cache = story.cache();
-    let origin = cache.read_tables(tables).expect("its own tables");
+    let origin = cache.read_tables(tables).expect("well-formed tables");
     for guild in guilds {
         assert!(cache.read_guild(&origin, guild).is_some());
     }
-    // Guilds that came during the time before stand behind those of READY, and those that went are known to be gone.
+    // The order of guilds is that of READY. Guilds that came later are behind those.
     let start = (shown(&cache), counted(&cache));
     play(&mut cache, &story.after);
     [start, (shown(&cache), counted(&cache))]
 }
 
-fn on_a_core_of_its_own<T: Send>(run: impl FnOnce() -> T + Send) -> T {
+fn on_a_new_thread<T: Send>(run: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(run).join().expect("no panic"))
 }
 
 #[test]
-fn every_core_shows_the_same() {
+fn a_guild_is_the_same_on_every_thread() {
     for seed in 1..4 {
         let (story, other) = (Story::new(seed), Story::new(seed + 100));
-        let (packed, expected) = on_a_core_of_its_own(|| {
+        let (packed, expected) = on_a_new_thread(|| {
             let mut cache = story.cache();
             play(&mut cache, &story.before);
             let packed = written(&mut cache);
-            // As it was before there was a packed form: by the text.
+            // The expected result comes from a cache that gets the guilds as JSON text.
             let mut by_text = story.cache();
             for (_, text) in shown(&cache) {
                 if let Some(text) = text {
@@ -127,17 +128,17 @@ fn every_core_shows_the_same() {
             let start = (shown(&by_text), counted(&by_text));
             play(&mut by_text, &story.after);
             let expected = [start, (shown(&by_text), counted(&by_text))];
-            assert_eq!(next_process(&story, &packed), expected, "the same core");
+            assert_eq!(next_process(&story, &packed), expected, "the same thread");
             play(&mut other.cache(), &other.before);
-            assert_eq!(next_process(&story, &packed), expected, "a core that has seen more");
+            assert_eq!(next_process(&story, &packed), expected, "the same thread with larger tables");
             (packed, expected)
         });
-        let new = on_a_core_of_its_own(|| next_process(&story, &packed));
-        assert_eq!(new, expected, "a new core");
-        let foreign = on_a_core_of_its_own(|| {
+        let new = on_a_new_thread(|| next_process(&story, &packed));
+        assert_eq!(new, expected, "a new thread");
+        let foreign = on_a_new_thread(|| {
             play(&mut other.cache(), &other.before);
             next_process(&story, &packed)
         });
-        assert_eq!(foreign, expected, "a core that knows other guilds");
+        assert_eq!(foreign, expected, "a thread with other tables");
     }
 }

@@ -1,6 +1,6 @@
-//! JSON is JSON: however a payload is spelled, the cache comes to show the same. Every event goes to two caches, to one as
-//! Discord writes it and to the other one in some other legal spelling: white space between tokens, keys in any order,
-//! escapes in keys and strings, and keys that stand there twice, of which the last one counts.
+//! The cache shows the same however a payload's JSON is spelled. Every event goes to two caches: to one as Discord
+//! writes it, and to the other one in another valid spelling, with white space between tokens, keys in another order,
+//! escapes in keys and strings, and repeated keys, of which the last one counts.
 
 include!("support/world.rs");
 
@@ -13,13 +13,13 @@ use proptest::prelude::*;
 use serde_json::{Value, json as value};
 use world::{Body, Settings, Wish, World};
 
-/// The bot itself, in payloads of this file.
+/// The bot's user id in the payloads of this file.
 const OWN: &str = "999";
 
-/// What the spelling of a text may be.
+/// Writes JSON in a random spelling.
 struct Speller<'a> {
     rng: &'a mut Rng,
-    /// Which ways are taken, so that each is also tried alone.
+    // Which changes are made. They are chosen at random, so that each is also tried alone.
     spaces: bool,
     shuffled: bool,
     escapes: bool,
@@ -72,7 +72,7 @@ impl<'a> Speller<'a> {
         out.push('"');
     }
 
-    /// What a key says that stands there once more: something else, of any type.
+    /// A value for an earlier occurrence of a key, which a parser has to ignore.
     fn other(&mut self, value: &Value) -> Value {
         match self.rng.u8(0..6) {
             0 => Value::Null,
@@ -135,7 +135,7 @@ impl<'a> Speller<'a> {
     }
 }
 
-/// In another spelling, which a parser reads as the same.
+/// The same JSON in another spelling. Checks that a parser reads both as the same.
 fn respelled(rng: &mut Rng, text: &str) -> String {
     let parsed: Value = serde_json::from_str(text).expect("JSON");
     let spelled = Speller::new(rng).spell(&parsed);
@@ -148,11 +148,11 @@ fn shown(cache: &Cache, guild: u64) -> Option<Value> {
     let mut snapshot = cache.snapshot(guild, View::ALL).filter(|snapshot| !snapshot.unavailable())?;
     let (mut out, length) = (Vec::new(), snapshot.len());
     while !snapshot.write(&mut out, 1 << 20) {}
-    assert_eq!(out.len(), length, "the length that was announced");
+    assert_eq!(out.len(), length, "the length that the snapshot said");
     Some(serde_json::from_slice(&out).unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(&out))))
 }
 
-/// Both caches, which have to show the same.
+/// Two caches that have to show the same.
 struct Pair {
     usual: Cache,
     other: Cache,
@@ -212,7 +212,7 @@ fn flags(choice: u64) -> Flags {
     }
 }
 
-/// Events of which discord-sim's world makes none, or not with everything in them.
+/// A random event of a type that discord-sim's world does not make, or does not make with all of these keys.
 fn more(rng: &mut Rng) -> (&'static str, Value) {
     let id = |rng: &mut Rng| rng.u64(900..906).to_string();
     let user = |rng: &mut Rng| value!({"id": id(rng), "username": "né \"w\"", "discriminator": "0", "avatar": null});
@@ -343,9 +343,9 @@ fn any_spelling_of_real_guilds_and_their_events_shows_the_same() {
     }
 }
 
-/// As it was seen: one space between the key `user` and its object.
+/// A payload with one space between the key `user` and its object once lost data.
 #[test]
-fn a_space_behind_the_key_user_loses_nothing() {
+fn a_space_before_a_user_object_loses_nothing() {
     for flags in [Flags::ALL, Flags { users: false, ..Flags::ALL }, Flags { current_member: true, ..Flags::default() }]
     {
         let mut cache = Cache::new(flags);
@@ -358,7 +358,7 @@ fn a_space_behind_the_key_user_loses_nothing() {
         for (kind, text) in [(EventKind::PresenceUpdate, presence), (EventKind::GuildMemberAdd, add)] {
             assert_eq!(cache.apply(kind, text.as_bytes()).ignored, None);
         }
-        let guild = shown(&cache, 101).expect("it can be sent");
+        let guild = shown(&cache, 101).expect("an available guild");
         assert_eq!((&guild["members"][0]["nick"], &guild["member_count"]), (&value!("N"), &value!(2)), "{flags:?}");
         if flags.presences {
             assert_eq!(guild["presences"][0]["client_status"], value!({"web": "online"}), "{flags:?}");
@@ -368,7 +368,7 @@ fn a_space_behind_the_key_user_loses_nothing() {
 }
 
 #[test]
-fn a_guild_that_can_not_be_kept_is_counted() {
+fn a_refused_guild_is_counted() {
     let mut cache = Cache::new(Flags::ALL);
     for bad in
         [r#"{"id":"1","members":[{"user":{"id":"2"},"x":01}]}"#, r#"{"name":"no id"}"#, r#"{"id":"1","members":[1]}"#]

@@ -43,6 +43,8 @@ struct Setting {
     name: &'static str,
     /// Keys of the proxy's configuration.
     keys: Value,
+    /// Are the simulator and the bots pinned to a CPU?
+    pins_others: bool,
     /// Does the proxy reach the simulator through TLS? The relay does not.
     tls: bool,
 }
@@ -50,12 +52,18 @@ struct Setting {
 /// All settings, the one of the aims first. `SETTING=` names one.
 fn settings() -> Vec<Setting> {
     let pinned = json!({ "cores": [crate::TESTED], "control_core": crate::TESTED });
-    let setting = |name, keys| Setting { name, keys, tls: false };
+    // "As started" is how a user starts them: the proxy places its own threads, and everything else runs where the kernel likes.
+    let setting = |name, keys| Setting { name, keys, pins_others: false, tls: false };
     let all = vec![
         setting("as started", json!({})),
+        // The relay, which nobody pins, is then put beside the bots at low loads, and the proxy's data core never is.
+        Setting { pins_others: true, ..setting("as started, bots and simulator pinned to CPU 0", json!({})) },
         setting("as started, no cache", json!({ "cache": {} })),
+        // The relay's upstream is never compressed. Here the proxy's is not either, so neither side's latency has the time that
+        // the simulator takes to compress.
+        setting("as started, upstream not compressed", json!({ "upstream_compression": "none" })),
         setting("as started, zlib-stream", json!({ "upstream_compression": "zlib-stream" })),
-        setting("pinned to one CPU", pinned),
+        Setting { pins_others: true, ..setting("pinned to CPU 1, the others to CPU 0", pinned) },
         Setting { tls: true, ..setting("as started, wss", json!({})) },
     ];
     match env::var("SETTING") {
@@ -66,12 +74,16 @@ fn settings() -> Vec<Setting> {
 
 /// Measures every setting.
 pub fn run(bench: &Bench) -> Value {
-    settings().iter().map(|setting| json!({ "setting": setting.name, "loads": measure(bench, setting) })).collect()
+    let measured =
+        settings().iter().map(|setting| json!({ "setting": setting.name, "loads": measure(bench, setting) })).collect();
+    bench.pins_others.set(true);
+    measured
 }
 
 fn measure(bench: &Bench, setting: &Setting) -> Value {
     let rounds = if bench.quick { 1 } else { 5 };
     let options = if setting.tls { format!("--tls-dir {}", bench.tls_directory().display()) } else { String::new() };
+    bench.pins_others.set(setting.pins_others);
     let simulator = bench.simulator_with(SHARDS, 400, 50, &options);
     let mut results = Vec::new();
     for rate in [1_000, 10_000, 40_000] {

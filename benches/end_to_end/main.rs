@@ -8,10 +8,12 @@
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod capacity;
 mod loads;
 mod measure;
 
 use std::{
+    cell::Cell,
     env, fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -25,8 +27,9 @@ use measure::rss;
 use serde_json::{Value, json};
 use support::{Gateway, Options, Simulator, TOKEN, free_port, get, memory_of_connections, wait_until};
 
-/// CPU of the one under test; everything else runs on [`OTHERS`].
+/// CPU of the one under test where processes are pinned.
 const TESTED: usize = 1;
+/// CPU of everything else where processes are pinned.
 const OTHERS: usize = 0;
 const INTENTS: u64 = 53_608_447;
 /// The proxy, or the relay, alone on one CPU.
@@ -56,6 +59,8 @@ impl Drop for Tested {
 struct Bench {
     directory: PathBuf,
     quick: bool,
+    /// Are the simulator and the bots pinned to [`OTHERS`]? Otherwise they run where the kernel likes.
+    pins_others: Cell<bool>,
 }
 
 impl Bench {
@@ -67,9 +72,15 @@ impl Bench {
     fn simulator_with(&self, shards: usize, guilds: usize, members: usize, options: &str) -> Simulator {
         let world = format!(
             "--shards {shards} --max-concurrency {shards} --identify-interval-ms 50 --guilds {guilds} --members {members} \
-             --rate 0 --remaining 1000000 --member-request-interval-ms 0 --cpu {OTHERS} {options}"
+             --rate 0 --remaining 1000000 --member-request-interval-ms 0 {} {options}",
+            self.pin_of_others()
         );
         Simulator::start(&self.directory, &world)
+    }
+
+    /// The options of discord-sim that pin the simulator or a bot.
+    fn pin_of_others(&self) -> String {
+        if self.pins_others.get() { format!("--cpu {OTHERS}") } else { String::new() }
     }
 
     fn tls_directory(&self) -> PathBuf {
@@ -160,17 +171,31 @@ impl Bench {
     fn modest_bot(&self, port: u16, shards: usize, seconds: f64) -> Child {
         let mut nice = Command::new("nice");
         nice.args(["-n", "19", env!("CARGO_BIN_EXE_discord-sim")]);
-        Self::start_bot(nice, port, shards, seconds, Stdio::null())
+        self.start_bot(nice, port, shards, seconds, Stdio::null())
     }
 
     fn bot_with(&self, port: u16, shards: usize, seconds: f64, stderr: Stdio) -> Child {
-        Self::start_bot(Command::new(env!("CARGO_BIN_EXE_discord-sim")), port, shards, seconds, stderr)
+        self.start_bot(Command::new(env!("CARGO_BIN_EXE_discord-sim")), port, shards, seconds, stderr)
     }
 
-    fn start_bot(mut command: Command, port: u16, shards: usize, seconds: f64, stderr: Stdio) -> Child {
+    /// A bot whose connections are compressed like that.
+    fn compressed_bot(&self, port: u16, shards: usize, seconds: f64, compress: Option<&str>) -> Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_discord-sim"));
+        command.arg("bot").args(compress.iter().flat_map(|transport| ["--compress", transport]));
+        self.start_prepared_bot(command, port, shards, seconds, Stdio::null())
+    }
+
+    fn start_bot(&self, mut command: Command, port: u16, shards: usize, seconds: f64, stderr: Stdio) -> Child {
+        command.arg("bot");
+        self.start_prepared_bot(command, port, shards, seconds, stderr)
+    }
+
+    /// Of a command that has its subcommand already.
+    fn start_prepared_bot(&self, mut command: Command, port: u16, shards: usize, seconds: f64, stderr: Stdio) -> Child {
         command
-            .args(["bot", "--json", "--close", "--url", &format!("ws://127.0.0.1:{port}"), "--token", TOKEN])
-            .args(["--shards", &shards.to_string(), "--seconds", &seconds.to_string(), "--cpu", &OTHERS.to_string()])
+            .args(["--json", "--close", "--url", &format!("ws://127.0.0.1:{port}"), "--token", TOKEN])
+            .args(["--shards", &shards.to_string(), "--seconds", &seconds.to_string()])
+            .args(self.pin_of_others().split_whitespace())
             .stdout(Stdio::piped())
             .stderr(stderr)
             .spawn()
@@ -486,12 +511,16 @@ fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let directory = root.join("target/bench");
     fs::create_dir_all(&directory).expect("a directory");
-    let bench = Bench { directory, quick: env::var("QUICK").is_ok_and(|quick| !quick.is_empty() && quick != "0") };
+    let quick = env::var("QUICK").is_ok_and(|quick| !quick.is_empty() && quick != "0");
+    let bench = Bench { directory, quick, pins_others: Cell::new(true) };
     let only = env::var("ONLY").unwrap_or_default();
     let wanted = |name: &str| only.is_empty() || only == name;
     let mut results = json!({ "quick": bench.quick });
     let parts = [
         ("loads", loads::run as fn(&Bench) -> Value, loads::print as fn(&Value)),
+        ("clients", capacity::clients, capacity::print_clients),
+        ("idle", capacity::idle, capacity::print_idle),
+        ("sustained", capacity::sustained, capacity::print_sustained),
         ("joining", joining, print_joining),
         ("memory", memory, print_memory),
         ("stuck", stuck, print_stuck),

@@ -1,35 +1,37 @@
-//! Which resources are cached (config key `cache`).
+//! The cache flags: which resources are cached (config key `cache`).
 
-/// A flag that is off costs neither memory nor parsing, and its array in GUILD_CREATE is empty.
+/// Which resources are cached. A flag that is off costs neither memory nor parsing, and its array in GUILD_CREATE is
+/// empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// `channels` and `threads`.
+    /// The arrays `channels` and `threads`.
     pub channels: bool,
-    /// `presences`.
+    /// The array `presences`.
     pub presences: bool,
-    /// `emojis`.
+    /// The array `emojis`.
     pub emojis: bool,
-    /// The bot's own entry in `members`; `members` includes it.
+    /// The bot's own entry in `members`. The flag `members` includes it.
     pub current_member: bool,
-    /// `members`, always with their users: no library can read a member without.
+    /// The array `members`. Members always have their users, because no library can read a member without its user.
     pub members: bool,
-    /// `roles`.
+    /// The array `roles`.
     pub roles: bool,
-    /// `guild_scheduled_events`.
+    /// The array `guild_scheduled_events`.
     pub scheduled_events: bool,
-    /// `stage_instances`.
+    /// The array `stage_instances`.
     pub stage_instances: bool,
-    /// `stickers`.
+    /// The array `stickers`.
     pub stickers: bool,
-    /// What GUILD_CREATE says of users in `presences`; without, they are reduced to `{"id":…}`, which is all that Discord
-    /// promises there. Members keep their users in any case.
+    /// What GUILD_CREATE says about the users in `presences`. Without the flag these users are reduced to `{"id":…}`,
+    /// which is all that Discord guarantees there.
     pub users: bool,
-    /// `voice_states`, and those of `members` who are in a voice channel: some libraries look each of them up there.
+    /// The array `voice_states`, and the `members` who are in a voice channel: some libraries look up the member of
+    /// each voice state.
     pub voice_states: bool,
 }
 
 impl Flags {
-    /// Everything.
+    /// All flags on.
     pub const ALL: Self = Self {
         channels: true,
         presences: true,

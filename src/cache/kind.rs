@@ -1,14 +1,14 @@
-//! The arrays of a GUILD_CREATE that are kept entity by entity (docs: Gateway Events, Guild Create Extra Fields; Guild,
-//! Guild Structure).
+//! The kinds of entities: which arrays of a GUILD_CREATE the cache stores object by object (docs: Gateway Events, Guild
+//! Create Extra Fields; Guild, Guild Structure).
 
 use super::{
-    codec::encode::{IdPath, Shape},
+    codec::{IdPath, Shape},
     flags::Flags,
 };
 
-/// One of the arrays.
+/// One of these arrays. Its objects are the *entities* of that kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(super) enum Kind {
     Channels,
     Threads,
     Members,
@@ -23,8 +23,10 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Number of kinds.
     pub const COUNT: usize = 11;
 
+    /// All kinds.
     pub const ALL: [Self; Self::COUNT] = [
         Self::Channels,
         Self::Threads,
@@ -56,12 +58,12 @@ impl Kind {
         }
     }
 
-    /// The array of this name.
+    /// The kind whose array has this name.
     pub fn from_name(name: &[u8]) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.name().as_bytes() == name)
     }
 
-    /// Where the id of an entity stands in it.
+    /// Where an entity carries its id.
     pub const fn id(self) -> IdPath {
         match self {
             Self::Members | Self::Presences => IdPath::User,
@@ -71,7 +73,7 @@ impl Kind {
         }
     }
 
-    /// Is it cached? There is no flag for soundboard sounds: they are few, and part of the guild.
+    /// Whether any entity of this kind is cached. Soundboard sounds have no flag: they are few, and always cached.
     pub fn is_on(self, flags: &Flags) -> bool {
         match self {
             Self::Channels | Self::Threads => flags.channels,
@@ -87,12 +89,12 @@ impl Kind {
         }
     }
 
-    /// Does GUILD_UPDATE bring all of them anew?
+    /// Whether GUILD_UPDATE carries the whole array, because it is part of the guild object.
     pub const fn is_of_guild_object(self) -> bool {
         matches!(self, Self::Roles | Self::Emojis | Self::Stickers)
     }
 
-    /// How entities of this kind are packed, as they stand in GUILD_CREATE.
+    /// How to encode an entity of this kind as it stands in GUILD_CREATE.
     pub fn shape(self, flags: &Flags) -> Shape {
         let bare_user = !flags.users && self == Self::Presences;
         Shape { bare_user, ..Shape::of(self.id()) }

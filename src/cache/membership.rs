@@ -1,74 +1,80 @@
-//! Whether all members of a guild are in the cache, which is what it takes to answer a request for all of them from here.
+//! Whether the cache knows all members of a guild. Only then can it answer a request for all of them.
 //!
-//! Numbers do not tell: `member_count` can be off by some, and guests stand among the members without being counted (docs:
-//! Guild, Guild Member Object: `joined_at` is null). So the list has to be one that Discord has given as a whole: that of a
-//! GUILD_CREATE which says that the guild is not large and in which exactly as many members as are counted stand, or the
-//! chunks of an answer to an unfiltered request for all members, from the first one to the last. From then on events tell of
-//! everyone who comes and goes.
+//! Comparing numbers is not enough: `member_count` can be off by a few, and guests are among the members without being
+//! counted (docs: Guild, Guild Member Object: their `joined_at` is null). So all members are known only after Discord
+//! has sent a complete list, which is one of these:
 //!
-//! Promises: what contradicts the list, and a gap in the events, ends it; in doubt the answer is no. Never: knows who the
-//! members are.
+//! * a GUILD_CREATE that says that the guild is not large, and that lists exactly as many members as it counts;
+//! * the answer to an unfiltered request for all members, with every chunk from the first to the last.
+//!
+//! From then on the events about joins and leaves keep the list complete.
+//!
+//! Promise: an event that contradicts the list, and a gap in the events, ends the completeness. In doubt the answer is
+//! that not all members are known. This file does not hold the members.
 
-/// Answers of one guild that can be under way at a time; beyond that the oldest one does not count.
-const MAX_RUNS: usize = 8;
+/// Maximum number of answers for one guild that are followed at a time. Beyond it the oldest one is dropped, and cannot
+/// complete the list.
+const MAX_ANSWERS: usize = 8;
 
-/// The chunks of one answer, as far as they have come.
+/// An answer to a request for all members of which some chunks have come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Run {
-    /// Which request they answer.
+struct PartialAnswer {
+    /// The request that it answers.
     request: u64,
-    /// The number of the next chunk.
+    /// Index of the chunk that has to come next.
     next: u64,
-    /// How many there will be.
+    /// How many chunks the answer has.
     count: u64,
 }
 
 /// See the module's description.
 #[derive(Debug, Default)]
-pub struct Membership {
+pub(super) struct Membership {
     complete: bool,
-    runs: Vec<Run>,
+    answers: Vec<PartialAnswer>,
 }
 
 impl Membership {
-    /// As a GUILD_CREATE or a state file says.
+    /// The state after a GUILD_CREATE, or from a state file.
     pub fn new(complete: bool) -> Self {
-        Self { complete, runs: Vec::new() }
+        Self { complete, answers: Vec::new() }
     }
 
-    /// Are all members known?
+    /// Whether all members are known.
     pub fn is_complete(&self) -> bool {
         self.complete
     }
 
-    /// Something has happened that does not go with what is known: members may be missing, and so may chunks.
+    /// Ends the completeness, and forgets all answers under way. Called when members, or chunks of an answer, may be
+    /// missing.
     pub fn doubt(&mut self) {
         *self = Self::default();
     }
 
-    /// Chunk `index` of `count` in answer to `request`, which was for all members, has been taken in.
+    /// Notes that the members of chunk `index` of `count` have been stored. The chunk answers `request`, which was
+    /// unfiltered.
     pub fn chunk(&mut self, request: u64, index: u64, count: u64) {
-        let at = self.runs.iter().position(|run| run.request == request);
-        let run = match at.map(|at| self.runs.remove(at)) {
-            // A request that is sent again is answered from the first chunk on.
-            _ if index == 0 => Run { request, next: 0, count },
-            Some(run) if run.next == index && run.count == count => run,
-            // One is missing, or the guild has come anew since the first one.
+        let at = self.answers.iter().position(|answer| answer.request == request);
+        let answer = match at.map(|at| self.answers.remove(at)) {
+            // The first chunk starts the answer. It can come a second time, when the request was sent again.
+            _ if index == 0 => PartialAnswer { request, next: 0, count },
+            Some(answer) if answer.next == index && answer.count == count => answer,
+            // A chunk is missing, or the guild has come again since the first chunk.
             _ => return,
         };
         if index + 1 == count {
             self.complete = true;
         } else if index < count {
-            if self.runs.len() == MAX_RUNS {
-                self.runs.remove(0);
+            if self.answers.len() == MAX_ANSWERS {
+                self.answers.remove(0);
             }
-            self.runs.push(Run { next: index + 1, ..run });
+            self.answers.push(PartialAnswer { next: index + 1, ..answer });
         }
     }
 
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
-        self.runs.capacity() * size_of::<Run>()
+        self.answers.capacity() * size_of::<PartialAnswer>()
     }
 }
 
@@ -83,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_whole_run_counts() {
+    fn only_a_whole_answer_completes_the_list() {
         for (chunks, complete) in [
             (&[(1, 0, 1)][..], true),
             (&[(1, 0, 2)], false),
@@ -102,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn doubt_ends_what_is_known_and_what_is_under_way() {
+    fn doubt_ends_completeness_and_answers_under_way() {
         let mut membership = Membership::new(true);
         membership.chunk(1, 0, 2);
         membership.doubt();
@@ -111,10 +117,10 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_bounded() {
+    fn answers_under_way_are_bounded() {
         let mut membership = Membership::default();
         (0..1_000).for_each(|request| membership.chunk(request, 0, 2));
-        assert_eq!(membership.runs.len(), MAX_RUNS);
+        assert_eq!(membership.answers.len(), MAX_ANSWERS);
         membership.chunk(999, 1, 2);
         assert!(membership.is_complete());
     }

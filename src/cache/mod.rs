@@ -1,30 +1,49 @@
-//! What a shard knows of its guilds: enough to say, at any moment, the GUILD_CREATE that Discord would send.
+//! The cache of a shard: the state of its guilds, complete enough to write, at any moment, the GUILD_CREATE that
+//! Discord would send.
 //!
-//! Lossless: each entity comes back as the text that Discord sent, with the changes of later events, so keys that nobody
-//! knows yet survive, numbers stay as they were written and arrays keep their order. There is no schema beyond the names of
-//! the arrays and of the ids of what is in them. Small: entities are packed by the [codec], one behind the other in the
-//! [stores](store) of their guild.
+//! *Lossless*: every entity comes back as the text that Discord sent, with the changes of later events. Keys that
+//! nobody knows yet survive, numbers stay as they were written, and arrays keep their order. The cache knows only the
+//! names of the arrays and where an entity has its id.
 //!
-//! Promises: no input makes it panic; an event that is malformed or about something unknown changes nothing and is
-//! counted; with a [flag](Flags) off, nothing is stored or parsed for it; a [`GuildSnapshot`] shows one moment, however
-//! long it takes to write. Never: does I/O, looks at a clock, knows clients or logs.
+//! *Small*: the [codec] packs entities into records, and a store holds the records of one array of a guild.
+//!
+//! | file | content |
+//! |---|---|
+//! | `events` | what each event changes |
+//! | `guild`, `kind` | one guild and its entities |
+//! | `role_removal` | taking deleted roles from members |
+//! | `snapshot`, `frozen` | writing a guild as GUILD_CREATE |
+//! | `members`, `membership` | answers to Request Guild Members |
+//! | `packed` | guilds in state files |
+//! | `codec`, `store`, `scan` | packing and storing records |
+//!
+//! Promises: no input makes the cache panic. An event that is malformed, or about something unknown, changes nothing
+//! and is counted. With a [flag](Flags) off, nothing is stored or parsed for it. A [`GuildSnapshot`] shows one moment,
+//! however long it takes to write. The cache does no I/O, reads no clock, and knows neither clients nor logs.
 
 pub mod codec;
 mod events;
 mod flags;
+mod frozen;
 mod guild;
 mod kind;
 mod members;
 mod membership;
 mod packed;
-mod roles;
+mod role_removal;
 mod scan;
 mod snapshot;
-pub mod store;
+mod store;
+mod work;
 
 #[cfg(test)]
 mod tests;
-mod work;
+
+pub use codec::TableSizes;
+pub use flags::Flags;
+pub use members::{LONGEST_NONCE, MemberAnswer, MemberRequest, Readiness, SavedAnswer};
+pub use packed::Origin;
+pub use snapshot::{GuildSnapshot, View};
 
 use crate::protocol::{
     edit,
@@ -32,25 +51,46 @@ use crate::protocol::{
     json::{self, Malformed},
     spelling,
 };
-use codec::{Fill, Shared, Tables, encode::Encoder};
-pub use flags::Flags;
-use guild::{Guild, Kit};
-use hashbrown::HashMap;
+use codec::{EncodeError, Encoder, SharedTables, Tables};
+use guild::{Context, Guild};
+use hashbrown::{HashMap, HashSet};
 use kind::Kind;
-pub use members::{CHUNK, LONGEST_NONCE, MemberAnswer, MemberRequest, Readiness, SavedAnswer};
-pub use packed::Origin;
-pub use snapshot::{GuildSnapshot, View};
-use std::cell::RefMut;
+
+/// Why an event changed nothing although its type can change the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Ignored {
+    /// The data is malformed, in the way that the text says.
+    #[error("{0}")]
+    Malformed(&'static str),
+    /// The data does not say which guild it is about.
+    #[error("the event names no guild")]
+    NoGuild,
+    /// The cache does not have the guild, or the guild is unavailable.
+    #[error("the guild is unknown or unavailable")]
+    UnknownGuild,
+    /// The event is about an entity that the cache does not have, or that has no id.
+    #[error("the entity is unknown or has no id")]
+    UnknownEntity,
+}
+
+impl From<EncodeError> for Ignored {
+    fn from(error: EncodeError) -> Self {
+        Self::Malformed(match error {
+            EncodeError::NotPlain => spelling::NOT_PLAIN,
+            EncodeError::Malformed(malformed) => malformed.what,
+        })
+    }
+}
 
 /// What an event did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// The guild that it is about.
+    /// The guild that the event is about.
     pub guild: Option<u64>,
-    /// A snapshot of that guild taken from now on contains it.
+    /// Whether snapshots of that guild that are taken from now on show everything that the event says.
     pub changed: bool,
-    /// Why it changed nothing though it should have.
-    pub ignored: Option<&'static str>,
+    /// Why the event changed nothing; `None` when it did what it should.
+    pub ignored: Option<Ignored>,
 }
 
 impl Outcome {
@@ -62,17 +102,17 @@ impl Outcome {
         Self { guild, changed: false, ignored: None }
     }
 
-    fn ignored(guild: Option<u64>, why: &'static str) -> Self {
+    fn ignored(guild: Option<u64>, why: Ignored) -> Self {
         Self { guild, changed: false, ignored: Some(why) }
     }
 }
 
-/// How much is cached.
+/// How much a cache holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Guilds, including those that are down.
+    /// Guilds, unavailable ones included.
     pub guilds: usize,
-    /// Guilds that are down or have not been sent yet.
+    /// Guilds that have an outage, or whose GUILD_CREATE has not come yet.
     pub unavailable_guilds: usize,
     /// Channels and threads.
     pub channels: usize,
@@ -84,53 +124,37 @@ pub struct Counts {
     pub roles: usize,
     /// Emojis.
     pub emojis: usize,
-    /// User objects kept with members: each has one.
+    /// User objects that are stored with members. Each member has one.
     pub users: usize,
     /// Voice states.
     pub voice_states: usize,
-    /// Events that changed nothing, because they were malformed or about something unknown.
+    /// Events that were [ignored](Ignored) since the start.
     pub ignored_events: u64,
-    /// Those of them that were GUILD_CREATEs: clients that identify later are not shown these guilds.
+    /// How many of them were GUILD_CREATEs. Clients that identify later are not shown these guilds.
     pub refused_guilds: u64,
 }
 
-/// See the module's description.
+/// The cache of one shard. See the module's description.
 pub struct Cache {
     flags: Flags,
     guilds: HashMap<u64, Guild>,
     /// Ids of all guilds in the order in which they came.
     order: Vec<u64>,
-    /// READY's `user`, kept current.
+    /// The `user` of READY, with the changes of USER_UPDATEs.
     user: Option<Box<[u8]>>,
-    /// The id in it.
+    /// The id of that user.
     user_id: Option<u64>,
     ignored_events: u64,
     refused_guilds: u64,
-    tables: Shared,
+    tables: SharedTables,
     encoder: Encoder,
     scratch: Vec<u8>,
+    /// Number of entities in all guilds, by [`Kind`].
     totals: [usize; Kind::COUNT],
 }
 
-/// What a [`Kit`] is made of.
-struct Parts<'a> {
-    flags: Flags,
-    user: Option<u64>,
-    tables: RefMut<'a, Tables>,
-    encoder: &'a mut Encoder,
-    scratch: &'a mut Vec<u8>,
-    totals: &'a mut [usize; Kind::COUNT],
-}
-
-impl Parts<'_> {
-    fn kit(&mut self) -> Kit<'_> {
-        let Self { flags, user, tables, encoder, scratch, totals } = self;
-        Kit { flags: *flags, user: *user, tables, encoder, scratch, totals }
-    }
-}
-
 impl Cache {
-    /// An empty cache. Its tables are those of all caches of this thread.
+    /// An empty cache. It shares the codec's tables with all caches of the thread.
     pub fn new(flags: Flags) -> Self {
         Self {
             flags,
@@ -141,14 +165,15 @@ impl Cache {
             ignored_events: 0,
             refused_guilds: 0,
             tables: Tables::of_thread(),
-            encoder: Encoder::strict(),
+            encoder: Encoder::new_strict(),
             scratch: Vec::new(),
             totals: [0; Kind::COUNT],
         }
     }
 
-    fn parts(&mut self) -> (&mut HashMap<u64, Guild>, Parts<'_>) {
-        let parts = Parts {
+    /// The guilds, and what it takes to read and change one of them.
+    fn split(&mut self) -> (&mut HashMap<u64, Guild>, Context<'_>) {
+        let context = Context {
             flags: self.flags,
             user: self.user_id,
             tables: self.tables.borrow_mut(),
@@ -156,12 +181,16 @@ impl Cache {
             scratch: &mut self.scratch,
             totals: &mut self.totals,
         };
-        (&mut self.guilds, parts)
+        (&mut self.guilds, context)
     }
 
-    /// A new upstream session: its READY. All guilds are unavailable until their GUILD_CREATE comes, because what was known
-    /// of them is old: of one that is down by now nothing more will be heard. Those that READY does not name are removed and
-    /// returned.
+    /// Applies the data of a READY: the shard has a new session. All guilds become unavailable until their GUILD_CREATE
+    /// comes; what the cache knew may be out of date, and for a guild that has an outage by now no more events come.
+    /// Guilds that READY does not name are removed, and their ids are returned.
+    ///
+    /// # Errors
+    ///
+    /// The data is not well-formed JSON. Guilds and their order have not changed then.
     pub fn ready(&mut self, data: &[u8]) -> Result<Vec<u64>, Malformed> {
         let mut named = Vec::new();
         let data = &*spelling::in_plain(data)?;
@@ -174,42 +203,44 @@ impl Cache {
                 named.push(id);
             }
         }
-        let keep: hashbrown::HashSet<u64> = named.iter().copied().collect();
-        let gone: Vec<u64> = self.order.iter().copied().filter(|id| !keep.contains(id)).collect();
+        let keep: HashSet<u64> = named.iter().copied().collect();
+        let removed: Vec<u64> = self.order.iter().copied().filter(|id| !keep.contains(id)).collect();
         self.order.retain(|id| keep.contains(id));
         self.guilds.clear();
         self.totals = [0; Kind::COUNT];
-        let known: hashbrown::HashSet<u64> = self.order.iter().copied().collect();
+        let known: HashSet<u64> = self.order.iter().copied().collect();
         for id in named {
             if self.guilds.insert(id, Guild::unavailable()).is_none() && !known.contains(&id) {
                 self.order.push(id);
             }
         }
-        Ok(gone)
+        Ok(removed)
     }
 
-    /// Applies a dispatch of type `event` with the data `data`, which is JSON in any spelling.
+    /// Applies a dispatch of type `event`. `data` is its `d`, JSON in any spelling.
     pub fn apply(&mut self, event: EventKind, data: &[u8]) -> Outcome {
-        let outcome = self.apply_in_any_spelling(event, data).unwrap_or_else(|malformed| {
+        let outcome = self.apply_in_any_spelling(event, data).unwrap_or_else(|error| {
             let key = if event == EventKind::GuildCreate { "id" } else { "guild_id" };
-            Outcome::ignored(edit::id_at(data, &[key]), malformed.what)
+            Outcome::ignored(edit::id_at(data, &[key]), error.into())
         });
         self.ignored_events += u64::from(outcome.ignored.is_some());
         self.refused_guilds += u64::from(outcome.ignored.is_some() && event == EventKind::GuildCreate);
         outcome
     }
 
-    /// What is kept is in plain spelling, as Discord writes. Frequent and large events are not looked at before: what is read
-    /// of them directly is found in any spelling that has no needless escapes, and of what is packed the codec notices
-    /// the rest. Then the event is applied once more from the start, in plain spelling; with these events that comes to
-    /// the same whether a part of it has been applied before or not.
-    fn apply_in_any_spelling(&mut self, event: EventKind, data: &[u8]) -> Result<Outcome, Malformed> {
+    /// Applies an event, and brings its data into plain spelling first if that is necessary. The cache stores only
+    /// plain spelling, which is what Discord writes.
+    ///
+    /// For frequent and large events the spelling is not checked in advance. They are applied as they are, and the
+    /// strict encoder notices an object that is not in plain spelling. Then the whole event is applied again in plain
+    /// spelling. For these events it makes no difference that a part of the event has been applied before.
+    fn apply_in_any_spelling(&mut self, event: EventKind, data: &[u8]) -> Result<Outcome, EncodeError> {
         if !self.wants(event) {
             return Ok(Outcome::unchanged(None));
         }
-        if events::is_read_as_it_is(event) && !spelling::has_needless_escape(data) {
+        if events::can_skip_spelling_check(event) && !spelling::has_needless_escape(data) {
             match events::apply(self, event, data) {
-                Err(Malformed { what: spelling::NOT_PLAIN, .. }) => {}
+                Err(EncodeError::NotPlain) => {}
                 result => return result,
             }
         }
@@ -220,27 +251,27 @@ impl Cache {
         result
     }
 
-    /// Can an event of this type change anything that is cached?
+    /// Whether an event of this type can change anything that is cached.
     pub fn wants(&self, event: EventKind) -> bool {
         events::wants(&self.flags, event)
     }
 
-    /// All guilds, in the order in which they came; whether each is available.
+    /// The ids of all guilds, in the order in which they came, and whether each guild is available.
     pub fn guilds(&self) -> impl Iterator<Item = (u64, bool)> + '_ {
         self.order.iter().filter_map(|id| self.guilds.get(id).map(|guild| (*id, guild.is_available())))
     }
 
-    /// A guild as it is now; `None` when it is not known.
+    /// A snapshot of a guild as it is now; `None` when the cache does not have the guild.
     pub fn snapshot(&self, guild: u64, view: View) -> Option<GuildSnapshot> {
         self.guilds.get(&guild).map(|guild| GuildSnapshot::new(guild, &self.tables, view, &self.flags, self.user_id))
     }
 
-    /// The bot's own user, as READY and USER_UPDATE told.
+    /// The bot's own user as JSON text, from READY and USER_UPDATEs.
     pub fn user(&self) -> Option<&[u8]> {
         self.user.as_deref()
     }
 
-    /// How much is cached.
+    /// How much the cache holds.
     pub fn counts(&self) -> Counts {
         let total = |kind: Kind| self.totals[kind as usize];
         Counts {
@@ -266,10 +297,11 @@ impl Cache {
     }
 
     /// How full the tables are that all caches of the thread share.
-    pub fn tables(&self) -> Fill {
-        self.tables.borrow().fill()
+    pub fn tables(&self) -> TableSizes {
+        self.tables.borrow().sizes()
     }
 
+    /// Adds a guild, or replaces the one with this id. The totals have the new guild's entities already.
     fn insert(&mut self, id: u64, guild: Guild) {
         match self.guilds.insert(id, guild) {
             Some(old) => old.uncount(&mut self.totals),
@@ -277,7 +309,7 @@ impl Cache {
         }
     }
 
-    /// Discord says that a guild is down.
+    /// Notes the outage of a guild.
     fn guild_is_down(&mut self, id: u64) {
         if !self.guilds.contains_key(&id) {
             self.insert(id, Guild::unavailable());

@@ -20,7 +20,7 @@ pub fn outer_guild_id(object: &[u8]) -> Option<u64> {
     }
     let rest = object.strip_prefix(b"{").and_then(|rest| rest.strip_prefix(KEY))?;
     let length = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    // Were it there again, that one would count.
+    // If the key occurred again, the last one would count.
     json::parse_id(&rest[..length]).filter(|_| rest.get(length) == Some(&b'"') && NAME.rfind(rest).is_none())
 }
 
@@ -28,10 +28,11 @@ pub fn outer_guild_id(object: &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
-    /// Code is chosen by what the CPU can do, so a run says which CPU it is about: this one, or the one that is played.
+    /// The code takes other paths on CPUs with AVX2. `CPU_HAS_AVX2=yes` or `no` states which CPU the tests are meant to
+    /// run on, for example an emulated one; without it the answer of this machine is expected.
     #[cfg(target_arch = "x86_64")]
     #[test]
-    fn the_cpu_is_the_one_that_is_meant() {
+    fn the_cpu_is_the_expected_one() {
         let own = || std::fs::read_to_string("/proc/cpuinfo").expect("Linux").contains(" avx2 ");
         let expected = std::env::var("CPU_HAS_AVX2").map_or_else(|_| own(), |has| has == "yes");
         assert_eq!(std::arch::is_x86_feature_detected!("avx2"), expected);

@@ -1,36 +1,35 @@
-//! A guild at one moment, written out as the data of a GUILD_CREATE, piece by piece.
+//! A snapshot: a guild at one moment, written as the data of a GUILD_CREATE, piece by piece.
+//!
+//! A snapshot is a list of parts: text, and [frozen](super::frozen) arrays of entities, which are decoded when they are
+//! written. Later changes of the guild do not show in it, however long writing takes.
 
 use super::{
-    codec::{
-        Shared,
-        decode::{Decoder, text_length},
-        ids::Ids,
-    },
+    codec::{Decoder, IdTable, SharedTables},
     flags::Flags,
+    frozen::FrozenEntities,
     guild::Guild,
     kind::Kind,
-    roles::Going,
-    store::{Chunk, Records, write_record},
 };
 use crate::protocol::{json, payload::LARGE_THRESHOLD};
 use std::{cell::RefCell, rc::Rc};
 
-/// What of a guild a session may see, by its intents (docs: Gateway Events, Guild Create). What it may not see is an
-/// empty array.
+/// What a session may see of a guild, by its intents (docs: Gateway Events, Guild Create). An array that it may not see
+/// is written as empty.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
-    /// `presences`.
+    /// The array `presences`.
     pub presences: bool,
-    /// All `members`; else only the bot itself and users in voice channels, as Discord does.
+    /// The whole array `members`. Without it the array has only the bot itself and the users in voice channels, as
+    /// Discord does it.
     pub members: bool,
-    /// `voice_states`.
+    /// The array `voice_states`.
     pub voice_states: bool,
-    /// `guild_scheduled_events`.
+    /// The array `guild_scheduled_events`.
     pub scheduled_events: bool,
 }
 
 impl View {
-    /// Everything.
+    /// All arrays.
     pub const ALL: Self = Self { presences: true, members: true, voice_states: true, scheduled_events: true };
 
     fn shows(&self, kind: Kind) -> bool {
@@ -43,92 +42,28 @@ impl View {
     }
 }
 
-/// Packed entities, as they were.
-#[derive(Clone)]
-pub(super) struct Frozen {
-    pub chunks: Vec<Chunk>,
-    /// How many there are.
-    pub len: usize,
-    /// Bytes of their text, without commas; less comes out when members have roles that are going.
-    pub text: usize,
-    going: Going,
-    chunk: usize,
-    at: usize,
-}
-
-impl Frozen {
-    pub fn new(guild: &Guild, kind: Kind) -> Self {
-        let array = guild.array(kind);
-        let going = if kind == Kind::Members { guild.going_roles() } else { Going::default() };
-        Self { chunks: array.store.share(), len: array.store.len(), text: array.text, going, chunk: 0, at: 0 }
-    }
-
-    /// Records that say nothing but their ids, `step` of them in a chunk.
-    pub fn of_ids(ids: &[u64], step: usize) -> Self {
-        let records = |ids: &[u64]| {
-            let mut chunk = Vec::with_capacity(ids.len() * 9);
-            ids.iter().for_each(|id| write_record(&mut chunk, *id, &[]));
-            Chunk::new(&chunk, 0)
-        };
-        Self {
-            chunks: ids.chunks(step).map(records).collect(),
-            len: ids.len(),
-            text: 0,
-            going: Going::default(),
-            chunk: 0,
-            at: 0,
-        }
-    }
-
-    /// Where the next one is.
-    pub fn position(&self) -> (usize, usize) {
-        (self.chunk, self.at)
-    }
-
-    /// Goes back to where it was.
-    pub fn seek(&mut self, position: (usize, usize)) {
-        (self.chunk, self.at) = position;
-    }
-
-    /// Calls `each` with the id and the record of one after another, and what has to be left out of it, until it returns
-    /// false. True: those were the last ones.
-    pub fn each(&mut self, mut each: impl FnMut(u64, &[u8], &Going) -> bool) -> bool {
-        while let Some(chunk) = self.chunks.get(self.chunk) {
-            let mut records = Records::new(chunk, self.at);
-            while let Some((key, record)) = records.next() {
-                self.at = records.position();
-                if !each(key, record, &self.going) {
-                    return false;
-                }
-            }
-            self.chunk += 1;
-            self.at = 0;
-        }
-        true
-    }
-}
-
-/// What its text consists of.
+/// A piece of the snapshot's text.
 enum Part {
     Text(Vec<u8>),
-    Entities(Frozen),
+    Entities(FrozenEntities),
 }
 
-/// See the module's description. Later changes of the guild do not show in it.
+/// A guild at one moment. [`write`](Self::write) gives its text.
 pub struct GuildSnapshot {
     available: bool,
     down: bool,
-    tables: Shared,
-    ids: Rc<RefCell<Ids>>,
+    tables: SharedTables,
+    ids: Rc<RefCell<IdTable>>,
     parts: Vec<Part>,
-    /// The part that is being written, and how many of its bytes or entities are.
+    /// Index of the part that is being written.
     part: usize,
+    /// How many bytes of a text part, or entities of an array, have been written.
     written: usize,
     length: usize,
 }
 
 impl GuildSnapshot {
-    pub(super) fn new(guild: &Guild, tables: &Shared, view: View, flags: &Flags, user: Option<u64>) -> Self {
+    pub(super) fn new(guild: &Guild, tables: &SharedTables, view: View, flags: &Flags, user: Option<u64>) -> Self {
         let mut snapshot = Self {
             available: guild.is_available(),
             down: guild.down,
@@ -140,22 +75,22 @@ impl GuildSnapshot {
             length: 0,
         };
         if let Some(fields) = guild.fields_text(&tables.borrow()) {
-            snapshot.fill(guild, view, flags, user, &fields);
+            snapshot.add_parts(guild, view, flags, user, &fields);
             snapshot.length = snapshot.parts.iter().map(Part::length).sum();
         }
         snapshot
     }
 
-    /// Takes its own fields apart where entities and the member count belong.
-    fn fill(&mut self, guild: &Guild, view: View, flags: &Flags, user: Option<u64>, fields: &[u8]) {
+    /// Copies the guild's own `fields`, and puts the entities and the derived values where they belong.
+    fn add_parts(&mut self, guild: &Guild, view: View, flags: &Flags, user: Option<u64>, fields: &[u8]) {
         let mut text = Vec::with_capacity(fields.len() + 64);
         let mut found = [false; Kind::COUNT];
-        // They were packed from a well-formed object.
+        // The fields were encoded from a well-formed object, so this does not fail.
         let _ = json::for_each_entry(fields, |key, value| {
             write_key(&mut text, key);
             match Kind::from_name(key) {
-                // An array that was null is one when something has come.
-                Some(kind) if value == b"[]" || guild.len(kind) > 0 => {
+                // In place of an array, GUILD_CREATE may have had `null`. With entities it becomes an array.
+                Some(kind) if value == b"[]" || guild.count(kind) > 0 => {
                     found[kind as usize] = true;
                     self.add_array(guild, view, user, kind, &mut text);
                 }
@@ -172,9 +107,9 @@ impl GuildSnapshot {
             }
             true
         });
-        // Arrays that GUILD_CREATE did not have.
+        // Arrays that GUILD_CREATE did not have, and that got entities by later events.
         for kind in Kind::ALL {
-            if !found[kind as usize] && guild.len(kind) > 0 {
+            if !found[kind as usize] && guild.count(kind) > 0 {
                 write_key(&mut text, kind.name().as_bytes());
                 self.add_array(guild, view, user, kind, &mut text);
             }
@@ -183,12 +118,14 @@ impl GuildSnapshot {
         self.parts.push(Part::Text(text));
     }
 
+    /// Writes the brackets of an array to `text`. If the view shows entities between them, adds the text so far and the
+    /// entities as parts, and `text` goes on with the closing bracket.
     fn add_array(&mut self, guild: &Guild, view: View, user: Option<u64>, kind: Kind, text: &mut Vec<u8>) {
         text.push(b'[');
-        if view.shows(kind) && guild.len(kind) > 0 {
+        if view.shows(kind) && guild.count(kind) > 0 {
             let entities = match kind {
-                Kind::Members if !view.members => visible_members(guild, user),
-                _ => Frozen::new(guild, kind),
+                Kind::Members if !view.members => FrozenEntities::visible_members(guild, user),
+                _ => FrozenEntities::new(guild, kind),
             };
             self.parts.push(Part::Text(std::mem::take(text)));
             self.parts.push(Part::Entities(entities));
@@ -196,29 +133,29 @@ impl GuildSnapshot {
         text.push(b']');
     }
 
-    /// The guild is not there, be it down or not sent yet.
+    /// Whether the guild is unavailable: it has an outage, or its GUILD_CREATE has not come yet.
     pub fn unavailable(&self) -> bool {
         !self.available
     }
 
-    /// Discord has said that the guild is down.
+    /// Whether Discord has reported an outage of the guild.
     pub fn is_down(&self) -> bool {
         self.down
     }
 
-    /// Bytes of the whole text, or a few more while a role is being taken from many members; 0 when the guild is
-    /// unavailable.
+    /// Bytes of the whole text; 0 when the guild is unavailable. While a deleted role is being taken from members, the
+    /// text can turn out shorter.
     pub fn len(&self) -> usize {
         self.length
     }
 
-    /// There is nothing to write, because the guild is unavailable.
+    /// Whether there is nothing to write, because the guild is unavailable.
     pub fn is_empty(&self) -> bool {
         self.length == 0
     }
 
-    /// Appends about `budget` bytes (one entity more at most) of the GUILD_CREATE's data to `out`; true when it is
-    /// complete.
+    /// Appends about `budget` bytes of the text to `out`: it stops at the first entity that ends beyond the budget.
+    /// Returns true when the whole text has been written.
     pub fn write(&mut self, out: &mut Vec<u8>, budget: usize) -> bool {
         let end = out.len().saturating_add(budget.max(1));
         let tables = self.tables.borrow();
@@ -238,13 +175,14 @@ impl GuildSnapshot {
                 }
                 Part::Entities(entities) => {
                     let written = &mut self.written;
-                    entities.each(|key, record, going| {
+                    entities.each(|id, record, deleted_roles| {
                         if *written > 0 {
                             out.push(b',');
                         }
                         let before = out.len();
-                        if going.decode(&decoder, key, record, out).is_none() {
-                            debug_assert!(false, "a broken record");
+                        // The records of the cache are sound, so decoding does not fail.
+                        if deleted_roles.decode_member(&decoder, id, record, out).is_none() {
+                            debug_assert!(false, "a broken record in the cache");
                             out.truncate(before);
                         }
                         *written += 1;
@@ -264,6 +202,7 @@ impl GuildSnapshot {
 }
 
 impl Part {
+    /// Bytes of text.
     fn length(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
@@ -272,38 +211,25 @@ impl Part {
     }
 }
 
-/// What `large` is by now, when Discord has said `told` and `member_count` has come to `count`, by the rule of Discord for
-/// the `large_threshold` of the proxy's IDENTIFY (docs: Gateway Events, Guild Create, Identify). While nobody has come or
-/// gone it stays as it was told. A guild that came as large, with only a part of its members, stays so until all of
-/// them are known (`incomplete`: they are not), because that is what makes libraries ask for the rest.
-fn large<'a>(told: &'a [u8], fields: &[u8], count: u64, incomplete: bool) -> &'a [u8] {
-    if !matches!(told, b"true" | b"false") || json::get(fields, "member_count").and_then(json::parse_id) == Some(count)
-    {
-        return told;
+/// The value of `large` in a snapshot. GUILD_CREATE said `original`, and `member_count` is now `count`.
+///
+/// Discord calls a guild large by the `large_threshold` of the IDENTIFY, here the proxy's (docs: Gateway Events, Guild
+/// Create, Identify). While `member_count` is as in GUILD_CREATE, the original value stays. After that, a guild with
+/// more members than the threshold is large. One with fewer members stays large too if it came as large and the cache
+/// does not know all its members (`incomplete`), because libraries request the members of large guilds only.
+fn large<'a>(original: &'a [u8], fields: &[u8], count: u64, incomplete: bool) -> &'a [u8] {
+    let original_count = json::get(fields, "member_count").and_then(json::parse_id);
+    if !matches!(original, b"true" | b"false") || original_count == Some(count) {
+        return original;
     }
-    if count > LARGE_THRESHOLD || (told == b"true" && incomplete) { b"true" } else { b"false" }
+    if count > LARGE_THRESHOLD || (original == b"true" && incomplete) { b"true" } else { b"false" }
 }
 
-/// Writes a brace or a comma, the key and the colon.
+/// Writes the brace or comma before an entry, its key and the colon.
 fn write_key(text: &mut Vec<u8>, key: &[u8]) {
-    // What is in parts already ends with a bracket, and an entry follows an entry.
+    // `text` is empty only at the very start: after a part was split off, it begins with a closing bracket.
     text.push(if text.is_empty() { b'{' } else { b',' });
     text.push(b'"');
     text.extend_from_slice(key);
     text.extend_from_slice(b"\":");
-}
-
-/// The bot itself and who is in a voice channel.
-fn visible_members(guild: &Guild, user: Option<u64>) -> Frozen {
-    let members = &guild.array(Kind::Members).store;
-    let in_voice = guild.array(Kind::VoiceStates).store.iter().map(|(user, _)| user);
-    let (mut chunk, mut len, mut text) = (Vec::new(), 0, 0);
-    for id in user.into_iter().chain(in_voice.filter(|id| Some(*id) != user)) {
-        let Some(place) = members.find(id) else { continue };
-        let record = members.record(place);
-        write_record(&mut chunk, id, record);
-        len += 1;
-        text += text_length(record).unwrap_or(0);
-    }
-    Frozen { chunks: vec![Chunk::new(&chunk, 0)], len, text, going: guild.going_roles(), chunk: 0, at: 0 }
 }

@@ -1,12 +1,15 @@
+//! The cache, one behaviour after the other: what each event changes, what snapshots show, and that nothing is lost.
+
 use super::*;
 
+mod bounded_work;
 mod derived;
 mod known_members;
+mod member_answers;
 mod readable;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 
 fn shown(cache: &Cache, guild: u64, view: View) -> Value {
     let mut snapshot = cache.snapshot(guild, view).expect("a guild");
@@ -45,7 +48,7 @@ fn cache(flags: Flags) -> Cache {
 }
 
 #[test]
-fn what_went_in_comes_out() {
+fn a_snapshot_gives_back_the_guild_create() {
     let cache = cache(Flags::ALL);
     assert_eq!(shown(&cache, 1, View::ALL), guild());
     let counts = cache.counts();
@@ -65,7 +68,7 @@ fn numbers_and_strings_are_untouched() {
     }
 }
 
-/// A GUILD_UPDATE has all of the guild's roles, emojis and stickers, which mostly are those that are known.
+/// A GUILD_UPDATE carries all roles, emojis and stickers of the guild. Mostly they are as before.
 #[test]
 fn a_guild_update_repeats_or_replaces_arrays() {
     let mut cache = cache(Flags::ALL);
@@ -84,9 +87,13 @@ fn a_guild_update_repeats_or_replaces_arrays() {
     let turned = r#"[{"id":"50","name":"s"},{"id":"5","name":"r"}]"#;
     assert!(update(&format!(r#""roles":{turned}"#), turned, e), "order is kept");
     for (broken, good) in [("[{\"id\":\"5\",\"name\":\"r\"},]", "[]"), ("[{\"id\":\"6\"}{]", "[{\"id\":\"60\"}]")] {
-        assert!(!update(&format!(r#""emojis":{good},"roles":{broken}"#), turned, e), "nothing of it counts");
+        assert!(
+            !update(&format!(r#""emojis":{good},"roles":{broken}"#), turned, e),
+            "a malformed array changes nothing"
+        );
     }
-    // As in every JSON parser the last one of a key counts, also when it is what was known before.
+    // If a key occurs twice, the last one counts, as in every JSON parser. Here one of the two is what was stored
+    // before.
     assert!(update(&format!(r#""roles":[],"roles":{turned}"#), turned, e));
     assert!(update(&format!(r#""roles":{turned},"roles":[]"#), "[]", e));
     assert!(update(r#""roles":[],"emojis":[]"#, "[]", "[]"));
@@ -138,7 +145,7 @@ fn views_hide_what_intents_do_not_cover() {
     for list in ["presences", "voice_states", "guild_scheduled_events"] {
         assert_eq!(shown[list], json!([]), "{list}");
     }
-    // The bot itself, and who is in a voice channel.
+    // Without the intent for members a client sees the bot itself (77) and the users in voice channels (78).
     let members: Vec<_> = shown["members"].as_array().unwrap().iter().map(|member| &member["user"]["id"]).collect();
     assert_eq!(members, ["77", "78"]);
 }
@@ -147,7 +154,7 @@ fn views_hide_what_intents_do_not_cover() {
 fn members_come_change_and_go() {
     let mut cache = cache(Flags::ALL);
     assert!(apply(&mut cache, "GUILD_MEMBER_ADD", json!({"guild_id": "1", "user": {"id": "79"}, "roles": []})).changed);
-    // What an update leaves out is as before; of somebody unknown it makes nothing.
+    // Keys that an update lacks stay as they are. An update of an unknown member is ignored.
     assert!(
         apply(
             &mut cache,
@@ -166,7 +173,7 @@ fn members_come_change_and_go() {
         json!({"user": {"id": "78", "username": "new"}, "roles": [], "deaf": false, "mute": true, "joined_at": "x"})
     );
     assert_eq!(after["members"][2], json!({"user": {"id": "79"}, "roles": []}));
-    // Whoever goes takes presence and voice state along.
+    // A member who leaves loses presence and voice state too.
     apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "1", "user": {"id": "78"}}));
     let after = shown(&cache, 1, View::ALL);
     assert_eq!(
@@ -202,7 +209,7 @@ fn channels_and_threads() {
     apply(&mut cache, "CHANNEL_PINS_UPDATE", json!({"guild_id": "1", "channel_id": "10", "last_pin_timestamp": "t"}));
     apply(&mut cache, "VOICE_CHANNEL_STATUS_UPDATE", json!({"guild_id": "1", "id": "11", "status": "hi"}));
     let message = apply(&mut cache, "MESSAGE_CREATE", json!({"guild_id": "1", "channel_id": "10", "id": "99"}));
-    assert!(!message.changed, "a message has to reach clients whose snapshot shows it already");
+    assert!(!message.changed, "a client must get the message even if its snapshot counts it");
     let after = shown(&cache, 1, View::ALL);
     assert_eq!(
         after["channels"],
@@ -236,7 +243,7 @@ fn channels_and_threads() {
 }
 
 #[test]
-fn the_rest_of_a_guild() {
+fn roles_emojis_scheduled_events_and_sounds() {
     let mut cache = cache(Flags::ALL);
     apply(&mut cache, "GUILD_UPDATE", json!({"id": "1", "name": "b", "roles": [{"id": "50"}], "another": 1}));
     apply(&mut cache, "GUILD_ROLE_CREATE", json!({"guild_id": "1", "role": {"id": "51"}}));
@@ -290,7 +297,7 @@ fn a_new_session_forgets_what_it_does_not_name() {
 }
 
 #[test]
-fn the_own_user_is_kept_current() {
+fn user_update_changes_the_bots_own_user() {
     let mut cache = cache(Flags::ALL);
     apply(&mut cache, "USER_UPDATE", json!({"id": "77", "username": "renamed"}));
     assert_eq!(
@@ -317,7 +324,7 @@ fn a_snapshot_shows_one_moment_in_pieces_of_any_size() {
     }
 }
 
-/// All chunks of an answer from the cache; `None`: it has to be asked of Discord.
+/// All chunks of the answer to a request; `None` when the cache cannot answer it.
 fn ask(cache: &Cache, request: Value) -> Option<Vec<Value>> {
     let request = MemberRequest::parse(request.to_string().as_bytes()).expect("a request");
     let mut answer = cache.answer(request)?;
@@ -331,178 +338,27 @@ fn ask(cache: &Cache, request: Value) -> Option<Vec<Value>> {
     Some(chunks)
 }
 
-#[test]
-fn members_are_answered_from_the_cache() {
-    let mut cache = cache(Flags::ALL);
-    let all = ask(&cache, json!({"guild_id": 1, "query": "", "limit": 0, "presences": true, "nonce": "n\"1"})).unwrap();
-    assert_eq!(all.len(), 1);
-    assert_eq!(all[0]["members"], guild()["members"]);
-    assert_eq!(all[0]["presences"], guild()["presences"]);
-    assert_eq!(
-        (&all[0]["nonce"], &all[0]["chunk_index"], &all[0]["chunk_count"]),
-        (&json!("n\"1"), &json!(0), &json!(1))
-    );
-    let ids = ask(&cache, json!({"guild_id": ["1"], "user_ids": [78, "5"]})).unwrap();
-    assert_eq!((&ids[0]["members"][0]["user"]["id"], &ids[0]["not_found"]), (&json!("78"), &json!(["5"])));
-    assert!(ids[0].get("nonce").is_none() && ids[0].get("presences").is_none());
-    for (name, count) in [("BO", 1), ("b", 2), ("zzz", 0)] {
-        let named = ask(&cache, json!({"guild_id": "1", "query": name, "limit": 10})).unwrap();
-        assert_eq!(named[0]["members"].as_array().unwrap().len(), count, "{name}");
-    }
-    // Not all members are known, or none.
-    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "member_count": 5, "members": []}));
-    assert!(ask(&cache, json!({"guild_id": "2", "query": "", "limit": 0})).is_none());
-    assert!(ask(&cache, json!({"guild_id": "3", "query": "", "limit": 0})).is_none());
-    // One that is too long is ignored (docs: Request Guild Members).
-    for (length, kept) in [(32, true), (33, false)] {
-        let request = json!({"guild_id": "1", "user_ids": ["78"], "nonce": "n".repeat(length)});
-        assert_eq!(ask(&cache, request).unwrap()[0].get("nonce").is_some(), kept);
-    }
-    for odd in [
-        json!({}),
-        json!({"guild_id": "1"}),
-        json!({"guild_id": ["1", "2"], "query": "", "limit": 0}),
-        json!({"guild_id": "1", "query": ""}),
-    ] {
-        assert_eq!(MemberRequest::parse(odd.to_string().as_bytes()), None, "{odd}");
-    }
+/// A guild in which all members have the first of [`ROLES`], and every second one has the other too.
+fn large_guild(members: u64) -> Value {
+    let members: Vec<Value> = (0..members)
+        .map(|id| {
+            let roles = if id % 2 == 0 { json!([ROLES[0], ROLES[1]]) } else { json!([ROLES[0]]) };
+            let user = json!({
+                "id": (1000 + id).to_string(), "username": format!("user{id}"), "global_name": format!("User {id}"),
+                "avatar": format!("{:032x}", u128::from(id).pow(6)),
+            });
+            json!({"user": user, "nick": null, "roles": roles, "joined_at": "2024-02-29T23:59:59.999999+00:00"})
+        })
+        .collect();
+    json!({"id": "2", "member_count": members.len(), "members": members, "roles": [{"id": ROLES[0]}, {"id": ROLES[1]}]})
 }
 
-#[test]
-fn an_answer_waits_for_its_guild_and_goes_to_discord_when_that_is_not_whole_any_more() {
-    let mut cache = cache(Flags::ALL);
-    let request = |data: Value| MemberRequest::parse(data.to_string().as_bytes()).unwrap();
-    let all = json!({"guild_id": "1", "query": "", "limit": 0, "presences": true, "nonce": "n"});
-    let answer = cache.answer(request(all)).unwrap();
-    assert_eq!(cache.readiness(&answer), Readiness::Now);
-    apply(&mut cache, "GUILD_DELETE", json!({"id": "1", "unavailable": true}));
-    assert_eq!(cache.readiness(&answer), Readiness::Later);
-    apply(&mut cache, "GUILD_CREATE", guild());
-    assert_eq!(cache.readiness(&answer), Readiness::Now);
-    apply(&mut cache, "GUILD_CREATE", json!({"id": "1", "member_count": 5, "members": []}));
-    assert_eq!(cache.readiness(&answer), Readiness::Never);
-    for data in [
-        json!({"guild_id": "1", "query": "", "limit": 0, "presences": true, "nonce": "n"}),
-        json!({"guild_id": "1", "query": "bo", "limit": 7}),
-        json!({"guild_id": "1", "user_ids": ["5", "78"]}),
-    ] {
-        apply(&mut cache, "GUILD_CREATE", guild());
-        let answer = cache.answer(request(data.clone())).unwrap();
-        assert_eq!(serde_json::from_slice::<Value>(&answer.request()).unwrap(), data);
-    }
-    apply(&mut cache, "GUILD_DELETE", json!({"id": "1"}));
-    assert_eq!(cache.readiness(&answer), Readiness::Now, "nobody is there to be told of");
-}
+const ROLES: [&str; 2] = ["100000000000000005", "100000000000000006"];
 
 #[test]
-fn an_answer_that_contradicts_itself_is_not_taken_over() {
-    let cache = cache(Flags::ALL);
-    let request = json!({"guild_id": "1", "query": "", "limit": 0}).to_string();
-    let answer = cache.answer(MemberRequest::parse(request.as_bytes()).unwrap()).unwrap();
-    let good = serde_json::to_value(answer.save()).unwrap();
-    assert!(MemberAnswer::restore(serde_json::from_value(good.clone()).unwrap()).is_some());
-    for (key, value) in [("chunk", json!(2)), ("chunks", json!(0)), ("chunks", json!(3))] {
-        let mut bad = good.clone();
-        bad[key] = value;
-        assert!(MemberAnswer::restore(serde_json::from_value(bad).unwrap()).is_none(), "{key}");
-    }
-}
-
-#[test]
-fn large_answers_come_in_chunks_that_are_true_when_they_come_and_can_go_back() {
-    let mut cache = cache(Flags::ALL);
-    let member = |id: usize| json!({"user": {"id": (1000 + id).to_string(), "username": format!("user{id}")}});
-    let mut members: Vec<Value> = (0..4321).map(member).collect();
-    apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "member_count": members.len(), "members": members}));
-    let request = json!({"guild_id": "2", "query": "", "limit": 0}).to_string();
-    let mut answer = cache.answer(MemberRequest::parse(request.as_bytes()).unwrap()).unwrap();
-    let next = |answer: &mut MemberAnswer, cache: &Cache| -> Value {
-        let mut out = Vec::new();
-        assert!(cache.next_chunk(answer, &mut out));
-        serde_json::from_slice(&out).unwrap()
-    };
-    let named = ask(&cache, json!({"guild_id": "2", "query": "user4320", "limit": 5})).unwrap();
-    assert_eq!(named[0]["members"].as_array().unwrap().len(), 1);
-    let first: Vec<Value> = (0..3).map(|_| next(&mut answer, &cache)).collect();
-    assert_eq!(first[2]["members"], json!(members[2000..3000]));
-    // The client hears of these by events before the next chunk, and then must not be told the opposite.
-    apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "2500"}}));
-    apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "4500"}}));
-    apply(&mut cache, "GUILD_MEMBER_UPDATE", json!({"guild_id": "2", "user": {"id": "4501"}, "nick": "new"}));
-    apply(&mut cache, "GUILD_MEMBER_ADD", json!({"guild_id": "2", "user": {"id": "9999", "username": "late"}}));
-    members[3501] = json!({"user": {"id": "4501"}, "nick": "new"});
-    members.remove(3500);
-    members.remove(1500);
-    answer.rewind(1);
-    assert_eq!((answer.made(), answer.is_complete()), (1, false));
-    let saved: SavedAnswer = serde_json::from_value(serde_json::to_value(answer.save()).unwrap()).unwrap();
-    let restored = MemberAnswer::restore(saved).unwrap();
-    for mut answer in [answer, restored] {
-        let mut chunks = vec![first[0].clone()];
-        while !answer.is_complete() {
-            chunks.push(next(&mut answer, &cache));
-        }
-        let numbers: Vec<_> = chunks.iter().map(|chunk| chunk["chunk_index"].as_u64().unwrap()).collect();
-        assert_eq!(numbers, [0, 1, 2, 3, 4]);
-        let all: Vec<Value> = chunks.iter().flat_map(|chunk| chunk["members"].as_array().unwrap().clone()).collect();
-        assert_eq!(all, members);
-        answer.rewind(0);
-        assert_eq!(next(&mut answer, &cache)["members"], first[0]["members"]);
-    }
-    // Of a guild that is gone by now nothing can be said, but the answer ends.
-    let request = json!({"guild_id": "2", "query": "", "limit": 0}).to_string();
-    let mut answer = cache.answer(MemberRequest::parse(request.as_bytes()).unwrap()).unwrap();
-    let named = json!({"guild_id": "2", "query": "user", "limit": 5}).to_string();
-    let mut by_name = cache.answer(MemberRequest::parse(named.as_bytes()).unwrap()).unwrap();
-    apply(&mut cache, "GUILD_DELETE", json!({"id": "2"}));
-    while !answer.is_complete() {
-        assert_eq!(next(&mut answer, &cache)["members"], json!([]));
-    }
-    assert_eq!(next(&mut by_name, &cache)["members"], json!([]));
-    let limited = json!({"guild_id": "1", "query": "", "limit": 1});
-    assert_eq!(ask(&cache, limited).unwrap()[0]["members"].as_array().unwrap().len(), 1);
-}
-
-/// A client has had every event when a chunk is made, so an older state would undo what they told.
-#[test]
-fn chunks_show_members_as_they_are_by_then() {
-    let requests = [
-        json!({"guild_id": "2", "query": "", "limit": 0}),
-        json!({"guild_id": "2", "query": "user", "limit": 100}),
-        json!({"guild_id": "2", "user_ids": ["1000", "1001", "1002"]}),
-    ];
-    for request in requests {
-        let mut cache = cache(Flags::ALL);
-        apply(&mut cache, "GUILD_CREATE", large_guild(3));
-        let named = request.get("user_ids").is_some();
-        let mut answer = cache.answer(MemberRequest::parse(request.to_string().as_bytes()).unwrap()).unwrap();
-        let renamed = json!({"guild_id": "2", "user": {"id": "1001", "username": "user1"}, "nick": "new", "roles": []});
-        apply(&mut cache, "GUILD_MEMBER_UPDATE", renamed);
-        apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "1002"}}));
-        let mut out = Vec::new();
-        assert!(cache.next_chunk(&mut answer, &mut out));
-        let chunk: Value = serde_json::from_slice(&out).unwrap();
-        let members: Vec<_> = chunk["members"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|member| (&member["user"]["id"], &member["nick"]))
-            .collect();
-        assert_eq!(members, [(&json!("1000"), &Value::Null), (&json!("1001"), &json!("new"))]);
-        assert_eq!(chunk.get("not_found"), named.then(|| json!(["1002"])).as_ref());
-        // A guild that is gone leaves an empty answer, which is an answer too.
-        apply(&mut cache, "GUILD_DELETE", json!({"id": "2", "unavailable": true}));
-        answer.rewind(0);
-        out.clear();
-        assert!(cache.next_chunk(&mut answer, &mut out));
-        let chunk: Value = serde_json::from_slice(&out).unwrap();
-        assert_eq!((&chunk["members"], chunk.get("not_found")), (&json!([]), None));
-    }
-}
-
-#[test]
-fn what_no_snapshot_shows_reaches_every_client() {
-    // Whoever heard of somebody's joining or of a role being made has to hear of the end too.
+fn events_that_no_snapshot_shows_do_not_count_as_changes() {
+    // Clients got the first event of each pair. If the second one counted as a change, a client with a newer snapshot
+    // would not get it.
     let mut cache = cache(Flags { voice_states: false, roles: false, ..Flags::ALL });
     for (event, data) in [
         ("VOICE_STATE_UPDATE", json!({"guild_id": "1", "user_id": "77", "channel_id": "11"})),
@@ -516,20 +372,20 @@ fn what_no_snapshot_shows_reaches_every_client() {
 }
 
 #[test]
-fn who_is_no_member_can_not_leave_again() {
+fn a_user_who_is_no_member_does_not_leave_twice() {
     let mut cache = cache(Flags::ALL);
     let leave = json!({"guild_id": "1", "user": {"id": "78"}});
     assert!(apply(&mut cache, "GUILD_MEMBER_REMOVE", leave.clone()).changed);
     assert!(apply(&mut cache, "GUILD_MEMBER_REMOVE", leave.clone()).ignored.is_some(), "all members are known");
     assert_eq!(shown(&cache, 1, View::ALL)["member_count"], 1);
-    // Of a large guild few are known.
+    // Of this guild the cache does not know all members, so an unknown user may have been one.
     apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "member_count": 5, "members": []}));
     assert!(apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "2", "user": {"id": "78"}})).changed);
     assert_eq!(shown(&cache, 2, View::ALL)["member_count"], 4);
 }
 
 #[test]
-fn only_the_channels_own_last_message_moves() {
+fn only_the_top_level_last_message_id_changes() {
     let mut cache = cache(Flags::ALL);
     let [old, other, new] = ["123456789012345678", "223456789012345678", "323456789012345678"];
     let channel = |last: &str| json!({"id": "10", "last_message_id": last, "x": {"last_message_id": other}});
@@ -539,7 +395,7 @@ fn only_the_channels_own_last_message_moves() {
 }
 
 #[test]
-fn a_threads_member_is_as_guild_create_has_it() {
+fn a_thread_member_has_the_form_of_guild_create() {
     let mut cache = cache(Flags::ALL);
     let event = json!({"id": "22", "user_id": "77", "flags": 1, "guild_id": "1"});
     let inside = json!({"id": "22", "user_id": "77", "flags": 1});
@@ -565,7 +421,7 @@ fn a_threads_member_is_as_guild_create_has_it() {
 }
 
 #[test]
-fn a_status_moves_where_the_guild_came_with_one() {
+fn a_status_changes_only_in_channels_that_have_one() {
     let mut cache = cache(Flags::ALL);
     let channels = json!([{"id": "10", "status": "old", "voice_start_time": 5}, {"id": "11"}]);
     apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "channels": channels}));
@@ -586,7 +442,7 @@ fn a_status_moves_where_the_guild_came_with_one() {
 }
 
 #[test]
-fn an_array_that_was_null_stands_once() {
+fn an_array_that_was_null_is_written_once() {
     let mut cache = cache(Flags::ALL);
     cache.apply(EventKind::GuildCreate, br#"{"id":"2","threads":null}"#);
     apply(&mut cache, "THREAD_CREATE", json!({"guild_id": "2", "id": "22"}));
@@ -597,7 +453,7 @@ fn an_array_that_was_null_stands_once() {
 }
 
 #[test]
-fn who_stands_in_an_array_twice_is_there_once() {
+fn an_entity_that_is_listed_twice_is_stored_once() {
     let mut cache = cache(Flags::ALL);
     let create = r#"{"id":"2","member_count":2,"members":[{"user":{"id":"5"},"nick":"a"},{"user":{"id":"6"}},
         {"user":{"id":"5"},"nick":"b"}],"roles":[{"id":"8"},{"name":"none"},{"name":"none"}]}"#;
@@ -611,152 +467,10 @@ fn who_stands_in_an_array_twice_is_there_once() {
     assert_eq!(shown["roles"], json!([{"id": "8"}, {"name": "none"}, {"name": "none"}]));
 }
 
-/// A guild in which everybody has the roles 100000000000000005 and, every other one, 100000000000000006.
-fn large_guild(members: u64) -> Value {
-    let members: Vec<Value> = (0..members)
-        .map(|id| {
-            let roles = if id % 2 == 0 { json!([ROLES[0], ROLES[1]]) } else { json!([ROLES[0]]) };
-            let user = json!({
-                "id": (1000 + id).to_string(), "username": format!("user{id}"), "global_name": format!("User {id}"),
-                "avatar": format!("{:032x}", u128::from(id).pow(6)),
-            });
-            json!({"user": user, "nick": null, "roles": roles, "joined_at": "2024-02-29T23:59:59.999999+00:00"})
-        })
-        .collect();
-    json!({"id": "2", "member_count": members.len(), "members": members, "roles": [{"id": ROLES[0]}, {"id": ROLES[1]}]})
-}
-
-const ROLES: [&str; 2] = ["100000000000000005", "100000000000000006"];
-
-#[test]
-fn a_deleted_role_is_gone_at_once_from_however_many_members() {
-    let mut cache = cache(Flags::ALL);
-    apply(&mut cache, "GUILD_CREATE", large_guild(20_000));
-    let check = |cache: &Cache, left: &[&str]| {
-        let few = View { members: false, presences: false, ..View::ALL };
-        let mut members = shown(cache, 2, View::ALL)["members"].as_array().unwrap().clone();
-        members.extend(shown(cache, 2, few)["members"].as_array().unwrap().clone());
-        members.extend(
-            ask(cache, json!({"guild_id": "2", "query": "user1999", "limit": 100})).unwrap()[0]["members"]
-                .as_array()
-                .unwrap()
-                .clone(),
-        );
-        assert!(members.len() > 20_010, "{}", members.len());
-        for member in members {
-            let id: u64 = member["user"]["id"].as_str().unwrap().parse().unwrap();
-            let has = if id.is_multiple_of(2) { &ROLES[..] } else { &ROLES[..1] };
-            let expected: Vec<_> = has.iter().filter(|role| left.contains(role)).collect();
-            assert_eq!(member["roles"], json!(expected), "{member}");
-        }
-    };
-    check(&cache, &ROLES);
-    apply(&mut cache, "VOICE_STATE_UPDATE", json!({"guild_id": "2", "user_id": "20998", "channel_id": "5"}));
-    for (index, role) in ROLES.into_iter().enumerate() {
-        let deleted = json!({"guild_id": "2", "role_id": role});
-        assert!(apply(&mut cache, "GUILD_ROLE_DELETE", deleted).changed);
-        check(&cache, &ROLES[index + 1..]);
-    }
-    for _ in 0..500 {
-        apply(&mut cache, "MESSAGE_CREATE", json!({"guild_id": "2", "channel_id": "1", "id": "2"}));
-    }
-    assert!(cache.guilds[&2].sweep.is_none(), "it is done some time");
-    check(&cache, &[]);
-}
-
-/// No operation on a guild of 100,000 members takes a millisecond, but for reading what Discord has sent.
-#[test]
-fn nothing_holds_the_core_up() {
-    // See [`work`]: 0.9 ms.
-    const MOST: usize = 360_000;
-    let mut longest: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut count = |what: &'static str| {
-        let most = longest.entry(what).or_default();
-        *most = (*most).max(work::take());
-    };
-    let mut cache = cache(Flags::ALL);
-    let mut guild = large_guild(100_000);
-    let people = || (0..100_000).map(|id| (1000 + id).to_string());
-    guild["presences"] = people().step_by(3).map(|id| {
-        json!({"user": {"id": id}, "status": "idle", "activities": [{"name": id, "state": "playing", "created_at": 1}]})
-    }).collect();
-    guild["voice_states"] = people().take(1_000).map(|id| json!({"user_id": id, "channel_id": "5"})).collect();
-    guild["channels"] = (10..500).map(|id| json!({"id": id.to_string(), "name": "c"})).collect();
-    guild["threads"] = (2_000..3_000).map(|id| json!({"id": id.to_string(), "parent_id": "10"})).collect();
-    apply(&mut cache, "GUILD_CREATE", guild);
-    work::take();
-    // What is shared has to be copied when it changes.
-    let mut snapshot = cache.snapshot(2, View::ALL).unwrap();
-    count("snapshot");
-    drop(cache.snapshot(2, View { members: false, ..View::ALL }));
-    count("snapshot of few members");
-    let mut out = Vec::new();
-    while !snapshot.write(&mut out, 64 << 10) {
-        count("slice of a snapshot");
-        out.clear();
-    }
-    for request in [
-        json!({"guild_id": "2", "query": "", "limit": 0, "presences": true}),
-        json!({"guild_id": "2", "query": "zzzz", "limit": 100}),
-        json!({"guild_id": "2", "query": "user", "limit": 100}),
-    ] {
-        let request = MemberRequest::parse(request.to_string().as_bytes()).unwrap();
-        let mut answer = cache.answer(request).unwrap();
-        count("request for members");
-        while !answer.is_complete() {
-            cache.next_chunk(&mut answer, &mut out);
-            count("chunk of members");
-            out.clear();
-        }
-    }
-    let mut each = |cache: &mut Cache, event: &'static str, mut data: Value| {
-        data["guild_id"] = "2".into();
-        apply(cache, event, data);
-        count(event);
-    };
-    for role in ROLES {
-        each(&mut cache, "GUILD_ROLE_DELETE", json!({"role_id": role}));
-    }
-    while cache.guilds[&2].sweep.is_some() {
-        each(&mut cache, "TYPING_START", json!({}));
-        each(&mut cache, "MESSAGE_CREATE", json!({"channel_id": "11", "id": "2"}));
-    }
-    let mut held = cache.snapshot(2, View::ALL);
-    for (number, id) in people().enumerate() {
-        // In order and all over, so that chunks empty, split and are joined.
-        let id = if number % 2 == 0 { id } else { (1000 + number * 7919 % 100_000).to_string() };
-        if number % 1_000 == 0 {
-            held = cache.snapshot(2, View::ALL);
-            work::take();
-        }
-        match number % 5 {
-            0 => each(&mut cache, "PRESENCE_UPDATE", json!({"user": {"id": id}, "status": "dnd"})),
-            1 => each(&mut cache, "GUILD_MEMBER_UPDATE", json!({"user": {"id": id}, "nick": "n".repeat(number % 32)})),
-            2 => each(&mut cache, "VOICE_STATE_UPDATE", json!({"user_id": id, "channel_id": "6"})),
-            3 => each(&mut cache, "GUILD_MEMBER_ADD", json!({"user": {"id": (200_000 + number).to_string()}})),
-            _ => each(&mut cache, "GUILD_MEMBER_REMOVE", json!({"user": {"id": id}})),
-        }
-    }
-    drop(held);
-    for id in people().chain((200_000..300_000).map(|id: u64| id.to_string())) {
-        each(&mut cache, "GUILD_MEMBER_REMOVE", json!({"user": {"id": id}}));
-    }
-    assert_eq!(cache.counts().members, 2, "of the other guild");
-    for event in ["CHANNEL_UPDATE", "CHANNEL_DELETE"] {
-        each(&mut cache, event, json!({"id": "10"}));
-    }
-    each(&mut cache, "GUILD_UPDATE", json!({"id": "2", "name": "new"}));
-    apply(&mut cache, "GUILD_DELETE", json!({"id": "2"}));
-    count("GUILD_DELETE");
-    println!("{longest:?}");
-    let too_long: Vec<_> = longest.into_iter().filter(|(_, most)| *most > MOST).collect();
-    assert!(too_long.is_empty(), "{too_long:?}");
-}
-
 proptest! {
-    /// Any bytes, for any event: no panic, and what is shown stays JSON.
+    /// Malformed data of any event causes no panic, and snapshots stay valid JSON.
     #[test]
-    fn hostile_data_does_no_harm(
+    fn malformed_data_does_no_harm(
         event in prop::sample::select(vec![
             "GUILD_CREATE", "GUILD_UPDATE", "GUILD_DELETE", "GUILD_MEMBER_ADD", "GUILD_MEMBER_UPDATE", "GUILD_MEMBER_REMOVE",
             "GUILD_MEMBERS_CHUNK", "PRESENCE_UPDATE", "CHANNEL_UPDATE", "CHANNEL_DELETE", "THREAD_LIST_SYNC", "THREAD_MEMBERS_UPDATE",

@@ -1,4 +1,5 @@
-//! How much one operation does, counted in tests, which must not depend on the clock. Otherwise this is nothing.
+//! Counts how much work an operation of the cache does, so that tests can bound it without a clock. Outside of tests it
+//! does nothing.
 
 #[cfg(test)]
 use std::cell::Cell;
@@ -8,15 +9,15 @@ thread_local! {
     static DONE: Cell<usize> = const { Cell::new(0) };
 }
 
-/// What takes some 2.5 ns on a CPU of today, so many times.
+/// Counts work. One unit takes about 2.5 ns on a current CPU.
 #[inline(always)]
-pub fn add(_amount: usize) {
+pub(super) fn add(_amount: usize) {
     #[cfg(test)]
     DONE.set(DONE.get() + _amount);
 }
 
-/// What has been done since the last call.
+/// The units counted on this thread since the last call.
 #[cfg(test)]
-pub fn take() -> usize {
+pub(super) fn take() -> usize {
     DONE.take()
 }

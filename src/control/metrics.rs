@@ -135,9 +135,9 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
     per_shard("gateway_cache_templates", "Forms of objects that are known", GAUGE, &|report| {
         report.cache_tables.templates as f64
     });
-    per_shard("gateway_cache_words", "Frequent strings", GAUGE, &|report| report.cache_tables.words as f64);
-    per_shard("gateway_cache_paths", "Keys on known paths", GAUGE, &|report| report.cache_tables.paths as f64);
-    per_shard("gateway_cache_trails", "Ends of known paths", GAUGE, &|report| report.cache_tables.trails as f64);
+    per_shard("gateway_cache_words", "Frequent strings", GAUGE, &|report| report.cache_tables.strings as f64);
+    per_shard("gateway_cache_paths", "Keys on known paths", GAUGE, &|report| report.cache_tables.trie_nodes as f64);
+    per_shard("gateway_cache_trails", "Ends of known paths", GAUGE, &|report| report.cache_tables.signatures as f64);
     per_shard("gateway_cache_tables_bytes", "Heap of these, which a core has once", GAUGE, &|report| {
         report.cache_tables.bytes as f64
     });

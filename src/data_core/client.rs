@@ -95,8 +95,10 @@ pub struct Client<S> {
     pub noted: bool,
     /// It is in the list of those that get what there is: its socket takes bytes.
     pub awake: bool,
-    /// It is in one of the lists of those that are served next.
+    /// The client is in one of the two queues of clients that are served next.
     pub queued: bool,
+    /// Until when the client is one of those that came a short time ago; `None`: it is not one of them any more.
+    pub newcomer_until: Option<Time>,
 }
 
 impl<S> Client<S> {
@@ -119,6 +121,7 @@ impl<S> Client<S> {
             noted: false,
             awake: false,
             queued: false,
+            newcomer_until: None,
         }
     }
 

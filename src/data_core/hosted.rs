@@ -66,10 +66,11 @@ pub struct Hosted<I: Io> {
     pub(super) awake: Vec<usize>,
     /// Clients on whose sockets something has happened.
     pub(super) noted: Vec<usize>,
-    /// Clients for which there may be something.
-    pub(super) ready: VecDeque<usize>,
-    /// Clients for which there was more than one outbox full.
-    pub(super) unfinished: VecDeque<usize>,
+    /// Clients for which there may be something, and which all get it in the next turn.
+    pub(super) first: VecDeque<usize>,
+    /// Clients that came a short time ago, or for which there was more than one outbox full: a turn serves as many of them as
+    /// its budget allows, in the order of this queue.
+    pub(super) second: VecDeque<usize>,
     /// The session machine may want something.
     wants_upstream: bool,
     /// There may be something for every client.
@@ -96,8 +97,8 @@ impl<I: Io> Hosted<I> {
             clients: Slab::new(),
             awake: Vec::new(),
             noted: Vec::new(),
-            ready: VecDeque::new(),
-            unfinished: VecDeque::new(),
+            first: VecDeque::new(),
+            second: VecDeque::new(),
             wants_upstream: true,
             news: false,
             deadline: Time::ZERO,
@@ -394,7 +395,7 @@ impl<I: Io> Hosted<I> {
     pub fn wake_all(&mut self) {
         for (key, client) in &mut self.clients {
             if !std::mem::replace(&mut client.queued, true) {
-                self.ready.push_back(key);
+                self.first.push_back(key);
             }
         }
     }

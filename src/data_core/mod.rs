@@ -42,8 +42,9 @@ use timers::Timers;
 
 /// Longest wait for clients to take their goodbye when the core stops.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
-/// Messages of the control core that one turn looks at.
-const MESSAGES_PER_TURN: usize = 64;
+/// Messages of the control core that one turn looks at. Most of them are clients that arrive, and taking one over costs as much
+/// as some events: many that arrive at the same time must not delay the events of the clients that are there.
+const MESSAGES_PER_TURN: usize = 8;
 
 /// Whose a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

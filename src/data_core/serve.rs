@@ -14,10 +14,21 @@ use crate::{
     protocol::{close, payload},
     shard::{Close, Progress},
 };
+use std::time::Duration;
 
-/// Bytes that one turn makes for clients that have much to get, so that everyone else of the core is served in between. Each
-/// call makes at most an outbox full.
+/// What one turn of a shard may spend on the clients of its second queue, in bytes, so that the clients of its first queue
+/// and the other shards of the core are served in between. A client is given at most one outbox full (32 KiB) at a time.
 const TURN_BYTES: usize = 64 << 10;
+/// What a client of the second queue takes from [`TURN_BYTES`] at least. A send costs some 3 us however short it is, and in
+/// that time some 4 KiB can be made and copied.
+const SERVE_COST: usize = 4 << 10;
+/// For this long after it has come a client is served from the second queue.
+///
+/// When hundreds of clients come at once, what they cost at first is more than a core has: a snapshot for each, and after that
+/// every event of the shard for each. That must not hold up the clients that were there before. A client that reads nothing
+/// stops costing when the buffers of its socket are full. The faster the events, the sooner that is, and two seconds of a load
+/// that keeps a core busy fill them.
+const NEWCOMER: Duration = Duration::from_secs(2);
 
 /// What a client wants that ends its connection.
 enum End {
@@ -56,6 +67,7 @@ impl<I: Io> Hosted<I> {
         let key = entry.key();
         let connection = core.sockets.adopt(socket, Owner { shard: self.index, client: Some(key as u32) });
         let mut client = Client::new(number, connection, version, inbound, outbox);
+        client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
         // The door may have read more than the IDENTIFY.
         client.noted = true;
@@ -81,11 +93,13 @@ impl<I: Io> Hosted<I> {
         }
     }
 
+    /// Puts a client that may have something to get into the queue that it is served from, if it is in none.
     fn queue(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key)
             && !std::mem::replace(&mut client.queued, true)
         {
-            self.ready.push_back(key);
+            let queue = if client.newcomer_until.is_some() { &mut self.second } else { &mut self.first };
+            queue.push_back(key);
         }
     }
 
@@ -171,37 +185,41 @@ impl<I: Io> Hosted<I> {
                 self.queue(self.awake[index]);
             }
         }
-        while let Some(key) = self.ready.pop_front() {
+        while let Some(key) = self.first.pop_front() {
             self.serve(core, key);
         }
         let mut budget = TURN_BYTES;
-        for _ in 0..self.unfinished.len() {
-            let Some(key) = self.unfinished.pop_front() else { break };
-            budget = budget.saturating_sub(self.serve(core, key).max(1));
+        for _ in 0..self.second.len() {
+            let Some(key) = self.second.pop_front() else { break };
+            budget = budget.saturating_sub(self.serve(core, key).max(SERVE_COST));
             if budget == 0 {
                 break;
             }
         }
-        !self.unfinished.is_empty() || !self.ready.is_empty()
+        !self.first.is_empty() || !self.second.is_empty()
     }
 
-    /// Fills the outbox of a client once, and puts it on its way. Returns how many bytes that were.
+    /// Fills the outbox of a client once, and puts it on its way. Returns how many bytes were made for the client.
     fn serve(&mut self, core: &mut Core<I>, key: usize) -> usize {
         let Some(client) = self.clients.get_mut(key) else { return 0 };
         client.queued = false;
+        client.newcomer_until = client.newcomer_until.filter(|&until| core.now < until);
         let (Stage::Open, Some(session)) = (client.stage, client.session) else { return 0 };
         let before = client.outbox.len();
         self.serving = Some(key);
         let progress = self.shard.produce(core.now, session, client.number, &mut client.outbox);
         self.serving = None;
-        let made = client.outbox.len().saturating_sub(before);
+        let mut made = client.outbox.len().saturating_sub(before);
+        if let Progress::Snapshot { bytes } = progress {
+            made = made.max(bytes);
+        }
         match progress {
             Progress::Idle => {}
             // What a full socket does not take yet is asked for again when it does.
-            Progress::More if client.blocked => {}
-            Progress::More => {
+            Progress::More | Progress::Snapshot { .. } if client.blocked => {}
+            Progress::More | Progress::Snapshot { .. } => {
                 client.queued = true;
-                self.unfinished.push_back(key);
+                self.second.push_back(key);
             }
             Progress::Close { close, reconnect } => {
                 self.send_away(core, key, close, reconnect);
@@ -301,8 +319,8 @@ impl<I: Io> Hosted<I> {
     /// Takes a client out of the lists of those to be served.
     fn forget(&mut self, key: usize) {
         self.awake.retain(|&awake| awake != key);
-        self.ready.retain(|&ready| ready != key);
-        self.unfinished.retain(|&unfinished| unfinished != key);
+        self.first.retain(|&queued| queued != key);
+        self.second.retain(|&queued| queued != key);
         self.noted.retain(|&noted| noted != key);
     }
 

@@ -54,6 +54,10 @@ pub struct Uring {
     started: u64,
     /// Sends whose memory has not been returned, in the order in which they were started.
     sending: VecDeque<Sending>,
+    /// Completions that had to be taken out of the ring between two waits, so that the kernel took further operations.
+    early: Vec<Completion>,
+    /// One of the completions that were taken out early was a wake-up.
+    woken_early: bool,
     /// Whether the kernel can wait without counting as waiting for a disk (Linux 6.15).
     no_iowait: bool,
 }
@@ -72,7 +76,18 @@ impl Uring {
         let ring: IoUring = builder.build(SUBMISSIONS)?;
         let buffers = BufferRing::register(&ring.submitter())?;
         let no_iowait = ring.params().is_feature_no_iowait();
-        Ok(Self { ring, buffers, waker, watching: false, epoch, started: 0, sending: VecDeque::new(), no_iowait })
+        Ok(Self {
+            ring,
+            buffers,
+            waker,
+            watching: false,
+            epoch,
+            started: 0,
+            sending: VecDeque::new(),
+            early: Vec::new(),
+            woken_early: false,
+            no_iowait,
+        })
     }
 
     /// Puts an operation into the submission queue. When the queue is full, it is submitted first.
@@ -82,8 +97,34 @@ impl Uring {
         // cancellations point to nothing. Descriptors are kept open by the owner of the connection (rule of the seam).
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.enter(0, None);
+            if self.ring.submission().is_full() {
+                // The kernel takes no operations while completions wait that do not fit into the ring (EBUSY).
+                let mut early = std::mem::take(&mut self.early);
+                self.woken_early |= self.reap_all(&mut early);
+                self.early = early;
+            }
         }
         self.started += 1;
+    }
+
+    /// Takes every completion out of the ring, those included that the kernel keeps because they did not fit; returns whether
+    /// one of them is a wake-up. Afterwards every operation that the kernel has taken and decided at once has told its outcome,
+    /// which [`Uring::decided`] relies on.
+    fn reap_all(&mut self, completions: &mut Vec<Completion>) -> bool {
+        let mut woken = false;
+        loop {
+            while let Some(entry) = self.next_completion() {
+                woken |= self.reap(&entry, completions);
+            }
+            if !self.ring.submission().cq_overflow() {
+                return woken;
+            }
+            self.enter(0, None);
+        }
+    }
+
+    fn next_completion(&mut self) -> Option<cqueue::Entry> {
+        self.ring.completion().next()
     }
 
     /// Submits the queue and waits for `want` completions.
@@ -224,16 +265,14 @@ impl Io for Uring {
 
     fn wait(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> bool {
         self.watch();
+        let mut woken = std::mem::take(&mut self.woken_early);
+        let has_early = woken || !self.early.is_empty();
+        completions.append(&mut self.early);
         match wait {
-            Wait::Poll => self.enter(0, None),
-            Wait::Until(until) => self.enter(1, until),
+            Wait::Until(until) if !has_early => self.enter(1, until),
+            _ => self.enter(0, None),
         }
-        let mut woken = false;
-        loop {
-            let next = self.ring.completion().next();
-            let Some(entry) = next else { break };
-            woken |= self.reap(&entry, completions);
-        }
+        woken |= self.reap_all(completions);
         self.decided(completions);
         if woken {
             self.waker.clear();
@@ -391,6 +430,20 @@ mod tests {
             thread.join().unwrap();
         }
         assert!(all.is_empty());
+    }
+
+    #[test]
+    fn more_failures_than_the_ring_holds_are_all_reported() {
+        let (mut uring, _) = uring();
+        let (near, far) = pair();
+        drop(far);
+        let count = 2 * COMPLETIONS as usize + 2 * SUBMISSIONS as usize;
+        for index in 0..count {
+            uring.send(Token(index as u64), &near, vec![1], 0);
+        }
+        let all = completions(&mut uring, count);
+        assert!(all.iter().all(|completion| matches!(completion.outcome, Outcome::Sent { result: Err(_), .. })));
+        assert_eq!(all.len(), count);
     }
 
     #[test]

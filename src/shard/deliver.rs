@@ -30,6 +30,12 @@ pub enum Progress {
     Idle,
     /// There is more: call again when the outbox has room.
     More,
+    /// The same, in the middle of a snapshot.
+    Snapshot {
+        /// How much of the snapshot this call has made. A large part of it may not be in the outbox yet, because a guild goes
+        /// there as a whole.
+        bytes: usize,
+    },
     /// The connection has to be closed. `reconnect`: after telling the client to by op 7.
     Close {
         /// Code and reason.
@@ -40,6 +46,13 @@ pub enum Progress {
     /// The session is over, and Invalid Session (op 9, `false`) is in the outbox. The connection goes back to the door:
     /// the client may identify on it, as it may at Discord. The session goes with [`Shard::detach`].
     Return,
+}
+
+impl Progress {
+    /// Is there more to be made for this client?
+    pub fn has_more(self) -> bool {
+        matches!(self, Self::More | Self::Snapshot { .. })
+    }
 }
 
 /// A snapshot under way.
@@ -128,10 +141,7 @@ impl Shard {
                 self.begin_snapshot(now, number, outbox);
                 Progress::More
             }
-            Phase::Syncing => {
-                self.continue_snapshot(number, outbox);
-                Progress::More
-            }
+            Phase::Syncing => Progress::Snapshot { bytes: self.continue_snapshot(number, outbox) },
             Phase::Replaying { .. } | Phase::Live => self.relay(number, outbox),
             Phase::Invalid { .. } => Progress::Idle,
         }
@@ -162,10 +172,11 @@ impl Shard {
         self.syncing += 1;
     }
 
-    fn continue_snapshot(&mut self, number: u32, outbox: &mut Outbox) {
-        let Some(client) = self.clients.get_mut(&number) else { return };
+    /// Makes the next part of a client's snapshot. Returns how many bytes of it were made.
+    fn continue_snapshot(&mut self, number: u32, outbox: &mut Outbox) -> usize {
+        let Some(client) = self.clients.get_mut(&number) else { return 0 };
         let session = &mut client.session;
-        let Some(snapshot) = &mut client.snapshot else { return };
+        let Some(snapshot) = &mut client.snapshot else { return 0 };
         let mut budget = SLICE;
         while budget > 0 && !outbox.is_full() {
             if let Some(current) = &mut snapshot.current {
@@ -236,6 +247,7 @@ impl Shard {
             client.snapshot = None;
             self.syncing -= 1;
         }
+        SLICE - budget
     }
 
     fn relay(&mut self, number: u32, outbox: &mut Outbox) -> Progress {

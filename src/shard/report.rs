@@ -2,7 +2,7 @@
 
 use super::{Shard, deliver};
 use crate::{
-    cache::{Counts, codec::Fill},
+    cache::{Counts, TableSizes},
     protocol::event::EventKind,
     upstream::session::{Counters, Status},
 };
@@ -54,7 +54,7 @@ pub struct Report {
     /// Bytes of heap of the cache, without what the shards of a core share.
     pub cache_bytes: usize,
     /// How full the tables are that the shards of a core share.
-    pub cache_tables: Fill,
+    pub cache_tables: TableSizes,
     /// Counts of the upstream session.
     pub upstream: Counters,
     /// Clients with a connection.

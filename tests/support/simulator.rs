@@ -39,6 +39,11 @@ impl Simulator {
         Self { process, address }
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     fn get(&self, path: &str) -> Value {
         get_json(self.address, path).unwrap_or_else(|reason| panic!("the simulator: {reason}"))
     }

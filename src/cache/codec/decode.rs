@@ -1,10 +1,16 @@
-//! From a record back to JSON text, or to some of its values.
+//! The decoder: from a record back to JSON text, or to some of its values.
+//!
+//! A record is read from left to right along the segments of its template. What becomes of the text is up to a
+//! [`Sink`]: it is written, measured, or checked.
+//!
+//! Promise: a broken record gives `None`, not a panic and not endless work. Records from a state file are
+//! [checked](Decoder::check) before they are stored, so a record of the cache is not broken.
 
 use super::{
     Tables,
-    ids::Ids,
-    kind::{CONSTANTS, EPOCH_MILLIS, NULL, Slot},
-    template::{JoinedAt, Name, Segment, Template},
+    ids::IdTable,
+    slot::{CONSTANTS, DISCORD_EPOCH_MILLIS, NULL, Slot},
+    template::{JoinedAt, KnownKey, Segment},
     values::{Reader, Time, decimal_length, hash_text, time_text},
 };
 use crate::{
@@ -13,25 +19,31 @@ use crate::{
 };
 use serde::de::IgnoredAny;
 
-/// Nested deeper than the encoder does; only a broken record is.
-const MAX_NESTING: usize = 2 * super::encode::MAX_NESTING;
+/// The decoder refuses records that are nested deeper than this. The encoder's are not; each of its levels takes up to
+/// two of the decoder's.
+const MAX_NESTING: usize = 2 * super::shape::MAX_NESTING;
 
-/// What becomes of the text of a record.
+/// What receives the text of a record, piece by piece.
 trait Sink {
+    /// A piece of a template, or a constant.
     fn text(&mut self, text: &[u8]);
+    /// A number.
     fn decimal(&mut self, number: u64);
-    /// A snowflake or other number in quotes.
+    /// A snowflake or another number in quotes.
     fn quoted(&mut self, number: u64);
+    /// The hash of an image as a string, behind `before`, which begins with the opening quote.
     fn hash(&mut self, before: &[u8], hash: [u8; 16]);
+    /// A timestamp as a string.
     fn time(&mut self, time: Time);
-    /// What stands between the quotes of a string.
+    /// A string; `text` is what stands between its quotes.
     fn string(&mut self, text: &[u8]);
-    /// A JSON value as it is.
+    /// A value that was stored as JSON text.
     fn raw(&mut self, text: &[u8]) {
         self.text(text);
     }
 }
 
+// Writes the text.
 impl Sink for Vec<u8> {
     #[inline(always)]
     fn text(&mut self, text: &[u8]) {
@@ -73,7 +85,7 @@ impl Sink for Vec<u8> {
     }
 }
 
-/// Counts bytes of text.
+/// Measures the text, in bytes.
 struct Length(usize);
 
 impl Sink for Length {
@@ -108,13 +120,14 @@ impl Sink for Length {
     }
 }
 
-/// Counts bytes of text, and sees to it that the text is JSON.
-struct Checked {
+/// Measures the text, and checks that strings and raw values from the record are valid JSON. The rest of the text comes
+/// from templates, which were checked when they were added.
+struct Checker {
     length: Length,
-    sound: bool,
+    valid: bool,
 }
 
-impl Sink for Checked {
+impl Sink for Checker {
     #[inline(always)]
     fn text(&mut self, text: &[u8]) {
         self.length.text(text);
@@ -142,22 +155,22 @@ impl Sink for Checked {
 
     #[inline(always)]
     fn string(&mut self, text: &[u8]) {
-        self.sound &= scan::is_content(text);
+        self.valid &= scan::is_content(text);
         self.length.string(text);
     }
 
     fn raw(&mut self, text: &[u8]) {
-        self.sound &= serde_json::from_slice::<IgnoredAny>(text).is_ok();
+        self.valid &= serde_json::from_slice::<IgnoredAny>(text).is_ok();
         self.length.text(text);
     }
 }
 
-/// The number of the template of a record plus one; 0 for plain text.
-pub fn template(record: &[u8]) -> Option<u64> {
+/// The index of a record's template plus one; 0 when the record holds text.
+pub(super) fn template_plus_one(record: &[u8]) -> Option<u64> {
     Reader { bytes: record }.varint()
 }
 
-/// The length of the text of a record, as it says itself.
+/// The length in bytes of the text of a record, as the record's header says. `None` when the header is broken.
 pub fn text_length(record: &[u8]) -> Option<usize> {
     let mut reader = Reader { bytes: record };
     match reader.varint()? {
@@ -166,69 +179,78 @@ pub fn text_length(record: &[u8]) -> Option<usize> {
     }
 }
 
-/// Where records of a guild are understood.
+/// Decodes records. It needs the tables that the records refer to.
 #[derive(Clone, Copy)]
 pub struct Decoder<'a> {
-    /// Those with which the records were made.
+    /// The tables with which the records were encoded.
     pub tables: &'a Tables,
-    /// Those of the guild.
-    pub ids: &'a Ids,
+    /// The id table of the records' guild.
+    pub ids: &'a IdTable,
 }
 
 impl Decoder<'_> {
-    /// Appends the text of the record of `key` to `out`. `None`: the record is broken, and `out` holds a part of it.
+    /// Appends the text of a record to `out`. `id` is the id that the store keeps beside the record. `None` when the
+    /// record is broken; `out` can then hold a part of its text.
     #[inline]
-    pub fn decode(&self, key: u64, record: &[u8], out: &mut Vec<u8>) -> Option<()> {
-        self.whole(key, record, out).map(drop)
+    pub fn decode(&self, id: u64, record: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        self.record(id, record, out).map(drop)
     }
 
-    /// The length of the text of a record that comes from outside. `None`: it is broken, or its text is not an object of
-    /// JSON.
-    pub fn check(&self, key: u64, record: &[u8]) -> Option<usize> {
-        let mut checked = Checked { length: Length(0), sound: true };
-        let rest = self.whole(key, record, &mut checked)?;
+    /// Checks a record that comes from a state file, and returns the length of its text in bytes. `None` when the
+    /// record is broken, when its text is no JSON object, or when its header says another length.
+    pub fn check(&self, id: u64, record: &[u8]) -> Option<usize> {
+        let mut checker = Checker { length: Length(0), valid: true };
+        let rest = self.record(id, record, &mut checker)?;
         let is_object = !matches!(record, [0, rest @ ..] if !rest.starts_with(b"{"));
-        let sound = checked.sound && is_object && rest.is_empty() && text_length(record) == Some(checked.length.0);
-        sound.then_some(checked.length.0)
+        let valid = checker.valid && is_object && rest.is_empty() && text_length(record) == Some(checker.length.0);
+        valid.then_some(checker.length.0)
     }
 
-    /// Returns what is left of the record.
-    fn whole<'r>(&self, key: u64, record: &'r [u8], sink: &mut impl Sink) -> Option<&'r [u8]> {
+    /// Decodes a whole record. Returns the bytes behind it, of which a sound record has none.
+    fn record<'r>(&self, id: u64, record: &'r [u8], sink: &mut impl Sink) -> Option<&'r [u8]> {
         work::add(40 + record.len() / 2);
         let mut reader = Reader { bytes: record };
         match reader.varint()? {
             0 => sink.raw(std::mem::take(&mut reader.bytes)),
-            number => {
+            template_plus_one => {
                 reader.varint()?;
-                self.object(number - 1, key, &mut reader, sink, 0)?;
+                self.object(template_plus_one - 1, id, &mut reader, sink, 0)?;
             }
         }
         Some(reader.bytes)
     }
 
-    fn object(&self, number: u64, key: u64, reader: &mut Reader<'_>, sink: &mut impl Sink, depth: usize) -> Option<()> {
-        let template = self.tables.templates.get(number)?;
+    /// Decodes an object with this template.
+    fn object(
+        &self,
+        template: u64,
+        id: u64,
+        reader: &mut Reader<'_>,
+        sink: &mut impl Sink,
+        depth: usize,
+    ) -> Option<()> {
+        let template = self.tables.templates.get(template)?;
         let mut skeleton: &[u8] = &template.skeleton;
         for segment in &template.segments {
             let (before, rest) = skeleton.split_at_checked(usize::from(segment.before))?;
             sink.text(before);
             skeleton = rest.get(1..)?;
-            self.value(segment.slot, key, reader, sink, depth)?;
+            self.value(segment.slot, id, reader, sink, depth)?;
         }
         sink.text(skeleton);
         Some(())
     }
 
     #[inline(always)]
-    fn value(&self, slot: Slot, key: u64, reader: &mut Reader<'_>, sink: &mut impl Sink, depth: usize) -> Option<()> {
+    fn value(&self, slot: Slot, id: u64, reader: &mut Reader<'_>, sink: &mut impl Sink, depth: usize) -> Option<()> {
         match slot {
-            Slot::Key => sink.quoted(key),
+            Slot::OwnId => sink.quoted(id),
             Slot::Snowflake => sink.quoted(reader.number::<8>()?),
             Slot::Reference => sink.quoted(self.ids.get(reader.varint()?)?),
             Slot::Hash => sink.hash(b"\"", reader.array()?),
             Slot::AnimatedHash => sink.hash(b"\"a_", reader.array()?),
             Slot::Micros => sink.time(from_micros(reader.number::<7>()?)),
-            Slot::Millis => sink.time(from_micros((reader.number::<5>()? + EPOCH_MILLIS) * 1_000)),
+            Slot::Millis => sink.time(from_micros((reader.number::<5>()? + DISCORD_EPOCH_MILLIS) * 1_000)),
             Slot::Seconds => sink.time(Time { seconds: reader.number::<5>()?, micros: None }),
             Slot::Integer => sink.decimal(reader.varint()?),
             Slot::Negative => {
@@ -240,32 +262,32 @@ impl Decoder<'_> {
                 let length = reader.length()?;
                 sink.string(reader.take(length)?);
             }
-            Slot::Word => sink.string(self.tables.words.get(reader.varint()?)?),
+            Slot::Interned => sink.string(self.tables.strings.get(reader.varint()?)?),
             Slot::Raw => {
                 let length = reader.length()?;
                 sink.raw(reader.take(length)?);
             }
             Slot::Constant => sink.text(CONSTANTS.get(usize::from(reader.byte()?))?),
             Slot::References | Slot::Objects | Slot::Scalars | Slot::Object | Slot::Any => {
-                return self.composed(slot, key, reader, sink, depth);
+                return self.container(slot, id, reader, sink, depth);
             }
         }
         Some(())
     }
 
-    /// Goes past a value; how long its text is.
+    /// Skips a packed value, and returns the length of its text in bytes.
     #[inline]
-    pub(super) fn skip(&self, slot: Slot, key: u64, reader: &mut Reader<'_>) -> Option<usize> {
+    pub(super) fn skip(&self, slot: Slot, id: u64, reader: &mut Reader<'_>) -> Option<usize> {
         let mut length = Length(0);
-        self.value(slot, key, reader, &mut length, 0)?;
+        self.value(slot, id, reader, &mut length, 0)?;
         Some(length.0)
     }
 
-    /// A value that consists of others.
-    fn composed(
+    /// Decodes a value that contains others.
+    fn container(
         &self,
         slot: Slot,
-        key: u64,
+        id: u64,
         reader: &mut Reader<'_>,
         sink: &mut impl Sink,
         depth: usize,
@@ -275,15 +297,15 @@ impl Decoder<'_> {
         }
         match slot {
             Slot::Object => {
-                let number = reader.varint()?;
-                self.object(number, key, reader, sink, depth + 1)
+                let template = reader.varint()?;
+                self.object(template, id, reader, sink, depth + 1)
             }
             Slot::Any => {
                 let slot = Slot::from_byte(reader.byte()?)?;
-                self.value(slot, key, reader, sink, depth + 1)
+                self.value(slot, id, reader, sink, depth + 1)
             }
             _ => {
-                // Each element takes a byte at least, so a broken count ends with the record.
+                // Each element takes at least one byte, so a broken count ends where the record ends.
                 let count = reader.varint()?;
                 sink.text(b"[");
                 for index in 0..count {
@@ -293,12 +315,12 @@ impl Decoder<'_> {
                     match slot {
                         Slot::References => sink.quoted(self.ids.get(reader.varint()?)?),
                         Slot::Objects => {
-                            let number = reader.varint()?;
-                            self.object(number, key, reader, sink, depth + 1)?;
+                            let template = reader.varint()?;
+                            self.object(template, id, reader, sink, depth + 1)?;
                         }
                         _ => {
                             let slot = Slot::from_byte(reader.byte()?)?;
-                            self.value(slot, key, reader, sink, depth + 1)?;
+                            self.value(slot, id, reader, sink, depth + 1)?;
                         }
                     }
                 }
@@ -308,19 +330,20 @@ impl Decoder<'_> {
         }
     }
 
-    /// Is this a member whose `joined_at` is null? Such a guest is not counted (docs: Guild, Guild Member Object).
-    pub fn is_guest(&self, record: &[u8]) -> bool {
+    /// Whether the record is that of a guest: a member whose `joined_at` is `null`, whom `member_count` does not count
+    /// (docs: Guild, Guild Member Object).
+    pub(crate) fn is_guest(&self, record: &[u8]) -> bool {
         let mut reader = Reader { bytes: record };
-        let Some(number) = reader.varint() else { return false };
-        let Some(number) = number.checked_sub(1) else {
+        let Some(template_plus_one) = reader.varint() else { return false };
+        let Some(template) = template_plus_one.checked_sub(1) else {
             return json::get(reader.bytes, "joined_at") == Some(b"null");
         };
-        match self.tables.templates.get(number).map(|template| template.joined_at) {
+        match self.tables.templates.get(template).map(|template| template.joined_at) {
             Some(JoinedAt::Null) => true,
-            Some(JoinedAt::Open) => {
+            Some(JoinedAt::InRecord) => {
                 let mut is_null = false;
-                self.named(record, |name, slot, packed| {
-                    is_null |= name == Name::JoinedAt && slot == Slot::Constant && packed == [NULL];
+                self.for_each_known_key(record, |key, slot, packed| {
+                    is_null |= key == KnownKey::JoinedAt && slot == Slot::Constant && packed == [NULL];
                 });
                 is_null
             }
@@ -328,43 +351,50 @@ impl Decoder<'_> {
         }
     }
 
-    /// Calls `each` with the name, kind and packed bytes of every value of the record itself that has a [`Name`]. False:
-    /// the record is plain text or broken, and not all were seen.
-    pub fn named<'r>(&self, record: &'r [u8], mut each: impl FnMut(Name, Slot, &'r [u8])) -> bool {
+    /// Calls `each` for every top-level value of the record that has a [`KnownKey`], with the key, the slot and the
+    /// packed bytes. Constants that are part of the template are not reported. Returns false when the record holds text
+    /// or is broken; then not all values were reported.
+    pub(crate) fn for_each_known_key<'r>(
+        &self,
+        record: &'r [u8],
+        mut each: impl FnMut(KnownKey, Slot, &'r [u8]),
+    ) -> bool {
         work::add(24);
         let mut reader = Reader { bytes: record };
-        let template = reader.varint().filter(|number| *number > 0);
-        template.is_some_and(|number| self.named_in(number - 1, reader, &mut each).is_some())
+        let template = reader.varint().and_then(|template_plus_one| template_plus_one.checked_sub(1));
+        template.is_some_and(|template| self.known_keys(template, reader, &mut each).is_some())
     }
 
-    fn named_in<'r>(
+    fn known_keys<'r>(
         &self,
-        number: u64,
+        template: u64,
         mut reader: Reader<'r>,
-        each: &mut impl FnMut(Name, Slot, &'r [u8]),
+        each: &mut impl FnMut(KnownKey, Slot, &'r [u8]),
     ) -> Option<()> {
-        let template: &Template = self.tables.templates.get(number)?;
+        let template = self.tables.templates.get(template)?;
         reader.varint()?;
-        for Segment { slot, name, .. } in &template.segments {
+        for Segment { slot, key, .. } in &template.segments {
             let mut slot = *slot;
             if slot == Slot::Any {
                 slot = Slot::from_byte(reader.byte()?)?;
             }
             let before = reader.bytes;
             self.skip(slot, 0, &mut reader)?;
-            if *name != Name::Other {
-                each(*name, slot, &before[..before.len() - reader.bytes.len()]);
+            if *key != KnownKey::Other {
+                each(*key, slot, &before[..before.len() - reader.bytes.len()]);
             }
         }
         Some(())
     }
 
-    /// Appends the text of one packed value.
-    pub fn decode_value(&self, slot: Slot, key: u64, packed: &[u8], out: &mut Vec<u8>) -> Option<()> {
-        self.value(slot, key, &mut Reader { bytes: packed }, out, 0)
+    /// Appends the text of one packed value to `out`.
+    #[cfg(test)]
+    pub(super) fn decode_value(&self, slot: Slot, id: u64, packed: &[u8], out: &mut Vec<u8>) -> Option<()> {
+        self.value(slot, id, &mut Reader { bytes: packed }, out, 0)
     }
 }
 
+/// The timestamp with microseconds that is so many microseconds after 1970.
 fn from_micros(micros: u64) -> Time {
     Time { seconds: micros / 1_000_000, micros: Some((micros % 1_000_000) as u32) }
 }

@@ -1,155 +1,121 @@
-//! From JSON text to a record: the number of its template, and its values. By a known [path](super::paths) if there is
-//! one, else key by key; what fits no template as text.
+//! The encoder: from the JSON text of an object to a record.
+//!
+//! A record is the index of the object's template plus one, the length of the JSON text, and the packed values. A
+//! record that begins with the byte 0 holds the JSON text itself.
+//!
+//! The encoder tries, in this order: to split the object [by path](super::splitter), to split it key by key, to split
+//! it with a loose template, and to store its text. Only the last way accepts every JSON object.
 
 use super::{
     Tables,
-    ids::Ids,
-    paths::Point,
+    ids::IdTable,
+    shape::{Encoded, IdPath, Shape},
+    splitter::{Buffers, NoTemplate, Splitter},
+    trie::TriePosition,
     values::varint,
-    walk::{Buffers, Odd, Walk},
 };
 use crate::{
     cache::work,
     protocol::{
         edit,
         json::{self, Malformed},
-        spelling,
     },
 };
 use serde::de::IgnoredAny;
 use std::borrow::Cow;
 
-/// Objects nested deeper are kept as text.
-pub const MAX_NESTING: usize = 12;
-
-/// Where the id of a record stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum IdPath {
-    /// Nowhere.
-    None,
-    /// At this key.
-    At(&'static str),
-    /// At `id` of the `user`.
-    User,
+/// Why an object was not encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// The text may be JSON, but it is not in [plain spelling](crate::protocol::spelling), and the encoder is
+    /// strict.
+    #[error("the object is not in plain spelling")]
+    NotPlain,
+    /// The text does not begin with a well-formed JSON object.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
 }
 
-/// What to make of an object.
-#[derive(Clone, Copy, Debug)]
-pub struct Shape {
-    /// Where its id stands.
-    pub id: IdPath,
-    /// Keys to leave out.
-    pub leave_out: &'static [&'static str],
-    /// Reduce `user` to its id.
-    pub bare_user: bool,
-    /// Most values differ in kind from object to object, so only the keys make the template.
-    pub loose: bool,
-}
-
-impl Shape {
-    /// An object that is kept whole.
-    pub const fn of(id: IdPath) -> Self {
-        Self { id, leave_out: &[], bare_user: false, loose: false }
-    }
-}
-
-/// What of a [`Shape`] decides which path an object is on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Use {
-    id: IdPath,
-    leave_out: &'static [&'static str],
-    bare_user: bool,
-}
-
-impl From<&Shape> for Use {
-    fn from(shape: &Shape) -> Self {
-        let Shape { id, leave_out, bare_user, .. } = *shape;
-        Self { id, leave_out, bare_user }
-    }
-}
-
-/// What an object became.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Encoded {
-    /// Its id; 0 when it has none.
-    pub key: u64,
-    /// Length of the text that decoding will give.
-    pub length: usize,
-    /// Where the object ends in the text.
-    pub end: usize,
-}
-
-/// Makes records. Keeps its buffers.
+/// Makes records. One encoder serves many objects and keeps its buffers, so that it allocates nothing once they have
+/// grown.
 #[derive(Default)]
 pub struct Encoder {
-    /// Refuse text that is not in [plain spelling](spelling), instead of keeping it as text: what such an object says can
-    /// not be compared with what others say. Without effect on text that is known to be plain, except that it is not looked at.
-    pub strict: bool,
+    /// Whether the encoder refuses objects that are not in plain spelling. The cache compares keys and ids byte by
+    /// byte, so such an object must be respelled before it is stored. Switch it off only for text that is known to be
+    /// plain; that saves the check. An encoder that is not strict stores an object that
+    /// cannot be split as text.
+    pub(crate) strict: bool,
     pub(super) buffers: Buffers,
-    /// What a record is put together in.
+    /// The record that [`merge`](Self::merge) puts together.
     pub(super) merged: Vec<u8>,
 }
 
 impl Encoder {
-    /// One that refuses text which is not in plain spelling.
-    pub fn strict() -> Self {
+    /// An encoder that refuses objects which are not in plain spelling.
+    pub(crate) fn new_strict() -> Self {
         Self { strict: true, ..Self::default() }
     }
 
-    /// Packs the object that begins at `at` in `text`; the result is in [`record`](Self::record). Fails when there is no
-    /// well-formed object, and with [`spelling::NOT_PLAIN`] when [`strict`](Self::strict) refuses it.
+    /// Encodes the object that begins at offset `at` of `text`. The result is in [`record`](Self::record). `tables` and
+    /// `ids` can grow.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::Malformed`] when no well-formed object begins there, [`EncodeError::NotPlain`] when a strict
+    /// encoder refuses it; a strict encoder reports that for many malformed texts too.
     pub fn encode(
         &mut self,
         tables: &mut Tables,
-        ids: &mut Ids,
+        ids: &mut IdTable,
         shape: &Shape,
         text: &[u8],
         at: usize,
-    ) -> Result<Encoded, Malformed> {
+    ) -> Result<Encoded, EncodeError> {
         work::add(200);
-        let root = if shape.loose { Point::Lost } else { tables.paths.root(shape.into()) };
+        let root = if shape.loose { TriePosition::Unknown } else { tables.trie.root(shape.into()) };
         let strict = self.strict;
-        let mut walk = Walk::new(text, at, &mut self.buffers, tables, ids, shape, strict);
-        if let Some(number) = walk.follow_from(root) {
-            let encoded = walk.encoded(at);
-            self.begin(number, encoded.length);
+        let mut splitter = Splitter::new(text, at, &mut self.buffers, tables, ids, shape, strict);
+        if let Some(template) = splitter.split_by_path(root) {
+            let encoded = splitter.encoded(at);
+            self.write_header(template, encoded.length);
             return Ok(encoded);
         }
         for loose in [false, true] {
             if shape.loose && !loose {
                 continue;
             }
-            let mut walk = Walk::new(text, at, &mut self.buffers, tables, ids, shape, strict);
-            match walk.whole(loose, if loose { Point::Lost } else { root }) {
-                Ok(Some(number)) => {
-                    let encoded = walk.encoded(at);
-                    self.begin(number, encoded.length);
+            let mut splitter = Splitter::new(text, at, &mut self.buffers, tables, ids, shape, strict);
+            match splitter.split_by_key(loose, if loose { TriePosition::Unknown } else { root }) {
+                Ok(Some(template)) => {
+                    let encoded = splitter.encoded(at);
+                    self.write_header(template, encoded.length);
                     return Ok(encoded);
                 }
+                // The template was not admitted. A loose template is more likely to be known.
                 Ok(None) => {}
-                Err(Odd) if strict => return Err(Malformed { what: spelling::NOT_PLAIN, at }),
-                Err(Odd) => break,
+                Err(NoTemplate) if strict => return Err(EncodeError::NotPlain),
+                Err(NoTemplate) => break,
             }
         }
-        self.as_text(shape, text, at)
+        Ok(self.encode_as_text(shape, text, at)?)
     }
 
-    /// Puts the number of the template, where 0 marks plain text, and the length of the text before the values.
-    pub(super) fn begin(&mut self, template: u64, length: usize) {
-        let (number, digits) = varint(template + 1);
+    /// Inserts the template's index plus one and the length of the JSON text before the packed values.
+    pub(super) fn write_header(&mut self, template: u64, length: usize) {
+        let (template, digits) = varint(template + 1);
         let (length, more) = varint(length as u64);
-        let mut head = [0; 20];
-        head[..digits].copy_from_slice(&number[..digits]);
-        head[digits..digits + more].copy_from_slice(&length[..more]);
-        let (record, more) = (&mut self.buffers.record, digits + more);
+        let mut header = [0; 20];
+        header[..digits].copy_from_slice(&template[..digits]);
+        header[digits..digits + more].copy_from_slice(&length[..more]);
+        let (record, header_length) = (&mut self.buffers.record, digits + more);
         let values = record.len();
-        record.extend_from_slice(&head[..more]);
-        record.copy_within(..values, more);
-        record[..more].copy_from_slice(&head[..more]);
+        record.extend_from_slice(&header[..header_length]);
+        record.copy_within(..values, header_length);
+        record[..header_length].copy_from_slice(&header[..header_length]);
     }
 
-    /// The fallback: anything that is JSON.
-    fn as_text(&mut self, shape: &Shape, text: &[u8], at: usize) -> Result<Encoded, Malformed> {
+    /// Makes a record that holds the object's text.
+    fn encode_as_text(&mut self, shape: &Shape, text: &[u8], at: usize) -> Result<Encoded, Malformed> {
         let mut cursor = json::Cursor::new(&text[at..]);
         let object = cursor.value()?;
         let end = at + cursor.position();
@@ -161,7 +127,7 @@ impl Encoder {
         } else {
             Cow::Owned(edit::without(object, shape.leave_out)?)
         };
-        let key = match shape.id {
+        let id = match shape.id {
             IdPath::None => None,
             IdPath::At(key) => edit::id_at(&object, &[key]),
             IdPath::User => edit::id_at(&object, &["user", "id"]),
@@ -174,10 +140,10 @@ impl Encoder {
         self.buffers.record.clear();
         self.buffers.record.push(0);
         self.buffers.record.extend_from_slice(&object);
-        Ok(Encoded { key: key.unwrap_or(0), length: object.len(), end })
+        Ok(Encoded { id: id.unwrap_or(0), length: object.len(), end })
     }
 
-    /// The record that the last [`encode`](Self::encode) made.
+    /// The record that the last call of [`encode`](Self::encode) or [`merge`](Self::merge) made.
     pub fn record(&self) -> &[u8] {
         &self.buffers.record
     }

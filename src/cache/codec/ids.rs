@@ -1,79 +1,80 @@
-//! Ids that a guild's entities name again and again: its roles, its categories.
+//! The id table of a guild: ids that its entities name again and again, mostly those of roles and categories.
 //!
-//! Numbers are never given twice, so records and snapshots may refer to them for as long as the table lives.
+//! Records hold the index of such an id (one or two bytes) instead of the id (eight bytes). The table only grows and an
+//! id keeps its index, so records and snapshots can refer to it for as long as the table lives.
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
-/// More ids than this are written out in full where they are used.
-pub const MAX_IDS: usize = 16_384;
-/// Up to here a search through all is fast enough.
-const WITHOUT_INDEX: usize = 48;
+/// Maximum number of ids of a guild. Records hold further ids in full.
+const MAX_IDS: usize = 16_384;
+/// A table with at most this many ids is searched from end to end and has no lookup table.
+const WITHOUT_LOOKUP: usize = 48;
 
 /// See the module's description.
 #[derive(Default)]
-pub struct Ids {
+pub struct IdTable {
     ids: Vec<u64>,
-    index: Option<Box<HashTable<u16>>>,
+    lookup: Option<Box<HashTable<u16>>>,
     hasher: DefaultHashBuilder,
 }
 
-impl Ids {
-    /// The id of this number.
+impl IdTable {
+    /// The id with this index.
     #[inline(always)]
-    pub fn get(&self, number: u64) -> Option<u64> {
-        self.ids.get(usize::try_from(number).ok()?).copied()
+    pub(crate) fn get(&self, index: u64) -> Option<u64> {
+        self.ids.get(usize::try_from(index).ok()?).copied()
     }
 
-    /// The number of an id that is in the table.
+    /// The index of an id; `None` when the table does not have it.
     #[inline]
-    pub fn find(&self, id: u64) -> Option<u64> {
-        let found = match &self.index {
+    pub(crate) fn find(&self, id: u64) -> Option<u64> {
+        let found = match &self.lookup {
             None => self.ids.iter().position(|other| *other == id),
-            Some(index) => index
-                .find(self.hasher.hash_one(id), |number| self.ids[usize::from(*number)] == id)
-                .map(|number| usize::from(*number)),
+            Some(lookup) => lookup
+                .find(self.hasher.hash_one(id), |index| self.ids[usize::from(*index)] == id)
+                .map(|index| usize::from(*index)),
         };
-        found.map(|number| number as u64)
+        found.map(|index| index as u64)
     }
 
-    /// The number of an id, which may be new; `None` when the table is full.
-    pub fn find_or_add(&mut self, id: u64) -> Option<u64> {
-        if let Some(number) = self.find(id) {
-            return Some(number);
+    /// The index of an id, which is added if it is new; `None` when it is new and the table is full.
+    pub(crate) fn find_or_add(&mut self, id: u64) -> Option<u64> {
+        if let Some(index) = self.find(id) {
+            return Some(index);
         }
-        let number = u16::try_from(self.ids.len()).ok().filter(|number| usize::from(*number) < MAX_IDS)?;
+        let index = u16::try_from(self.ids.len()).ok().filter(|index| usize::from(*index) < MAX_IDS)?;
         if self.ids.len() == self.ids.capacity() {
             self.ids.reserve_exact(self.ids.len() / 4 + 8);
         }
         self.ids.push(id);
-        let hash = |number: &u16| self.hasher.hash_one(self.ids[usize::from(*number)]);
-        if let Some(index) = &mut self.index {
-            index.insert_unique(hash(&number), number, hash);
-        } else if self.ids.len() > WITHOUT_INDEX {
-            let mut index = HashTable::with_capacity(2 * WITHOUT_INDEX);
-            for number in 0..=number {
-                index.insert_unique(hash(&number), number, hash);
+        let hash = |index: &u16| self.hasher.hash_one(self.ids[usize::from(*index)]);
+        if let Some(lookup) = &mut self.lookup {
+            lookup.insert_unique(hash(&index), index, hash);
+        } else if self.ids.len() > WITHOUT_LOOKUP {
+            let mut lookup = HashTable::with_capacity(2 * WITHOUT_LOOKUP);
+            for index in 0..=index {
+                lookup.insert_unique(hash(&index), index, hash);
             }
-            self.index = Some(Box::new(index));
+            self.lookup = Some(Box::new(lookup));
         }
-        Some(u64::from(number))
+        Some(u64::from(index))
     }
 
-    /// Gives back memory that was reserved for more.
-    pub fn shrink_to_fit(&mut self) {
+    /// Gives back the memory that is reserved for more ids.
+    pub(crate) fn shrink_to_fit(&mut self) {
         self.ids.shrink_to_fit();
     }
 
-    /// All of them, by their numbers.
-    pub fn all(&self) -> &[u64] {
+    /// All ids in the order of their indexes.
+    pub(crate) fn all(&self) -> &[u64] {
         &self.ids
     }
 
     /// Bytes on the heap.
-    pub fn heap(&self) -> usize {
+    pub(crate) fn heap(&self) -> usize {
         self.ids.capacity() * size_of::<u64>()
-            + self.index.as_ref().map_or(0, |index| size_of::<HashTable<u16>>() + index.allocation_size())
+            + self.lookup.as_ref().map_or(0, |lookup| size_of::<HashTable<u16>>() + lookup.allocation_size())
     }
 }
 
@@ -82,11 +83,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_stable_and_bounded() {
-        let mut ids = Ids::default();
+    fn indexes_are_stable_and_bounded() {
+        let mut ids = IdTable::default();
         for round in 0..2 {
-            for id in 0..MAX_IDS as u64 {
-                assert_eq!(ids.find_or_add(id * 7), Some(id), "round {round}");
+            for index in 0..MAX_IDS as u64 {
+                assert_eq!(ids.find_or_add(index * 7), Some(index), "round {round}");
             }
             assert_eq!(ids.find_or_add(3), None);
         }

@@ -1,74 +1,80 @@
-//! One packed object over another, without their texts.
+//! Merging two records of the same entity without decoding them: an update over what is stored.
 //!
-//! Which keys of the two stay is a matter of their templates alone, so it is decided once for each pair: a plan. With it
-//! the packed values of both are put together as they are.
+//! Which keys of the two objects stay depends only on their templates. So the merge rule for a pair of templates is
+//! worked out once and remembered, and then the packed values of both records are put together as they are.
 //!
-//! Promises: what comes out is, as JSON, what [`edit::merge`](crate::protocol::edit::merge) makes of the two texts. What
-//! no plan can say (plain text, a key that stands there twice, no room for a template) is left to that. Plans are bounded.
+//! Promise: the result, as JSON, is what [`edit::merge`](crate::protocol::edit::merge) makes of the two texts. Where no
+//! rule can say that (a record that holds text, a key that occurs twice, a template that is not admitted),
+//! [`Encoder::merge`] returns `None`, and the caller merges the texts.
 
 use super::{
     Tables,
     decode::{self, Decoder},
-    encode::{Encoded, Encoder},
-    ids::Ids,
-    template::{Template, Templates},
+    encode::Encoder,
+    ids::IdTable,
+    shape::Encoded,
+    template::{Template, TemplateTable},
     values::Reader,
 };
 use crate::cache::scan;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-/// Plans that are remembered.
-const MAX_PLANS: usize = 4_096;
-/// Entries of an object that a plan is made for: each one is looked for among the others.
+/// Maximum number of remembered rules. At the bound all are forgotten, and worked out again when they are needed.
+const MAX_RULES: usize = 4_096;
+/// Maximum number of entries of an object for which a rule is made. Each entry is searched for among the others.
 const MAX_ENTRIES: usize = 256;
 
-/// Values that stand one behind the other in one of the two.
-struct Run {
+/// Consecutive packed values of one of the two records.
+struct ValueRange {
+    /// Whether the values are those of the new record.
     of_new: bool,
+    /// Index of the first value.
     from: u16,
+    /// Index behind the last value.
     to: u16,
 }
 
-/// What becomes of two objects.
-enum Plan {
-    /// The new one, because it has every key of the old one.
-    New,
-    /// An object of this template with these values.
-    Both { template: u16, runs: Box<[Run]> },
-    /// Only their texts can say.
-    Text,
+/// How to merge a record with one template over a record with another.
+enum MergeRule {
+    /// The new record replaces the old one: it has every key of the old one.
+    Replace,
+    /// The result has this template, and these values in this order.
+    Combine { template: u16, ranges: Box<[ValueRange]> },
+    /// The texts have to be merged.
+    MergeTexts,
 }
 
-/// Plans by the templates of the new object and of the old one.
+/// The known rules, by the template of the new record and that of the old one.
 #[derive(Default)]
-pub struct Plans {
-    plans: HashMap<(u16, u16), Plan>,
+pub(super) struct MergeRules {
+    rules: HashMap<(u16, u16), MergeRule>,
 }
 
-/// An entry of an object itself.
+/// A top-level entry of a template.
 struct Entry<'a> {
     key: &'a [u8],
-    /// The text of its value, with a byte for each that is taken out.
+    /// The text of the entry's value, with slots.
     value: &'a [u8],
-    /// The numbers of those.
+    /// Index of the first slot in `value` among all slots of the template.
     from: u16,
+    /// Index behind the last one.
     to: u16,
 }
 
-/// The entries of a template. `None`: a key stands there twice, or there are too many.
+/// The top-level entries of a template. `None` when a key occurs twice, or when there are more than [`MAX_ENTRIES`].
 fn entries(template: &Template) -> Option<Vec<Entry<'_>>> {
     let skeleton = &*template.skeleton;
     let mut entries: Vec<Entry<'_>> = Vec::new();
-    let (mut depth, mut at, mut count) = (0, 0, 0u16);
-    // Where the key ends and the value begins that is being read.
+    let (mut depth, mut at, mut slots) = (0, 0, 0u16);
+    // The entry that is being read: its key, where its value begins, and the index of its first slot.
     let mut open: Option<(&[u8], usize, u16)> = None;
     while let Some(byte) = skeleton.get(at) {
         if let (1, b',' | b'}', Some((key, start, from))) = (depth, byte, open) {
             if entries.len() == MAX_ENTRIES || entries.iter().any(|entry| entry.key == key) {
                 return None;
             }
-            entries.push(Entry { key, value: &skeleton[start..at], from, to: count });
+            entries.push(Entry { key, value: &skeleton[start..at], from, to: slots });
             open = None;
         }
         at += 1;
@@ -78,118 +84,133 @@ fn entries(template: &Template) -> Option<Vec<Entry<'_>>> {
             b'"' => {
                 let end = scan::string_end(skeleton, at)?;
                 if depth == 1 && open.is_none() {
-                    open = Some((&skeleton[at..end], end + 2, count));
+                    // The value begins behind the closing quote and the colon.
+                    open = Some((&skeleton[at..end], end + 2, slots));
                 }
                 at = end + 1;
             }
-            0..0x20 => count = count.checked_add(1)?,
+            0..0x20 => slots = slots.checked_add(1)?,
             _ => {}
         }
     }
     Some(entries)
 }
 
-impl Plan {
-    fn new(templates: &mut Templates, new: u16, old: u16) -> Option<Self> {
+impl MergeRule {
+    /// Works out the rule for two templates. `None` when the template of the result is not admitted yet: it has to come
+    /// for the second time.
+    fn new(templates: &mut TemplateTable, new: u16, old: u16) -> Option<Self> {
         let (Some(a), Some(b)) = (templates.get(new.into()), templates.get(old.into())) else {
-            return Some(Self::Text);
+            return Some(Self::MergeTexts);
         };
-        let (Some(a), Some(b)) = (entries(a), entries(b)) else { return Some(Self::Text) };
-        let of = |entries: &[Entry<'_>], key: &[u8]| entries.iter().position(|entry| entry.key == key);
-        if b.iter().all(|entry| of(&a, entry.key).is_some()) {
-            return Some(Self::New);
+        let (Some(a), Some(b)) = (entries(a), entries(b)) else { return Some(Self::MergeTexts) };
+        let find = |entries: &[Entry<'_>], key: &[u8]| entries.iter().position(|entry| entry.key == key);
+        if b.iter().all(|entry| find(&a, entry.key).is_some()) {
+            return Some(Self::Replace);
         }
-        let kept = b.iter().map(|old| of(&a, old.key).map_or((false, old), |at| (true, &a[at])));
-        let added = a.iter().filter(|new| of(&b, new.key).is_none()).map(|new| (true, new));
-        let (mut skeleton, mut runs) = (vec![b'{'], Vec::<Run>::new());
+        let kept = b.iter().map(|old| find(&a, old.key).map_or((false, old), |at| (true, &a[at])));
+        let added = a.iter().filter(|new| find(&b, new.key).is_none()).map(|new| (true, new));
+        let (mut skeleton, mut ranges) = (vec![b'{'], Vec::<ValueRange>::new());
         for (of_new, Entry { key, value, from, to }) in kept.chain(added) {
             if skeleton.len() > 1 {
                 skeleton.push(b',');
             }
             [b"\"", *key, b"\":", value].iter().for_each(|part| skeleton.extend_from_slice(part));
-            match runs.last_mut() {
+            match ranges.last_mut() {
                 Some(last) if last.of_new == of_new && last.to == *from => last.to = *to,
                 _ if from == to => {}
-                _ => runs.push(Run { of_new, from: *from, to: *to }),
+                _ => ranges.push(ValueRange { of_new, from: *from, to: *to }),
             }
         }
         skeleton.push(b'}');
-        // A rare template has to come again before it is taken.
         let template = u16::try_from(templates.find_or_add(&skeleton, false)?).ok()?;
-        Some(Self::Both { template, runs: runs.into() })
+        Some(Self::Combine { template, ranges: ranges.into() })
     }
 }
 
-impl Plans {
-    /// Makes a plan, unless there is one.
-    fn learn(&mut self, templates: &mut Templates, new: u16, old: u16) -> Option<()> {
-        if !self.plans.contains_key(&(new, old)) {
-            let plan = Plan::new(templates, new, old)?;
-            if self.plans.len() == MAX_PLANS {
-                self.plans.clear();
+impl MergeRules {
+    /// Works out the rule for two templates, unless it is known. `None` when there is none yet.
+    fn learn(&mut self, templates: &mut TemplateTable, new: u16, old: u16) -> Option<()> {
+        if !self.rules.contains_key(&(new, old)) {
+            let rule = MergeRule::new(templates, new, old)?;
+            if self.rules.len() == MAX_RULES {
+                self.rules.clear();
             }
-            self.plans.insert((new, old), plan);
+            self.rules.insert((new, old), rule);
         }
         Some(())
     }
 
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
-        let runs = |plan: &Plan| if let Plan::Both { runs, .. } = plan { size_of_val(&**runs) } else { 0 };
-        self.plans.allocation_size() + self.plans.values().map(runs).sum::<usize>()
+        let ranges =
+            |rule: &MergeRule| if let MergeRule::Combine { ranges, .. } = rule { size_of_val(&**ranges) } else { 0 };
+        self.rules.allocation_size() + self.rules.values().map(ranges).sum::<usize>()
     }
 }
 
-/// The packed values of a record: where each begins, and the end; and how long the text of each is.
-type Values = (SmallVec<[usize; 32]>, SmallVec<[usize; 32]>);
-
-fn values(decoder: &Decoder<'_>, template: u16, key: u64, record: &[u8]) -> Option<Values> {
-    let mut reader = Reader { bytes: record };
-    reader.varint()?;
-    reader.varint()?;
-    let (mut starts, mut lengths) = Values::default();
-    for segment in &decoder.tables.templates.get(template.into())?.segments {
-        starts.push(record.len() - reader.bytes.len());
-        lengths.push(decoder.skip(segment.slot, key, &mut reader)?);
-    }
-    starts.push(record.len() - reader.bytes.len());
-    Some((starts, lengths))
+/// The packed values of a record.
+#[derive(Default)]
+struct PackedValues {
+    /// Offset in the record where each value begins; at the end the offset where the last one ends.
+    starts: SmallVec<[usize; 32]>,
+    /// Bytes of JSON text that each value decodes to.
+    text_lengths: SmallVec<[usize; 32]>,
 }
 
+impl PackedValues {
+    /// Finds the values of a record with this template. `None` when the record is broken.
+    fn of(decoder: &Decoder<'_>, template: u16, id: u64, record: &[u8]) -> Option<Self> {
+        let mut reader = Reader { bytes: record };
+        // The header: the template's index and the length of the text.
+        reader.varint()?;
+        reader.varint()?;
+        let mut values = Self::default();
+        for segment in &decoder.tables.templates.get(template.into())?.segments {
+            values.starts.push(record.len() - reader.bytes.len());
+            values.text_lengths.push(decoder.skip(segment.slot, id, &mut reader)?);
+        }
+        values.starts.push(record.len() - reader.bytes.len());
+        Some(values)
+    }
+}
+
+/// The template of a record; `None` when the record holds text.
 fn template_of(record: &[u8]) -> Option<u16> {
-    decode::template(record)?.checked_sub(1)?.try_into().ok()
+    decode::template_plus_one(record)?.checked_sub(1)?.try_into().ok()
 }
 
 impl Encoder {
-    /// Puts the record that was just made, `new`, over an old one with the same id; the result is the record. `None`: it
-    /// takes their texts, and the record is as it was.
-    pub fn merge(&mut self, tables: &mut Tables, ids: &Ids, new: Encoded, old: &[u8]) -> Option<Encoded> {
-        let (from_new, from_old) = (template_of(self.record())?, template_of(old)?);
-        if from_new == from_old {
+    /// Merges the record that was just made, which `new` describes, over the record `old` of the same entity. The
+    /// result is in [`record`](Self::record). `None` when the texts have to be merged instead; the record that was just
+    /// made stays.
+    pub fn merge(&mut self, tables: &mut Tables, ids: &IdTable, new: Encoded, old: &[u8]) -> Option<Encoded> {
+        let (new_template, old_template) = (template_of(self.record())?, template_of(old)?);
+        if new_template == old_template {
             return Some(new);
         }
-        tables.plans.learn(&mut tables.templates, from_new, from_old)?;
+        tables.merge_rules.learn(&mut tables.templates, new_template, old_template)?;
         let tables = &*tables;
-        let (template, runs) = match tables.plans.plans.get(&(from_new, from_old))? {
-            Plan::New => return Some(new),
-            Plan::Text => return None,
-            Plan::Both { template, runs } => (*template, runs),
+        let (template, ranges) = match tables.merge_rules.rules.get(&(new_template, old_template))? {
+            MergeRule::Replace => return Some(new),
+            MergeRule::MergeTexts => return None,
+            MergeRule::Combine { template, ranges } => (*template, ranges),
         };
         let decoder = Decoder { tables, ids };
-        let of_new = values(&decoder, from_new, new.key, self.record())?;
-        let of_old = values(&decoder, from_old, new.key, old)?;
+        let new_values = PackedValues::of(&decoder, new_template, new.id, self.record())?;
+        let old_values = PackedValues::of(&decoder, old_template, new.id, old)?;
         let merged = decoder.tables.templates.get(template.into())?;
         let mut length = merged.skeleton.len() - merged.segments.len();
         let mut record = std::mem::take(&mut self.merged);
         record.clear();
-        for run in runs {
-            let ((starts, lengths), source) = if run.of_new { (&of_new, self.record()) } else { (&of_old, old) };
-            let (from, to) = (usize::from(run.from), usize::from(run.to));
-            record.extend_from_slice(&source[starts[from]..starts[to]]);
-            length += lengths[from..to].iter().sum::<usize>();
+        for range in ranges {
+            let (values, source) = if range.of_new { (&new_values, self.record()) } else { (&old_values, old) };
+            let (from, to) = (usize::from(range.from), usize::from(range.to));
+            record.extend_from_slice(&source[values.starts[from]..values.starts[to]]);
+            length += values.text_lengths[from..to].iter().sum::<usize>();
         }
         self.merged = std::mem::replace(&mut self.buffers.record, record);
-        self.begin(template.into(), length);
+        self.write_header(template.into(), length);
         Some(Encoded { length, ..new })
     }
 }

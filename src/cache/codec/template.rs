@@ -1,46 +1,53 @@
-//! Templates: JSON objects with their values taken out.
+//! Templates: the texts of JSON objects with their values taken out.
+//!
+//! All objects with the same keys, constants and slots share one template. The table belongs to a thread; it only
+//! grows, and a template keeps its index, because records refer to templates by index.
+//!
+//! Bounds: [`MAX_TEMPLATES`] and [`MAX_TEMPLATE_BYTES`]. From [`ADMITTED_AT_ONCE`] templates on, a new one is admitted
+//! only when it comes for the second time, so that objects of random form do not fill the table.
 
-use super::kind::Slot;
+use super::slot::Slot;
 use crate::cache::scan;
 use hashbrown::HashTable;
 use serde::de::IgnoredAny;
 
-/// Templates at most; their numbers are packed as variable-length integers.
-pub const MAX_TEMPLATES: usize = 16_384;
-/// Bytes of all templates at most.
-pub const MAX_TEMPLATE_BYTES: usize = 4 << 20;
-/// Templates that are taken at first sight; later ones have to come twice.
-const AT_FIRST_SIGHT: usize = 512;
+/// Maximum number of templates. Indexes fit into 16 bits.
+pub(super) const MAX_TEMPLATES: usize = 16_384;
+/// Maximum size in bytes of all templates together.
+const MAX_TEMPLATE_BYTES: usize = 4 << 20;
+/// This many templates are admitted when they come for the first time; later ones when they come for the second time.
+const ADMITTED_AT_ONCE: usize = 512;
+/// Number of templates whose first sighting is remembered.
 const CANDIDATES: usize = 4_096;
 
-/// Keys of an object itself whose values are looked at in records.
+/// The top-level keys whose values the cache looks up in packed records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Name {
-    /// Any other.
+pub(crate) enum KnownKey {
+    /// Any other key.
     Other,
-    /// `last_message_id`.
-    LastMessage,
-    /// `roles`.
+    /// `last_message_id` of a channel or thread.
+    LastMessageId,
+    /// `roles` of a member.
     Roles,
-    /// `message_count`.
+    /// `message_count` of a thread.
     MessageCount,
-    /// `total_message_sent`.
-    TotalMessages,
-    /// `joined_at`.
+    /// `total_message_sent` of a thread.
+    TotalMessageSent,
+    /// `joined_at` of a member.
     JoinedAt,
 }
 
-impl Name {
-    /// The key that the text before a value ends with.
-    fn of(text: &[u8]) -> Self {
+impl KnownKey {
+    /// The key at the end of `text`, which is the template's text before a value.
+    fn at_end_of(text: &[u8]) -> Self {
         if text.ends_with(b"\"last_message_id\":") {
-            Self::LastMessage
+            Self::LastMessageId
         } else if text.ends_with(b"\"roles\":") {
             Self::Roles
         } else if text.ends_with(b"\"message_count\":") {
             Self::MessageCount
         } else if text.ends_with(b"\"total_message_sent\":") {
-            Self::TotalMessages
+            Self::TotalMessageSent
         } else if text.ends_with(b"\"joined_at\":") {
             Self::JoinedAt
         } else {
@@ -49,42 +56,44 @@ impl Name {
     }
 }
 
-/// A value and the text before it.
+/// One value of a template, and the text before it.
 #[derive(Clone, Copy, Debug)]
-pub struct Segment {
-    /// Bytes of text before the value.
+pub(super) struct Segment {
+    /// Bytes of text between the value before this one and this one.
     pub before: u16,
-    /// How the value is packed.
+    /// How the record holds the value.
     pub slot: Slot,
-    /// Its key, if that means something.
-    pub name: Name,
+    /// The value's key, for values of the object itself; `Other` for values of inlined objects.
+    pub key: KnownKey,
 }
 
-/// An object without its values.
-pub struct Template {
+/// See the module's description.
+pub(super) struct Template {
     /// The text, with the byte of its [`Slot`] in place of each value.
     pub skeleton: Box<[u8]>,
-    /// The values in order.
+    /// The values, in the order of the text.
     pub segments: Box<[Segment]>,
-    /// What it says of `joined_at`.
+    /// What the template says about `joined_at`.
     pub joined_at: JoinedAt,
 }
 
-/// What a template says of the value of `joined_at`, which is null for guests.
+/// What a template says about the value of the top-level key `joined_at`, which is `null` for guests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JoinedAt {
-    /// It is not there, or not null.
-    Other,
-    /// It is null.
+pub(super) enum JoinedAt {
+    /// The key is missing, or its value is not `null`.
+    NotNull,
+    /// The value is `null`.
     Null,
-    /// The record has to say.
-    Open,
+    /// The template is loose, so only the record knows the value.
+    InRecord,
 }
 
 impl Template {
+    /// Finds the values in a skeleton. `None` when the skeleton has a string that does not end, a control byte that is
+    /// no slot, or more than 65,535 bytes of text before a value.
     fn new(skeleton: &[u8]) -> Option<Self> {
         let mut segments = Vec::new();
-        let mut joined_at = JoinedAt::Other;
+        let mut joined_at = JoinedAt::NotNull;
         let (mut depth, mut from, mut at) = (0, 0, 0);
         while let Some(byte) = skeleton.get(at) {
             at += 1;
@@ -99,12 +108,12 @@ impl Template {
                 }
                 0..0x20 => {
                     let text = &skeleton[from..at - 1];
-                    let name = if depth == 1 { Name::of(text) } else { Name::Other };
+                    let key = if depth == 1 { KnownKey::at_end_of(text) } else { KnownKey::Other };
                     let slot = Slot::from_byte(*byte)?;
-                    if name == Name::JoinedAt && slot == Slot::Any {
-                        joined_at = JoinedAt::Open;
+                    if key == KnownKey::JoinedAt && slot == Slot::Any {
+                        joined_at = JoinedAt::InRecord;
                     }
-                    segments.push(Segment { before: text.len().try_into().ok()?, slot, name });
+                    segments.push(Segment { before: text.len().try_into().ok()?, slot, key });
                     from = at;
                 }
                 _ => {}
@@ -118,43 +127,47 @@ impl Template {
     }
 }
 
-/// All templates of a thread.
-pub struct Templates {
+/// The templates of a thread.
+pub(crate) struct TemplateTable {
     templates: Vec<Template>,
-    by_skeleton: HashTable<u16>,
+    /// Finds templates by their skeletons.
+    lookup: HashTable<u16>,
+    /// Heap of the templates, without reserved memory.
     bytes: usize,
-    /// Parts of the hashes of skeletons that have been seen once.
+    /// For each hash modulo [`CANDIDATES`]: 32 bits of the hash of the last skeleton that was seen there and not
+    /// admitted.
     candidates: Box<[u32]>,
 }
 
-impl Default for Templates {
+impl Default for TemplateTable {
     fn default() -> Self {
         Self {
             templates: Vec::new(),
-            by_skeleton: HashTable::new(),
+            lookup: HashTable::new(),
             bytes: 0,
             candidates: vec![0; CANDIDATES].into_boxed_slice(),
         }
     }
 }
 
-impl Templates {
-    /// The template of this number.
+impl TemplateTable {
+    /// The template with this index.
     #[inline(always)]
-    pub fn get(&self, number: u64) -> Option<&Template> {
-        self.templates.get(usize::try_from(number).ok()?)
+    pub(super) fn get(&self, index: u64) -> Option<&Template> {
+        self.templates.get(usize::try_from(index).ok()?)
     }
 
-    /// The number of the template with this skeleton. A new one is taken if there is room and, unless it is `common`
-    /// by nature, if it has been seen before.
-    pub fn find_or_add(&mut self, skeleton: &[u8], common: bool) -> Option<u64> {
+    /// The index of the template with this skeleton. A new template is admitted if there is room and if one of these
+    /// holds: the table has fewer than [`ADMITTED_AT_ONCE`], the skeleton was seen before, or `at_once` is set.
+    /// Otherwise `None`.
+    pub(super) fn find_or_add(&mut self, skeleton: &[u8], at_once: bool) -> Option<u64> {
         let hash = super::hash(skeleton);
-        let found = self.by_skeleton.find(hash, |number| *self.templates[usize::from(*number)].skeleton == *skeleton);
-        if let Some(number) = found {
-            return Some(u64::from(*number));
+        let found = self.lookup.find(hash, |index| *self.templates[usize::from(*index)].skeleton == *skeleton);
+        if let Some(index) = found {
+            return Some(u64::from(*index));
         }
-        let number = self.templates.len();
-        if !common && number >= AT_FIRST_SIGHT {
+        let index = self.templates.len();
+        if !at_once && index >= ADMITTED_AT_ONCE {
             let candidate = &mut self.candidates[hash as usize % CANDIDATES];
             let tag = (hash >> 32) as u32;
             if *candidate != tag {
@@ -162,50 +175,45 @@ impl Templates {
                 return None;
             }
         }
-        if number >= MAX_TEMPLATES || self.bytes + skeleton.len() > MAX_TEMPLATE_BYTES {
+        if index >= MAX_TEMPLATES || self.bytes + skeleton.len() > MAX_TEMPLATE_BYTES {
             return None;
         }
         let template = Template::new(skeleton)?;
         self.bytes += template.heap() + size_of::<Template>();
         self.templates.push(template);
         let templates = &self.templates;
-        self.by_skeleton
-            .insert_unique(hash, number as u16, |other| super::hash(&templates[usize::from(*other)].skeleton));
-        Some(number as u64)
+        let hash_of = |index: &u16| super::hash(&templates[usize::from(*index)].skeleton);
+        self.lookup.insert_unique(hash, index as u16, hash_of);
+        Some(index as u64)
     }
 
-    /// All of them, by their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = &Template> {
-        self.templates.iter()
+    /// The skeletons of all templates in the order of their indexes.
+    pub fn skeletons(&self) -> impl Iterator<Item = &[u8]> {
+        self.templates.iter().map(|template| &*template.skeleton)
     }
 
-    /// Takes a skeleton that comes from outside, as the next one. `None`: it is not one, is there already, or there is no
-    /// room.
-    pub fn add(&mut self, skeleton: &[u8]) -> Option<()> {
-        // Control bytes are only where a value is, so this tells whether any values make it JSON.
+    /// Appends a skeleton from a state file, which gets the next index. `None`, and nothing appended, when values in
+    /// its slots would not make it a JSON object, when the table has it already, or when there is no room.
+    pub fn append(&mut self, skeleton: &[u8]) -> Option<()> {
+        // With a digit in place of each slot a skeleton is JSON text.
         let filled: Vec<u8> = skeleton.iter().map(|byte| if *byte < 0x20 { b'0' } else { *byte }).collect();
         if !filled.starts_with(b"{") || serde_json::from_slice::<IgnoredAny>(&filled).is_err() {
             return None;
         }
-        let number = self.templates.len() as u64;
-        self.find_or_add(skeleton, true).filter(|found| *found == number).map(drop)
+        let next = self.templates.len() as u64;
+        self.find_or_add(skeleton, true).filter(|index| *index == next).map(drop)
     }
 
-    /// How many there are.
+    /// Number of templates, at most [`MAX_TEMPLATES`].
     pub fn len(&self) -> usize {
         self.templates.len()
-    }
-
-    /// Are there none?
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Bytes on the heap.
     pub fn heap(&self) -> usize {
         self.bytes
             + (self.templates.capacity() - self.templates.len()) * size_of::<Template>()
-            + self.by_skeleton.allocation_size()
+            + self.lookup.allocation_size()
             + size_of_val(&*self.candidates)
     }
 }

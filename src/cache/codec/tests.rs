@@ -1,11 +1,15 @@
+//! The codec gives back every JSON object byte for byte, bounds its tables, and survives broken input.
+
 use super::{
     Tables,
     decode::{Decoder, text_length},
-    encode::{Encoder, IdPath, Shape},
-    ids::Ids,
-    kind::Slot,
-    template::Name,
-    walk::{Buffers, Walk},
+    encode::Encoder,
+    ids::IdTable,
+    shape::{IdPath, Shape},
+    slot::Slot,
+    splitter::{Buffers, Splitter},
+    template::KnownKey,
+    values::Reader,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -13,65 +17,67 @@ use serde_json::{Value, json};
 #[derive(Default)]
 struct Codec {
     tables: Tables,
-    ids: Ids,
+    ids: IdTable,
     encoder: Encoder,
 }
 
 impl Codec {
-    /// Also sees to it that a second time, when the path may be known, says the same.
+    /// Encodes twice: the second time the trie may know the keys. Both records must decode to the same text. Returns
+    /// the id, the first record, and the length of the text.
     fn encode(&mut self, shape: &Shape, text: &str) -> Option<(u64, Vec<u8>, usize)> {
         let mut once = || {
             let encoded = self.encoder.encode(&mut self.tables, &mut self.ids, shape, text.as_bytes(), 0).ok()?;
             Some((encoded, self.encoder.record().to_vec()))
         };
-        let (Some((encoded, record)), Some((again, followed))) = (once(), once()) else { return None };
+        let (Some((encoded, record)), Some((again, second))) = (once(), once()) else { return None };
         assert_eq!((encoded, encoded.end), (again, text.len()));
-        assert_eq!(self.decode(encoded.key, &record), self.decode(encoded.key, &followed));
-        Some((encoded.key, record, encoded.length))
+        assert_eq!(self.decode(encoded.id, &record), self.decode(encoded.id, &second));
+        Some((encoded.id, record, encoded.length))
     }
 
-    /// The template that a known path leads to.
-    fn follow(&mut self, shape: &Shape, text: &str) -> Option<u64> {
+    /// The template that the trie finds; `None` when it does not know the object's form.
+    fn split_by_path(&mut self, shape: &Shape, text: &str) -> Option<u64> {
         let mut buffers = Buffers::default();
-        let root = self.tables.paths.root(shape.into());
+        let root = self.tables.trie.root(shape.into());
         let (tables, ids) = (&mut self.tables, &mut self.ids);
-        Walk::new(text.as_bytes(), 0, &mut buffers, tables, ids, shape, false).follow_from(root)
+        Splitter::new(text.as_bytes(), 0, &mut buffers, tables, ids, shape, false).split_by_path(root)
     }
 
-    /// The text of the record of `new` over that of `old`, if it takes no more than those.
+    /// Merges the records of `new` and `old`, and returns the text of the result. `None` when their texts have to be
+    /// merged.
     fn merge(&mut self, shape: &Shape, new: &str, old: &str) -> Option<String> {
         let (_, old, _) = self.encode(shape, old)?;
         self.encode(shape, new)?;
         let encoded = self.encoder.encode(&mut self.tables, &mut self.ids, shape, new.as_bytes(), 0).ok()?;
         let mut merged = self.encoder.merge(&mut self.tables, &self.ids, encoded, &old);
         if merged.is_none() {
-            // A template that is rare is taken when it comes again.
+            // A new template may be admitted only when it comes for the second time.
             merged = self.encoder.merge(&mut self.tables, &self.ids, encoded, &old);
         }
         let merged = merged?;
         assert_eq!(text_length(self.encoder.record()), Some(merged.length));
-        Some(self.decode(merged.key, self.encoder.record()))
+        Some(self.decode(merged.id, self.encoder.record()))
     }
 
-    fn decode(&self, key: u64, record: &[u8]) -> String {
+    fn decode(&self, id: u64, record: &[u8]) -> String {
         let decoder = Decoder { tables: &self.tables, ids: &self.ids };
         let mut out = Vec::new();
-        decoder.decode(key, record, &mut out).expect("a sound record");
+        decoder.decode(id, record, &mut out).expect("a sound record");
         assert_eq!(text_length(record), Some(out.len()));
         String::from_utf8(out).expect("UTF-8")
     }
 
-    /// The text comes back; returns its id and the length of the record.
-    fn there_and_back(&mut self, shape: &Shape, text: &str) -> (u64, usize) {
-        let (key, record, length) = self.encode(shape, text).unwrap_or_else(|| panic!("{text} is JSON"));
-        assert_eq!(self.decode(key, &record), text);
+    /// Encodes and decodes `text`, and checks that it comes back. Returns its id and the length of the record.
+    fn round_trip(&mut self, shape: &Shape, text: &str) -> (u64, usize) {
+        let (id, record, length) = self.encode(shape, text).unwrap_or_else(|| panic!("{text} is JSON"));
+        assert_eq!(self.decode(id, &record), text);
         assert_eq!(length, text.len());
-        (key, record.len())
+        (id, record.len())
     }
 }
 
 const MEMBER: Shape = Shape::of(IdPath::User);
-const OWN: Shape = Shape::of(IdPath::At("id"));
+const ENTITY: Shape = Shape::of(IdPath::At("id"));
 const LOOSE: Shape = Shape { loose: true, ..Shape::of(IdPath::At("id")) };
 
 const A_MEMBER: &str = concat!(
@@ -86,17 +92,23 @@ const A_MEMBER: &str = concat!(
 #[test]
 fn a_member_is_packed_and_comes_back() {
     let mut codec = Codec::default();
-    let (key, packed) = codec.there_and_back(&MEMBER, A_MEMBER);
-    assert_eq!(key, 80351110224678912);
+    let (id, packed) = codec.round_trip(&MEMBER, A_MEMBER);
+    assert_eq!(id, 80351110224678912);
     assert!(packed < 110, "{packed} bytes");
-    // What is frequent becomes a word; then nothing is new.
-    codec.there_and_back(&MEMBER, A_MEMBER);
+    // The third sighting admits the strings to the string table. After that nothing about the form is new.
+    codec.round_trip(&MEMBER, A_MEMBER);
     let templates = codec.tables.templates.len();
-    codec.there_and_back(&MEMBER, &A_MEMBER.replace("80351110224678912", "80351110224678913"));
+    codec.round_trip(&MEMBER, &A_MEMBER.replace("80351110224678912", "80351110224678913"));
     assert_eq!(codec.tables.templates.len(), templates);
 }
 
-/// docs/cache.md shows a member as JSON and as the bytes of its chunk.
+/// A skeleton as docs/cache.md shows it: `‹15›` for the slot 0x15.
+fn with_slots(skeleton: &[u8]) -> String {
+    let show = |byte: &u8| if *byte < 0x20 { format!("‹{byte:02x}›") } else { char::from(*byte).to_string() };
+    skeleton.iter().map(show).collect()
+}
+
+/// docs/cache.md shows a member as JSON text, its two templates, and the bytes of its record in a chunk.
 #[test]
 fn the_member_of_the_documentation_is_packed_as_shown() {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/cache.md")).expect("docs/cache.md");
@@ -109,14 +121,18 @@ fn the_member_of_the_documentation_is_packed_as_shown() {
         .flat_map(|line| line.split("    ").next().unwrap_or_default().split_whitespace())
         .map(|byte| u8::from_str_radix(byte, 16).expect("two hexadecimal digits"))
         .collect();
-    let (key, record, _) = Codec::default().encode(&MEMBER, &text).expect("the member is JSON");
+    let mut codec = Codec::default();
+    let (id, record, length) = codec.encode(&MEMBER, &text).expect("the member is JSON");
+    assert_eq!((length, codec.decode(id, &record)), (text.len(), text));
     let mut packed = Vec::new();
-    crate::cache::store::write_record(&mut packed, key, &record);
+    crate::cache::store::write_record(&mut packed, id, &record);
     assert_eq!(packed, shown);
+    let templates: Vec<String> = codec.tables.templates.skeletons().map(with_slots).collect();
+    assert_eq!(templates, [blocks[1].trim(), blocks[2].trim()]);
 }
 
 #[test]
-fn odd_but_valid_json_comes_back() {
+fn unusual_json_comes_back() {
     let deep = format!(r#"{{"id":"1","a":{}1{}}}"#, r#"{"a":["#.repeat(20), "]}".repeat(20));
     let long = format!(r#"{{"{}":1}}"#, "k".repeat(70_000));
     for text in [
@@ -141,14 +157,14 @@ fn odd_but_valid_json_comes_back() {
         &deep,
         &long,
     ] {
-        for shape in [MEMBER, OWN, LOOSE] {
-            Codec::default().there_and_back(&shape, text);
+        for shape in [MEMBER, ENTITY, LOOSE] {
+            Codec::default().round_trip(&shape, text);
         }
     }
 }
 
 #[test]
-fn what_is_not_an_object_is_refused() {
+fn text_that_is_no_object_is_refused() {
     let mut codec = Codec::default();
     for text in [
         "",
@@ -173,7 +189,7 @@ fn what_is_not_an_object_is_refused() {
         r#"{"guild_id"}"#,
         r#"{"user":{"id":"1"}"#,
     ] {
-        for shape in [MEMBER, OWN, LOOSE, Shape { leave_out: &["guild_id"], bare_user: true, ..MEMBER }] {
+        for shape in [MEMBER, ENTITY, LOOSE, Shape { leave_out: &["guild_id"], bare_user: true, ..MEMBER }] {
             let result = codec.encoder.encode(&mut codec.tables, &mut codec.ids, &shape, text.as_bytes(), 0);
             assert!(result.is_err(), "{text}: {result:?}");
         }
@@ -181,8 +197,8 @@ fn what_is_not_an_object_is_refused() {
 }
 
 #[test]
-fn keys_are_left_out_wherever_they_stand() {
-    let shape = Shape { leave_out: &["guild_id", "member"], ..OWN };
+fn left_out_keys_can_be_at_any_position() {
+    let shape = Shape { leave_out: &["guild_id", "member"], ..ENTITY };
     for (text, left) in [
         (r#"{"guild_id":"1","id":"5"}"#, r#"{"id":"5"}"#),
         (r#"{"id":"5","guild_id":"1"}"#, r#"{"id":"5"}"#),
@@ -195,15 +211,15 @@ fn keys_are_left_out_wherever_they_stand() {
     ] {
         for shape in [shape, Shape { loose: true, ..shape }] {
             let mut codec = Codec::default();
-            let (key, record, length) = codec.encode(&shape, text).expect("JSON");
-            assert_eq!(codec.decode(key, &record), left, "{text}");
+            let (id, record, length) = codec.encode(&shape, text).expect("JSON");
+            assert_eq!(codec.decode(id, &record), left, "{text}");
             assert_eq!(length, left.len(), "{text}");
         }
     }
 }
 
 #[test]
-fn users_are_reduced_to_ids() {
+fn a_bare_user_keeps_only_its_id() {
     let shape = Shape { bare_user: true, leave_out: &["guild_id"], ..MEMBER };
     for (text, left) in [
         (r#"{"user":{"username":"x","id":"5"},"a":1}"#, r#"{"user":{"id":"5"},"a":1}"#),
@@ -213,91 +229,95 @@ fn users_are_reduced_to_ids() {
         (r#"{"user":null}"#, r#"{"user":null}"#),
     ] {
         let mut codec = Codec::default();
-        let (key, record, length) = codec.encode(&shape, text).expect("JSON");
-        assert_eq!(codec.decode(key, &record), left, "{text}");
+        let (id, record, length) = codec.encode(&shape, text).expect("JSON");
+        assert_eq!(codec.decode(id, &record), left, "{text}");
         assert_eq!(length, left.len(), "{text}");
-        assert_eq!(key, if left.contains("\"id\":\"5\"") { 5 } else { 0 });
+        assert_eq!(id, if left.contains("\"id\":\"5\"") { 5 } else { 0 });
     }
 }
 
 #[test]
-fn names_are_found_without_decoding() {
+fn values_of_known_keys_are_found_without_decoding() {
     let inner = r#"{"last_message_id":"123456789012345678","roles":["1"]}"#;
     let text = format!(
         r#"{{"id":"1","{{":1,"a":{inner},"last_message_id":"223456789012345678","b":[{inner}],"c":[1],"roles":["323456789012345678"],"d":{inner}}}"#
     );
     for loose in [false, true] {
         let mut codec = Codec::default();
-        let (key, record, _) = codec.encode(&Shape { loose, ..OWN }, &text).expect("JSON");
+        let (id, record, _) = codec.encode(&Shape { loose, ..ENTITY }, &text).expect("JSON");
         let decoder = Decoder { tables: &codec.tables, ids: &codec.ids };
         let mut found = Vec::new();
-        let whole = decoder.named(&record, |name, slot, packed| {
+        let whole = decoder.for_each_known_key(&record, |key, slot, packed| {
             let mut text = Vec::new();
-            decoder.decode_value(slot, key, packed, &mut text).unwrap();
-            found.push((name, slot, String::from_utf8(text).unwrap()));
+            decoder.decode_value(slot, id, packed, &mut text).unwrap();
+            found.push((key, slot, String::from_utf8(text).unwrap()));
         });
         assert!(whole);
         assert_eq!(
             found,
             [
-                (Name::LastMessage, Slot::Snowflake, r#""223456789012345678""#.to_owned()),
-                (Name::Roles, Slot::References, r#"["323456789012345678"]"#.to_owned()),
+                (KnownKey::LastMessageId, Slot::Snowflake, r#""223456789012345678""#.to_owned()),
+                (KnownKey::Roles, Slot::References, r#"["323456789012345678"]"#.to_owned()),
             ]
         );
     }
 }
 
 #[test]
-fn what_is_of_a_known_form_is_followed() {
+fn an_object_of_known_form_is_split_by_path() {
     let shape = Shape { leave_out: &["guild_id"], ..MEMBER };
     let text = A_MEMBER.replace("\"nick\"", "\"guild_id\":\"1\",\"nick\"");
     let mut codec = Codec::default();
-    assert_eq!(codec.follow(&shape, &text), None, "nothing is known");
-    // What is frequent becomes a word meanwhile.
+    assert_eq!(codec.split_by_path(&shape, &text), None, "the trie is empty");
+    // By the second call the strings have been seen three times and are in the string table.
     let [_, Some((_, record, _))] = [(); 2].map(|()| codec.encode(&shape, &text)) else { panic!("JSON") };
-    let template = super::values::Reader { bytes: &record }.varint().map(|number| number - 1);
+    let template = Reader { bytes: &record }.varint().map(|number| number - 1);
     assert!(template.is_some());
-    assert_eq!(codec.follow(&shape, &text), template);
-    assert_eq!(codec.follow(&shape, &text.replace("8912", "8913").replace("64", "128")), template, "other values");
-    assert_eq!(codec.follow(&shape, &text.replace("64", "null")), None, "another kind of value");
-    assert_eq!(codec.follow(&shape, &text.replace("\"mute\"", "\"dumb\"")), None, "another key");
-    assert_eq!(codec.follow(&MEMBER, &text), None, "another use");
-    // Both ways are remembered.
+    assert_eq!(codec.split_by_path(&shape, &text), template);
+    assert_eq!(
+        codec.split_by_path(&shape, &text.replace("8912", "8913").replace("64", "128")),
+        template,
+        "other values"
+    );
+    assert_eq!(codec.split_by_path(&shape, &text.replace("64", "null")), None, "another kind of value");
+    assert_eq!(codec.split_by_path(&shape, &text.replace("\"mute\"", "\"dumb\"")), None, "another key");
+    assert_eq!(codec.split_by_path(&MEMBER, &text), None, "a shape with another root");
+    // The trie learns the second form and keeps the first one.
     let changed = text.replace("64", "null");
     assert!(codec.encode(&shape, &changed).is_some());
-    assert_eq!(codec.follow(&shape, &text), template);
-    assert_eq!(codec.follow(&shape, &changed), template, "the user has a template of its own");
+    assert_eq!(codec.split_by_path(&shape, &text), template);
+    assert_eq!(codec.split_by_path(&shape, &changed), template, "the user has a template of its own");
 }
 
 #[test]
-fn paths_are_bounded() {
+fn the_trie_is_bounded() {
     let mut codec = Codec::default();
     let text = |round: u32| format!(r#"{{"id":"1","k{round}":[{{"x{round}":1}}],"y":{{"z{round}":"a"}}}}"#);
     for round in 0..20_000 {
-        codec.there_and_back(&OWN, &text(round));
+        codec.round_trip(&ENTITY, &text(round));
     }
-    assert!(codec.tables.paths.heap() < 1 << 20, "{}", codec.tables.paths.heap());
-    assert!(codec.follow(&OWN, &text(0)).is_some(), "what is known stays");
-    assert_eq!(codec.follow(&OWN, &text(19_999)), None, "there are too many keys at that place");
+    assert!(codec.tables.trie.heap() < 1 << 20, "{}", codec.tables.trie.heap());
+    assert!(codec.split_by_path(&ENTITY, &text(0)).is_some(), "the trie keeps what it has learnt");
+    assert_eq!(codec.split_by_path(&ENTITY, &text(19_999)), None, "the position has its maximum of keys");
     for uses in 0..1_000 {
         let key: &'static str = format!("k{uses}").leak();
-        codec.there_and_back(&Shape::of(IdPath::At(key)), &text(0));
+        codec.round_trip(&Shape::of(IdPath::At(key)), &text(0));
     }
-    assert!(codec.tables.paths.heap() < 1 << 20, "{}", codec.tables.paths.heap());
+    assert!(codec.tables.trie.heap() < 1 << 20, "{}", codec.tables.trie.heap());
 }
 
 #[test]
-fn templates_are_bounded_and_rare_ones_have_to_come_twice() {
+fn templates_are_bounded() {
     let mut codec = Codec::default();
     for round in 0..20_000 {
-        codec.there_and_back(&OWN, &format!(r#"{{"id":"1","k{round}":null,"nested":{{"a{round}":{round},"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx":1}}}}"#));
+        codec.round_trip(&ENTITY, &format!(r#"{{"id":"1","k{round}":null,"nested":{{"a{round}":{round},"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx":1}}}}"#));
     }
     assert!(codec.tables.templates.len() <= super::template::MAX_TEMPLATES);
     assert!(codec.tables.templates.heap() <= 6 << 20, "{}", codec.tables.templates.heap());
 }
 
 #[test]
-fn a_record_goes_over_another_without_their_texts() {
+fn records_are_merged_without_their_texts() {
     let mut codec = Codec::default();
     let old = r#"{"id":"1","a":"x","roles":["223456789012345678"],"b":{"c":1},"d":[{"e":1}],"f":null}"#;
     for (new, merged) in [
@@ -315,27 +335,31 @@ fn a_record_goes_over_another_without_their_texts() {
             r#"{"f":"z","d":-5,"b":{},"roles":[],"a":5,"id":"1","h":""}"#,
         ),
     ] {
-        assert_eq!(codec.merge(&OWN, new, old).as_deref(), Some(merged));
+        assert_eq!(codec.merge(&ENTITY, new, old).as_deref(), Some(merged));
     }
     for twice in [r#"{"id":"1","a":1,"a":2}"#, r#"{"id":"1", "a":1}"#] {
-        assert_eq!(codec.merge(&OWN, twice, old), None, "only their texts can say");
-        assert_eq!(codec.merge(&OWN, old, twice), None, "only their texts can say");
+        assert_eq!(codec.merge(&ENTITY, twice, old), None, "a key twice, or white space: the texts have to be merged");
+        assert_eq!(codec.merge(&ENTITY, old, twice), None, "a key twice, or white space: the texts have to be merged");
     }
     let many: String = (0..300).map(|key| format!(r#","k{key}":1"#)).collect();
-    assert_eq!(codec.merge(&OWN, &format!(r#"{{"id":"1"{many}}}"#), old), None, "too many to look for");
+    assert_eq!(
+        codec.merge(&ENTITY, &format!(r#"{{"id":"1"{many}}}"#), old),
+        None,
+        "the object has too many entries for a rule"
+    );
 }
 
 #[test]
-fn plans_are_bounded() {
+fn merge_rules_are_bounded() {
     let mut codec = Codec::default();
     for round in 0..5_000 {
         let (new, old) = (format!(r#"{{"id":"1","k{round}":1}}"#), format!(r#"{{"id":"1","m{}":1}}"#, round / 2));
-        codec.merge(&OWN, &new, &old);
+        codec.merge(&ENTITY, &new, &old);
     }
-    assert!(codec.tables.plans.heap() < 1 << 20, "{}", codec.tables.plans.heap());
+    assert!(codec.tables.merge_rules.heap() < 1 << 20, "{}", codec.tables.merge_rules.heap());
 }
 
-/// Any JSON, with strings and keys like Discord's among them.
+/// Any JSON value. Some strings and keys are like Discord's.
 fn any_json() -> impl Strategy<Value = Value> {
     let string = prop_oneof![
         "[a-z]{0,6}",
@@ -365,7 +389,7 @@ fn any_json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Entries of an object, of which two have some keys in common.
+/// Entries of an object. Two such objects are likely to have some keys in common.
 fn entries() -> impl Strategy<Value = Vec<(String, Value)>> {
     prop::collection::vec(("[a-e]|roles|\\PC", any_json()), 0..6)
 }
@@ -379,19 +403,19 @@ proptest! {
         for value in &values {
             let object = json!({"id": "80351110224678912", "user": {"id": "5"}, "value": value, "guild_id": value});
             let text = if pretty { serde_json::to_string_pretty(&object) } else { serde_json::to_string(&object) }.unwrap();
-            for shape in [MEMBER, OWN, LOOSE] {
-                codec.there_and_back(&shape, &text);
+            for shape in [MEMBER, ENTITY, LOOSE] {
+                codec.round_trip(&shape, &text);
             }
-            let shape = Shape { leave_out: &["guild_id", "value"], ..OWN };
-            let (key, record, length) = codec.encode(&shape, &text).unwrap();
-            let left = codec.decode(key, &record);
+            let shape = Shape { leave_out: &["guild_id", "value"], ..ENTITY };
+            let (id, record, length) = codec.encode(&shape, &text).unwrap();
+            let left = codec.decode(id, &record);
             prop_assert_eq!(length, left.len());
             prop_assert_eq!(serde_json::from_str::<Value>(&left).unwrap(), json!({"id": "80351110224678912", "user": {"id": "5"}}));
         }
     }
 
     #[test]
-    fn merging_records_is_merging_texts(
+    fn merging_records_equals_merging_texts(
         pairs in prop::collection::vec((entries(), entries()), 1..8),
         loose in (any::<bool>(), any::<bool>()),
     ) {
@@ -403,8 +427,8 @@ proptest! {
                 object.extend(entries.iter().cloned());
                 serde_json::to_string(&object).unwrap()
             });
-            let shape = Shape { loose: loose.0, ..OWN };
-            codec.encode(&Shape { loose: loose.1, ..OWN }, &old).unwrap();
+            let shape = Shape { loose: loose.0, ..ENTITY };
+            codec.encode(&Shape { loose: loose.1, ..ENTITY }, &old).unwrap();
             if let Some(merged) = codec.merge(&shape, &new, &old) {
                 let texts = crate::protocol::edit::merge(old.as_bytes(), new.as_bytes(), &[]).unwrap();
                 let value = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap();
@@ -416,16 +440,16 @@ proptest! {
     }
 
     #[test]
-    fn noise_is_refused_or_comes_back(text in r#"\{[\[\]{}",:\\ a0-3\-.enulltrue]{0,40}\}"#) {
+    fn random_text_is_refused_or_comes_back(text in r#"\{[\[\]{}",:\\ a0-3\-.enulltrue]{0,40}\}"#) {
         let mut codec = Codec::default();
         let valid = serde_json::from_str::<std::collections::HashMap<String, serde::de::IgnoredAny>>(&text).is_ok();
-        for shape in [MEMBER, OWN, LOOSE, MEMBER, OWN] {
+        for shape in [MEMBER, ENTITY, LOOSE, MEMBER, ENTITY] {
             let encoded = codec.encoder.encode(&mut codec.tables, &mut codec.ids, &shape, text.as_bytes(), 0);
             match encoded {
                 Ok(encoded) if encoded.end == text.len() => {
                     prop_assert!(valid);
                     let record = codec.encoder.record().to_vec();
-                    prop_assert_eq!(codec.decode(encoded.key, &record), text.clone());
+                    prop_assert_eq!(codec.decode(encoded.id, &record), text.clone());
                 }
                 _ => prop_assert!(!valid),
             }
@@ -433,13 +457,13 @@ proptest! {
     }
 
     #[test]
-    fn what_is_damaged_on_a_known_path_is_refused_or_comes_back(
+    fn a_damaged_object_of_known_form_is_refused_or_comes_back(
         at: prop::sample::Index,
         byte in prop_oneof![Just(b'"'), Just(b','), Just(b'}'), Just(b'\\'), Just(b'0'), Just(b' '), 0u8..0x80],
         what in 0..3,
     ) {
         let mut codec = Codec::default();
-        codec.there_and_back(&MEMBER, A_MEMBER);
+        codec.round_trip(&MEMBER, A_MEMBER);
         let mut text = A_MEMBER.as_bytes().to_vec();
         let at = at.index(text.len());
         match what {
@@ -454,8 +478,8 @@ proptest! {
             Ok(encoded) if encoded.end == text.len() => {
                 prop_assert!(valid);
                 let record = codec.encoder.record().to_vec();
-                // White space before the object, which one byte in many can be, is not part of it.
-                prop_assert_eq!(codec.decode(encoded.key, &record), text.trim_ascii_start());
+                // The change may have put white space before the object. That is not part of the object.
+                prop_assert_eq!(codec.decode(encoded.id, &record), text.trim_ascii_start());
             }
             _ => prop_assert!(!valid),
         }
@@ -464,7 +488,7 @@ proptest! {
     #[test]
     fn broken_records_never_panic(mut bytes: Vec<u8>, at: usize, byte: u8, text in "[a-c]{1,3}") {
         let mut codec = Codec::default();
-        let (key, record, _) = codec.encode(&MEMBER, A_MEMBER).unwrap();
+        let (id, record, _) = codec.encode(&MEMBER, A_MEMBER).unwrap();
         codec.encode(&LOOSE, &format!(r#"{{"id":"1","a":[{{"b":"{text}"}},{{}}],"c":["x",1.5,null]}}"#)).unwrap();
         let mut spoiled = record.clone();
         let at = at % spoiled.len();
@@ -475,17 +499,17 @@ proptest! {
         let decoder = Decoder { tables: &codec.tables, ids: &codec.ids };
         for record in [&spoiled[..], &record[..at], &bytes] {
             let mut out = Vec::new();
-            let decoded = decoder.decode(key, record, &mut out);
-            if let Some(length) = decoder.check(key, record) {
+            let decoded = decoder.decode(id, record, &mut out);
+            if let Some(length) = decoder.check(id, record) {
                 prop_assert_eq!((decoded, length, text_length(record)), (Some(()), out.len(), Some(length)));
             }
-            decoder.named(record, |_, slot, packed| {
-                decoder.decode_value(slot, key, packed, &mut out);
+            decoder.for_each_known_key(record, |_, slot, packed| {
+                decoder.decode_value(slot, id, packed, &mut out);
             });
-            // Its length alone is that of its text, or there is neither.
-            let (mut text, mut reader) = (Vec::new(), super::values::Reader { bytes: record });
-            let decoded = decoder.decode_value(Slot::Object, key, record, &mut text);
-            prop_assert_eq!(decoder.skip(Slot::Object, key, &mut reader), decoded.map(|()| text.len()));
+            // Skipping a value gives the length of its text, or fails where decoding fails.
+            let (mut text, mut reader) = (Vec::new(), Reader { bytes: record });
+            let decoded = decoder.decode_value(Slot::Object, id, record, &mut text);
+            prop_assert_eq!(decoder.skip(Slot::Object, id, &mut reader), decoded.map(|()| text.len()));
         }
     }
 }

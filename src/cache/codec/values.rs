@@ -1,43 +1,44 @@
-//! How single values are packed: numbers of variable length, image hashes as bytes, timestamps as numbers.
+//! The forms of single packed values: varints, decimal numbers, hashes of images, timestamps.
 //!
-//! Each `parse_*` accepts only text that its `write_*` gives back byte for byte.
+//! Promise: each `parse_…` accepts only text that its counterpart writes back byte for byte. For example, a number with
+//! a leading zero is no decimal here, and a date that does not exist is no timestamp.
 
 pub use crate::protocol::json::number::parse_canonical as parse_decimal;
 
-/// Where packed values are read from. Every method answers `None` at the end instead of reading beyond.
+/// Reads packed values from the start of a slice. Every method returns `None` when too few bytes are left.
 #[derive(Clone, Copy)]
-pub struct Reader<'a> {
-    /// What has not been read yet.
+pub(crate) struct Reader<'a> {
+    /// The bytes that have not been read yet.
     pub bytes: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
+    /// The next `length` bytes.
     #[inline(always)]
-    /// The next bytes, if there are as many.
     pub fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.bytes.split_at_checked(length)?;
         self.bytes = rest;
         Some(taken)
     }
 
+    /// The next `N` bytes.
     #[inline(always)]
-    /// As [`take`](Self::take), of a known length.
     pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (taken, rest) = self.bytes.split_first_chunk()?;
         self.bytes = rest;
         Some(*taken)
     }
 
-    #[inline(always)]
     /// The next byte.
+    #[inline(always)]
     pub fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.bytes.split_first()?;
         self.bytes = rest;
         Some(*first)
     }
 
+    /// A varint (see [`write_varint`]). `None` also when it has more than ten bytes; bits above the 64th are dropped.
     #[inline(always)]
-    /// A number in groups of seven bits, the lowest first; `None` also when it does not fit.
     pub fn varint(&mut self) -> Option<u64> {
         let first = self.byte()?;
         if first < 0x80 { Some(u64::from(first)) } else { self.long_varint(first) }
@@ -55,13 +56,13 @@ impl<'a> Reader<'a> {
         None
     }
 
+    /// A varint that counts bytes.
     #[inline(always)]
-    /// A number that counts bytes.
     pub fn length(&mut self) -> Option<usize> {
         usize::try_from(self.varint()?).ok()
     }
 
-    /// An unsigned number of `N` bytes, at most 8.
+    /// An unsigned little-endian number of `N` bytes. `N` is at most 8.
     #[inline(always)]
     pub fn number<const N: usize>(&mut self) -> Option<u64> {
         let mut wide = [0; 8];
@@ -70,9 +71,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Appends 7 bits a byte, the lowest first.
+/// Appends a number as a varint: seven bits in each byte, the lowest first; the highest bit says that another byte
+/// follows.
 #[inline(always)]
-pub fn write_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn write_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -80,8 +82,8 @@ pub fn write_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// The bytes that [`write_varint`] would write, and how many of them count.
-pub fn varint(mut value: u64) -> ([u8; 10], usize) {
+/// The bytes of a varint, and how many of them are used.
+pub(crate) fn varint(mut value: u64) -> ([u8; 10], usize) {
     let mut bytes = [0; 10];
     let mut length = 0;
     while value >= 0x80 {
@@ -95,10 +97,11 @@ pub fn varint(mut value: u64) -> ([u8; 10], usize) {
 
 /// How many digits a number has.
 #[inline]
-pub fn decimal_length(value: u64) -> usize {
+pub(crate) fn decimal_length(value: u64) -> usize {
     value.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
+/// The value of each lower-case hexadecimal digit; 0xff for all other bytes.
 const fn nibbles() -> [u8; 256] {
     let mut table = [0xff; 256];
     let mut value = 0;
@@ -111,8 +114,8 @@ const fn nibbles() -> [u8; 256] {
 
 const NIBBLES: [u8; 256] = nibbles();
 
-/// 32 lower-case hexadecimal digits.
-pub fn parse_hash(text: &[u8; 32]) -> Option<[u8; 16]> {
+/// Parses 32 lower-case hexadecimal digits.
+pub(crate) fn parse_hash(text: &[u8; 32]) -> Option<[u8; 16]> {
     let mut hash = [0; 16];
     let mut bad = 0;
     for (byte, pair) in hash.iter_mut().zip(text.as_chunks::<2>().0) {
@@ -123,6 +126,7 @@ pub fn parse_hash(text: &[u8; 32]) -> Option<[u8; 16]> {
     (bad & 0xf0 == 0).then_some(hash)
 }
 
+/// The two hexadecimal digits of each byte.
 const fn hex_pairs() -> [[u8; 2]; 256] {
     let mut table = [[0; 2]; 256];
     let mut value = 0;
@@ -135,8 +139,8 @@ const fn hex_pairs() -> [[u8; 2]; 256] {
 
 const HEX_PAIRS: [[u8; 2]; 256] = hex_pairs();
 
-/// Inverse of [`parse_hash`].
-pub fn hash_text(hash: [u8; 16]) -> [u8; 32] {
+/// The 32 hexadecimal digits of a hash, the inverse of [`parse_hash`].
+pub(crate) fn hash_text(hash: [u8; 16]) -> [u8; 32] {
     let mut text = [0; 32];
     for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(hash) {
         *pair = HEX_PAIRS[byte as usize];
@@ -144,24 +148,26 @@ pub fn hash_text(hash: [u8; 16]) -> [u8; 32] {
     text
 }
 
+/// Seconds of a day.
 const DAY: u64 = 86_400;
 
 /// A timestamp in UTC as Discord writes it: `2021-04-12T23:40:39.855793+00:00`, or without the fraction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Time {
+pub(crate) struct Time {
     /// Seconds since 1970.
     pub seconds: u64,
-    /// Microseconds, when there is a fraction (of six digits).
+    /// Microseconds of the second; `None` when the text has no fraction. A fraction always has six digits.
     pub micros: Option<u32>,
 }
 
-fn two(text: &[u8], at: usize) -> Option<u64> {
+/// The number that the two digits at offset `at` say.
+fn two_digits(text: &[u8], at: usize) -> Option<u64> {
     let (high, low) = (text.get(at)?.wrapping_sub(b'0'), text.get(at + 1)?.wrapping_sub(b'0'));
     (high <= 9 && low <= 9).then_some(u64::from(high) * 10 + u64::from(low))
 }
 
-/// Days since 1970 of a day in the proleptic Gregorian calendar, from 1970 on (years begin in March here, so that the
-/// leap day is the last).
+/// Days from 1970 to a date of the Gregorian calendar. `None` for dates before 1970. The calculation lets years begin
+/// in March, so that a leap day is the last day of its year.
 fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
     let in_era = year % 400;
@@ -169,7 +175,7 @@ fn days(year: u64, month: u64, day: u64) -> Option<u64> {
     (year / 400 * 146_097 + in_era * 365 + in_era / 4 - in_era / 100 + in_year).checked_sub(719_468)
 }
 
-/// How many days a month from 1 to 12 has.
+/// How many days a month has. `month` is 1 to 12.
 fn month_days(year: u64, month: u64) -> u64 {
     match month {
         2 if year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400)) => 29,
@@ -179,7 +185,7 @@ fn month_days(year: u64, month: u64) -> u64 {
     }
 }
 
-/// Inverse of [`days`].
+/// The year, month and day that is so many days after 1970, the inverse of [`days`].
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let in_era = days % 146_097;
@@ -191,8 +197,8 @@ fn date(days: u64) -> (u64, u64, u64) {
     if month < 10 { (year, month + 3, day) } else { (year + 1, month - 9, day) }
 }
 
-/// Reads a timestamp; `None` when [`time_text`] would not give back the same.
-pub fn parse_time(text: &[u8]) -> Option<Time> {
+/// Parses a timestamp. `None` when [`time_text`] would not write the same text.
+pub(crate) fn parse_time(text: &[u8]) -> Option<Time> {
     let fraction = match text.len() {
         25 => false,
         32 => true,
@@ -202,8 +208,9 @@ pub fn parse_time(text: &[u8]) -> Option<Time> {
     if !punctuation || !text.ends_with(b"+00:00") || (fraction && text[19] != b'.') {
         return None;
     }
-    let (year, month, day) = (two(text, 0)? * 100 + two(text, 2)?, two(text, 5)?, two(text, 8)?);
-    let (hour, minute, second) = (two(text, 11)?, two(text, 14)?, two(text, 17)?);
+    let (year, month, day) =
+        (two_digits(text, 0)? * 100 + two_digits(text, 2)?, two_digits(text, 5)?, two_digits(text, 8)?);
+    let (hour, minute, second) = (two_digits(text, 11)?, two_digits(text, 14)?, two_digits(text, 17)?);
     if !(1..=12).contains(&month)
         || day == 0
         || day > month_days(year, month)
@@ -215,14 +222,15 @@ pub fn parse_time(text: &[u8]) -> Option<Time> {
     }
     let days = days(year, month, day)?;
     let micros = match fraction {
-        true => Some((two(text, 20)? * 10_000 + two(text, 22)? * 100 + two(text, 24)?) as u32),
+        true => Some((two_digits(text, 20)? * 10_000 + two_digits(text, 22)? * 100 + two_digits(text, 24)?) as u32),
         false => None,
     };
     Some(Time { seconds: days * DAY + hour * 3_600 + minute * 60 + second, micros })
 }
 
-/// The text of a timestamp, and how much of it counts. A year beyond 9999 can not come from [`parse_time`] and is wrong.
-pub fn time_text(time: Time) -> ([u8; 32], usize) {
+/// The text of a timestamp, and how many of its bytes are used. [`parse_time`] gives years up to 9999; of a later year
+/// only the last four digits are written.
+pub(crate) fn time_text(time: Time) -> ([u8; 32], usize) {
     let mut text = *b"0000-00-00T00:00:00.000000+00:00";
     let mut put = |at: usize, value: u64| {
         text[at] = b'0' + (value / 10 % 10) as u8;

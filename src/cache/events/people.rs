@@ -1,83 +1,87 @@
-//! Events about people: members, presences, voice states (docs: Gateway Events, Guilds, Presence, Voice).
+//! Events about users in a guild: members, presences and voice states (docs: Gateway Events, Guilds, Presence, Voice).
 
 use super::{Change, Effect, Kind, Result};
 use crate::{
-    cache::codec::encode::Shape,
+    cache::codec::Shape,
     protocol::{edit, json},
 };
 use memchr::memmem::Finder;
 use std::sync::LazyLock;
 
-/// Few presences have it, and then it is mostly their status.
+/// Searches a presence for the text `"offline"`. Few presences have it, so most need not be searched for their
+/// `status`.
 static OFFLINE: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\"offline\""));
 
 impl Change<'_, '_> {
-    /// "This event may also be sent for users who are already members of the guild": those are counted already, as far
-    /// as they are known. Guests are not counted.
+    /// GUILD_MEMBER_ADD. Raises `member_count`, except for a guest, and for a member who was counted already: Discord
+    /// can send the event for users who are members of the guild already.
     pub(super) fn member_add(&mut self) -> Result {
-        if !Kind::Members.is_on(&self.kit.flags) {
+        if !Kind::Members.is_on(&self.context.flags) {
             if self.get("joined_at") != Some(b"null") {
-                self.guild.move_member_count(1);
+                self.guild.adjust_member_count(1);
             }
             return Ok(Effect::Changed);
         }
-        let shape = self.kit.shape(Kind::Members, &["guild_id"]);
-        let encoded = self.guild.encode(self.kit, &shape, self.data, 0)?;
-        if encoded.key == 0 {
+        let shape = self.context.shape(Kind::Members, &["guild_id"]);
+        let encoded = self.guild.encode(self.context, &shape, self.data, 0)?;
+        if encoded.id == 0 {
             self.guild.membership.doubt();
             return Ok(Effect::Unknown);
         }
-        let is_guest = self.guild.is_guest(self.kit, self.kit.encoder.record());
-        if !is_guest && !self.guild.counts(self.kit, encoded.key) {
-            self.guild.move_member_count(1);
+        let is_guest = self.guild.is_guest(self.context, self.context.encoder.record());
+        if !is_guest && !self.guild.has_counted_member(self.context, encoded.id) {
+            self.guild.adjust_member_count(1);
         }
-        if self.guild.keeps(self.kit, Kind::Members, encoded.key) {
-            self.guild.keep(self.kit, Kind::Members, encoded);
+        if self.guild.is_cached(self.context, Kind::Members, encoded.id) {
+            self.guild.store_encoded(self.context, Kind::Members, encoded);
         }
         Ok(Effect::Changed)
     }
 
-    /// It may leave keys out; then they are as before. Of somebody who is not known it says too little to begin with.
+    /// GUILD_MEMBER_UPDATE. The event can lack keys, which then stay as they are. It can therefore not add a member.
     pub(super) fn member_update(&mut self) -> Result {
-        if !self.kit.flags.members {
-            // Most are not about the bot itself, which is all that is kept.
+        if !self.context.flags.members {
+            // Only a few members are cached, and most updates are about others. So look at the id before encoding the
+            // event.
             let Some(user) = edit::id_at(self.data, &["user", "id"]) else { return Ok(Effect::Unknown) };
-            if !self.guild.keeps(self.kit, Kind::Members, user) {
+            if !self.guild.is_cached(self.context, Kind::Members, user) {
                 return Ok(Effect::Unchanged);
             }
         }
-        let shape = self.kit.shape(Kind::Members, &["guild_id"]);
-        let known = self.guild.merge_known(self.kit, Kind::Members, &shape, self.data)?;
+        let shape = self.context.shape(Kind::Members, &["guild_id"]);
+        let known = self.guild.merge_if_known(self.context, Kind::Members, &shape, self.data)?;
         if !known {
-            // There is a member of whom nobody has told.
+            // This member was missing from the list of all members.
             self.guild.membership.doubt();
         }
         Ok(known.into())
     }
 
-    /// Presence and voice state go with the member. Where all members are known, others are not counted; guests never are.
+    /// GUILD_MEMBER_REMOVE. Removes the member, its presence and its voice state. Lowers `member_count`, except for a
+    /// guest, and except for an unknown user in a guild of which the cache knows all members.
     pub(super) fn member_remove(&mut self) -> Result {
         let Some(user) = edit::id_at(self.data, &["user", "id"]) else { return Ok(Effect::Unknown) };
-        let all_known = self.kit.flags.members && self.guild.complete_members().is_some();
-        if all_known && !self.guild.has(Kind::Members, user) {
+        let all_known = self.context.flags.members && self.guild.complete_members().is_some();
+        if all_known && !self.guild.contains(Kind::Members, user) {
             return Ok(Effect::Unknown);
         }
-        if !self.guild.has(Kind::Members, user) || self.guild.counts(self.kit, user) {
-            self.guild.move_member_count(-1);
+        if !self.guild.contains(Kind::Members, user) || self.guild.has_counted_member(self.context, user) {
+            self.guild.adjust_member_count(-1);
         }
         for kind in [Kind::Members, Kind::Presences, Kind::VoiceStates] {
-            self.guild.remove(self.kit, kind, user);
+            self.guild.remove(self.context, kind, user);
         }
         Ok(Effect::Changed)
     }
 
-    /// More than a change of state: somebody has asked for it.
+    /// GUILD_MEMBERS_CHUNK. The event answers a request, so a client must get it even if its snapshot shows these
+    /// members.
     pub(super) fn members_chunk(&mut self) -> Result {
         let members = self.elements("members")?;
         for member in &members {
             self.merge_entity(Kind::Members, member, &[])?;
         }
-        if self.kit.flags.presences {
+        if self.context.flags.presences {
             for presence in self.elements("presences")? {
                 self.presence(presence)?;
             }
@@ -85,39 +89,43 @@ impl Change<'_, '_> {
         Ok(Effect::Unchanged)
     }
 
+    /// PRESENCE_UPDATE.
     pub(super) fn presence_update(&mut self) -> Result {
         self.presence(self.data)
     }
 
-    /// Of the user only the id is certain, and the only thing that GUILD_CREATE has. It lists only who is not offline.
+    /// Stores a presence. An offline user's presence is removed instead, because GUILD_CREATE does not list it. The
+    /// user is reduced to its id: the event can lack all its other keys.
     fn presence(&mut self, presence: &[u8]) -> Result {
-        let shape = Shape { bare_user: true, ..self.kit.shape(Kind::Presences, &["guild_id"]) };
+        let shape = Shape { bare_user: true, ..self.context.shape(Kind::Presences, &["guild_id"]) };
         if OFFLINE.find(presence).is_some() && json::get(presence, "status") == Some(b"\"offline\"") {
             let Some(user) = edit::id_at(presence, &["user", "id"]) else { return Ok(Effect::Unknown) };
-            self.guild.remove(self.kit, Kind::Presences, user);
+            self.guild.remove(self.context, Kind::Presences, user);
             return Ok(Effect::Changed);
         }
-        Ok(self.guild.set(self.kit, Kind::Presences, &shape, presence)?.is_some().into())
+        Ok(self.guild.set(self.context, Kind::Presences, &shape, presence)?.is_some().into())
     }
 
-    /// The array in GUILD_CREATE has neither `guild_id` nor `member`: whoever is in a voice channel is among the members
-    /// there. So a member that is new here is taken in, and goes with the voice state if it is kept only for that.
+    /// VOICE_STATE_UPDATE. Voice states in GUILD_CREATE have neither `guild_id` nor `member`, because the member of
+    /// each voice state is in `members`. So a member who is not cached yet is taken from the event, and removed with
+    /// the voice state if it is cached only for that.
     pub(super) fn voice_state(&mut self) -> Result {
         let [user, channel, member] = json::get_all(self.data, ["user_id", "channel_id", "member"]);
         let Some(user) = user.and_then(json::parse_id) else { return Ok(Effect::Unknown) };
-        let kept = self.kit.flags.voice_states;
+        let kept = self.context.flags.voice_states;
         if channel.is_none_or(|channel| channel == b"null") {
-            self.guild.remove(self.kit, Kind::VoiceStates, user);
-            let is_guest = self.guild.has(Kind::Members, user) && !self.guild.counts(self.kit, user);
-            if is_guest || !self.guild.keeps(self.kit, Kind::Members, user) {
-                self.guild.remove(self.kit, Kind::Members, user);
+            self.guild.remove(self.context, Kind::VoiceStates, user);
+            let is_guest =
+                self.guild.contains(Kind::Members, user) && !self.guild.has_counted_member(self.context, user);
+            if is_guest || !self.guild.is_cached(self.context, Kind::Members, user) {
+                self.guild.remove(self.context, Kind::Members, user);
             }
             return Ok(if kept { Effect::Changed } else { Effect::Unchanged });
         }
         let mut effect = Effect::Unchanged;
         if kept {
-            let shape = self.kit.shape(Kind::VoiceStates, &["guild_id", "member"]);
-            effect = self.guild.set(self.kit, Kind::VoiceStates, &shape, self.data)?.is_some().into();
+            let shape = self.context.shape(Kind::VoiceStates, &["guild_id", "member"]);
+            effect = self.guild.set(self.context, Kind::VoiceStates, &shape, self.data)?.is_some().into();
         }
         if let Some(member) = member {
             self.member_in_voice(user, member)?;
@@ -125,23 +133,24 @@ impl Change<'_, '_> {
         Ok(effect)
     }
 
-    /// The member of a voice state. Of those who are kept as members there are events of their own, but of the others there
-    /// may be no other, because those need an intent.
+    /// Stores the member of a voice state. A member who is cached for another reason is left alone, because
+    /// GUILD_MEMBER_UPDATE keeps it current. Without the intent for members, VOICE_STATE_UPDATE may be the only event
+    /// about the others.
     fn member_in_voice(&mut self, user: u64, member: &[u8]) -> Result<()> {
-        let flags = self.kit.flags;
-        let is_own = flags.current_member && Some(user) == self.kit.user;
-        let known = self.guild.has(Kind::Members, user);
-        let is_told_of_otherwise = known && (flags.members || is_own);
-        if !self.guild.keeps(self.kit, Kind::Members, user)
-            || is_told_of_otherwise
+        let flags = self.context.flags;
+        let is_own = flags.current_member && Some(user) == self.context.user;
+        let known = self.guild.contains(Kind::Members, user);
+        let is_kept_current = known && (flags.members || is_own);
+        if !self.guild.is_cached(self.context, Kind::Members, user)
+            || is_kept_current
             || edit::id_at(member, &["user", "id"]) != Some(user)
         {
             return Ok(());
         }
-        let shape = self.kit.shape(Kind::Members, &[]);
-        self.guild.merge(self.kit, Kind::Members, &shape, member)?;
-        if !known && self.guild.counts(self.kit, user) {
-            // There is a member of whom nobody has told.
+        let shape = self.context.shape(Kind::Members, &[]);
+        self.guild.merge(self.context, Kind::Members, &shape, member)?;
+        if !known && self.guild.has_counted_member(self.context, user) {
+            // This member was missing from the list of all members.
             self.guild.membership.doubt();
         }
         Ok(())

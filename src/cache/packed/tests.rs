@@ -40,7 +40,7 @@ fn full(flags: Flags, members: u64) -> Cache {
     let mut cache = ready(flags);
     for id in [1, 2] {
         apply(&mut cache, "GUILD_CREATE", &guild(id, members));
-        // It is merged as text, and has white space.
+        // A role with white space between its tokens.
         cache.apply(EventKind::GuildRoleCreate, format!(r#"{{"guild_id":"{id}","role":{{"id": "9"}}}}"#).as_bytes());
         let joins = json!({"guild_id": id.to_string(), "user": {"id": "5"}, "roles": []});
         apply(&mut cache, "GUILD_MEMBER_ADD", &joins);
@@ -56,7 +56,7 @@ fn text(cache: &Cache, guild: u64) -> String {
     String::from_utf8(out).expect("UTF-8")
 }
 
-/// All that there is, as bytes.
+/// The tables and all guilds as bytes.
 fn write_all(cache: &mut Cache) -> (Vec<u8>, Vec<Vec<u8>>) {
     let mut tables = Vec::new();
     cache.write_tables(&mut tables);
@@ -67,13 +67,13 @@ fn write_all(cache: &mut Cache) -> (Vec<u8>, Vec<Vec<u8>>) {
     (tables, cache.order.iter().filter_map(|id| write(*id)).collect())
 }
 
-/// What both show now and after some more events.
+/// Asserts that both caches show the same, now and after some more events.
 fn compare(mut old: Cache, mut new: Cache) {
     for round in 0..4u64 {
         for id in [1, 2] {
             assert_eq!(text(&old, id), text(&new, id), "round {round}");
         }
-        // What was ignored is not of the state.
+        // The number of ignored events is not part of the state.
         let counts = |cache: &Cache| Counts { ignored_events: 0, ..cache.counts() };
         assert_eq!(counts(&old), counts(&new));
         let texts =
@@ -106,7 +106,7 @@ fn compare(mut old: Cache, mut new: Cache) {
 
 fn read_all(flags: Flags, tables: &[u8], guilds: &[Vec<u8>]) -> (Cache, bool) {
     let mut cache = ready(flags);
-    let origin = cache.read_tables(tables).expect("its own tables");
+    let origin = cache.read_tables(tables).expect("well-formed tables");
     for (bytes, id) in guilds.iter().zip([1, 2]) {
         assert_eq!(cache.read_guild(&origin, bytes), Some(id));
     }
@@ -114,7 +114,7 @@ fn read_all(flags: Flags, tables: &[u8], guilds: &[Vec<u8>]) -> (Cache, bool) {
 }
 
 #[test]
-fn it_is_the_same_wherever_it_is_read() {
+fn a_guild_is_the_same_with_any_tables() {
     let own = Flags { current_member: true, users: true, roles: true, ..Flags::default() };
     for (flags, members) in
         [(Flags::ALL, 300), (Flags { users: false, ..Flags::ALL }, 40), (own, 50), (Flags::default(), 50)]
@@ -124,14 +124,14 @@ fn it_is_the_same_wherever_it_is_read() {
         let (new, taken) = read_all(flags, &tables, &guilds);
         assert!(taken, "the tables are the same");
         compare(old, new);
-        // They have grown.
+        // Now the tables of this thread have one more template than those of the file.
         apply(
             &mut full(flags, 3),
             "GUILD_UPDATE",
             &json!({"id": "1", "and": {"x": [{"new": 1, "template": "of some length", "to": 3}]}}),
         );
         let (new, taken) = read_all(flags, &tables, &guilds);
-        assert!(taken, "numbers mean the same");
+        assert!(taken, "the same indexes mean the same");
         compare(full(flags, members), new);
         for other in [false, true] {
             let (tables, guilds) = (tables.clone(), guilds.clone());
@@ -140,22 +140,22 @@ fn it_is_the_same_wherever_it_is_read() {
                     apply(&mut ready(flags), "GUILD_CREATE", &json!({"id": "2", "another": "template"}));
                 }
                 let (new, taken) = read_all(flags, &tables, &guilds);
-                assert_eq!(taken, !other, "tables of another core mean something else");
+                assert_eq!(taken, !other, "tables with other content are not taken over");
                 compare(full(flags, members), new);
             };
-            thread::spawn(task).join().expect("all of it is the same");
+            thread::spawn(task).join().expect("no panic");
         }
     }
 }
 
 #[test]
-fn a_role_that_is_being_taken_from_members_is_gone() {
+fn a_removal_under_way_is_finished_before_writing() {
     let mut old = ready(Flags::ALL);
     apply(&mut old, "GUILD_CREATE", &guild(1, 9_000));
     apply(&mut old, "GUILD_CREATE", &guild(2, 2));
     apply(&mut old, "GUILD_ROLE_DELETE", &json!({"guild_id": "1", "role_id": "100000000000000005"}));
     apply(&mut old, "GUILD_ROLE_DELETE", &json!({"guild_id": "1", "role_id": "100000000000000006"}));
-    assert!(old.guilds[&1].sweep.is_some());
+    assert!(old.guilds[&1].removal.is_some());
     let (mut snapshot, mut before) = (old.snapshot(1, View::ALL).expect("a guild"), Vec::new());
     while !snapshot.write(&mut before, 1 << 20) {}
     let (tables, guilds) = write_all(&mut old);
@@ -166,7 +166,7 @@ fn a_role_that_is_being_taken_from_members_is_gone() {
 }
 
 #[test]
-fn what_is_not_available_is_not_written() {
+fn an_unavailable_guild_is_not_written() {
     let mut cache = ready(Flags::ALL);
     apply(&mut cache, "GUILD_CREATE", &json!({"id": "2", "unavailable": true}));
     for id in [1, 2, 3] {
@@ -175,25 +175,25 @@ fn what_is_not_available_is_not_written() {
 }
 
 #[test]
-fn flags_hold_whatever_the_bytes_say() {
+fn a_guild_that_does_not_go_with_the_flags_is_refused() {
     let (tables, guilds) = write_all(&mut full(Flags::ALL, 3));
     for flags in [Flags { emojis: true, ..Flags::default() }, Flags { members: false, ..Flags::ALL }] {
         let mut cache = ready(flags);
-        let origin = cache.read_tables(&tables).expect("its own tables");
+        let origin = cache.read_tables(&tables).expect("well-formed tables");
         assert_eq!(cache.read_guild(&origin, &guilds[0]), None);
         assert_eq!((cache.totals, cache.guilds[&1].is_available()), ([0; Kind::COUNT], false));
     }
 }
 
 #[test]
-fn a_few_bytes_do_not_stand_for_gigabytes() {
+fn a_few_bytes_cannot_become_gigabytes() {
     let long = [br#"{"x":""#, &vec![b'a'; 1 << 20][..], br#""}"#].concat();
     let mut tables = vec![2];
     write_bytes(&mut tables, &long);
     write_bytes(&mut tables, b"{\"x\":\x13}");
     tables.push(0);
     let mut cache = ready(Flags::ALL);
-    let origin = cache.read_tables(&tables).expect("two templates and no words");
+    let origin = cache.read_tables(&tables).expect("two templates and no strings");
     for (times, good) in [(2, true), (1_000, false)] {
         let mut fields = vec![0, 0, 0, 0, 0, 0, 0, 0, 2];
         write_varint(&mut fields, br#"{"x":[]}"#.len() as u64 + times * (long.len() as u64 + 1) - 1);
@@ -207,11 +207,11 @@ fn a_few_bytes_do_not_stand_for_gigabytes() {
 }
 
 #[test]
-fn hostile_bytes_do_no_harm() {
+fn malformed_bytes_do_no_harm() {
     let (tables, guilds) = write_all(&mut full(Flags::ALL, 3));
     let whole = &guilds[0];
     let mut cache = ready(Flags::ALL);
-    let own = cache.read_tables(&tables).expect("its own tables");
+    let own = cache.read_tables(&tables).expect("well-formed tables");
     for length in 0..whole.len() {
         assert_eq!(cache.read_guild(&own, &whole[..length]), None, "{length} bytes");
     }

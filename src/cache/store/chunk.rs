@@ -1,20 +1,24 @@
-//! The bytes of a chunk, in one block of memory, which snapshots may share. Whoever changes a block that is shared, or
-//! too small, gets a new one.
+//! A chunk: bytes in one block of memory, which snapshots can share.
+//!
+//! A change happens in place if nobody shares the block and the block is large enough. Otherwise the chunk moves to a
+//! new block, and those who share the old one keep the old bytes.
 
 use std::{iter::repeat_n, ops::Deref, rc::Rc};
 
-/// How many of the bytes behind it are in use stands in front of them: what leads to a record should be few cache lines.
-const HEAD: usize = size_of::<u32>();
+/// Size of the header of a block: the number of bytes in use, a `u32`. It is in the same block as the bytes, so that
+/// reading a record touches few cache lines.
+const HEADER: usize = size_of::<u32>();
 
 /// See the module's description.
 #[derive(Clone)]
-pub struct Chunk(Rc<[u8]>);
+pub(crate) struct Chunk(Rc<[u8]>);
 
-fn block(capacity: usize) -> Rc<[u8]> {
-    repeat_n(0, HEAD + capacity).collect()
+/// A new block with room for `capacity` bytes.
+fn new_block(capacity: usize) -> Rc<[u8]> {
+    repeat_n(0, HEADER + capacity).collect()
 }
 
-/// Writes the parts one behind the other, and says up to where.
+/// Copies the parts one after the other into `block`, from offset `at` on. Returns the offset behind them.
 fn fill(block: &mut [u8], parts: &[&[u8]], mut at: usize) -> usize {
     for part in parts {
         block[at..at + part.len()].copy_from_slice(part);
@@ -24,23 +28,24 @@ fn fill(block: &mut [u8], parts: &[&[u8]], mut at: usize) -> usize {
 }
 
 impl Chunk {
-    /// Bytes that a block takes besides its capacity: the counts of an `Rc`, and how many are in use.
-    pub const OVERHEAD: usize = 2 * size_of::<usize>() + HEAD;
+    /// Bytes on the heap that a block takes besides its capacity: the two counts of the `Rc`, and the header.
+    pub(crate) const OVERHEAD: usize = 2 * size_of::<usize>() + HEADER;
 
-    /// A chunk with these bytes, and room for so many more.
-    pub fn new(bytes: &[u8], room: usize) -> Self {
-        let mut chunk = Self(block(bytes.len() + room));
+    /// A chunk with these bytes, and room for `room` more.
+    pub(crate) fn new(bytes: &[u8], room: usize) -> Self {
+        let mut chunk = Self(new_block(bytes.len() + room));
         chunk.splice(0, 0, &[bytes], 0);
         chunk
     }
 
-    /// How many bytes it can have without a new block.
-    pub fn capacity(&self) -> usize {
-        self.0.len() - HEAD
+    /// How many bytes the chunk can hold without a new block.
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.len() - HEADER
     }
 
-    /// Replaces the bytes from `start` to `end` by `parts`. If it takes a new block, that one gets `room` for more.
-    pub fn splice(&mut self, start: usize, end: usize, parts: &[&[u8]], room: usize) {
+    /// Replaces the bytes from offset `start` to `end` by `parts`, one after the other. If that takes a new block, the
+    /// block gets room for `room` more bytes.
+    pub(crate) fn splice(&mut self, start: usize, end: usize, parts: &[&[u8]], room: usize) {
         let used = self.len();
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let total = used - (end - start) + length;
@@ -48,27 +53,27 @@ impl Chunk {
         let block = match Rc::get_mut(&mut self.0) {
             Some(own) if total <= capacity => {
                 if start + length != end {
-                    own.copy_within(HEAD + end..HEAD + used, HEAD + start + length);
+                    own.copy_within(HEADER + end..HEADER + used, HEADER + start + length);
                 }
-                fill(own, parts, HEAD + start);
+                fill(own, parts, HEADER + start);
                 own
             }
             _ => {
-                let mut new = block(total + room);
-                let own = Rc::get_mut(&mut new).expect("nobody else has it yet");
-                let middle = fill(own, &[&self[..start]], HEAD);
+                let mut new = new_block(total + room);
+                let own = Rc::get_mut(&mut new).expect("a new block has one owner");
+                let middle = fill(own, &[&self[..start]], HEADER);
                 let behind = fill(own, parts, middle);
                 fill(own, &[&self[end..]], behind);
                 self.0 = new;
-                Rc::get_mut(&mut self.0).expect("nobody else has it yet")
+                Rc::get_mut(&mut self.0).expect("a new block has one owner")
             }
         };
-        let total = u32::try_from(total).expect("a chunk is a small part of what a connection may send");
-        block[..HEAD].copy_from_slice(&total.to_le_bytes());
+        let total = u32::try_from(total).expect("a record is shorter than a payload of Discord");
+        block[..HEADER].copy_from_slice(&total.to_le_bytes());
     }
 
-    /// Writes over bytes from `at` on. Beyond the end nothing is written.
-    pub fn overwrite(&mut self, at: usize, bytes: &[u8]) {
+    /// Overwrites the bytes from offset `at` on. Does nothing when they would go beyond the end.
+    pub(crate) fn overwrite(&mut self, at: usize, bytes: &[u8]) {
         if at + bytes.len() <= self.len() {
             self.splice(at, at + bytes.len(), &[bytes], self.capacity() - self.len());
         }
@@ -80,8 +85,8 @@ impl Deref for Chunk {
 
     #[inline(always)]
     fn deref(&self) -> &[u8] {
-        let (head, bytes) = self.0.split_first_chunk().expect("every block has a head");
-        &bytes[..u32::from_le_bytes(*head) as usize]
+        let (header, bytes) = self.0.split_first_chunk().expect("every block has a header");
+        &bytes[..u32::from_le_bytes(*header) as usize]
     }
 }
 
@@ -92,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_a_vector_that_can_be_shared(
+        fn a_chunk_is_a_vector_that_can_be_shared(
             steps in prop::collection::vec((any::<(usize, usize)>(), ".{0,9}", ".{0,9}", 0usize..20, 0u8..4), 0..40),
         ) {
             let (mut chunk, mut model) = (Chunk::new(b"abc", 2), b"abc".to_vec());
@@ -122,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_is_kept_while_it_is_large_enough_and_not_shared() {
+    fn a_block_is_reused_while_it_is_large_enough_and_not_shared() {
         let mut chunk = Chunk::new(b"abc", 4);
         let block = |chunk: &Chunk| chunk.0.as_ptr();
         let first = block(&chunk);

@@ -1,99 +1,114 @@
-//! Records in the order in which they came, found by id: one array of a guild.
+//! The store: the records of one array of a guild, in the order in which they came, found by id.
 //!
-//! Records stand one behind the other without gaps (id, length, bytes) in one chunk or, where that would be large, in
-//! many of some 1 KiB. A record that grows or goes moves what is behind it in its chunk, never more. Chunks are shared
-//! with snapshots and copied when they are changed meanwhile. A few chunks are searched from end to end; for more of them
-//! there is an [index] from ids to chunks.
+//! A record stands in a *chunk* behind its id (8 bytes, little endian) and its length (a varint). The records of a
+//! chunk follow one another without gaps. A store of up to [`SINGLE_CHUNK`] bytes is one chunk; a larger one has many
+//! chunks of about [`CHUNK_SIZE`] bytes. When a record grows, shrinks or goes, only the records behind it in its chunk
+//! move.
 //!
-//! Knows nothing of what is in a record. No operation but [`Store::retain`] and the growth of the index touches more
-//! than a few chunks.
+//! Snapshots [share](Store::share_chunks) the chunks. A chunk that is shared is copied before it changes.
+//!
+//! To find an id, a store of up to [`WITHOUT_MAP`] chunks searches all of them; a larger store has a [`ChunkMap`],
+//! which says which chunks may have the id.
+//!
+//! Promises: no operation touches more than a few chunks, except that the map is sometimes rebuilt, renumbered or
+//! grown; each of these takes time proportional to the number of records, but a few nanoseconds for each. The store
+//! never looks into a record.
 
 mod chunk;
-mod index;
+mod chunk_map;
 
 use super::{
-    codec::values::{Reader, varint, write_varint},
+    codec::{Reader, varint, write_varint},
     work,
 };
-pub use chunk::Chunk;
+pub(crate) use chunk::Chunk;
+use chunk_map::ChunkMap;
 use hashbrown::DefaultHashBuilder;
-use index::Index;
 use smallvec::SmallVec;
 use std::{hash::BuildHasher, sync::LazyLock};
 
-/// Bytes up to which a store is one chunk.
-const SMALL: usize = 4 << 10;
-/// Bytes of a chunk of a larger one, unless there are so many records that chunk numbers would run out. The fewer there
-/// are, the less has to be fetched from memory to find a record and to make room for it.
-const CHUNK: usize = 1 << 10;
-/// Bytes of all records beyond which chunks grow with them: by this power of two there are few enough chunks.
+/// Up to this size in bytes a store is one chunk.
+const SINGLE_CHUNK: usize = 4 << 10;
+/// Size in bytes of a chunk of a larger store. Small chunks mean less memory to fetch when a record is searched, and
+/// less to move when it changes. Very large stores have larger chunks (see [`MANY_SHIFT`]).
+const CHUNK_SIZE: usize = 1 << 10;
+/// The size of a chunk is at least the size of the store shifted right by this. Chunks are smaller by at most a factor
+/// of four, so there are at most 2^16, and their indexes fit into 16 bits.
 const MANY_SHIFT: u32 = 14;
-/// Up to here all chunks are searched.
-const WITHOUT_INDEX: usize = 4;
-/// Bytes of a line of the CPU's cache.
+/// A store of at most this many chunks has no map.
+const WITHOUT_MAP: usize = 4;
+/// Size in bytes of a cache line of the CPU.
 const LINE: usize = 64;
-/// How far ahead of the record that it looks at a search has memory fetched, in bytes.
+/// How many bytes ahead of the current record a search prefetches memory.
 const AHEAD: usize = 8 * LINE;
-/// Room that a record which outgrows its chunk's memory gets for the next ones.
+/// When a chunk needs a new block of memory because a record grew, the block gets this many spare bytes.
 const SLACK: usize = 48;
 
-/// Where a record is, until the store changes.
+/// Where a record is. Valid until the store changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Location {
+    /// Index of the chunk.
     chunk: usize,
-    /// Of its id.
+    /// Offset in the chunk where the record's id begins.
     start: usize,
-    /// Of its bytes.
+    /// Offset where the record itself begins.
     record: usize,
+    /// Offset behind the record.
     end: usize,
 }
 
 /// See the module's description.
 #[derive(Default)]
-pub struct Store {
-    /// In order; what has been emptied is `None`. Most stores have one.
+pub(crate) struct Store {
+    /// The chunks in order. A chunk that became empty is `None` until the chunks are compacted. Most stores have one
+    /// chunk.
     chunks: SmallVec<[Option<Chunk>; 1]>,
-    index: Option<Box<Index>>,
+    map: Option<Box<ChunkMap>>,
+    /// Number of records.
     len: u32,
+    /// How many entries of `chunks` are `None`.
     holes: u32,
-    /// Bytes of all records.
+    /// Bytes that all records take, with their ids and lengths.
     bytes: usize,
-    /// Capacity of all chunks.
+    /// Capacity of all chunks together, in bytes.
     allocated: usize,
 }
 
-fn tag(key: u64) -> u16 {
+/// The 16 bits by which the map knows an id: a hash with a random seed.
+fn tag(id: u64) -> u16 {
     static STATE: LazyLock<DefaultHashBuilder> = LazyLock::new(DefaultHashBuilder::default);
-    spread(STATE.hash_one(key))
+    spread(STATE.hash_one(id))
 }
 
-/// Of ids that follow one another some bits of the hash do so too, with some seeds.
+/// Reduces a hash to 16 bits. With some seeds, some bits of the hashes of consecutive ids are consecutive too; the
+/// multiplication spreads them.
 fn spread(hash: u64) -> u16 {
     ((hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as u16
 }
 
-/// The records of a chunk.
+/// Reads the records of a chunk one after the other. Stops at the first one that is broken.
 #[derive(Clone, Copy)]
-pub struct Records<'a> {
+pub(crate) struct Records<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Records<'a> {
-    /// From this offset on, which must be one that [`position`](Self::position) gave.
-    pub fn new(bytes: &'a [u8], at: usize) -> Self {
+    /// Starts at offset `at`, which must be 0 or come from [`position`](Self::position).
+    pub(crate) fn new(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at }
     }
 
-    /// Offset of the next record.
-    pub fn position(&self) -> usize {
+    /// Offset of the next record's id.
+    pub(crate) fn position(&self) -> usize {
         self.at
     }
 
+    /// The id of the next record, and the offsets where the record begins and ends.
     #[inline(always)]
-    fn next_place(&mut self) -> Option<(u64, usize, usize)> {
+    fn next_bounds(&mut self) -> Option<(u64, usize, usize)> {
         work::add(1);
-        let (key, after) = self.bytes.get(self.at..)?.split_first_chunk::<8>()?;
+        let (id, after) = self.bytes.get(self.at..)?.split_first_chunk::<8>()?;
         let (start, length) = match *after.first()? {
             length @ 0..0x80 => (self.at + 9, usize::from(length)),
             _ => {
@@ -106,7 +121,7 @@ impl<'a> Records<'a> {
             return None;
         }
         self.at = start + length;
-        Some((u64::from_le_bytes(*key), start, self.at))
+        Some((u64::from_le_bytes(*id), start, self.at))
     }
 }
 
@@ -115,19 +130,19 @@ impl<'a> Iterator for Records<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let (key, start, end) = self.next_place()?;
-        Some((key, &self.bytes[start..end]))
+        let (id, start, end) = self.next_bounds()?;
+        Some((id, &self.bytes[start..end]))
     }
 }
 
-/// Appends a record as it stands in a chunk.
-pub fn write_record(out: &mut Vec<u8>, key: u64, record: &[u8]) {
-    out.extend_from_slice(&key.to_le_bytes());
+/// Appends a record as a chunk holds it: id, length, record.
+pub(crate) fn write_record(out: &mut Vec<u8>, id: u64, record: &[u8]) {
+    out.extend_from_slice(&id.to_le_bytes());
     write_varint(out, record.len() as u64);
     out.extend_from_slice(record);
 }
 
-/// Has the CPU fetch the cache line of a byte that will be wanted soon.
+/// Tells the CPU to fetch the cache line with the byte at offset `at`, if there is one.
 #[inline(always)]
 fn prefetch(bytes: &[u8], at: usize) {
     #[cfg(not(target_arch = "x86_64"))]
@@ -135,14 +150,17 @@ fn prefetch(bytes: &[u8], at: usize) {
     #[cfg(target_arch = "x86_64")]
     if let Some(byte) = bytes.get(at) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch changes nothing that a program can see, and the byte is there.
+        // SAFETY: the pointer comes from a reference, so it is valid; a prefetch changes nothing that a program can
+        // observe.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast()) };
     }
 }
 
-/// Where one record ends is known only when its head is there, so a search would wait for memory at each one, were it not
-/// asked for before.
-fn find_in(bytes: &[u8], key: u64) -> Option<(usize, usize, usize)> {
+/// Searches a chunk for an id. Returns the offsets of the id, of the record and behind the record.
+///
+/// The offset of the next record is known only when the current record's length has been read. Without prefetching, the
+/// search would therefore wait for memory again and again.
+fn find_in(bytes: &[u8], id: u64) -> Option<(usize, usize, usize)> {
     let mut records = Records::new(bytes, 0);
     let mut fetched = 0;
     loop {
@@ -151,96 +169,99 @@ fn find_in(bytes: &[u8], key: u64) -> Option<(usize, usize, usize)> {
             prefetch(bytes, fetched);
             fetched += LINE;
         }
-        let (other, record, end) = records.next_place()?;
-        if other == key {
+        let (other, record, end) = records.next_bounds()?;
+        if other == id {
             return Some((start, record, end));
         }
     }
 }
 
 impl Store {
-    /// A store of records that come from outside, one behind the other as in a chunk. `None`: they are not, or two have the
-    /// same id.
-    pub fn from_records(bytes: &[u8]) -> Option<Self> {
+    /// Makes a store of records from outside, which follow one another as in a chunk. `None` when the bytes are broken,
+    /// or when two records have the same id other than 0.
+    pub(crate) fn from_records(bytes: &[u8]) -> Option<Self> {
         let mut store = Self { bytes: bytes.len(), ..Self::default() };
         let limit = store.limit();
-        let (mut keys, mut start) = (Vec::new(), 0);
+        let (mut ids, mut start) = (Vec::new(), 0);
         let mut records = Records::new(bytes, 0);
         loop {
             let before = records.position();
-            let next = records.next_place();
+            let next = records.next_bounds();
             if before > start && (next.is_none() || records.position() - start > limit) {
                 store.chunks.push(Some(Chunk::new(&bytes[start..before], 0)));
                 start = before;
             }
-            let Some((key, ..)) = next else { break };
+            let Some((id, ..)) = next else { break };
             store.len = store.len.checked_add(1)?;
-            if key != 0 {
-                keys.push(key);
+            if id != 0 {
+                ids.push(id);
             }
         }
-        keys.sort_unstable();
-        if start != bytes.len() || keys.windows(2).any(|pair| pair[0] == pair[1]) {
+        ids.sort_unstable();
+        if start != bytes.len() || ids.windows(2).any(|pair| pair[0] == pair[1]) {
             return None;
         }
-        // Two neighbours are longer than the limit together, so there are few enough chunks for their numbers.
+        // Any two neighbouring chunks together exceed the limit, so the indexes of the chunks fit into 16 bits.
         store.chunks.shrink_to_fit();
         store.allocated = store.bytes;
-        if store.chunks.len() > WITHOUT_INDEX {
-            store.make_index();
+        if store.chunks.len() > WITHOUT_MAP {
+            store.make_map();
         }
         Some(store)
     }
 
-    /// How many records there are.
-    pub fn len(&self) -> usize {
+    /// Number of records.
+    pub(crate) fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Are there none?
-    pub fn is_empty(&self) -> bool {
+    /// Whether there is no record.
+    pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
 
+    /// Size in bytes up to which records are added to a chunk. A chunk that grows to more than twice this size is
+    /// split.
     fn limit(&self) -> usize {
-        if self.bytes <= SMALL { SMALL } else { CHUNK.max(self.bytes >> MANY_SHIFT) }
+        if self.bytes <= SINGLE_CHUNK { SINGLE_CHUNK } else { CHUNK_SIZE.max(self.bytes >> MANY_SHIFT) }
     }
 
-    /// Where the record of this id is. Records with the id 0 are not found.
+    /// Finds the record with this id. The id 0 stands for "no id": such records are stored, but never found.
     #[inline]
-    pub fn find(&self, key: u64) -> Option<Place> {
-        if key == 0 {
+    pub(crate) fn find(&self, id: u64) -> Option<Location> {
+        if id == 0 {
             return None;
         }
-        let place = |number: usize| {
-            let (start, record, end) = find_in(self.chunks.get(number)?.as_ref()?, key)?;
-            Some(Place { chunk: number, start, record, end })
+        let location = |chunk_index: usize| {
+            let (start, record, end) = find_in(self.chunks.get(chunk_index)?.as_ref()?, id)?;
+            Some(Location { chunk: chunk_index, start, record, end })
         };
-        match &self.index {
-            None => (0..self.chunks.len()).find_map(place),
-            Some(index) => index.get(tag(key)).find_map(|chunk| place(usize::from(chunk))),
+        match &self.map {
+            None => (0..self.chunks.len()).find_map(location),
+            Some(map) => map.get(tag(id)).find_map(|chunk| location(usize::from(chunk))),
         }
     }
 
-    /// As [`find`](Self::find), when the record is probably the one behind `last`.
-    pub fn find_behind(&self, last: Option<Place>, key: u64) -> Option<Place> {
+    /// As [`find`](Self::find), but looks first at the record behind `last`. Fast when ids are looked up in the order
+    /// of the store.
+    pub(crate) fn find_after(&self, last: Option<Location>, id: u64) -> Option<Location> {
         let next = last.and_then(|last| {
             let mut records = Records::new(self.chunks.get(last.chunk)?.as_ref()?, last.end);
-            let (other, record, end) = records.next_place()?;
-            (other == key && key != 0).then_some(Place { chunk: last.chunk, start: last.end, record, end })
+            let (other, record, end) = records.next_bounds()?;
+            (other == id && id != 0).then_some(Location { chunk: last.chunk, start: last.end, record, end })
         });
-        next.or_else(|| self.find(key))
+        next.or_else(|| self.find(id))
     }
 
-    /// The bytes of a record.
-    pub fn record(&self, place: Place) -> &[u8] {
-        self.chunks[place.chunk].as_ref().map_or(&[], |chunk| &chunk[place.record..place.end])
+    /// The record at a location.
+    pub(crate) fn record(&self, location: Location) -> &[u8] {
+        self.chunks[location.chunk].as_ref().map_or(&[], |chunk| &chunk[location.record..location.end])
     }
 
-    /// Runs `change` on a chunk, and counts its memory and bytes anew. Returns its bytes.
-    fn change(&mut self, number: usize, change: impl FnOnce(&mut Chunk)) -> usize {
-        let Some(chunk) = &mut self.chunks[number] else { return 0 };
-        // A shared one is copied, any is moved in part.
+    /// Runs `change` on a chunk, and updates the totals of memory and bytes. Returns the chunk's new length in bytes.
+    fn change(&mut self, chunk_index: usize, change: impl FnOnce(&mut Chunk)) -> usize {
+        let Some(chunk) = &mut self.chunks[chunk_index] else { return 0 };
+        // A shared chunk is copied; in any chunk a part of the bytes moves.
         work::add(40 + chunk.len() / 32);
         let before = (chunk.capacity(), chunk.len());
         change(chunk);
@@ -250,8 +271,8 @@ impl Store {
         after.1
     }
 
-    /// Adds a record at the end. Its id must not be there yet, or 0.
-    pub fn push(&mut self, key: u64, record: &[u8]) {
+    /// Appends a record. The store must not have a record with this id yet, unless the id is 0.
+    pub(crate) fn push(&mut self, id: u64, record: &[u8]) {
         let (length, digits) = varint(record.len() as u64);
         let needed = 8 + digits + record.len();
         let limit = self.limit();
@@ -264,64 +285,66 @@ impl Store {
             self.trim_last();
             self.chunks.push(Some(Chunk::new(&[], 0)));
         }
-        let number = self.chunks.len() - 1;
-        self.change(number, |chunk| {
+        let chunk_index = self.chunks.len() - 1;
+        self.change(chunk_index, |chunk| {
             let end = chunk.len();
             let total = end + needed;
             let room = (2 * end).min(limit.saturating_sub(total));
-            chunk.splice(end, end, &[&key.to_le_bytes(), &length[..digits], record], room);
+            chunk.splice(end, end, &[&id.to_le_bytes(), &length[..digits], record], room);
         });
         self.len += 1;
-        if let Some(index) = &mut self.index {
-            if key != 0 {
-                index.insert(tag(key), number as u16);
+        if let Some(map) = &mut self.map {
+            if id != 0 {
+                map.insert(tag(id), chunk_index as u16);
             }
-        } else if self.chunks.len() > WITHOUT_INDEX {
-            self.make_index();
+        } else if self.chunks.len() > WITHOUT_MAP {
+            self.make_map();
         }
     }
 
-    fn make_index(&mut self) {
-        let mut index = Index::with_capacity(self.len());
-        for (number, chunk) in self.chunks.iter().enumerate() {
-            for (key, _) in chunk.iter().flat_map(|chunk| Records::new(chunk, 0)) {
-                if key != 0 {
-                    index.insert(tag(key), number as u16);
+    /// Makes the map from all chunks.
+    fn make_map(&mut self) {
+        let mut map = ChunkMap::with_capacity(self.len());
+        for (chunk_index, chunk) in self.chunks.iter().enumerate() {
+            for (id, _) in chunk.iter().flat_map(|chunk| Records::new(chunk, 0)) {
+                if id != 0 {
+                    map.insert(tag(id), chunk_index as u16);
                 }
             }
         }
-        self.index = Some(Box::new(index));
+        self.map = Some(Box::new(map));
     }
 
-    /// Replaces the bytes of a record.
-    pub fn replace(&mut self, place: Place, record: &[u8]) {
+    /// Replaces a record by another one with the same id.
+    pub(crate) fn replace(&mut self, location: Location, record: &[u8]) {
         let (length, digits) = varint(record.len() as u64);
-        let size = self.change(place.chunk, |chunk| {
-            chunk.splice(place.start + 8, place.end, &[&length[..digits], record], SLACK);
+        let size = self.change(location.chunk, |chunk| {
+            chunk.splice(location.start + 8, location.end, &[&length[..digits], record], SLACK);
         });
         if size > 2 * self.limit() {
-            self.split(place.chunk);
+            self.split(location.chunk);
         }
     }
 
-    /// Writes over some bytes of a record, from `at` on.
-    pub fn overwrite(&mut self, place: Place, at: usize, bytes: &[u8]) {
-        if place.record + at + bytes.len() <= place.end {
-            self.change(place.chunk, |chunk| chunk.overwrite(place.record + at, bytes));
+    /// Overwrites some bytes of a record, from offset `at` of the record on. Does nothing when they would go beyond its
+    /// end.
+    pub(crate) fn overwrite(&mut self, location: Location, at: usize, bytes: &[u8]) {
+        if location.record + at + bytes.len() <= location.end {
+            self.change(location.chunk, |chunk| chunk.overwrite(location.record + at, bytes));
         }
     }
 
-    /// Moves the later half of a chunk into one of its own.
-    fn split(&mut self, number: usize) {
-        let Some(chunk) = &self.chunks[number] else { return };
+    /// Moves the second half of a chunk into a new chunk behind it.
+    fn split(&mut self, chunk_index: usize) {
+        let Some(chunk) = &self.chunks[chunk_index] else { return };
         let mut records = Records::new(chunk, 0);
-        while records.position() < chunk.len() / 2 && records.next_place().is_some() {}
+        while records.position() < chunk.len() / 2 && records.next_bounds().is_some() {}
         let middle = records.position();
         if middle == chunk.len() || self.chunks.len() >= usize::from(u16::MAX) {
             return;
         }
         let rest = Chunk::new(&chunk[middle..], 0);
-        let next = number + 1;
+        let next = chunk_index + 1;
         match self.chunks.get_mut(next) {
             Some(hole @ None) => {
                 *hole = Some(rest.clone());
@@ -329,118 +352,116 @@ impl Store {
             }
             _ => {
                 self.chunks.insert(next, Some(rest.clone()));
-                if let Some(index) = &mut self.index {
-                    index.renumber(|chunk| if usize::from(chunk) >= next { chunk + 1 } else { chunk });
+                if let Some(map) = &mut self.map {
+                    map.renumber(|chunk| if usize::from(chunk) >= next { chunk + 1 } else { chunk });
                 }
             }
         }
         self.allocated += rest.capacity();
         self.bytes += rest.len();
-        self.change(number, |chunk| *chunk = Chunk::new(&chunk[..middle], 0));
-        if self.index.is_some() {
-            self.moved(&rest, number, next);
-        } else if self.chunks.len() > WITHOUT_INDEX {
-            self.make_index();
+        self.change(chunk_index, |chunk| *chunk = Chunk::new(&chunk[..middle], 0));
+        if self.map.is_some() {
+            self.note_moved(&rest, chunk_index, next);
+        } else if self.chunks.len() > WITHOUT_MAP {
+            self.make_map();
         }
     }
 
-    /// These records are in another chunk now.
-    fn moved(&mut self, records: &[u8], from: usize, to: usize) {
-        if let Some(index) = &mut self.index {
-            for (key, _) in Records::new(records, 0).filter(|(key, _)| *key != 0) {
-                index.change(tag(key), from as u16, to as u16);
+    /// Tells the map that these records are in another chunk now.
+    fn note_moved(&mut self, records: &[u8], from: usize, to: usize) {
+        if let Some(map) = &mut self.map {
+            for (id, _) in Records::new(records, 0).filter(|(id, _)| *id != 0) {
+                map.change(tag(id), from as u16, to as u16);
             }
         }
     }
 
     /// Removes a record.
-    pub fn remove(&mut self, place: Place) {
-        let key = self.chunks[place.chunk].as_ref().and_then(|chunk| Records::new(chunk, place.start).next());
-        if let (Some(index), Some((key, _))) = (&mut self.index, key)
-            && key != 0
+    pub(crate) fn remove(&mut self, location: Location) {
+        let id = self.chunks[location.chunk].as_ref().and_then(|chunk| Records::new(chunk, location.start).next());
+        if let (Some(map), Some((id, _))) = (&mut self.map, id)
+            && id != 0
         {
-            index.remove(tag(key), place.chunk as u16);
+            map.remove(tag(id), location.chunk as u16);
         }
         self.len -= 1;
-        let size = self.change(place.chunk, |chunk| chunk.splice(place.start, place.end, &[], 0));
+        let size = self.change(location.chunk, |chunk| chunk.splice(location.start, location.end, &[], 0));
         if size == 0 {
-            self.empty(place.chunk);
+            self.empty_chunk(location.chunk);
         } else if size < self.limit() / 4 {
-            self.join(place.chunk);
+            self.join_neighbour(location.chunk);
         } else {
-            self.shrink(place.chunk);
+            self.shrink(location.chunk);
         }
-        self.close_holes();
+        self.compact();
     }
 
-    /// Gives memory back when much of it is unused.
-    fn shrink(&mut self, number: usize) {
+    /// Moves a chunk to a smaller block of memory when much of its block is unused.
+    fn shrink(&mut self, chunk_index: usize) {
         let wasteful = |chunk: &Chunk| chunk.capacity() > chunk.len() + chunk.len() / 4 + 256;
-        if self.chunks[number].as_ref().is_some_and(wasteful) {
-            self.change(number, |chunk| *chunk = Chunk::new(chunk, SLACK));
+        if self.chunks[chunk_index].as_ref().is_some_and(wasteful) {
+            self.change(chunk_index, |chunk| *chunk = Chunk::new(chunk, SLACK));
         }
     }
 
-    fn empty(&mut self, number: usize) {
-        if let Some(chunk) = self.chunks[number].take() {
+    /// Drops a chunk, and leaves a hole at its index.
+    fn empty_chunk(&mut self, chunk_index: usize) {
+        if let Some(chunk) = self.chunks[chunk_index].take() {
             self.allocated -= chunk.capacity();
             self.bytes -= chunk.len();
             self.holes += 1;
         }
     }
 
-    /// Joins a small chunk with one beside it, if both together are not large.
-    fn join(&mut self, number: usize) {
+    /// Joins a small chunk with the nearest chunk behind or before it, if both together are not large.
+    fn join_neighbour(&mut self, chunk_index: usize) {
         let most = self.limit() / 4 * 3;
-        let length = |number: usize| self.chunks[number].as_ref().map(|chunk| chunk.len());
-        let Some(own) = length(number) else { return };
+        let length = |index: usize| self.chunks[index].as_ref().map(|chunk| chunk.len());
+        let Some(own) = length(chunk_index) else { return };
         let fits = |other: &usize| length(*other).is_some_and(|other| other + own <= most);
-        // Beyond holes, but not far: they are closed before there are many.
-        let later = (number + 1..self.chunks.len()).find(|other| length(*other).is_some()).filter(fits);
-        let earlier = (0..number).rev().find(|other| length(*other).is_some()).filter(fits);
-        let Some((into, from)) = later.map(|other| (number, other)).or(earlier.map(|other| (other, number))) else {
-            return self.shrink(number);
+        // Holes between them are skipped. There are never many: at half of the entries the chunks are compacted.
+        let later = (chunk_index + 1..self.chunks.len()).find(|other| length(*other).is_some()).filter(fits);
+        let earlier = (0..chunk_index).rev().find(|other| length(*other).is_some()).filter(fits);
+        let Some((into, from)) = later.map(|other| (chunk_index, other)).or(earlier.map(|other| (other, chunk_index)))
+        else {
+            return self.shrink(chunk_index);
         };
         let Some(taken) = self.chunks[from].clone() else { return };
-        self.empty(from);
+        self.empty_chunk(from);
         self.change(into, |chunk| chunk.splice(chunk.len(), chunk.len(), &[&taken], SLACK));
-        self.moved(&taken, from, into);
+        self.note_moved(&taken, from, into);
     }
 
-    /// Renumbers the chunks when most of them are empty.
-    fn close_holes(&mut self) {
+    /// Removes the holes when there are at least four and they are at least half of all entries. The chunks get new
+    /// indexes.
+    fn compact(&mut self) {
         let holes = self.holes as usize;
         if holes < 4 || holes * 2 < self.chunks.len() {
             return;
         }
         let mut next = 0;
-        let numbers: Vec<u16> = self
+        let new_indexes: Vec<u16> = self
             .chunks
             .iter()
             .map(|chunk| {
-                let number = next;
+                let new_index = next;
                 next += u16::from(chunk.is_some());
-                number
+                new_index
             })
             .collect();
         self.chunks.retain(|chunk| chunk.is_some());
         self.chunks.shrink_to_fit();
         self.holes = 0;
-        if self.chunks.len() <= WITHOUT_INDEX {
-            self.index = None;
+        if self.chunks.len() <= WITHOUT_MAP {
+            self.map = None;
         }
-        if let Some(index) = &mut self.index {
-            index.renumber(|chunk| numbers[usize::from(chunk)]);
-            index.shrink();
+        if let Some(map) = &mut self.map {
+            map.renumber(|chunk| new_indexes[usize::from(chunk)]);
+            map.shrink();
         }
     }
 
-    /// Removes everything.
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-
-    /// Gives the memory back that the last chunk had reserved for more records.
+    /// Gives back the memory that the last chunk reserves for more records.
     fn trim_last(&mut self) {
         let last = self.chunks.len().wrapping_sub(1);
         let has_room = |chunk: &Chunk| chunk.capacity() > chunk.len();
@@ -449,33 +470,33 @@ impl Store {
         }
     }
 
-    /// Gives back memory that was reserved for more records.
-    pub fn shrink_to_fit(&mut self) {
+    /// Gives back all memory that is reserved for more records.
+    pub(crate) fn shrink_to_fit(&mut self) {
         self.trim_last();
         self.chunks.shrink_to_fit();
-        if let Some(index) = &mut self.index {
-            index.shrink_to_fit();
+        if let Some(map) = &mut self.map {
+            map.shrink_to_fit();
         }
     }
 
-    /// All records in order.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+    /// All records in order, with their ids.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.chunks.iter().flatten().flat_map(|chunk| Records::new(chunk, 0))
     }
 
-    /// The chunks in order, as they are now.
-    pub fn share(&self) -> Vec<Chunk> {
+    /// All chunks in order. Later changes of the store do not show in them.
+    pub(crate) fn share_chunks(&self) -> Vec<Chunk> {
         work::add(2 * self.chunks.len());
         self.chunks.iter().flatten().cloned().collect()
     }
 
     /// Bytes on the heap.
-    pub fn heap(&self) -> usize {
+    pub(crate) fn heap(&self) -> usize {
         let list = if self.chunks.spilled() { self.chunks.capacity() * size_of::<Option<Chunk>>() } else { 0 };
         self.allocated
             + (self.chunks.len() - self.holes as usize) * Chunk::OVERHEAD
             + list
-            + self.index.as_ref().map_or(0, |index| size_of::<Index>() + index.heap())
+            + self.map.as_ref().map_or(0, |map| size_of::<ChunkMap>() + map.heap())
     }
 }
 

@@ -1,3 +1,5 @@
+//! A store is a list of records that can be found by id, and that snapshots can share.
+
 use super::*;
 use proptest::prelude::*;
 
@@ -11,11 +13,11 @@ enum Step {
     Reload,
 }
 
-fn steps(keys: u64, longest: usize) -> impl Strategy<Value = Vec<Step>> {
+fn steps(ids: u64, longest: usize) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
-        60 => (0..keys, 0..longest, any::<u8>()).prop_map(|(key, length, byte)| Step::Set(key, length, byte)),
-        30 => (1..keys).prop_map(Step::Remove),
-        4 => (1..keys, any::<usize>()).prop_map(|(key, at)| Step::Overwrite(key, at)),
+        60 => (0..ids, 0..longest, any::<u8>()).prop_map(|(id, length, byte)| Step::Set(id, length, byte)),
+        30 => (1..ids).prop_map(Step::Remove),
+        4 => (1..ids, any::<usize>()).prop_map(|(id, at)| Step::Overwrite(id, at)),
         1 => Just(Step::Share),
         1 => Just(Step::Shrink),
         1 => Just(Step::Reload),
@@ -24,11 +26,11 @@ fn steps(keys: u64, longest: usize) -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn all(store: &Store) -> Vec<(u64, Vec<u8>)> {
-    store.iter().map(|(key, record)| (key, record.to_vec())).collect()
+    store.iter().map(|(id, record)| (id, record.to_vec())).collect()
 }
 
 fn together(store: &Store) -> Vec<u8> {
-    store.share().iter().flat_map(|chunk| chunk.iter().copied()).collect()
+    store.share_chunks().iter().flat_map(|chunk| chunk.iter().copied()).collect()
 }
 
 fn check(steps: Vec<Step>) {
@@ -36,48 +38,48 @@ fn check(steps: Vec<Step>) {
     let mut model: Vec<(u64, Vec<u8>)> = Vec::new();
     let mut shared = Vec::new();
     for step in steps {
-        let find = |model: &[(u64, Vec<u8>)], key| model.iter().position(|(other, _)| *other == key && key != 0);
+        let find = |model: &[(u64, Vec<u8>)], id| model.iter().position(|(other, _)| *other == id && id != 0);
         match step {
-            Step::Set(key, length, byte) => {
+            Step::Set(id, length, byte) => {
                 let record = vec![byte; length];
-                match (store.find(key), find(&model, key)) {
-                    (Some(place), Some(at)) => {
-                        assert_eq!(store.record(place), model[at].1);
+                match (store.find(id), find(&model, id)) {
+                    (Some(location), Some(at)) => {
+                        assert_eq!(store.record(location), model[at].1);
                         let before = at.checked_sub(1).and_then(|at| store.find(model[at].0));
-                        assert_eq!(store.find_behind(before, key), Some(place));
-                        assert_eq!(store.find_behind(Some(place), key), Some(place));
-                        store.replace(place, &record);
+                        assert_eq!(store.find_after(before, id), Some(location));
+                        assert_eq!(store.find_after(Some(location), id), Some(location));
+                        store.replace(location, &record);
                         model[at].1 = record;
                     }
                     (None, None) => {
-                        store.push(key, &record);
-                        model.push((key, record));
+                        store.push(id, &record);
+                        model.push((id, record));
                     }
-                    other => panic!("{key}: {other:?}"),
+                    other => panic!("{id}: {other:?}"),
                 }
             }
-            Step::Remove(key) => match (store.find(key), find(&model, key)) {
-                (Some(place), Some(at)) => {
-                    store.remove(place);
+            Step::Remove(id) => match (store.find(id), find(&model, id)) {
+                (Some(location), Some(at)) => {
+                    store.remove(location);
                     model.remove(at);
                 }
                 (None, None) => {}
-                other => panic!("{key}: {other:?}"),
+                other => panic!("{id}: {other:?}"),
             },
-            Step::Overwrite(key, at) => {
-                if let (Some(place), Some(number)) = (store.find(key), find(&model, key)) {
+            Step::Overwrite(id, at) => {
+                if let (Some(location), Some(number)) = (store.find(id), find(&model, id)) {
                     let record = &mut model[number].1;
                     let at = at % (record.len() + 1);
                     if let Some(byte) = record.get_mut(at) {
                         *byte ^= 1;
                         let byte = *byte;
-                        store.overwrite(place, at, &[byte]);
+                        store.overwrite(location, at, &[byte]);
                     } else {
-                        store.overwrite(place, at, b"beyond");
+                        store.overwrite(location, at, b"beyond");
                     }
                 }
             }
-            Step::Share => shared.push((store.share(), model.clone())),
+            Step::Share => shared.push((store.share_chunks(), model.clone())),
             Step::Shrink => store.shrink_to_fit(),
             Step::Reload => {
                 let bytes = together(&store);
@@ -89,11 +91,8 @@ fn check(steps: Vec<Step>) {
     }
     assert_eq!(all(&store), model);
     for (chunks, model) in shared {
-        let records: Vec<_> = chunks
-            .iter()
-            .flat_map(|chunk| Records::new(chunk, 0))
-            .map(|(key, record)| (key, record.to_vec()))
-            .collect();
+        let records: Vec<_> =
+            chunks.iter().flat_map(|chunk| Records::new(chunk, 0)).map(|(id, record)| (id, record.to_vec())).collect();
         assert_eq!(records, model, "a snapshot was disturbed");
     }
     let bytes: usize = store.iter().map(|(_, record)| 8 + varint(record.len() as u64).1 + record.len()).sum();
@@ -128,9 +127,9 @@ proptest! {
 }
 
 #[test]
-fn chunks_from_outside_are_as_large_as_others_and_no_id_comes_twice() {
+fn a_store_from_outside_has_normal_chunks_and_no_id_twice() {
     let mut store = Store::default();
-    (1..=60_000).for_each(|key| store.push(key, &[7; 300]));
+    (1..=60_000).for_each(|id| store.push(id, &[7; 300]));
     store.push(0, &[1]);
     store.push(0, &[1]);
     store.shrink_to_fit();
@@ -139,48 +138,48 @@ fn chunks_from_outside_are_as_large_as_others_and_no_id_comes_twice() {
     assert_eq!((same.len(), same.bytes), (60_002, bytes.len()));
     assert!(same.chunks.iter().flatten().all(|chunk| chunk.len() <= same.limit()));
     assert!(same.heap() <= store.heap(), "{} and {}", same.heap(), store.heap());
-    assert!((1..=60_000).all(|key| same.find(key).is_some()));
+    assert!((1..=60_000).all(|id| same.find(id).is_some()));
     store.push(60_001, &[]);
     assert!(Store::from_records(&[&bytes[..], &bytes[..310]].concat()).is_none());
     assert!(Store::from_records(&bytes[..bytes.len() - 1]).is_none());
 }
 
 #[test]
-fn memory_follows_the_records() {
+fn memory_is_proportional_to_the_records() {
     let mut store = Store::default();
     let record = [7; 60];
-    for key in 1..=50_000 {
-        store.push(key, &record);
+    for id in 1..=50_000 {
+        store.push(id, &record);
     }
     store.shrink_to_fit();
     let each = store.heap() as f64 / 50_000.0;
     assert!(each < 60.0 + 9.0 + 8.0, "{each} bytes a record");
-    // People come and go.
+    // Remove and add many records, as when members leave and join.
     for round in 0..4u64 {
-        for key in 0..50_000 {
-            if key % 3 != round % 3 {
+        for id in 0..50_000 {
+            if id % 3 != round % 3 {
                 continue;
             }
-            let place = store.find(round * 50_000 + key + 1).or_else(|| store.find(key + 1));
-            if let Some(place) = place {
-                store.remove(place);
-                store.push((round + 1) * 50_000 + key + 1, &record);
+            let location = store.find(round * 50_000 + id + 1).or_else(|| store.find(id + 1));
+            if let Some(location) = location {
+                store.remove(location);
+                store.push((round + 1) * 50_000 + id + 1, &record);
             }
         }
     }
     let each = store.heap() as f64 / store.len() as f64;
     assert!(each < 120.0, "{each} bytes a record after churn");
-    let keys: Vec<u64> = store.iter().map(|(key, _)| key).collect();
-    for key in keys {
-        let place = store.find(key).expect("every record is found");
-        store.remove(place);
+    let ids: Vec<u64> = store.iter().map(|(id, _)| id).collect();
+    for id in ids {
+        let location = store.find(id).expect("every record is found");
+        store.remove(location);
     }
     assert_eq!(store.len(), 0);
     assert!(store.heap() < 1_000, "{}", store.heap());
 }
 
 #[test]
-fn ids_spread_over_tags_whatever_the_seed() {
+fn tags_of_ids_are_spread_evenly_with_every_seed() {
     let sequence: Vec<u64> = (0..100_000).map(|id| 1_000 + id).collect();
     let snowflakes: Vec<u64> = (0..100_000).map(|id| ((id * 7_919_331 + 1_000_000_000) << 22) | (id % 3)).collect();
     for _ in 0..40 {
@@ -188,7 +187,8 @@ fn ids_spread_over_tags_whatever_the_seed() {
         for ids in [&sequence, &snowflakes] {
             let mut counts = vec![0usize; 1 << 16];
             ids.iter().for_each(|id| counts[usize::from(spread(state.hash_one(id)))] += 1);
-            // Evenly spread it is 1 + 100,000 / 65,536.
+            // If tags were spread evenly, an entry would share its tag with 100,000 / 65,536 others on average: 2.53 in
+            // total.
             let seen = counts.iter().map(|count| count * count).sum::<usize>() as f64 / ids.len() as f64;
             assert!(seen < 2.7, "{seen} entries have the tag of an id");
         }

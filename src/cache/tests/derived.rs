@@ -1,4 +1,4 @@
-//! Keys of a guild that events change without naming them.
+//! The keys of a guild that the cache derives, because events change them without naming them.
 
 use super::*;
 
@@ -37,29 +37,29 @@ fn large_follows_the_count_of_members() {
 }
 
 #[test]
-fn large_is_as_discord_said_until_somebody_comes_or_goes() {
-    // Which side of the threshold exactly as many are on is for Discord to say.
+fn large_stays_as_discord_said_until_a_member_joins_or_leaves() {
+    // The cache does not judge whether a guild with exactly the threshold's number of members is large.
     assert_eq!(large(&create(Flags::ALL, true, 250, 1)), true);
     assert_eq!(large(&create(Flags::ALL, true, 3, 1)), true);
     assert_eq!(large(&create(Flags::ALL, false, 300, 1)), false);
     let mut cache = cache(Flags::ALL);
     apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "member_count": 250}));
     join(&mut cache, 5);
-    assert_eq!(shown(&cache, 2, View::ALL).get("large"), None, "what Discord does not say nobody misses");
+    assert_eq!(shown(&cache, 2, View::ALL).get("large"), None, "the key is not added");
 }
 
 #[test]
 fn a_guild_stays_large_while_members_are_missing() {
-    // Libraries ask for the members of large guilds only.
+    // Libraries request the members of large guilds only.
     let mut cache = create(Flags::ALL, true, 251, 10);
     leave(&mut cache, 1000);
-    assert_eq!(large(&cache), true, "240 members are not known");
+    assert_eq!(large(&cache), true, "the cache does not know 241 of the members");
     let members: Vec<Value> = (1..251).map(|id| json!({"user": {"id": (1000 + id).to_string()}})).collect();
     let chunk = json!({"guild_id": "2", "members": members, "chunk_index": 0, "chunk_count": 1});
     apply(&mut cache, "GUILD_MEMBERS_CHUNK", chunk.clone());
     cache.chunk_of_all_members(1, chunk.to_string().as_bytes());
     assert_eq!(large(&cache), false);
-    // Where members are not cached, nobody is told that there were more.
+    // When members are not cached, the number of members alone decides.
     let mut cache = create(Flags::default(), true, 251, 10);
     leave(&mut cache, 1000);
     assert_eq!(large(&cache), false);
@@ -68,7 +68,7 @@ fn a_guild_stays_large_while_members_are_missing() {
 #[test]
 fn messages_of_a_thread_are_counted() {
     let mut cache = cache(Flags::ALL);
-    // One of before July 2022 and one of after.
+    // One thread from before July 2022 and one from after.
     let (old, new) = ("900000000000000000", "1000000000000000000");
     let thread = |id: &str, count: u64, sent: u64| json!({"id": id, "parent_id": "10", "message_count": count, "total_message_sent": sent, "last_message_id": null});
     let threads = json!([thread(old, 49, 80), thread(new, 0, 0)]);
@@ -88,11 +88,11 @@ fn messages_of_a_thread_are_counted() {
             let message = json!({"guild_id": "2", "channel_id": thread, "id": id.to_string(), "type": 0});
             assert!(!apply(&mut cache, "MESSAGE_CREATE", message).changed);
         }
-        assert_eq!(counts(&cache, 0), (50, 80 + number), "it ends at 50 in an old thread");
+        assert_eq!(counts(&cache, 0), (50, 80 + number), "in an old thread message_count stops at 50");
         assert_eq!(counts(&cache, 1), (number, number));
         assert_eq!(shown(&cache, 2, View::ALL)["threads"][1]["last_message_id"], id.to_string());
     }
-    // The message that a thread begins with is not counted, whether it has an id of its own or the thread's.
+    // The message that a thread starts with is not counted: it has the type 21, or the id of the thread.
     for (id, kind) in [("1100000000000999999", 21), (new, 0)] {
         let message = json!({"guild_id": "2", "channel_id": new, "id": id, "type": kind});
         apply(&mut cache, "MESSAGE_CREATE", message);
@@ -105,7 +105,7 @@ fn messages_of_a_thread_are_counted() {
         json!({"guild_id": "2", "channel_id": new, "ids": ["1100000000000000002", "1100000000000000004", new]});
     assert_eq!(apply(&mut cache, "MESSAGE_DELETE_BULK", deleted).ignored, None);
     assert_eq!(counts(&cache, 1), (1_027, 1_030));
-    // Channels count nothing, and of an unknown one nothing is known.
+    // Channels have no counts. Events about messages in unknown channels are not an error.
     apply(&mut cache, "MESSAGE_CREATE", json!({"guild_id": "2", "channel_id": "10", "id": "12", "type": 0}));
     for data in [json!({"guild_id": "2", "channel_id": "10", "id": "12"}), json!({"channel_id": "10", "id": "12"})] {
         assert_eq!(apply(&mut cache, "MESSAGE_DELETE", data).ignored, None);
@@ -114,7 +114,7 @@ fn messages_of_a_thread_are_counted() {
 }
 
 #[test]
-fn a_count_moves_where_there_is_one() {
+fn only_counts_that_a_thread_has_change() {
     let mut cache = cache(Flags::ALL);
     let thread = json!({"avatar": null, "flags": 0, "id": "2", "member": {"flags": {}, "id": "2"}, "parent_id": "1", "total_message_sent": 8, "é": "4751770370924796708"});
     apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "threads": [{"id": "3", "total_message_sent": 127}, thread]}));
@@ -124,7 +124,7 @@ fn a_count_moves_where_there_is_one() {
 }
 
 #[test]
-fn a_role_is_taken_from_members_with_odd_keys() {
+fn a_role_is_taken_from_members_with_unusual_keys() {
     let mut cache = cache(Flags::ALL);
     let members = json!([{"user": {"id": "5", "a \"key\"": 1}, "roles": ["100000000000000005", "100000000000000006"]}]);
     apply(&mut cache, "GUILD_CREATE", json!({"id": "2", "members": members}));

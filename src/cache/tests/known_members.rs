@@ -1,4 +1,4 @@
-//! A request for members is answered from the cache only when all of them are known, by who they are.
+//! When the cache knows all members of a guild. Only then does it answer requests for members.
 
 use super::*;
 
@@ -45,19 +45,19 @@ fn joins_voice(cache: &mut Cache, member: &Value) {
 }
 
 #[test]
-fn guests_of_voice_channels_are_no_members_that_count() {
+fn guests_from_voice_channels_do_not_complete_the_list() {
     let mut cache = with(true, 4, members([900, 77]));
     for user in [951, 952] {
         joins_voice(&mut cache, &guest(user));
     }
     assert_eq!(cache.counts().members, 4);
-    assert_eq!(all(&cache), None, "two real members are missing");
+    assert_eq!(all(&cache), None, "two members who are no guests are missing");
     chunk(&mut cache, 1, members([900, 901, 902, 77]), 0, 1);
     assert_eq!(all(&cache), Some(6));
 }
 
 #[test]
-fn guests_in_a_guild_create_do_not_count() {
+fn guests_in_a_guild_create_do_not_complete_the_list() {
     let both = |large, count| {
         let mut list = members([900, 77]);
         list.push(guest(951));
@@ -65,16 +65,16 @@ fn guests_in_a_guild_create_do_not_count() {
     };
     assert_eq!(both(false, 3), None);
     assert_eq!(both(false, 2), Some(3));
-    assert_eq!(both(true, 2), None, "a large guild never lists all");
-    assert_eq!(all(&with(false, 3, members([900, 77, 900]))), None, "one of them stands there twice");
-    assert_eq!(all(&with(false, 1, members([900, 77]))), None, "more than are counted");
+    assert_eq!(both(true, 2), None, "the list of a large guild is never complete");
+    assert_eq!(all(&with(false, 3, members([900, 77, 900]))), None, "one of the members is listed twice");
+    assert_eq!(all(&with(false, 1, members([900, 77]))), None, "more members are listed than counted");
     assert_eq!(all(&with(false, 2, members([900, 77]))), Some(2));
 }
 
 #[test]
-fn guests_in_chunks_do_not_count_and_only_whole_answers_do() {
+fn only_a_whole_unfiltered_answer_completes_the_list() {
     let mut cache = with(true, 3, members([77]));
-    // An answer to a request for some of them.
+    // A chunk that answers a request for some members.
     let data = json!({"guild_id": "1", "members": [guest(951), guest(952)], "chunk_index": 0, "chunk_count": 1});
     apply(&mut cache, "GUILD_MEMBERS_CHUNK", data);
     assert_eq!(all(&cache), None);
@@ -87,14 +87,14 @@ fn guests_in_chunks_do_not_count_and_only_whole_answers_do() {
 }
 
 #[test]
-fn what_was_counted_wrong_does_not_hide_a_member() {
+fn a_wrong_member_count_does_not_complete_the_list() {
     let mut cache = with(true, 3, members([900, 77]));
-    // Somebody whom nobody knows here leaves, and Discord says so twice.
+    // An unknown member leaves, and Discord says so twice: member_count is now lower than the number of members.
     for _ in 0..2 {
         apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "1", "user": {"id": "903"}}));
     }
     assert_eq!(all(&cache), None);
-    // Where all are known it can not be counted twice.
+    // When all members are known, the second event is recognised.
     let mut cache = with(false, 3, members([900, 901, 77]));
     for _ in 0..2 {
         apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "1", "user": {"id": "901"}}));
@@ -112,12 +112,12 @@ fn guests_come_and_go_without_being_counted() {
     assert_eq!((count(&cache), all(&cache)), (json!(2), Some(3)));
     apply(&mut cache, "GUILD_MEMBER_REMOVE", json!({"guild_id": "1", "user": {"id": "951"}}));
     assert_eq!((count(&cache), all(&cache)), (json!(2), Some(2)));
-    // One who stays is a member from then on.
+    // A guest can become a member.
     joins_voice(&mut cache, &guest(951));
     added["joined_at"] = "2026-01-01T00:00:00+00:00".into();
     apply(&mut cache, "GUILD_MEMBER_ADD", added);
     assert_eq!((count(&cache), all(&cache)), (json!(3), Some(3)));
-    // The others are gone when they leave the channel.
+    // Any other guest is removed when they leave the voice channel.
     joins_voice(&mut cache, &guest(952));
     assert_eq!(all(&cache), Some(4));
     apply(&mut cache, "VOICE_STATE_UPDATE", json!({"guild_id": "1", "user_id": "952", "channel_id": null}));
@@ -133,7 +133,7 @@ fn guests_come_and_go_without_being_counted() {
 }
 
 #[test]
-fn what_contradicts_the_list_ends_it() {
+fn an_event_that_contradicts_the_list_ends_its_completeness() {
     type Step = fn(&mut Cache);
     let steps: [(&str, Step); 6] = [
         ("a gap in the events", |cache| cache.doubt_members()),
@@ -158,7 +158,7 @@ fn what_contradicts_the_list_ends_it() {
         step(&mut cache);
         assert_eq!(all(&cache), None, "{what}");
     }
-    // A guild that comes anew between two chunks has not all of them.
+    // The guild comes again between two chunks, so the members of the first chunk are lost.
     let mut cache = with(true, 2, members([77]));
     chunk(&mut cache, 1, members([900]), 0, 2);
     let create = json!({"id": "1", "large": true, "member_count": 2, "members": members([77])});
@@ -168,12 +168,12 @@ fn what_contradicts_the_list_ends_it() {
 }
 
 #[test]
-fn it_is_known_in_the_next_process_too() {
+fn completeness_survives_a_restart() {
     for other_tables in [false, true] {
         for (mut cache, expected) in [
             (with(true, 4, members([900, 77])), None),
             (with(false, 2, members([900, 77])), Some(2)),
-            // Counting would say otherwise.
+            // Here member_count contradicts the complete answer. The answer decides.
             {
                 let mut cache = with(true, 9, members([77]));
                 chunk(&mut cache, 1, members([900, 77]), 0, 1);

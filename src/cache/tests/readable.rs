@@ -1,5 +1,5 @@
-//! Whatever is cached, what a client is shown is what typed libraries can read: discord.py and hikari need the name,
-//! discriminator and avatar of every user of a member, and hikari looks up each voice state's user among the members.
+//! Snapshots can be read by typed libraries, whatever the flags are: discord.py and hikari need the name, discriminator
+//! and avatar of the user of every member, and hikari looks up the user of each voice state among the members.
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn combinations() -> impl Iterator<Item = Flags> {
     })
 }
 
-/// Every object below a key that holds a user, with the way to it.
+/// Collects every object at a key that holds a user, with the path to it.
 fn users<'a>(value: &'a Value, path: &str, found: &mut Vec<(String, &'a Value)>) {
     match value {
         Value::Array(items) => items.iter().for_each(|item| users(item, path, found)),
@@ -54,7 +54,8 @@ fn check(cache: &Cache, flags: Flags, when: &str) {
         let mut found = Vec::new();
         users(&guild, "", &mut found);
         for (path, user) in found {
-            // Of a presence's user only the id is certain, and libraries know that (docs: Gateway Events, Presence Update).
+            // Only the id of a presence's user is guaranteed, and libraries know that (docs: Gateway Events, Presence
+            // Update).
             let whole = ["id", "username", "discriminator", "avatar"].iter().all(|key| user.get(key).is_some());
             let readable = if path == ".presences.user" { user.get("id").is_some() } else { whole };
             assert!(readable, "{path} is {user} {when}, with {flags:?}");
@@ -80,7 +81,7 @@ fn check(cache: &Cache, flags: Flags, when: &str) {
 }
 
 #[test]
-fn every_user_can_be_read_whatever_is_cached() {
+fn every_user_can_be_read_with_any_flags() {
     let create = json!({
         "id": "1", "member_count": 4, "large": false, "unavailable": false, "channels": [{"id": "10", "type": 2}], "threads": [],
         "members": [member(77), member(78), member(79), member(81)],
@@ -124,9 +125,9 @@ fn every_user_can_be_read_whatever_is_cached() {
     }
 }
 
-/// Without the intent for members there are no other events about them than their voice states.
+/// Without the intent for members, VOICE_STATE_UPDATE is the only event about members in voice channels.
 #[test]
-fn who_is_kept_for_being_in_voice_is_as_the_voice_state_says() {
+fn a_member_in_voice_is_updated_by_voice_states() {
     let mut cache = cache(Flags { voice_states: true, ..Flags::default() });
     assert_eq!(shown(&cache, 1, View::ALL)["members"], json!([guild()["members"][1]]));
     let mut renamed = member(78);

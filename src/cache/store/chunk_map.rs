@@ -1,24 +1,30 @@
-//! Which chunk may hold an id: a hash table of 4 bytes an entry.
+//! The chunk map: which chunks may hold an id. A hash table with four bytes for each entry.
 //!
-//! An entry is 16 bits of the id's hash and the number of the chunk. Entries stand sorted by those bits, with gaps, near
-//! where they would stand if they were spread evenly. So the table needs nothing but itself to grow, and two entries
-//! with equal bits for the same chunk may stand in for each other.
+//! An entry is a *tag*, which is 16 bits of the id's hash, and the index of a chunk. The entries are sorted by tag,
+//! with gaps, and each stands near its *home*: the slot where it would be if tags were spread evenly over the table.
+//! The map can therefore grow without the ids: the tag alone says where an entry belongs. Several ids can have the same
+//! tag and chunk; their entries are equal, and it does not matter which of them is removed.
+//!
+//! The map never answers wrongly that an id is in no chunk. It can name chunks that do not have the id.
 
 use crate::cache::work;
 
-/// Entries in all of this many places; then the table grows.
+/// The table grows when more than 17 of 20 slots would be used.
 const FULL: (usize, usize) = (17, 20);
-const FEWEST: usize = 64;
+/// Minimum number of slots.
+const MIN_SLOTS: usize = 64;
 
 /// See the module's description.
-pub struct Index {
-    /// 0 is a gap; else the bits of the hash, and the chunk's number plus one.
+pub(crate) struct ChunkMap {
+    /// 0 is a gap. Otherwise the upper 16 bits are the tag, and the lower ones the chunk's index plus one.
     entries: Box<[u32]>,
+    /// Number of entries that are no gaps.
     len: usize,
-    /// Places that entries are spread over; what does not fit runs over into the rest.
+    /// Number of slots that homes are spread over. The slots behind them take entries that were pushed over the end.
     spread: usize,
 }
 
+/// The entry for a tag and a chunk.
 fn entry(tag: u16, chunk: u16) -> u32 {
     u32::from(tag) << 16 | (u32::from(chunk) + 1)
 }
@@ -31,22 +37,23 @@ fn chunk_of(entry: u32) -> u16 {
     (entry as u16).wrapping_sub(1)
 }
 
-impl Index {
-    /// An empty one for so many entries.
-    pub fn with_capacity(len: usize) -> Self {
-        let spread = (len * FULL.1).div_ceil(FULL.0).max(FEWEST);
-        // Overflow beyond this makes the table grow, so it is a matter of economy.
+impl ChunkMap {
+    /// An empty map with room for `len` entries.
+    pub(crate) fn with_capacity(len: usize) -> Self {
+        let spread = (len * FULL.1).div_ceil(FULL.0).max(MIN_SLOTS);
+        // When this overflows, the table grows. More slots here would cost memory in every table.
         let rest = 16 + spread / 64;
         Self { entries: vec![0; spread + rest].into_boxed_slice(), len: 0, spread }
     }
 
+    /// The slot where an entry with this tag would be if there were no others.
     fn home(&self, tag: u16) -> usize {
         (usize::from(tag) * self.spread) >> 16
     }
 
-    /// The chunks noted for these bits.
+    /// The chunks that may hold ids with this tag.
     #[inline]
-    pub fn get(&self, tag: u16) -> impl Iterator<Item = u16> + '_ {
+    pub(crate) fn get(&self, tag: u16) -> impl Iterator<Item = u16> + '_ {
         self.entries[self.home(tag)..]
             .iter()
             .take_while(move |entry| **entry != 0 && tag_of(**entry) <= tag)
@@ -54,8 +61,8 @@ impl Index {
             .map(|entry| chunk_of(*entry))
     }
 
-    /// Notes a chunk.
-    pub fn insert(&mut self, tag: u16, chunk: u16) {
+    /// Adds an entry.
+    pub(crate) fn insert(&mut self, tag: u16, chunk: u16) {
         if (self.len + 1) * FULL.1 > self.spread * FULL.0 {
             self.resize(self.len + self.len / 4 + 16);
         }
@@ -64,6 +71,7 @@ impl Index {
         }
     }
 
+    /// Adds an entry behind those with lower or equal tags. False, and nothing added, when no gap is left behind it.
     fn try_insert(&mut self, new: u32) -> bool {
         let mut at = self.home(tag_of(new));
         while self.entries.get(at).is_some_and(|entry| *entry != 0 && tag_of(*entry) <= tag_of(new)) {
@@ -78,6 +86,7 @@ impl Index {
         true
     }
 
+    /// Replaces the table by one with room for `len` entries, or more if they do not fit.
     fn resize(&mut self, len: usize) {
         work::add(self.entries.len() + self.entries.len() / 2);
         let mut larger = Self::with_capacity(len);
@@ -89,16 +98,17 @@ impl Index {
         *self = larger;
     }
 
-    fn place(&self, wanted: u32) -> Option<usize> {
+    /// The slot of an entry.
+    fn find(&self, wanted: u32) -> Option<usize> {
         let home = self.home(tag_of(wanted));
         let near = self.entries[home..].iter().take_while(|entry| **entry != 0 && tag_of(**entry) <= tag_of(wanted));
         near.enumerate().find(|(_, entry)| **entry == wanted).map(|(at, _)| home + at)
     }
 
-    /// Forgets one note.
-    pub fn remove(&mut self, tag: u16, chunk: u16) {
-        let Some(at) = self.place(entry(tag, chunk)) else { return };
-        // Those behind it that stand too far back move up.
+    /// Removes one entry with this tag and chunk.
+    pub(crate) fn remove(&mut self, tag: u16, chunk: u16) {
+        let Some(at) = self.find(entry(tag, chunk)) else { return };
+        // The entries behind it that are not at their home move one slot forward.
         let mut end = at + 1;
         while self.entries.get(end).is_some_and(|entry| *entry != 0 && self.home(tag_of(*entry)) < end) {
             end += 1;
@@ -108,38 +118,38 @@ impl Index {
         self.len -= 1;
     }
 
-    /// Changes one note.
-    pub fn change(&mut self, tag: u16, from: u16, to: u16) {
-        if let Some(at) = self.place(entry(tag, from)) {
+    /// Changes the chunk of one entry with this tag.
+    pub(crate) fn change(&mut self, tag: u16, from: u16, to: u16) {
+        if let Some(at) = self.find(entry(tag, from)) {
             self.entries[at] = entry(tag, to);
         }
     }
 
-    /// Changes all numbers of chunks.
-    pub fn renumber(&mut self, number: impl Fn(u16) -> u16) {
+    /// Replaces the chunk index of every entry by what `new_index` says.
+    pub(crate) fn renumber(&mut self, new_index: impl Fn(u16) -> u16) {
         work::add(self.entries.len() / 2);
         for noted in self.entries.iter_mut().filter(|entry| **entry != 0) {
-            *noted = entry(tag_of(*noted), number(chunk_of(*noted)));
+            *noted = entry(tag_of(*noted), new_index(chunk_of(*noted)));
         }
     }
 
-    /// Gives memory back when it is much too large.
-    pub fn shrink(&mut self) {
-        if self.spread > FEWEST && self.len * FULL.1 < self.spread * FULL.0 * 3 / 4 {
+    /// Moves to a smaller table when less than three quarters of the allowed entries are used.
+    pub(crate) fn shrink(&mut self) {
+        if self.spread > MIN_SLOTS && self.len * FULL.1 < self.spread * FULL.0 * 3 / 4 {
             self.resize(self.len + self.len / 64);
         }
     }
 
-    /// Gives back what is reserved for more entries, but for a few.
-    pub fn shrink_to_fit(&mut self) {
+    /// Gives back the memory that is reserved for more entries, except for a few.
+    pub(crate) fn shrink_to_fit(&mut self) {
         let len = self.len + self.len / 64;
-        if (len * FULL.1).div_ceil(FULL.0).max(FEWEST) < self.spread {
+        if (len * FULL.1).div_ceil(FULL.0).max(MIN_SLOTS) < self.spread {
             self.resize(len);
         }
     }
 
     /// Bytes on the heap.
-    pub fn heap(&self) -> usize {
+    pub(crate) fn heap(&self) -> usize {
         size_of_val(&*self.entries)
     }
 }
@@ -159,7 +169,7 @@ mod tests {
     }
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        // Few different bits, and those at the ends, so that clusters run over.
+        // Few different tags, and those at the ends, so that entries are pushed over the end of the table.
         let tag = prop_oneof![0u16..4, 0xfffc..=0xffffu16, any::<u16>()];
         let step = prop_oneof![
             8 => (tag, 0u16..5).prop_map(|(tag, chunk)| Step::Insert(tag, chunk)),
@@ -173,36 +183,36 @@ mod tests {
 
     proptest! {
         #[test]
-        fn is_a_multiset(steps in steps()) {
-            let mut index = Index::with_capacity(0);
+        fn the_map_is_a_multiset(steps in steps()) {
+            let mut map = ChunkMap::with_capacity(0);
             let mut model: Vec<(u16, u16)> = Vec::new();
             for step in steps {
                 match step {
                     Step::Insert(tag, chunk) => {
-                        index.insert(tag, chunk);
+                        map.insert(tag, chunk);
                         model.push((tag, chunk));
                     }
                     Step::Remove(at) if !model.is_empty() => {
                         let (tag, chunk) = model.swap_remove(at % model.len());
-                        index.remove(tag, chunk);
+                        map.remove(tag, chunk);
                     }
                     Step::Change(at, chunk) if !model.is_empty() => {
                         let at = at % model.len();
-                        index.change(model[at].0, model[at].1, chunk);
+                        map.change(model[at].0, model[at].1, chunk);
                         model[at].1 = chunk;
                     }
                     Step::Renumber => {
-                        index.renumber(|chunk| chunk ^ 1);
+                        map.renumber(|chunk| chunk ^ 1);
                         model.iter_mut().for_each(|(_, chunk)| *chunk ^= 1);
                     }
-                    Step::Shrink if index.len.is_multiple_of(2) => index.shrink_to_fit(),
-                    Step::Shrink => index.shrink(),
+                    Step::Shrink if map.len.is_multiple_of(2) => map.shrink_to_fit(),
+                    Step::Shrink => map.shrink(),
                     _ => {}
                 }
-                prop_assert_eq!(index.len, model.len());
+                prop_assert_eq!(map.len, model.len());
             }
             for tag in model.iter().map(|(tag, _)| *tag).chain([0, 7, 0xffff]) {
-                let mut found: Vec<u16> = index.get(tag).collect();
+                let mut found: Vec<u16> = map.get(tag).collect();
                 let mut expected: Vec<u16> = model.iter().filter(|(t, _)| *t == tag).map(|(_, chunk)| *chunk).collect();
                 found.sort_unstable();
                 expected.sort_unstable();
@@ -213,15 +223,15 @@ mod tests {
 
     #[test]
     fn four_bytes_an_entry_and_little_more() {
-        let mut index = Index::with_capacity(0);
+        let mut map = ChunkMap::with_capacity(0);
         for number in 0..100_000u32 {
-            index.insert((number.wrapping_mul(2_654_435_761) >> 16) as u16, 1);
+            map.insert((number.wrapping_mul(2_654_435_761) >> 16) as u16, 1);
         }
-        assert!(index.heap() < 700_000, "{}", index.heap());
+        assert!(map.heap() < 700_000, "{}", map.heap());
         for number in 0..90_000u32 {
-            index.remove((number.wrapping_mul(2_654_435_761) >> 16) as u16, 1);
+            map.remove((number.wrapping_mul(2_654_435_761) >> 16) as u16, 1);
         }
-        index.shrink();
-        assert!(index.heap() < 60_000, "{}", index.heap());
+        map.shrink();
+        assert!(map.heap() < 60_000, "{}", map.heap());
     }
 }

@@ -1,0 +1,307 @@
+//! Packing values that contain no object: strings, numbers, constants, and arrays of them.
+//!
+//! Each function reads one value at the splitter's offset, appends the packed bytes to the record, and returns the kind
+//! of the value. A value is packed only in a form that decodes to the same bytes; [`Slot`] lists the forms.
+
+use super::{NoTemplate, Splitter, insert_varint};
+use crate::{
+    cache::{
+        codec::{
+            hash,
+            slot::{CONSTANTS, DISCORD_EPOCH_MILLIS, Slot},
+            strings,
+            trie::{KeyClass, ValueKind},
+            values::{Time, parse_decimal, parse_hash, parse_time, write_varint},
+        },
+        scan,
+    },
+    protocol::json,
+};
+use serde::de::IgnoredAny;
+
+/// Strings of digits with at least this many digits are packed as snowflakes, shorter ones as decimals.
+const SNOWFLAKE_DIGITS: usize = 15;
+/// A number with fewer digits than this fits into a `u64`.
+const SAFE_DIGITS: usize = 19;
+
+impl<'a> Splitter<'a> {
+    /// Reads a value that contains no other value: a string, a number, `null`, `true`, `false`, `[]` or `{}`.
+    #[inline(always)]
+    pub(super) fn scalar(&mut self, class: KeyClass) -> Result<ValueKind, NoTemplate> {
+        match self.peek()? {
+            b'"' => {
+                let text = self.string()?;
+                Ok(if text.is_empty() { ValueKind::Constant(6) } else { self.pack_string(text, class) })
+            }
+            b'-' | b'0'..=b'9' => self.number(self.at),
+            b'n' => self.constant(b"null", 0),
+            b'f' => self.constant(b"false", 1),
+            b't' => self.constant(b"true", 2),
+            b'[' => self.constant(b"[]", 4),
+            b'{' => self.constant(b"{}", 5),
+            _ => Err(NoTemplate),
+        }
+    }
+
+    /// Reads the constant `text`, which has this index in [`CONSTANTS`].
+    #[inline(always)]
+    fn constant<const N: usize>(&mut self, text: &[u8; N], index: u8) -> Result<ValueKind, NoTemplate> {
+        debug_assert_eq!(CONSTANTS[usize::from(index)], text);
+        if self.text[self.at..].first_chunk::<N>() != Some(text) {
+            return Err(NoTemplate);
+        }
+        self.at += N;
+        Ok(ValueKind::Constant(index))
+    }
+
+    /// Packs a string that is not empty. `text` is what stands between its quotes.
+    #[inline]
+    fn pack_string(&mut self, text: &'a [u8], class: KeyClass) -> ValueKind {
+        if text[0].is_ascii_digit() {
+            if let Some(number) = parse_decimal(text) {
+                return self.pack_digits(text.len(), number, class);
+            }
+            if let Some(time) = parse_time(text)
+                && let Some(kind) = self.pack_time(time)
+            {
+                return kind;
+            }
+        }
+        let (slot, digits) = match text.strip_prefix(b"a_") {
+            Some(digits) => (Slot::AnimatedHash, digits),
+            None => (Slot::Hash, text),
+        };
+        if let Ok(digits) = digits.try_into()
+            && let Some(bytes) = parse_hash(digits)
+        {
+            self.record.extend_from_slice(&bytes);
+            return ValueKind::Slot(slot);
+        }
+        if strings::LENGTHS.contains(&text.len())
+            && let Some(index) = self.tables.strings.find_or_count(text, hash(text))
+        {
+            return self.pack_varint(Slot::Interned, index);
+        }
+        self.pack_text(Slot::Text, text)
+    }
+
+    /// Packs a string that consists of `digits` decimal digits and says `number`.
+    #[inline(always)]
+    fn pack_digits(&mut self, digits: usize, number: u64, class: KeyClass) -> ValueKind {
+        if class.is(KeyClass::ID) && self.id == 0 {
+            self.id = number;
+        }
+        if number == self.id && number != 0 {
+            return ValueKind::Slot(Slot::OwnId);
+        }
+        if digits < SNOWFLAKE_DIGITS {
+            return self.pack_varint(Slot::Decimal, number);
+        }
+        let reference = if class.is(KeyClass::ADDS_ID) {
+            self.ids.find_or_add(number)
+        } else if class.is(KeyClass::FINDS_ID) {
+            self.ids.find(number)
+        } else {
+            None
+        };
+        match reference {
+            Some(index) => self.pack_varint(Slot::Reference, index),
+            None => {
+                self.record.extend_from_slice(&number.to_le_bytes());
+                ValueKind::Slot(Slot::Snowflake)
+            }
+        }
+    }
+
+    /// Packs a timestamp; `None`, and nothing packed, when it is too large for its slot.
+    #[inline(always)]
+    fn pack_time(&mut self, time: Time) -> Option<ValueKind> {
+        let micros = time.micros.map(|micros| time.seconds * 1_000_000 + u64::from(micros));
+        let (slot, number) = match micros {
+            None => (Slot::Seconds, time.seconds),
+            Some(micros) if micros % 1_000 == 0 => match (micros / 1_000).checked_sub(DISCORD_EPOCH_MILLIS) {
+                Some(millis) if millis < 1 << 40 => (Slot::Millis, millis),
+                _ => (Slot::Micros, micros),
+            },
+            Some(micros) => (Slot::Micros, micros),
+        };
+        let length = if slot == Slot::Micros { 7 } else { 5 };
+        if number >= 1 << (8 * length) {
+            return None;
+        }
+        self.record.extend_from_slice(&number.to_le_bytes()[..length]);
+        Some(ValueKind::Slot(slot))
+    }
+
+    #[inline(always)]
+    fn pack_varint(&mut self, slot: Slot, number: u64) -> ValueKind {
+        write_varint(self.record, number);
+        ValueKind::Slot(slot)
+    }
+
+    #[inline(always)]
+    fn pack_text(&mut self, slot: Slot, text: &[u8]) -> ValueKind {
+        write_varint(self.record, text.len() as u64);
+        self.record.extend_from_slice(text);
+        ValueKind::Slot(slot)
+    }
+
+    #[inline]
+    fn number(&mut self, start: usize) -> Result<ValueKind, NoTemplate> {
+        let negative = self.text[start] == b'-';
+        let first = start + usize::from(negative);
+        let mut at = first;
+        let mut magnitude = 0u64;
+        while let Some(digit @ b'0'..=b'9') = self.text.get(at) {
+            magnitude = magnitude.wrapping_mul(10).wrapping_add(u64::from(digit - b'0'));
+            at += 1;
+        }
+        let is_short = at > first && at - first < SAFE_DIGITS && (self.text[first] != b'0' || at - first == 1);
+        if !is_short || matches!(self.text.get(at), Some(b'.' | b'e' | b'E')) || (negative && magnitude == 0) {
+            return self.unusual_number(start);
+        }
+        self.at = at;
+        Ok(match (negative, magnitude) {
+            (false, 0) => ValueKind::Constant(3),
+            (false, _) => self.pack_varint(Slot::Integer, magnitude),
+            (true, _) => self.pack_varint(Slot::Negative, magnitude),
+        })
+    }
+
+    /// Reads a number that has many digits, a fraction or an exponent, or that is `-0`. Refuses leading zeros.
+    fn unusual_number(&mut self, start: usize) -> Result<ValueKind, NoTemplate> {
+        self.at = scan::number_end(self.text, start).ok_or(NoTemplate)?;
+        let digits = &self.text[start..self.at];
+        let packed = match digits.strip_prefix(b"-") {
+            None => parse_decimal(digits).map(|number| (Slot::Integer, number)),
+            Some(digits) => parse_decimal(digits).filter(|number| *number > 0).map(|number| (Slot::Negative, number)),
+        };
+        Ok(match packed {
+            Some((slot, number)) => self.pack_varint(slot, number),
+            None => self.pack_text(Slot::Raw, digits),
+        })
+    }
+
+    /// Reads one value, which `value` packs, and puts its slot into the skeleton. Constants stay in the skeleton as
+    /// text. In a loose template the slot is always [`Slot::Any`], and the record says the kind of the value.
+    #[inline(always)]
+    pub(super) fn pack(
+        &mut self,
+        loose: bool,
+        value: impl FnOnce(&mut Self) -> Result<ValueKind, NoTemplate>,
+    ) -> Result<ValueKind, NoTemplate> {
+        let (start, kind_at) = (self.at, self.record.len());
+        if loose {
+            self.record.push(0);
+        }
+        let kind = value(self)?;
+        let slot = match kind {
+            ValueKind::Slot(slot) => slot,
+            ValueKind::Constant(index) if loose => {
+                self.record.push(index);
+                Slot::Constant
+            }
+            _ => return Ok(kind),
+        };
+        self.copy_until(start);
+        self.copied = self.at;
+        if loose {
+            self.record[kind_at] = slot as u8;
+        }
+        self.skeleton.push(if loose { Slot::Any } else { slot } as u8);
+        Ok(kind)
+    }
+
+    /// Reads a value of any kind and stores it as JSON text.
+    pub(super) fn raw(&mut self, loose: bool) -> Result<ValueKind, NoTemplate> {
+        self.pack(loose, |splitter| {
+            let mut cursor = json::Cursor::new(&splitter.text[splitter.at..]);
+            let value = cursor.value().map_err(|_| NoTemplate)?;
+            if serde_json::from_slice::<IgnoredAny>(value).is_err() {
+                return Err(NoTemplate);
+            }
+            splitter.at += value.len();
+            Ok(splitter.pack_text(Slot::Raw, value))
+        })
+    }
+
+    /// Puts a slot into the skeleton, in place of the text from `start` on, for a value that is packed afterwards.
+    #[inline(always)]
+    pub(super) fn put_slot(&mut self, start: usize, slot: Slot, loose: bool) {
+        self.copy_until(start);
+        if loose {
+            self.skeleton.push(Slot::Any as u8);
+            self.record.push(slot as u8);
+        } else {
+            self.skeleton.push(slot as u8);
+        }
+    }
+
+    /// Reads an array that is not empty: as references into the guild's id table if the key allows that and all
+    /// elements are ids, else as an array of scalars, else as JSON text.
+    pub(super) fn flat_array(&mut self, class: KeyClass, loose: bool) -> Result<ValueKind, NoTemplate> {
+        let start = self.at;
+        let before = self.checkpoint();
+        let slot = if class.is(KeyClass::LISTS_IDS) && self.references(start, loose)? {
+            Slot::References
+        } else {
+            self.roll_back(start, before);
+            if !self.scalars(start, loose)? {
+                self.roll_back(start, before);
+                return self.raw(loose);
+            }
+            Slot::Scalars
+        };
+        self.copied = self.at;
+        Ok(ValueKind::Slot(slot))
+    }
+
+    /// Reads the array at `start` as references. Returns false when an element is no snowflake, or the id table is
+    /// full; the caller then rolls back.
+    fn references(&mut self, start: usize, loose: bool) -> Result<bool, NoTemplate> {
+        self.put_slot(start, Slot::References, loose);
+        let count_at = self.record.len();
+        self.at = start + 1;
+        let mut count = 0;
+        loop {
+            if self.peek()? != b'"' {
+                return Ok(false);
+            }
+            let id = parse_decimal(self.string()?).filter(|id| *id >= 10u64.pow(SNOWFLAKE_DIGITS as u32 - 1));
+            let Some(index) = id.and_then(|id| self.ids.find_or_add(id)) else { return Ok(false) };
+            write_varint(self.record, index);
+            count += 1;
+            if !self.another()? {
+                break;
+            }
+        }
+        insert_varint(self.record, count_at, count);
+        Ok(true)
+    }
+
+    /// Reads the array at `start` as scalars. Returns false when an element is an object or an array; the caller then
+    /// rolls back.
+    fn scalars(&mut self, start: usize, loose: bool) -> Result<bool, NoTemplate> {
+        self.put_slot(start, Slot::Scalars, loose);
+        // Elements are packed as in a loose template: a byte for the kind, then the value. The template text that
+        // packing produces is thrown away.
+        let skeleton = self.skeleton.len();
+        let count_at = self.record.len();
+        self.at = start + 1;
+        let mut count = 0;
+        loop {
+            self.copied = self.at;
+            if matches!(self.peek()?, b'{' | b'[') {
+                return Ok(false);
+            }
+            self.pack(true, |splitter| splitter.scalar(KeyClass::PLAIN))?;
+            self.skeleton.truncate(skeleton);
+            count += 1;
+            if !self.another()? {
+                break;
+            }
+        }
+        insert_varint(self.record, count_at, count);
+        Ok(true)
+    }
+}
