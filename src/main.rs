@@ -79,6 +79,10 @@ fn main() -> ExitCode {
         Ok(listener) => listener,
         Err(error) => return complain(1, &error),
     };
+    // The port is open, so clients that connect from now on are served. Without a service manager this does nothing.
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("the service manager (NOTIFY_SOCKET) can not be told that the proxy is ready: {error}");
+    }
     match control::run(config, &placement, listener) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(1, &failure),
