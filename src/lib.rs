@@ -14,5 +14,6 @@ pub mod placement;
 pub mod preflight;
 pub mod protocol;
 pub mod shard;
+pub mod state_dir;
 pub mod upstream;
 pub mod websocket;

@@ -7,10 +7,13 @@
 //! Promises: a connection that is accepted holds at most [`UNSENT_LIMIT`] of unsent bytes in the kernel. Never
 //! accepts a connection itself.
 
+mod admin;
+
 use std::{
-    io,
+    fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+    path::PathBuf,
     thread,
     time::{Duration, Instant},
 };
@@ -40,6 +43,8 @@ const UNSENT_LIMIT: libc::c_int = 64 << 10;
 pub struct Listener {
     socket: TcpListener,
     inherited: bool,
+    /// Of a socket in the file system.
+    path: Option<PathBuf>,
 }
 
 impl Listener {
@@ -62,16 +67,16 @@ impl Listener {
                     "the inherited socket (LISTEN_FDS) does not listen for TCP: expected ListenStream= with a port, and Accept=no",
                 )?;
                 tracing::info!("listening on {own}, an inherited socket (LISTEN_FDS): `host` and `port` are not used");
-                Ok(Self { socket, inherited: true })
+                Ok(Self { socket, inherited: true, path: None })
             }
-            None => bind(address).map(|socket| Self { socket, inherited: false }),
+            None => bind(address).map(|socket| Self { socket, inherited: false, path: None }),
         }
     }
 
     /// Splits the listener into the socket to accept from and the handle that ends accepting.
     pub fn split(self) -> io::Result<(TcpListener, Stopper)> {
         let socket = self.socket.try_clone()?;
-        Ok((self.socket, Stopper { socket, inherited: self.inherited }))
+        Ok((self.socket, Stopper { socket, inherited: self.inherited, path: self.path }))
     }
 }
 
@@ -80,12 +85,17 @@ impl Listener {
 pub struct Stopper {
     socket: TcpListener,
     inherited: bool,
+    path: Option<PathBuf>,
 }
 
 impl Stopper {
     /// Wakes the accept loop, which then has to check whether to go on. Afterwards a port that this process has bound
     /// is free; an inherited socket keeps its queue for the next process.
     pub fn stop(self) {
+        if let Some(path) = &self.path {
+            // What is there after all is replaced by the next process.
+            let _ = fs::remove_file(path);
+        }
         if self.inherited {
             // Cancelling a pending accept could lose the client that it has just accepted. So the accept is completed
             // with a connection of our own.
@@ -192,7 +202,7 @@ mod tests {
         let bound = |inherited| {
             let socket = bind("0.0.0.0:0".parse().unwrap()).unwrap();
             let address = socket.local_addr().unwrap();
-            let (socket, stopper) = Listener { socket, inherited }.split().unwrap();
+            let (socket, stopper) = Listener { socket, inherited, path: None }.split().unwrap();
             let accepting = thread::spawn(move || socket.accept().map(drop));
             stopper.stop();
             (accepting.join().unwrap(), address)

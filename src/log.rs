@@ -6,8 +6,8 @@
 //! the digits in between.
 //!
 //! Promises: an entry never changes; events are dropped from the oldest end only; memory is at most [`Limits::bytes`]
-//! plus one segment, except that the newest [`Limits::entries`] events are kept however large they are. Never: knows
-//! its readers, parses an event, or looks at a clock.
+//! plus one segment, except that the newest [`Limits::entries`] events are kept beyond that, up to [`MOST_BYTES`]. Never:
+//! knows its readers, parses an event, or looks at a clock.
 
 use crate::protocol::{event::Meta, payload};
 use std::collections::VecDeque;
@@ -21,6 +21,9 @@ pub struct Limits {
     pub entries: usize,
 }
 
+/// Bytes that the newest [`Limits::entries`] events may take beyond [`Limits::bytes`]: twice the largest payload. The newest one
+/// is always kept.
+pub const MOST_BYTES: usize = if cfg!(test) { 4 << 20 } else { 512 << 20 };
 /// Size of a segment in bytes. Entries share segments; an entry that is larger has a segment of its own.
 const SEGMENT_BYTES: usize = 64 << 10;
 
@@ -172,10 +175,12 @@ impl Log {
         }
     }
 
-    /// Drops the oldest segments while the log is too large, but none that has one of the newest `entries` events.
+    /// Drops the oldest segments while the log is too large, but none that has one of the newest `entries` events, as
+    /// long as the whole log is within [`MOST_BYTES`].
     fn enforce(&mut self) {
         while self.bytes > self.limits.bytes && self.segments.len() > 1 {
-            if self.next - self.segments[1].first < self.limits.entries as u64 {
+            let is_wanted = self.next - self.segments[1].first < self.limits.entries as u64;
+            if is_wanted && self.bytes <= MOST_BYTES {
                 break;
             }
             self.drop_oldest();
@@ -255,6 +260,20 @@ mod tests {
         }
         assert_eq!(positions(&log, 16).unwrap(), (16..=20).collect::<Vec<_>>());
         assert!(log.len() <= 6, "{}", log.len());
+    }
+
+    #[test]
+    fn large_events_are_bounded_however_many_are_wanted() {
+        let mut log = log(100 << 10, 1 << 16);
+        let big = vec![b'1'; 300 << 10];
+        for _ in 0..100 {
+            log.append(b"X", &big, META);
+            assert!(log.bytes() <= MOST_BYTES, "{}", log.bytes());
+        }
+        assert!(log.len() > 10, "{}", log.len());
+        // One that is larger than all that may be kept is kept until the next one.
+        let position = log.append(b"X", &vec![b'1'; MOST_BYTES + 1], META);
+        assert_eq!(positions(&log, position), Some(vec![position]));
     }
 
     #[test]

@@ -5,11 +5,13 @@
 
 use clap::Parser;
 use gateway_proxy::{
-    config::{Config, TOKEN_VARIABLE},
-    control,
+    config::{Config, given_token},
+    control::{self, Listeners},
     listener::Listener,
     placement::{Placement, allowed_cpus},
     preflight,
+    protocol::intents::Intents,
+    state_dir,
 };
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
@@ -39,7 +41,7 @@ const WRONG: u8 = 2;
 fn main() -> ExitCode {
     give_large_memory_back();
     let arguments = Arguments::parse();
-    let loaded = Config::load(&arguments.config, std::env::var(TOKEN_VARIABLE).ok());
+    let loaded = given_token().and_then(|token| Config::load(&arguments.config, token));
     let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => return complain(WRONG, &error),
@@ -75,15 +77,15 @@ fn main() -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let listener = match preflight(&config, &placement) {
-        Ok(listener) => listener,
+    let listeners = match preflight(&config, &placement) {
+        Ok(listeners) => listeners,
         Err(error) => return complain(1, &error),
     };
     // The port is open, so clients that connect from now on are served. Without a service manager this does nothing.
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("the service manager (NOTIFY_SOCKET) can not be told that the proxy is ready: {error}");
     }
-    match control::run(config, &placement, listener) {
+    match control::run(config, &placement, listeners) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(1, &failure),
     }
@@ -108,15 +110,20 @@ fn complain(code: u8, what: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn preflight(config: &Config, placement: &Placement) -> Result<Listener, String> {
+fn preflight(config: &Config, placement: &Placement) -> Result<Listeners, String> {
+    preflight::hide_memory().map_err(|error| format!("the memory of the process can not be hidden: {error}"))?;
     preflight::io_uring()?;
     if let Some(warning) = preflight::limits(placement.most() + 1)? {
         tracing::warn!("{warning}");
     }
     if let Some(directory) = &config.state_dir {
-        preflight::state_dir(directory)?;
+        let stale = state_dir::prepare(directory, config.trust_state_dir)?;
+        if stale > 0 {
+            tracing::info!("removed {stale} files of `state_dir` that are too old to be of use");
+        }
     }
-    Listener::obtain(config.listen)
+    let admin = config.admin_listen.as_ref().map(Listener::for_operators).transpose()?;
+    Ok(Listeners { bots: Listener::obtain(config.listen)?, admin })
 }
 
 fn summary(config: &Config, placement: &Placement) -> String {
@@ -128,8 +135,32 @@ fn summary(config: &Config, placement: &Placement) -> String {
         (Some(_), Some(Ok(range))) => format!("data cores on CPUs {:?}", placement.data(range.len())),
         _ => format!("data cores on CPUs {:?} as far as the shards need them", placement.data(usize::MAX)),
     };
+    let operators = config.admin_listen.as_ref().map(|address| format!("\nlisten for operators: {address}"));
     format!(
-        "the configuration is right\nshards: {shards}\nlisten: {}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}",
-        config.listen, config.externally_accessible_url, placement.control, config.intents, config.cache
+        "the configuration is right\nshards: {shards}\nlisten: {}{}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}\nvoice: {}",
+        config.listen,
+        operators.unwrap_or_default(),
+        config.externally_accessible_url,
+        placement.control,
+        config.intents,
+        config.cache,
+        voice(config)
+    )
+}
+
+/// What clients can do with voice channels.
+fn voice(config: &Config) -> String {
+    let grace = config.voice_grace.as_secs();
+    let kept = format!("a channel is kept for {grace} s after its client is gone");
+    if config.intents & Intents::GUILD_VOICE_STATES.0 == 0 {
+        return "not possible: `intents` lacks GUILD_VOICE_STATES (128), and most libraries then never learn that they are connected"
+            .into();
+    }
+    if config.cache.voice_states {
+        return kept;
+    }
+    format!(
+        "{kept}; `cache.voice_states` is off, so a client that has just connected is shown nobody in voice channels, the bot itself \
+         included, until somebody moves: a music bot can not see that it is still in a channel, or alone there"
     )
 }

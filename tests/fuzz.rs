@@ -2,11 +2,13 @@
 //!
 //! Real payloads are mutated (bits, cuts, repetitions, pieces of others, tokens that mean something) and go to everything
 //! that reads bytes from outside: the envelope scan, the JSON cursor, the codec and its records, the cache with all its
-//! events and its packed guilds, ETF in both directions, frames of both sides, HTTP-like heads, decompression. Nothing may
-//! panic, what is taken has to come back as it was, and what the cache shows has to be JSON. There is no coverage feedback;
-//! the mutations know the formats instead.
+//! events and its packed guilds, ETF in both directions, frames of both sides, decompression. The targets of cargo-fuzz
+//! (`fuzz/targets.rs`) run here, too, with mutations of their corpora. Nothing may panic, what is taken has to come back as it
+//! was, and what the cache shows has to be JSON. There is no coverage feedback; the mutations know the formats instead.
 
 include!("support/world.rs");
+#[path = "../fuzz/targets.rs"]
+mod targets;
 
 use fastrand::Rng;
 use gateway_proxy::{
@@ -65,6 +67,44 @@ const TOKENS: [&[u8]; 28] = [
     b" ",
     b"\n",
 ];
+
+/// A target and what it is known to take.
+struct Seeds {
+    name: &'static str,
+    target: targets::Target,
+    seeds: Vec<Vec<u8>>,
+}
+
+impl Seeds {
+    fn all() -> Vec<Self> {
+        let read = |(name, target): (&'static str, targets::Target)| {
+            let directory = format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR"));
+            let files = std::fs::read_dir(&directory).expect("a corpus");
+            let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
+            // So that a seed of the generator means the same everywhere.
+            paths.sort();
+            let seeds: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).expect("a file")).collect();
+            assert!(!seeds.is_empty(), "{directory} is empty");
+            Self { name, target, seeds }
+        };
+        targets::ALL.map(read).into()
+    }
+
+    fn mutated(&self, rng: &mut Rng, corpus: &Corpus) -> Vec<u8> {
+        let mut bytes = self.seeds[rng.usize(0..self.seeds.len())].clone();
+        for _ in 0..rng.usize(0..6) {
+            if rng.u8(0..4) == 0 {
+                // A piece of another one that the same target takes.
+                let other = &self.seeds[rng.usize(0..self.seeds.len())];
+                let (at, from) = (rng.usize(0..=bytes.len()), rng.usize(0..=other.len()));
+                bytes.splice(at.., other[from..].iter().copied());
+            } else {
+                corpus.mutate(rng, &mut bytes);
+            }
+        }
+        bytes
+    }
+}
 
 struct Corpus {
     /// Names of events and their data.
@@ -327,6 +367,7 @@ fn main() -> ExitCode {
     let limit = number("SECONDS_TO_FUZZ").map_or(MOMENT, Duration::from_secs);
     let first = number("SEED").unwrap_or_else(|| fastrand::u64(..));
     let corpus = Corpus::new(1);
+    let all = Seeds::all();
     let start = Instant::now();
     let (mut rounds, mut seed) = (0, first);
     println!("fuzzing for {} s, SEED={first}", limit.as_secs());
@@ -351,6 +392,12 @@ fn main() -> ExitCode {
                 return ExitCode::FAILURE;
             }
             rounds += 1;
+            let one = &all[rng.usize(0..all.len())];
+            let bytes = one.mutated(&mut rng, &corpus);
+            if catch_unwind(AssertUnwindSafe(|| (one.target)(&bytes))).is_err() {
+                println!("SEED={seed} fails at {}: {:?}", one.name, bytes.escape_ascii().to_string());
+                return ExitCode::FAILURE;
+            }
         }
         seed = seed.wrapping_add(1);
     }

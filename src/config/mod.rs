@@ -3,6 +3,7 @@
 //! Promises: an error names the file, the key, the value and what is expected; an unknown key is a warning with the
 //! nearest known name; the token is in no error and no debug output.
 
+mod network;
 mod presence;
 mod reader;
 mod token;
@@ -11,6 +12,7 @@ mod token;
 mod tests;
 
 use crate::{cache::Flags, compression::Transport};
+pub use network::{AdminAddress, Network};
 use presence::Presence;
 pub use reader::ConfigError;
 use reader::Reader;
@@ -21,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-pub use token::Token;
+pub use token::{Token, given as given_token};
 
 /// The variable whose value wins over `token` of the file.
 pub const TOKEN_VARIABLE: &str = "TOKEN";
@@ -31,6 +33,11 @@ pub const MAX_SHARDS: u64 = 1 << 16;
 const MAX_INTENTS: u64 = (1 << 53) - 1;
 /// Bounds of `resume_buffer`.
 const RESUME_BUFFER: (u64, u64) = (64 << 10, 4 << 30);
+
+/// Bounds of `client_memory`.
+const CLIENT_MEMORY: (u64, u64) = (16 << 20, 1 << 40);
+/// Bounds of `backpressure`.
+const BACKPRESSURE: (u64, u64) = (1, 1 << 16);
 
 /// Some editors begin a UTF-8 file with this character.
 const BYTE_ORDER_MARK: char = '\u{feff}';
@@ -96,8 +103,28 @@ pub struct Config {
     pub resume_buffer: usize,
     /// Where state is kept between two processes; `None`: it is not.
     pub state_dir: Option<PathBuf>,
+    /// May others be able to write to `state_dir`, or to put another directory in its place?
+    pub trust_state_dir: bool,
     /// Filter events by the intents of each client?
     pub honor_client_intents: bool,
+    /// How long a voice channel is kept whose client is gone.
+    pub voice_grace: Duration,
+    /// Join the voice channels again when Discord's session was lost? (`voice_after_loss`)
+    pub voice_rejoin: bool,
+    /// Hosts, with those below them, that shards may connect to; empty: any.
+    pub gateway_hosts: Vec<String>,
+    /// Opcodes beyond those of [`command::forward`](crate::protocol::command::forward) that are passed on to Discord.
+    pub forward_opcodes: Vec<u64>,
+    /// Bytes that the connections of all clients may take; `None`: a part of the memory that the process may have.
+    pub client_memory: Option<u64>,
+    /// Where what is for operators is served; `None`: on the port of the gateway.
+    pub admin_listen: Option<AdminAddress>,
+    /// Who has to say for whom a connection is, by the PROXY protocol.
+    pub proxy_protocol_from: Vec<Network>,
+    /// Who is believed about the address of a client in `X-Forwarded-For`.
+    pub forwarded_for_from: Vec<Network>,
+    /// Does the file hold the token?
+    holds_token: bool,
 }
 
 impl Config {
@@ -107,10 +134,15 @@ impl Config {
         let bytes = std::fs::read(path).map_err(|error| {
             ConfigError(format!("{name}: can not be read: {error}; name another file with --config"))
         })?;
-        Self::parse(&name, &decode(&name, bytes)?, token)
+        let (config, mut warnings) = Self::parse(&name, &decode(&name, bytes)?, token)?;
+        if config.holds_token {
+            warnings.extend(token::warn_of_readers(&name, path));
+        }
+        Ok((config, warnings))
     }
 
-    /// Reads the text of a file called `name`, with or without a byte order mark. `token` is what the environment says.
+    /// Reads the text of a file called `name`, with or without a byte order mark. `token` is what the process was given
+    /// ([`given_token`]).
     pub fn parse(name: &str, text: &str, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let object: Map<String, Value> = match serde_json::from_str(text) {
@@ -120,7 +152,8 @@ impl Config {
             Err(error) => return Err(ConfigError(format!("{name}: not JSON: {error}"))),
         };
         let mut reader = Reader::new(name, "", object);
-        let token = read_token(&mut reader, name, token)?;
+        let holds_token = reader.has("token");
+        let (token, token_warning) = token::read(&mut reader, name, token)?;
         let intents = reader.number("intents", (0, MAX_INTENTS))?.ok_or_else(|| {
             ConfigError(format!(
                 "{name}: `intents` is missing, expected the sum of the gateway intents of the bot, such as 513"
@@ -131,6 +164,8 @@ impl Config {
         let host = read_host(&mut reader)?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
+        let resume_window = reader.number("resume_window", (0, 3600))?.unwrap_or(120);
+        warnings.extend(token_warning);
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
             token,
@@ -140,7 +175,7 @@ impl Config {
             shard_start,
             shard_end,
             presence: read_presence(&mut reader)?,
-            backpressure: reader.number("backpressure", (1, 1 << 24))?.unwrap_or(100) as usize,
+            backpressure: reader.number("backpressure", BACKPRESSURE)?.unwrap_or(100) as usize,
             validate_token: reader.bool("validate_token", true)?,
             twilight_http_proxy: read_proxy(&mut reader, "twilight_http_proxy")?,
             rest_proxy: read_proxy(&mut reader, "rest_proxy")?,
@@ -154,10 +189,20 @@ impl Config {
             cores: read_cores(&mut reader)?,
             control_core: reader.number("control_core", (0, 1 << 16))?.map(|cpu| cpu as usize),
             upstream_compression: read_compression(&mut reader)?,
-            resume_window: Duration::from_secs(reader.number("resume_window", (0, 3600))?.unwrap_or(120)),
+            resume_window: Duration::from_secs(resume_window),
             resume_buffer: reader.number("resume_buffer", RESUME_BUFFER)?.unwrap_or(16 << 20) as usize,
             state_dir: read_state_dir(&mut reader)?,
+            trust_state_dir: reader.bool("trust_state_dir", false)?,
             honor_client_intents: reader.bool("honor_client_intents", true)?,
+            voice_grace: Duration::from_secs(reader.number("voice_grace", (0, 3600))?.unwrap_or(resume_window)),
+            voice_rejoin: read_after_loss(&mut reader)?,
+            gateway_hosts: reader.strings("gateway_hosts", "a list of host names such as [\"discord.gg\"]")?,
+            forward_opcodes: read_opcodes(&mut reader)?,
+            client_memory: reader.number("client_memory", CLIENT_MEMORY)?,
+            admin_listen: network::read_admin_listen(&mut reader)?,
+            proxy_protocol_from: network::read_networks(&mut reader, "proxy_protocol_from")?,
+            forwarded_for_from: network::read_networks(&mut reader, "forwarded_for_from")?,
+            holds_token,
         };
         warnings.extend(reader.unknown());
         if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
@@ -205,21 +250,6 @@ fn decode(name: &str, bytes: Vec<u8>) -> Result<String, ConfigError> {
         let at = error.utf8_error().valid_up_to();
         ConfigError(format!("{name}: is not UTF-8 (the first wrong byte is number {}): {SAVE}", at + 1))
     })
-}
-
-fn read_token(reader: &mut Reader, name: &str, variable: Option<String>) -> Result<Token, ConfigError> {
-    let file = reader.string("token", "the bot's token as a string")?;
-    // It goes into HTTP headers and JSON.
-    let usable = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    match variable.filter(|token| !token.is_empty()).or(file) {
-        None => Err(ConfigError(format!(
-            "{name}: `token` is missing, and so is the variable {TOKEN_VARIABLE}: set one of them to the bot's token"
-        ))),
-        Some(token) if usable(crate::protocol::token::bare(&token)) => Ok(Token::new(&token)),
-        Some(_) => Err(ConfigError(format!(
-            "{name}: `token` (or the variable {TOKEN_VARIABLE}) is empty or has characters that no token has"
-        ))),
-    }
 }
 
 fn read_host(reader: &mut Reader) -> Result<IpAddr, ConfigError> {
@@ -288,6 +318,26 @@ fn read_state_dir(reader: &mut Reader) -> Result<Option<PathBuf>, ConfigError> {
         Some(path) if path.is_empty() => Err(reader.wrong("state_dir", &path.into(), EXPECTED)),
         path => Ok(path.map(PathBuf::from)),
     }
+}
+
+fn read_after_loss(reader: &mut Reader) -> Result<bool, ConfigError> {
+    const EXPECTED: &str = "\"leave\" or \"rejoin\": what becomes of voice channels when Discord's session was lost";
+    match reader.string("voice_after_loss", EXPECTED)?.as_deref() {
+        None | Some("leave") => Ok(false),
+        Some("rejoin") => Ok(true),
+        Some(other) => Err(reader.wrong("voice_after_loss", &other.into(), EXPECTED)),
+    }
+}
+
+fn read_opcodes(reader: &mut Reader) -> Result<Vec<u64>, ConfigError> {
+    const KEY: &str = "forward_opcodes";
+    const EXPECTED: &str = "a list of opcodes of commands that this version does not know, such as [44]";
+    let Some(value) = reader.take(KEY) else { return Ok(Vec::new()) };
+    let opcodes: Option<Vec<u64>> = serde_json::from_value(value.clone()).ok();
+    // 0 to 11 are the protocol's own.
+    opcodes
+        .filter(|opcodes| opcodes.iter().all(|opcode| (12..=255).contains(opcode)))
+        .ok_or_else(|| reader.wrong(KEY, &value, EXPECTED))
 }
 
 fn read_compression(reader: &mut Reader) -> Result<Transport, ConfigError> {

@@ -29,6 +29,7 @@ fn the_defaults_are_those_of_the_prior_art() {
     assert_eq!((config.cache, config.cores, config.control_core), (flags, Cores::Default, None));
     assert_eq!((config.upstream_compression, config.twilight_http_proxy), (Transport::Zstd, None));
     assert_eq!((config.resume_window, config.resume_buffer), (Duration::from_secs(120), 16 << 20));
+    assert_eq!((config.voice_grace, config.voice_rejoin), (Duration::from_secs(120), false));
 }
 
 #[test]
@@ -39,10 +40,14 @@ fn every_key_is_read() {
         "rest_proxy":"rest:8080","externally_accessible_url":"wss://proxy.example/path/","cache":{"members":true,"users":true},"cores":[1,3],
         "control_core":0,"upstream_compression":"none","resume_window":7,"resume_buffer":1000000,
         "honor_client_intents":false,"state_dir":"/var/lib/x","rest_proxy_without_token":true,"trust_network":true,
-        "allowed_origins":["https://a.example"],"allowed_hosts":["b.example"]"#,
+        "voice_grace":0,"voice_after_loss":"rejoin",
+        "allowed_origins":["https://a.example"],"allowed_hosts":["b.example"],"trust_state_dir":true,
+        "gateway_hosts":["discord.gg"],"forward_opcodes":[44],"client_memory":100000000,"admin_listen":"127.0.0.1:9",
+        "proxy_protocol_from":["10.0.0.0/8"],"forwarded_for_from":["::1"]"#,
     )
     .unwrap();
     assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!((config.voice_grace, config.voice_rejoin), (Duration::ZERO, true));
     assert_eq!(config.listen, "[::1]:1234".parse().unwrap());
     assert_eq!(config.shard_range(99), Ok(2..6));
     assert_eq!(config.externally_accessible_url, "wss://proxy.example/path");
@@ -55,6 +60,12 @@ fn every_key_is_read() {
     let proxies = (config.twilight_http_proxy.as_deref(), config.rest_proxy.as_deref());
     assert_eq!(proxies, (Some("localhost:3000"), Some("rest:8080")));
     assert!(config.rest_proxy_without_token && config.trust_network);
+    assert!(config.trust_state_dir);
+    assert_eq!((&config.gateway_hosts[..], &config.forward_opcodes[..]), (&["discord.gg".to_owned()][..], &[44][..]));
+    assert_eq!(config.client_memory, Some(100_000_000));
+    assert_eq!(config.admin_listen, Some(AdminAddress::Tcp("127.0.0.1:9".parse().unwrap())));
+    assert_eq!(config.proxy_protocol_from, [Network::parse("10.0.0.0/8").unwrap()]);
+    assert_eq!(config.forwarded_for_from, [Network::parse("::1").unwrap()]);
     let (origins, hosts) = (["https://a.example".to_owned()], ["b.example".to_owned()]);
     assert_eq!((config.allowed_origins, config.allowed_hosts), (origins.to_vec(), hosts.to_vec()));
 }
@@ -106,7 +117,7 @@ fn errors_say_what_is_expected() {
             r#","upstream_compression":"gzip""#,
             "config.json: `upstream_compression` is \"gzip\", expected \"zstd-stream\", \"zlib-stream\" or \"none\"",
         ),
-        (r#","backpressure":-1"#, "config.json: `backpressure` is -1, expected a whole number from 1 to 16777216"),
+        (r#","backpressure":-1"#, "config.json: `backpressure` is -1, expected a whole number from 1 to 65536"),
         (r#","resume_window":3601"#, "config.json: `resume_window` is 3601, expected a whole number from 0 to 3600"),
         (
             r#","resume_buffer":5"#,
@@ -249,5 +260,69 @@ fn a_bot_for_everyone_has_to_be_wanted() {
     }
     for closed in ["127.0.0.1", "127.1.2.3", "::1"] {
         assert!(with(&format!(r#","validate_token":false,"host":"{closed}""#)).is_ok(), "{closed}");
+    }
+}
+
+#[test]
+fn a_token_may_be_in_a_file_of_its_own() {
+    use std::{fs, os::unix::fs::PermissionsExt};
+    let path = std::env::temp_dir().join(format!("gateway-proxy-token-{}", std::process::id()));
+    let text = serde_json::json!({"intents": 1, "host": "127.0.0.1", "token_file": path}).to_string();
+    let error = parse(&text).unwrap_err().0;
+    assert!(error.contains("`token_file` is") && error.contains("can not be read"), "{error}");
+    fs::write(&path, "  Bot from-file\n").unwrap();
+    for (mode, warned) in [(0o600, false), (0o640, false), (0o644, true)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let (config, warnings) = parse(&text).unwrap();
+        assert_eq!((config.token.bare(), !warnings.is_empty()), ("from-file", warned), "{warnings:?}");
+        assert!(!format!("{warnings:?}").contains("from-file"));
+    }
+    let given = Config::parse("c", &text, Some("given".into())).unwrap().0;
+    assert_eq!(given.token.bare(), "given");
+    fs::write(&path, "two words").unwrap();
+    let error = parse(&text).unwrap_err().0;
+    assert!(error.contains("characters that no token has") && !error.contains("two words"), "{error}");
+    fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn a_configuration_with_a_token_that_all_can_read_is_warned_of() {
+    use std::{fs, os::unix::fs::PermissionsExt};
+    let path = std::env::temp_dir().join(format!("gateway-proxy-config-{}", std::process::id()));
+    let warnings = |text: &str, mode: u32| {
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        Config::load(&path, Some("given".into())).unwrap().1
+    };
+    let with_token = r#"{"intents":1,"host":"127.0.0.1","token":"secret"}"#;
+    let warned = warnings(with_token, 0o644);
+    assert!(
+        warned.len() == 1 && warned[0].contains("every user of this machine can read it (mode 0644)"),
+        "{warned:?}"
+    );
+    assert!(!warned[0].contains("secret"));
+    assert_eq!(warnings(with_token, 0o640), [""; 0]);
+    assert_eq!(warnings(r#"{"intents":1,"host":"127.0.0.1"}"#, 0o644), [""; 0]);
+    fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn errors_about_who_is_trusted_say_what_is_expected() {
+    for (keys, expected) in [
+        (
+            r#","forward_opcodes":[2]"#,
+            "config.json: `forward_opcodes` is [2], expected a list of opcodes of commands that this version does not know, such as [44]",
+        ),
+        (
+            r#","admin_listen":"localhost""#,
+            "config.json: `admin_listen` is \"localhost\", expected an address and port such as \"127.0.0.1:7879\", or a socket such as \"unix:/run/gateway-proxy/admin\"",
+        ),
+        (
+            r#","proxy_protocol_from":["10.0.0.0/33"]"#,
+            "config.json: `proxy_protocol_from` is [\"10.0.0.0/33\"], expected a list of addresses and networks such as [\"127.0.0.1\", \"10.0.0.0/8\"]",
+        ),
+        (r#","token_file":"x""#, "config.json: both `token` and `token_file` are set: remove one of them"),
+    ] {
+        assert_eq!(error(keys), expected);
     }
 }

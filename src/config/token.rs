@@ -1,7 +1,16 @@
-//! The bot's token: compared in constant time, never shown.
+//! The bot's token: where it comes from, compared in constant time, never shown.
 
+use super::{ConfigError, TOKEN_VARIABLE, reader::Reader};
 use crate::protocol::token::bare;
+use std::{env, fs, io::Read, os::unix::fs::MetadataExt, path::Path};
 use subtle::ConstantTimeEq;
+
+/// The directory of systemd's credentials (systemd.exec(5), `LoadCredential=`), in which the token is called `token`.
+const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+/// Longest file with a token that is read, in bytes.
+const MAX_FILE: u64 = 4 << 10;
+/// A permission: everybody may read.
+const READABLE_BY_ALL: u32 = 0o004;
 
 /// A bot token without its `Bot ` prefix.
 #[derive(Clone)]
@@ -28,6 +37,81 @@ impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token(…)")
     }
+}
+
+/// The token that this process was given apart from the configuration: in the variable `TOKEN`, else as a credential of systemd.
+pub fn given() -> Result<Option<String>, ConfigError> {
+    let variable = env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
+    let credential = env::var_os(CREDENTIALS_VARIABLE).map(|directory| Path::new(&directory).join("token"));
+    match (variable, credential) {
+        (None, Some(path)) if path.exists() => read_file(&path)
+            .map(|(token, _)| Some(token))
+            .map_err(|error| ConfigError(format!("the credential {}: {error}", path.display()))),
+        (variable, _) => Ok(variable),
+    }
+}
+
+/// The token in a file, and whether every user of the machine can read it. White space around it does not count.
+fn read_file(path: &Path) -> Result<(String, bool), String> {
+    let read = || {
+        let file = fs::File::open(path)?;
+        let mode = file.metadata()?.mode();
+        let mut text = String::new();
+        file.take(MAX_FILE).read_to_string(&mut text)?;
+        Ok((text.trim().to_owned(), mode & READABLE_BY_ALL != 0))
+    };
+    read().map_err(|error: std::io::Error| format!("can not be read ({error})"))
+}
+
+/// Reads `token` and `token_file`; what the process was `given` wins. The second value is a warning.
+pub(super) fn read(
+    reader: &mut Reader,
+    name: &str,
+    given: Option<String>,
+) -> Result<(Token, Option<String>), ConfigError> {
+    const FILE: &str = "token_file";
+    let own = reader.string("token", "the bot's token as a string")?;
+    let file = reader.string(FILE, "the path of a file that holds the bot's token and nothing else")?;
+    if own.is_some() && file.is_some() {
+        return Err(ConfigError(format!("{name}: both `token` and `{FILE}` are set: remove one of them")));
+    }
+    let mut warning = None;
+    let token = match (given.filter(|token| !token.is_empty()).or(own), file) {
+        (Some(token), _) => token,
+        (None, Some(path)) => {
+            let (token, open) = read_file(Path::new(&path))
+                .map_err(|error| ConfigError(format!("{name}: `{FILE}` is {path:?}, which {error}")))?;
+            warning = open.then(|| {
+                format!("{name}: `{FILE}` is {path:?}, which every user of this machine can read: `chmod 600` it")
+            });
+            token
+        }
+        (None, None) => {
+            return Err(ConfigError(format!(
+                "{name}: `token` is missing, and so is the variable {TOKEN_VARIABLE}: set one of them to the bot's token, or `{FILE}` to a file that holds it"
+            )));
+        }
+    };
+    // It goes into HTTP headers and JSON.
+    let usable = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    if usable(bare(&token)) {
+        Ok((Token::new(&token), warning))
+    } else {
+        Err(ConfigError(format!(
+            "{name}: `token` (or `{FILE}`, the variable {TOKEN_VARIABLE}, or the credential) is empty or has characters that no token has"
+        )))
+    }
+}
+
+/// The warning for a configuration with a token that every user of the machine can read.
+pub(super) fn warn_of_readers(name: &str, path: &Path) -> Option<String> {
+    let mode = fs::metadata(path).ok()?.mode();
+    (mode & READABLE_BY_ALL != 0).then(|| {
+        format!(
+            "{name}: holds `token`, and every user of this machine can read it (mode {:04o}): `chmod 600` it, or use `token_file`, the variable {TOKEN_VARIABLE} or a credential of systemd",
+            mode & 0o7777
+        )
+    })
 }
 
 #[cfg(test)]

@@ -137,6 +137,8 @@ impl Control {
     /// What `/metrics` says of the control core itself.
     fn figures(&self) -> ControlFigures {
         let mut figures = *self.figures.borrow();
+        figures.client_memory = (self.memory.used(), self.memory.limit());
+        figures.memory_refused = (self.memory.refused(), self.memory.dropped());
         if let Some(queue) = &*self.queue.borrow() {
             figures.identifies = queue.granted();
             figures.identifies_remaining = queue.remaining();

@@ -25,7 +25,8 @@ impl Dialler {
                 query.push_str("&compress=");
                 query.push_str(name);
             }
-            let result = match Endpoint::parse(&url) {
+            let (url, endpoint) = control.approved(shard, url);
+            let result = match endpoint {
                 Err(what) => Err(what),
                 Ok(endpoint) => match within(CONNECT_TIMEOUT, dial(&endpoint, &query, tls)).await {
                     Some(Ok(dialled)) => Ok(Box::new(dialled)),
@@ -38,5 +39,27 @@ impl Dialler {
             }
         });
         self.0.insert(shard, task);
+    }
+}
+
+impl Control {
+    /// Where a shard connects that wants to connect to `wanted`. Discord names the URL to resume at; when that is none that a
+    /// shard may connect to, it is the one of `/gateway/bot`, at which a session can be resumed, too.
+    fn approved(&self, shard: u32, wanted: String) -> (String, Result<Endpoint, String>) {
+        let general = self.gateway.borrow().as_ref().map_or_else(|| wanted.clone(), |known| known.url.clone());
+        let follow = || {
+            let (first, wanted) = (Endpoint::parse(&general)?, Endpoint::parse(&wanted)?);
+            self.hosts.follow(&first, &wanted).map(|()| wanted)
+        };
+        match follow() {
+            Err(what) if wanted != general => {
+                tracing::warn!(shard, "the shard connects to {general} instead of {wanted}: {what}");
+                let endpoint = Endpoint::parse(&general)
+                    .and_then(|first| self.hosts.allow(&first).map(|()| first))
+                    .map_err(|what| format!("{general}: {what}"));
+                (general, endpoint)
+            }
+            followed => (wanted, followed),
+        }
     }
 }

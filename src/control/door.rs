@@ -4,13 +4,19 @@
 //! heartbeats, and reads IDENTIFY or RESUME. Then the connection goes to the core of its shard. A connection that never
 //! gets that far has a deadline, and there is a bound on how many such there are.
 
-use super::{Control, http, pool::Place};
+use super::{
+    Control,
+    http::{self, Response, Route},
+    origin,
+    pool::Place,
+};
 use crate::{
     compression::Transport,
+    config::Network,
     data_core::{Arrival, Entry, ToCore, close_for, command_text},
     downstream::{
         outbox::Outbox,
-        session::{Options, SessionId},
+        session::{Claim, Options, SessionId},
     },
     net::{
         client::{ClientConnection, Ended, Payload},
@@ -26,7 +32,12 @@ use crate::{
     websocket::{Inbound, Role, Upgrade, server_response},
 };
 use glommio::net::{TcpListener, TcpStream};
-use std::{future::poll_fn, net::SocketAddr, rc::Rc, time::Duration};
+use std::{
+    future::poll_fn,
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    time::Duration,
+};
 
 /// Connections that have not identified yet. For one more, the oldest one of the address that has most of them is closed.
 pub const MAX_UNAUTHENTICATED: usize = 4096;
@@ -47,13 +58,42 @@ const START_PAUSE: Duration = Duration::from_millis(100);
 /// What clients are told that come while the proxy stops: a code that lets them try again with what they have.
 const RESTARTING: Close = (close::UNKNOWN_ERROR, "the proxy restarts");
 
+/// Which routes are served at a listening socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// All of them.
+    All,
+    /// What bots need: the gateway, Discord's API, the number of shards. Everything else is at `admin_listen`.
+    Bots,
+    /// Everything but the gateway and Discord's API.
+    Operators,
+}
+
+impl Serves {
+    /// What is answered to a request for this route, when that is not served here.
+    fn refuses(self, route: &Route) -> Option<Response> {
+        let is_for_bots =
+            matches!(route, Route::Gateway(..) | Route::Api(_) | Route::GatewayUrl | Route::GatewayBot(_));
+        let is_for_all = matches!(route, Route::ShardCount | Route::Refused(_));
+        match self {
+            Self::Bots if !is_for_bots && !is_for_all => {
+                Some(Response::text("404 Not Found", "this is served at `admin_listen` of the configuration\n"))
+            }
+            Self::Operators if is_for_bots => {
+                Some(Response::text("404 Not Found", "this is served at `host` and `port` of the configuration\n"))
+            }
+            _ => None,
+        }
+    }
+}
+
 /// Accepts connections until the proxy stops.
-pub async fn accept(control: Rc<Control>, listener: TcpListener) {
+pub async fn accept(control: Rc<Control>, listener: TcpListener, serves: Serves) {
     while !control.stopping.get() {
         match listener.accept().await {
             Ok(stream) => {
                 control.figures.borrow_mut().accepted += 1;
-                spawn_contained("the task of a connection at the door", enter(control.clone(), stream));
+                spawn_contained("the task of a connection at the door", enter(control.clone(), stream, serves));
             }
             Err(_) if control.stopping.get() => {}
             Err(error) => {
@@ -66,11 +106,13 @@ pub async fn accept(control: Rc<Control>, listener: TcpListener) {
     }
 }
 
-async fn enter(control: Rc<Control>, stream: TcpStream) {
-    let Ok(peer) = stream.peer_addr() else { return };
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
+async fn enter(control: Rc<Control>, stream: TcpStream, serves: Serves) {
+    let peer = match stream.peer_addr() {
+        Ok(peer) if stream.set_nodelay(true).is_ok() => peer,
+        // Who comes by a socket in the file system is on this machine.
+        Err(_) if serves == Serves::Operators => SocketAddr::from(([127, 0, 0, 1], 0)),
+        _ => return,
+    };
     let inbound = Inbound::new(Role::Server, MAX_COMMAND);
     let connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
     if connection.descriptor() >= control.last_descriptor {
@@ -78,19 +120,85 @@ async fn enter(control: Rc<Control>, stream: TcpStream) {
     }
     let guest = control.guests.enter(peer.ip().into());
     // Boxed, as what follows is large, and each future around it would hold it once more.
-    control.guests.clone().hold(guest.id, Box::pin(converse(control, guest, connection, peer))).await;
+    control.guests.clone().hold(guest.id, Box::pin(introduce(control, guest, connection, peer, serves))).await;
 }
 
-async fn converse(control: Rc<Control>, guest: Place, mut connection: ClientConnection, peer: SocketAddr) {
-    let Some(Some(route)) = within(HEAD_LIMIT, head_for(&mut connection, Some(&control.audience))).await else {
+/// Finds out for whom a connection is. From then on it has a place among those of his address: the one who makes connections
+/// for many must not lose them to each other.
+async fn introduce(
+    control: Rc<Control>,
+    guest: Place,
+    mut connection: ClientConnection,
+    maker: SocketAddr,
+    serves: Serves,
+) {
+    let Some(Some((route, peer))) = within(HEAD_LIMIT, request(&control, &mut connection, maker, serves)).await else {
         return;
     };
+    let route = serves.refuses(&route).map_or(route, Route::Refused);
+    if peer == maker {
+        return converse(control, guest, connection, peer, route).await;
+    }
+    connection.set_peer(peer);
+    drop(guest);
+    let guest = control.guests.enter(peer.ip().into());
+    control.guests.clone().hold(guest.id, Box::pin(converse(control, guest, connection, peer, route))).await;
+}
+
+/// Reads the head of a request, and for whom it is; `None`: the connection ended, or who has to say for whom it is does not.
+async fn request(
+    control: &Control,
+    connection: &mut ClientConnection,
+    maker: SocketAddr,
+    serves: Serves,
+) -> Option<(Route, SocketAddr)> {
+    let is_one = |networks: &[Network], peer: SocketAddr| networks.iter().any(|network| network.contains(peer.ip()));
+    let config = &control.config;
+    let mut peer = maker;
+    if serves != Serves::Operators && is_one(&config.proxy_protocol_from, maker) {
+        match proxy_header(connection).await {
+            Ok(Some(source)) => peer = source.unwrap_or(maker),
+            Ok(None) => return None,
+            Err(what) => {
+                if let Some(held_back) = control.accept_log.borrow_mut().poll(control.now()) {
+                    tracing::warn!(held_back, "{maker} is one of `proxy_protocol_from`, and sends {what}");
+                }
+                return None;
+            }
+        }
+    }
+    let believed = is_one(&config.forwarded_for_from, peer).then_some(&config.forwarded_for_from[..]);
+    let (route, named) = head_for(connection, Some(&control.audience), believed).await?;
+    Some((route, named.map_or(peer, |address| SocketAddr::new(address, 0))))
+}
+
+/// Reads the header of the PROXY protocol; `Ok(None)`: the connection ended within it.
+async fn proxy_header(connection: &mut ClientConnection) -> Result<Option<Option<SocketAddr>>, &'static str> {
+    loop {
+        if let Some((size, source)) = origin::proxy_header(connection.inbound.unconsumed())? {
+            connection.inbound.consume(size);
+            return Ok(Some(source));
+        }
+        match poll_fn(|cx| connection.poll_read(cx)).await {
+            Ok(n) if n > 0 => {}
+            _ => return Ok(None),
+        }
+    }
+}
+
+async fn converse(
+    control: Rc<Control>,
+    guest: Place,
+    mut connection: ClientConnection,
+    peer: SocketAddr,
+    route: Route,
+) {
     let (upgrade, query) = match route {
-        http::Route::Gateway(upgrade, query) => (upgrade, query),
-        http::Route::Api(request) => {
+        Route::Gateway(upgrade, query) => (upgrade, query),
+        Route::Api(request) => {
             return Box::pin(control.forward(guest, connection, request, peer)).await;
         }
-        http::Route::Metrics | http::Route::Health => {
+        Route::Metrics | Route::Health => {
             drop(guest);
             let place = control.scrapes.enter(peer.ip().into());
             let id = place.id;
@@ -105,10 +213,11 @@ async fn converse(control: Rc<Control>, guest: Place, mut connection: ClientConn
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     agree(&mut connection, &upgrade, query);
     connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
-    greet(control, guest, connection, query.version, Commands::Refused).await;
+    let url = Url { version: query.version, session: query.session };
+    greet(control, guest, connection, url, Commands::Refused).await;
 }
 
-async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: http::Route, peer: SocketAddr) {
+async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: Route, peer: SocketAddr) {
     let response = control.respond(route, peer).await;
     connection.outbox.raw(&response.encode());
     connection.linger().await;
@@ -121,8 +230,16 @@ pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version
     control
         .guests
         .clone()
-        .hold(guest.id, Box::pin(greet(control, guest, connection, version, Commands::Ignored)))
+        .hold(guest.id, Box::pin(greet(control, guest, connection, Url { version, session: None }, Commands::Ignored)))
         .await;
+}
+
+/// What the URL of a connection has said.
+#[derive(Clone, Copy)]
+struct Url {
+    version: u8,
+    /// The session that it names.
+    session: Option<SessionId>,
 }
 
 /// What becomes of a command that comes before IDENTIFY or RESUME.
@@ -142,11 +259,17 @@ pub fn agree(connection: &mut ClientConnection, upgrade: &Upgrade, query: http::
 }
 
 /// Reads a request head; `None`: the connection ended within it.
-pub async fn head(connection: &mut ClientConnection) -> Option<http::Route> {
-    head_for(connection, None).await
+pub async fn head(connection: &mut ClientConnection) -> Option<Route> {
+    head_for(connection, None, None).await.map(|(route, _)| route)
 }
 
-async fn head_for(connection: &mut ClientConnection, audience: Option<&http::Audience>) -> Option<http::Route> {
+/// The same for a request that has to be for this audience, and the client that `X-Forwarded-For` names, if those who are
+/// `believed` have sent the request.
+async fn head_for(
+    connection: &mut ClientConnection,
+    audience: Option<&http::Audience>,
+    believed: Option<&[Network]>,
+) -> Option<(Route, Option<IpAddr>)> {
     // Looked at when it may be complete, and the first time, since what is no HTTP is told so at once: to parse the whole
     // beginning for each piece would take a time that grows with the square of their number.
     let mut seen = 0;
@@ -154,8 +277,9 @@ async fn head_for(connection: &mut ClientConnection, audience: Option<&http::Aud
         let bytes = connection.inbound.unconsumed();
         let is_due = seen == 0 || bytes.len() >= http::MAX_HEAD || http::may_end_after(bytes, seen);
         if is_due && let Some((size, route)) = http::parse_for(bytes, audience) {
+            let named = believed.and_then(|believed| origin::forwarded_for(&bytes[..size], believed));
             connection.inbound.consume(size);
-            return Some(route);
+            return Some((route, named));
         }
         seen = bytes.len();
         match poll_fn(|cx| connection.poll_read(cx)).await {
@@ -186,13 +310,8 @@ impl From<Ended> for Outcome {
     }
 }
 
-async fn greet(
-    control: Rc<Control>,
-    guest: Place,
-    mut connection: ClientConnection,
-    version: u8,
-    mut commands: Commands,
-) {
+async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnection, url: Url, mut commands: Commands) {
+    let version = url.version;
     let mut refused_resumes = 0;
     loop {
         let outcome = within(IDENTIFY_LIMIT, identification(&mut connection, commands)).await;
@@ -211,22 +330,23 @@ async fn greet(
                 if !control.accepts_token(resume.bare_token()) {
                     control.note_wrong_token(connection.peer());
                     (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy")
-                } else if let Err(close) = started(&control, &mut connection).await {
-                    close
-                } else if let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq)
-                    && let Some(id) = SessionId::parse(id)
-                    && control.core_of(id.shard()).is_some()
-                {
-                    let shard = id.shard();
-                    return hand_over(&control, guest, connection, shard, Entry::Resume { id, sequence }, version);
-                } else if refused_resumes + 1 >= MAX_REFUSED_RESUMES {
-                    (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
                 } else {
-                    refused_resumes += 1;
-                    // The socket stays open for an IDENTIFY; closing would send some libraries into a loop.
-                    connection.outbox.message(&[payload::INVALID_SESSION]);
-                    commands = Commands::Ignored;
-                    continue;
+                    match claim(&control, &mut connection, &resume, url).await {
+                        Err(close) => close,
+                        Ok(Some((shard, entry))) => {
+                            return hand_over(&control, guest, connection, shard, entry, version);
+                        }
+                        Ok(None) if refused_resumes + 1 >= MAX_REFUSED_RESUMES => {
+                            (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
+                        }
+                        Ok(None) => {
+                            refused_resumes += 1;
+                            // The socket stays open for an IDENTIFY; closing would send some libraries into a loop.
+                            connection.outbox.message(&[payload::INVALID_SESSION]);
+                            commands = Commands::Ignored;
+                            continue;
+                        }
+                    }
                 }
             }
         };
@@ -263,14 +383,48 @@ fn introduction(payload: Payload<'_>, outbox: &mut Outbox, commands: Commands) -
     }))
 }
 
+/// The shard and the session that a RESUME means, as far as the door can tell; `None`: there is no such shard here.
+async fn claim(
+    control: &Control,
+    connection: &mut ClientConnection,
+    resume: &Resume,
+    url: Url,
+) -> Result<Option<(u32, Entry)>, Close> {
+    started(control, connection).await?;
+    let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq) else { return Ok(None) };
+    let is_here = |id: &SessionId| control.core_of(id.shard()).is_some();
+    // Ids of Discord have the form of the proxy's, so the form says nothing.
+    let key = url.session.filter(|key| is_here(key) && key.as_str() != id);
+    let named = match key {
+        Some(key) => Some(key.shard()),
+        None => until(control, connection, |control| control.shard_named(id)).await?,
+    };
+    Ok(match (named, SessionId::parse(id).filter(is_here)) {
+        (Some(shard), _) => {
+            Some((shard, Entry::Resume { claim: Claim::Upstream { id: id.to_owned(), key }, sequence }))
+        }
+        (None, Some(id)) => Some((id.shard(), Entry::Resume { claim: Claim::Own(id), sequence })),
+        (None, None) => None,
+    })
+}
+
 /// Waits until the shards have been started, keeping the connection alive; how many the bot has.
 async fn started(control: &Control, connection: &mut ClientConnection) -> Result<u32, Close> {
+    until(control, connection, Control::running_shards).await
+}
+
+/// Waits until there is an answer, keeping the connection alive.
+async fn until<T>(
+    control: &Control,
+    connection: &mut ClientConnection,
+    mut ask: impl FnMut(&Control) -> Option<T>,
+) -> Result<T, Close> {
     loop {
         if control.stopping.get() {
             return Err(RESTARTING);
         }
-        if let Some(count) = control.running_shards() {
-            return Ok(count);
+        if let Some(answer) = ask(control) {
+            return Ok(answer);
         }
         let outcome = crate::net::race(async { Some(identification(connection, Commands::Refused).await) }, async {
             glommio::timer::sleep(START_PAUSE).await;

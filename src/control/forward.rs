@@ -71,7 +71,12 @@ impl Forward {
     pub fn new(request: &httparse::Request<'_, '_>, route: &str) -> Result<Self, &'static str> {
         let body = Body::of(request.headers)?;
         let (method, target) = (request.method.unwrap_or("GET"), request.path.unwrap_or("/"));
-        let mut head = format!("{method} {target} HTTP/1.1\r\n").into_bytes();
+        // Who speaks HTTP/1.0 could not read the chunks that an answer to HTTP/1.1 may come in.
+        let version = request.version.unwrap_or(1).min(1);
+        if version == 0 && request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("transfer-encoding")) {
+            return Err("HTTP/1.0 knows no Transfer-Encoding");
+        }
+        let mut head = format!("{method} {target} HTTP/1.{version}\r\n").into_bytes();
         let ours = |name: &str| name.eq_ignore_ascii_case("host") || name.eq_ignore_ascii_case("authorization");
         copy_headers(request.headers, &mut head, |name| !ours(name));
         let authorization = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
@@ -128,7 +133,7 @@ fn carries_token(method: &str, route: &str) -> bool {
 
 /// Rewrites the head of a response, so that the client closes too. `None` while it is incomplete, otherwise the bytes it
 /// took, and whether it is the last head: before it there may be interim ones.
-fn response_head(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, bool)>, &'static str> {
+pub fn response_head(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, bool)>, &'static str> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
     let size = match response.parse(bytes) {

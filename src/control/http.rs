@@ -3,7 +3,9 @@
 use super::forward::Forward;
 use crate::{
     compression::Transport,
+    downstream::session::SessionId,
     protocol::Encoding,
+    shard::naming::session_in,
     websocket::{HandshakeError, Upgrade, upgrade_of},
 };
 
@@ -33,7 +35,7 @@ pub enum Route {
     Refused(Response),
 }
 
-/// The query of a gateway URL (docs: Gateway, Connecting).
+/// What a gateway URL says (docs: Gateway, Connecting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatewayQuery {
     /// API version, echoed in READY.
@@ -42,6 +44,8 @@ pub struct GatewayQuery {
     pub encoding: Encoding,
     /// Transport compression.
     pub transport: Transport,
+    /// The session that the path names, as READY's `resume_gateway_url` can have it.
+    pub session: Option<SessionId>,
 }
 
 /// A response with a body.
@@ -69,7 +73,7 @@ impl Response {
     /// The bytes for the wire; the connection ends after them.
     pub fn encode(&self) -> Vec<u8> {
         format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{}",
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{}",
             self.status,
             self.content_type,
             self.body.len(),
@@ -175,9 +179,12 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
         };
     }
     match upgrade_of(request.headers) {
+        Some(_) if request.version == Some(0) => {
+            return refused("426 Upgrade Required", "HTTP/1.0 knows no WebSocket: it has to be HTTP/1.1");
+        }
         Some(Ok(upgrade)) => {
             return match gateway_query(query) {
-                Ok(query) => Route::Gateway(upgrade, query),
+                Ok(query) => Route::Gateway(upgrade, GatewayQuery { session: session_in(path), ..query }),
                 Err(what) => refused("400 Bad Request", what),
             };
         }
@@ -226,7 +233,8 @@ fn api_route(path: &str) -> Option<&str> {
 /// Reads the query. What Discord does not know is refused aloud: `compress` and `encoding` are statements of the
 /// client, and answering otherwise would leave it with bytes that it can not read.
 fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
-    let mut parsed = GatewayQuery { version: 10, encoding: Encoding::Json, transport: Transport::None };
+    let (encoding, transport) = (Encoding::Json, Transport::None);
+    let mut parsed = GatewayQuery { version: 10, encoding, transport, session: None };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         match key {
@@ -385,6 +393,7 @@ mod tests {
     fn the_content_type_is_exact() {
         let text = String::from_utf8(Response::json("200 OK", "{}").encode()).unwrap();
         assert!(text.contains("\r\nContent-Type: application/json\r\n"));
-        assert!(text.ends_with("Content-Length: 2\r\nConnection: close\r\n\r\n{}"));
+        assert!(text.contains("\r\nContent-Length: 2\r\nX-Content-Type-Options: nosniff\r\n"));
+        assert!(text.ends_with("\r\nConnection: close\r\n\r\n{}"));
     }
 }

@@ -43,6 +43,10 @@ pub struct ControlFigures {
     pub forward_failures: u64,
     /// Tasks of data cores that panicked and were contained.
     pub panics: u64,
+    /// Bytes that the connections of all clients take, and may take.
+    pub client_memory: (usize, usize),
+    /// Clients that were not let in for want of memory, and such as were dropped for it.
+    pub memory_refused: (u64, u64),
 }
 
 fn label(name: &str, value: &str) -> LabelPair {
@@ -165,6 +169,18 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
     per_shard("gateway_shard_commands_queued", "Commands waiting for Discord's rate limit", GAUGE, &|report| {
         report.queued_commands as f64
     });
+    per_shard(
+        "gateway_shard_commands_unknown_total",
+        "Commands of clients with an unknown opcode; they are not passed on",
+        COUNTER,
+        &|report| report.unknown_commands as f64,
+    );
+    per_shard(
+        "gateway_shard_commands_refused_total",
+        "Commands of clients for which Discord closed the connection",
+        COUNTER,
+        &|report| report.refused_commands as f64,
+    );
     per_shard("gateway_shard_clients_lagged_total", "Clients too slow for the log", COUNTER, &|report| {
         report.fell_off as f64
     });
@@ -195,6 +211,18 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
         COUNTER,
         &|r| r.invalidated as f64,
     );
+    per_shard("gateway_voice_connections", "Guilds in whose voice channels the bot is", GAUGE, &|report| {
+        report.voice_connections as f64
+    });
+    per_shard(
+        "gateway_voice_takeovers_total",
+        "Voice connections that passed from one session of a client to another",
+        COUNTER,
+        &|report| report.voice_takeovers as f64,
+    );
+    per_shard("gateway_voice_refused_total", "Op 4s that were not passed to Discord", COUNTER, &|report| {
+        report.voice_refused as f64
+    });
     per_shard("gateway_shard_sequence_gaps_total", "Sequences that Discord skipped", COUNTER, &|r| {
         r.upstream.gaps as f64
     });
@@ -255,6 +283,25 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
         ),
         ("gateway_api_failures_total", "Those of them without an answer", COUNTER, control.forward_failures as f64),
         ("gateway_connections_accepted_total", "Connections accepted", COUNTER, control.accepted as f64),
+        (
+            "gateway_client_memory_bytes",
+            "Memory of the connections of all clients",
+            GAUGE,
+            control.client_memory.0 as f64,
+        ),
+        ("gateway_client_memory_limit_bytes", "The most that it may be", GAUGE, control.client_memory.1 as f64),
+        (
+            "gateway_client_memory_refused_total",
+            "Clients that were not let in for want of memory",
+            COUNTER,
+            control.memory_refused.0 as f64,
+        ),
+        (
+            "gateway_client_memory_dropped_total",
+            "Clients that took nothing and were dropped for want of memory",
+            COUNTER,
+            control.memory_refused.1 as f64,
+        ),
         ("gateway_identifies_total", "Permits of the identify queue", COUNTER, control.identifies as f64),
         ("gateway_identifies_remaining", "IDENTIFYs left today", GAUGE, f64::from(control.identifies_remaining)),
         ("gateway_identifies_waiting", "Shards waiting to identify", GAUGE, control.identifies_waiting as f64),

@@ -4,37 +4,42 @@
 //! their mailboxes; never touches an event.
 
 mod answers;
-mod body;
+pub mod body;
 mod dial;
 mod door;
 mod forward;
+pub mod hosts;
 pub mod http;
 pub mod identify;
 mod kept;
 mod metrics;
+pub mod origin;
 mod pool;
 mod remembered;
 mod rest;
 mod signals;
+mod starter;
 
 use crate::{
     config::Config,
-    data_core::{self, Plan, ToControl, ToCore},
-    io::wake::Waker,
+    data_core::{ToControl, ToCore},
+    downstream::budget::MemoryBudget,
     listener::Listener,
-    log::Limits,
     net::{
         client::ClientConnection,
-        mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
+        mailbox::{Mailbox, Postbox, mailbox},
         spawn_contained, tls,
     },
     placement::Placement,
     preflight,
     shard::report::Report,
-    websocket::Endpoint,
+    state_dir::StateDir,
 };
+use door::Serves;
 pub use door::{agree, head};
+pub use forward::response_head;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
+use hosts::Hosts;
 use http::Audience;
 use identify::{Budget, IdentifyQueue};
 use kept::Kept;
@@ -42,13 +47,14 @@ use metrics::ControlFigures;
 use pool::{OnceAMinute, Pool, Rate};
 use remembered::Remembered;
 use rest::{GatewayInfo, Rest, RestError};
+use starter::{Starter, Threads, audience, client_memory};
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
     future::poll_fn,
     os::fd::{FromRawFd, IntoRawFd, RawFd},
     rc::Rc,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{self, Poll},
     time::{Duration, Instant},
 };
@@ -125,6 +131,10 @@ struct Control {
     stopping: Cell<bool>,
     /// Whose HTTP requests and upgrades are taken.
     audience: Audience,
+    /// Where shards may connect to.
+    hosts: Hosts,
+    /// What clients may take.
+    memory: Arc<MemoryBudget>,
     /// Connections that have not identified, and HTTP requests.
     guests: Rc<Pool>,
     /// Answers of `/metrics` and `/health` on their way.
@@ -137,46 +147,23 @@ struct Control {
     /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
     last_descriptor: RawFd,
     reserved_files: u64,
+    /// Discord's ids of the sessions of the shards that have begun.
+    names: RefCell<HashMap<u32, Option<String>>>,
     token_log: RefCell<OnceAMinute>,
     files_log: RefCell<OnceAMinute>,
     accept_log: RefCell<OnceAMinute>,
 }
 
-/// The threads of the data cores, to be waited for at the end.
-type Threads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
-
-/// Starts data cores once it is known how many are needed.
-struct Starter {
-    placement: Placement,
-    control: Postbox<ToControl>,
-    epoch: Instant,
-    threads: Threads,
-}
-
-impl Starter {
-    fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
-        let mut postboxes = Vec::new();
-        for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
-            let failure = |error: &dyn std::fmt::Display| {
-                Failure(format!("can not start data core {index} on CPU {cpu}: {error}"))
-            };
-            let waker = Waker::new().map_err(|error| failure(&error))?;
-            let (postbox, mailbox) = core_mailbox(waker.clone());
-            let (control, epoch) = (self.control.clone(), self.epoch);
-            let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
-                .name(&format!("data-{index}"))
-                .io_memory(IO_MEMORY)
-                .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
-                .map_err(|error| failure(&error))?;
-            self.threads.lock().expect("nobody panics with it").push(thread);
-            postboxes.push(postbox);
-        }
-        Ok(postboxes)
-    }
+/// Where the proxy listens.
+pub struct Listeners {
+    /// For bots, and, when there is no other, for everything.
+    pub bots: Listener,
+    /// For operators (`admin_listen`).
+    pub admin: Option<Listener>,
 }
 
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
-pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<(), Failure> {
+pub fn run(config: Config, placement: &Placement, listeners: Listeners) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
     let mut signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
     let tls = tls::client_config().map_err(Failure)?;
@@ -196,7 +183,8 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
         }
     })?;
     let (ask_rest, asked) = crossbeam_channel::bounded::<Duration>(4);
-    let rest = Rest::new(config.token.bare().into(), config.twilight_http_proxy.as_deref());
+    let hosts = Hosts(config.gateway_hosts.clone());
+    let rest = Rest::new(config.token.bare().into(), config.twilight_http_proxy.as_deref(), hosts.clone());
     spawn("rest", move || {
         for wait in asked {
             std::thread::sleep(wait);
@@ -208,12 +196,15 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
 
     let files = preflight::open_files().map_err(|error| failure("the limit of open files", &error))?;
     let reserved_files = preflight::reserved_files(config.shards, files);
+    let memory = Arc::new(MemoryBudget::new(client_memory(&config)));
     let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
         .name("control")
         .io_memory(IO_MEMORY)
         .spawn(move || async move {
             let control = Rc::new(Control {
                 audience: audience(&config),
+                hosts,
+                memory,
                 config,
                 epoch,
                 cores: OnceCell::new(),
@@ -235,11 +226,12 @@ pub fn run(config: Config, placement: &Placement, listener: Listener) -> Result<
                 metrics: Kept::new(answers::KEPT),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
+                names: RefCell::default(),
                 token_log: RefCell::default(),
                 files_log: RefCell::default(),
                 accept_log: RefCell::default(),
             });
-            control.main(listener, from_cores, inbox, core_events, tls).await
+            control.main(listeners, from_cores, inbox, core_events, tls).await
         })
         .map_err(|error| failure("can not start the control core", &error))?;
     let result = executor.join().map_err(|error| failure("the control core ended", &error))?;
@@ -267,17 +259,22 @@ impl Control {
 
     async fn main(
         self: Rc<Self>,
-        listener: Listener,
+        listeners: Listeners,
         from_cores: Mailbox<ToControl>,
         mut inbox: Mailbox<Event>,
         events: Postbox<Event>,
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<(), Failure> {
-        let (listener, stopper) =
-            listener.split().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
-        // SAFETY: the descriptor is a listening TCP socket whose ownership `into_raw_fd` has given up.
-        let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
-        let door = glommio::spawn_local(door::accept(self.clone(), listener));
+        let mut doors = Vec::new();
+        let own = if listeners.admin.is_some() { Serves::Bots } else { Serves::All };
+        let admin = listeners.admin.map(|listener| (listener, Serves::Operators));
+        for (listener, serves) in [Some((listeners.bots, own)), admin].into_iter().flatten() {
+            let (listener, stopper) =
+                listener.split().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
+            // SAFETY: the descriptor is a listening stream socket whose ownership `into_raw_fd` has given up.
+            let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
+            doors.push((glommio::spawn_local(door::accept(self.clone(), listener, serves)), stopper));
+        }
         let stopped = Rc::new(Cell::new(0));
         glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
@@ -288,8 +285,10 @@ impl Control {
         }
         self.stopping.set(true);
         // First the door, then the clients: who is told to come back has to find the next process.
-        stopper.stop();
-        let _ = crate::net::within(DOOR_LIMIT, door).await;
+        for (door, stopper) in doors {
+            stopper.stop();
+            let _ = crate::net::within(DOOR_LIMIT, door).await;
+        }
         for core in self.cores() {
             let _ = core.send(ToCore::Stop);
         }
@@ -317,7 +316,7 @@ impl Control {
     /// Either way the sessions of Discord and of the clients are to be left so that they can be resumed.
     async fn serve(&self, inbox: &mut Mailbox<Event>) -> Result<(), Failure> {
         let mut backoff = REST_BACKOFF.0;
-        let mut remembered = self.config.state_dir.as_deref().and_then(Remembered::load);
+        let mut remembered = self.remembered();
         loop {
             match inbox.receive().await {
                 Event::Gateway(Ok(info)) => {
@@ -359,13 +358,23 @@ impl Control {
         let _ = self.ask_rest.try_send(wait);
     }
 
-    /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed.
+    /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed. An answer wins over what the
+    /// shards were started with, which may be what the last process remembered.
     fn learn(&self, info: GatewayInfo) -> Result<(), Failure> {
         if let Some(queue) = &mut *self.queue.borrow_mut() {
             queue.renew(info.budget, self.now());
-            return Ok(());
+        } else {
+            return self.start(info.url, info.shards, Some(info.budget));
         }
-        self.start(info.url, info.shards, Some(info.budget))
+        let mut gateway = self.gateway.borrow_mut();
+        if let Some(known) = gateway.as_mut().filter(|known| known.url != info.url) {
+            tracing::info!("Discord's gateway is at {} now, and no longer at {}", info.url, known.url);
+            known.url.clone_from(&info.url);
+            for core in self.cores() {
+                let _ = core.send(ToCore::GatewayUrl(info.url.clone()));
+            }
+        }
+        Ok(())
     }
 
     /// Starts the shards. Without a budget those that have to identify wait until it is known.
@@ -397,8 +406,8 @@ impl Control {
             None => IdentifyQueue::without_budget(shards.clone()),
         };
         *self.queue.borrow_mut() = Some(queue);
-        if let Some(directory) = &self.config.state_dir {
-            Remembered::forget(directory);
+        if let Some(directory) = self.state_dir() {
+            Remembered::forget(&directory);
         }
         let cores = self.starter.start(shards.len())?;
         let cores = self.cores.get_or_init(|| cores);
@@ -413,30 +422,23 @@ impl Control {
         Ok(())
     }
 
-    /// For the next process, beside the state files of the data cores.
-    fn remember(&self) {
-        let (Some(directory), Some(gateway)) = (&self.config.state_dir, &*self.gateway.borrow()) else { return };
-        if let Err(error) = gateway.store(directory) {
-            tracing::error!("can not write in {}: {error}", directory.display());
-        }
+    fn state_dir(&self) -> Option<StateDir> {
+        self.config.state_dir.as_deref().map(|path| StateDir::new(path, self.config.token.bare()))
     }
 
-    fn plan(&self, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
-        let config = &self.config;
-        Plan {
-            presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
-            shards,
-            shard_count: count,
-            token: config.token.bare().into(),
-            gateway_url,
-            intents: config.intents,
-            transport: config.upstream_compression,
-            public_url: config.externally_accessible_url.clone(),
-            log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
-            resume_window: config.resume_window,
-            cache: config.cache,
-            honor_client_intents: config.honor_client_intents,
-            state_dir: config.state_dir.clone(),
+    /// What the last process has left.
+    fn remembered(&self) -> Option<Remembered> {
+        Remembered::load(&self.state_dir()?).unwrap_or_else(|error| {
+            tracing::warn!("what the last process knew of `/gateway/bot` (gateway.json) is ignored: {error}");
+            None
+        })
+    }
+
+    /// For the next process, beside the state files of the data cores.
+    fn remember(&self) {
+        let (Some(directory), Some(gateway)) = (self.state_dir(), &*self.gateway.borrow()) else { return };
+        if let Err(error) = gateway.store(&directory) {
+            tracing::error!("gateway.json can not be written to `state_dir`: {error}");
         }
     }
 
@@ -465,6 +467,9 @@ impl Control {
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
                         queue.started(shard);
                     }
+                }
+                ToControl::Named(shard, name) => {
+                    self.names.borrow_mut().insert(shard, name);
                 }
                 ToControl::WantPermit(shard) => {
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
@@ -558,6 +563,14 @@ impl Control {
         range.contains(&shard).then(|| &self.cores()[self.index_of(shard)])
     }
 
+    /// The shard whose session has this id at Discord. `None`: not all shards have said so far how theirs are called.
+    fn shard_named(&self, id: &str) -> Option<Option<u32>> {
+        let range = self.config.shard_range(self.gateway.borrow().as_ref()?.shards).ok()?;
+        let names = self.names.borrow();
+        let found = names.iter().find(|(_, name)| name.as_deref() == Some(id)).map(|(shard, _)| *shard);
+        (found.is_some() || names.len() >= range.len()).then_some(found)
+    }
+
     fn intents(&self) -> u64 {
         self.config.intents
     }
@@ -565,13 +578,6 @@ impl Control {
     fn accepts_token(&self, token: &str) -> bool {
         !self.config.validate_token || self.config.token.matches(token)
     }
-}
-
-/// Whose requests are taken: those of whoever knows the proxy by a name that its configuration says.
-fn audience(config: &Config) -> Audience {
-    let own = Endpoint::parse(&config.externally_accessible_url).ok().map(|endpoint| endpoint.host);
-    let hosts = config.allowed_hosts.iter().cloned().chain(own).collect();
-    Audience { origins: config.allowed_origins.clone(), hosts }
 }
 
 /// Whole seconds of a wait, never fewer than it takes.

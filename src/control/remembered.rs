@@ -1,18 +1,17 @@
 //! What `/gateway/bot` told the last process, for a start while REST is away: shards that have a state file need no
 //! IDENTIFY, so there is nothing that they would have to ask for.
 //!
-//! A file beside the state files, written when the proxy stops and taken away, as they are, when the shards start. Never says
-//! anything of the budget of IDENTIFYs: that is known only when Discord has told it anew.
+//! A file beside the state files, sealed as they are ([`StateDir`]), written when the proxy stops and taken away when the shards
+//! start. Never says anything of the budget of IDENTIFYs: that is known only when Discord has told it anew. What Discord tells
+//! anew wins over what is remembered.
 
+use crate::state_dir::StateDir;
 use serde::{Deserialize, Serialize};
-use std::{
-    fs,
-    io::{self, Read, Write},
-    path::{Path, PathBuf},
-};
+use std::io::{self, Read, Write};
 
-/// Longest file that is read, in bytes.
+/// Longest content that is read, in bytes.
 const MAX_BYTES: u64 = 4 << 10;
+const NAME: &str = "gateway.json";
 
 /// See the module's description.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,51 +22,54 @@ pub struct Remembered {
     pub shards: u32,
 }
 
-fn path(directory: &Path) -> PathBuf {
-    directory.join("gateway.json")
-}
-
 impl Remembered {
-    /// Writes it. A file that is cut off by a crash is none.
-    pub fn store(&self, directory: &Path) -> io::Result<()> {
-        fs::File::create(path(directory))?.write_all(&serde_json::to_vec(self)?)
+    /// Writes it.
+    pub fn store(&self, directory: &StateDir) -> io::Result<()> {
+        let text = serde_json::to_vec(self)?;
+        directory.write(NAME, |out| out.write_all(&text).map(|()| true)).map(drop)
     }
 
-    /// Reads it. `None`: there is none that can be read.
-    pub fn load(directory: &Path) -> Option<Self> {
+    /// Reads it, and leaves it there. `Ok(None)`: there is none. An error: there is one that can not be used.
+    pub fn load(directory: &StateDir) -> io::Result<Option<Self>> {
+        let Some(mut sealed) = directory.open(NAME)? else { return Ok(None) };
+        let length = sealed.verify()?.min(MAX_BYTES);
         let mut text = Vec::new();
-        fs::File::open(path(directory)).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
-        serde_json::from_slice(&text).ok()
+        sealed.file.take(length).read_to_end(&mut text)?;
+        Ok(Some(serde_json::from_slice(&text)?))
     }
 
     /// Takes it away: what it says is of use only together with state files, and those are read once.
-    pub fn forget(directory: &Path) {
-        // Mostly there is none; one that can not be removed is read once more, and does no harm.
-        let _ = fs::remove_file(path(directory));
+    pub fn forget(directory: &StateDir) {
+        if let Err(error) = directory.remove(NAME) {
+            tracing::warn!("{NAME} of `state_dir` can not be removed: {error}");
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn it_is_read_whole_or_not_at_all_until_it_is_forgotten() {
-        let directory = std::env::temp_dir().join(format!("gateway-proxy-remembered-{}", std::process::id()));
-        fs::create_dir_all(&directory).unwrap();
+        let path = std::env::temp_dir().join(format!("gateway-proxy-remembered-{}", std::process::id()));
+        let directory = StateDir::new(&path, "token");
         let remembered = Remembered { url: "wss://gateway.discord.gg".into(), shards: 16 };
         remembered.store(&directory).unwrap();
         for _ in 0..2 {
-            assert_eq!(Remembered::load(&directory), Some(remembered.clone()));
+            assert_eq!(Remembered::load(&directory).unwrap(), Some(remembered.clone()));
         }
-        let whole = fs::read(path(&directory)).unwrap();
+        let file = path.join(NAME);
+        let whole = fs::read(&file).unwrap();
         for length in 0..whole.len() {
-            fs::write(path(&directory), &whole[..length]).unwrap();
-            assert_eq!(Remembered::load(&directory), None);
+            fs::write(&file, &whole[..length]).unwrap();
+            assert!(Remembered::load(&directory).is_err());
         }
         remembered.store(&directory).unwrap();
+        assert!(Remembered::load(&StateDir::new(&path, "of another bot")).is_err());
         Remembered::forget(&directory);
-        assert_eq!(Remembered::load(&directory), None);
-        fs::remove_dir_all(&directory).unwrap();
+        assert_eq!(Remembered::load(&directory).unwrap(), None);
+        fs::remove_dir_all(&path).unwrap();
     }
 }

@@ -1,7 +1,7 @@
 //! The one REST call that the proxy makes: GET `/gateway/bot` (docs: Gateway, Get Gateway Bot), on a thread of its own,
 //! because it may wait for names, handshakes and timeouts.
 
-use super::identify::Budget;
+use super::{hosts::Hosts, identify::Budget};
 use crate::{config::MAX_SHARDS, protocol::token::bare, websocket::Endpoint};
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
@@ -81,11 +81,13 @@ pub struct Rest {
     agent: Agent,
     url: String,
     token: Arc<str>,
+    hosts: Hosts,
 }
 
 impl Rest {
-    /// `proxy` is `host:port` of a plain HTTP proxy for Discord's API (config key `twilight_http_proxy`).
-    pub fn new(token: Arc<str>, proxy: Option<&str>) -> Self {
+    /// `proxy` is `host:port` of a plain HTTP proxy for Discord's API (config key `twilight_http_proxy`). An answer that names
+    /// none of `hosts` is not taken.
+    pub fn new(token: Arc<str>, proxy: Option<&str>, hosts: Hosts) -> Self {
         let roots = rustls_native_certs::load_native_certs().certs;
         let roots: Vec<_> = roots.iter().map(|der| ureq::tls::Certificate::from_der(der).to_owned()).collect();
         let tls = TlsConfig::builder()
@@ -98,9 +100,11 @@ impl Rest {
             .http_status_as_error(false)
             .user_agent(USER_AGENT)
             .proxy(None)
+            // Who answers for Discord says himself what he knows; where else he points to is not asked, with the token or without.
+            .max_redirects(0)
             .build()
             .new_agent();
-        Self { agent, url: url(proxy), token }
+        Self { agent, url: url(proxy), token, hosts }
     }
 
     /// Asks once. Blocks.
@@ -115,7 +119,7 @@ impl Rest {
         let header = response.headers().get("Retry-After").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let body = response.body_mut().with_config().limit(MAX_BODY).read_to_string();
         match status {
-            200 => parse(&body.map_err(RestError::temporary)?).map_err(RestError::temporary),
+            200 => parse(&body.map_err(RestError::temporary)?, &self.hosts).map_err(RestError::temporary),
             401 => Err(RestError::Unauthorized),
             // The status says enough when the body can not be read.
             _ => Err(refusal(status, header.as_deref(), &body.unwrap_or_default())),
@@ -131,7 +135,11 @@ pub fn url(proxy: Option<&str>) -> String {
 
 /// An answer that is neither 200 nor 401. `header` is the value of `Retry-After`.
 fn refusal(status: u16, header: Option<&str>, body: &str) -> RestError {
-    RestError::Temporary { what: format!("status {status}"), retry_after: retry_after(header, body) }
+    let what = match status {
+        300..400 => format!("status {status}, and redirects are not followed"),
+        _ => format!("status {status}"),
+    };
+    RestError::Temporary { what, retry_after: retry_after(header, body) }
 }
 
 /// How long an answer asks to wait: seconds, whole or not, in the header `Retry-After` and in `retry_after` of the body.
@@ -148,7 +156,7 @@ fn retry_after(header: Option<&str>, body: &str) -> Option<Duration> {
 }
 
 /// Reads an answer. One that makes no sense is an error like one that can not be read: it may be another one next time.
-fn parse(body: &str) -> Result<GatewayInfo, String> {
+fn parse(body: &str, hosts: &Hosts) -> Result<GatewayInfo, String> {
     let body: Body = serde_json::from_str(body).map_err(|error| format!("not the expected answer: {error}"))?;
     let Limit { total, remaining, reset_after, max_concurrency } = body.session_start_limit;
     let absurd = |key: &str, value: u64, expected: String| {
@@ -163,7 +171,9 @@ fn parse(body: &str) -> Result<GatewayInfo, String> {
     if Duration::from_millis(reset_after) > MAX_RESET_AFTER {
         return absurd("reset_after", reset_after, format!("{} ms at most", MAX_RESET_AFTER.as_millis()));
     }
-    Endpoint::parse(&body.url).map_err(|error| format!("not a sensible answer: {error}"))?;
+    Endpoint::parse(&body.url)
+        .and_then(|endpoint| hosts.allow(&endpoint))
+        .map_err(|error| format!("not a sensible answer: {error}"))?;
     Ok(GatewayInfo {
         url: body.url,
         shards: body.shards,
@@ -174,6 +184,10 @@ fn parse(body: &str) -> Result<GatewayInfo, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(body: &str) -> Result<GatewayInfo, String> {
+        super::parse(body, &Hosts::default())
+    }
 
     #[test]
     fn the_documented_answer() {
@@ -209,6 +223,15 @@ mod tests {
             let error = answer.unwrap_err();
             assert!(error.contains(named), "{named}: {error}");
         }
+    }
+
+    #[test]
+    fn an_answer_that_leads_to_a_host_that_is_not_listed_is_not_taken() {
+        let body = r#"{"url":"wss://gateway.discord.gg","shards":1,"session_start_limit":
+            {"total":1000,"remaining":999,"reset_after":1,"max_concurrency":1}}"#;
+        assert!(super::parse(body, &Hosts(vec!["discord.gg".into()])).is_ok());
+        let error = super::parse(body, &Hosts(vec!["example.com".into()])).unwrap_err();
+        assert!(error.contains("gateway.discord.gg is not one of `gateway_hosts`"), "{error}");
     }
 
     #[test]

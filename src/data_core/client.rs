@@ -9,7 +9,7 @@
 //! Pure: it holds bytes and times. The socket is the core's, the session is the shard's.
 
 use crate::{
-    downstream::outbox::Outbox,
+    downstream::{budget::Charge, outbox::Outbox},
     io::sockets::ConnectionId,
     protocol::{Encoding, Time, close, command::MAX_COMMAND, etf},
     shard::Close,
@@ -77,6 +77,8 @@ pub struct Client<S> {
     pub inbound: Inbound,
     /// What goes to it.
     pub outbox: Outbox,
+    /// What of the memory for all clients it takes; `None`: there was none left, and it is being closed for that.
+    pub charge: Option<Charge>,
     /// How far it is on its way to its end.
     pub stage: Stage,
     /// The socket takes no more bytes now; the core is told when that changes.
@@ -111,6 +113,7 @@ impl<S> Client<S> {
             version,
             inbound,
             outbox,
+            charge: None,
             stage: Stage::Open,
             blocked: false,
             stalled_since: None,

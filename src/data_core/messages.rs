@@ -3,8 +3,9 @@
 use crate::{
     compression::Transport,
     downstream::{
+        budget::MemoryBudget,
         outbox::Outbox,
-        session::{Options, SessionId},
+        session::{Claim, Options},
     },
     log::Limits,
     net::tls::Tls,
@@ -41,8 +42,16 @@ pub struct Plan {
     pub cache: crate::cache::Flags,
     /// Filter by the intents of each client.
     pub honor_client_intents: bool,
+    /// How long a voice channel is kept whose client is gone.
+    pub voice_grace: Duration,
+    /// Join the voice channels again when Discord has begun a new session.
+    pub voice_rejoin: bool,
     /// Where state is kept between two processes.
     pub state_dir: Option<PathBuf>,
+    /// Opcodes of commands that are passed on though nothing is known of them.
+    pub forward_opcodes: Vec<u64>,
+    /// What the clients of all cores may take together.
+    pub memory: Arc<MemoryBudget>,
 }
 
 /// A client's connection on its way between two cores: plain data, bound to no thread.
@@ -63,7 +72,7 @@ pub enum Entry {
     /// An old one, from this sequence on.
     Resume {
         /// Which.
-        id: SessionId,
+        claim: Claim,
         /// The last sequence that the client has seen.
         sequence: u64,
     },
@@ -97,6 +106,8 @@ pub enum ToCore<S = OwnedFd> {
     Start(Box<Plan>),
     /// The identify queue lets a shard go.
     Permit(u32),
+    /// `/gateway/bot` names another URL than the plan.
+    GatewayUrl(String),
     /// What came of [`ToControl::Dial`], with its number.
     Dialled {
         /// For which shard.
@@ -118,6 +129,9 @@ pub enum ToCore<S = OwnedFd> {
 pub enum ToControl<S = OwnedFd> {
     /// A shard has a session of a former process: it needs no permit to start.
     Restored(u32),
+    /// Discord's id of a shard's session, by which clients may come to resume. Comes once when the shard begins, and with each
+    /// new session.
+    Named(u32, Option<String>),
     /// A shard wants to identify.
     WantPermit(u32),
     /// A shard wants a connection to this URL. It makes an earlier attempt for the same shard void.

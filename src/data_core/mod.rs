@@ -274,6 +274,13 @@ impl<I: Io> DataCore<I> {
             ToCore::Permit(shard) => {
                 self.call(shard, |hosted, core| hosted.shard.upstream_permitted(core.now));
             }
+            ToCore::GatewayUrl(url) => {
+                for hosted in &mut self.shards {
+                    hosted.shard.set_gateway_url(&url);
+                }
+                // For a shard that is made anew.
+                self.core.plan.gateway_url = url;
+            }
             ToCore::Dialled { shard, attempt, result } => {
                 self.call(shard, |hosted, core| hosted.dialled(core, attempt, result.map(|dialled| *dialled)));
             }
@@ -379,7 +386,10 @@ impl Parts {
             resume_window: plan.resume_window,
             cache: plan.cache,
             honor_client_intents: plan.honor_client_intents,
+            voice_grace: plan.voice_grace,
+            voice_rejoin: plan.voice_rejoin,
             intents: plan.intents,
+            forward_opcodes: plan.forward_opcodes.clone(),
         };
         Self { id, settings: Rc::new(settings), identity }
     }
@@ -402,7 +412,7 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
                 return;
             }
             // No shard can have asked, and no client be let in, before there is a plan.
-            Ok(ToCore::Permit(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
+            Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
             Err(_) => return,
         }
     }

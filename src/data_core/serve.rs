@@ -7,6 +7,7 @@ use super::{
     timers::Timer,
 };
 use crate::{
+    downstream::session::Claim,
     io::{
         Io,
         sockets::{ConnectionId, Receiving},
@@ -30,6 +31,9 @@ const SERVE_COST: usize = 4 << 10;
 /// that keeps a core busy fill them.
 const NEWCOMER: Duration = Duration::from_secs(2);
 
+/// The close of a client for which the shard has no room.
+const FULL: Close = (close::RATE_LIMITED, "too many clients on this shard");
+
 /// What a client wants that ends its connection.
 enum End {
     /// It closes, with this code.
@@ -46,17 +50,18 @@ impl<I: Io> Hosted<I> {
         core.clients += 1;
         // The shard names the client by its number, so the place in the list is in it.
         let number = core.clients << 32 | self.clients.vacant_key() as u64;
+        let charge = core.plan.memory.admit(outbox.memory());
         let session = match entry {
             // It passed the door just before that was closed, and would only keep the others waiting.
             _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
+            // A session that it has stays, and can be resumed later.
+            _ if charge.is_none() => Err((close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up")),
+            Entry::Resume { claim, sequence } if !self.has_room_for(&claim, sequence) => Err(FULL),
+            Entry::Identify(_) if !self.shard.has_room_for(None) => Err(FULL),
             Entry::Identify(options) => self.shard.identify(core.now, number, options),
-            Entry::Resume { id, sequence } => match self.shard.resume(core.now, number, &id, sequence) {
-                Some(session) => {
-                    tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes");
-                    Ok(session)
-                }
+            Entry::Resume { claim, sequence } => match self.resume(core, number, &claim, sequence) {
+                Some(session) => Ok(session),
                 None => {
-                    tracing::info!(shard = %self.shard.id(), ?id, sequence, "a RESUME can not be served");
                     outbox.message(&[payload::INVALID_SESSION]);
                     core.tell(ToControl::Return(Box::new(Parcel { socket, inbound, outbox }), version));
                     return;
@@ -69,6 +74,7 @@ impl<I: Io> Hosted<I> {
         let mut client = Client::new(number, connection, version, inbound, outbox);
         client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
+        client.charge = charge;
         // The door may have read more than the IDENTIFY.
         client.noted = true;
         client.awake = true;
@@ -83,6 +89,21 @@ impl<I: Io> Hosted<I> {
             }
             Err((code, reason)) => self.say_goodbye(core, key, Some(code), reason),
         }
+    }
+
+    /// Is there room for the client that resumes the claimed session?
+    fn has_room_for(&self, claim: &Claim, sequence: u64) -> bool {
+        self.shard.has_room_for(self.shard.claimed(claim, sequence).as_ref())
+    }
+
+    fn resume(&mut self, core: &Core<I>, number: u64, claim: &Claim, sequence: u64) -> Option<u32> {
+        let id = self.shard.claimed(claim, sequence);
+        let session = id.and_then(|id| self.shard.resume(core.now, number, &id, sequence));
+        match session {
+            Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
+            None => tracing::info!(shard = %self.shard.id(), ?id, sequence, "a RESUME can not be served"),
+        }
+        session
     }
 
     /// The client with this number may have something to get.
@@ -179,7 +200,7 @@ impl<I: Io> Hosted<I> {
 
     /// Puts what there is for the clients on its way. Returns whether there is more.
     pub(super) fn serve_clients(&mut self, core: &mut Core<I>) -> bool {
-        self.look();
+        self.look(core);
         if std::mem::take(&mut self.news) {
             for index in 0..self.awake.len() {
                 self.queue(self.awake[index]);
@@ -240,7 +261,16 @@ impl<I: Io> Hosted<I> {
         if client.broken {
             return self.drop_client(core, key);
         }
+        if let Some(charge) = &mut client.charge {
+            charge.set(client.outbox.memory());
+        }
         if client.blocked {
+            if client.stage == Stage::Open
+                && client.charge.as_ref().is_some_and(|charge| charge.must_go(client.outbox.len()))
+            {
+                tracing::info!(shard = %self.shard.id(), "a client that takes nothing is dropped, because the memory for clients (`client_memory`) is used up");
+                return self.drop_client(core, key);
+            }
             core.sockets.poll_writable(client.connection);
             if std::mem::take(&mut client.awake) {
                 self.awake.retain(|&awake| awake != key);

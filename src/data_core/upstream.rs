@@ -8,7 +8,7 @@
 use crate::{
     compression::{InflateError, Inflater, Transport},
     io::sockets::ConnectionId,
-    net::tls::Tls,
+    net::{mask::mask, tls::Tls},
     protocol::close,
     websocket::{Inbound, Message, Opcode, Outgoing, write_close, write_frame},
 };
@@ -18,6 +18,12 @@ use std::io;
 const MAX_PAYLOAD: usize = 256 << 20;
 /// The buffer of payloads is given back when it grew beyond this, in bytes.
 const KEEP_PAYLOAD: usize = 256 << 10;
+/// When so many bytes wait for Discord, of its pings only the newest one is answered (RFC 6455 section 5.5.3 allows that), and with
+/// [`MAX_OWED`] the connection is given up. One that takes something never gets there: commands are limited, and so are
+/// heartbeats.
+const HIGH_WATER: usize = 64 << 10;
+/// See [`HIGH_WATER`].
+const MAX_OWED: usize = 1 << 20;
 /// The buffers of frames and of TLS records are given back when they grew beyond this, in bytes.
 const KEEP_FRAMES: usize = 16 << 10;
 
@@ -51,6 +57,8 @@ pub struct Upstream {
     handed_out: bool,
     /// Frames to send that are not encrypted yet.
     frames: Vec<u8>,
+    /// The payload of the newest ping that is not answered yet because too much waits.
+    ping: Option<Vec<u8>>,
     /// Bytes for the socket.
     pub outgoing: Outgoing,
     /// The socket takes no more bytes now; the core is told when that changes.
@@ -71,6 +79,7 @@ impl Upstream {
             payload: Vec::new(),
             handed_out: false,
             frames: Vec::new(),
+            ping: None,
             outgoing: Outgoing::default(),
             blocked: false,
             ended: None,
@@ -120,7 +129,11 @@ impl Upstream {
                 }
                 Ok(Some(Message::Binary(bytes))) => self.inflater.inflate(bytes, &mut self.payload),
                 Ok(Some(Message::Ping(payload))) => {
-                    write_frame(&mut self.frames, Opcode::Pong, payload, Some(mask()));
+                    if self.frames.len() + self.outgoing.len() < HIGH_WATER {
+                        write_frame(&mut self.frames, Opcode::Pong, payload, Some(mask()));
+                    } else {
+                        self.ping = Some(payload.to_vec());
+                    }
                     continue;
                 }
                 Ok(Some(Message::Pong(_))) => continue,
@@ -168,8 +181,19 @@ impl Upstream {
         write_close(&mut self.frames, code, "", Some(mask()));
     }
 
-    /// Makes bytes for the socket of everything that was put on its way.
+    /// Makes bytes for the socket of everything that was put on its way. An error: nothing can be sent any more, or Discord has
+    /// taken nothing for too long.
     pub fn encrypt(&mut self) -> io::Result<()> {
+        let owed = self.frames.len() + self.outgoing.len();
+        if owed >= MAX_OWED {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("Discord does not take {owed} bytes that wait"),
+            ));
+        }
+        if let Some(payload) = self.ping.take_if(|_| owed < HIGH_WATER) {
+            write_frame(&mut self.frames, Opcode::Pong, &payload, Some(mask()));
+        }
         let buffer = self.outgoing.buffer();
         match &mut self.tls {
             None => buffer.extend_from_slice(&self.frames),
@@ -192,8 +216,4 @@ fn clear(buffer: &mut Vec<u8>, keep: usize) {
     } else {
         buffer.clear();
     }
-}
-
-fn mask() -> [u8; 4] {
-    fastrand::u32(..).to_ne_bytes()
 }

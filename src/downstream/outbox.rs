@@ -28,6 +28,8 @@ const KEEP_SPARE: usize = 16 << 10;
 const HEADER: usize = 4;
 /// Room for any header.
 const LONGEST_HEADER: usize = 10;
+/// What a client is counted for besides its outbox: its session, its decoder, its place in the lists.
+const REST_OF_CLIENT: usize = 4 << 10;
 /// Messages that can wait for the end of one that is being made; more are dropped.
 pub const MAX_DEFERRED: usize = 64;
 
@@ -262,6 +264,19 @@ impl Outbox {
     /// Bytes that have not left.
     pub fn len(&self) -> usize {
         self.wire.len()
+    }
+
+    /// Bytes that the connection takes, of which those of the encoder count from the beginning on.
+    pub fn memory(&self) -> usize {
+        let encoder = match &self.form {
+            Form::Stream(deflater, _) => deflater.memory(),
+            Form::Plain | Form::Packed | Form::Etf => 0,
+        };
+        let open = self
+            .open
+            .as_ref()
+            .map_or(0, |open| open.frame.capacity() + open.deferred.iter().map(Vec::capacity).sum::<usize>());
+        REST_OF_CLIENT + encoder + open + self.wire.capacity().max(self.wire.len())
     }
 
     /// Should producers wait?

@@ -53,17 +53,24 @@ pub struct ClientConnection {
     /// Queues the bytes for the client.
     pub outbox: Outbox,
     budget: Budget,
+    /// The client's address, when a proxy in front of us has made the connection and named the client.
+    made_for: Option<std::net::SocketAddr>,
 }
 
 impl ClientConnection {
     /// Wraps a connection that the calling executor has accepted.
     pub fn new(stream: TcpStream, inbound: FrameDecoder, outbox: Outbox) -> Self {
-        Self { stream, inbound, outbox, budget: Budget::default() }
+        Self { stream, inbound, outbox, budget: Budget::default(), made_for: None }
     }
 
     /// The client's address. `None`: the client has disconnected.
     pub fn peer(&self) -> Option<std::net::SocketAddr> {
-        self.stream.peer_addr().ok()
+        self.made_for.or_else(|| self.stream.peer_addr().ok())
+    }
+
+    /// Sets the client's address: a proxy has made the connection and named the client.
+    pub fn set_peer(&mut self, peer: std::net::SocketAddr) {
+        self.made_for = Some(peer);
     }
 
     /// The file descriptor of the socket.

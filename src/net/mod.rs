@@ -6,6 +6,7 @@
 pub mod client;
 pub mod dial;
 pub mod mailbox;
+pub mod mask;
 pub mod tls;
 
 use std::{

@@ -4,11 +4,13 @@
 //! Promises: every error says what the operator has to change. Never leaves anything behind, except raised limits and
 //! the directory for state files.
 
+mod memory;
 mod ring;
 
+pub use memory::{default_client_memory, memory};
 pub use ring::check as io_uring;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::{fs, io, os::unix::fs::DirBuilderExt, path::Path};
+use std::io;
 
 /// Locked memory that the rings of an executor need, in bytes.
 const MEMLOCK_PER_EXECUTOR: u64 = 512 << 10;
@@ -38,6 +40,17 @@ pub fn limits(executors: usize) -> Result<Option<String>, String> {
     }))
 }
 
+/// Keeps the memory of this process, which has the token in it, from others of the same user: no debugger attaches, `/proc` does
+/// not show it, and no core file is written.
+pub fn hide_memory() -> io::Result<()> {
+    // SAFETY: prctl with this option only sets an attribute of this process.
+    if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// The number of files that the process may open.
 pub fn open_files() -> io::Result<u64> {
     raise(Resource::Nofile)
@@ -57,23 +70,6 @@ fn raise(resource: Resource) -> io::Result<u64> {
     Ok(maximum.unwrap_or(u64::MAX))
 }
 
-/// Makes the directory for state files if it is missing, and writes a file in it as a test. Otherwise the proxy would
-/// notice only when it stops, and lose its state. The error says what to do.
-pub fn state_dir(directory: &Path) -> Result<(), String> {
-    let probe = directory.join("probe.new");
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700);
-    builder
-        .create(directory)
-        .and_then(|()| fs::write(&probe, "this file can be deleted\n"))
-        .and_then(|()| fs::remove_file(&probe))
-        .map_err(|error| {
-            format!(
-                "`state_dir` is {directory:?}, where no file can be written ({error}): choose another directory, or let the user that runs the proxy write there"
-            )
-        })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,16 +81,9 @@ mod tests {
     }
 
     #[test]
-    fn a_state_dir_is_made_and_tried() {
-        let base = std::env::temp_dir().join(format!("gateway-proxy-state-dir-{}", std::process::id()));
-        let directory = base.join("a/b");
-        assert_eq!(state_dir(&directory), Ok(()));
-        assert_eq!(state_dir(&directory), Ok(()));
-        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
-        let file = base.join("file");
-        fs::write(&file, "").unwrap();
-        let error = state_dir(&file).unwrap_err();
-        assert!(error.contains("`state_dir` is") && error.contains("choose another directory"), "{error}");
-        fs::remove_dir_all(&base).unwrap();
+    fn memory_is_hidden() {
+        hide_memory().unwrap();
+        // SAFETY: prctl with this option only returns an attribute of this process.
+        assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) }, 0);
     }
 }

@@ -11,6 +11,8 @@ pub const NORMAL: u16 = 1000;
 pub const GOING_AWAY: u16 = 1001;
 /// "Try reconnecting": the only code that every client library answers with a RESUME.
 pub const UNKNOWN_ERROR: u16 = CloseCode::UnknownError as u16;
+/// The peer sent an opcode that does not exist.
+pub const UNKNOWN_OPCODE: u16 = CloseCode::UnknownOpcode as u16;
 /// The peer sent a payload that can not be decoded.
 pub const DECODE_ERROR: u16 = CloseCode::DecodeError as u16;
 /// The client sent a command before its IDENTIFY.

@@ -5,7 +5,7 @@
 //! for a malformed presence. `Debug` of [`Identify`] and [`Resume`] never shows a token. Never decides whether a
 //! token, shard or session is the right one: the callers do.
 
-use super::{opcode, token::bare};
+use super::{command_check::check, opcode, token::bare};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 
@@ -54,21 +54,26 @@ impl<'a> Command<'a> {
 pub struct Identify {
     /// With or without `Bot `.
     pub token: String,
-    /// Index and number of shards. A missing field means shard 0 of 1.
-    #[serde(default = "only_shard")]
+    /// Index and number of shards. A missing field or null means shard 0 of 1.
+    #[serde(default = "only_shard", deserialize_with = "shard_or_null")]
     pub shard: (u32, u32),
     /// The requested intents. `None` (the field is missing, as API versions before 8 allow) means all events. Kord
     /// sends the number as a string of digits, so a string is accepted too.
     #[serde(default, deserialize_with = "number_or_digits")]
     pub intents: Option<u64>,
     /// Whether the client wants payload compression. The proxy ignores it when the URL asks for transport
-    /// compression.
-    #[serde(default)]
+    /// compression. A value that is no boolean asks for none: oceanic.js sends the name of its transport compression.
+    #[serde(default, deserialize_with = "lenient")]
     pub compress: Option<bool>,
 }
 
 fn only_shard() -> (u32, u32) {
     (0, 1)
+}
+
+/// Reads a shard, where null means the same as a missing field.
+fn shard_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(u32, u32), D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(only_shard))
 }
 
 /// The data of a client's RESUME (docs: Gateway Events, Resume).
@@ -133,15 +138,28 @@ impl std::fmt::Debug for Resume {
     }
 }
 
-/// Rebuilds a command of an identified client as a payload for Discord. `None`: the command is not forwarded, which
-/// is no reason to close the client's connection.
+/// What becomes of a command of an identified client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forwarded {
+    /// The proxy sends this payload to Discord.
+    Payload(Vec<u8>),
+    /// The proxy sends nothing: it answers this opcode itself, or only a server sends it.
+    Nothing,
+    /// The proxy sends nothing, because it does not know the opcode.
+    Unknown,
+}
+
+/// Rebuilds a command of an identified client as a payload for Discord. The error says what is wrong with the data of the
+/// command; the caller has to close the client with 4002.
 ///
-/// Heartbeats, IDENTIFY and RESUME are never forwarded, because the proxy answers them itself. Unknown opcodes are
-/// forwarded, because the client's library may be newer than the proxy. Discord closes the shard's connection, which
-/// all clients share, when it can not parse a payload. So the payload is written anew from the parsed parts, and a
-/// command whose data is not an object is dropped.
-pub fn forward(command: &Command<'_>) -> Option<Vec<u8>> {
-    match command.op {
+/// Discord closes the shard's connection, which all clients share, for an opcode that it does not know (4001) and for a
+/// payload that it can not parse (4002). So only documented opcodes are forwarded, and those in `further` (config key
+/// `forward_opcodes`), and the payload is written anew from the parsed parts. A client that sends an unknown opcode is not
+/// closed with 4001, as Discord would do, because hikari never reconnects after that code, and its opcode may be newer than
+/// this proxy.
+pub fn forward(command: &Command<'_>, further: &[u64]) -> Result<Forwarded, &'static str> {
+    let data = || command.d.map_or("null", RawValue::get);
+    Ok(match command.op {
         opcode::DISPATCH
         | opcode::HEARTBEAT
         | opcode::IDENTIFY
@@ -149,13 +167,21 @@ pub fn forward(command: &Command<'_>) -> Option<Vec<u8>> {
         | opcode::RECONNECT
         | opcode::INVALID_SESSION
         | opcode::HELLO
-        | opcode::HEARTBEAT_ACK => None,
-        opcode::PRESENCE_UPDATE => presence(command),
-        op => {
-            let data = command.d.map(RawValue::get).filter(|data| data.starts_with('{'))?;
-            Some(format!(r#"{{"op":{op},"d":{data}}}"#).into_bytes())
+        | opcode::HEARTBEAT_ACK => Forwarded::Nothing,
+        opcode::PRESENCE_UPDATE => {
+            check(command.op, data())?;
+            Forwarded::Payload(presence(command).ok_or("op 3: not a presence")?)
         }
-    }
+        op @ (opcode::VOICE_STATE_UPDATE
+        | opcode::REQUEST_GUILD_MEMBERS
+        | opcode::REQUEST_SOUNDBOARD_SOUNDS
+        | opcode::REQUEST_CHANNEL_INFO) => {
+            check(op, data())?;
+            Forwarded::Payload(format!(r#"{{"op":{op},"d":{}}}"#, data()).into_bytes())
+        }
+        op if further.contains(&op) => Forwarded::Payload(format!(r#"{{"op":{op},"d":{}}}"#, data()).into_bytes()),
+        _ => Forwarded::Unknown,
+    })
 }
 
 /// Rebuilds an Update Presence with fields of the types that Discord requires. Discord closes the shard's connection,
@@ -199,6 +225,18 @@ mod tests {
         for (intents, read) in [(r#""3276799""#, Some(3_276_799)), ("null", None), ("0", Some(0))] {
             let payload = format!(r#"{{"op":2,"d":{{"token":"x","intents":{intents}}}}}"#);
             assert_eq!(Command::parse(payload.as_bytes()).unwrap().identify().unwrap().intents, read, "{intents}");
+        }
+        for (compress, read) in [
+            ("true", Some(true)),
+            ("false", Some(false)),
+            ("null", None),
+            (r#""zlib-stream""#, None),
+            ("1", None),
+            ("[true]", None),
+        ] {
+            let payload = format!(r#"{{"op":2,"d":{{"token":"x","shard":null,"compress":{compress}}}}}"#);
+            let identify = Command::parse(payload.as_bytes()).unwrap().identify().unwrap();
+            assert_eq!((identify.compress, identify.shard), (read, (0, 1)), "{compress}");
         }
         for bad in [
             r#"{"op":2}"#,
@@ -247,8 +285,10 @@ mod tests {
     }
 
     fn forwarded(payload: &str) -> Option<Value> {
-        let bytes = forward(&Command::parse(payload.as_bytes()).unwrap())?;
-        Some(serde_json::from_slice(&bytes).unwrap())
+        match forward(&Command::parse(payload.as_bytes()).unwrap(), &[44]) {
+            Ok(Forwarded::Payload(bytes)) => Some(serde_json::from_slice(&bytes).unwrap()),
+            _ => None,
+        }
     }
 
     #[test]
@@ -267,10 +307,20 @@ mod tests {
 
     #[test]
     fn what_is_passed_on() {
-        for op in [4, 8, 31, 43, 99] {
-            let payload = format!(r#"{{"op":{op},"d":{{"guild_id":123456789012345678}}}}"#);
+        for (op, rest) in [
+            (4, r#","channel_id":null"#),
+            (8, r#","query":"""#),
+            (31, r#","guild_ids":[1]"#),
+            (43, r#","fields":[]"#),
+            (44, ""),
+        ] {
+            let payload = format!(r#"{{"op":{op},"d":{{"guild_id":123456789012345678{rest}}}}}"#);
             assert_eq!(forwarded(&payload), Some(serde_json::from_str(&payload).unwrap()));
         }
+        let what = |payload: &str| forward(&Command::parse(payload.as_bytes()).unwrap(), &[44]);
+        assert_eq!(what(r#"{"op":99,"d":{}}"#), Ok(Forwarded::Unknown));
+        assert_eq!(what(r#"{"op":5,"d":{}}"#), Ok(Forwarded::Unknown));
+        assert!(what(r#"{"op":8,"d":{"guild_id":[]}}"#).unwrap_err().contains("query or user_ids"));
         for op in [0, 1, 2, 6, 7, 9, 10, 11] {
             assert_eq!(forwarded(&format!(r#"{{"op":{op},"d":{{}}}}"#)), None);
         }
@@ -278,8 +328,9 @@ mod tests {
             assert_eq!(forwarded(&format!(r#"{{"op":8,"d":{bad}}}"#)), None);
         }
         // A binary message need not be UTF-8 outside of `d`. The payload for Discord has to be UTF-8.
-        let binary = b"{\"op\":31, \"x\":\"\xff\", \"d\": {\"a\": 1} }";
-        assert_eq!(forward(&Command::parse(binary).unwrap()).unwrap(), br#"{"op":31,"d":{"a": 1}}"#);
+        let binary = b"{\"op\":31, \"x\":\"\xff\", \"d\": {\"guild_ids\": [1]} }";
+        let plain = br#"{"op":31,"d":{"guild_ids": [1]}}"#.to_vec();
+        assert_eq!(forward(&Command::parse(binary).unwrap(), &[]), Ok(Forwarded::Payload(plain)));
         assert!(Command::parse(b"{\"op\":31,\"d\":{\"a\":\"\xff\"}}").is_err());
     }
 }

@@ -6,6 +6,7 @@
 
 pub mod close;
 pub mod command;
+mod command_check;
 pub mod edit;
 pub mod envelope;
 pub mod etf;

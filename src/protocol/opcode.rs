@@ -1,5 +1,5 @@
-//! Gateway opcodes (docs: Opcodes and Status Codes, Gateway Opcodes). Plain numbers, because opcodes that are not
-//! listed here are relayed too.
+//! Gateway opcodes (docs: Opcodes and Status Codes, Gateway Opcodes). Plain numbers, because the configuration can list
+//! opcodes that are not listed here.
 
 use twilight_model::gateway::OpCode;
 
@@ -25,3 +25,7 @@ pub const INVALID_SESSION: u64 = OpCode::InvalidSession as u64;
 pub const HELLO: u64 = OpCode::Hello as u64;
 /// The server acknowledges a heartbeat.
 pub const HEARTBEAT_ACK: u64 = OpCode::HeartbeatAck as u64;
+/// The client requests the soundboard sounds of guilds.
+pub const REQUEST_SOUNDBOARD_SOUNDS: u64 = 31;
+/// The client requests the status and the start of the voice session of a guild's channels.
+pub const REQUEST_CHANNEL_INFO: u64 = 43;

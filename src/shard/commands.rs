@@ -5,7 +5,7 @@ use crate::{
     downstream::{outbox::Outbox, session::Phase},
     protocol::{
         Time, close,
-        command::{Command, MAX_COMMAND, forward},
+        command::{Command, Forwarded, MAX_COMMAND, forward},
         opcode, payload,
     },
 };
@@ -70,7 +70,7 @@ impl Shard {
         if matches!(session.phase, Phase::Invalid { .. }) && command.op != opcode::PRESENCE_UPDATE {
             return Ok(());
         }
-        let Some(mut payload) = forward(&command) else { return Ok(()) };
+        let Some(mut payload) = self.checked(&command)? else { return Ok(()) };
         let mut room = 0;
         if command.op == opcode::REQUEST_GUILD_MEMBERS {
             let data = command.d.map_or("null", |data| data.get()).as_bytes();
@@ -85,6 +85,7 @@ impl Shard {
             return Err((close::DECODE_ERROR, "payload longer than 4096 bytes"));
         }
         if command.op == opcode::PRESENCE_UPDATE {
+            self.culprit.presence_set(number);
             self.presence = Some(payload.clone());
             self.limiter.push_presence(payload);
         } else if self.limiter.push(number, payload).is_err() {
@@ -92,5 +93,31 @@ impl Shard {
         }
         self.wake.upstream = true;
         Ok(())
+    }
+
+    /// Checks a command and returns its payload for Discord. `Ok(None)`: the command is not forwarded.
+    fn checked(&mut self, command: &Command<'_>) -> Result<Option<Vec<u8>>, Close> {
+        match forward(command, &self.settings.forward_opcodes) {
+            Ok(Forwarded::Payload(payload)) => Ok(Some(payload)),
+            Ok(Forwarded::Nothing) => Ok(None),
+            Ok(Forwarded::Unknown) => {
+                self.note_unknown(command.op);
+                Ok(None)
+            }
+            Err(what) => Err((close::DECODE_ERROR, what)),
+        }
+    }
+
+    /// Counts a command with an unknown opcode. The log names the first such command, the second, the fourth and so on.
+    fn note_unknown(&mut self, op: u64) {
+        self.unknown_commands += 1;
+        if self.unknown_commands.is_power_of_two() {
+            tracing::warn!(
+                shard = %self.id,
+                op,
+                so_far = self.unknown_commands,
+                "a client's command is not passed on, because its opcode is not known here: if Discord knows it, list it in `forward_opcodes`"
+            );
+        }
     }
 }

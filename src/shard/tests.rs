@@ -5,7 +5,7 @@ mod known_members;
 use super::*;
 use crate::{
     compression::Transport,
-    downstream::outbox::Outbox,
+    downstream::{outbox::Outbox, session::Claim},
     protocol::{Encoding, close, intents::Intents},
     websocket::{Inbound, Message, Role},
 };
@@ -13,9 +13,11 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
+mod culprit;
 mod heartbeats;
 mod in_flight;
 mod renewal;
+mod voice;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -26,7 +28,10 @@ fn settings(log: Limits) -> Rc<Settings> {
         resume_window: SECOND * 120,
         cache: Flags::ALL,
         honor_client_intents: true,
+        voice_grace: Duration::from_secs(60),
+        voice_rejoin: false,
         intents: u64::MAX,
+        forward_opcodes: vec![44],
     })
 }
 
@@ -135,6 +140,8 @@ struct Client {
     inbound: Inbound,
     sequence: u64,
     session: String,
+    /// Where READY has told it to resume.
+    url: String,
     announced: Vec<u64>,
     /// Members and count of each guild.
     guilds: BTreeMap<u64, (Vec<u64>, u64)>,
@@ -158,6 +165,7 @@ impl Client {
             inbound: Inbound::new(Role::Client, 1 << 24),
             sequence: 0,
             session: String::new(),
+            url: String::new(),
             announced: Vec::new(),
             guilds: BTreeMap::new(),
             messages: Vec::new(),
@@ -208,6 +216,7 @@ impl Client {
         match payload["t"].as_str().unwrap() {
             "READY" => {
                 self.session = data["session_id"].as_str().unwrap().into();
+                self.url = data["resume_gateway_url"].as_str().unwrap().into();
                 self.announced = data["guilds"].as_array().unwrap().iter().map(|guild| id(&guild["id"])).collect();
             }
             "GUILD_CREATE" => {
@@ -250,8 +259,18 @@ impl Client {
     }
 
     fn resume(&mut self, world: &mut World, connection: u64, sequence: u64) -> bool {
-        let id = SessionId::parse(&self.session).unwrap();
-        match world.shard.resume(world.now, connection, &id, sequence) {
+        let url = self.url.clone();
+        self.resume_at(world, connection, &url, sequence)
+    }
+
+    /// Resumes at this URL.
+    fn resume_at(&mut self, world: &mut World, connection: u64, url: &str, sequence: u64) -> bool {
+        let claim = match SessionId::parse(&self.session) {
+            Some(id) => Claim::Own(id),
+            None => Claim::Upstream { id: self.session.clone(), key: naming::session_in(url) },
+        };
+        let id = world.shard.claimed(&claim, sequence);
+        match id.and_then(|id| world.shard.resume(world.now, connection, &id, sequence)) {
             Some(number) => {
                 assert_eq!(number, self.number);
                 self.connection = connection;
@@ -275,12 +294,14 @@ fn ready_is_discords_with_the_proxys_own_in_it() {
     let ready: Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
     assert!(text.contains(r#"{"t":"READY","s":1,"op":0,"d":{"v":10,"#));
     let data = &ready["d"];
-    assert_eq!(data["resume_gateway_url"], "ws://proxy");
+    // It is the only client, so it is given Discord's id of the session.
+    assert_eq!(data["session_id"], "up");
+    let url = data["resume_gateway_url"].as_str().unwrap();
+    assert!(url.starts_with("ws://proxy/r/") && naming::session_in(url).is_some(), "{url}");
     assert_eq!(data["shard"], json!([0, 1]));
     assert_eq!(data["guilds"], json!([{"id": "10", "unavailable": true}, {"id": "20", "unavailable": true}]));
     assert_eq!((&data["user"]["username"], &data["new_key"]), (&json!("bot"), &json!([1])));
     assert_eq!((&data["private_channels"], &data["application"]["id"]), (&json!([]), &json!("1")));
-    assert_ne!(data["session_id"], "up");
     assert_eq!(data.as_object().unwrap().keys().filter(|key| *key == "session_id").count(), 1);
 }
 
@@ -476,7 +497,7 @@ fn a_client_that_reads_nothing_is_closed_all_the_same() {
         client.outbox.message(&[&vec![b' '; 1 << 20]]);
         assert!(client.produce(&mut world).has_more());
     }
-    let id = SessionId::parse(&old.session).unwrap();
+    let id = naming::session_in(&old.url).unwrap();
     assert!(world.shard.resume(world.now, 3, &id, old.sequence).is_some());
     assert_eq!(old.produce(&mut world), Progress::Close { close: SUPERSEDED, reconnect: false });
     world.now += HEARTBEAT_TIMEOUT;
@@ -529,7 +550,7 @@ fn commands_are_limited_and_passed_on() {
     assert_eq!(sent[1]["d"]["guild_id"], 99);
     assert_eq!(send(&mut world, r#"{"op":2,"d":{}}"#).unwrap_err().0, close::ALREADY_AUTHENTICATED);
     assert_eq!(send(&mut world, "[").unwrap_err().0, close::DECODE_ERROR);
-    let flood = (0..200).map(|_| send(&mut world, r#"{"op":31,"d":{}}"#)).find_map(Result::err);
+    let flood = (0..200).map(|_| send(&mut world, r#"{"op":31,"d":{"guild_ids":[]}}"#)).find_map(Result::err);
     assert_eq!(flood.unwrap().0, close::RATE_LIMITED);
 }
 
@@ -555,7 +576,9 @@ fn nothing_that_is_too_long_goes_to_discord() {
     client.catch_up(&mut world);
     while world.shard.poll_upstream(world.now).is_some() {}
     // As long as it may be, before the nonce and the missing keys are added.
-    for (start, end) in [(r#"{"op":8,"d":{"guild_id":"99","x":""#, r#""}}"#), (r#"{"op":3,"d":{"x":""#, r#""}}"#)] {
+    for (start, end) in
+        [(r#"{"op":8,"d":{"guild_id":"99","query":"","x":""#, r#""}}"#), (r#"{"op":3,"d":{"x":""#, r#""}}"#)]
+    {
         let text = format!("{start}{}{end}", "x".repeat(4096 - start.len() - end.len()));
         let refused =
             world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox);
@@ -581,7 +604,8 @@ fn payloads(client: &mut Client, world: &mut World, kind: &str) -> Vec<Value> {
             while let Some(message) = inbound.next().unwrap() {
                 let Message::Text(text) = message else { panic!("{message:?}") };
                 let payload: Value = serde_json::from_slice(text).unwrap();
-                found.extend((payload["t"] == kind).then_some(payload));
+                let is_it = |name: &str| name == kind || (kind.ends_with('_') && name.starts_with(kind));
+                found.extend(payload["t"].as_str().is_some_and(is_it).then_some(payload));
             }
         }
         client.read();

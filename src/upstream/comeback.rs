@@ -2,7 +2,7 @@
 //!
 //! A connection has *worked* when it brought READY, RESUMED or an event of a replay. The loss of one that worked is no
 //! failure, and the shard is back at once. Connections that did not work, in a row, are failures, and each makes the next
-//! wait longer.
+//! wait longer. One that worked and was lost for a client's command does not count in either way.
 //!
 //! Promises: waits grow with failures only, and are bounded; a session is tried to be resumed again after a single RESUME
 //! that failed; it is given up within about a minute of RESUMEs that do reach Discord and bring nothing; time without a
@@ -66,6 +66,8 @@ pub struct Comeback {
     /// When the last one that worked was lost, or, in a new process, the first one that did not.
     lost_at: Option<Time>,
     resumes: Option<Resumes>,
+    /// The next loss is the doing of a client.
+    excused: bool,
 }
 
 impl Comeback {
@@ -80,6 +82,11 @@ impl Comeback {
         self.failures = 0;
         self.lost_at = None;
         self.resumes = None;
+    }
+
+    /// The loss that is told next is the doing of a client: if the connection worked, there is nothing to wait for.
+    pub fn excuse(&mut self) {
+        self.excused = true;
     }
 
     /// A RESUME is sent.
@@ -105,7 +112,9 @@ impl Comeback {
     /// RESUME failed on this connection.
     pub fn wait(&mut self, now: Time, session: bool, resuming: bool, random: &mut fastrand::Rng) -> Duration {
         let lost_at = *self.lost_at.get_or_insert(now);
+        let excused = std::mem::take(&mut self.excused);
         let wait = match self.worked_since.take() {
+            Some(_) if excused => Duration::ZERO,
             Some(since) if now.saturating_sub(since) >= SETTLED_AFTER => {
                 self.quick_losses = 0;
                 Duration::ZERO

@@ -40,6 +40,9 @@ pub const ASK_AGAIN: Duration = Duration::from_secs(60);
 pub const INVALID_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// The resume URL is given up for the general one after this many failures in a row.
 pub const RESUME_URL_ATTEMPTS: u32 = 3;
+/// Highest sequence that is believed, the last number that every JSON parser reads exactly. Behind a higher one no other could
+/// follow.
+pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
 /// Heartbeat intervals that are believed; anything else would flood Discord or never beat.
 pub const HEARTBEAT_RANGE: (u64, u64) = (1_000, 300_000);
 
@@ -219,6 +222,11 @@ impl Session {
         }
     }
 
+    /// From now on this is the gateway's general URL.
+    pub fn set_gateway_url(&mut self, url: &str) {
+        url.clone_into(&mut self.gateway_url);
+    }
+
     /// The next thing to do.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
@@ -316,6 +324,11 @@ impl Session {
         }
     }
 
+    /// The loss of this connection, which is told next, is the doing of a client: it says nothing about Discord.
+    pub fn excuse_loss(&mut self) {
+        self.comeback.excuse();
+    }
+
     /// One payload from Discord.
     pub fn on_payload(&mut self, now: Time, envelope: &Envelope<'_>) -> Received {
         if !self.is_connected() {
@@ -371,6 +384,10 @@ impl Session {
     fn on_dispatch(&mut self, now: Time, envelope: &Envelope<'_>) -> Received {
         let kind = envelope.t.map_or(EventKind::Other, EventKind::from_name);
         let sequence = envelope.s.unwrap_or(0);
+        if sequence > MAX_SEQUENCE {
+            self.on_malformed(now);
+            return Received::Control;
+        }
         if kind == EventKind::Ready {
             let text = |key| json::get(envelope.d, key).and_then(|value| serde_json::from_slice::<String>(value).ok());
             let guilds = json::elements(json::get(envelope.d, "guilds").unwrap_or(b"[]"));
@@ -404,7 +421,7 @@ impl Session {
         }
         let last = resumption.sequence;
         if sequence > last {
-            self.counters.gaps += sequence - last - 1;
+            self.counters.gaps = self.counters.gaps.saturating_add(sequence - last - 1);
             resumption.sequence = sequence;
         } else {
             // Nothing says that it is one that was there before, so to drop it could lose it.

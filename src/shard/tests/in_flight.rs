@@ -6,7 +6,7 @@ const HELLO: &str = r#"{"op":10,"d":{"heartbeat_interval":40000}}"#;
 
 impl World {
     /// The connection breaks, and there is another one, on which the RESUME has been sent.
-    fn break_connection(&mut self) {
+    pub(super) fn break_connection(&mut self) {
         self.now += SECOND * 10;
         self.shard.upstream_closed(self.now, None);
         self.shard.tick(self.now);
@@ -152,7 +152,7 @@ fn sender(commands: &[Value]) -> (World, Client) {
 #[test]
 fn the_newest_voice_state_and_presence_that_may_be_lost_are_sent_again_once() {
     let sounds = json!({"op": 31, "d": {"guild_ids": ["10"]}});
-    let unknown = json!({"op": 99, "d": {"x": 1}});
+    let unknown = json!({"op": 44, "d": {"x": 1}});
     for restart in [false, true] {
         let commands = [&voice(10, 1), &voice(20, 2), &voice(10, 3), &sounds, &unknown];
         let (mut world, mut client) = sender(&commands.map(Clone::clone));

@@ -1,92 +1,10 @@
-//! Attacks on the door by clients without a token: each attack is carried out, and the bot must stay served.
+//! Crowds, hostile requests, and configurations that are open to all.
 
-mod support;
-
-use std::{
-    fs,
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    process::Command,
-    thread,
-    time::Duration,
+use super::{
+    support::{Gateway, Gone, Options, Proxy, Simulator, TOKEN, get, scratch, wait_until},
+    *,
 };
-
-use gateway_proxy::compression::Transport;
-use serde_json::{Value, json};
-use support::{Gateway, Gone, Options, PATIENCE, Proxy, Simulator, TOKEN, get, scratch, wait_until};
-
-const WORLD: &str =
-    "--shards 1 --max-concurrency 1 --identify-interval-ms 100 --guilds 4 --members 10 --seed 3 --rate 0";
-const INTENTS: u64 = 53_608_447;
-
-fn start_with(name: &str, changes: &Value) -> (Simulator, Proxy) {
-    let directory = scratch(name);
-    let simulator = Simulator::start(&directory, WORLD);
-    let mut all = json!({"shards": 1, "log_level": "info"});
-    for (key, value) in changes.as_object().expect("an object") {
-        all[key] = value.clone();
-    }
-    let proxy = Proxy::start(&directory, &simulator, &all);
-    (simulator, proxy)
-}
-
-/// A client that has its READY.
-fn identified(proxy: &Proxy, of: u32) -> Gateway {
-    let mut gateway = Gateway::connect(proxy.address, Transport::None);
-    gateway.identify((0, of), INTENTS);
-    assert_eq!(gateway.receive().expect("READY").t.as_deref(), Some("READY"));
-    gateway
-}
-
-/// A bot is served: it gets in, and gets an event.
-fn bot_is_served(simulator: &Simulator, proxy: &Proxy, of: u32) {
-    let mut gateway = identified(proxy, of);
-    let (first, _) = simulator.emit(0, 1);
-    while gateway.receive().expect("an event").number() != Some(first) {}
-}
-
-fn metric(proxy: &Proxy, name: &str) -> f64 {
-    let metrics = get(proxy.address, "/metrics").expect("metrics").body;
-    let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')));
-    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("{name} in {metrics}"))
-}
-
-/// CPU time of a process, as the scheduler counts it.
-fn cpu(pid: u32) -> Duration {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process that runs");
-    let nanoseconds: u64 = tasks
-        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("schedstat")).ok())
-        .filter_map(|text| text.split_whitespace().next()?.parse::<u64>().ok())
-        .sum();
-    Duration::from_nanos(nanoseconds)
-}
-
-fn rss(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
-}
-
-/// Sends a request; the connection is left to the caller.
-fn send(address: SocketAddr, request: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("a connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-    stream.write_all(request.as_bytes()).expect("a request");
-    stream
-}
-
-/// Everything that comes back for a request.
-fn ask(address: SocketAddr, request: &str) -> String {
-    let mut answer = Vec::new();
-    send(address, request).read_to_end(&mut answer).expect("an answer");
-    String::from_utf8_lossy(&answer).into_owned()
-}
-
-fn log(name: &str) -> String {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).join("gateway-proxy.log");
-    fs::read_to_string(path).expect("a log")
-}
+use std::{net::TcpListener, os::unix::fs::PermissionsExt, process::Command, thread};
 
 /// Each request made the data cores report and the text anew, and each text that nobody read stayed in memory.
 #[test]
@@ -289,7 +207,9 @@ fn web_pages_have_nothing_of_a_proxy_that_asks_for_no_token() {
 fn a_bot_that_is_open_to_all_is_no_right_configuration() {
     let directory = scratch("open_to_all");
     let check = |config: &str| {
-        fs::write(directory.join("config.json"), config).expect("a file");
+        let path = directory.join("config.json");
+        fs::write(&path, config).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("a mode");
         let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
         let output = command.arg("--check-config").current_dir(&directory).env_remove("TOKEN").output();
         let output = output.expect("a program that runs");

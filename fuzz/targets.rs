@@ -1,0 +1,183 @@
+//! Everything that reads bytes from outside, one function for each, for any bytes: nothing may panic, take more than it is given,
+//! or depend on how the bytes are cut into pieces.
+//!
+//! cargo-fuzz runs them with coverage feedback (`fuzz/fuzz_targets`, nightly Rust); `tests/fuzz.rs` runs them on stable Rust with
+//! mutations of `fuzz/corpus`.
+
+use gateway_proxy::{
+    cache::Flags,
+    compression::{Inflater, Transport},
+    control::{
+        body::Body,
+        http::{self, Audience, Route},
+        origin, response_head,
+    },
+    log::Limits,
+    protocol::{
+        ShardId,
+        command::{Command, Forwarded, forward},
+        envelope::Envelope,
+        etf,
+    },
+    shard::{Settings, Shard},
+    upstream::session::Identity,
+    websocket::{FrameDecoder, Role},
+};
+use std::{rc::Rc, time::Duration};
+
+/// A function that takes any bytes.
+pub type Target = fn(&[u8]);
+
+/// All of them, by the names of their corpora.
+pub const ALL: [(&str, Target); 10] = [
+    ("http_head", http_head),
+    ("http_body", http_body),
+    ("response_head", response_heads),
+    ("proxy_header", proxy_header),
+    ("frames", frames),
+    ("inflate", inflate),
+    ("etf", etf_term),
+    ("envelope", envelope),
+    ("command", command),
+    ("state", state),
+];
+
+/// The head of a request, from a client.
+pub fn http_head(bytes: &[u8]) {
+    let audience = Audience { origins: vec!["https://a.example".into()], hosts: vec!["a.example".into()] };
+    let parsed = http::parse_for(bytes, Some(&audience));
+    if let Some((size, route)) = &parsed {
+        assert!(*size <= bytes.len());
+        if let Route::Refused(response) = route {
+            assert!(response.encode().starts_with(b"HTTP/1.1 4"), "{response:?}");
+        }
+    }
+    // A head that is complete is recognised as one that may be, or it is refused.
+    if matches!(parsed, Some((_, route)) if !matches!(route, Route::Refused(_))) {
+        assert!(http::may_end_after(bytes, 0));
+    }
+    let _ = origin::forwarded_for(bytes, &[]);
+}
+
+/// The body of a request. It ends at the same place however it comes.
+pub fn http_body(bytes: &[u8]) {
+    let Some((&[kind, cut], bytes)) = bytes.split_first_chunk() else { return };
+    let start = if kind & 1 == 0 { Body::Size(0, 0) } else { Body::Bytes(u64::from(kind)) };
+    let mut whole = start;
+    let taken = whole.advance(bytes);
+    let (first, second) = bytes.split_at(usize::from(cut).min(bytes.len()));
+    let mut parts = start;
+    let in_parts =
+        parts.advance(first).and_then(|n| if n < first.len() { Ok(n) } else { Ok(n + parts.advance(second)?) });
+    assert_eq!(taken, in_parts);
+    if let Ok(taken) = taken {
+        assert!(taken <= bytes.len() && parts == whole);
+        assert!(taken == bytes.len() || whole.is_over(), "it stops at its end only");
+    }
+}
+
+/// The head of a response, from the proxy for Discord's API.
+pub fn response_heads(bytes: &[u8]) {
+    let mut out = Vec::new();
+    if let Ok(Some((size, _))) = response_head(bytes, &mut out) {
+        assert!(size <= bytes.len() && out.ends_with(b"\r\n\r\n"));
+    }
+}
+
+/// The header of the PROXY protocol, from a terminator.
+pub fn proxy_header(bytes: &[u8]) {
+    if let Ok(Some((size, source))) = origin::proxy_header(bytes) {
+        assert!(size <= bytes.len());
+        // What is behind it changes nothing, and without its end it is not complete.
+        assert_eq!(origin::proxy_header(&bytes[..size]), Ok(Some((size, source))));
+        assert_eq!(origin::proxy_header(&bytes[..size - 1]), Ok(None));
+    }
+}
+
+/// Frames, from either side. The messages are the same however the bytes come.
+pub fn frames(bytes: &[u8]) {
+    let Some((&step, bytes)) = bytes.split_first() else { return };
+    for role in [Role::Client, Role::Server] {
+        let read = |step: usize| {
+            let mut inbound = FrameDecoder::new(role, 4096);
+            let mut messages = Vec::new();
+            for piece in bytes.chunks(step.max(1)) {
+                inbound.receive(piece);
+                loop {
+                    match inbound.next() {
+                        Ok(Some(message)) => messages.push(format!("{message:?}")),
+                        Ok(None) => break,
+                        Err(violation) => {
+                            messages.push(violation.to_string());
+                            return messages;
+                        }
+                    }
+                }
+            }
+            messages
+        };
+        assert_eq!(read(usize::MAX), read(usize::from(step)));
+    }
+}
+
+/// A compressed stream, from Discord.
+pub fn inflate(bytes: &[u8]) {
+    for transport in [Transport::Zlib, Transport::Zstd] {
+        let mut out = Vec::new();
+        let _ = Inflater::new(transport, 1 << 20).inflate(bytes, &mut out);
+        assert!(out.len() <= 1 << 20);
+    }
+}
+
+/// A term, from a client.
+pub fn etf_term(bytes: &[u8]) {
+    let mut text = Vec::new();
+    if etf::to_json(bytes, &mut text).is_ok() {
+        serde_json::from_slice::<serde::de::IgnoredAny>(&text).expect("JSON");
+    }
+}
+
+/// A payload, from Discord.
+pub fn envelope(bytes: &[u8]) {
+    if let Ok(envelope) = Envelope::scan(bytes)
+        && let Ok(parsed) = serde_json::from_slice::<serde_json::Value>(bytes)
+    {
+        assert_eq!(parsed["op"].as_u64(), Some(envelope.op));
+    }
+}
+
+/// A payload, from a client. What goes to Discord is JSON with the same opcode.
+pub fn command(bytes: &[u8]) {
+    let Ok(command) = Command::parse(bytes) else { return };
+    let _ = (command.heartbeat(), command.identify(), command.resume());
+    if let Ok(Forwarded::Payload(payload)) = forward(&command, &[44]) {
+        let parsed: serde_json::Value = serde_json::from_slice(&payload).expect("JSON");
+        assert_eq!(parsed["op"].as_u64(), Some(command.op));
+        assert!(parsed["d"].is_object() || command.op == 44);
+    }
+}
+
+/// The records of a shard, from a state file whose seal is right.
+pub fn state(bytes: &[u8]) {
+    let settings = Settings {
+        voice_grace: Duration::from_secs(120),
+        voice_rejoin: false,
+        public_url: "ws://proxy".into(),
+        log: Limits { bytes: 1 << 20, entries: 100 },
+        resume_window: Duration::from_secs(120),
+        cache: Flags::ALL,
+        honor_client_intents: true,
+        intents: u64::MAX,
+        forward_opcodes: Vec::new(),
+    };
+    let identity = Identity { identify: Vec::new(), token: "t".into() };
+    let id = ShardId { id: 0, count: 1 };
+    let (url, now) = ("ws://discord".to_owned(), Duration::from_secs(1));
+    let entropy = Box::new(|bytes: &mut [u8]| bytes.fill(7));
+    if let Ok(mut shard) = Shard::restore(id, Rc::new(settings), identity, url, entropy, now, &mut &bytes[..]) {
+        shard.tick(now);
+        let _ = shard.report();
+        shard.stop();
+        let _ = shard.save(&mut Vec::new());
+    }
+}

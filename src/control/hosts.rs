@@ -1,0 +1,76 @@
+//! Which gateway URLs shards may connect to, whoever names them: `/gateway/bot`, READY, a state file. Pure.
+//!
+//! Promises: once `/gateway/bot` has named a `wss://` URL, no connection goes unencrypted to another machine; with
+//! `gateway_hosts` none goes to a host that is not listed.
+
+use crate::websocket::Endpoint;
+use std::net::IpAddr;
+
+/// The hosts of `gateway_hosts`, each with those below it. An empty list allows all.
+#[derive(Clone, Debug, Default)]
+pub struct Hosts(pub Vec<String>);
+
+impl Hosts {
+    /// May shards connect to this host? The error says why not.
+    pub fn allow(&self, endpoint: &Endpoint) -> Result<(), String> {
+        let host = endpoint.host.trim_end_matches('.').to_ascii_lowercase();
+        let is_listed = |listed: &String| {
+            let listed = listed.trim_end_matches('.').to_ascii_lowercase();
+            host.strip_suffix(&listed).is_some_and(|below| below.is_empty() || below.ends_with('.'))
+        };
+        if self.0.is_empty() || self.0.iter().any(is_listed) {
+            Ok(())
+        } else {
+            Err(format!("{host} is not one of `gateway_hosts`"))
+        }
+    }
+
+    /// May a shard connect to `wanted`, when `/gateway/bot` has named `first`? The error says why not.
+    pub fn follow(&self, first: &Endpoint, wanted: &Endpoint) -> Result<(), String> {
+        if first.tls && !wanted.tls && !is_this_machine(&wanted.host) {
+            return Err("it is not encrypted, and the URL that /gateway/bot named is".to_owned());
+        }
+        self.allow(wanted)
+    }
+}
+
+/// What is sent there leaves the machine on no network.
+fn is_this_machine(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(url: &str) -> Endpoint {
+        Endpoint::parse(url).unwrap()
+    }
+
+    #[test]
+    fn encryption_is_not_given_up() {
+        let any = Hosts::default();
+        let secure = endpoint("wss://gateway.discord.gg");
+        assert!(any.follow(&secure, &endpoint("wss://gateway-us-east1-b.discord.gg")).is_ok());
+        for local in ["ws://127.0.0.1:1", "ws://127.8.8.8", "ws://[::1]:1", "ws://localhost:1", "ws://LOCALHOST"] {
+            assert!(any.follow(&secure, &endpoint(local)).is_ok(), "{local}");
+        }
+        for plain in ["ws://gateway.discord.gg", "ws://192.0.2.1", "ws://localhost.example", "ws://127.0.0.1.example"] {
+            assert!(any.follow(&secure, &endpoint(plain)).unwrap_err().contains("not encrypted"), "{plain}");
+        }
+        // Who begins without it has nothing to give up.
+        assert!(any.follow(&endpoint("ws://10.0.0.1"), &endpoint("ws://10.0.0.2")).is_ok());
+    }
+
+    #[test]
+    fn only_listed_hosts_and_those_below_them() {
+        let hosts = Hosts(vec!["Discord.gg".into(), "127.0.0.1".into()]);
+        for good in ["wss://discord.gg", "wss://gateway.DISCORD.gg.", "wss://a.b.discord.gg", "ws://127.0.0.1:1"] {
+            assert!(hosts.allow(&endpoint(good)).is_ok(), "{good}");
+        }
+        for bad in ["wss://evildiscord.gg", "wss://discord.gg.evil", "wss://discord.com", "ws://127.0.0.2", "wss://gg"]
+        {
+            assert!(hosts.allow(&endpoint(bad)).unwrap_err().contains("`gateway_hosts`"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! What the configuration comes to when the data cores start: their threads, their plans, and bounds that follow from it.
+
+use super::{Control, Failure, IO_MEMORY, http::Audience};
+use crate::{
+    config::Config,
+    data_core::{self, Plan, ToControl, ToCore},
+    io::wake::Waker,
+    log::Limits,
+    net::mailbox::{Postbox, core_mailbox},
+    placement::Placement,
+    preflight,
+    websocket::Endpoint,
+};
+use glommio::LocalExecutorBuilder;
+use std::{
+    sync::{Arc, Mutex},
+    time::Instant,
+};
+
+/// The threads of the data cores, to be waited for at the end.
+pub(super) type Threads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
+
+/// Starts data cores once it is known how many are needed.
+pub(super) struct Starter {
+    pub placement: Placement,
+    pub control: Postbox<ToControl>,
+    pub epoch: Instant,
+    pub threads: Threads,
+}
+
+impl Starter {
+    /// Starts as many as so many shards need.
+    pub fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
+        let mut postboxes = Vec::new();
+        for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
+            let failure = |error: &dyn std::fmt::Display| {
+                Failure(format!("can not start data core {index} on CPU {cpu}: {error}"))
+            };
+            let waker = Waker::new().map_err(|error| failure(&error))?;
+            let (postbox, mailbox) = core_mailbox(waker.clone());
+            let (control, epoch) = (self.control.clone(), self.epoch);
+            let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
+                .name(&format!("data-{index}"))
+                .io_memory(IO_MEMORY)
+                .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
+                .map_err(|error| failure(&error))?;
+            self.threads.lock().expect("nobody panics with it").push(thread);
+            postboxes.push(postbox);
+        }
+        Ok(postboxes)
+    }
+}
+
+impl Control {
+    /// What a data core has to know to run these of `count` shards.
+    pub(super) fn plan(&self, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
+        let config = &self.config;
+        Plan {
+            presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
+            shards,
+            shard_count: count,
+            token: config.token.bare().into(),
+            gateway_url,
+            intents: config.intents,
+            transport: config.upstream_compression,
+            public_url: config.externally_accessible_url.clone(),
+            log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
+            resume_window: config.resume_window,
+            cache: config.cache,
+            honor_client_intents: config.honor_client_intents,
+            voice_grace: config.voice_grace,
+            voice_rejoin: config.voice_rejoin,
+            state_dir: config.state_dir.clone(),
+            forward_opcodes: config.forward_opcodes.clone(),
+            memory: self.memory.clone(),
+        }
+    }
+}
+
+/// Whose requests are taken: those of whoever knows the proxy by a name that its configuration says.
+pub(super) fn audience(config: &Config) -> Audience {
+    let own = Endpoint::parse(&config.externally_accessible_url).ok().map(|endpoint| endpoint.host);
+    let hosts = config.allowed_hosts.iter().cloned().chain(own).collect();
+    Audience { origins: config.allowed_origins.clone(), hosts }
+}
+
+/// Bytes that the connections of all clients may take: as configured, or a part of the memory that the process may have.
+pub(super) fn client_memory(config: &Config) -> usize {
+    let bytes = config.client_memory.unwrap_or_else(|| preflight::default_client_memory(preflight::memory()));
+    usize::try_from(bytes).unwrap_or(usize::MAX)
+}
