@@ -148,7 +148,7 @@ fn summary(config: &Config, placement: &Placement) -> String {
     )
 }
 
-/// What clients can do with voice channels.
+/// Describes what clients can do with voice channels.
 fn voice(config: &Config) -> String {
     let grace = config.voice_grace.as_secs();
     let kept = format!("a channel is kept for {grace} s after its client is gone");
