@@ -76,6 +76,14 @@ impl Deflater {
         }
     }
 
+    /// The compression that it writes.
+    pub fn transport(&self) -> Transport {
+        match self.stream {
+            Stream::Stored { zstd: true, .. } | Stream::Zstd { .. } => Transport::Zstd,
+            Stream::Stored { zstd: false, .. } | Stream::Zlib(_) => Transport::Zlib,
+        }
+    }
+
     /// Compresses everything that is written from now on. Must not be called within a message.
     pub fn start(&mut self) {
         let Stream::Stored { zstd, begun } = self.stream else { return };

@@ -4,6 +4,7 @@
 //! nearest known name; the token is in no error and no debug output.
 
 mod network;
+mod operators;
 mod presence;
 mod reader;
 mod token;
@@ -11,8 +12,9 @@ mod token;
 #[cfg(test)]
 mod tests;
 
-use crate::{cache::Flags, compression::Transport};
+use crate::{cache::Flags, compression::Transport, protocol::denied::Denied};
 pub use network::{AdminAddress, Network};
+pub use operators::Differences;
 use presence::Presence;
 pub use reader::ConfigError;
 use reader::Reader;
@@ -125,6 +127,12 @@ pub struct Config {
     pub forwarded_for_from: Vec<Network>,
     /// Does the file hold the token?
     holds_token: bool,
+    /// Events that no client gets (`events.deny`).
+    pub denied: Denied,
+    /// May clients have what they get compressed? Without it they get text, whatever they ask for.
+    pub client_compression: bool,
+    /// What has to be shown to see and to change the running proxy; `None`: nothing to see it, and it can be changed less.
+    pub http_token: Option<Token>,
 }
 
 impl Config {
@@ -166,6 +174,8 @@ impl Config {
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
         let resume_window = reader.number("resume_window", (0, 3600))?.unwrap_or(120);
         warnings.extend(token_warning);
+        let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
+        warnings.extend(unknown_events);
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
             token,
@@ -203,6 +213,9 @@ impl Config {
             proxy_protocol_from: network::read_networks(&mut reader, "proxy_protocol_from")?,
             forwarded_for_from: network::read_networks(&mut reader, "forwarded_for_from")?,
             holds_token,
+            denied,
+            client_compression: reader.bool("client_compression", true)?,
+            http_token: operators::read_http_token(&mut reader)?,
         };
         warnings.extend(reader.unknown());
         if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
@@ -211,9 +224,11 @@ impl Config {
                 config.listen.ip()
             )));
         }
-        if !names_host {
+        if names_host {
+            warnings.extend(operators::warn_of_open_port(&config, name));
+        } else {
             warnings.push(format!(
-                "{name}: `host` is missing, so the port is open on all addresses of this machine: set it to \"127.0.0.1\", or to \"0.0.0.0\" when others shall reach it"
+                "{name}: `host` is missing, so the port is open on all addresses of this machine: set it to \"127.0.0.1\", or to \"0.0.0.0\" when others shall reach it, and then `http_token`, too"
             ));
         }
         Ok((config, warnings))

@@ -7,22 +7,28 @@ mod answers;
 pub mod body;
 mod dial;
 mod door;
+mod feed;
 mod forward;
 pub mod hosts;
 pub mod http;
 pub mod identify;
 mod kept;
 mod metrics;
+mod operator;
 pub mod origin;
+mod page;
 mod pool;
+mod reload;
 mod remembered;
-mod rest;
+pub mod rest;
 mod signals;
 mod starter;
+mod status;
+mod waits;
 
 use crate::{
     config::Config,
-    data_core::{ToControl, ToCore},
+    data_core::{CoreReport, ToControl, ToCore},
     downstream::budget::MemoryBudget,
     listener::Listener,
     net::{
@@ -32,11 +38,11 @@ use crate::{
     },
     placement::Placement,
     preflight,
-    shard::report::Report,
     state_dir::StateDir,
 };
 use door::Serves;
 pub use door::{agree, head};
+use feed::Feed;
 pub use forward::response_head;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use hosts::Hosts;
@@ -45,9 +51,11 @@ use identify::{Budget, IdentifyQueue};
 use kept::Kept;
 use metrics::ControlFigures;
 use pool::{OnceAMinute, Pool, Rate};
+pub use reload::Reloading;
 use remembered::Remembered;
 use rest::{GatewayInfo, Rest, RestError};
 use starter::{Starter, Threads, audience, client_memory};
+use status::Gathered;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
@@ -56,8 +64,9 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{self, Poll},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
+use waits::Waits;
 
 /// io_uring memory of an executor in bytes. Sockets do not use it, and the default is 10 MiB.
 const IO_MEMORY: usize = 64 << 10;
@@ -104,15 +113,22 @@ struct RestFailure {
 /// The reports that a request still waits for.
 #[derive(Default)]
 struct Gathering {
-    reports: Vec<Report>,
+    reports: Vec<CoreReport>,
     missing: usize,
     waker: Option<task::Waker>,
 }
 
 /// The state of the control core.
 struct Control {
+    /// As it was at the start: what needs a restart to change is read from here.
     config: Config,
+    /// As it is now; see [`Control::live`].
+    live: RefCell<Rc<Config>>,
+    reloading: Reloading,
+    reloads: Cell<reload::Reloads>,
     epoch: Instant,
+    /// The same moment on the clock on the wall.
+    started: SystemTime,
     /// Empty until the number of shards is known.
     cores: OnceCell<Vec<Postbox<ToCore>>>,
     starter: Starter,
@@ -142,7 +158,12 @@ struct Control {
     /// Requests for Discord's API whose path carries a token of its own.
     tokenless: Rc<Pool>,
     tokenless_rate: RefCell<Rate>,
-    reports: Rc<Kept<Rc<[Report]>>>,
+    /// What has happened of late.
+    feed: RefCell<Feed>,
+    /// How long shards have waited to identify.
+    waits: RefCell<Waits>,
+    reports: Rc<Kept<Rc<Gathered>>>,
+    status: Rc<Kept<Rc<str>>>,
     metrics: Rc<Kept<Rc<str>>>,
     /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
     last_descriptor: RawFd,
@@ -163,18 +184,16 @@ pub struct Listeners {
 }
 
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
-pub fn run(config: Config, placement: &Placement, listeners: Listeners) -> Result<(), Failure> {
+pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloading: Reloading) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
     let mut signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
     let tls = tls::client_config().map_err(Failure)?;
-    let epoch = Instant::now();
-    let (to_control, from_cores) = mailbox();
-    let (events, inbox) = mailbox();
+    let (epoch, started) = (Instant::now(), SystemTime::now());
+    let ((to_control, from_cores), (events, inbox)) = (mailbox(), mailbox());
 
     let starter = Starter { placement: placement.clone(), control: to_control, epoch, threads: Threads::default() };
     let threads = starter.threads.clone();
-    let signal_events = events.clone();
-    let core_events = events.clone();
+    let (signal_events, core_events) = (events.clone(), events.clone());
     spawn("signals", move || {
         for signal in signals.forever() {
             if signal_events.send(Event::Signal(signal)).is_err() {
@@ -205,8 +224,14 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners) -> Resul
                 audience: audience(&config),
                 hosts,
                 memory,
+                live: RefCell::new(Rc::new(config.clone())),
                 config,
+                reloading,
+                reloads: Cell::default(),
                 epoch,
+                started,
+                feed: RefCell::default(),
+                waits: RefCell::default(),
                 cores: OnceCell::new(),
                 starter,
                 gateway: RefCell::new(None),
@@ -223,6 +248,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners) -> Resul
                 tokenless: Pool::new(forward::MAX_TOKENLESS),
                 tokenless_rate: RefCell::new(Rate::new(forward::TOKENLESS_RATE)),
                 reports: Kept::new(answers::KEPT),
+                status: Kept::new(answers::KEPT),
                 metrics: Kept::new(answers::KEPT),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
@@ -299,7 +325,7 @@ impl Control {
             true
         };
         let second_signal = async {
-            while !matches!(inbox.receive().await, Event::Signal(_)) {}
+            while !matches!(inbox.receive().await, Event::Signal(signal) if signal != signals::RELOAD) {}
             false
         };
         match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
@@ -339,6 +365,7 @@ impl Control {
                     }
                 }
                 Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
+                Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
                 Event::Signal(signal) => {
                     tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
                     return Ok(());
@@ -413,7 +440,7 @@ impl Control {
         let cores = self.cores.get_or_init(|| cores);
         for (index, core) in cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
-            let plan = self.plan(own, count, url.clone());
+            let plan = self.plan(index, own, count, url.clone());
             if core.send(ToCore::Start(Box::new(plan))).is_err() {
                 return Err(Failure(format!("data core {index} has ended")));
             }
@@ -472,6 +499,7 @@ impl Control {
                     self.names.borrow_mut().insert(shard, name);
                 }
                 ToControl::WantPermit(shard) => {
+                    self.waits.borrow_mut().asked(shard, self.now());
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
                         queue.request(shard);
                     }
@@ -487,13 +515,14 @@ impl Control {
                 }
                 ToControl::Reports(number, reports) => {
                     if let Some(gathering) = self.gathering.borrow_mut().get_mut(&number) {
-                        gathering.reports.extend(reports);
+                        gathering.reports.push(*reports);
                         gathering.missing -= 1;
                         if let Some(waker) = gathering.waker.take() {
                             waker.wake();
                         }
                     }
                 }
+                ToControl::Changed(changed) => self.feed.borrow_mut().changed(changed),
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }
@@ -514,6 +543,7 @@ impl Control {
         let mut queue = self.queue.borrow_mut();
         let Some(queue) = &mut *queue else { return };
         while let Some(shard) = queue.poll(now) {
+            self.waits.borrow_mut().granted(shard, now);
             let _ = self.cores()[self.index_of(shard)].send(ToCore::Permit(shard));
         }
     }

@@ -22,9 +22,13 @@ pub(super) type Threads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
 
 /// Starts data cores once it is known how many are needed.
 pub(super) struct Starter {
+    /// Where they run.
     pub placement: Placement,
+    /// Where they tell the control core what it has to know.
     pub control: Postbox<ToControl>,
+    /// The process's zero of time.
     pub epoch: Instant,
+    /// Their threads.
     pub threads: Threads,
 }
 
@@ -53,9 +57,10 @@ impl Starter {
 
 impl Control {
     /// What a data core has to know to run these of `count` shards.
-    pub(super) fn plan(&self, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
-        let config = &self.config;
+    pub(super) fn plan(&self, index: usize, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
+        let config = &*self.live();
         Plan {
+            index,
             presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
             shards,
             shard_count: count,
@@ -68,6 +73,7 @@ impl Control {
             resume_window: config.resume_window,
             cache: config.cache,
             honor_client_intents: config.honor_client_intents,
+            denied: config.denied.clone(),
             voice_grace: config.voice_grace,
             voice_rejoin: config.voice_rejoin,
             state_dir: config.state_dir.clone(),

@@ -13,7 +13,7 @@ use crate::{
         sockets::{ConnectionId, Receiving},
     },
     protocol::{close, payload},
-    shard::{Close, Progress},
+    shard::{Close, Progress, report::Closing},
 };
 use std::time::Duration;
 
@@ -75,6 +75,7 @@ impl<I: Io> Hosted<I> {
         client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
         client.charge = charge;
+        client.since = core.now;
         // The door may have read more than the IDENTIFY.
         client.noted = true;
         client.awake = true;
@@ -154,7 +155,10 @@ impl<I: Io> Hosted<I> {
                         // Some libraries decide by the code that comes back, so it is theirs.
                         return self.say_goodbye(core, key, code, "");
                     }
-                    Some(End::Close((code, reason))) => return self.say_goodbye(core, key, Some(code), reason),
+                    Some(End::Close((code, reason))) => {
+                        self.count_closing(Closing::Misbehaved);
+                        return self.say_goodbye(core, key, Some(code), reason);
+                    }
                     None => {}
                 }
             }
@@ -243,10 +247,12 @@ impl<I: Io> Hosted<I> {
                 self.second.push_back(key);
             }
             Progress::Close { close, reconnect } => {
+                self.count_closing(Closing::of(close));
                 self.send_away(core, key, close, reconnect);
                 return made;
             }
             Progress::Return => {
+                self.count_closing(Closing::Invalidated);
                 self.begin_return(core, key);
                 return made;
             }
@@ -391,6 +397,7 @@ impl<I: Io> Hosted<I> {
                 return self.drop_client(core, key);
             }
             Stage::Open if client.stalled_since.is_some_and(|since| core.now.saturating_sub(since) >= STALL_LIMIT) => {
+                self.count_closing(Closing::Stalled);
                 tracing::info!(shard = %self.shard.id(), "a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
                 return self.drop_client(core, key);
             }

@@ -93,6 +93,7 @@ impl Peer {
 
 fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
     Plan {
+        index: 0,
         shard_count: shards.len() as u32,
         shards,
         presences: vec![],
@@ -107,6 +108,7 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         honor_client_intents: true,
         voice_grace: Duration::from_secs(60),
         voice_rejoin: false,
+        denied: Default::default(),
         state_dir: None,
         forward_opcodes: Vec::new(),
         memory: Arc::default(),
@@ -187,7 +189,7 @@ impl Rig {
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let parcel =
             Parcel { socket: listener.accept().unwrap().0.into(), inbound: Inbound::new(Role::Server, 4096), outbox };
-        let options = Options { intents: Intents::ALL, version: 10, compress: false };
+        let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
         let arrival = Arrival { parcel, shard, entry: Entry::Identify(options), version: 10 };
         assert!(self.core.send(ToCore::Client(Box::new(arrival))).is_ok());
         Far { stream, inbound: Inbound::new(Role::Client, 1 << 20) }

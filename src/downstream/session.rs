@@ -12,6 +12,7 @@ use crate::protocol::{
     event::{Delivery, EventKind, Meta},
     intents::Intents,
     json,
+    library::Library,
 };
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
@@ -107,6 +108,8 @@ pub struct Saved {
     #[serde(default)]
     compress: bool,
     named: bool,
+    #[serde(default)]
+    library: String,
     user: Option<u64>,
     sequence: u64,
     cursor: u64,
@@ -127,6 +130,8 @@ pub struct Options {
     /// Payload compression, for connections whose URL does not say otherwise. RESUME has no such field, so it is the
     /// session's: libraries tell by the type of each message whether it is compressed.
     pub compress: bool,
+    /// What it is written with.
+    pub library: Library,
 }
 
 /// See the module's description.
@@ -361,6 +366,7 @@ impl Session {
             version: self.options.version,
             compress: self.options.compress,
             named: self.named,
+            library: self.options.library.name().to_owned(),
             user: self.user,
             sequence: self.sequence,
             cursor: self.cursor,
@@ -378,7 +384,12 @@ impl Session {
         if !numbered || !cursors.is_sorted() {
             return None;
         }
-        let options = Options { intents: Intents(saved.intents), version: saved.version, compress: saved.compress };
+        let options = Options {
+            intents: Intents(saved.intents),
+            version: saved.version,
+            compress: saved.compress,
+            library: Library::from_name(&saved.library),
+        };
         let mut session = Self::new(saved.number, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
@@ -428,7 +439,7 @@ mod tests {
 
     fn session(intents: Intents) -> Session {
         let id = SessionId::new(7, [0xab; 12]);
-        Session::new(1, id, Options { intents, version: 10, compress: false }, Time::ZERO)
+        Session::new(1, id, Options { intents, version: 10, compress: false, library: Library::default() }, Time::ZERO)
     }
 
     fn log() -> Log {
@@ -502,7 +513,7 @@ mod tests {
     #[test]
     fn another_process_knows_what_was_asked_for() {
         for compress in [false, true] {
-            let options = Options { intents: Intents(5), version: 9, compress };
+            let options = Options { intents: Intents(5), version: 9, compress, library: Library::from_name("eris") };
             let mut session = Session::new(1, SessionId::new(7, [1; 12]), options, Time::ZERO);
             session.begin_sync(1, Time::ZERO, None);
             session.finish_sync();
@@ -513,7 +524,10 @@ mod tests {
             };
             let restored = restore(&text);
             assert_eq!((restored.intents, restored.version, restored.compress), (Intents(5), 9, compress));
-            // From before there was payload compression.
+            assert_eq!(restored.library.name(), "eris");
+            // From before there was payload compression, or names of libraries.
+            text.as_object_mut().unwrap().remove("library");
+            assert_eq!(restore(&text).library, Library::UNKNOWN);
             text.as_object_mut().unwrap().remove("compress");
             assert!(!restore(&text).compress);
         }

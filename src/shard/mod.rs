@@ -20,6 +20,7 @@ pub mod renewal;
 pub mod report;
 mod requests;
 mod state;
+pub mod tally;
 pub mod time;
 pub mod voice;
 
@@ -29,6 +30,7 @@ use crate::{
     log::{Limits, Log},
     protocol::{
         ShardId, Time,
+        denied::Denied,
         envelope::Envelope,
         event::{EventKind, Meta},
         json::{self, Malformed},
@@ -36,6 +38,7 @@ use crate::{
     },
     upstream::{
         limiter::Limiter,
+        loss::Reason,
         session::{Action, Identity, Received, Remark, Resumption, Session as Upstream, Status},
     },
 };
@@ -56,6 +59,7 @@ pub const HEARTBEAT_INTERVAL: u64 = 41_250;
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * HEARTBEAT_INTERVAL + 10_000);
 
 /// What all shards have in common.
+#[derive(Clone)]
 pub struct Settings {
     /// Where clients resume: READY's `resume_gateway_url`.
     pub public_url: String,
@@ -75,6 +79,8 @@ pub struct Settings {
     pub voice_rejoin: bool,
     /// Opcodes of commands that are passed on though nothing is known of them.
     pub forward_opcodes: Vec<u64>,
+    /// Events that no client gets.
+    pub denied: Denied,
 }
 
 /// A source of random bytes that nobody can guess; a test has one that it can repeat.
@@ -86,8 +92,14 @@ pub type Close = (u16, &'static str);
 /// A number that no session has.
 const NOBODY: u32 = 0;
 
+/// The client was too slow for the log.
+pub const LAGGED: Close = (crate::protocol::close::UNKNOWN_ERROR, "too slow: events were dropped, reconnect");
+/// The client has sent no heartbeat for [`HEARTBEAT_TIMEOUT`].
+pub const SILENT: Close = (crate::protocol::close::UNKNOWN_ERROR, "no heartbeat: reconnect and resume");
+/// The proxy stops.
+pub const RESTARTING: Close = (crate::protocol::close::UNKNOWN_ERROR, "restarting: reconnect and resume");
 /// The session has a newer connection.
-const SUPERSEDED: Close = (crate::protocol::close::UNKNOWN_ERROR, "resumed on another connection");
+pub const SUPERSEDED: Close = (crate::protocol::close::UNKNOWN_ERROR, "resumed on another connection");
 
 /// Who has to be woken after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,6 +184,8 @@ pub struct Shard {
     invalidated: u64,
     /// Clients told to start over because they fell off the log.
     fell_off: u64,
+    /// Figures that only operators ask for.
+    tally: tally::Tally,
     /// Where a test wants a panic.
     #[cfg(test)]
     panics: Option<&'static str>,
@@ -221,6 +235,7 @@ impl Shard {
             round_trip: None,
             invalidated: 0,
             fell_off: 0,
+            tally: tally::Tally::default(),
             #[cfg(test)]
             panics: None,
         }
@@ -302,7 +317,7 @@ impl Shard {
 
     /// The upstream connection can not be read on, though the session is fine.
     pub fn upstream_broken(&mut self, now: Time) {
-        self.upstream.reconnect(now);
+        self.upstream.reconnect(now, Reason::Unreadable);
         self.tell_remark();
         self.wake.upstream = true;
     }
@@ -321,6 +336,7 @@ impl Shard {
     /// One payload from Discord. An error says what was wrong with it; the session machine has dealt with it.
     pub fn upstream_payload(&mut self, now: Time, payload: &[u8]) -> Result<(), Malformed> {
         self.wake.upstream = true;
+        self.tally.payload_bytes += payload.len() as u64;
         let envelope = match Envelope::scan(payload) {
             Ok(envelope) => envelope,
             Err(malformed) => {
@@ -336,7 +352,10 @@ impl Shard {
         }
         match received {
             Received::Ready => self.on_ready(now, envelope.d)?,
-            Received::Dispatch(kind) => self.on_dispatch(now, kind, &envelope),
+            Received::Dispatch(kind) => {
+                self.tally.last_event = Some(now);
+                self.on_dispatch(now, kind, &envelope);
+            }
             Received::Resumed => self.on_resumed(now),
             Received::Control => {}
         }
@@ -372,6 +391,7 @@ impl Shard {
 
     fn on_ready(&mut self, now: Time, data: &[u8]) -> Result<(), Malformed> {
         self.events[EventKind::Ready as usize] += 1;
+        (self.tally.last_event, self.tally.session_since) = (Some(now), Some(now));
         let renewed = self.ready.is_some();
         // Every client's READY is made of it, key by key.
         let data = &*spelling::in_plain(data)?;
@@ -434,9 +454,11 @@ impl Shard {
             _ => {}
         }
         self.cached.make_room(&self.log);
+        let denied = self.settings.denied.covers(kind, name);
         let mut state_of = None;
         if self.cached.wants(kind) {
-            let logged = !self.clients.is_empty() && self.syncing == 0;
+            // What is put off waits in the log, where an event that no client gets never is.
+            let logged = !self.clients.is_empty() && self.syncing == 0 && !denied;
             if !(logged && self.cached.put_off(kind, &self.log)) {
                 let outcome = self.cached.apply(kind, envelope.d, &self.log);
                 if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
@@ -444,6 +466,10 @@ impl Shard {
                 }
                 state_of = outcome.guild.filter(|_| outcome.changed);
             }
+        }
+        if denied {
+            self.tally.denied += 1;
+            return;
         }
         match self.requests.resolve(kind, envelope.d) {
             Some(Addressee::Session(session, data)) => {
@@ -510,9 +536,12 @@ impl Shard {
         let client = self.clients.get_mut(&number)?;
         let session = &mut client.session;
         // After a fatal close there is nothing to resume; the IDENTIFY that follows is told why.
+        let before = session.sequence();
         if self.upstream.fatal().is_some() || !session.rewind(sequence, self.log.oldest(), self.log.next()) {
             return None;
         }
+        self.tally.resumed += 1;
+        self.tally.replayed += before - session.sequence();
         session.acknowledge(sequence);
         client.answers.rewind(sequence);
         client.answers.acknowledge(sequence);
@@ -573,6 +602,7 @@ impl Shard {
             }
             self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
+            self.tally.sent_by_gone += client.session.sequence();
             self.limiter.forget(number);
             self.in_flight.forget(number);
         }
@@ -604,7 +634,7 @@ impl Shard {
     pub fn stop(&mut self) {
         self.upstream.stop();
         for client in self.clients.values_mut() {
-            client.doomed.get_or_insert((crate::protocol::close::UNKNOWN_ERROR, "restarting: reconnect and resume"));
+            client.doomed.get_or_insert(RESTARTING);
         }
         self.wake = Wake { upstream: true, clients: true };
     }

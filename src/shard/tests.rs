@@ -32,6 +32,7 @@ fn settings(log: Limits) -> Rc<Settings> {
         voice_rejoin: false,
         intents: u64::MAX,
         forward_opcodes: vec![44],
+        denied: Default::default(),
     })
 }
 
@@ -156,7 +157,7 @@ struct Client {
 
 impl Client {
     fn identify(world: &mut World, connection: u64, intents: Intents) -> Self {
-        let options = Options { intents, version: 10, compress: false };
+        let options = Options { intents, version: 10, compress: false, library: Default::default() };
         let number = world.shard.identify(world.now, connection, options).unwrap();
         Self {
             number,

@@ -70,6 +70,7 @@ pub struct Process {
 
 fn plan(choice: Choice) -> Plan {
     Plan {
+        index: 0,
         shards: vec![0],
         shard_count: 1,
         token: "t".into(),
@@ -84,6 +85,7 @@ fn plan(choice: Choice) -> Plan {
         honor_client_intents: true,
         voice_grace: choice.voice_grace,
         voice_rejoin: choice.voice_rejoin,
+        denied: Default::default(),
         state_dir: None,
         forward_opcodes: Vec::new(),
         memory: std::sync::Arc::default(),
