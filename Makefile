@@ -6,7 +6,7 @@ CLIENTS ?=
 IMAGE ?= gateway-proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt setup setup-operations live-page test-portable test-clients sim sim-planted chaos fuzz bench startup-times build release image profile
+.PHONY: help demo test lint setup-operations live-page fmt setup test-portable test-clients sim sim-planted chaos fuzz bench startup-times build release image profile
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16

@@ -162,13 +162,13 @@ pub fn state(bytes: &[u8]) {
     let settings = Settings {
         voice_grace: Duration::from_secs(120),
         voice_rejoin: false,
-        denied: Default::default(),
         public_url: "ws://proxy".into(),
         log: Limits { bytes: 1 << 20, entries: 100 },
         resume_window: Duration::from_secs(120),
         cache: Flags::ALL,
         honor_client_intents: true,
         intents: u64::MAX,
+        denied: Default::default(),
         forward_opcodes: Vec::new(),
     };
     let identity = Identity { identify: Vec::new(), token: "t".into() };

@@ -7,8 +7,8 @@ mod cli;
 
 use clap::Parser;
 use gateway_proxy::{
-    config::{Config, given_token},
-    control::{self, Listeners, Reloading},
+    config::{Config, LogFormat, given_token},
+    control::{self, Listeners, Reloading, SetLogLevel},
     listener::Listener,
     placement::{Placement, allowed_cpus},
     preflight,
@@ -76,15 +76,7 @@ fn main() -> ExitCode {
         println!("{}", summary(&config, &placement));
         return ExitCode::SUCCESS;
     }
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_filter_reloading();
-    let handle = log.reload_handle();
-    log.init();
-    let set_log_level = move |level: &str| handle.reload(filter_of(level)?).map_err(|error| error.to_string());
-    let reloading = Reloading { path, set_log_level: Box::new(set_log_level) };
+    let reloading = Reloading { path, set_log_level: start_log(filter, config.log_format) };
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -99,6 +91,26 @@ fn main() -> ExitCode {
     match control::run(config, &placement, listeners, reloading) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(1, &failure),
+    }
+}
+
+/// Starts the log on standard error. What is returned makes another `log_level` hold.
+fn start_log(filter: EnvFilter, format: LogFormat) -> SetLogLevel {
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => {
+            let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |level| handle.reload(filter_of(level)?).map_err(|error| error.to_string()))
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |level| handle.reload(filter_of(level)?).map_err(|error| error.to_string()))
+        }
     }
 }
 

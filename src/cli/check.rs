@@ -101,8 +101,7 @@ fn resolve(findings: &mut Findings, what: &str, address: &str) -> bool {
 
 fn ask(findings: &mut Findings, config: &Config) -> Option<GatewayInfo> {
     let proxy = config.twilight_http_proxy.as_deref();
-    let hosts = Hosts(config.gateway_hosts.clone());
-    match Rest::new(config.token.bare().into(), proxy, hosts).gateway() {
+    match Rest::new(config.token.bare().into(), proxy, Hosts(config.gateway_hosts.clone())).gateway() {
         Ok(info) => Some(info),
         Err(RestError::Unauthorized) => {
             findings.error("token", "Discord refuses it (401): set a current one in TOKEN or `token`");

@@ -1,6 +1,6 @@
 //! The proxy that runs: where it is by its configuration, and its HTTP.
 
-use gateway_proxy::config::{AdminAddress, Config, TOKEN_VARIABLE};
+use gateway_proxy::config::{AdminAddress, Config};
 use serde_json::Value;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -27,8 +27,7 @@ impl Running {
     /// By the configuration at `path`, or at `url`. With a URL the file may be missing.
     pub fn find(path: &Path, url: Option<String>) -> Result<Self, String> {
         // The bot's token is not needed to ask a running proxy, so none has to be there.
-        let token = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
-        let config = Config::load(path, Some(token.unwrap_or_else(|| "unused".into())));
+        let config = Config::load(path, Some("unused".into()));
         let (base, configured) = match (url, config) {
             (Some(url), config) => {
                 if !url.starts_with("http://") {
@@ -36,7 +35,7 @@ impl Running {
                 }
                 (url.trim_end_matches('/').to_owned(), config.ok().and_then(|(config, _)| config.http_token))
             }
-            (None, Ok((config, _))) => (base(&config)?, config.http_token),
+            (None, Ok((config, _))) => (format!("http://{}", for_operators(&config)?), config.http_token),
             (None, Err(error)) => return Err(format!("{error}\nName the running proxy with --url http://HOST:PORT")),
         };
         let token = std::env::var(HTTP_TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
@@ -92,13 +91,14 @@ impl Running {
     }
 }
 
-/// Where the running proxy answers operators.
-fn base(config: &Config) -> Result<String, String> {
+/// Where the routes of operators are.
+fn for_operators(config: &Config) -> Result<SocketAddr, String> {
     match &config.admin_listen {
-        None => Ok(format!("http://{}", reachable(config.listen))),
-        Some(AdminAddress::Tcp(address)) => Ok(format!("http://{}", reachable(*address))),
+        None => Ok(reachable(config.listen)),
+        Some(AdminAddress::Tcp(address)) => Ok(reachable(*address)),
         Some(AdminAddress::Unix(path)) => Err(format!(
-            "`admin_listen` is the socket {0}, which this command can not ask; ask it with curl --unix-socket {0}",
+            "`admin_listen` is a socket in the file system, where only other programs can ask: curl --unix-socket {} \
+             http://localhost/status.json",
             path.display()
         )),
     }

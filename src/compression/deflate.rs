@@ -68,19 +68,19 @@ impl Deflater {
         }
     }
 
-    /// Memory in bytes that the compressor takes after [`Deflater::start`].
-    pub fn memory(&self) -> usize {
-        match self.stream {
-            Stream::Stored { zstd: true, .. } | Stream::Zstd { .. } => ZSTD_MEMORY,
-            Stream::Stored { zstd: false, .. } | Stream::Zlib(_) => ZLIB_MEMORY,
-        }
-    }
-
     /// The compression that it writes.
     pub fn transport(&self) -> Transport {
         match self.stream {
             Stream::Stored { zstd: true, .. } | Stream::Zstd { .. } => Transport::Zstd,
             Stream::Stored { zstd: false, .. } | Stream::Zlib(_) => Transport::Zlib,
+        }
+    }
+
+    /// Bytes that it takes once it has started.
+    pub fn memory(&self) -> usize {
+        match self.stream {
+            Stream::Stored { zstd: true, .. } | Stream::Zstd { .. } => ZSTD_MEMORY,
+            Stream::Stored { zstd: false, .. } | Stream::Zlib(_) => ZLIB_MEMORY,
         }
     }
 

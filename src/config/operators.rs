@@ -46,6 +46,9 @@ impl Config {
             ("intents", self.intents == new.intents),
             ("host", self.listen.ip() == new.listen.ip()),
             ("port", self.listen.port() == new.listen.port()),
+            ("log_format", self.log_format == new.log_format),
+            ("shard_group", self.shard_group == new.shard_group),
+            ("identify_queue", self.identify_queue == new.identify_queue),
             ("shards", self.shards == new.shards),
             ("shard_start", self.shard_start == new.shard_start),
             ("shard_end", self.shard_end == new.shard_end),
@@ -89,6 +92,25 @@ impl Config {
         self.denied = new.denied.clone();
         self.client_compression = new.client_compression;
         self.http_token = new.http_token.clone();
+    }
+}
+
+/// How lines of the log are written (`log_format`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
+/// Reads `log_format`.
+pub(super) fn read_log_format(reader: &mut Reader) -> Result<LogFormat, ConfigError> {
+    const EXPECTED: &str = "\"text\" or \"json\"";
+    match reader.string("log_format", EXPECTED)?.as_deref() {
+        None | Some("text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        Some(other) => Err(reader.wrong("log_format", &other.into(), EXPECTED)),
     }
 }
 
@@ -139,16 +161,15 @@ pub(super) fn read_http_token(reader: &mut Reader) -> Result<Option<Token>, Conf
 
 /// Warns when others than this machine can see the live page and the metrics.
 pub(super) fn warn_of_open_port(config: &Config, name: &str) -> Option<String> {
-    let (key, address) = match &config.admin_listen {
-        None => ("host", config.listen),
-        Some(AdminAddress::Tcp(address)) => ("admin_listen", *address),
+    let (key, ip) = match &config.admin_listen {
+        None => ("host", config.listen.ip()),
+        Some(AdminAddress::Tcp(address)) => ("admin_listen", address.ip()),
         Some(AdminAddress::Unix(_)) => return None,
     };
-    (config.http_token.is_none() && !address.ip().is_loopback()).then(|| {
+    (config.http_token.is_none() && !ip.is_loopback()).then(|| {
         format!(
-            "{name}: `{key}` is {} and `http_token` is missing, so whoever reaches the port sees /metrics, the live page and \
-             /status.json: set `http_token`, or `{key}` to an address of this machine only",
-            address.ip()
+            "{name}: `{key}` is {ip} and `http_token` is missing, so whoever reaches the port sees /metrics, the live page and \
+             /status.json: set `http_token`, or `{key}` to an address of this machine only"
         )
     })
 }

@@ -211,6 +211,9 @@ impl Control {
             }
             None => String::new(),
         };
+        let queue =
+            self.queue_away.borrow().as_ref().map(|what| format!("identify_queue {what}\n")).unwrap_or_default();
+        let rest = rest + &queue;
         let Some(count) = self.gateway.borrow().as_ref().map(|info| info.shards) else {
             let text = format!("GET /gateway/bot has not been answered yet\n{rest}");
             return Response::text("503 Service Unavailable", text);

@@ -51,7 +51,7 @@ pub enum Operator {
     Repair(u32, Repair),
 }
 
-/// The query of a gateway URL (docs: Gateway, Connecting).
+/// What a gateway URL says (docs: Gateway, Connecting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatewayQuery {
     /// API version, echoed in READY.
@@ -91,7 +91,7 @@ impl Response {
     /// The bytes for the wire; the connection ends after them.
     pub fn encode(&self) -> Vec<u8> {
         format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nX-Content-Type-Options: nosniff\r\n{}Connection: close\r\n\r\n{}",
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{}X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{}",
             self.status,
             self.content_type,
             self.body.len(),

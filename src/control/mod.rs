@@ -7,6 +7,7 @@ mod answers;
 pub mod body;
 mod dial;
 mod door;
+mod external_queue;
 mod feed;
 mod forward;
 pub mod hosts;
@@ -17,6 +18,7 @@ mod metrics;
 mod operator;
 pub mod origin;
 mod page;
+mod permits;
 mod pool;
 mod reload;
 mod remembered;
@@ -24,6 +26,7 @@ pub mod rest;
 mod signals;
 mod starter;
 mod status;
+mod threads;
 mod waits;
 
 use crate::{
@@ -42,6 +45,7 @@ use crate::{
 };
 use door::Serves;
 pub use door::{agree, head};
+use external_queue::ExternalQueue;
 use feed::Feed;
 pub use forward::response_head;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
@@ -51,21 +55,21 @@ use identify::{Budget, IdentifyQueue};
 use kept::Kept;
 use metrics::ControlFigures;
 use pool::{OnceAMinute, Pool, Rate};
-pub use reload::Reloading;
+pub use reload::{Reloading, SetLogLevel};
 use remembered::Remembered;
-use rest::{GatewayInfo, Rest, RestError};
-use starter::{Starter, Threads, audience, client_memory};
+use rest::{GatewayInfo, RestError};
+use starter::{CoreThreads, Starter, audience, client_memory};
 use status::Gathered;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
-    future::poll_fn,
     os::fd::{FromRawFd, IntoRawFd, RawFd},
     rc::Rc,
     sync::Arc,
-    task::{self, Poll},
+    task,
     time::{Duration, Instant, SystemTime},
 };
+use threads::Threads;
 use waits::Waits;
 
 /// io_uring memory of an executor in bytes. Sockets do not use it, and the default is 10 MiB.
@@ -100,6 +104,10 @@ enum Event {
     /// A data core can not go on.
     Failed(String),
     Gateway(Result<GatewayInfo, RestError>),
+    /// The external queue lets a shard identify.
+    Permit(u32),
+    /// The external queue does not answer, for this reason.
+    QueueAway(String),
 }
 
 /// An attempt to ask `/gateway/bot` that failed.
@@ -135,6 +143,11 @@ struct Control {
     /// What the shards were started with.
     gateway: RefCell<Option<Remembered>>,
     queue: RefCell<Option<IdentifyQueue>>,
+    /// Where shards ask besides (`identify_queue`).
+    external_queue: Option<ExternalQueue>,
+    /// Why it does not answer; `None`: it has answered the last time.
+    queue_away: RefCell<Option<String>>,
+    queue_log: RefCell<OnceAMinute>,
     /// Of the task that gives permits, while nobody waits for one.
     pacer: Cell<Option<task::Waker>>,
     gathering: RefCell<HashMap<u64, Gathering>>,
@@ -186,33 +199,16 @@ pub struct Listeners {
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
 pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloading: Reloading) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
-    let mut signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
+    let signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
     let tls = tls::client_config().map_err(Failure)?;
     let (epoch, started) = (Instant::now(), SystemTime::now());
     let ((to_control, from_cores), (events, inbox)) = (mailbox(), mailbox());
 
-    let starter = Starter { placement: placement.clone(), control: to_control, epoch, threads: Threads::default() };
+    let starter = Starter { placement: placement.clone(), control: to_control, epoch, threads: CoreThreads::default() };
     let threads = starter.threads.clone();
-    let (signal_events, core_events) = (events.clone(), events.clone());
-    spawn("signals", move || {
-        for signal in signals.forever() {
-            if signal_events.send(Event::Signal(signal)).is_err() {
-                std::process::exit(1);
-            }
-        }
-    })?;
-    let (ask_rest, asked) = crossbeam_channel::bounded::<Duration>(4);
     let hosts = Hosts(config.gateway_hosts.clone());
-    let rest = Rest::new(config.token.bare().into(), config.twilight_http_proxy.as_deref(), hosts.clone());
-    spawn("rest", move || {
-        for wait in asked {
-            std::thread::sleep(wait);
-            if events.send(Event::Gateway(rest.gateway())).is_err() {
-                return;
-            }
-        }
-    })?;
-
+    let Threads { ask_rest, external_queue } = threads::start(&config, &hosts, signals, &events)?;
+    let core_events = events;
     let files = preflight::open_files().map_err(|error| failure("the limit of open files", &error))?;
     let reserved_files = preflight::reserved_files(config.shards, files);
     let memory = Arc::new(MemoryBudget::new(client_memory(&config)));
@@ -222,9 +218,9 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
         .spawn(move || async move {
             let control = Rc::new(Control {
                 audience: audience(&config),
+                live: RefCell::new(Rc::new(config.clone())),
                 hosts,
                 memory,
-                live: RefCell::new(Rc::new(config.clone())),
                 config,
                 reloading,
                 reloads: Cell::default(),
@@ -236,6 +232,9 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 starter,
                 gateway: RefCell::new(None),
                 queue: RefCell::new(None),
+                external_queue,
+                queue_away: RefCell::default(),
+                queue_log: RefCell::default(),
                 pacer: Cell::new(None),
                 gathering: RefCell::new(HashMap::new()),
                 next_gathering: Cell::new(0),
@@ -268,14 +267,6 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
         }
     }
     result
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(body)
-        .map(drop)
-        .map_err(|error| Failure(format!("can not start thread {name}: {error}")))
 }
 
 impl Control {
@@ -365,6 +356,8 @@ impl Control {
                     }
                 }
                 Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
+                Event::Permit(shard) => self.permitted(shard),
+                Event::QueueAway(what) => self.queue_is_away(what),
                 Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
                 Event::Signal(signal) => {
                     tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
@@ -500,7 +493,10 @@ impl Control {
                 }
                 ToControl::WantPermit(shard) => {
                     self.waits.borrow_mut().asked(shard, self.now());
-                    if let Some(queue) = &mut *self.queue.borrow_mut() {
+                    let asks = self.external_queue.as_ref().is_some_and(|external| external.is_asking(shard));
+                    if let Some(queue) = &mut *self.queue.borrow_mut()
+                        && !asks
+                    {
                         queue.request(shard);
                     }
                     self.grant();
@@ -533,45 +529,6 @@ impl Control {
                 }
                 ToControl::Panicked => self.figures.borrow_mut().panics += 1,
                 ToControl::Stopped => stopped.set(stopped.get() + 1),
-            }
-        }
-    }
-
-    /// Gives every permit that is due.
-    fn grant(&self) {
-        let now = self.now();
-        let mut queue = self.queue.borrow_mut();
-        let Some(queue) = &mut *queue else { return };
-        while let Some(shard) = queue.poll(now) {
-            self.waits.borrow_mut().granted(shard, now);
-            let _ = self.cores()[self.index_of(shard)].send(ToCore::Permit(shard));
-        }
-    }
-
-    async fn pace_identifies(self: Rc<Self>) {
-        let mut told = false;
-        loop {
-            poll_fn(|cx| {
-                if self.queue.borrow().as_ref().is_some_and(|queue| queue.waiting() > 0) {
-                    return Poll::Ready(());
-                }
-                told = false;
-                self.pacer.set(Some(cx.waker().clone()));
-                Poll::Pending
-            })
-            .await;
-            glommio::timer::sleep(QUEUE_TICK).await;
-            self.grant();
-            let blocked = self.queue.borrow().as_ref().and_then(|queue| queue.blocked_for(self.now()));
-            match blocked {
-                Some(wait) if !told => {
-                    tracing::error!("no IDENTIFY left: waiting {} s until Discord renews them", wait.as_secs());
-                    told = true;
-                    // The figures may be old, and the renewal is best known by asking after it.
-                    let _ = self.ask_rest.try_send(wait + Duration::from_secs(1));
-                }
-                Some(_) => {}
-                None => told = false,
             }
         }
     }

@@ -15,7 +15,7 @@ static PAGE: LazyLock<(String, String)> = LazyLock::new(|| {
     let headers = format!(
         "Content-Security-Policy: default-src 'none'; style-src '{}'; script-src '{}'; connect-src 'self'; \
          img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
-         X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\nCache-Control: no-store\r\n",
+         Referrer-Policy: no-referrer\r\nCache-Control: no-store\r\n",
         source(STYLE),
         source(SCRIPT)
     );

@@ -18,18 +18,14 @@ use std::{
 };
 
 /// The threads of the data cores, to be waited for at the end.
-pub(super) type Threads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
+pub(super) type CoreThreads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
 
 /// Starts data cores once it is known how many are needed.
 pub(super) struct Starter {
-    /// Where they run.
     pub placement: Placement,
-    /// Where they tell the control core what it has to know.
     pub control: Postbox<ToControl>,
-    /// The process's zero of time.
     pub epoch: Instant,
-    /// Their threads.
-    pub threads: Threads,
+    pub threads: CoreThreads,
 }
 
 impl Starter {

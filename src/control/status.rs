@@ -132,6 +132,8 @@ struct Identify {
     max_concurrency: u32,
     renewed_in_s: Option<f64>,
     waiting: usize,
+    asking: usize,
+    queue_error: Option<String>,
     given: u64,
     last_shard_in_s: Option<f64>,
 }
@@ -290,6 +292,8 @@ pub(super) fn document(control: &Control, gathered: &Gathered) -> String {
         max_concurrency: queue.max_concurrency(),
         renewed_in_s: queue.renewed_in(at).map(|left| left.as_secs_f64()),
         waiting: queue.waiting(),
+        asking: control.external_queue.as_ref().map_or(0, super::ExternalQueue::waiting),
+        queue_error: control.queue_away.borrow().clone(),
         given: queue.granted(),
         last_shard_in_s: queue.last_permit_in(at).map(|left| left.as_secs_f64()),
     });

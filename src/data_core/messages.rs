@@ -46,12 +46,12 @@ pub struct Plan {
     pub cache: crate::cache::Flags,
     /// Filter by the intents of each client.
     pub honor_client_intents: bool,
+    /// Events that no client gets.
+    pub denied: Denied,
     /// How long a voice channel is kept whose client is gone.
     pub voice_grace: Duration,
     /// Join the voice channels again when Discord has begun a new session.
     pub voice_rejoin: bool,
-    /// Events that no client gets.
-    pub denied: Denied,
     /// Where state is kept between two processes.
     pub state_dir: Option<PathBuf>,
     /// Opcodes of commands that are passed on though nothing is known of them.

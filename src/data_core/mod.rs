@@ -444,8 +444,8 @@ impl Parts {
             voice_grace: plan.voice_grace,
             voice_rejoin: plan.voice_rejoin,
             intents: plan.intents,
-            forward_opcodes: plan.forward_opcodes.clone(),
             denied: plan.denied.clone(),
+            forward_opcodes: plan.forward_opcodes.clone(),
         };
         Self { id, settings: Rc::new(settings), identity }
     }

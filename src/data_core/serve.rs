@@ -74,8 +74,8 @@ impl<I: Io> Hosted<I> {
         let mut client = Client::new(number, connection, version, inbound, outbox);
         client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
-        client.charge = charge;
         client.since = core.now;
+        client.charge = charge;
         // The door may have read more than the IDENTIFY.
         client.noted = true;
         client.awake = true;

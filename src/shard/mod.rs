@@ -19,18 +19,18 @@ mod ready;
 pub mod renewal;
 pub mod report;
 mod requests;
+pub mod settings;
 mod state;
 pub mod tally;
 pub mod time;
 pub mod voice;
 
 use crate::{
-    cache::{Cache, Flags},
+    cache::Cache,
     downstream::session::{Options, Session, SessionId},
-    log::{Limits, Log},
+    log::Log,
     protocol::{
         ShardId, Time,
-        denied::Denied,
         envelope::Envelope,
         event::{EventKind, Meta},
         json::{self, Malformed},
@@ -47,6 +47,7 @@ pub use deliver::Progress;
 use hashbrown::HashMap;
 use report::Histogram;
 use requests::Addressee;
+pub use settings::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Settings};
 use std::{rc::Rc, time::Duration};
 
 /// Clients that can be attached to one shard; more are closed with 4008 ([`Shard::has_room_for`]).
@@ -58,31 +59,6 @@ pub const HEARTBEAT_INTERVAL: u64 = 41_250;
 /// A client that sent no heartbeat for this long, two intervals and some grace, is closed (it may resume).
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * HEARTBEAT_INTERVAL + 10_000);
 
-/// What all shards have in common.
-#[derive(Clone)]
-pub struct Settings {
-    /// Where clients resume: READY's `resume_gateway_url`.
-    pub public_url: String,
-    /// Bounds of each shard's log.
-    pub log: Limits,
-    /// How long a session without a connection can be resumed.
-    pub resume_window: Duration,
-    /// Which resources are cached.
-    pub cache: Flags,
-    /// Filter events by the intents of each client.
-    pub honor_client_intents: bool,
-    /// The intents that we identify with.
-    pub intents: u64,
-    /// How long a voice channel is kept whose client is gone.
-    pub voice_grace: Duration,
-    /// Join the voice channels again when Discord has begun a new session.
-    pub voice_rejoin: bool,
-    /// Opcodes of commands that are passed on though nothing is known of them.
-    pub forward_opcodes: Vec<u64>,
-    /// Events that no client gets.
-    pub denied: Denied,
-}
-
 /// A source of random bytes that nobody can guess; a test has one that it can repeat.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 
@@ -91,15 +67,6 @@ pub type Close = (u16, &'static str);
 
 /// A number that no session has.
 const NOBODY: u32 = 0;
-
-/// The client was too slow for the log.
-pub const LAGGED: Close = (crate::protocol::close::UNKNOWN_ERROR, "too slow: events were dropped, reconnect");
-/// The client has sent no heartbeat for [`HEARTBEAT_TIMEOUT`].
-pub const SILENT: Close = (crate::protocol::close::UNKNOWN_ERROR, "no heartbeat: reconnect and resume");
-/// The proxy stops.
-pub const RESTARTING: Close = (crate::protocol::close::UNKNOWN_ERROR, "restarting: reconnect and resume");
-/// The session has a newer connection.
-pub const SUPERSEDED: Close = (crate::protocol::close::UNKNOWN_ERROR, "resumed on another connection");
 
 /// Who has to be woken after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -210,16 +210,6 @@ pub struct Report {
     pub syncing: usize,
     /// Sessions of clients that ended because Discord gave the shard a new session.
     pub invalidated: u64,
-    /// Guilds in whose voice channels the bot is.
-    pub voice_connections: usize,
-    /// Voice connections that passed from one session of a client to another.
-    pub voice_takeovers: u64,
-    /// Op 4s that were not passed to Discord.
-    pub voice_refused: u64,
-    /// Commands of clients that were not passed on because nobody here knows their opcode.
-    pub unknown_commands: u64,
-    /// Commands of clients for which Discord has closed the connection.
-    pub refused_commands: u64,
     /// The last sequence of the session with Discord; 0 without one.
     pub sequence: u64,
     /// When the session with Discord began; `None`: there is none, or a former process began it.
@@ -240,6 +230,16 @@ pub struct Report {
     pub last_loss: Option<(Reason, Option<u16>)>,
     /// What the sockets know.
     pub traffic: Traffic,
+    /// Guilds in whose voice channels the bot is.
+    pub voice_connections: usize,
+    /// Voice connections that passed from one session of a client to another.
+    pub voice_takeovers: u64,
+    /// Op 4s that were not passed to Discord.
+    pub voice_refused: u64,
+    /// Commands of clients that were not passed on because nobody here knows their opcode.
+    pub unknown_commands: u64,
+    /// Commands of clients for which Discord has closed the connection.
+    pub refused_commands: u64,
 }
 
 impl Shard {

@@ -3,6 +3,7 @@
 mod known_members;
 
 use super::*;
+use crate::{cache::Flags, log::Limits};
 use crate::{
     compression::Transport,
     downstream::{outbox::Outbox, session::Claim},
@@ -31,8 +32,8 @@ fn settings(log: Limits) -> Rc<Settings> {
         voice_grace: Duration::from_secs(60),
         voice_rejoin: false,
         intents: u64::MAX,
-        forward_opcodes: vec![44],
         denied: Default::default(),
+        forward_opcodes: vec![44],
     })
 }
 

@@ -1,10 +1,13 @@
 //! What operators see and do, from outside: the live page (`page`), metrics (`metrics`), the subcommands (`commands`), reading
-//! the configuration again (`reload`), repairing a shard (`repair`), and what is kept off the wire (`wire`).
+//! the configuration again (`reload`), repairing a shard (`repair`), what is kept off the wire (`wire`), several proxies of one bot
+//! (`queue`), and the log (`logs`).
 
 mod browser;
 mod commands;
+mod logs;
 mod metrics;
 mod page;
+mod queue;
 mod reload;
 mod repair;
 #[path = "../support/mod.rs"]

@@ -30,6 +30,11 @@ fn errors_name_key_and_expectation_and_never_the_token() {
         (r#","client_compression":"no""#, "`client_compression` is \"no\", expected true or false"),
         (r#","http_token":"short""#, "`http_token` is the given value, expected 16 to 256 letters"),
         (r#","http_token":"0123456789 abcdef""#, "`http_token` is the given value"),
+        (r#","log_format":"xml""#, "`log_format` is \"xml\", expected \"text\" or \"json\""),
+        (
+            r#","shard_group":{"index":0,"of":2},"shard_end":1"#,
+            "`shard_start` and `shard_end` must not be set beside it",
+        ),
         (r#","http_token":true"#, "`http_token` is the given value"),
     ] {
         let error = error(keys);
@@ -80,6 +85,9 @@ fn each_key_holds_at_once_or_needs_a_restart() {
         r#""http_token":"0123456789abcdef""#,
         r#""host":"127.0.0.2""#,
         r#""port":1"#,
+        r#""log_format":"json""#,
+        r#""shard_group":{"index":0,"of":2}"#,
+        r#""identify_queue":"http://queue""#,
         r#""shards":8"#,
         r#""shard_start":1"#,
         r#""shard_end":3"#,
