@@ -23,7 +23,7 @@ lint: ## formatting, lints, tidiness, generated parts and links of the documenta
 	scripts/readme-clients --check
 	scripts/check-links
 	cargo clippy --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items --lib --bins
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 	cargo test --test tidy
 
 fmt: ## format the code

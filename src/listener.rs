@@ -43,7 +43,7 @@ const UNSENT_LIMIT: libc::c_int = 64 << 10;
 pub struct Listener {
     socket: TcpListener,
     inherited: bool,
-    /// Of a socket in the file system.
+    /// The path of the socket, when the socket is in the file system.
     path: Option<PathBuf>,
 }
 
@@ -93,7 +93,7 @@ impl Stopper {
     /// is free; an inherited socket keeps its queue for the next process.
     pub fn stop(self) {
         if let Some(path) = &self.path {
-            // What is there after all is replaced by the next process.
+            // A file that can not be removed is replaced by the next process.
             let _ = fs::remove_file(path);
         }
         if self.inherited {

@@ -6,8 +6,9 @@
 //! the digits in between.
 //!
 //! Promises: an entry never changes; events are dropped from the oldest end only; memory is at most [`Limits::bytes`]
-//! plus one segment, except that the newest [`Limits::entries`] events are kept beyond that, up to [`MOST_BYTES`]. Never:
-//! knows its readers, parses an event, or looks at a clock.
+//! plus one segment, except that the newest [`Limits::entries`] events are kept beyond that, up to [`MOST_BYTES`].
+//!
+//! Never: knows its readers, parses an event, or looks at a clock.
 
 use crate::protocol::{event::Meta, payload};
 use std::collections::VecDeque;
@@ -21,8 +22,8 @@ pub struct Limits {
     pub entries: usize,
 }
 
-/// Bytes that the newest [`Limits::entries`] events may take beyond [`Limits::bytes`]: twice the largest payload. The newest one
-/// is always kept.
+/// Most bytes of the log when the newest [`Limits::entries`] events exceed [`Limits::bytes`]: twice the largest
+/// payload. The newest event is always kept.
 pub const MOST_BYTES: usize = if cfg!(test) { 4 << 20 } else { 512 << 20 };
 /// Size of a segment in bytes. Entries share segments; an entry that is larger has a segment of its own.
 const SEGMENT_BYTES: usize = 64 << 10;
@@ -290,7 +291,7 @@ mod tests {
             assert!(log.bytes() <= MOST_BYTES, "{}", log.bytes());
         }
         assert!(log.len() > 10, "{}", log.len());
-        // One that is larger than all that may be kept is kept until the next one.
+        // An event that is larger than the limit is kept until the next event.
         let position = log.append(b"X", &vec![b'1'; MOST_BYTES + 1], META);
         assert_eq!(positions(&log, position), Some(vec![position]));
     }

@@ -84,6 +84,10 @@ fn main() -> ExitCode {
         Ok(listeners) => listeners,
         Err(error) => return complain(1, &error),
     };
+    // The port is open, so clients that connect from now on are served. Without a service manager this does nothing.
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!("the service manager (NOTIFY_SOCKET) can not be told that the proxy is ready: {error}");
+    }
     match control::run(config, &placement, listeners, reloading) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(1, &failure),
@@ -173,7 +177,7 @@ fn summary(config: &Config, placement: &Placement) -> String {
     )
 }
 
-/// What clients can do with voice channels.
+/// Describes what clients can do with voice channels.
 fn voice(config: &Config) -> String {
     let grace = config.voice_grace.as_secs();
     let kept = format!("a channel is kept for {grace} s after its client is gone");

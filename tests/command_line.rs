@@ -4,8 +4,8 @@ mod support;
 
 use std::{
     fs,
-    net::TcpListener,
-    os::unix::process::CommandExt,
+    net::{TcpListener, TcpStream},
+    os::unix::{net::UnixDatagram, process::CommandExt},
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
@@ -62,6 +62,43 @@ fn a_busy_port_is_an_error() {
     let err = text(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{err}");
     assert!(err.contains(&format!("127.0.0.1:{port} is in use")), "{err}");
+}
+
+#[test]
+fn a_wrong_number_of_inherited_sockets_is_an_error() {
+    let directory = scratch("inherited");
+    fs::write(directory.join("config.json"), r#"{"intents":1,"token":"t","host":"127.0.0.1","port":1}"#)
+        .expect("a file");
+    // Descriptors 3 and 4 exist, so that the number alone is wrong.
+    let script = r#"exec 3</dev/null 4</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 exec "$0""#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, env!("CARGO_BIN_EXE_gateway-proxy")]).current_dir(directory).env_remove("TOKEN");
+    let output = command.output().expect("a program that runs");
+    let err = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{err}");
+    assert!(err.contains("LISTEN_FDS is 2, expected 1"), "{err}");
+}
+
+#[test]
+fn the_service_manager_is_told_when_the_port_is_open() {
+    let directory = scratch("notify");
+    let port = support::free_port();
+    // Discord does not answer. The proxy serves clients all the same.
+    let config =
+        format!(r#"{{"intents":1,"token":"t","host":"127.0.0.1","port":{port},"twilight_http_proxy":"127.0.0.1:1"}}"#);
+    fs::write(directory.join("config.json"), config).expect("a file");
+    // A socket address has room for about 100 bytes, which the path of the test's directory may exceed.
+    let socket = std::env::temp_dir().join(format!("gateway-proxy-notify-{}", std::process::id()));
+    let manager = UnixDatagram::bind(&socket).expect("a socket");
+    manager.set_read_timeout(Some(support::PATIENCE)).expect("a timeout");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
+    command.current_dir(&directory).env_remove("TOKEN").env("NOTIFY_SOCKET", &socket);
+    let _proxy = support::Process::start("gateway-proxy", command, &directory);
+    let mut message = [0; 64];
+    let length = manager.recv(&mut message).expect("a message of the proxy");
+    assert_eq!(&message[..length], b"READY=1\n");
+    TcpStream::connect(("127.0.0.1", port)).expect("the port is open");
+    fs::remove_file(socket).expect("the socket's file");
 }
 
 #[test]

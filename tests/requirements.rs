@@ -11,7 +11,7 @@ use gateway_proxy::{
     websocket::{Opcode, write_frame},
 };
 use serde_json::{Value, json};
-use support::{Gateway, Gone, Options, Payload, Proxy, Simulator, TOKEN, get, scratch, wait_until};
+use support::{Gateway, Gone, Options, Payload, Proxy, Simulator, TOKEN, get, scratch, wait_for_events, wait_until};
 
 const WORLD: &str =
     "--shards 2 --max-concurrency 2 --identify-interval-ms 100 --guilds 8 --members 10 --seed 3 --rate 0";
@@ -86,6 +86,8 @@ fn a_session_outlives_every_end_but_1000_and_1001() {
             None => drop(gateway),
         }
         let (first, last) = simulator.emit(0, 3);
+        // Events that reach the proxy after the RESUME would follow RESUMED.
+        wait_for_events(&proxy, &simulator, 0);
         let mut gateway = Gateway::connect(proxy.address, Transport::Zlib);
         gateway.resume(ready["session_id"].as_str().expect("an id"), sequence);
         if outlives {

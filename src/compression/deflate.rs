@@ -27,9 +27,9 @@ const GROWTH: usize = 4 << 10;
 const ZLIB_HEADER: [u8; 2] = [0x78, 0x01];
 /// A zstd frame header (RFC 8878 section 3.1.1.1): no checksum, no content size, the window of [`ZSTD_WINDOW_LOG`].
 const ZSTD_HEADER: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0, ((ZSTD_WINDOW_LOG - 10) << 3) as u8];
-/// What a compressor allocates, in bytes.
+/// Memory that a zlib compressor allocates, in bytes.
 const ZLIB_MEMORY: usize = 372 << 10;
-/// See [`ZLIB_MEMORY`].
+/// Memory that a zstd compressor allocates, in bytes.
 const ZSTD_MEMORY: usize = 310 << 10;
 /// Longest stored block in bytes: zlib has 16 bits for its length.
 const MAX_STORED: usize = 0xffff;

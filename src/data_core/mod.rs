@@ -3,7 +3,7 @@
 //! Owns its shards (s with s mod N = its index), their upstream connections and the connections of their clients. Talks
 //! to the control core through mailboxes only; shares nothing else with anyone.
 //!
-//! It is one loop ([`Core::turn`]), generic over where completions come from ([`Io`]): wait, note what has happened, give every
+//! It is one loop ([`DataCore::turn`]), generic over where completions come from ([`Io`]): wait, note what has happened, give every
 //! shard that it concerns its turn, and start what they want with the next wait, which is one system call in all. There are no
 //! tasks, no locks and no timers of the system: the wait ends at the next deadline.
 //!

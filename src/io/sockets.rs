@@ -208,11 +208,6 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         slot.receiving = true;
     }
 
-    /// Says whether a send is in flight. Then no other send may start.
-    pub fn is_sending(&self, id: ConnectionId) -> bool {
-        self.slots.get(id.index as usize).is_some_and(|slot| slot.generation == id.generation && slot.sending)
-    }
-
     /// Sends `bytes[from..]`. The buffer comes back with [`Event::Sent`].
     pub fn send(&mut self, id: ConnectionId, bytes: Vec<u8>, from: usize) {
         assert!(from < bytes.len(), "a send needs at least one byte");

@@ -56,9 +56,9 @@ pub struct Uring {
     enters: u64,
     /// Sends whose memory has not been returned, in the order in which they were started.
     sending: VecDeque<Sending>,
-    /// Completions that had to be taken out of the ring between two waits, so that the kernel took further operations.
+    /// Completions that were taken out of the ring between two waits, to make the kernel accept further operations.
     early: Vec<Completion>,
-    /// One of the completions that were taken out early was a wake-up.
+    /// Whether one of the completions in `early` was a wake-up.
     woken_early: bool,
     /// Whether the kernel can wait without counting as waiting for a disk (Linux 6.15).
     no_iowait: bool,
@@ -101,7 +101,7 @@ impl Uring {
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.enter(0, None);
             if self.ring.submission().is_full() {
-                // The kernel takes no operations while completions wait that do not fit into the ring (EBUSY).
+                // The kernel accepts no operations while it keeps completions that do not fit into the ring (EBUSY).
                 let mut early = std::mem::take(&mut self.early);
                 self.woken_early |= self.reap_all(&mut early);
                 self.early = early;
@@ -110,9 +110,9 @@ impl Uring {
         self.started += 1;
     }
 
-    /// Takes every completion out of the ring, those included that the kernel keeps because they did not fit; returns whether
-    /// one of them is a wake-up. Afterwards every operation that the kernel has taken and decided at once has told its outcome,
-    /// which [`Uring::decided`] relies on.
+    /// Takes every completion out of the ring, including those that the kernel kept because they did not fit. Returns
+    /// whether one of them is a wake-up. Afterwards there is a result for every operation that the kernel has
+    /// accepted and decided at once, which [`Uring::decided`] relies on.
     fn reap_all(&mut self, completions: &mut Vec<Completion>) -> bool {
         let mut woken = false;
         loop {

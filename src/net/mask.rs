@@ -1,14 +1,15 @@
-//! Masks of the frames that go to Discord (RFC 6455 section 5.3: not to be predicted, from a strong source of entropy).
+//! The masks of the frames that go to Discord: unpredictable, from a strong source of entropy, as RFC 6455 section
+//! 5.3 demands.
 //!
-//! Random bytes of the system, taken some kilobytes at a time: one system call for a thousand frames.
+//! The random bytes are the system's. One system call fetches the bytes for a thousand frames.
 
 use ring::rand::{SecureRandom, SystemRandom};
 use std::cell::RefCell;
 
-/// Bytes that are taken at a time.
+/// Number of random bytes that one system call fetches.
 const TAKEN: usize = 4 << 10;
 
-/// Random bytes, and how many of them have been used.
+/// Random bytes, and how many of these have been used.
 struct Pool {
     bytes: [u8; TAKEN],
     used: usize,
@@ -18,10 +19,9 @@ thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { bytes: [0; TAKEN], used: TAKEN }) };
 }
 
-/// The next mask.
+/// Returns the next mask.
 ///
-/// # Panics
-/// When the system has no random numbers. Linux always has them once it has started.
+/// # Panics When the system has no random numbers. Linux always has random numbers once it has started.
 pub fn mask() -> [u8; 4] {
     POOL.with_borrow_mut(|pool| {
         if pool.used == TAKEN {
@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn masks_do_not_repeat() {
-        // Across two fillings. That more than a few of them are equal by chance is less likely than a broken machine.
+        // These masks use two fetches. More than a few equal masks by chance are less likely than a broken machine.
         let masks: HashSet<[u8; 4]> = (0..2 * TAKEN / 4).map(|_| mask()).collect();
         assert!(masks.len() > 2 * TAKEN / 4 - 8, "{}", masks.len());
     }

@@ -1,18 +1,20 @@
-//! How much memory the process may have: that of the machine, or less when a cgroup (container, unit) says so.
+//! Finds how much memory the process may use: the memory of the machine, or less when a cgroup (of a container or
+//! unit) limits it.
 
 use std::{fs, path::Path};
 
-/// The part of the memory that the connections of clients may take by default: a quarter. The cache and the logs need the rest.
+/// Divisor of the default share of memory for the connections of clients: a quarter. The cache and the logs need the
+/// rest.
 const PART: u64 = 4;
-/// The least that they may take by default, in bytes.
+/// Smallest default for the connections of clients, in bytes.
 const LEAST: u64 = 64 << 20;
 
-/// Bytes for the connections of all clients, when the process may have `memory` bytes.
+/// Default memory in bytes for the connections of all clients, when the process may use `memory` bytes.
 pub fn default_client_memory(memory: u64) -> u64 {
     (memory / PART).max(LEAST)
 }
 
-/// Bytes of memory that the process may have.
+/// Returns how many bytes of memory the process may use.
 pub fn memory() -> u64 {
     let of_machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| of_meminfo(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
@@ -25,7 +27,7 @@ fn of_meminfo(text: &str) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
-/// The least limit of the process's group (cgroup v2, cgroups(7)) and those above it.
+/// Returns the lowest memory limit of the process's cgroup (v2, cgroups(7)) and of the cgroups above it.
 fn of_cgroup(root: &Path, groups: &str) -> Option<u64> {
     let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     let limit = |group: &Path| fs::read_to_string(root.join(group).join("memory.max")).ok()?.trim().parse::<u64>().ok();

@@ -40,8 +40,8 @@ pub fn limits(executors: usize) -> Result<Option<String>, String> {
     }))
 }
 
-/// Keeps the memory of this process, which has the token in it, from others of the same user: no debugger attaches, `/proc` does
-/// not show it, and no core file is written.
+/// Hides the memory of this process, which contains the token, from other processes of the same user: no debugger can
+/// attach, `/proc` does not show the memory, and no core file is written.
 pub fn hide_memory() -> io::Result<()> {
     // SAFETY: prctl with this option only sets an attribute of this process.
     if unsafe { libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0) } == 0 {

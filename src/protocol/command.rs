@@ -146,7 +146,7 @@ impl std::fmt::Debug for Resume {
     }
 }
 
-/// What becomes of a command of an identified client.
+/// What the proxy does with a command of an identified client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Forwarded {
     /// The proxy sends this payload to Discord.

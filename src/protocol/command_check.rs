@@ -1,14 +1,14 @@
-//! What Discord could not read in a client's command (docs: Gateway Events, Send Events).
+//! Checks that Discord can parse a client's command (docs: Gateway Events, Send Events).
 //!
-//! Discord closes the connection for that with 4002, and the connection is everybody's who uses the shard. So the types of
-//! the documented fields are checked here, and the client alone is closed. What is not documented passes; so does a missing
-//! or null value of a field that has a default.
+//! Discord closes the shard's connection, which all clients share, with 4002 for a command that it can not parse. So
+//! the proxy checks the types of the documented fields and closes only the client that sent the command. Undocumented
+//! fields pass, and so does a missing or null value of a field with a default.
 
 use super::opcode;
 use serde::{Deserialize, Deserializer, de};
 use std::fmt;
 
-/// An id: its digits as text, as documented, or a number, as some libraries send it.
+/// An id: a string of digits, as documented, or a number, as some libraries send it.
 struct Id;
 
 /// One id, or a list of them.
@@ -116,10 +116,10 @@ struct ChannelInfo {
     fields: Vec<String>,
 }
 
-/// Can Discord read the data of a command with this opcode? The error says what it has to be.
+/// Checks the data of a command with this opcode. The error says what the data has to be.
 pub fn check(op: u64, data: &str) -> Result<(), &'static str> {
     fn reads<'a, T: Deserialize<'a>>(data: &'a str, otherwise: &'static str) -> Result<T, &'static str> {
-        // A list of values would be read as the fields in their order, and Discord would not.
+        // Serde would read a list of values as the fields in their order, but Discord does not.
         let object = data.starts_with('{').then_some(data).ok_or(otherwise)?;
         serde_json::from_str(object).map_err(|_| otherwise)
     }

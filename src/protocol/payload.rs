@@ -15,8 +15,6 @@ pub fn hello(interval: u64) -> Vec<u8> {
 
 /// Heartbeat ACK for a client.
 pub const HEARTBEAT_ACK: &[u8] = br#"{"t":null,"s":null,"op":11,"d":null}"#;
-/// A request that the client sends a heartbeat at once.
-pub const HEARTBEAT_REQUEST: &[u8] = br#"{"t":null,"s":null,"op":1,"d":null}"#;
 /// Reconnect for a client.
 pub const RECONNECT: &[u8] = br#"{"t":null,"s":null,"op":7,"d":null}"#;
 /// Invalid Session for a client whose session can not be resumed. Libraries require `d` to be a boolean.
@@ -108,7 +106,7 @@ mod tests {
 
     #[test]
     fn frames_to_clients_have_all_keys_in_order() {
-        for payload in [&hello(41_250)[..], HEARTBEAT_ACK, HEARTBEAT_REQUEST, RECONNECT, INVALID_SESSION] {
+        for payload in [&hello(41_250)[..], HEARTBEAT_ACK, RECONNECT, INVALID_SESSION] {
             let text = std::str::from_utf8(payload).unwrap();
             let at = |key: &str| text.find(&format!("\"{key}\":")).unwrap();
             assert!(at("t") < at("s") && at("s") < at("op") && at("op") < at("d"), "{text}");

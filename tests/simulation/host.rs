@@ -22,7 +22,7 @@ use gateway_proxy::{
         outbox::{HIGH_WATER, Outbox},
         session::{Claim, Options, SessionId},
     },
-    protocol::{Encoding, Time, intents::Intents},
+    protocol::{Encoding, Time, close, intents::Intents},
     shard::{Close, naming::session_in, report::Report},
     upstream::session::Status,
     websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
@@ -89,6 +89,8 @@ pub struct Host {
     pub started_at: Time,
     /// Chance, of 256, that a connection to Discord can not be opened.
     pub unreachable: u8,
+    /// Closes of Discord with a code that is about a command, for which no client has been closed yet.
+    blames: BTreeMap<u16, u32>,
     /// No connection to Discord can be opened.
     pub outage: bool,
     /// Number of attempts to connect to Discord.
@@ -132,6 +134,7 @@ impl Host {
             clean_start: 0,
             started_at: now,
             unreachable: 0,
+            blames: BTreeMap::new(),
             outage: false,
             attempts: 0,
             voice: Tokens::default(),
@@ -144,6 +147,19 @@ impl Host {
         let mut coverage = self.coverage.clone();
         coverage.add(&self.net.borrow().coverage);
         coverage
+    }
+
+    /// Discord closes the connection with this code, which may be for a command of one client.
+    pub fn blame(&mut self, code: u16) {
+        if matches!(code, close::UNKNOWN_OPCODE | close::DECODE_ERROR) {
+            *self.blames.entry(code).or_default() += 1;
+        }
+    }
+
+    /// Says whether the proxy may close a client with this code: one client for each close of Discord.
+    pub fn takes_blame(&mut self, code: u16) -> bool {
+        let left = self.blames.get_mut(&code).filter(|left| **left > 0);
+        left.map(|left| *left -= 1).is_some()
     }
 
     /// The shard's report.

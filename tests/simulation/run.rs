@@ -191,6 +191,7 @@ impl World {
             note(|| format!("fault: Discord closes with {code}"));
             coverage.count(Event::UpstreamCodes);
             discord.close(now, code);
+            host.blame(code);
         }
         if chance(rng, faults.reconnect) && discord.is_linked() {
             note(|| "fault: op 7".into());

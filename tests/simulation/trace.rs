@@ -92,6 +92,7 @@ events! {
     FellOff: "clients that fell off the log",
     Stalled: "clients that did not read for a minute",
     Silent: "clients that were closed because they sent no heartbeats",
+    Blamed: "clients closed for a command with which Discord closed the connection",
     GivenUp: "sessions that a client ended with 1000",
     Restarts: "restarts with state",
     RestartResumes: "RESUMEs of clients in the next process",

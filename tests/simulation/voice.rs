@@ -1,6 +1,8 @@
-//! Voice connections of the bot: Discord's side of them, what the proxy has been told of it, and what clients must and must
-//! not get. P5 holds here in three forms: a token goes to one client session at most, a token that the proxy knew to be void
-//! is never sent on a later connection, and who has asked last has the token that is good.
+//! The voice connections of the bot: Discord's side, what the proxy has been told, and what clients must receive and
+//! must not receive.
+//!
+//! Promise P5 has three parts here: each voice token reaches at most one client session; a token that the proxy knew
+//! to be void is not sent on a later connection; the client session that sent the last op 4 has the valid token.
 
 use crate::{
     discord::{BOT, Discord},
@@ -12,34 +14,34 @@ use gateway_proxy::protocol::Time;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A channel in which the bot is.
+/// The voice channel that the bot is in, and the token of its voice server.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Place {
+pub struct VoiceConnection {
     pub channel: u64,
     pub token: u64,
 }
 
-/// Discord's side.
+/// The voice connections as Discord knows them.
 #[derive(Default)]
 pub struct Servers {
-    pub guilds: BTreeMap<u64, Place>,
-    /// The client session whose op 4 for a guild Discord has received last; 0 is the proxy itself.
+    pub guilds: BTreeMap<u64, VoiceConnection>,
+    /// The client session whose op 4 for a guild Discord received last; 0 is the proxy itself.
     pub heard: BTreeMap<u64, u64>,
     next: u64,
 }
 
-/// What an event tells of voice.
+/// What an event says about the bot's voice connection.
 #[derive(Clone, Copy, Debug)]
 pub enum Told {
     Nothing,
-    /// The bot has left.
+    /// The bot has left voice in this guild.
     Left(u64),
-    /// Guild and token.
+    /// The bot has a voice server: the guild and the token.
     Server(u64, u64),
 }
 
 impl Told {
-    /// Of a payload of Discord.
+    /// Reads a payload of Discord.
     pub fn by(text: &str) -> Self {
         if !text.starts_with(r#"{"t":"VOICE_"#) {
             return Self::Nothing;
@@ -59,22 +61,22 @@ fn number(value: &Value) -> Option<u64> {
     value.as_str().and_then(|text| text.parse().ok())
 }
 
-/// What the proxy knows of tokens, and to whom they went.
+/// What the proxy knows about voice tokens, and which client sessions received them.
 #[derive(Default)]
 pub struct Tokens {
     good: BTreeMap<u64, u64>,
-    /// Tokens that are void, in the order in which the proxy has learned it.
+    /// The void tokens. The value is the position of the event that made the token void among all voice events.
     void: BTreeMap<u64, u64>,
     order: u64,
     /// The client session that each token was sent to.
     owners: BTreeMap<u64, u64>,
-    /// The client session whose op 4 for a guild was sent last.
+    /// The client session that sent the last op 4 for a guild.
     asked: BTreeMap<u64, u64>,
     sessions: u64,
 }
 
 impl Tokens {
-    /// The proxy has taken an event; `ready`: it is a new session of Discord.
+    /// The proxy has processed an event. `ready`: the event begins a new upstream session.
     pub fn told(&mut self, told: Told, ready: bool) {
         self.order += 1;
         let void: Vec<u64> = match told {
@@ -86,24 +88,24 @@ impl Tokens {
         self.void.extend(void.into_iter().map(|token| (token, self.order)));
     }
 
-    /// What is void now is not sent on a connection that begins now.
+    /// The current position. Tokens that are void by now must not be sent on a connection that begins now.
     pub fn now(&self) -> u64 {
         self.order
     }
 
-    /// A number for a client's session.
+    /// Returns a number for a new client session.
     pub fn session(&mut self) -> u64 {
         self.sessions += 1;
         self.sessions
     }
 }
 
-/// A client session's side.
+/// The voice connections as one client session knows them.
 #[derive(Default)]
 pub struct Heard {
-    /// Its number.
+    /// The number of the client session.
     session: u64,
-    /// What the proxy knew when its connection began.
+    /// The position of [`Tokens::now`] when the connection of the session began.
     since: u64,
     /// The channel of the bot in each guild.
     channels: BTreeMap<u64, u64>,
@@ -112,7 +114,7 @@ pub struct Heard {
 }
 
 impl Heard {
-    /// The session has begun, or has another connection.
+    /// The session has begun, or has resumed on another connection.
     pub fn connects(&mut self, host: &mut Host) {
         if self.session == 0 {
             self.session = host.voice.session();
@@ -120,7 +122,7 @@ impl Heard {
         self.since = host.voice.now();
     }
 
-    /// Sends an op 4 about one of these guilds.
+    /// Sends an op 4 for one of these guilds.
     pub fn ask(&self, connection: u64, guilds: &[u64], host: &mut Host, rng: &mut Rng, coverage: &mut Coverage) {
         let Some(&guild) = guilds.get(rng.usize(0..guilds.len().max(1))) else { return };
         let channel = (rng.u8(0..5) > 0).then(|| (guild * 10 + rng.u64(0..2)).to_string());
@@ -132,7 +134,7 @@ impl Heard {
         }
     }
 
-    /// The bot's voice state in a GUILD_CREATE.
+    /// Reads the bot's voice state in a GUILD_CREATE.
     pub fn guild(&mut self, guild: u64, data: &Value) {
         self.channels.remove(&guild);
         for state in data["voice_states"].as_array().expect("voice states") {
@@ -144,7 +146,7 @@ impl Heard {
         self.channels.remove(&guild);
     }
 
-    /// A voice state of the bot.
+    /// Reads a voice state of the bot.
     pub fn state(&mut self, guild: u64, data: &Value) {
         match number(&data["channel_id"]) {
             Some(channel) => self.channels.insert(guild, channel),
@@ -152,7 +154,7 @@ impl Heard {
         };
     }
 
-    /// A VOICE_SERVER_UPDATE.
+    /// Checks a VOICE_SERVER_UPDATE.
     pub fn server(&mut self, guild: u64, data: &Value, host: &mut Host, coverage: &mut Coverage) {
         coverage.count(Event::VoiceServers);
         let token = number(&data["token"]).expect("a token");
@@ -163,17 +165,18 @@ impl Heard {
         self.tokens.insert(guild, token);
     }
 
-    /// Does it know where the bot is, and can it use the connections that it has asked for last?
+    /// Checks that the session knows the bot's channels and has the valid tokens of the guilds for which it sent the
+    /// last op 4.
     pub fn check(&self, name: usize, host: &Host, discord: &Discord) {
         let truth: BTreeMap<u64, u64> =
-            discord.voice.guilds.iter().map(|(guild, place)| (*guild, place.channel)).collect();
+            discord.voice.guilds.iter().map(|(guild, connection)| (*guild, connection.channel)).collect();
         assert_eq!(self.channels, truth, "P5: the voice channels of the bot for client {name}");
-        for (guild, place) in &discord.voice.guilds {
+        for (guild, connection) in &discord.voice.guilds {
             let last = |asked: &BTreeMap<u64, u64>| asked.get(guild) == Some(&self.session);
             if last(&host.voice.asked) && last(&discord.voice.heard) {
                 assert_eq!(
                     self.tokens.get(guild),
-                    Some(&place.token),
+                    Some(&connection.token),
                     "P5: client {name} has asked last in guild {guild}"
                 );
             }
@@ -182,7 +185,7 @@ impl Heard {
 }
 
 impl Discord {
-    /// Update Voice State (op 4): only who comes from elsewhere is given a voice server.
+    /// Answers an Update Voice State (op 4). Discord sends a voice server only when the bot changes its channel.
     pub fn voice_state(&mut self, now: Time, data: &Value, coverage: &mut Coverage) {
         let guild = number(&data["guild_id"]).expect("a guild");
         if !self.guilds.get(&guild).is_some_and(|guild| guild.available) {
@@ -203,7 +206,7 @@ impl Discord {
         };
         let moved = before.is_none_or(|before| before.channel != channel);
         let token = if moved { self.new_token() } else { before.map_or(0, |before| before.token) };
-        self.voice.guilds.insert(guild, Place { channel, token });
+        self.voice.guilds.insert(guild, VoiceConnection { channel, token });
         self.tell_voice_state(now, guild, Some(channel));
         if moved {
             self.tell_voice_server(now, guild, token);
@@ -215,10 +218,10 @@ impl Discord {
         self.voice.next
     }
 
-    /// The bot's voice states in a GUILD_CREATE.
+    /// Makes the bot's voice states for a GUILD_CREATE.
     pub fn voice_states(&self, guild: u64) -> Value {
-        let place = self.voice.guilds.get(&guild);
-        place.map_or(json!([]), |place| json!([self.own_state(Some(place.channel))]))
+        let connection = self.voice.guilds.get(&guild);
+        connection.map_or(json!([]), |connection| json!([self.own_state(Some(connection.channel))]))
     }
 
     fn own_state(&self, channel: Option<u64>) -> Value {
@@ -239,7 +242,7 @@ impl Discord {
         self.dispatch(now, "VOICE_SERVER_UPDATE", &data, None, Some(guild), false);
     }
 
-    /// A moderator moves the bot or takes it out of voice, or Discord moves the voice server.
+    /// Simulates a moderator who moves the bot or disconnects it, or Discord that moves the voice server.
     pub fn disturb_voice(&mut self, now: Time, rng: &mut Rng, coverage: &mut Coverage) {
         let guilds: BTreeSet<u64> = self.voice.guilds.keys().copied().collect();
         let Some(&guild) = guilds.iter().nth(rng.usize(0..guilds.len().max(1))) else { return };

@@ -1,15 +1,32 @@
-//! A Gateway client for tests: one thread, one blocking socket, and checks on every frame.
+//! A Gateway client for tests: one thread, one blocking socket, and checks on every payload.
+//!
+//! Its frames are async-tungstenite's, which shares no code with the proxy's own frame codec, so that the two check each
+//! other.
 
 use std::{
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
 
+use async_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error, Message,
+        error::ProtocolError,
+        protocol::{CloseFrame, Role, WebSocketConfig},
+    },
+};
+use futures_lite::{
+    AsyncRead, AsyncWrite, StreamExt,
+    future::{block_on, poll_once},
+};
 use gateway_proxy::{
     compression::{Inflater, Transport},
     protocol::{Encoding, envelope::Envelope},
-    websocket::{FrameDecoder, Message, Opcode, Role, client_request, parse_response, write_close, write_frame},
+    websocket::{client_request, parse_response},
 };
 use serde_json::{Value, json};
 
@@ -76,10 +93,35 @@ impl From<Transport> for Options {
     }
 }
 
+/// A blocking socket in the form that async-tungstenite needs. A read is pending when it has timed out.
+struct Blocking(TcpStream);
+
+impl AsyncRead for Blocking {
+    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        match self.0.read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            result => Poll::Ready(result),
+        }
+    }
+}
+
+impl AsyncWrite for Blocking {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Poll::Ready(self.0.write(bytes))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.0.flush())
+    }
+
+    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.0.shutdown(Shutdown::Write))
+    }
+}
+
 /// A connection to the proxy's gateway.
 pub struct Gateway {
-    stream: TcpStream,
-    inbound: FrameDecoder,
+    socket: WebSocketStream<Blocking>,
     inflater: Inflater,
     options: Options,
     /// Number of payloads that came with payload compression.
@@ -116,25 +158,27 @@ impl Gateway {
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let (request, key) = client_request(&address.to_string(), target);
         stream.write_all(&[request.as_bytes(), early].concat())?;
-        let mut inbound = FrameDecoder::new(Role::Client, MAX_PAYLOAD);
-        loop {
-            let parsed = parse_response(inbound.unconsumed(), &key).map_err(io::Error::other)?;
-            if let Some(size) = parsed {
-                inbound.consume(size);
-                let inflater = Inflater::new(options.transport, MAX_PAYLOAD);
-                return Ok(Self { stream, inbound, inflater, options, packed: 0 });
+        let (mut received, mut bytes) = (Vec::new(), [0; 4096]);
+        let size = loop {
+            if let Some(size) = parse_response(&received, &key).map_err(io::Error::other)? {
+                break size;
             }
-            let n = stream.read(inbound.space())?;
-            if n == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+            match stream.read(&mut bytes)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => received.extend_from_slice(&bytes[..n]),
             }
-            inbound.filled(n);
-        }
+        };
+        let limits = WebSocketConfig::default().max_message_size(Some(MAX_PAYLOAD)).max_frame_size(Some(MAX_PAYLOAD));
+        // What follows the response are frames already.
+        let frames = received.split_off(size);
+        let socket = WebSocketStream::from_partially_read(Blocking(stream), frames, Role::Client, Some(limits));
+        let inflater = Inflater::new(options.transport, MAX_PAYLOAD);
+        Ok(Self { socket: block_on(socket), inflater, options, packed: 0 })
     }
 
     /// Sets how long [`Gateway::receive`] waits.
     pub fn set_patience(&mut self, patience: Duration) {
-        self.stream.set_read_timeout(Some(patience)).expect("a timeout");
+        self.socket.get_ref().0.set_read_timeout(Some(patience)).expect("a timeout");
     }
 
     /// Receives the next payload. Every payload has to have all four keys, in Discord's order.
@@ -158,44 +202,53 @@ impl Gateway {
     pub fn receive_bytes(&mut self) -> Result<Vec<u8>, Gone> {
         let mut text = Vec::new();
         loop {
-            match self.inbound.next().expect("frames by the RFC") {
-                Some(Message::Text(bytes)) => {
+            match self.next_message()? {
+                Message::Text(bytes) => {
                     let Options { transport, encoding, .. } = self.options;
                     assert_eq!((transport, encoding), (Transport::None, Encoding::Json), "a text message");
-                    text.extend_from_slice(bytes);
+                    text.extend_from_slice(bytes.as_bytes());
                 }
-                Some(Message::Binary(bytes))
+                Message::Binary(bytes)
                     if self.options.transport == Transport::None && self.options.encoding == Encoding::Json =>
                 {
                     // A complete zlib stream: independent of earlier payloads and with no bytes after it.
-                    let mut inflater = flate2::read::ZlibDecoder::new(bytes);
+                    let mut inflater = flate2::read::ZlibDecoder::new(&*bytes);
                     inflater.read_to_end(&mut text).expect("a zlib buffer");
                     assert_eq!(inflater.total_in() as usize, bytes.len());
                     assert!(bytes.len() < text.len(), "compression has made the payload larger");
                     self.packed += 1;
                 }
-                Some(Message::Binary(bytes)) => {
-                    assert!(
-                        self.inflater.inflate(bytes, &mut text).expect("a good stream"),
-                        "each message has one whole payload"
-                    );
+                Message::Binary(bytes) => {
+                    let whole = self.inflater.inflate(&bytes, &mut text).expect("a good stream");
+                    assert!(whole, "each message has one whole payload");
                 }
-                Some(Message::Close(close)) => {
-                    let (code, reason) = close.map_or((None, ""), |(code, reason)| (Some(code), reason));
-                    return Err(Gone::Closed(code, reason.to_owned()));
+                Message::Close(frame) => {
+                    let (code, reason) = frame.map_or((None, String::new()), |CloseFrame { code, reason }| {
+                        (Some(code.into()), reason.as_str().to_owned())
+                    });
+                    return Err(Gone::Closed(code, reason));
                 }
-                Some(_) => continue,
-                None => {
-                    match self.stream.read(self.inbound.space()) {
-                        Ok(0) => return Err(Gone::Ended),
-                        Ok(n) => self.inbound.filled(n),
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(Gone::Silent),
-                        Err(_) => return Err(Gone::Ended),
-                    }
-                    continue;
-                }
+                _ => continue,
             }
             return Ok(text);
+        }
+    }
+
+    /// Receives the next message or control frame.
+    fn next_message(&mut self) -> Result<Message, Gone> {
+        match block_on(poll_once(self.socket.next())) {
+            None => Err(Gone::Silent),
+            Some(Some(Ok(message))) => Ok(message),
+            Some(
+                None
+                | Some(Err(
+                    Error::Io(_)
+                    | Error::ConnectionClosed
+                    | Error::AlreadyClosed
+                    | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake),
+                )),
+            ) => Err(Gone::Ended),
+            Some(Some(Err(error))) => panic!("the proxy breaks RFC 6455: {error}"),
         }
     }
 
@@ -216,25 +269,29 @@ impl Gateway {
     ///
     /// # Errors The error of the network.
     pub fn send_binary(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let mut frame = Vec::new();
-        write_frame(&mut frame, Opcode::Binary, bytes, Some([1, 6, 1, 8]));
-        self.stream.write_all(&frame)
+        self.send_message(Message::binary(bytes.to_vec()))
     }
 
     /// Sends a text message.
     ///
-    /// # Errors The error of the network.
+    /// # Errors
+    /// The error of the network.
     pub fn send_text(&mut self, text: &str) -> io::Result<()> {
-        let mut frame = Vec::new();
-        write_frame(&mut frame, Opcode::Text, text.as_bytes(), Some([3, 1, 4, 1]));
-        self.stream.write_all(&frame)
+        self.send_message(Message::text(text))
+    }
+
+    fn send_message(&mut self, message: Message) -> io::Result<()> {
+        block_on(self.socket.send(message)).map_err(|error| match error {
+            Error::Io(error) => error,
+            other => io::Error::other(other),
+        })
     }
 
     /// Sends raw bytes, for frames that no library would send.
     ///
     /// # Errors The error of the network.
     pub fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        self.socket.get_mut().0.write_all(bytes)
     }
 
     /// Sends a command.
@@ -272,9 +329,7 @@ impl Gateway {
 
     /// Sends a close frame. Returns the code of the close frame in answer.
     pub fn close(mut self, code: u16) -> Option<u16> {
-        let mut frame = Vec::new();
-        write_close(&mut frame, Some(code), "", Some([2, 7, 1, 8]));
-        self.stream.write_all(&frame).ok()?;
+        self.send_message(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).ok()?;
         loop {
             match self.receive() {
                 Ok(_) => {}
