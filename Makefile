@@ -6,7 +6,7 @@ CLIENTS ?=
 IMAGE ?= gateway-proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt setup test-portable test-clients sim sim-planted chaos fuzz bench build release image profile
+.PHONY: help demo test lint fmt setup test-portable test-clients sim sim-planted chaos fuzz bench startup-times build release image profile
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -37,7 +37,7 @@ test-portable: ## the tests of code that depends on the CPU, on one without AVX2
 
 test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
 	@scripts/clients-setup $(or $(CLIENTS),all)
-	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients --test client_state
+	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients --test client_state --test voice_clients
 	$(if $(CLIENTS),,scripts/readme-clients)
 
 sim: ## deterministic simulation with faults (SEEDS=100000), or one seed told in full (SEED=17)
@@ -56,6 +56,9 @@ fuzz: ## hostile bytes for everything that reads them (SECONDS=60, SEED=)
 bench: ## the proxy beside a null relay, as a table and target/bench.json (QUICK=1, ONLY=loads|joining|memory|stuck|restarting)
 	cargo build --release --bins
 	cargo bench --bench end_to_end
+
+startup-times: ## how long large bots take to start, directly and through the proxy (45 minutes; ONLY=jda,discord.js SHARDS=16)
+	@scripts/startup-times $(if $(ONLY),--only $(ONLY)) $(if $(SHARDS),--shards $(SHARDS))
 
 build: ## a development build
 	cargo build

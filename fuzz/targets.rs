@@ -160,6 +160,8 @@ pub fn command(bytes: &[u8]) {
 /// The records of a shard, from a state file whose seal is right.
 pub fn state(bytes: &[u8]) {
     let settings = Settings {
+        voice_grace: Duration::from_secs(120),
+        voice_rejoin: false,
         public_url: "ws://proxy".into(),
         log: Limits { bytes: 1 << 20, entries: 100 },
         resume_window: Duration::from_secs(120),

@@ -9,6 +9,7 @@ CLIENTS = ROOT / "tests/clients"
 # Where the name of a directory is not that of the package.
 PACKAGES = {
     "arikawa": "github.com/diamondburned/arikawa/v3",
+    "detritus": "detritus-client-socket",
     "discord.py": "discord-py",
     "discord4j": "discord4j-core",
     "discordeno": "@discordeno/gateway",

@@ -9,7 +9,9 @@ use gateway_proxy::{
     control::{self, Listeners},
     listener::Listener,
     placement::{Placement, allowed_cpus},
-    preflight, state_dir,
+    preflight,
+    protocol::intents::Intents,
+    state_dir,
 };
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
@@ -131,12 +133,30 @@ fn summary(config: &Config, placement: &Placement) -> String {
     };
     let operators = config.admin_listen.as_ref().map(|address| format!("\nlisten for operators: {address}"));
     format!(
-        "the configuration is right\nshards: {shards}\nlisten: {}{}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}",
+        "the configuration is right\nshards: {shards}\nlisten: {}{}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}\nvoice: {}",
         config.listen,
         operators.unwrap_or_default(),
         config.externally_accessible_url,
         placement.control,
         config.intents,
-        config.cache
+        config.cache,
+        voice(config)
+    )
+}
+
+/// What clients can do with voice channels.
+fn voice(config: &Config) -> String {
+    let grace = config.voice_grace.as_secs();
+    let kept = format!("a channel is kept for {grace} s after its client is gone");
+    if config.intents & Intents::GUILD_VOICE_STATES.0 == 0 {
+        return "not possible: `intents` lacks GUILD_VOICE_STATES (128), and most libraries then never learn that they are connected"
+            .into();
+    }
+    if config.cache.voice_states {
+        return kept;
+    }
+    format!(
+        "{kept}; `cache.voice_states` is off, so a client that has just connected is shown nobody in voice channels, the bot itself \
+         included, until somebody moves: a music bot can not see that it is still in a channel, or alone there"
     )
 }

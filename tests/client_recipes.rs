@@ -34,9 +34,21 @@ fn every_bot_is_run_by_a_test() {
     }
 }
 
+/// A directory in that of a library pins what one way to speak needs besides.
+#[test]
+fn every_way_to_speak_with_packages_of_its_own_is_run_by_a_test() {
+    let tests = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real_clients.rs"));
+    let ways = ways();
+    assert!(!ways.is_empty(), "no directory with a lock file in that of a library");
+    for (way, _) in ways {
+        let (library, compress) = way.split_once('/').expect("a library and its way");
+        assert!(tests.contains(&format!("exercise(\"{library}\", \"{compress}\")")), "no test of {way}");
+    }
+}
+
 #[test]
 fn lock_files_pin_everything_and_name_no_registry() {
-    for (library, directory) in libraries() {
+    for (library, directory) in libraries().into_iter().chain(ways()) {
         let node = directory.join("package-lock.json");
         if node.exists() {
             let lock: serde_json::Value = serde_json::from_str(&read(&node)).expect("a lock file is JSON");
@@ -82,14 +94,29 @@ fn lock_files_pin_everything_and_name_no_registry() {
 /// The directories below tests/clients/ with a lock file, by the name of their library.
 fn libraries() -> Vec<(String, PathBuf)> {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
-    let entries = fs::read_dir(&clients).expect("tests/clients");
+    let found = with_lock_files(&clients);
+    assert!(found.len() > 1, "bots in {}", clients.display());
+    found
+}
+
+/// The directories with a lock file in those of the libraries, by both names.
+fn ways() -> Vec<(String, PathBuf)> {
+    let of = |(library, directory): (String, PathBuf)| {
+        let named = move |(way, path)| (format!("{library}/{way}"), path);
+        with_lock_files(&directory).into_iter().map(named)
+    };
+    libraries().into_iter().flat_map(of).collect()
+}
+
+/// The directories in a directory that have a lock file, by their names.
+fn with_lock_files(directory: &Path) -> Vec<(String, PathBuf)> {
+    let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let mut found: Vec<_> = entries
-        .map(|entry| entry.expect("an entry of tests/clients").path())
+        .map(|entry| entry.expect("an entry of a directory").path())
         .filter(|path| LOCKS.iter().any(|lock| path.join(lock).exists()))
         .map(|path| (path.file_name().expect("a name").to_string_lossy().into_owned(), path))
         .collect();
     found.sort();
-    assert!(found.len() > 1, "bots in {}", clients.display());
     found
 }
 

@@ -10,7 +10,7 @@ mod support;
 use std::{collections::BTreeMap, env, fs, net::TcpListener, path::Path, thread, time::Duration};
 
 use serde_json::json;
-use support::{Bot, Proxy, Settings, Simulator, chosen, scratch, wait_until};
+use support::{Bot, Proxy, Settings, Simulator, chosen_to_speak, scratch, wait_until};
 
 /// The shards of each test.
 const SHARDS: u32 = 2;
@@ -24,8 +24,19 @@ fn twilight() {
 }
 
 #[test]
+fn twilight_with_zlib() {
+    exercise("twilight", "zlib-stream");
+}
+
+#[test]
 fn discord_js() {
     exercise("discord.js", "");
+}
+
+/// With zlib-sync, which makes the library ask for compression.
+#[test]
+fn discord_js_with_zlib() {
+    exercise("discord.js", "zlib-stream");
 }
 
 #[test]
@@ -73,6 +84,22 @@ fn discordjs_ws() {
     exercise("discordjs-ws", "zlib-stream");
 }
 
+/// With zlib-sync instead of what Node.js itself has.
+#[test]
+fn discordjs_ws_with_zlib_sync() {
+    exercise("discordjs-ws", "zlib-sync");
+}
+
+#[test]
+fn detritus() {
+    exercise("detritus", "zlib-stream");
+}
+
+#[test]
+fn detritus_without_compression() {
+    exercise("detritus", "none");
+}
+
 #[test]
 fn discordeno() {
     exercise("discordeno", "none");
@@ -86,6 +113,11 @@ fn disnake() {
 #[test]
 fn eris() {
     exercise("eris", "");
+}
+
+#[test]
+fn eris_with_zlib() {
+    exercise("eris", "zlib-stream");
 }
 
 /// With erlpack: eris then speaks ETF in both directions.
@@ -149,6 +181,18 @@ fn oceanic_js() {
     exercise("oceanic.js", "");
 }
 
+/// With pako.
+#[test]
+fn oceanic_js_with_zlib() {
+    exercise("oceanic.js", "zlib-stream");
+}
+
+/// With zstd-napi.
+#[test]
+fn oceanic_js_with_zstd() {
+    exercise("oceanic.js", "zstd-stream");
+}
+
 #[test]
 fn py_cord() {
     exercise("py-cord", "");
@@ -159,9 +203,14 @@ fn serenity() {
     exercise("serenity", "");
 }
 
+#[test]
+fn seyfert() {
+    exercise("seyfert", "");
+}
+
 /// The whole story of one bot. `compress` is what the bot is told to use, empty for its library's default.
 fn exercise(library: &str, compress: &str) {
-    if !chosen(library) {
+    if !chosen_to_speak(library, compress) {
         return;
     }
     let directory = scratch(&format!("{library}-{compress}"));
@@ -236,6 +285,14 @@ fn note_success(library: &str, label: &str, directory: &Path) {
         Some("None") => "",
         other => panic!("an unknown transport: {other:?}"),
     };
+    let (is_etf, asked) = label.strip_prefix("etf-").map_or((false, label), |asked| (true, asked));
+    let as_asked = match asked {
+        "" | REST_ONLY => true,
+        "none" => transport.is_empty(),
+        "zlib-sync" => transport.contains("zlib-stream"),
+        name => transport.contains(name),
+    };
+    assert!(as_asked && (encoding == "ETF" || !is_etf), "the bot was told `{label}` and spoke {encoding}{transport}");
     let login = if label == REST_ONLY { ", given a REST base only" } else { "" };
     let results = support::root().join("target/clients-results");
     fs::create_dir_all(&results).expect("a directory for results");

@@ -107,6 +107,10 @@ pub struct Config {
     pub trust_state_dir: bool,
     /// Filter events by the intents of each client?
     pub honor_client_intents: bool,
+    /// How long a voice channel is kept whose client is gone.
+    pub voice_grace: Duration,
+    /// Join the voice channels again when Discord's session was lost? (`voice_after_loss`)
+    pub voice_rejoin: bool,
     /// Hosts, with those below them, that shards may connect to; empty: any.
     pub gateway_hosts: Vec<String>,
     /// Opcodes beyond those of [`command::forward`](crate::protocol::command::forward) that are passed on to Discord.
@@ -160,6 +164,7 @@ impl Config {
         let host = read_host(&mut reader)?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
+        let resume_window = reader.number("resume_window", (0, 3600))?.unwrap_or(120);
         warnings.extend(token_warning);
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
@@ -184,11 +189,13 @@ impl Config {
             cores: read_cores(&mut reader)?,
             control_core: reader.number("control_core", (0, 1 << 16))?.map(|cpu| cpu as usize),
             upstream_compression: read_compression(&mut reader)?,
-            resume_window: Duration::from_secs(reader.number("resume_window", (0, 3600))?.unwrap_or(120)),
+            resume_window: Duration::from_secs(resume_window),
             resume_buffer: reader.number("resume_buffer", RESUME_BUFFER)?.unwrap_or(16 << 20) as usize,
             state_dir: read_state_dir(&mut reader)?,
             trust_state_dir: reader.bool("trust_state_dir", false)?,
             honor_client_intents: reader.bool("honor_client_intents", true)?,
+            voice_grace: Duration::from_secs(reader.number("voice_grace", (0, 3600))?.unwrap_or(resume_window)),
+            voice_rejoin: read_after_loss(&mut reader)?,
             gateway_hosts: reader.strings("gateway_hosts", "a list of host names such as [\"discord.gg\"]")?,
             forward_opcodes: read_opcodes(&mut reader)?,
             client_memory: reader.number("client_memory", CLIENT_MEMORY)?,
@@ -310,6 +317,15 @@ fn read_state_dir(reader: &mut Reader) -> Result<Option<PathBuf>, ConfigError> {
     match reader.string("state_dir", EXPECTED)? {
         Some(path) if path.is_empty() => Err(reader.wrong("state_dir", &path.into(), EXPECTED)),
         path => Ok(path.map(PathBuf::from)),
+    }
+}
+
+fn read_after_loss(reader: &mut Reader) -> Result<bool, ConfigError> {
+    const EXPECTED: &str = "\"leave\" or \"rejoin\": what becomes of voice channels when Discord's session was lost";
+    match reader.string("voice_after_loss", EXPECTED)?.as_deref() {
+        None | Some("leave") => Ok(false),
+        Some("rejoin") => Ok(true),
+        Some(other) => Err(reader.wrong("voice_after_loss", &other.into(), EXPECTED)),
     }
 }
 

@@ -29,6 +29,7 @@ fn the_defaults_are_those_of_the_prior_art() {
     assert_eq!((config.cache, config.cores, config.control_core), (flags, Cores::Default, None));
     assert_eq!((config.upstream_compression, config.twilight_http_proxy), (Transport::Zstd, None));
     assert_eq!((config.resume_window, config.resume_buffer), (Duration::from_secs(120), 16 << 20));
+    assert_eq!((config.voice_grace, config.voice_rejoin), (Duration::from_secs(120), false));
 }
 
 #[test]
@@ -39,12 +40,14 @@ fn every_key_is_read() {
         "rest_proxy":"rest:8080","externally_accessible_url":"wss://proxy.example/path/","cache":{"members":true,"users":true},"cores":[1,3],
         "control_core":0,"upstream_compression":"none","resume_window":7,"resume_buffer":1000000,
         "honor_client_intents":false,"state_dir":"/var/lib/x","rest_proxy_without_token":true,"trust_network":true,
+        "voice_grace":0,"voice_after_loss":"rejoin",
         "allowed_origins":["https://a.example"],"allowed_hosts":["b.example"],"trust_state_dir":true,
         "gateway_hosts":["discord.gg"],"forward_opcodes":[44],"client_memory":100000000,"admin_listen":"127.0.0.1:9",
         "proxy_protocol_from":["10.0.0.0/8"],"forwarded_for_from":["::1"]"#,
     )
     .unwrap();
     assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!((config.voice_grace, config.voice_rejoin), (Duration::ZERO, true));
     assert_eq!(config.listen, "[::1]:1234".parse().unwrap());
     assert_eq!(config.shard_range(99), Ok(2..6));
     assert_eq!(config.externally_accessible_url, "wss://proxy.example/path");

@@ -16,7 +16,7 @@ use crate::{
     data_core::{Arrival, Entry, ToCore, close_for, command_text},
     downstream::{
         outbox::Outbox,
-        session::{Options, SessionId},
+        session::{Claim, Options, SessionId},
     },
     net::{
         client::{ClientConnection, Ended, Payload},
@@ -213,7 +213,8 @@ async fn converse(
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     agree(&mut connection, &upgrade, query);
     connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
-    greet(control, guest, connection, query.version, Commands::Refused).await;
+    let url = Url { version: query.version, session: query.session };
+    greet(control, guest, connection, url, Commands::Refused).await;
 }
 
 async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: Route, peer: SocketAddr) {
@@ -229,8 +230,16 @@ pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version
     control
         .guests
         .clone()
-        .hold(guest.id, Box::pin(greet(control, guest, connection, version, Commands::Ignored)))
+        .hold(guest.id, Box::pin(greet(control, guest, connection, Url { version, session: None }, Commands::Ignored)))
         .await;
+}
+
+/// What the URL of a connection has said.
+#[derive(Clone, Copy)]
+struct Url {
+    version: u8,
+    /// The session that it names.
+    session: Option<SessionId>,
 }
 
 /// What becomes of a command that comes before IDENTIFY or RESUME.
@@ -301,13 +310,8 @@ impl From<Ended> for Outcome {
     }
 }
 
-async fn greet(
-    control: Rc<Control>,
-    guest: Place,
-    mut connection: ClientConnection,
-    version: u8,
-    mut commands: Commands,
-) {
+async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnection, url: Url, mut commands: Commands) {
+    let version = url.version;
     let mut refused_resumes = 0;
     loop {
         let outcome = within(IDENTIFY_LIMIT, identification(&mut connection, commands)).await;
@@ -326,22 +330,23 @@ async fn greet(
                 if !control.accepts_token(resume.bare_token()) {
                     control.note_wrong_token(connection.peer());
                     (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy")
-                } else if let Err(close) = started(&control, &mut connection).await {
-                    close
-                } else if let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq)
-                    && let Some(id) = SessionId::parse(id)
-                    && control.core_of(id.shard()).is_some()
-                {
-                    let shard = id.shard();
-                    return hand_over(&control, guest, connection, shard, Entry::Resume { id, sequence }, version);
-                } else if refused_resumes + 1 >= MAX_REFUSED_RESUMES {
-                    (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
                 } else {
-                    refused_resumes += 1;
-                    // The socket stays open for an IDENTIFY; closing would send some libraries into a loop.
-                    connection.outbox.message(&[payload::INVALID_SESSION]);
-                    commands = Commands::Ignored;
-                    continue;
+                    match claim(&control, &mut connection, &resume, url).await {
+                        Err(close) => close,
+                        Ok(Some((shard, entry))) => {
+                            return hand_over(&control, guest, connection, shard, entry, version);
+                        }
+                        Ok(None) if refused_resumes + 1 >= MAX_REFUSED_RESUMES => {
+                            (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
+                        }
+                        Ok(None) => {
+                            refused_resumes += 1;
+                            // The socket stays open for an IDENTIFY; closing would send some libraries into a loop.
+                            connection.outbox.message(&[payload::INVALID_SESSION]);
+                            commands = Commands::Ignored;
+                            continue;
+                        }
+                    }
                 }
             }
         };
@@ -378,14 +383,48 @@ fn introduction(payload: Payload<'_>, outbox: &mut Outbox, commands: Commands) -
     }))
 }
 
+/// The shard and the session that a RESUME means, as far as the door can tell; `None`: there is no such shard here.
+async fn claim(
+    control: &Control,
+    connection: &mut ClientConnection,
+    resume: &Resume,
+    url: Url,
+) -> Result<Option<(u32, Entry)>, Close> {
+    started(control, connection).await?;
+    let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq) else { return Ok(None) };
+    let is_here = |id: &SessionId| control.core_of(id.shard()).is_some();
+    // Ids of Discord have the form of the proxy's, so the form says nothing.
+    let key = url.session.filter(|key| is_here(key) && key.as_str() != id);
+    let named = match key {
+        Some(key) => Some(key.shard()),
+        None => until(control, connection, |control| control.shard_named(id)).await?,
+    };
+    Ok(match (named, SessionId::parse(id).filter(is_here)) {
+        (Some(shard), _) => {
+            Some((shard, Entry::Resume { claim: Claim::Upstream { id: id.to_owned(), key }, sequence }))
+        }
+        (None, Some(id)) => Some((id.shard(), Entry::Resume { claim: Claim::Own(id), sequence })),
+        (None, None) => None,
+    })
+}
+
 /// Waits until the shards have been started, keeping the connection alive; how many the bot has.
 async fn started(control: &Control, connection: &mut ClientConnection) -> Result<u32, Close> {
+    until(control, connection, Control::running_shards).await
+}
+
+/// Waits until there is an answer, keeping the connection alive.
+async fn until<T>(
+    control: &Control,
+    connection: &mut ClientConnection,
+    mut ask: impl FnMut(&Control) -> Option<T>,
+) -> Result<T, Close> {
     loop {
         if control.stopping.get() {
             return Err(RESTARTING);
         }
-        if let Some(count) = control.running_shards() {
-            return Ok(count);
+        if let Some(answer) = ask(control) {
+            return Ok(answer);
         }
         let outcome = crate::net::race(async { Some(identification(connection, Commands::Refused).await) }, async {
             glommio::timer::sleep(START_PAUSE).await;

@@ -3,7 +3,9 @@
 use super::forward::Forward;
 use crate::{
     compression::Transport,
+    downstream::session::SessionId,
     protocol::Encoding,
+    shard::naming::session_in,
     websocket::{HandshakeError, Upgrade, upgrade_of},
 };
 
@@ -33,7 +35,7 @@ pub enum Route {
     Refused(Response),
 }
 
-/// The query of a gateway URL (docs: Gateway, Connecting).
+/// What a gateway URL says (docs: Gateway, Connecting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatewayQuery {
     /// API version, echoed in READY.
@@ -42,6 +44,8 @@ pub struct GatewayQuery {
     pub encoding: Encoding,
     /// Transport compression.
     pub transport: Transport,
+    /// The session that the path names, as READY's `resume_gateway_url` can have it.
+    pub session: Option<SessionId>,
 }
 
 /// A response with a body.
@@ -180,7 +184,7 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
         }
         Some(Ok(upgrade)) => {
             return match gateway_query(query) {
-                Ok(query) => Route::Gateway(upgrade, query),
+                Ok(query) => Route::Gateway(upgrade, GatewayQuery { session: session_in(path), ..query }),
                 Err(what) => refused("400 Bad Request", what),
             };
         }
@@ -229,7 +233,8 @@ fn api_route(path: &str) -> Option<&str> {
 /// Reads the query. What Discord does not know is refused aloud: `compress` and `encoding` are statements of the
 /// client, and answering otherwise would leave it with bytes that it can not read.
 fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
-    let mut parsed = GatewayQuery { version: 10, encoding: Encoding::Json, transport: Transport::None };
+    let (encoding, transport) = (Encoding::Json, Transport::None);
+    let mut parsed = GatewayQuery { version: 10, encoding, transport, session: None };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         match key {

@@ -211,6 +211,18 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
         COUNTER,
         &|r| r.invalidated as f64,
     );
+    per_shard("gateway_voice_connections", "Guilds in whose voice channels the bot is", GAUGE, &|report| {
+        report.voice_connections as f64
+    });
+    per_shard(
+        "gateway_voice_takeovers_total",
+        "Voice connections that passed from one session of a client to another",
+        COUNTER,
+        &|report| report.voice_takeovers as f64,
+    );
+    per_shard("gateway_voice_refused_total", "Op 4s that were not passed to Discord", COUNTER, &|report| {
+        report.voice_refused as f64
+    });
     per_shard("gateway_shard_sequence_gaps_total", "Sequences that Discord skipped", COUNTER, &|r| {
         r.upstream.gaps as f64
     });

@@ -147,6 +147,8 @@ struct Control {
     /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
     last_descriptor: RawFd,
     reserved_files: u64,
+    /// Discord's ids of the sessions of the shards that have begun.
+    names: RefCell<HashMap<u32, Option<String>>>,
     token_log: RefCell<OnceAMinute>,
     files_log: RefCell<OnceAMinute>,
     accept_log: RefCell<OnceAMinute>,
@@ -224,6 +226,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners) -> Resul
                 metrics: Kept::new(answers::KEPT),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
+                names: RefCell::default(),
                 token_log: RefCell::default(),
                 files_log: RefCell::default(),
                 accept_log: RefCell::default(),
@@ -465,6 +468,9 @@ impl Control {
                         queue.started(shard);
                     }
                 }
+                ToControl::Named(shard, name) => {
+                    self.names.borrow_mut().insert(shard, name);
+                }
                 ToControl::WantPermit(shard) => {
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
                         queue.request(shard);
@@ -555,6 +561,14 @@ impl Control {
         let recommended = self.gateway.borrow().as_ref()?.shards;
         let range = self.config.shard_range(recommended).ok()?;
         range.contains(&shard).then(|| &self.cores()[self.index_of(shard)])
+    }
+
+    /// The shard whose session has this id at Discord. `None`: not all shards have said so far how theirs are called.
+    fn shard_named(&self, id: &str) -> Option<Option<u32>> {
+        let range = self.config.shard_range(self.gateway.borrow().as_ref()?.shards).ok()?;
+        let names = self.names.borrow();
+        let found = names.iter().find(|(_, name)| name.as_deref() == Some(id)).map(|(shard, _)| *shard);
+        (found.is_some() || names.len() >= range.len()).then_some(found)
     }
 
     fn intents(&self) -> u64 {

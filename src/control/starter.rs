@@ -68,6 +68,8 @@ impl Control {
             resume_window: config.resume_window,
             cache: config.cache,
             honor_client_intents: config.honor_client_intents,
+            voice_grace: config.voice_grace,
+            voice_rejoin: config.voice_rejoin,
             state_dir: config.state_dir.clone(),
             forward_opcodes: config.forward_opcodes.clone(),
             memory: self.memory.clone(),

@@ -199,7 +199,10 @@ impl<I: Io> Hosted<I> {
     }
 
     /// Notes whom the last calls into the shard concern.
-    pub(super) fn look(&mut self) {
+    pub(super) fn look(&mut self, core: &Core<I>) {
+        if let Some(name) = self.shard.take_new_name() {
+            core.tell(ToControl::Named(self.shard.id().id, name));
+        }
         let wake = self.shard.take_wake();
         self.wants_upstream |= wake.upstream;
         self.news |= wake.clients;
@@ -240,7 +243,7 @@ impl<I: Io> Hosted<I> {
 
     /// Does what the session machine wants, and puts on its way what is to go to Discord.
     fn act(&mut self, core: &mut Core<I>) {
-        self.look();
+        self.look(core);
         if !std::mem::take(&mut self.wants_upstream) {
             return;
         }

@@ -5,7 +5,7 @@ use crate::{
     downstream::{
         budget::MemoryBudget,
         outbox::Outbox,
-        session::{Options, SessionId},
+        session::{Claim, Options},
     },
     log::Limits,
     net::tls::Tls,
@@ -42,6 +42,10 @@ pub struct Plan {
     pub cache: crate::cache::Flags,
     /// Filter by the intents of each client.
     pub honor_client_intents: bool,
+    /// How long a voice channel is kept whose client is gone.
+    pub voice_grace: Duration,
+    /// Join the voice channels again when Discord has begun a new session.
+    pub voice_rejoin: bool,
     /// Where state is kept between two processes.
     pub state_dir: Option<PathBuf>,
     /// Opcodes of commands that are passed on though nothing is known of them.
@@ -68,7 +72,7 @@ pub enum Entry {
     /// An old one, from this sequence on.
     Resume {
         /// Which.
-        id: SessionId,
+        claim: Claim,
         /// The last sequence that the client has seen.
         sequence: u64,
     },
@@ -125,6 +129,9 @@ pub enum ToCore<S = OwnedFd> {
 pub enum ToControl<S = OwnedFd> {
     /// A shard has a session of a former process: it needs no permit to start.
     Restored(u32),
+    /// Discord's id of a shard's session, by which clients may come to resume. Comes once when the shard begins, and with each
+    /// new session.
+    Named(u32, Option<String>),
     /// A shard wants to identify.
     WantPermit(u32),
     /// A shard wants a connection to this URL. It makes an earlier attempt for the same shard void.

@@ -386,6 +386,8 @@ impl Parts {
             resume_window: plan.resume_window,
             cache: plan.cache,
             honor_client_intents: plan.honor_client_intents,
+            voice_grace: plan.voice_grace,
+            voice_rejoin: plan.voice_rejoin,
             intents: plan.intents,
             forward_opcodes: plan.forward_opcodes.clone(),
         };

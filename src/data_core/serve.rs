@@ -7,6 +7,7 @@ use super::{
     timers::Timer,
 };
 use crate::{
+    downstream::session::Claim,
     io::{
         Io,
         sockets::{ConnectionId, Receiving},
@@ -55,16 +56,12 @@ impl<I: Io> Hosted<I> {
             _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
             // A session that it has stays, and can be resumed later.
             _ if charge.is_none() => Err((close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up")),
-            Entry::Resume { id, .. } if !self.shard.has_room_for(Some(&id)) => Err(FULL),
+            Entry::Resume { claim, sequence } if !self.has_room_for(&claim, sequence) => Err(FULL),
             Entry::Identify(_) if !self.shard.has_room_for(None) => Err(FULL),
             Entry::Identify(options) => self.shard.identify(core.now, number, options),
-            Entry::Resume { id, sequence } => match self.shard.resume(core.now, number, &id, sequence) {
-                Some(session) => {
-                    tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes");
-                    Ok(session)
-                }
+            Entry::Resume { claim, sequence } => match self.resume(core, number, &claim, sequence) {
+                Some(session) => Ok(session),
                 None => {
-                    tracing::info!(shard = %self.shard.id(), ?id, sequence, "a RESUME can not be served");
                     outbox.message(&[payload::INVALID_SESSION]);
                     core.tell(ToControl::Return(Box::new(Parcel { socket, inbound, outbox }), version));
                     return;
@@ -92,6 +89,21 @@ impl<I: Io> Hosted<I> {
             }
             Err((code, reason)) => self.say_goodbye(core, key, Some(code), reason),
         }
+    }
+
+    /// Is there room for the client that resumes the claimed session?
+    fn has_room_for(&self, claim: &Claim, sequence: u64) -> bool {
+        self.shard.has_room_for(self.shard.claimed(claim, sequence).as_ref())
+    }
+
+    fn resume(&mut self, core: &Core<I>, number: u64, claim: &Claim, sequence: u64) -> Option<u32> {
+        let id = self.shard.claimed(claim, sequence);
+        let session = id.and_then(|id| self.shard.resume(core.now, number, &id, sequence));
+        match session {
+            Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
+            None => tracing::info!(shard = %self.shard.id(), ?id, sequence, "a RESUME can not be served"),
+        }
+        session
     }
 
     /// The client with this number may have something to get.
@@ -188,7 +200,7 @@ impl<I: Io> Hosted<I> {
 
     /// Puts what there is for the clients on its way. Returns whether there is more.
     pub(super) fn serve_clients(&mut self, core: &mut Core<I>) -> bool {
-        self.look();
+        self.look(core);
         if std::mem::take(&mut self.news) {
             for index in 0..self.awake.len() {
                 self.queue(self.awake[index]);

@@ -13,7 +13,7 @@ use std::{
 
 /// Changes with everything that makes older files unreadable, which includes any change of how the cache packs a guild:
 /// the codec, the tables, the stores, the list of kinds.
-const VERSION: u32 = 6;
+const VERSION: u32 = 7;
 /// Packed guilds do not get much smaller, whatever the level, so it should not cost time either; logs do.
 const ZSTD_LEVEL: i32 = -5;
 /// Changes with what is around the stream of the shard: the first line and the seal.

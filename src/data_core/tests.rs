@@ -105,6 +105,8 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         resume_window: Duration::from_secs(1),
         cache: crate::cache::Flags::ALL,
         honor_client_intents: true,
+        voice_grace: Duration::from_secs(60),
+        voice_rejoin: false,
         state_dir: None,
         forward_opcodes: Vec::new(),
         memory: Arc::default(),

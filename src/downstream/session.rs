@@ -60,6 +60,20 @@ impl std::fmt::Debug for SessionId {
     }
 }
 
+/// Which session a client says that it resumes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The one with this id of the proxy's.
+    Own(SessionId),
+    /// One with Discord's id of the shard's session.
+    Upstream {
+        /// That id.
+        id: String,
+        /// The proxy's id, from the path of the URL.
+        key: Option<SessionId>,
+    },
+}
+
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -92,6 +106,7 @@ pub struct Saved {
     version: u8,
     #[serde(default)]
     compress: bool,
+    named: bool,
     user: Option<u64>,
     sequence: u64,
     cursor: u64,
@@ -122,6 +137,8 @@ pub struct Session {
     pub id: SessionId,
     /// What the client asked for.
     pub options: Options,
+    /// Its client knows it by Discord's id of the shard's session, not by its own.
+    pub named: bool,
     /// Where it is in its life.
     pub phase: Phase,
     /// The connection that it is attached to.
@@ -179,6 +196,7 @@ impl Session {
             number,
             id,
             options,
+            named: false,
             phase: Phase::Waiting,
             connection: None,
             detached_at: None,
@@ -253,6 +271,12 @@ impl Session {
         debug_assert_eq!(position, self.cursor);
         self.cursor = position + 1;
         self.wants(position, meta, data).then(|| self.record())
+    }
+
+    /// Moves past the event at `position`, the one at the cursor, without sending it.
+    pub fn skip(&mut self, position: u64) {
+        debug_assert_eq!(position, self.cursor);
+        self.cursor = position + 1;
     }
 
     /// The number for a dispatch that is not in the log, such as RESUMED.
@@ -336,6 +360,7 @@ impl Session {
             intents: self.options.intents.0,
             version: self.options.version,
             compress: self.options.compress,
+            named: self.named,
             user: self.user,
             sequence: self.sequence,
             cursor: self.cursor,
@@ -357,7 +382,7 @@ impl Session {
         let mut session = Self::new(saved.number, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
-        session.user = saved.user;
+        (session.named, session.user) = (saved.named, saved.user);
         (session.sequence, session.cursor, session.base) = (saved.sequence, saved.cursor, saved.base);
         session.sent = saved.sent.into();
         for (guild, position, shown) in saved.contained {

@@ -54,21 +54,26 @@ impl<'a> Command<'a> {
 pub struct Identify {
     /// With or without `Bot `.
     pub token: String,
-    /// Index and number of shards. A missing field means shard 0 of 1.
-    #[serde(default = "only_shard")]
+    /// Index and number of shards. A missing field or null means shard 0 of 1.
+    #[serde(default = "only_shard", deserialize_with = "shard_or_null")]
     pub shard: (u32, u32),
     /// The requested intents. `None` (the field is missing, as API versions before 8 allow) means all events. Kord
     /// sends the number as a string of digits, so a string is accepted too.
     #[serde(default, deserialize_with = "number_or_digits")]
     pub intents: Option<u64>,
     /// Whether the client wants payload compression. The proxy ignores it when the URL asks for transport
-    /// compression.
-    #[serde(default)]
+    /// compression. A value that is no boolean asks for none: oceanic.js sends the name of its transport compression.
+    #[serde(default, deserialize_with = "lenient")]
     pub compress: Option<bool>,
 }
 
 fn only_shard() -> (u32, u32) {
     (0, 1)
+}
+
+/// Reads a shard, where null means the same as a missing field.
+fn shard_or_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(u32, u32), D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_else(only_shard))
 }
 
 /// The data of a client's RESUME (docs: Gateway Events, Resume).
@@ -220,6 +225,18 @@ mod tests {
         for (intents, read) in [(r#""3276799""#, Some(3_276_799)), ("null", None), ("0", Some(0))] {
             let payload = format!(r#"{{"op":2,"d":{{"token":"x","intents":{intents}}}}}"#);
             assert_eq!(Command::parse(payload.as_bytes()).unwrap().identify().unwrap().intents, read, "{intents}");
+        }
+        for (compress, read) in [
+            ("true", Some(true)),
+            ("false", Some(false)),
+            ("null", None),
+            (r#""zlib-stream""#, None),
+            ("1", None),
+            ("[true]", None),
+        ] {
+            let payload = format!(r#"{{"op":2,"d":{{"token":"x","shard":null,"compress":{compress}}}}}"#);
+            let identify = Command::parse(payload.as_bytes()).unwrap().identify().unwrap();
+            assert_eq!((identify.compress, identify.shard), (read, (0, 1)), "{compress}");
         }
         for bad in [
             r#"{"op":2}"#,

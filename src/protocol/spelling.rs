@@ -13,13 +13,14 @@
 use super::json::{Cursor, MAX_DEPTH, Malformed, string::plain_key};
 use hashbrown::HashMap;
 use memchr::memmem;
+use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// The `what` of a [`Malformed`] for text that may be JSON but is not in plain spelling.
 pub const NOT_PLAIN: &str = "not in plain spelling";
 
-/// Number of keys up to which a new key of an object is compared with each earlier one. An object with more keys uses
-/// a hash table.
+/// Number of keys up to which each key of an object is compared with each earlier one. The keys of larger objects are
+/// sorted, or go into a hash table.
 const FEW_KEYS: usize = 32;
 
 /// The keys of one object that have been read so far.
@@ -67,11 +68,25 @@ pub fn has_needless_escape(text: &[u8]) -> bool {
 
 /// Says whether the text is in plain spelling. Also false for some texts that are not JSON.
 pub fn is_plain(text: &[u8]) -> bool {
-    !has_needless_escape(text) && plain_value(text, 0, 0) == Some(text.len())
+    !has_needless_escape(text) && plain_value(text, 0, 0, &mut OpenKeys::new()) == Some(text.len())
+}
+
+/// The keys read so far of every object that is open, the outermost object's first. Nearly every event fits, so
+/// [`is_plain`] allocates nothing.
+type OpenKeys<'a> = SmallVec<[&'a [u8]; 64]>;
+
+/// Says whether a key occurs twice among the keys of one object.
+fn has_repeated(keys: &mut [&[u8]]) -> bool {
+    if keys.len() > FEW_KEYS {
+        keys.sort_unstable();
+        keys.windows(2).any(|pair| pair[0] == pair[1])
+    } else {
+        keys.iter().enumerate().any(|(index, key)| keys[..index].contains(key))
+    }
 }
 
 /// Finds the end of the value that begins at `at`; `None` when the value is not in plain spelling.
-fn plain_value(text: &[u8], at: usize, depth: usize) -> Option<usize> {
+fn plain_value<'a>(text: &'a [u8], at: usize, depth: usize, keys: &mut OpenKeys<'a>) -> Option<usize> {
     let string = |at: usize| {
         let mut cursor = Cursor::new(text.get(at..)?);
         cursor.string_as_spelled().ok().map(|(string, escaped)| (string, escaped, at + cursor.position()))
@@ -90,25 +105,30 @@ fn plain_value(text: &[u8], at: usize, depth: usize) -> Option<usize> {
     if text.get(at) == Some(&close) {
         return Some(at + 1);
     }
-    let mut keys = Keys::default();
+    let first_key = keys.len();
     loop {
         if close == b'}' {
             if text.get(at) != Some(&b'"') {
                 return None;
             }
             let (key, escaped, end) = string(at)?;
-            if (escaped && *plain_key(key) != *key) || keys.add(Cow::Borrowed(key)).is_some() {
+            if escaped && *plain_key(key) != *key {
                 return None;
             }
+            keys.push(key);
             at = end + usize::from(text.get(end) == Some(&b':'));
             if at == end {
                 return None;
             }
         }
-        at = plain_value(text, at, depth + 1)?;
+        at = plain_value(text, at, depth + 1, keys)?;
         match text.get(at)? {
             b',' => at += 1,
-            byte if *byte == close => return Some(at + 1),
+            byte if *byte == close => {
+                let repeated = has_repeated(&mut keys[first_key..]);
+                keys.truncate(first_key);
+                return (!repeated).then_some(at + 1);
+            }
             _ => return None,
         }
     }

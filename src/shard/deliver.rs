@@ -4,7 +4,7 @@
 //! remembers the log position at which it was taken; afterwards the cursor starts at the position of READY and the
 //! session skips what a snapshot already told (see [`Session`]).
 
-use super::{Client, Close, HEARTBEAT_TIMEOUT, SUPERSEDED, Shard, requests};
+use super::{Client, Close, HEARTBEAT_TIMEOUT, SUPERSEDED, Shard, requests, voice};
 use crate::{
     cache::{GuildSnapshot, View},
     downstream::{
@@ -151,6 +151,7 @@ impl Shard {
         let guilds: Vec<u64> = self.cached.now(&self.log).guilds().map(|(guild, _)| guild).collect();
         let position = self.log.next();
         let user = self.own_user();
+        self.choose_name(number);
         self.look_at(now + HEARTBEAT_TIMEOUT);
         let Some(client) = self.clients.get_mut(&number) else { return };
         client.session.begin_sync(position, now, user);
@@ -269,6 +270,10 @@ impl Shard {
             }
             if entry.position >= until && matches!(session.phase, Phase::Replaying { .. }) {
                 resumed(session, outbox);
+            }
+            if !voice::is_fresh(&self.voice, entry.meta.kind, entry.position, number, entry.data()) {
+                session.skip(entry.position);
+                continue;
             }
             if let Some(sequence) = session.pass(entry.position, entry.meta, entry.data()) {
                 write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]);

@@ -5,7 +5,8 @@
 //! its client is still there.
 //!
 //! * Presence (op 3): the newest one of the shard.
-//! * Voice (op 4): the newest one of each guild. To say again which channel the bot is in changes nothing.
+//! * Voice (op 4): the newest one of each guild, with the leave before it where there was one (see [`Table`](super::voice::Table)).
+//!   To say again which channel the bot is in changes nothing.
 //! * Soundboard sounds and channel info (op 31 and 43): questions, which may be asked twice.
 //! * Members (op 8): see [`Requests`](super::requests); those whose answer has not begun by the end of the replay.
 //!
@@ -86,6 +87,11 @@ impl InFlight {
         let missing = |at: Time, stale: bool| stale || at >= before;
         self.commands.retain(|sent| missing(sent.at, sent.stale));
         self.presence = self.presence.filter(|(at, stale)| missing(*at, *stale));
+    }
+
+    /// Discord has answered everything about the bot's voice state in a guild.
+    pub fn voice_answered(&mut self, guild: u64) {
+        self.commands.retain(|sent| subject(&sent.command) != Some(Subject::Voice(guild)));
     }
 
     /// There is another connection.

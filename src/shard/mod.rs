@@ -14,12 +14,14 @@ mod culprit;
 mod deliver;
 pub mod due;
 pub mod in_flight;
+pub mod naming;
 mod ready;
 pub mod renewal;
 pub mod report;
 mod requests;
 mod state;
 pub mod time;
+pub mod voice;
 
 use crate::{
     cache::{Cache, Flags},
@@ -67,6 +69,10 @@ pub struct Settings {
     pub honor_client_intents: bool,
     /// The intents that we identify with.
     pub intents: u64,
+    /// How long a voice channel is kept whose client is gone.
+    pub voice_grace: Duration,
+    /// Join the voice channels again when Discord has begun a new session.
+    pub voice_rejoin: bool,
     /// Opcodes of commands that are passed on though nothing is known of them.
     pub forward_opcodes: Vec<u64>,
 }
@@ -104,12 +110,15 @@ struct Client {
     doomed: Option<Close>,
     /// It has been told that its session is over.
     dismissed: bool,
+    /// Voice states that say that the connections it had are over, since Discord's session was lost. At most one for each
+    /// guild of the table.
+    voice_lost: Vec<Vec<u8>>,
 }
 
 impl Client {
     fn new(session: Session) -> Self {
         let (answers, acks) = (requests::Answers::default(), due::Acks::default());
-        Self { session, answers, snapshot: None, acks, doomed: None, dismissed: false }
+        Self { session, answers, snapshot: None, acks, doomed: None, dismissed: false, voice_lost: Vec::new() }
     }
 }
 
@@ -127,6 +136,14 @@ pub struct Shard {
     left: renewal::Left,
     /// Data of the READY of the current upstream session.
     ready: Option<Box<[u8]>>,
+    /// Discord's id of that session.
+    upstream_id: Option<Box<str>>,
+    /// The control core does not know it yet.
+    name_is_new: bool,
+    /// The highest number that was sent to a session with that id whose client may not know that it has ended.
+    strays_until: u64,
+    /// Voice connections.
+    voice: voice::Table,
     /// The newest presence that a client has set; a new upstream session starts without it.
     presence: Option<Vec<u8>>,
     clients: HashMap<u32, Client>,
@@ -180,9 +197,13 @@ impl Shard {
             log: Log::new(settings.log),
             cached: Cached::new(Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
+            voice: voice::Table::new(settings.voice_grace),
             settings,
             left: renewal::Left::default(),
             ready: None,
+            upstream_id: None,
+            name_is_new: true,
+            strays_until: 0,
             presence: None,
             clients: HashMap::new(),
             sessions: HashMap::new(),
@@ -239,7 +260,12 @@ impl Shard {
     }
 
     fn next_command(&mut self, now: Time) -> Option<Vec<u8>> {
-        let next = self.limiter.pop(now)?;
+        let next = loop {
+            let next = self.limiter.pop(now)?;
+            if let Some(next) = self.check_voice(now, next) {
+                break next;
+            }
+        };
         self.culprit.sent(now, next.client);
         match next.client {
             Some(client) => self.in_flight.sent(now, client, &next.command, next.again),
@@ -310,8 +336,8 @@ impl Shard {
         }
         match received {
             Received::Ready => self.on_ready(now, envelope.d)?,
-            Received::Dispatch(kind) => self.on_dispatch(kind, &envelope),
-            Received::Resumed => self.on_resumed(),
+            Received::Dispatch(kind) => self.on_dispatch(now, kind, &envelope),
+            Received::Resumed => self.on_resumed(now),
             Received::Control => {}
         }
         self.tell_remark();
@@ -350,6 +376,7 @@ impl Shard {
         // Every client's READY is made of it, key by key.
         let data = &*spelling::in_plain(data)?;
         if renewed {
+            self.voice_lost(now);
             let sessions = self.invalidate_sessions(now);
             self.requests.forget_all();
             self.limiter.forget_again();
@@ -361,6 +388,7 @@ impl Shard {
             self.left = renewal::Left::new(gone, now + self.settings.resume_window);
         }
         self.ready = Some(data.into());
+        self.read_name();
         // What a client has set is not in our IDENTIFY.
         if renewed && let Some(presence) = &self.presence {
             self.limiter.push_presence(presence.clone());
@@ -370,15 +398,21 @@ impl Shard {
     }
 
     /// The replay is complete. What was lost with the connection on its way to Discord is sent again.
-    fn on_resumed(&mut self) {
+    fn on_resumed(&mut self, now: Time) {
         self.limiter.forget_again();
         let waiting: Vec<&[u8]> = self.limiter.waiting().map(|(_, command)| command).collect();
-        let voice = self.in_flight.lost(&waiting).map(|(client, command)| (client, command.to_vec()));
-        let lost: Vec<(u32, Vec<u8>)> = voice.chain(self.requests.unanswered()).collect();
+        let sent = self.in_flight.lost(&waiting).map(|(client, command)| (client, command.to_vec()));
+        let mut lost: Vec<(u32, Vec<u8>)> = sent.chain(self.requests.unanswered()).collect();
+        lost.retain(|(client, _)| {
+            *client == NOBODY || self.clients.contains_key(client) && !self.culprit.is_guilty(*client)
+        });
+        let guilds: Vec<u64> = lost.iter().filter_map(|(_, command)| Some(voice::Ask::parse(command)?.guild)).collect();
+        self.voice.expect_answers_about(&guilds);
         for (client, command) in lost {
-            if self.clients.contains_key(&client) && !self.culprit.is_guilty(client) {
-                self.limiter.push_again(client, command);
+            if let Some(leave) = self.leave_again(now, &command) {
+                self.limiter.push_again(client, leave);
             }
+            self.limiter.push_again(client, command);
         }
         self.culprit.forgive();
         if self.in_flight.take_lost_presence()
@@ -389,7 +423,7 @@ impl Shard {
         }
     }
 
-    fn on_dispatch(&mut self, kind: EventKind, envelope: &Envelope<'_>) {
+    fn on_dispatch(&mut self, now: Time, kind: EventKind, envelope: &Envelope<'_>) {
         self.events[kind as usize] += 1;
         let name = envelope.t.unwrap_or_default();
         #[cfg(test)]
@@ -418,7 +452,10 @@ impl Shard {
             Some(Addressee::Nobody) => {
                 self.append(name, envelope.d, Meta { kind, state_of, only: Some(NOBODY) });
             }
-            None => self.append(name, envelope.d, Meta { kind, state_of, only: None }),
+            None => {
+                let only = self.voice_audience(now, kind, envelope.d);
+                self.append(name, envelope.d, Meta { kind, state_of, only });
+            }
         }
     }
 
@@ -507,25 +544,33 @@ impl Shard {
         let resumable = client.session.is_resumable();
         self.look_at(now + self.settings.resume_window);
         if gives_up || !resumable {
-            self.remove(number);
+            self.remove(now, number, gives_up);
         } else if self.clients.len() > MAX_DETACHED {
-            self.bound_detached();
+            self.bound_detached(now);
         }
         self.trim();
     }
 
-    fn bound_detached(&mut self) {
+    fn bound_detached(&mut self, now: Time) {
         let detached = |client: &Client| client.session.detached_at.map(|at| (at, client.session.number));
         let count = self.clients.values().filter_map(detached).count();
         if count > MAX_DETACHED
             && let Some((_, oldest)) = self.clients.values().filter_map(detached).min()
         {
-            self.remove(oldest);
+            self.remove(now, oldest, false);
         }
     }
 
-    fn remove(&mut self, number: u32) {
+    /// A session ends for good. `told`: its client knows.
+    fn remove(&mut self, now: Time, number: u32, told: bool) {
         if let Some(client) = self.clients.remove(&number) {
+            if !told {
+                self.note_stray(&client.session);
+            }
+            if !self.voice.is_empty() {
+                self.voice.session_ended(now, number, client.session.detached_at.unwrap_or(now));
+                self.look_at_voice();
+            }
             self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
             self.limiter.forget(number);

@@ -2,7 +2,7 @@
 //!
 //! Everything that is not replaced passes through as Discord sent it, known or not.
 
-use super::Shard;
+use super::{Shard, naming::RESUME_PATH};
 use crate::{
     downstream::session::Session,
     protocol::json::{self, write_string},
@@ -25,8 +25,13 @@ impl Shard {
         let original = self.ready.as_deref().unwrap_or(b"{}");
         let mut out = Vec::with_capacity(original.len() + guilds.len() * 48 + 512);
         out.extend_from_slice(format!(r#"{{"v":{}"#, session.options.version).as_bytes());
-        write_string(key(&mut out, "session_id"), session.id.as_str());
-        write_string(key(&mut out, "resume_gateway_url"), &self.settings.public_url);
+        let own = session.id.as_str();
+        let (id, resume_at) = match self.upstream_id.as_deref().filter(|_| session.named) {
+            Some(upstream) => (upstream, format!("{}{RESUME_PATH}{own}", self.settings.public_url)),
+            None => (own, self.settings.public_url.clone()),
+        };
+        write_string(key(&mut out, "session_id"), id);
+        write_string(key(&mut out, "resume_gateway_url"), &resume_at);
         key(&mut out, "shard").extend_from_slice(format!("[{},{}]", self.id.id, self.id.count).as_bytes());
         if let Some(user) = self.cached.user() {
             key(&mut out, "user").extend_from_slice(user);

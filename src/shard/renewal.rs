@@ -65,7 +65,7 @@ impl Shard {
                 self.invalidate(number, at);
                 at += step;
             } else {
-                self.remove(number);
+                self.remove(now, number, false);
             }
         }
         self.invalidated += known.len() as u64;
@@ -100,6 +100,7 @@ impl Shard {
         for _ in 0..client.acks.take_all() {
             outbox.message(&[payload::HEARTBEAT_ACK]);
         }
+        Self::tell_voice_lost(&mut client.voice_lost, &mut client.session, outbox);
         outbox.message(&[payload::INVALID_SESSION]);
         Progress::Return
     }

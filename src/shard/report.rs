@@ -73,6 +73,12 @@ pub struct Report {
     pub syncing: usize,
     /// Sessions of clients that ended because Discord gave the shard a new session.
     pub invalidated: u64,
+    /// Guilds in whose voice channels the bot is.
+    pub voice_connections: usize,
+    /// Voice connections that passed from one session of a client to another.
+    pub voice_takeovers: u64,
+    /// Op 4s that were not passed to Discord.
+    pub voice_refused: u64,
     /// Commands of clients that were not passed on because nobody here knows their opcode.
     pub unknown_commands: u64,
     /// Commands of clients for which Discord has closed the connection.
@@ -113,6 +119,9 @@ impl Shard {
             queued_commands: self.limiter.queued(),
             fell_off: self.fell_off,
             invalidated: self.invalidated,
+            voice_connections: self.voice.connections(),
+            voice_takeovers: self.voice.takeovers(),
+            voice_refused: self.voice.refused(),
             unknown_commands: self.unknown_commands,
             refused_commands: self.culprit.count,
             syncing: self.clients.values().filter(|client| deliver::is_syncing(client)).count(),

@@ -166,7 +166,7 @@ impl Requests {
     /// A command of a client is sent to Discord now. A request for members gets a nonce of ours, if not too many wait for
     /// their answers already.
     pub fn on_its_way(&mut self, now: Time, next: Next) -> Vec<u8> {
-        let Next { client, command, again } = next;
+        let Next { client, command, again, .. } = next;
         let data = command.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(b"}"));
         let (Some(session), Some(data)) = (client, data) else { return command };
         if again {

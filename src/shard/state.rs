@@ -45,6 +45,8 @@ mod kind {
     pub const COMMAND: u8 = 12;
     /// What guilds refer to.
     pub const TABLES: u8 = 13;
+    /// A guild's voice connection.
+    pub const VOICE: u8 = 16;
     /// A part of a guild, of which more follows.
     pub const GUILD_PART: u8 = 14;
     /// A command that may not have arrived at Discord.
@@ -66,6 +68,8 @@ struct Head {
     presence_waits: bool,
     /// Has it been sent, and perhaps not arrived?
     presence_in_flight: bool,
+    /// Up to this number a client of a session that has ended may come to resume it by Discord's id.
+    strays_until: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -133,6 +137,12 @@ impl Shard {
             presence,
             presence_waits: self.limiter.presence_waits(),
             presence_in_flight: self.in_flight.has_presence(),
+            strays_until: self
+                .clients
+                .values()
+                .filter(|client| !client.session.is_resumable() && client.session.named)
+                .map(|client| client.session.sequence())
+                .fold(self.strays_until, u64::max),
         };
         write_record(out, kind::HEAD, &[&serde_json::to_vec(&head)?])?;
         write_record(out, kind::READY, &[ready])?;
@@ -162,6 +172,9 @@ impl Shard {
             for answer in client.answers.save() {
                 write_record(out, kind::ANSWER, &[&session.number.to_le_bytes(), &serde_json::to_vec(&answer)?])?;
             }
+        }
+        for connection in self.voice.save() {
+            write_record(out, kind::VOICE, &[&serde_json::to_vec(&connection)?])?;
         }
         for request in self.requests.save() {
             write_record(out, kind::REQUEST, &[&serde_json::to_vec(&request)?])?;
@@ -222,6 +235,8 @@ impl Shard {
                 kind::READY => {
                     shard.cached.now(&shard.log).ready(&text).map_err(invalid)?;
                     shard.ready = Some(text.as_slice().into());
+                    shard.read_name();
+                    shard.strays_until = head.strays_until;
                 }
                 kind::USER => drop(shard.cached.now(&shard.log).apply(EventKind::UserUpdate, &text)),
                 kind::TABLES => {
@@ -261,6 +276,14 @@ impl Shard {
                     let client = shard.clients.get_mut(&number);
                     if !client.is_some_and(|client| client.answers.restore(answer)) {
                         return Err(invalid("an answer that can not be"));
+                    }
+                }
+                // After the sessions.
+                kind::VOICE => {
+                    let Shard { voice, clients, .. } = &mut shard;
+                    let there = |number| clients.contains_key(&number);
+                    if !voice.restore(now, serde_json::from_slice(&text)?, there) {
+                        return Err(invalid("too many voice connections"));
                     }
                 }
                 kind::REQUEST => shard.requests.restore(now, serde_json::from_slice(&text)?),

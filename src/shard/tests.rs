@@ -5,7 +5,7 @@ mod known_members;
 use super::*;
 use crate::{
     compression::Transport,
-    downstream::outbox::Outbox,
+    downstream::{outbox::Outbox, session::Claim},
     protocol::{Encoding, close, intents::Intents},
     websocket::{Inbound, Message, Role},
 };
@@ -17,6 +17,7 @@ mod culprit;
 mod heartbeats;
 mod in_flight;
 mod renewal;
+mod voice;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -27,6 +28,8 @@ fn settings(log: Limits) -> Rc<Settings> {
         resume_window: SECOND * 120,
         cache: Flags::ALL,
         honor_client_intents: true,
+        voice_grace: Duration::from_secs(60),
+        voice_rejoin: false,
         intents: u64::MAX,
         forward_opcodes: vec![44],
     })
@@ -137,6 +140,8 @@ struct Client {
     inbound: Inbound,
     sequence: u64,
     session: String,
+    /// Where READY has told it to resume.
+    url: String,
     announced: Vec<u64>,
     /// Members and count of each guild.
     guilds: BTreeMap<u64, (Vec<u64>, u64)>,
@@ -160,6 +165,7 @@ impl Client {
             inbound: Inbound::new(Role::Client, 1 << 24),
             sequence: 0,
             session: String::new(),
+            url: String::new(),
             announced: Vec::new(),
             guilds: BTreeMap::new(),
             messages: Vec::new(),
@@ -210,6 +216,7 @@ impl Client {
         match payload["t"].as_str().unwrap() {
             "READY" => {
                 self.session = data["session_id"].as_str().unwrap().into();
+                self.url = data["resume_gateway_url"].as_str().unwrap().into();
                 self.announced = data["guilds"].as_array().unwrap().iter().map(|guild| id(&guild["id"])).collect();
             }
             "GUILD_CREATE" => {
@@ -252,8 +259,18 @@ impl Client {
     }
 
     fn resume(&mut self, world: &mut World, connection: u64, sequence: u64) -> bool {
-        let id = SessionId::parse(&self.session).unwrap();
-        match world.shard.resume(world.now, connection, &id, sequence) {
+        let url = self.url.clone();
+        self.resume_at(world, connection, &url, sequence)
+    }
+
+    /// Resumes at this URL.
+    fn resume_at(&mut self, world: &mut World, connection: u64, url: &str, sequence: u64) -> bool {
+        let claim = match SessionId::parse(&self.session) {
+            Some(id) => Claim::Own(id),
+            None => Claim::Upstream { id: self.session.clone(), key: naming::session_in(url) },
+        };
+        let id = world.shard.claimed(&claim, sequence);
+        match id.and_then(|id| world.shard.resume(world.now, connection, &id, sequence)) {
             Some(number) => {
                 assert_eq!(number, self.number);
                 self.connection = connection;
@@ -277,12 +294,14 @@ fn ready_is_discords_with_the_proxys_own_in_it() {
     let ready: Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
     assert!(text.contains(r#"{"t":"READY","s":1,"op":0,"d":{"v":10,"#));
     let data = &ready["d"];
-    assert_eq!(data["resume_gateway_url"], "ws://proxy");
+    // It is the only client, so it is given Discord's id of the session.
+    assert_eq!(data["session_id"], "up");
+    let url = data["resume_gateway_url"].as_str().unwrap();
+    assert!(url.starts_with("ws://proxy/r/") && naming::session_in(url).is_some(), "{url}");
     assert_eq!(data["shard"], json!([0, 1]));
     assert_eq!(data["guilds"], json!([{"id": "10", "unavailable": true}, {"id": "20", "unavailable": true}]));
     assert_eq!((&data["user"]["username"], &data["new_key"]), (&json!("bot"), &json!([1])));
     assert_eq!((&data["private_channels"], &data["application"]["id"]), (&json!([]), &json!("1")));
-    assert_ne!(data["session_id"], "up");
     assert_eq!(data.as_object().unwrap().keys().filter(|key| *key == "session_id").count(), 1);
 }
 
@@ -478,7 +497,7 @@ fn a_client_that_reads_nothing_is_closed_all_the_same() {
         client.outbox.message(&[&vec![b' '; 1 << 20]]);
         assert!(client.produce(&mut world).has_more());
     }
-    let id = SessionId::parse(&old.session).unwrap();
+    let id = naming::session_in(&old.url).unwrap();
     assert!(world.shard.resume(world.now, 3, &id, old.sequence).is_some());
     assert_eq!(old.produce(&mut world), Progress::Close { close: SUPERSEDED, reconnect: false });
     world.now += HEARTBEAT_TIMEOUT;
@@ -585,7 +604,8 @@ fn payloads(client: &mut Client, world: &mut World, kind: &str) -> Vec<Value> {
             while let Some(message) = inbound.next().unwrap() {
                 let Message::Text(text) = message else { panic!("{message:?}") };
                 let payload: Value = serde_json::from_slice(text).unwrap();
-                found.extend((payload["t"] == kind).then_some(payload));
+                let is_it = |name: &str| name == kind || (kind.ends_with('_') && name.starts_with(kind));
+                found.extend(payload["t"].as_str().is_some_and(is_it).then_some(payload));
             }
         }
         client.read();

@@ -42,6 +42,7 @@ impl Shard {
             self.chores = None;
             self.requests.expire(now);
             self.expire_sessions(now);
+            self.tick_voice(now);
             self.trim();
             if let Some(at) = self.requests.deadline() {
                 self.look_at(at);
@@ -91,7 +92,7 @@ impl Shard {
             }
         }
         for number in expired {
-            self.remove(number);
+            self.remove(now, number, false);
         }
         if let Some(at) = next {
             self.look_at(at);

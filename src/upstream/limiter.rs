@@ -1,7 +1,8 @@
 //! The commands of all clients on their way to Discord, within what Discord allows
 //! (docs: Gateway, Rate Limiting: 120 events per 60 seconds, and of these 5 presence updates per 20 seconds).
 //!
-//! Promises: never more than [`COMMANDS_PER_WINDOW`] commands in any 60 s, so that heartbeats always have room; never more
+//! Promises: never more than [`COMMANDS_PER_WINDOW`] commands in any 60 s, and one more when that is the second half of the
+//! last one ([`Limiter::follow`]), so that heartbeats always have room; never more
 //! than [`PRESENCES_PER_WINDOW`] presence updates in any [`PRESENCE_WINDOW`], because Discord drops the rest without a
 //! word; the newest presence update always goes out in the end, and no other command waits for it; clients take turns, so
 //! that one cannot keep the others waiting; while others wait at most every other command is a presence update; the queue
@@ -36,6 +37,8 @@ pub struct Next {
     pub command: Vec<u8>,
     /// It was sent before, on a connection that broke.
     pub again: bool,
+    /// It is the second half of the command before.
+    pub follows: bool,
 }
 
 struct Queue {
@@ -50,6 +53,8 @@ pub struct Limiter {
     turns: VecDeque<Queue>,
     /// Commands that are sent again, before all others, because they were there before them. As many as had been sent.
     again: VecDeque<(u32, Vec<u8>)>,
+    /// The second half of the command that was sent last: it is the next one, whatever else waits.
+    second: Option<(u32, Vec<u8>)>,
     /// The newest presence that is not sent yet.
     presence: Option<Vec<u8>>,
     /// The last command was a presence update.
@@ -88,6 +93,11 @@ impl Limiter {
         self.presence = Some(command);
     }
 
+    /// The command that was taken last has a second half, which has to follow it at once.
+    pub fn follow(&mut self, client: u32, command: Vec<u8>) {
+        self.second = Some((client, command));
+    }
+
     /// Queues a command that was sent before, on a connection that broke.
     pub fn push_again(&mut self, client: u32, command: Vec<u8>) {
         self.again.push_back((client, command));
@@ -101,6 +111,7 @@ impl Limiter {
     /// Forgets what a client has waiting.
     pub fn forget(&mut self, client: u32) {
         self.again.retain(|(of, _)| *of != client);
+        self.second.take_if(|(of, _)| *of == client);
         self.turns.retain(|queue| {
             let keep = queue.client != client;
             if !keep {
@@ -127,6 +138,10 @@ impl Limiter {
 
     /// The next command that may be sent now.
     pub fn pop(&mut self, now: Time) -> Option<Next> {
+        if let Some((client, command)) = self.second.take() {
+            self.sent.push_back(now);
+            return Some(Next { client: Some(client), command, again: false, follows: true });
+        }
         while self.sent.front().is_some_and(|&sent| now.saturating_sub(sent) > WINDOW) {
             self.sent.pop_front();
         }
@@ -135,7 +150,7 @@ impl Limiter {
         }
         if let Some((client, command)) = self.again.pop_front() {
             self.sent.push_back(now);
-            return Some(Next { client: Some(client), command, again: true });
+            return Some(Next { client: Some(client), command, again: true, follows: false });
         }
         while self.presences.front().is_some_and(|&sent| now.saturating_sub(sent) > PRESENCE_WINDOW) {
             self.presences.pop_front();
@@ -148,7 +163,7 @@ impl Limiter {
             self.presences.push_back(now);
         }
         let command = match presence {
-            Some(command) => Next { client: None, command, again: false },
+            Some(command) => Next { client: None, command, again: false, follows: false },
             None => {
                 let mut queue = self.turns.pop_front()?;
                 let command = queue.commands.pop_front().expect("a queue with a turn is not empty");
@@ -157,7 +172,7 @@ impl Limiter {
                 if !queue.commands.is_empty() {
                     self.turns.push_back(queue);
                 }
-                Next { client: Some(client), command, again: false }
+                Next { client: Some(client), command, again: false, follows: false }
             }
         };
         self.sent.push_back(now);
@@ -216,9 +231,30 @@ mod tests {
         limiter.push_again(500, vec![3]);
         limiter.forget(500);
         let next = limiter.pop(SECOND).unwrap();
-        assert_eq!(next, Next { client: Some(7), command: vec![2], again: true });
+        assert_eq!(next, Next { client: Some(7), command: vec![2], again: true, follows: false });
         assert_eq!(drain(&mut limiter, SECOND), [1; COMMANDS_PER_WINDOW - 1]);
         assert_eq!(limiter.queued(), 1);
+    }
+
+    #[test]
+    fn the_second_half_of_a_command_goes_out_with_the_first() {
+        let mut limiter = Limiter::default();
+        for number in 0..=COMMANDS_PER_WINDOW as u32 {
+            limiter.push(number, vec![1]).unwrap();
+        }
+        limiter.push_presence(vec![9]);
+        for sent in 1..=COMMANDS_PER_WINDOW {
+            assert!(!limiter.pop(SECOND).unwrap().follows);
+            if sent == COMMANDS_PER_WINDOW {
+                limiter.follow(5, vec![2]);
+            }
+        }
+        let second = Next { client: Some(5), command: vec![2], again: false, follows: true };
+        assert_eq!((limiter.pop(SECOND), limiter.pop(SECOND)), (Some(second), None));
+        // The window is full by the second half, too.
+        let at = limiter.deadline().unwrap();
+        assert_eq!(limiter.pop(at - Duration::from_millis(1)), None);
+        assert!(limiter.pop(at).is_some());
     }
 
     #[test]

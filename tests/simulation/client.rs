@@ -36,6 +36,8 @@ pub struct Client {
     pub manner: Manner,
     /// Some clients lack the intent GUILD_MESSAGES. They receive everything but messages.
     intents: Intents,
+    /// It resumes where READY has told it to.
+    uses_url: bool,
     next_nonce: u64,
     connection: Option<u64>,
     inbound: FrameDecoder,
@@ -60,6 +62,7 @@ impl Client {
             name,
             manner: manner(rng),
             intents: Intents(if rng.u8(0..4) == 0 { all & !Intents::GUILD_MESSAGES.0 } else { all }),
+            uses_url: rng.bool(),
             next_nonce: 0,
             connection: None,
             inbound: FrameDecoder::new(Role::Client, 1 << 24),
@@ -146,6 +149,15 @@ impl Client {
         }
     }
 
+    /// Asks for a voice channel of a guild that it sees.
+    pub fn ask_voice(&mut self, host: &mut Host, rng: &mut Rng, coverage: &mut Coverage) {
+        let (Some(connection), Some(session)) = (self.connection, &self.session) else { return };
+        if host.generation == self.generation {
+            let guilds: Vec<u64> = session.guilds.keys().copied().collect();
+            session.voice.ask(connection, &guilds, host, rng, coverage);
+        }
+    }
+
     fn number(&self) -> u64 {
         self.connection.expect("a connection")
     }
@@ -162,7 +174,13 @@ impl Client {
         if let Some(session) = self.session.as_mut().filter(|session| !session.id.is_empty()) {
             let gone = self.gone_since.map(|since| now.saturating_sub(since));
             let gone_here = self.gone_since.map(|since| now.saturating_sub(since.max(host.started_at)));
-            match host.resume(now, &session.id, session.sequence) {
+            let url = if self.uses_url { &*session.url } else { "ws://proxy" };
+            // With Discord's id alone it may not be clear whose session is meant.
+            let bare = session.id.starts_with("upstream") && !self.uses_url;
+            if bare {
+                coverage.count(Event::BareResumes);
+            }
+            match host.resume(now, &session.id, url, session.sequence) {
                 Some(number) => {
                     // The shard checks its timers four times a second.
                     let expired = gone_here.is_some_and(|gone| gone > window + Duration::from_secs(1));
@@ -177,6 +195,7 @@ impl Client {
                     if session.generation != host.generation {
                         coverage.count(Event::RestartResumes);
                     }
+                    session.voice.connects(host);
                     self.connection = Some(number);
                     self.resuming = true;
                     self.gone_since = None;
@@ -195,7 +214,7 @@ impl Client {
                     let known = session.generation >= host.clean_start && session.renewals == host.renewals;
                     note(|| format!("client {}: its RESUME at {} is refused", self.name, session.sequence));
                     assert!(
-                        expired || !synced || !known || !roomy,
+                        expired || !synced || !known || !roomy || bare,
                         "P3: client {} could not resume at {} after {gone:?}",
                         self.name,
                         session.sequence
@@ -210,7 +229,7 @@ impl Client {
         self.connection = Some(number);
         self.gone_since = None;
         self.resuming = false;
-        self.session = Some(Session::new(host.generation));
+        self.session = Some(Session::new(host));
     }
 
     /// The proxy has sent Invalid Session: the client identifies anew, on the same connection or on another one.
@@ -224,7 +243,7 @@ impl Client {
         if number.is_multiple_of(2) && host.identify_again(number, self.intents) {
             note(|| format!("client {name}: identifies again on {number}"));
             coverage.count(Event::IdentifiedAgain);
-            self.session = Some(Session::new(host.generation));
+            self.session = Some(Session::new(host));
         } else {
             host.hang_up(number, Some(1000));
             self.lost(now, host, "to start over");
@@ -371,6 +390,7 @@ impl Client {
         match kind {
             "READY" => {
                 session.id = data["session_id"].as_str().expect("an id").to_owned();
+                session.url = data["resume_gateway_url"].as_str().expect("a URL").to_owned();
                 session.announced =
                     data["guilds"].as_array().expect("guilds").iter().map(|guild| id(&guild["id"])).collect();
                 (session.at, session.renewals) = host.began(number, offset);
@@ -397,6 +417,8 @@ impl Client {
                 let number = data["number"].as_u64().expect("a number");
                 session.skip_to(Some(number), host, name);
             }
+            "VOICE_STATE_UPDATE" => session.voice.state(guild, data),
+            "VOICE_SERVER_UPDATE" => session.voice.server(guild, data, host, coverage),
             "RESUMED" => {
                 assert!(self.resuming, "P3: RESUMED out of nowhere");
                 assert!(data.is_object());
@@ -425,6 +447,7 @@ impl Client {
             ids(truth.keys().collect()),
             "P5: the guilds of client {name}"
         );
+        session.voice.check(name, host, discord);
         for (id, (members, count)) in &session.guilds {
             assert_eq!(*members, truth[id].members, "P5: the members of guild {id} for client {name}");
             assert_eq!(*count, members.len() as u64);

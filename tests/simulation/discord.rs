@@ -7,6 +7,7 @@
 use crate::{
     net::Payload,
     trace::{Coverage, Event, note},
+    voice::Servers,
 };
 use fastrand::Rng;
 use gateway_proxy::{
@@ -114,6 +115,7 @@ pub struct Discord {
     heavy: bool,
     /// Bytes that are added to each GUILD_CREATE, so that clients receive their guilds over several turns.
     bulk: usize,
+    pub voice: Servers,
 }
 
 impl Discord {
@@ -139,6 +141,7 @@ impl Discord {
             fed: 0,
             user: MANY_MEMBERS + 100,
             heavy,
+            voice: Servers::default(),
             bulk: if rng.u8(0..3) == 0 { rng.usize(10_000..80_000) } else { 0 },
         }
     }
@@ -221,6 +224,12 @@ impl Discord {
             }
         }
         self.known = false;
+        self.voice.guilds.clear();
+    }
+
+    /// Discord's id of the session.
+    pub fn session_id(&self) -> Option<&str> {
+        self.session.as_ref().map(|session| &*session.id)
     }
 
     /// Ends the session when it has been without a connection for too long.
@@ -247,6 +256,7 @@ impl Discord {
             Some(1) => self.say(now, r#"{"t":null,"s":null,"op":11,"d":null}"#.into()),
             Some(2) => self.identify(now, coverage),
             Some(6) => self.resume(now, &payload["d"], coverage),
+            Some(4) => self.voice_state(now, &payload["d"], coverage),
             Some(8) => self.members(now, &payload["d"], coverage),
             _ => {}
         }
@@ -346,7 +356,15 @@ impl Discord {
         }
     }
 
-    fn dispatch(&mut self, now: Time, name: &str, data: &Value, number: Option<u64>, guild: Option<u64>, left: bool) {
+    pub fn dispatch(
+        &mut self,
+        now: Time,
+        name: &str,
+        data: &Value,
+        number: Option<u64>,
+        guild: Option<u64>,
+        left: bool,
+    ) {
         let Some(session) = &mut self.session else {
             self.lost.extend(number);
             return;
@@ -368,6 +386,7 @@ impl Discord {
     fn guild_create(&mut self, now: Time, id: u64, unavailable: Option<bool>) {
         let members: Vec<Value> = self.guilds[&id].members.iter().map(|user| member(*user)).collect();
         let mut data = json!({"id": id.to_string(), "name": "g", "member_count": members.len(), "members": members});
+        data["voice_states"] = self.voice_states(id);
         if self.bulk > 0 {
             data["bulk"] = "b".repeat(self.bulk).into();
         }
@@ -405,6 +424,7 @@ impl Discord {
                 if let Some(id) = any(rng) {
                     coverage.count(Event::Outages);
                     self.guilds.get_mut(&id).expect("it is there").available = false;
+                    self.voice.guilds.remove(&id);
                     let data = json!({"id": id.to_string(), "unavailable": true});
                     self.dispatch(now, "GUILD_DELETE", &data, None, Some(id), true);
                 }
@@ -419,6 +439,7 @@ impl Discord {
             21 => {
                 if let Some(id) = any(rng).filter(|_| self.guilds.len() > 1) {
                     self.guilds.remove(&id);
+                    self.voice.guilds.remove(&id);
                     self.dispatch(now, "GUILD_DELETE", &json!({"id": id.to_string()}), None, Some(id), true);
                 }
             }
@@ -430,6 +451,7 @@ impl Discord {
                     self.guild_create(now, id, None);
                 }
             }
+            23 => self.disturb_voice(now, rng, coverage),
             _ => {
                 if let Some(id) = any(rng) {
                     self.number += 1;

@@ -11,6 +11,7 @@ use crate::{
     process::{Choice, Disk, Process, queue},
     trace::{Coverage, Event, note, set_time},
     upstream::Endpoints,
+    voice::Tokens,
 };
 use fastrand::Rng;
 use gateway_proxy::{
@@ -19,10 +20,10 @@ use gateway_proxy::{
     data_core::{Arrival, Entry, Parcel, ToControl, ToCore},
     downstream::{
         outbox::{HIGH_WATER, Outbox},
-        session::{Options, SessionId},
+        session::{Claim, Options, SessionId},
     },
     protocol::{Encoding, Time, intents::Intents},
-    shard::{Close, report::Report},
+    shard::{Close, naming::session_in, report::Report},
     upstream::session::Status,
     websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
 };
@@ -92,6 +93,8 @@ pub struct Host {
     pub outage: bool,
     /// Number of attempts to connect to Discord.
     pub attempts: u64,
+    /// What is known of voice.
+    pub voice: Tokens,
     coverage: Coverage,
 }
 
@@ -131,6 +134,7 @@ impl Host {
             unreachable: 0,
             outage: false,
             attempts: 0,
+            voice: Tokens::default(),
             coverage: Coverage::default(),
         }
     }
@@ -238,6 +242,7 @@ impl Host {
             let before = self.taken.len();
             for payload in arrived.into_iter().filter(|payload| payload.counted).take(taken) {
                 self.renewals += u64::from(payload.ready);
+                self.voice.told(payload.voice, payload.ready);
                 if let Some(guild) = payload.guild.filter(|_| payload.number.is_some() || payload.left) {
                     self.fed.push(Fed { guild, number: payload.number });
                 }
@@ -340,7 +345,7 @@ impl Host {
                 }
                 ToControl::Panicked => panic!("the core has panicked; the last panic in the story says where"),
                 ToControl::Failed(why) => panic!("the core has failed: {why}"),
-                ToControl::Reports(..) | ToControl::Stopped => {}
+                ToControl::Reports(..) | ToControl::Stopped | ToControl::Named(..) => {}
             }
         }
         something
@@ -441,11 +446,14 @@ impl Host {
         true
     }
 
-    /// A client resumes on a new connection. `None`: the proxy answers with Invalid Session.
-    pub fn resume(&mut self, now: Time, session: &str, sequence: u64) -> Option<u64> {
-        let id = SessionId::parse(session).expect("one of ours");
+    /// A client resumes on a new connection to this URL; `None`: it is told that its session is invalid.
+    pub fn resume(&mut self, now: Time, session: &str, url: &str, sequence: u64) -> Option<u64> {
+        let claim = match SessionId::parse(session) {
+            Some(id) => Claim::Own(id),
+            None => Claim::Upstream { id: session.to_owned(), key: session_in(url) },
+        };
         let number = self.connect(Some(0));
-        self.enter(number, Entry::Resume { id, sequence });
+        self.enter(number, Entry::Resume { claim, sequence });
         self.drain();
         self.answer(now);
         let connection = self.connections.get_mut(&number).expect("a connection");

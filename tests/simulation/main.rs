@@ -8,7 +8,8 @@
 //! P2 the shard identifies only when it can not resume, never too early, and recovers from every fault by itself;
 //! P3 every client receives everything once, in order, with a sequence without gaps, over any number of connections;
 //! P4 memory is bounded, sessions end when they should, and nothing is left of clients that are gone;
-//! P5 the state that a client builds from its guilds and the events since is the true state;
+//! P5 the state that a client builds from its guilds and the events since is the true state, and voice tokens reach
+//!    only the session that they are for;
 //! P6 the core does no work without a reason.
 
 mod client;
@@ -22,6 +23,7 @@ mod run;
 mod session;
 mod trace;
 mod upstream;
+mod voice;
 
 use std::{
     env, panic,

@@ -6,6 +6,7 @@
 //! last byte.
 
 use crate::trace::{Coverage, Event};
+use crate::voice::Told;
 use gateway_proxy::{io::Token, protocol::Time};
 use std::{
     cell::RefCell,
@@ -24,6 +25,8 @@ pub struct Payload {
     pub number: Option<u64>,
     /// The guild was deleted or is unavailable.
     pub left: bool,
+    /// What it tells of voice.
+    pub voice: Told,
 }
 
 /// A receive in flight.

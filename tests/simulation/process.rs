@@ -24,6 +24,8 @@ use std::{cell::RefCell, io::Read, rc::Rc, time::Duration};
 pub struct Choice {
     pub log: Limits,
     pub resume_window: Duration,
+    pub voice_grace: Duration,
+    pub voice_rejoin: bool,
     pub transport: Transport,
     pub weather: Weather,
 }
@@ -80,6 +82,8 @@ fn plan(choice: Choice) -> Plan {
         resume_window: choice.resume_window,
         cache: Flags::ALL,
         honor_client_intents: true,
+        voice_grace: choice.voice_grace,
+        voice_rejoin: choice.voice_rejoin,
         state_dir: None,
         forward_opcodes: Vec::new(),
         memory: std::sync::Arc::default(),

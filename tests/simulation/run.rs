@@ -34,6 +34,7 @@ struct Faults {
     client_code: u32,
     client_over: u32,
     asks: u32,
+    voice: u32,
     outage: u32,
     unreachable: u8,
 }
@@ -54,6 +55,7 @@ impl Faults {
             client_code: some(30),
             client_over: some(40),
             asks: some(60),
+            voice: some(60),
             outage: some(1),
             unreachable: some(120) as u8,
         }
@@ -83,6 +85,8 @@ pub fn run(seed: u64) -> Coverage {
             Limits { bytes: rng.usize(1_000..60_000), entries: rng.usize(1..60) }
         },
         resume_window: Duration::from_secs(rng.u64(5..130)),
+        voice_grace: Duration::from_secs(rng.u64(0..130)),
+        voice_rejoin: rng.bool(),
         transport: [Transport::None, Transport::None, Transport::Zlib, Transport::Zstd][rng.usize(0..4)],
         weather: Weather::choose(&mut rng),
     };
@@ -224,6 +228,9 @@ impl World {
             if chance(rng, faults.asks) {
                 client.ask(now, host, rng, coverage);
             }
+            if chance(rng, faults.voice) {
+                client.ask_voice(host, rng, coverage);
+            }
             if chance(rng, 2) {
                 client.manner = client::manner(rng);
             }
@@ -279,8 +286,9 @@ impl World {
             let far = Duration::from_secs(1_000_000);
             client.leave(self.now, &mut self.host, Some(1000), far, &mut self.coverage);
         }
-        self.pass(self.choice.resume_window + Duration::from_secs(3), true);
+        self.pass(self.choice.resume_window.max(self.choice.voice_grace) + Duration::from_secs(10), true);
         let report = self.host.report();
         assert_eq!((report.clients, report.detached, report.log_events), (0, 0, 0), "P4: what is left");
+        assert!(self.discord.voice.guilds.is_empty(), "P4: the bot is in a voice channel whose client is gone");
     }
 }

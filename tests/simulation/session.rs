@@ -3,7 +3,7 @@
 //!
 //! It panics when the proxy breaks one of the promises P3 and P5 of the simulation (see `main.rs`).
 
-use crate::host::Host;
+use crate::{host::Host, voice::Heard};
 use gateway_proxy::protocol::Time;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +11,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// What the client knows about its session.
 pub struct Session {
     pub id: String,
+    /// Where READY has told the client to resume.
+    pub url: String,
     pub sequence: u64,
     /// The guilds of READY. Until each of them is in `answered`, the client may lack some of its guilds, and then the
     /// proxy does not let it resume.
@@ -29,6 +31,8 @@ pub struct Session {
     pub era: u64,
     /// The number of the proxy process in which the session began.
     pub generation: u64,
+    /// What the client knows about voice connections.
+    pub voice: Heard,
     /// The requests for members that have not been answered, by nonce.
     pub requests: BTreeMap<u64, Request>,
 }
@@ -59,9 +63,12 @@ impl Request {
 
 impl Session {
     /// A session that has received nothing.
-    pub fn new(generation: u64) -> Self {
+    pub fn new(host: &mut Host) -> Self {
+        let mut voice = Heard::default();
+        voice.connects(host);
         Self {
             id: String::new(),
+            url: String::new(),
             sequence: 0,
             announced: Vec::new(),
             answered: BTreeSet::new(),
@@ -71,7 +78,8 @@ impl Session {
             synced_at: None,
             renewals: 0,
             era: 0,
-            generation,
+            generation: host.generation,
+            voice,
             requests: BTreeMap::new(),
         }
     }
@@ -148,11 +156,13 @@ impl Session {
         assert_eq!(count, members.len() as u64, "P5: members of guild {guild} for client {name}");
         let before = self.guilds.insert(guild, (members, count));
         assert!(before.is_none(), "P5: guild {guild} twice for client {name}");
+        self.voice.guild(guild, data);
     }
 
     /// A guild is gone or unavailable.
     pub fn guild_delete(&mut self, data: &Value, guild: u64, name: usize) {
         self.answered.insert(guild);
+        self.voice.guild_left(guild);
         self.disturb(guild);
         let known = self.guilds.remove(&guild).is_some() || self.announced.contains(&guild);
         // The proxy sends the GUILD_DELETE for a guild that the bot left while the shard had no session; the client may

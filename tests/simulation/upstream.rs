@@ -5,6 +5,7 @@ use crate::{
     discord::{Discord, Frame},
     net::{Net, Payload, Shared},
     trace::{Coverage, note},
+    voice::Told,
 };
 use fastrand::Rng;
 use gateway_proxy::{
@@ -102,7 +103,8 @@ impl Endpoints {
                         net.push(endpoint.socket, &endpoint.frame(&text));
                         let (dispatch, ready) = (text.starts_with(r#"{"t":""#), text.starts_with(r#"{"t":"READY""#));
                         let counted = dispatch && !text.starts_with(r#"{"t":"RESUMED""#);
-                        net.ends_payload(endpoint.socket, Payload { counted, ready, guild, number, left });
+                        let voice = Told::by(&text);
+                        net.ends_payload(endpoint.socket, Payload { counted, ready, guild, number, left, voice });
                     }
                     Frame::Close(code) => {
                         let mut frame = Vec::new();

@@ -10,7 +10,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Process, TOKEN, View, root};
+use super::{PATIENCE, Process, TOKEN, View, packages, root};
 
 /// All intents that the proxy of the tests has.
 const ALL_INTENTS: u64 = 53_608_447;
@@ -58,6 +58,8 @@ pub struct Bot {
     /// For each acknowledged heartbeat that the bot has reported: whether the acknowledgement came before the library
     /// had recorded that it sent the heartbeat.
     early: Vec<bool>,
+    /// States of voice connections that it has reported, with their guilds.
+    voice: Vec<(String, String)>,
     /// Whether the library may report errors.
     tolerant: bool,
 }
@@ -69,8 +71,9 @@ impl Bot {
     /// # Panics When the library can not be installed: a missing library is a failure, never a reason to skip the
     /// test.
     pub fn start(directory: &Path, name: &str, library: &str, shards: u32, settings: &Settings<'_>) -> Self {
-        install(library);
-        let mut command = program(library);
+        let packages = packages(library, settings.compress);
+        install(&packages);
+        let mut command = program(library, &packages);
         command
             .current_dir(directory)
             .env("GATEWAY_URL", settings.gateway)
@@ -82,7 +85,7 @@ impl Bot {
             .env("INTENTS", settings.intents.unwrap_or(ALL_INTENTS).to_string())
             .env("HEARTBEAT_MS", settings.heartbeat_ms.to_string());
         if let Some(ca) = settings.ca {
-            command.env("NODE_EXTRA_CA_CERTS", ca);
+            command.env("NODE_EXTRA_CA_CERTS", ca).env("SSL_CERT_FILE", ca);
         }
         let process = Process::start(name, command, directory);
         Self {
@@ -91,6 +94,7 @@ impl Bot {
             members: Vec::new(),
             caches: Vec::new(),
             early: Vec::new(),
+            voice: Vec::new(),
             tolerant: false,
         }
     }
@@ -180,6 +184,26 @@ impl Bot {
         self.command(&json!({"cmd": "presence", "status": status, "name": name}));
     }
 
+    /// Lets the library join a voice channel, and waits until it takes itself for connected.
+    pub fn join_voice(&mut self, guild: &str, channel: &str) {
+        let before = self.voice.len();
+        self.command(&json!({"cmd": "voice", "guild": guild, "channel": channel}));
+        self.wait(&format!("the voice connection of guild {guild}"), |bot| {
+            let connected = bot.voice[before..].iter().any(|(of, state)| of == guild && state == "connected");
+            if connected { Ok(()) } else { Err(format!("{:?}", &bot.voice[before..])) }
+        });
+    }
+
+    /// Lets the library leave the voice channel of a guild.
+    pub fn leave_voice(&mut self, guild: &str) {
+        self.command(&json!({"cmd": "voice", "guild": guild, "channel": null}));
+    }
+
+    /// The newest state of a guild's voice connection that it has reported.
+    pub fn voice(&self, guild: &str) -> Option<&str> {
+        self.voice.iter().rfind(|(of, _)| of == guild).map(|(_, state)| &**state)
+    }
+
     /// Makes the library drop the connection of a shard and RESUME.
     pub fn reconnect(&mut self, shard: u32) {
         self.command(&json!({"cmd": "reconnect", "shard": shard}));
@@ -203,6 +227,7 @@ impl Bot {
             Report::Error { .. } => panic!("the bot reported an error: {line}"),
             Report::Acknowledged { early } => self.early.push(early),
             Report::Cache { guild, view } => self.caches.push((guild, view)),
+            Report::Voice { guild, state } => self.voice.push((guild, state)),
             Report::Members { guild, count } => self.members.push((guild, count)),
             Report::Ready { shard, guilds } => self.known(shard).ready.push(guilds),
             Report::Guild { shard, id, members, unavailable, join } => {
@@ -234,6 +259,7 @@ enum Report {
     Members { guild: String, count: u64 },
     Cache { guild: String, view: Option<View> },
     Acknowledged { early: bool },
+    Voice { guild: String, state: String },
     Reconnecting { shard: u32 },
     Resumed { shard: u32 },
     Error {},
@@ -256,25 +282,25 @@ pub struct Settings<'a> {
     /// Milliseconds between two heartbeats, for libraries that let the bot choose (discord.py); 0: the interval in
     /// HELLO.
     pub heartbeat_ms: u64,
-    /// A certificate that Node.js has to trust, for `wss://`.
+    /// A certificate for Node.js and Python to trust, for `wss://`.
     pub ca: Option<&'a Path>,
 }
 
-/// Runs `scripts/clients-setup` for one library.
+/// Runs `scripts/clients-setup` for one library, or for a name of [`packages`].
 ///
-/// # Panics When the library can not be installed.
-pub fn install(library: &str) {
+/// # Panics When it can not be installed.
+pub fn install(packages: &str) {
     let script = root().join("scripts/clients-setup");
-    let output = Command::new(&script).arg(library).output();
+    let output = Command::new(&script).arg(packages).output();
     let output = output.unwrap_or_else(|error| panic!("cannot run {}: {error}", script.display()));
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{library} cannot be installed: {}\n{said}", output.status);
+    assert!(output.status.success(), "{packages} cannot be installed: {}\n{said}", output.status);
 }
 
-/// The command that runs the bot of an installed library.
-fn program(library: &str) -> Command {
+/// The command that runs the bot of a library with installed packages.
+fn program(library: &str, packages: &str) -> Command {
     let source = root().join("tests/clients").join(library);
-    let installed: PathBuf = root().join("target/clients").join(library);
+    let installed: PathBuf = root().join("target/clients").join(packages.replace('/', "-"));
     if source.join("bot.js").exists() {
         let mut command = Command::new("node");
         command.env("NODE_PATH", installed.join("node_modules")).arg(source.join("bot.js"));

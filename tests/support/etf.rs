@@ -10,8 +10,20 @@ const MAX_INTEGER: u64 = (1 << 53) - 1;
 ///
 /// # Errors A description of what is wrong with the term.
 pub fn read(term: &[u8]) -> Result<Value, String> {
+    read_with(term, &str::to_owned)
+}
+
+/// Reads a whole term as Elixir does, where an atom is no string: the atom `op` becomes `:op`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn read_with_atoms(term: &[u8]) -> Result<Value, String> {
+    read_with(term, &|atom| format!(":{atom}"))
+}
+
+fn read_with(term: &[u8], atom: &dyn Fn(&str) -> String) -> Result<Value, String> {
     let mut rest = term.strip_prefix(&[131]).ok_or("not version 131")?;
-    let value = value(&mut rest)?;
+    let value = value(&mut rest, atom)?;
     if rest.is_empty() { Ok(value) } else { Err(format!("{} bytes after the term", rest.len())) }
 }
 
@@ -32,7 +44,7 @@ fn string(rest: &mut &[u8], length: usize) -> Result<String, String> {
     String::from_utf8(take(rest, length)?.to_vec()).map_err(|error| error.to_string())
 }
 
-fn value(rest: &mut &[u8]) -> Result<Value, String> {
+fn value(rest: &mut &[u8], atom: &dyn Fn(&str) -> String) -> Result<Value, String> {
     Ok(match take(rest, 1)?[0] {
         97 => unsigned(rest, 1)?.into(),
         98 => (unsigned(rest, 4)? as u32 as i32).into(),
@@ -46,7 +58,7 @@ fn value(rest: &mut &[u8]) -> Result<Value, String> {
                 "nil" => Value::Null,
                 "true" => true.into(),
                 "false" => false.into(),
-                other if other.is_ascii() => other.into(),
+                other if other.is_ascii() => atom(other).into(),
                 other => return Err(format!("the atom {other} is not ASCII")),
             }
         }
@@ -54,7 +66,7 @@ fn value(rest: &mut &[u8]) -> Result<Value, String> {
         108 => {
             let length = unsigned(rest, 4)?;
             assert_ne!(length, 0, "the empty list has a type of its own");
-            let list = (0..length).map(|_| value(rest)).collect::<Result<_, _>>()?;
+            let list = (0..length).map(|_| value(rest, atom)).collect::<Result<_, _>>()?;
             if take(rest, 1)? != [106] {
                 return Err("a list without its tail".to_owned());
             }
@@ -82,8 +94,8 @@ fn value(rest: &mut &[u8]) -> Result<Value, String> {
             let length = unsigned(rest, 4)?;
             let mut map = Map::new();
             for _ in 0..length {
-                let Value::String(key) = value(rest)? else { return Err("a key that is no string".to_owned()) };
-                let value = value(rest)?;
+                let Value::String(key) = value(rest, atom)? else { return Err("a key that is no string".to_owned()) };
+                let value = value(rest, atom)?;
                 map.insert(key, value);
             }
             Value::Object(map)

@@ -141,6 +141,21 @@ impl Gateway {
     ///
     /// # Errors The connection has ended, or nothing came in time.
     pub fn receive(&mut self) -> Result<Payload, Gone> {
+        let text = self.receive_bytes()?;
+        if self.options.encoding == Encoding::Etf {
+            return Ok(Self::payload_of(etf::read(&text).expect("a term")));
+        }
+        assert!(has_keys_in_order(&text), "t, s, op, d: {}", String::from_utf8_lossy(&text));
+        let envelope = Envelope::scan(&text).expect("a payload");
+        let utf8 = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+        Ok(Payload { op: envelope.op, s: envelope.s, t: envelope.t.map(utf8), d: utf8(envelope.d) })
+    }
+
+    /// The bytes of the next payload, decompressed: JSON text or a term.
+    ///
+    /// # Errors
+    /// The end of the connection, or silence.
+    pub fn receive_bytes(&mut self) -> Result<Vec<u8>, Gone> {
         let mut text = Vec::new();
         loop {
             match self.inbound.next().expect("frames by the RFC") {
@@ -180,13 +195,7 @@ impl Gateway {
                     continue;
                 }
             }
-            if self.options.encoding == Encoding::Etf {
-                return Ok(Self::payload_of(etf::read(&text).expect("a term")));
-            }
-            assert!(has_keys_in_order(&text), "t, s, op, d: {}", String::from_utf8_lossy(&text));
-            let envelope = Envelope::scan(&text).expect("a payload");
-            let utf8 = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
-            return Ok(Payload { op: envelope.op, s: envelope.s, t: envelope.t.map(utf8), d: utf8(envelope.d) });
+            return Ok(text);
         }
     }
 

@@ -19,18 +19,20 @@ mod proxy;
 mod simulator;
 mod truth;
 mod view;
+mod voice;
 
 pub use bot::{Bot, DEFAULT_INTENTS, Guild, Settings, Shard, install};
 pub use faulty_relay::{Fault, FaultyRelay};
 pub use gateway::{Gateway, Gone, Options, Payload};
 pub use http::{Response, get, get_json, post, post_body};
 pub use kernel::memory_of_connections;
-pub use libraries::{chosen, libraries};
+pub use libraries::{chosen, chosen_to_speak, libraries, packages};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use simulator::{Simulator, TOKEN};
 pub use truth::{compare_guilds, guilds_of, wait_for_events};
 pub use view::View;
+pub use voice::{Credentials, Voice};
 
 use std::{
     net::TcpListener,

@@ -54,7 +54,11 @@ Prints `listening on ADDRESS` when it is ready. The control API takes shard=N or
   POST /sim/refuse?seconds=N                   close new TCP connections at once (these ones too)
   POST /sim/hang?seconds=N                     never answer new connections (other than /sim/)
   POST /sim/remaining?value=N                  IDENTIFYs that are left
+  POST /sim/voice-move?guild=ID[&channel=ID]   a moderator moves the bot to a voice channel, or out of them
+  POST /sim/voice-server?guild=ID              the voice server goes away, another one is given
   POST /sim/guild-leave?id=ID, guild-unavailable?id=ID, guild-available?id=ID, guild-join?shard=S
+
+A voice server listens on the same port for ?v=4 to ?v=8 (libraries want TLS there: --tls-dir); no voice is passed on.
 
 Messages that the simulator makes start with `n:<number>`, counting up on each shard without gaps. They also carry
 `sim_number`, which is there without the MESSAGE_CONTENT intent too, and `sim_sent_ns`, CLOCK_MONOTONIC.
@@ -133,6 +137,9 @@ pub struct Serve {
     /// Serve HTTPS and WSS with a certificate for localhost, under a CA that is written to DIR/ca.pem
     #[arg(long, value_name = "DIR")]
     pub tls_dir: Option<PathBuf>,
+    /// Offer xsalsa20_poly1305 for voice, which Discord gave up in November 2024, and which eris 0.18 still needs
+    #[arg(long)]
+    pub old_voice_modes: bool,
     /// Run on this CPU only
     #[arg(long)]
     pub cpu: Option<usize>,

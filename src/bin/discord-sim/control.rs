@@ -140,11 +140,23 @@ async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Respon
             server.gateway.borrow_mut().set_remaining(value);
             Ok(Response::ok(format!(r#"{{"remaining":{value}}}"#)))
         }
+        "/sim/voice-move" | "/sim/voice-server" => voice(server, request),
         "/sim/guild-leave" | "/sim/guild-unavailable" | "/sim/guild-available" | "/sim/guild-join" => {
             guild_event(server, request)
         }
         _ => Err(Response::error(404, "404: Not Found", 0)),
     }
+}
+
+/// A moderator moves the bot within a guild's voice channels, or out of them; or Discord moves the bot's voice server.
+fn voice(server: &Server, request: &Request) -> Result<Response, Response> {
+    let guild = number(request, "guild")?.ok_or_else(|| wrong("which guild?"))?;
+    let mut gateway = server.gateway.borrow_mut();
+    let changed = match request.path.as_str() {
+        "/sim/voice-move" => gateway.move_from_voice(guild, number(request, "channel")?),
+        _ => gateway.move_voice_server(guild),
+    };
+    Ok(Response::ok(Object::new().bool("changed", changed).finish()))
 }
 
 fn guilds(server: &Server, request: &Request) -> Result<Response, Response> {

@@ -15,6 +15,7 @@ mod rest;
 mod serve;
 mod signals;
 mod tls;
+mod voice;
 mod world;
 
 use clap::Parser;

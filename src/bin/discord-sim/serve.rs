@@ -6,14 +6,15 @@ use crate::gateway::{Encoder, Gateway, Options, Transport};
 use crate::http::{Request, Response};
 use crate::link::{Link, inbound};
 use crate::world::{Settings, Wish, World};
-use crate::{control, rest, tls};
+use crate::{control, rest, tls, voice};
 use futures_lite::FutureExt;
-use gateway_proxy::websocket::{Role, server_response};
+use gateway_proxy::websocket::{Role, Upgrade, server_response};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
 use rustls::{ServerConfig, ServerConnection};
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -43,6 +44,10 @@ pub struct Server {
     pub refuse_until: Cell<Instant>,
     /// Until then new connections get no answer.
     pub hang_until: Cell<Instant>,
+    /// Where voice packets go.
+    pub voice_udp: SocketAddr,
+    /// Voice servers offer a mode of encryption that Discord gave up.
+    pub old_voice_modes: bool,
     tls: Option<Arc<ServerConfig>>,
     rng: RefCell<fastrand::Rng>,
 }
@@ -100,6 +105,7 @@ pub async fn run(options: Serve) -> io::Result<()> {
         replay_bytes: options.replay_mib << 20,
         url,
         resume_url,
+        voice_endpoint: format!("{host}:{}", address.port()),
     };
     let now = Instant::now();
     let server = Rc::new(Server {
@@ -108,6 +114,8 @@ pub async fn run(options: Serve) -> io::Result<()> {
         steady: Cell::new(false),
         refuse_until: Cell::new(now),
         hang_until: Cell::new(now),
+        old_voice_modes: options.old_voice_modes,
+        voice_udp: voice::answer_discovery(reachable(address.ip()))?,
         tls,
         rng: RefCell::new(fastrand::Rng::with_seed(options.seed)),
     });
@@ -190,21 +198,7 @@ async fn connection(server: Rc<Server>, stream: TcpStream) -> io::Result<()> {
             return Ok(());
         }
         match &request.upgrade {
-            Some(Ok(upgrade)) => {
-                let Some((version, transport)) = gateway_query(&request) else {
-                    let message =
-                        "the simulator speaks v=9 or v=10, encoding=json, compress=zlib-stream or zstd-stream";
-                    Response::error(400, message, 0).write(false, &mut link.out);
-                    link.finish().await;
-                    return Ok(());
-                };
-                link.out.extend_from_slice(server_response(upgrade).as_bytes());
-                let encoder = Encoder::new(transport)?;
-                let inbound = inbound(Role::Server, MOST_MESSAGE, &buffer);
-                let key = server.gateway.borrow_mut().connect(version, transport, &request.path, Instant::now());
-                Driver::new(server, key, link, inbound, encoder).run().await;
-                return Ok(());
-            }
+            Some(Ok(upgrade)) => return websocket(server, link, &request, upgrade, &buffer).await,
             Some(Err(error)) => {
                 Response::error(400, &error.to_string(), 0).write(false, &mut link.out);
                 link.finish().await;
@@ -236,6 +230,35 @@ async fn connection(server: Rc<Server>, stream: TcpStream) -> io::Result<()> {
     }
 }
 
+/// A WebSocket to the gateway, or to a voice server. The versions of the two have no number in common. `received` came
+/// with the request.
+async fn websocket(
+    server: Rc<Server>,
+    mut link: Link,
+    request: &Request,
+    upgrade: &Upgrade,
+    received: &[u8],
+) -> io::Result<()> {
+    if let Some(version) = voice_version(request) {
+        link.out.extend_from_slice(server_response(upgrade).as_bytes());
+        let inbound = inbound(Role::Server, voice::MOST_MESSAGE, received);
+        return voice::serve(server, link, inbound, version).await;
+    }
+    let Some((version, transport)) = gateway_query(request) else {
+        let message =
+            "the simulator speaks v=9 or v=10 (voice: 4 to 8), encoding=json, compress=zlib-stream or zstd-stream";
+        Response::error(400, message, 0).write(false, &mut link.out);
+        link.finish().await;
+        return Ok(());
+    };
+    link.out.extend_from_slice(server_response(upgrade).as_bytes());
+    let encoder = Encoder::new(transport)?;
+    let inbound = inbound(Role::Server, MOST_MESSAGE, received);
+    let key = server.gateway.borrow_mut().connect(version, transport, &request.path, Instant::now());
+    Driver::new(server, key, link, inbound, encoder).run().await;
+    Ok(())
+}
+
 /// Reads with a limit on the silence of the client, which counts as the end.
 async fn read(link: &mut Link, buffer: &mut Vec<u8>) -> io::Result<usize> {
     let idle = async {
@@ -260,6 +283,11 @@ fn gateway_query(request: &Request) -> Option<(u64, Option<Transport>)> {
         Some(name) => Some(Transport::parse(name)?),
     };
     Some((version, transport))
+}
+
+/// The version of the voice gateway that a URL asks for, if it does.
+fn voice_version(request: &Request) -> Option<u64> {
+    request.get("v")?.parse().ok().filter(|version| voice::VERSIONS.contains(version))
 }
 
 /// Ends what has lasted too long.

@@ -6,7 +6,7 @@ const HELLO: &str = r#"{"op":10,"d":{"heartbeat_interval":40000}}"#;
 
 impl World {
     /// The connection breaks, and there is another one, on which the RESUME has been sent.
-    fn break_connection(&mut self) {
+    pub(super) fn break_connection(&mut self) {
         self.now += SECOND * 10;
         self.shard.upstream_closed(self.now, None);
         self.shard.tick(self.now);

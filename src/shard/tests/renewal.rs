@@ -12,7 +12,7 @@ impl World {
     }
 
     /// Discord has ended the session, and the shard has a new one with these guilds, which are not sent yet.
-    fn renew(&mut self, guilds: &[u64]) {
+    pub(super) fn renew(&mut self, guilds: &[u64]) {
         self.lose_session();
         self.connect(guilds);
     }

@@ -16,7 +16,7 @@ import (
 )
 
 // recipe:start
-// identifier is what a shard identifies with: without limits, because the proxy needs no wait between two shards.
+// identifier makes the IDENTIFY of a shard. It has no rate limit, because the proxy needs no wait between two shards.
 func identifier(token string, intents uint, shard, shards int) gateway.Identifier {
 	identify := gateway.DefaultIdentifyCommand(token)
 	identify.Intents = option.NewUint(intents)
@@ -24,7 +24,7 @@ func identifier(token string, intents uint, shard, shards int) gateway.Identifie
 	return gateway.Identifier{IdentifyCommand: identify}
 }
 
-// connect is a gateway of the proxy, to be given to session.NewWithGateway or to be read as it is.
+// connect makes a gateway that connects to the proxy. Give it to session.NewWithGateway, or read its events yourself.
 func connect(gatewayURL string, identifier gateway.Identifier) *gateway.Gateway {
 	return gateway.NewCustomWithIdentifier(gateway.AddGatewayParams(gatewayURL), identifier, nil)
 }

@@ -118,6 +118,13 @@ def attach(client, library, chunk=lambda guild: guild.chunk()):
         # The shard's websocket is not public; closing it with 4000 is what the library itself does when it resumes.
         await client.get_shard(command["shard"])._parent.ws.close(4000)
 
+    async def voice(command):
+        guild = client.get_guild(int(command["guild"]))
+        if command["channel"] is None:
+            return await guild.voice_client.disconnect(force=True)
+        await guild.get_channel(int(command["channel"])).connect(self_deaf=True)
+        emit("voice", guild=command["guild"], state="connected")
+
     dispatch = client._connection.dispatch
 
     def report_and_dispatch(event, *args, **kwargs):
@@ -132,7 +139,8 @@ def attach(client, library, chunk=lambda guild: guild.chunk()):
     login = client.login
 
     async def login_and_listen(*args, **kwargs):
-        listen({"members": members, "cache": cache, "presence": presence, "reconnect": reconnect})
+        commands = {"members": members, "cache": cache, "presence": presence, "reconnect": reconnect}
+        listen({**commands, "voice": voice})
         await login(*args, **kwargs)
 
     client.login = login_and_listen

@@ -1,6 +1,7 @@
 'use strict';
 // What the bots of eris share: everything but how the library is set up.
 
+const Eris = require('eris');
 const { emit, fail, listen, numberOf } = require('./protocol.js');
 
 /** Reports what the client tells its user, and does what the harness asks for. */
@@ -56,7 +57,20 @@ function watch(client) {
     };
   }
 
+  /** Joins a voice channel, or leaves if there is none, and tells when the connection is there and when it is gone. */
+  async function voice({ guild, channel }) {
+    if (!channel) return client.voiceConnections.leave(guild);
+    // The simulator's roles are random; whether the bot may join is Discord's to say.
+    client.getChannel(channel).permissionsOf = () => ({ allow: Eris.Constants.Permissions.voiceConnect });
+    const connection = await client.joinVoiceChannel(channel, { opusOnly: true });
+    connection.on('debug', (message) => console.error(message));
+    connection.on('error', (error) => fail(error));
+    connection.on('disconnect', () => emit('voice', { guild, state: 'disconnected' }));
+    emit('voice', { guild, state: 'connected' });
+  }
+
   listen({
+    voice,
     cache: ({ guild }) => emit('cache', { guild, view: view(client.guilds.get(guild)) }),
     members: async ({ guild }) => {
       const members = await client.guilds.get(guild).fetchMembers();

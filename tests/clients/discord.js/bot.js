@@ -2,7 +2,7 @@
 const { GATEWAY_URL, API_URL, LOGIN, TOKEN, SHARDS, INTENTS, emit, fail, listen, numberOf } = require('../common/protocol.js');
 
 // recipe:start
-// Both from discord.js itself: SimpleShardingStrategy of another major of @discordjs/ws than its own does not work.
+// Take SimpleShardingStrategy from discord.js, too: that of a separate @discordjs/ws works only if it has the same major version.
 const { Client, SimpleShardingStrategy } = require('discord.js');
 
 const client = new Client({
@@ -77,7 +77,21 @@ function view(found) {
   };
 }
 
+/** Joins a voice channel, or leaves if there is none, and tells each state of the connection. */
+function voice({ guild, channel }) {
+  const { getVoiceConnection, joinVoiceChannel } = require('@discordjs/voice');
+  if (!channel) return getVoiceConnection(guild).destroy();
+  const { voiceAdapterCreator } = client.guilds.cache.get(guild);
+  const connection = joinVoiceChannel({ guildId: guild, channelId: channel, adapterCreator: voiceAdapterCreator, debug: true });
+  connection.on('debug', (message) => console.error(message));
+  connection.on('error', (error) => fail(error));
+  connection.on('stateChange', (before, { status }) => {
+    if (status !== before.status) emit('voice', { guild, state: status === 'ready' ? 'connected' : status });
+  });
+}
+
 listen({
+  voice,
   cache: ({ guild }) => emit('cache', { guild, view: view(client.guilds.cache.get(guild)) }),
   members: async ({ guild }) => {
     const members = await client.guilds.cache.get(guild).members.fetch();

@@ -51,7 +51,7 @@ public final class Bot {
         Protocol.watchLog();
         DiscordClient client = DiscordClient.builder(Protocol.TOKEN).setExtraOptions(Bot::restOfTheTest).build();
         // recipe:start
-        // As many buckets as shards: the library would wait 6 s between two of one bucket, and the proxy needs no wait.
+        // A bucket for each shard: the library waits 6 s between two shards of one bucket, and the proxy needs no such wait.
         var sharding = ShardingStrategy.builder().count(Protocol.SHARDS).maxConcurrency(Protocol.SHARDS).build();
         var login = client.gateway().setSharding(sharding);
         // recipe:end

@@ -4,7 +4,7 @@ const { CompressionMethod } = require('@discordjs/ws');
 const { dispatch } = require('../common/raw_events.js');
 
 // recipe:start
-// On its own. A bot on discord.js has to import from discord.js: that has a copy of its own, perhaps of another major.
+// For bots without discord.js. discord.js brings a copy of this package, perhaps of another major version: import from there.
 const { WebSocketManager, WebSocketShardEvents } = require('@discordjs/ws');
 
 const gateway = {
@@ -17,7 +17,7 @@ const manager = new WebSocketManager({
   intents: INTENTS,
   rest: { get: async () => gateway }, // all that the library asks of REST is GET /gateway/bot
   // recipe:end
-  compression: COMPRESS === 'zlib-stream' ? CompressionMethod.ZlibNative : null,
+  compression: { 'zlib-stream': CompressionMethod.ZlibNative, 'zlib-sync': CompressionMethod.ZlibSync }[COMPRESS] ?? null,
   // recipe:start
 });
 // recipe:end

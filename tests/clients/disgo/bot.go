@@ -19,14 +19,15 @@ import (
 )
 
 // recipe:start
-// oneByOne starts one shard after the other without a wait. Two at the same time can get the same number from the library.
+// oneByOne starts the shards one after the other, without a wait: the library can give two that start at the same time
+// the same number.
 type oneByOne struct{ sync.Mutex }
 
 func (o *oneByOne) Close(context.Context)                 {}
 func (o *oneByOne) WaitBucket(context.Context, int) error { o.Lock(); return nil }
 func (o *oneByOne) UnlockBucket(int)                      { o.Unlock() }
 
-// throughTheProxy runs all shards on the proxy, and starts them at once.
+// throughTheProxy makes all shards connect to the proxy.
 func throughTheProxy(gatewayURL string, shards int) bot.ConfigOpt {
 	all := make([]int, shards)
 	for shard := range all {
@@ -35,7 +36,7 @@ func throughTheProxy(gatewayURL string, shards int) bot.ConfigOpt {
 	return bot.WithShardManagerConfigOpts(
 		sharding.WithShardCount(shards),
 		sharding.WithShardIDs(all...),
-		sharding.WithShardSplitCount(shards+1), // otherwise the library sends what is for a guild to shard 0
+		sharding.WithShardSplitCount(shards+1), // without it the library sends commands for any guild to shard 0
 		sharding.WithRateLimiter(&oneByOne{}),
 		sharding.WithGatewayConfigOpts(gateway.WithURL(gatewayURL)),
 	)

@@ -3,7 +3,7 @@ const { GATEWAY_URL, TOKEN, SHARDS, INTENTS, COMPRESS } = require('../common/pro
 const { watch } = require('../common/eris.js');
 
 // recipe:start
-const Eris = require('eris'); // and erlpack, which the library uses when it is there: encoding=etf
+const Eris = require('eris'); // with erlpack installed, the library speaks ETF instead of JSON
 
 const client = new Eris.Client(`Bot ${TOKEN}`, {
   intents: INTENTS,

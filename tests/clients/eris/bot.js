@@ -1,13 +1,16 @@
 'use strict';
-const { GATEWAY_URL, TOKEN, SHARDS, INTENTS } = require('../common/protocol.js');
+const { GATEWAY_URL, TOKEN, SHARDS, INTENTS, COMPRESS } = require('../common/protocol.js');
 const { watch } = require('../common/eris.js');
 
 // recipe:start
-const Eris = require('eris'); // and not erlpack, which the library would use instead of JSON
+const Eris = require('eris'); // if erlpack is installed, too, the library speaks ETF instead of JSON
 
 const client = new Eris.Client(`Bot ${TOKEN}`, {
   intents: INTENTS,
   maxShards: SHARDS,
+  // recipe:end
+  compress: COMPRESS === 'zlib-stream', // with pako, because zlib-sync is not installed
+  // recipe:start
 });
 client.getGateway = client.getBotGateway = async () => ({
   url: GATEWAY_URL,

@@ -27,7 +27,7 @@ async def get_gateway(self):
 
 
 async def get_gateway_bot(self):
-    # With a max_concurrency above 1 the library waits for all shards before it starts those of the second bucket.
+    # If max_concurrency is above 1, the library waits until all shards are ready before it starts the second bucket: for ever.
     limit = {"total": 1000, "remaining": 1000, "reset_after": 86400000, "max_concurrency": 1}
     return {"url": GATEWAY_URL, "shards": SHARDS, "session_start_limit": limit}
 

@@ -32,7 +32,7 @@ import kotlinx.coroutines.launch
 import kotlinx.coroutines.runBlocking
 
 // recipe:start
-/** All shards connect to the proxy, and at once: a bucket for each, because the proxy needs no wait between two shards. */
+/** Makes all shards connect to the proxy at once. Each has a bucket of its own, because the proxy needs no wait between two. */
 fun KordBuilder.throughTheProxy(gatewayUrl: String, shardCount: Int) {
     val limiter = IdentifyRateLimiter(maxConcurrency = shardCount, Dispatchers.Default)
     sharding { Shards(shardCount) }

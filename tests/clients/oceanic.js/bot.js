@@ -1,16 +1,22 @@
 'use strict';
-const { GATEWAY_URL, TOKEN, SHARDS, INTENTS, emit, fail, listen, numberOf } = require('../common/protocol.js');
+const { GATEWAY_URL, TOKEN, SHARDS, INTENTS, COMPRESS, emit, fail, listen, numberOf } = require('../common/protocol.js');
 
 // recipe:start
-const { Client } = require('oceanic.js'); // and not erlpack, which the library would use instead of JSON
+const { Client } = require('oceanic.js'); // if erlpack is installed, too, the library speaks ETF instead of JSON
 
 const client = new Client({
   auth: `Bot ${TOKEN}`,
   gateway: {
     intents: INTENTS,
-    maxShards: SHARDS,
-    concurrency: SHARDS,
-    override: { url: async () => `${GATEWAY_URL}/?v=10&encoding=json`, timeBetweenShardConnects: 0 },
+    override: {
+      getBot: async () => ({ url: GATEWAY_URL, shards: SHARDS, sessionStartLimit: { maxConcurrency: SHARDS } }),
+      appendQuery: true, // the library's own: version, encoding and compression
+      timeBetweenShardConnects: 0,
+    },
+    // recipe:end
+    // With pako or zstd-napi. With zlib of Node.js itself the library gives its user messages of a connection that it has closed.
+    compress: COMPRESS || false,
+    // recipe:start
   },
 });
 // recipe:end

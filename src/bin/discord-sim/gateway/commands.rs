@@ -45,7 +45,8 @@ struct Identify<'a> {
     intents: Option<Ids>,
     shard: Option<(u64, u64)>,
     large_threshold: Option<u64>,
-    compress: Option<bool>,
+    /// `true` asks for compressed payloads. What is no boolean asks for none: oceanic.js sends the name of a compression.
+    compress: Option<serde_json::Value>,
     #[serde(borrow)]
     presence: Option<&'a RawValue>,
 }
@@ -197,7 +198,7 @@ impl Gateway {
             _ => {
                 record.last_commands.insert(op, text.to_owned());
                 match op {
-                    4 => self.voice_state(session, shard, parse(data, "op 4")?),
+                    4 => self.update_voice_state(session, shard, &parse(data, "op 4")?),
                     8 => self.request_members(session, shard, &parse(data, "op 8")?, now)?,
                     31 => self.request_sounds(session, shard, &parse(data, "op 31")?),
                     _ => self.request_channel_info(session, shard, &parse(data, "op 43")?),
@@ -272,7 +273,7 @@ impl Gateway {
         self.next_key += 1;
         peer.session = Some(session_key);
         peer.cursor = 1;
-        peer.compress_payloads = identify.compress == Some(true);
+        peer.compress_payloads = identify.compress == Some(true.into());
         let record = &mut self.shards[shard];
         record.sessions.push(session_key);
         record.identifies += 1;
@@ -352,17 +353,10 @@ impl Gateway {
         Ok(())
     }
 
-    fn voice_state(&mut self, session: u64, shard: usize, wanted: VoiceState) {
+    fn update_voice_state(&mut self, session: u64, shard: usize, wanted: &VoiceState) {
         let Some(guild) = wanted.guild_id.first().filter(|guild| self.world.shard_of(*guild) == shard) else { return };
         let channel = wanted.channel_id.as_ref().and_then(Ids::first);
-        let Some(id) = self.sessions.get(&session).map(|session| session.id.clone()) else { return };
-        let Some(joined) = self.world.bot_voice(guild, channel, wanted.self_mute, wanted.self_deaf, &id) else {
-            return;
-        };
-        self.publish(shard, &joined.state);
-        if let Some(server) = joined.server {
-            self.push_to(session, "VOICE_SERVER_UPDATE", &server);
-        }
+        self.voice_state(session, guild, channel, wanted.self_mute, wanted.self_deaf);
     }
 
     fn request_members(

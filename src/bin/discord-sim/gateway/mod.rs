@@ -12,6 +12,7 @@ mod identify;
 mod intents;
 mod session;
 mod stats;
+pub mod voice;
 
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,8 @@ pub struct Options {
     pub url: String,
     /// `resume_gateway_url` of READY.
     pub resume_url: String,
+    /// `endpoint` of VOICE_SERVER_UPDATE.
+    pub voice_endpoint: String,
 }
 
 /// A break of the rules by a client.
@@ -206,6 +209,8 @@ pub struct Gateway {
     pub violations: VecDeque<ViolationRecord>,
     /// All violations, also those that are not kept.
     pub violation_count: u64,
+    /// Voice servers that were given out.
+    pub voice: voice::Grants,
     budget: Budget,
     sessions: BTreeMap<u64, Session>,
     peers: BTreeMap<u64, Peer>,
@@ -232,6 +237,7 @@ impl Gateway {
             shards: std::iter::repeat_with(ShardRecord::default).take(shards).collect(),
             violations: VecDeque::new(),
             violation_count: 0,
+            voice: voice::Grants::default(),
             sessions: BTreeMap::new(),
             peers: BTreeMap::new(),
             next_key: 1,
@@ -306,6 +312,7 @@ impl Gateway {
             peer.session = None;
         }
         for event in self.world.end_voice(session.shard, &session.id) {
+            self.voice_ended(&event);
             self.publish(session.shard, &event);
         }
     }

@@ -52,6 +52,7 @@ impl Gateway {
             .int("connections", self.peers.len() as u64)
             .int("events_sent", total(|shard| shard.events_sent))
             .int("violation_count", self.violation_count)
+            .raw("voice", &self.voice.stats())
             .raw("violations", &json::array(violations))
             .raw("shards", &json::array((0..self.shards.len()).map(|shard| self.shard_stats(shard))))
             .finish()

@@ -39,6 +39,7 @@ impl Sim {
             replay_bytes: 64 << 20,
             url: "ws://sim".into(),
             resume_url: "ws://sim/r".into(),
+            voice_endpoint: "voice.sim:443".into(),
         };
         Self { gateway: Gateway::new(options, world, shards, now), now }
     }

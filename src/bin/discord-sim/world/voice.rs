@@ -14,8 +14,8 @@ const MOST_IN_VOICE: usize = 80;
 pub struct Joined {
     /// The VOICE_STATE_UPDATE.
     pub state: Event,
-    /// The `d` of VOICE_SERVER_UPDATE, for the session that asked; none if the channel did not change.
-    pub server: Option<String>,
+    /// The bot has come into the channel from elsewhere, or in another session, and so needs a voice server.
+    pub moved: bool,
 }
 
 /// The `d` of a VOICE_STATE_UPDATE: the state, with guild and member.
@@ -126,7 +126,7 @@ impl World {
         let Some(channel) = channel else {
             let mut events = Vec::new();
             leave(guild, bot, &mut events);
-            return Some(Joined { state: events.pop()?, server: None });
+            return Some(Joined { state: events.pop()?, moved: false });
         };
         if !guild.channels.contains(channel) {
             return None;
@@ -141,14 +141,7 @@ impl World {
         let state = json::with_field(&state, "self_stream", "false");
         let state = json::with_field(&state, "self_video", "false");
         guild.voice_states.set(bot, state.clone());
-        let server = moved.then(|| {
-            Object::new()
-                .str("token", &names::hex(&mut self.dice.rng, 16))
-                .id("guild_id", guild.id)
-                .str("endpoint", "c-sim01.discord.media:443")
-                .finish()
-        });
-        Some(Joined { state: event(guild, bot, &state), server })
+        Some(Joined { state: event(guild, bot, &state), moved })
     }
 
     /// The bot leaves every voice channel that this gateway session brought it into, because the session ended.

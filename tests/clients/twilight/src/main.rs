@@ -34,7 +34,7 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 // recipe:start
 /// A config for every shard: connects to the proxy, and starts all shards at once.
 fn config(token: String, intents: Intents, gateway_url: String) -> Config<InMemoryQueue> {
-    // max_concurrency, remaining, reset_after, total: nothing to wait for, the proxy has the sessions already
+    // max_concurrency, remaining, reset_after, total: no limits, because an IDENTIFY to the proxy costs none at Discord
     let queue = InMemoryQueue::new(1000, 1000, Duration::from_secs(86_400), 1000);
     ConfigBuilder::new(token, intents)
         .proxy_url(gateway_url) // without a slash at its end

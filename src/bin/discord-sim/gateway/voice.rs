@@ -1,0 +1,201 @@
+//! The bot's voice connections, as the main gateway and the voice servers see them (docs: Voice Connections).
+//!
+//! Owns which token is good for which guild. A token is made when the bot comes into a channel, and is good until the bot
+//! leaves or changes the channel, the voice server is moved, or the session ends that brought it there. Pure.
+
+use super::{Gateway, intents};
+use crate::json::{self, Object};
+use crate::world::Event;
+use std::collections::BTreeMap;
+
+/// Codes of the voice gateway (docs: Opcodes and Status Codes, Voice Close Event Codes).
+pub const NOT_AUTHENTICATED: u16 = 4003;
+/// The token is not the one of this session.
+pub const AUTHENTICATION_FAILED: u16 = 4004;
+/// IDENTIFY or RESUME on a connection that has done so.
+pub const ALREADY_AUTHENTICATED: u16 = 4005;
+/// The session has ended, or never was.
+pub const SESSION_NO_LONGER_VALID: u16 = 4006;
+/// There is no such guild.
+pub const SERVER_NOT_FOUND: u16 = 4011;
+/// The channel was left, or the server has gone away.
+pub const DISCONNECTED: u16 = 4014;
+
+/// The most tokens of the past that are known, so that a stale one is told from a wrong one.
+const MOST_STALE: usize = 4_096;
+
+/// A voice server for one guild.
+struct Grant {
+    session: String,
+    token: String,
+    /// Counts up with every grant.
+    number: u64,
+    /// A connection has identified with it, and has been told how to encrypt.
+    described: bool,
+}
+
+/// The credentials in a voice connection's op 0 or op 7.
+pub struct Credentials<'a> {
+    /// The guild.
+    pub server: u64,
+    /// The bot; a RESUME does not say.
+    pub user: Option<u64>,
+    /// The id of the gateway session that is in the channel.
+    pub session: &'a str,
+    /// From VOICE_SERVER_UPDATE.
+    pub token: &'a str,
+}
+
+/// See the module's description.
+#[derive(Default)]
+pub struct Grants {
+    guilds: BTreeMap<u64, Grant>,
+    /// Tokens that were good once, newest last.
+    stale: Vec<String>,
+    next: u64,
+    identifies: u64,
+    resumes: u64,
+    /// Connections that were refused, by code.
+    refused: BTreeMap<u16, u64>,
+}
+
+impl Grants {
+    fn grant(&mut self, guild: u64, session: &str, token: String) {
+        self.revoke(guild);
+        self.next += 1;
+        let grant = Grant { session: session.to_owned(), token, number: self.next, described: false };
+        self.guilds.insert(guild, grant);
+    }
+
+    fn revoke(&mut self, guild: u64) {
+        let Some(grant) = self.guilds.remove(&guild) else { return };
+        if self.stale.len() == MOST_STALE {
+            self.stale.remove(0);
+        }
+        self.stale.push(grant.token);
+    }
+
+    /// Is this grant still good?
+    pub fn is_good(&self, guild: u64, number: u64) -> bool {
+        self.guilds.get(&guild).is_some_and(|grant| grant.number == number)
+    }
+
+    /// A connection has been told how to encrypt: the library is connected.
+    pub fn described(&mut self, guild: u64) {
+        if let Some(grant) = self.guilds.get_mut(&guild) {
+            grant.described = true;
+        }
+    }
+
+    /// The connection of this grant has ended.
+    pub fn ended(&mut self, guild: u64, number: u64) {
+        if let Some(grant) = self.guilds.get_mut(&guild).filter(|grant| grant.number == number) {
+            grant.described = false;
+        }
+    }
+
+    fn check(&self, credentials: &Credentials<'_>, bot: u64) -> Result<u64, u16> {
+        let Some(grant) = self.guilds.get(&credentials.server) else { return Err(SESSION_NO_LONGER_VALID) };
+        let stale = self.stale.iter().any(|token| token == credentials.token);
+        if stale || grant.session != credentials.session || credentials.user.is_some_and(|user| user != bot) {
+            return Err(SESSION_NO_LONGER_VALID);
+        }
+        if grant.token == credentials.token { Ok(grant.number) } else { Err(AUTHENTICATION_FAILED) }
+    }
+
+    /// What `/sim/stats` says.
+    pub fn stats(&self) -> String {
+        let guilds = self.guilds.iter().map(|(guild, grant)| {
+            Object::new()
+                .id("guild", *guild)
+                .str("session_id", &grant.session)
+                .int("number", grant.number)
+                .bool("connected", grant.described)
+                .finish()
+        });
+        let refused = self.refused.iter().fold(Object::new(), |out, (code, count)| out.int(&code.to_string(), *count));
+        Object::new()
+            .int("identifies", self.identifies)
+            .int("resumes", self.resumes)
+            .int("grants", self.next)
+            .raw("refused", &refused.finish())
+            .raw("guilds", &json::array(guilds))
+            .finish()
+    }
+}
+
+impl Gateway {
+    /// A voice connection identifies, or resumes: the number of its grant, or the code that closes it.
+    pub fn voice_credentials(&mut self, credentials: &Credentials<'_>, resumes: bool) -> Result<u64, u16> {
+        let known = self.world.guild(credentials.server).is_some();
+        let checked = match known {
+            true => self.voice.check(credentials, self.world.bot()),
+            false => Err(SERVER_NOT_FOUND),
+        };
+        match checked {
+            Ok(_) if resumes => self.voice.resumes += 1,
+            Ok(_) => self.voice.identifies += 1,
+            Err(code) => *self.voice.refused.entry(code).or_default() += 1,
+        }
+        checked
+    }
+
+    /// The bot joins, moves or leaves, because of session `key` of a shard (Gateway Events: "Update Voice State").
+    pub fn voice_state(&mut self, key: u64, guild: u64, channel: Option<u64>, self_mute: bool, self_deaf: bool) {
+        let Some((shard, id)) = self.sessions.get(&key).map(|session| (session.shard, session.id.clone())) else {
+            return;
+        };
+        let Some(joined) = self.world.bot_voice(guild, channel, self_mute, self_deaf, &id) else { return };
+        if channel.is_none() {
+            self.voice.revoke(guild);
+        }
+        self.publish(shard, &joined.state);
+        if joined.moved {
+            self.grant_voice(key, guild, &id);
+        }
+    }
+
+    /// Makes a token for a guild, and tells the session that is in its channel.
+    fn grant_voice(&mut self, key: u64, guild: u64, session: &str) {
+        let token = format!("{:016x}", self.rng.u64(..));
+        let update = Object::new()
+            .str("token", &token)
+            .id("guild_id", guild)
+            .str("endpoint", &self.options.voice_endpoint)
+            .finish();
+        self.voice.grant(guild, session, token);
+        self.push_to(key, "VOICE_SERVER_UPDATE", &update);
+    }
+
+    /// What the session in a guild's channel is called here.
+    fn voice_session(&self, guild: u64) -> Option<(u64, String)> {
+        let id = &self.voice.guilds.get(&guild)?.session;
+        let key = self.sessions.iter().find(|(_, session)| session.id == *id).map(|(key, _)| *key)?;
+        Some((key, id.clone()))
+    }
+
+    /// A moderator moves the bot to another channel, or out of voice. False: it is in no channel of the guild.
+    pub fn move_from_voice(&mut self, guild: u64, channel: Option<u64>) -> bool {
+        let Some((key, _)) = self.voice_session(guild) else { return false };
+        self.voice_state(key, guild, channel, false, false);
+        true
+    }
+
+    /// The voice server goes away: first there is none (`endpoint: null`), then another one (Gateway Events: "Voice Server
+    /// Update"). False: the bot is in no channel of the guild.
+    pub fn move_voice_server(&mut self, guild: u64) -> bool {
+        let Some((key, id)) = self.voice_session(guild) else { return false };
+        let token = format!("{:016x}", self.rng.u64(..));
+        let away = Object::new().str("token", &token).id("guild_id", guild).null("endpoint").finish();
+        self.voice.revoke(guild);
+        self.push_to(key, "VOICE_SERVER_UPDATE", &away);
+        self.grant_voice(key, guild, &id);
+        true
+    }
+
+    /// The bot has left a channel because its session is over.
+    pub fn voice_ended(&mut self, event: &Event) {
+        debug_assert_eq!(intents::of(event.name), intents::GUILD_VOICE_STATES);
+        self.voice.revoke(event.guild);
+    }
+}

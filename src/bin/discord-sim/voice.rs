@@ -1,0 +1,310 @@
+//! A voice server: the voice gateway, versions 4 to 8 (docs: Voice Connections), and the answer to IP discovery.
+//!
+//! A connection gets HELLO, identifies or resumes with what the main gateway has given out, and gets READY; after its SELECT
+//! PROTOCOL it gets SESSION DESCRIPTION, and the library takes itself for connected. A connection with the token of
+//! another session, of another guild or of the past is refused as at Discord. No voice is ever passed on: packets that are no IP
+//! discovery are dropped.
+
+use crate::gateway::Gateway;
+use crate::gateway::voice::{self, Credentials};
+use crate::json::{self, Object};
+use crate::link::Link;
+use crate::serve::Server;
+use futures_lite::FutureExt;
+use gateway_proxy::websocket::{Inbound, Message, Opcode, write_close, write_frame};
+use glommio::timer::sleep;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Versions of the voice gateway that are spoken.
+pub const VERSIONS: std::ops::RangeInclusive<u64> = 4..=8;
+/// Largest message.
+pub const MOST_MESSAGE: usize = 64 << 10;
+/// What HELLO says, in milliseconds.
+const HEARTBEAT_INTERVAL: u64 = 13_750;
+/// How often a connection looks whether its token is still good.
+const LOOK: Duration = Duration::from_millis(25);
+/// Modes of transport encryption that are not deprecated; the second one has to be there.
+const MODES: [&str; 2] = ["aead_aes256_gcm_rtpsize", "aead_xchacha20_poly1305_rtpsize"];
+/// The mode of libraries that have not changed since Discord gave the old ones up in November 2024.
+const OLD_MODE: &str = "xsalsa20_poly1305";
+/// An IP discovery packet: type, length, ssrc, address, port.
+const DISCOVERY: usize = 74;
+
+#[derive(Deserialize)]
+struct Payload<'a> {
+    op: u64,
+    #[serde(borrow, default)]
+    d: Option<&'a RawValue>,
+}
+
+/// Op 0 and op 7.
+#[derive(Deserialize)]
+struct Introduction {
+    server_id: Id,
+    #[serde(default)]
+    user_id: Option<Id>,
+    session_id: String,
+    token: String,
+}
+
+/// Op 1.
+#[derive(Deserialize)]
+struct SelectProtocol {
+    protocol: String,
+    data: Selected,
+}
+
+#[derive(Deserialize)]
+struct Selected {
+    mode: String,
+}
+
+/// Snowflakes come as strings or numbers.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Id {
+    Text(String),
+    Number(u64),
+}
+
+impl Id {
+    fn get(&self) -> u64 {
+        match self {
+            Self::Text(text) => text.parse().unwrap_or(0),
+            Self::Number(number) => *number,
+        }
+    }
+}
+
+/// A close: code and reason.
+type Close = (u16, &'static str);
+
+const MALFORMED: Close = (4002, "Failed to decode payload.");
+
+/// One voice connection's protocol. Pure.
+pub struct Voice {
+    version: u64,
+    udp: SocketAddr,
+    modes: Vec<&'static str>,
+    /// The guild and the number of its grant.
+    granted: Option<(u64, u64)>,
+}
+
+impl Voice {
+    /// A connection of this version; voice packets would go to `udp`. `old`: offer a mode that Discord does not any more.
+    pub fn new(version: u64, udp: SocketAddr, old: bool) -> Self {
+        let modes = MODES.into_iter().chain(old.then_some(OLD_MODE)).collect();
+        Self { version, udp, modes, granted: None }
+    }
+
+    /// The first payload.
+    pub fn hello(&self) -> String {
+        let data = Object::new().int("v", self.version).int("heartbeat_interval", HEARTBEAT_INTERVAL).finish();
+        payload(8, &data)
+    }
+
+    /// Takes one message; returns the answer.
+    pub fn receive(&mut self, gateway: &mut Gateway, message: &[u8]) -> Result<Option<String>, Close> {
+        let Payload { op, d } = serde_json::from_slice(message).map_err(|_| MALFORMED)?;
+        let data = d.map_or("null", RawValue::get);
+        match (op, self.granted) {
+            (3, _) => Ok(Some(self.acknowledge(data))),
+            (0 | 7, Some(_)) => Err((voice::ALREADY_AUTHENTICATED, "Already authenticated.")),
+            (0 | 7, None) => self.introduce(gateway, op == 7, data).map(Some),
+            (_, None) => Err((voice::NOT_AUTHENTICATED, "Not authenticated.")),
+            (1, Some((guild, _))) => self.select(gateway, guild, data).map(Some),
+            // Speaking, and what there is for video and end-to-end encryption.
+            _ => Ok(None),
+        }
+    }
+
+    fn introduce(&mut self, gateway: &mut Gateway, resumes: bool, data: &str) -> Result<String, Close> {
+        let introduction: Introduction = serde_json::from_str(data).map_err(|_| MALFORMED)?;
+        let user = introduction.user_id.as_ref().map(Id::get);
+        if !resumes && user.is_none() {
+            return Err(MALFORMED);
+        }
+        let server = introduction.server_id.get();
+        let credentials = Credentials { server, user, session: &introduction.session_id, token: &introduction.token };
+        let number = gateway.voice_credentials(&credentials, resumes).map_err(|code| match code {
+            voice::AUTHENTICATION_FAILED => (code, "Authentication failed."),
+            voice::SERVER_NOT_FOUND => (code, "Server not found."),
+            _ => (code, "Session is no longer valid."),
+        })?;
+        self.granted = Some((server, number));
+        if resumes {
+            gateway.voice.described(server);
+            return Ok(payload(9, "null"));
+        }
+        let modes = json::array(self.modes.iter().map(|mode| json::string(mode)));
+        let ready = Object::new()
+            .int("ssrc", number)
+            .str("ip", &self.udp.ip().to_string())
+            .int("port", u64::from(self.udp.port()))
+            .raw("modes", &modes)
+            .raw("experiments", "[]")
+            .finish();
+        Ok(payload(2, &ready))
+    }
+
+    fn acknowledge(&self, data: &str) -> String {
+        // Since version 8 the nonce is in an object, beside the number of the last message.
+        let nonce = if self.version >= 8 { json::field(data, "t").unwrap_or("null") } else { data };
+        match self.version {
+            8.. => payload(6, &Object::new().raw("t", nonce).finish()),
+            _ => payload(6, nonce),
+        }
+    }
+
+    fn select(&self, gateway: &mut Gateway, guild: u64, data: &str) -> Result<String, Close> {
+        let select: SelectProtocol = serde_json::from_str(data).map_err(|_| MALFORMED)?;
+        if select.protocol != "udp" {
+            return Err((4012, "Unknown protocol."));
+        }
+        if !self.modes.contains(&select.data.mode.as_str()) {
+            return Err((4016, "Unknown encryption mode."));
+        }
+        gateway.voice.described(guild);
+        let key = json::array((0..32).map(|byte| byte.to_string()));
+        let description = Object::new()
+            .str("mode", &select.data.mode)
+            .raw("secret_key", &key)
+            .str("audio_codec", "opus")
+            .str("media_session_id", "0")
+            .int("dave_protocol_version", 0)
+            .finish();
+        Ok(payload(4, &description))
+    }
+
+    /// Why the connection has to be closed, if it has.
+    pub fn is_over(&self, gateway: &Gateway) -> Option<Close> {
+        let (guild, number) = self.granted?;
+        (!gateway.voice.is_good(guild, number)).then_some((voice::DISCONNECTED, "Disconnected."))
+    }
+}
+
+fn payload(op: u64, data: &str) -> String {
+    format!(r#"{{"op":{op},"d":{data}}}"#)
+}
+
+/// Serves one connection after its handshake.
+pub async fn serve(server: Rc<Server>, mut link: Link, mut inbound: Inbound, version: u64) -> io::Result<()> {
+    let mut voice = Voice::new(version, server.voice_udp, server.old_voice_modes);
+    write_frame(&mut link.out, Opcode::Text, voice.hello().as_bytes(), None);
+    let close = converse(&server, &mut voice, &mut link, &mut inbound).await;
+    if let Some((guild, number)) = voice.granted {
+        server.gateway.borrow_mut().voice.ended(guild, number);
+    }
+    if let Some((code, reason)) = close? {
+        write_close(&mut link.out, code, reason, None);
+    }
+    link.finish().await;
+    Ok(())
+}
+
+/// Until the connection ends; with what it is to be closed.
+async fn converse(
+    server: &Server,
+    voice: &mut Voice,
+    link: &mut Link,
+    inbound: &mut Inbound,
+) -> io::Result<Option<(Option<u16>, &'static str)>> {
+    loop {
+        loop {
+            let mut gateway = server.gateway.borrow_mut();
+            let answer = match inbound.next() {
+                Ok(None) => break,
+                Ok(Some(Message::Text(text))) => voice.receive(&mut gateway, text),
+                Ok(Some(Message::Ping(bytes))) => {
+                    write_frame(&mut link.out, Opcode::Pong, bytes, None);
+                    continue;
+                }
+                Ok(Some(Message::Close(close))) => return Ok(Some((close.map(|(code, _)| code), ""))),
+                Ok(Some(Message::Binary(_) | Message::Pong(_))) => continue,
+                Err(violation) => return Ok(Some((Some(violation.close_code()), ""))),
+            };
+            match answer {
+                Ok(Some(answer)) => write_frame(&mut link.out, Opcode::Text, answer.as_bytes(), None),
+                Ok(None) => {}
+                Err((code, reason)) => return Ok(Some((Some(code), reason))),
+            }
+        }
+        link.flush().await?;
+        if let Some((code, reason)) = voice.is_over(&server.gateway.borrow()) {
+            return Ok(Some((Some(code), reason)));
+        }
+        let mut bytes = Vec::new();
+        let silence = async {
+            sleep(LOOK).await;
+            Ok(None)
+        };
+        match (async { link.read_more(&mut bytes).await.map(Some) }).or(silence).await? {
+            Some(0) => return Ok(None),
+            Some(_) => inbound.receive(&bytes),
+            None => {}
+        }
+    }
+}
+
+/// Answers IP discovery in a thread of its own, on a free port of this address. Returns the address.
+///
+/// # Errors
+/// When there is no port.
+pub fn answer_discovery(ip: std::net::IpAddr) -> io::Result<SocketAddr> {
+    let socket = UdpSocket::bind((ip, 0))?;
+    let address = socket.local_addr()?;
+    std::thread::Builder::new().name("discovery".into()).spawn(move || {
+        let mut packet = [0; 2_048];
+        loop {
+            let Ok((length, from)) = socket.recv_from(&mut packet) else { continue };
+            if let Some(answer) = discovery(&packet[..length], from) {
+                // A client that does not get the answer asks again.
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    })?;
+    Ok(address)
+}
+
+/// The answer to an IP discovery packet, if it is one (docs: Voice Connections, IP Discovery).
+fn discovery(packet: &[u8], from: SocketAddr) -> Option<[u8; DISCOVERY]> {
+    if packet.len() != DISCOVERY || packet[..4] != [0, 1, 0, 70] {
+        return None;
+    }
+    let mut answer = [0; DISCOVERY];
+    answer[..4].copy_from_slice(&[0, 2, 0, 70]);
+    answer[4..8].copy_from_slice(&packet[4..8]);
+    let ip = from.ip().to_string();
+    answer[8..8 + ip.len()].copy_from_slice(ip.as_bytes());
+    answer[72..].copy_from_slice(&from.port().to_be_bytes());
+    Some(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn discovery_tells_the_address_that_the_packet_came_from() {
+        let mut packet = [0; DISCOVERY];
+        packet[..8].copy_from_slice(&[0, 1, 0, 70, 1, 2, 3, 4]);
+        let answer = discovery(&packet, "127.0.0.1:4660".parse().unwrap()).unwrap();
+        assert_eq!(answer[..8], [0, 2, 0, 70, 1, 2, 3, 4]);
+        assert_eq!(&answer[8..18], b"127.0.0.1\0");
+        assert_eq!(answer[72..], [0x12, 0x34]);
+        assert_eq!(discovery(&packet[..70], "127.0.0.1:1".parse().unwrap()), None);
+        assert_eq!(discovery(&[0x80; DISCOVERY], "127.0.0.1:1".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn heartbeats_are_acknowledged_as_their_version_wants() {
+        let udp = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(Voice::new(8, udp, false).acknowledge(r#"{"t":15,"seq_ack":3}"#), r#"{"op":6,"d":{"t":15}}"#);
+        assert_eq!(Voice::new(4, udp, true).acknowledge("15"), r#"{"op":6,"d":15}"#);
+    }
+}

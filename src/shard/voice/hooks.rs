@@ -1,0 +1,190 @@
+//! Where the shard asks its [table](super::Table) of voice connections, and does what it decides.
+
+use super::{Ask, Audience, Due, OwnState, Verdict, payloads};
+use crate::{
+    downstream::{outbox::Outbox, session::Session},
+    protocol::{
+        Time,
+        event::{EventKind, Meta},
+        intents::Intents,
+        json,
+    },
+    shard::{NOBODY, Shard, deliver::write_own},
+    upstream::{limiter::Next, session::Status},
+};
+
+impl Audience {
+    /// As it stands in the log.
+    fn only(self) -> Option<u32> {
+        match self {
+            Self::All => None,
+            Self::Only(session) => Some(session),
+            Self::Nobody => Some(NOBODY),
+        }
+    }
+}
+
+impl Shard {
+    /// The command that goes to Discord in the place of `next`, whose turn it is; `None`: it does not go there.
+    pub(in crate::shard) fn check_voice(&mut self, now: Time, next: Next) -> Option<Next> {
+        let asks = next.client.filter(|_| !next.again && !next.follows);
+        let (Some(client), Some(ask)) = (asks, Ask::parse(&next.command)) else { return Some(next) };
+        // What the proxy itself wanted, while nobody had the connection.
+        if client == NOBODY && self.voice.owner(ask.guild).is_some() {
+            return None;
+        }
+        if client == NOBODY && ask.channel.is_some() {
+            return Some(next);
+        }
+        let clients = &self.clients;
+        let attached = |number| clients.get(&number).is_some_and(|client| client.session.connection.is_some());
+        let verdict = self.voice.send(now, client, ask, attached);
+        self.look_at_voice();
+        match verdict {
+            Verdict::Send => Some(next),
+            Verdict::LeaveFirst => {
+                self.limiter.follow(client, next.command);
+                Some(Next { command: Ask::command(ask.guild, None, false, false), ..next })
+            }
+            Verdict::Refuse => {
+                tracing::debug!(shard = %self.id, guild = ask.guild, "an op 4 is not passed to Discord");
+                None
+            }
+        }
+    }
+
+    /// An op 4 was lost with the connection to Discord and is sent again. `Some`: this has to go before it.
+    pub(in crate::shard) fn leave_again(&mut self, now: Time, command: &[u8]) -> Option<Vec<u8>> {
+        let ask = Ask::parse(command).filter(|ask| ask.channel.is_some())?;
+        let leave = self.voice.send_again(now, ask.guild);
+        self.look_at_voice();
+        leave.then(|| Ask::command(ask.guild, None, false, false))
+    }
+
+    /// Who is sent this event, which will stand at the end of the log: `None`: all, otherwise only this session. It is applied
+    /// to the table.
+    pub(in crate::shard) fn voice_audience(&mut self, now: Time, kind: EventKind, data: &[u8]) -> Option<u32> {
+        match kind {
+            EventKind::VoiceStateUpdate => {
+                let user = self.own_user()?;
+                let state = OwnState::parse(data, None, user, self.upstream_id.as_deref())?;
+                let audience = self.voice.own_state(now, state, data);
+                if !self.voice.waits(state.guild) {
+                    self.in_flight.voice_answered(state.guild);
+                }
+                self.look_at_voice();
+                audience.only()
+            }
+            EventKind::VoiceServerUpdate => {
+                let guild = json::get(data, "guild_id").and_then(json::parse_id);
+                let audience = guild.map(|guild| self.voice.server_update(guild, self.log.next(), data));
+                audience.unwrap_or(Audience::Nobody).only()
+            }
+            EventKind::GuildCreate | EventKind::GuildDelete if !self.voice.is_empty() => {
+                if let Some(guild) = json::get(data, "id").and_then(json::parse_id).filter(|id| self.voice.knows(*id)) {
+                    self.voice_guild(kind, guild, data);
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn voice_guild(&mut self, kind: EventKind, guild: u64, data: &[u8]) {
+        let down = json::get(data, "unavailable") == Some(b"true");
+        match kind {
+            EventKind::GuildDelete if !down => self.voice.guild_left(guild),
+            EventKind::GuildCreate if !down => {
+                let user = self.own_user();
+                let state = user.and_then(|user| OwnState::in_guild(data, guild, user, self.upstream_id.as_deref()));
+                if let Some((channel, mute, deaf)) = self.voice.guild_came(guild, state) {
+                    self.push_own_voice(Ask::command(guild, Some(channel), mute, deaf));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// An op 4 of the proxy itself.
+    fn push_own_voice(&mut self, command: Vec<u8>) {
+        // Where too many commands wait a leave is tried again, and a join was none of a client's.
+        if self.limiter.push(NOBODY, command).is_err() {
+            tracing::warn!(shard = %self.id, "too many commands wait for Discord for one about a voice channel");
+        }
+        self.wake.upstream = true;
+    }
+
+    /// Discord has begun a new session, in which the bot is in no voice channel: notes whom to tell.
+    pub(in crate::shard) fn voice_lost(&mut self, now: Time) {
+        let (user, session) = (self.own_user().unwrap_or_default(), self.upstream_id.as_deref().unwrap_or_default());
+        for (owner, guild) in self.voice.session_lost(now, self.settings.voice_rejoin) {
+            if let Some(client) = self.clients.get_mut(&owner) {
+                client.voice_lost.push(payloads::gone(guild, user, session));
+            }
+        }
+        self.look_at_voice();
+    }
+
+    /// Tells a client whose session is over that its voice connections are, too, by these voice states.
+    pub(in crate::shard) fn tell_voice_lost(states: &mut Vec<Vec<u8>>, session: &mut Session, outbox: &mut Outbox) {
+        let hears = session.options.intents.intersects(Intents::GUILD_VOICE_STATES);
+        for state in states.drain(..).filter(|_| hears) {
+            write_own(outbox, EventKind::VoiceStateUpdate, session.record(), &state);
+        }
+    }
+
+    /// Does what the table wants because time has passed.
+    pub(in crate::shard) fn tick_voice(&mut self, now: Time) {
+        if self.voice.is_empty() {
+            return;
+        }
+        let active = self.upstream.status() == Status::Active;
+        for due in self.voice.tick(now, active) {
+            match due {
+                Due::Leave(guild) => {
+                    tracing::info!(shard = %self.id, guild, "leaves a voice channel whose client has not come back");
+                    self.push_own_voice(Ask::command(guild, None, false, false));
+                }
+                Due::TellState(data) => {
+                    let meta = Meta { kind: EventKind::VoiceStateUpdate, state_of: None, only: None };
+                    self.append(EventKind::VoiceStateUpdate.name().as_bytes(), &data, meta);
+                }
+                Due::TellServer(guild, data) => {
+                    let only = self.voice.server_update(guild, self.log.next(), &data).only();
+                    let meta = Meta { kind: EventKind::VoiceServerUpdate, state_of: None, only };
+                    self.append(EventKind::VoiceServerUpdate.name().as_bytes(), &data, meta);
+                }
+            }
+        }
+        self.look_at_voice();
+    }
+
+    /// There is something to do for voice connections at the time that the table says.
+    pub(in crate::shard) fn look_at_voice(&mut self) {
+        if let Some(at) = self.voice.deadline() {
+            self.look_at(at);
+        }
+    }
+}
+
+/// May the event at this position of the log still be sent to session `client`? Only a voice server's token goes bad.
+pub(in crate::shard) fn is_fresh(
+    table: &super::Table,
+    kind: EventKind,
+    position: u64,
+    client: u32,
+    data: &[u8],
+) -> bool {
+    kind != EventKind::VoiceServerUpdate || {
+        let guild = json::get(data, "guild_id").and_then(json::parse_id);
+        guild.is_some_and(|guild| table.is_fresh(guild, position, client))
+    }
+}
+
+#[cfg(test)]
+impl Shard {
+    /// As if a leave of the proxy's own had waited.
+    pub(in crate::shard) fn push_own_voice_for_a_test(&mut self, guild: u64) {
+        self.push_own_voice(Ask::command(guild, None, false, false));
+    }
+}

@@ -1,0 +1,408 @@
+use super::*;
+use proptest::prelude::*;
+use std::collections::VecDeque;
+
+const GUILD: u64 = 1;
+const SECOND: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_secs(60);
+
+fn table() -> Table {
+    Table::new(GRACE)
+}
+
+fn ask(channel: impl Into<Option<u64>>) -> Ask {
+    Ask { guild: GUILD, channel: channel.into() }
+}
+
+fn state(channel: impl Into<Option<u64>>) -> OwnState {
+    OwnState { guild: GUILD, channel: channel.into(), ours: true, self_mute: false, self_deaf: true }
+}
+
+/// Session 1 is connected to channel 10, with a voice server at position 5.
+fn connected() -> Table {
+    let mut table = table();
+    assert_eq!(table.send(SECOND, 1, ask(10), |_| true), Verdict::Send);
+    assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
+    assert_eq!(table.server_update(GUILD, 5, b"t"), Audience::Only(1));
+    assert!(table.is_fresh(GUILD, 5, 1));
+    assert_eq!((table.connections(), table.takeovers(), table.refused()), (1, 0, 0));
+    table
+}
+
+#[test]
+fn a_voice_server_is_for_who_has_asked() {
+    let mut table = connected();
+    // Discord moves the voice server: first there is none, then another one.
+    for position in [6, 7] {
+        assert_eq!(table.server_update(GUILD, position, b"t"), Audience::Only(1));
+        assert!(table.is_fresh(GUILD, position, 1));
+        assert!(!table.is_fresh(GUILD, position - 1, 1) && !table.is_fresh(GUILD, position, 2));
+    }
+    // A moderator moves the bot.
+    assert_eq!(table.own_state(SECOND, state(11), b"s"), Audience::All);
+    assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(1));
+    // And takes it out.
+    assert_eq!(table.own_state(SECOND, state(None), b"s"), Audience::All);
+    assert!(table.is_empty() && !table.is_fresh(GUILD, 9, 1));
+    assert_eq!(table.server_update(GUILD, 10, b"t"), Audience::Nobody);
+    assert_eq!(table.server_update(2, 10, b"t"), Audience::Nobody);
+}
+
+#[test]
+fn the_same_channel_is_left_first_by_who_takes_over() {
+    let mut table = connected();
+    assert_eq!(table.send(SECOND, 1, ask(10), |_| true), Verdict::Send, "the owner changes its mute state");
+    assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
+    assert_eq!(table.send(SECOND, 2, ask(10), |_| true), Verdict::LeaveFirst);
+    assert_eq!((table.owner(GUILD), table.takeovers()), (Some(2), 1));
+    assert!(!table.is_fresh(GUILD, 5, 1) && !table.is_fresh(GUILD, 5, 2));
+    // What was on its way when the leave was sent.
+    assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
+    assert_eq!(table.server_update(GUILD, 6, b"t"), Audience::Nobody);
+    // The leave is told to the one who has lost the connection, and to nobody else.
+    assert_eq!(table.own_state(SECOND, state(None), b"s"), Audience::Only(1));
+    assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
+    assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(2));
+    assert_eq!(table.tick(SECOND * 100, true), []);
+    assert_eq!(table.owner(GUILD), Some(2));
+}
+
+#[test]
+fn a_join_that_fails_after_the_leave_is_told_to_all() {
+    let mut table = connected();
+    assert_eq!(table.send(SECOND, 2, ask(10), |_| true), Verdict::LeaveFirst);
+    assert_eq!(table.own_state(SECOND, state(None), b"gone"), Audience::Only(1));
+    let at = table.deadline().unwrap();
+    assert_eq!(table.tick(at - Duration::from_millis(1), true), []);
+    assert_eq!(table.tick(at, false), [], "Discord can not answer");
+    let at = table.deadline().unwrap();
+    assert_eq!(table.tick(at, true), [Due::TellState(b"gone".to_vec())]);
+    assert!(table.is_empty());
+}
+
+#[test]
+fn who_asks_in_vain_takes_nothing_away() {
+    let mut table = connected();
+    // Another channel, which is full; and the same one, and Discord does nothing at all.
+    for (channel, verdict) in [(11, Verdict::Send), (10, Verdict::LeaveFirst)] {
+        assert_eq!(table.send(SECOND, 2, ask(channel), |_| true), verdict);
+        assert_eq!(table.owner(GUILD), Some(2));
+        assert_eq!(table.tick(table.deadline().unwrap(), true), []);
+        assert_eq!((table.owner(GUILD), table.connections()), (Some(1), 1));
+    }
+    // Should Discord give a voice server without a voice state in between, it was the answer.
+    assert_eq!(table.send(SECOND, 2, ask(10), |_| true), Verdict::LeaveFirst);
+    assert_eq!(table.server_update(GUILD, 6, b"server"), Audience::Nobody);
+    assert_eq!(table.tick(table.deadline().unwrap(), true), [Due::TellServer(GUILD, b"server".to_vec())]);
+    assert_eq!(table.server_update(GUILD, 7, b"server"), Audience::Only(2));
+    // A guild in which nothing comes of it is forgotten.
+    assert_eq!(table.send(SECOND, 2, Ask { guild: 9, channel: Some(1) }, |_| true), Verdict::Send);
+    assert_eq!(table.tick(SECOND + ASK_LIMIT, true), []);
+    assert!(!table.knows(9));
+}
+
+#[test]
+fn who_has_lost_the_connection_can_not_leave_for_the_other() {
+    let mut table = connected();
+    let attached = |number: u32| number == 1;
+    assert_eq!(table.send(SECOND, 2, ask(None), attached), Verdict::Refuse);
+    assert_eq!(table.refused(), 1);
+    assert_eq!(table.send(SECOND, 1, ask(None), attached), Verdict::Send);
+    assert_eq!(table.send(SECOND, 2, ask(None), |_| false), Verdict::Send, "the owner is not there");
+    assert_eq!(table.send(SECOND, 2, Ask { guild: 2, channel: None }, attached), Verdict::Send);
+}
+
+#[test]
+fn a_channel_is_left_when_its_owner_is_gone_for_long_enough() {
+    // It closed with 1000 just now; or it lost its connection before, and its time to resume is over.
+    for (since, at) in [(SECOND * 10, SECOND * 70), (SECOND, SECOND * 61), (Time::ZERO, SECOND * 60)] {
+        let mut table = connected();
+        table.session_ended(SECOND * 10, 1, since);
+        assert_eq!((table.owner(GUILD), table.deadline()), (None, Some(at)));
+        assert!(!table.is_fresh(GUILD, 5, 1));
+        assert_eq!(table.server_update(GUILD, 6, b"t"), Audience::Nobody);
+        assert_eq!(table.tick(at, true), [Due::Leave(GUILD)]);
+        // Until Discord has heard it.
+        assert_eq!(table.tick(at, true), []);
+        assert_eq!(table.tick(at + LEAVE_RETRY, true), [Due::Leave(GUILD)]);
+        assert_eq!(table.own_state(SECOND * 99, state(None), b"s"), Audience::All);
+        assert!(table.is_empty() && table.deadline().is_none());
+    }
+    // Never before the session ends, however short the grace.
+    let mut table = connected();
+    table.session_ended(SECOND * 200, 1, SECOND);
+    assert_eq!(table.deadline(), Some(SECOND * 200));
+    // The next process of the bot comes in time.
+    assert_eq!(table.send(SECOND * 200, 2, ask(10), |_| true), Verdict::LeaveFirst);
+    assert_eq!(table.own_state(SECOND * 200, state(None), b"s"), Audience::Nobody, "nobody has it who could be told");
+    assert_eq!(table.own_state(SECOND * 200, state(10), b"s"), Audience::All);
+    assert_eq!(table.deadline(), None);
+}
+
+#[test]
+fn a_new_session_of_discord_voids_everything() {
+    for rejoin in [false, true] {
+        let mut table = connected();
+        table.send(SECOND, 2, Ask { guild: 2, channel: Some(20) }, |_| true);
+        table.session_ended(SECOND, 3, SECOND);
+        assert_eq!(table.session_lost(SECOND * 2, rejoin), [(1, 1), (2, 2)]);
+        assert_eq!((table.connections(), table.knows(GUILD)), (0, rejoin));
+        assert!(!table.is_fresh(GUILD, 5, 1));
+        if rejoin {
+            assert_eq!(table.guild_came(GUILD, None), Some((10, false, true)));
+            assert_eq!(table.own_state(SECOND * 3, state(10), b"s"), Audience::All);
+            assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Nobody);
+            assert_eq!(table.send(SECOND * 4, 7, ask(10), |_| true), Verdict::LeaveFirst);
+            // A client was faster; and nobody comes.
+            assert_eq!(table.send(SECOND * 4, 8, Ask { guild: 2, channel: Some(20) }, |_| true), Verdict::Send);
+            assert_eq!(table.guild_came(2, None), None);
+            let mut table = connected();
+            table.session_lost(SECOND, true);
+            assert_eq!(table.tick(SECOND + GRACE, true), []);
+            assert!(table.is_empty());
+        }
+    }
+}
+
+#[test]
+fn guilds_that_come_and_go() {
+    let mut table = connected();
+    assert_eq!(table.guild_came(GUILD, Some(state(10))), None);
+    assert!(table.is_fresh(GUILD, 5, 1));
+    let foreign = OwnState { ours: false, ..state(10) };
+    assert_eq!(table.guild_came(GUILD, Some(foreign)), None);
+    assert!(table.is_empty(), "another session of the bot is in the channel");
+    let mut table = connected();
+    assert_eq!(table.own_state(SECOND, foreign, b"s"), Audience::All);
+    assert!(table.is_empty());
+    let mut table = connected();
+    table.guild_left(GUILD);
+    assert!(table.is_empty());
+    // A state that nobody has asked for, as after a table that was full.
+    assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
+    assert_eq!(table.tick(SECOND + GRACE, true), [Due::Leave(GUILD)]);
+}
+
+#[test]
+fn the_table_is_bounded() {
+    let mut table = table();
+    for guild in 0..MAX_CONNECTIONS as u64 {
+        assert_eq!(table.send(SECOND, 1, Ask { guild, channel: Some(1) }, |_| true), Verdict::Send);
+    }
+    let one_more = Ask { guild: u64::MAX, channel: Some(1) };
+    assert_eq!(table.send(SECOND, 1, one_more, |_| true), Verdict::Refuse);
+    assert_eq!(table.send(SECOND, 1, ask(2), |_| true), Verdict::Send, "one that is in it");
+    assert_eq!(table.own_state(SECOND, OwnState { guild: u64::MAX, ..state(1) }, b"s"), Audience::All);
+    assert_eq!((table.refused(), table.guilds.len()), (1, MAX_CONNECTIONS));
+    let saved: Vec<Saved> = table.save().collect();
+    let mut other = connected();
+    let taken =
+        saved.into_iter().filter(|saved| saved.guild != GUILD).all(|saved| other.restore(SECOND, saved, |_| true));
+    assert!(taken);
+    let mut over = table.save();
+    assert!(!other.restore(SECOND, over.next().unwrap(), |_| true));
+    drop(over);
+    // Nothing came of any of them.
+    table.tick(SECOND + ASK_LIMIT, true);
+    assert!(table.is_empty());
+}
+
+#[test]
+fn another_process_goes_on() {
+    let mut table = connected();
+    assert_eq!(table.send(SECOND, 2, ask(10), |_| true), Verdict::LeaveFirst);
+    assert_eq!(table.own_state(SECOND, state(None), b"gone"), Audience::Only(1));
+    let text = serde_json::to_vec(&table.save().collect::<Vec<_>>()).unwrap();
+    let restored = |there: &dyn Fn(u32) -> bool| {
+        let mut table = Table::new(GRACE);
+        for saved in serde_json::from_slice::<Vec<Saved>>(&text).unwrap() {
+            assert!(table.restore(SECOND * 5, saved, there));
+        }
+        table
+    };
+    let mut both = restored(&|_| true);
+    assert_eq!(both.own_state(SECOND * 6, state(10), b"s"), Audience::All);
+    assert_eq!(both.server_update(GUILD, 9, b"t"), Audience::Only(2));
+    let mut none = restored(&|_| false);
+    assert_eq!(none.owner(GUILD), None);
+    assert_eq!(none.tick(SECOND * 5 + ASK_LIMIT, true), [Due::TellState(b"gone".to_vec())]);
+    assert!(none.is_empty());
+}
+
+#[test]
+fn commands_that_were_lost_are_sent_again_with_their_leave() {
+    let mut table = connected();
+    assert!(!table.send_again(SECOND, GUILD) && !table.send_again(SECOND, 7));
+    table.send(SECOND, 2, ask(10), |_| true);
+    table.send(SECOND, 3, ask(10), |_| true);
+    assert!(table.send_again(SECOND * 50, GUILD));
+    // Only one leave is answered, because the others are lost.
+    assert_eq!(table.own_state(SECOND * 50, state(None), b"s"), Audience::Only(1));
+    assert!(!table.send_again(SECOND * 50, GUILD));
+    assert_eq!(table.own_state(SECOND * 50, state(10), b"s"), Audience::All);
+    assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(3));
+}
+
+// ---- against a model of Discord, in every order ----
+
+#[derive(Clone, Debug, PartialEq)]
+enum Event {
+    State(Option<u64>),
+    /// A token, and for whose op 4 it was made.
+    Server(u32, u32),
+}
+
+/// A guild at Discord, the ways there and back, and what two clients have been sent.
+#[derive(Clone)]
+struct Model {
+    table: Table,
+    channel: Option<u64>,
+    token: u32,
+    commands: VecDeque<(u32, Option<u64>)>,
+    events: VecDeque<Event>,
+    position: u64,
+    /// The session whose op 4 went up last, and the channel that it wants.
+    last: Option<(u32, Option<u64>)>,
+    /// The newest token that each client has, and the channel that it believes the bot to be in.
+    has: [(u32, Option<u64>); 2],
+    /// A client that has asked for the channel that the bot is in must not be shown that it left.
+    waits: Option<(u32, u64)>,
+}
+
+impl Model {
+    fn new() -> Self {
+        let (commands, events) = (VecDeque::new(), VecDeque::new());
+        let has = [(0, None); 2];
+        Self { table: table(), channel: None, token: 0, commands, events, position: 1, last: None, has, waits: None }
+    }
+
+    fn sends(&mut self, client: u32, channel: Option<u64>) {
+        let owner = self.table.owner(GUILD);
+        match self.table.send(SECOND, client, ask(channel), |_| true) {
+            Verdict::Refuse => {
+                assert!(channel.is_none() && owner.is_some_and(|owner| owner != client));
+                return;
+            }
+            Verdict::LeaveFirst => {
+                assert!(owner != Some(client));
+                self.commands.push_back((client, None));
+                self.waits = channel.map(|channel| (client, channel));
+            }
+            Verdict::Send => self.waits = None,
+        }
+        self.commands.push_back((client, channel));
+        self.last = Some((client, channel));
+    }
+
+    fn discord_hears(&mut self) {
+        let Some((client, channel)) = self.commands.pop_front() else { return };
+        if channel == self.channel {
+            self.events.extend(channel.map(|_| Event::State(channel)));
+            return;
+        }
+        self.channel = channel;
+        self.events.push_back(Event::State(channel));
+        if channel.is_some() {
+            self.token += 1;
+            self.events.push_back(Event::Server(self.token, client));
+        }
+    }
+
+    /// The token that is good once Discord has heard everything that was sent.
+    fn final_token(&self) -> u32 {
+        let mut future = self.clone();
+        while !future.commands.is_empty() {
+            future.discord_hears();
+        }
+        if future.channel.is_some() { future.token } else { 0 }
+    }
+
+    fn proxy_hears(&mut self) {
+        let Some(event) = self.events.pop_front() else { return };
+        self.position += 1;
+        match event {
+            Event::State(channel) => {
+                let to = self.table.own_state(SECOND, state(channel), b"s");
+                for client in 0..2 {
+                    if to == Audience::All || to == Audience::Only(client) {
+                        let shown_away = channel.is_none() && self.waits.is_some_and(|(waits, _)| waits == client);
+                        assert!(!shown_away, "the asker is shown that the bot left");
+                        self.has[client as usize].1 = channel;
+                    }
+                }
+                self.waits = self
+                    .waits
+                    .filter(|(_, wanted)| channel != Some(*wanted) || self.table.guilds[&GUILD].asked.is_some());
+            }
+            Event::Server(token, cause) => match self.table.server_update(GUILD, self.position, b"t") {
+                Audience::Only(client) => {
+                    assert_eq!(self.table.owner(GUILD), Some(client), "a token for who is not the owner");
+                    assert_eq!(self.last.map(|(last, _)| last), Some(client), "the owner has not asked last");
+                    assert!(self.table.is_fresh(GUILD, self.position, client));
+                    let stale = cause != client && token != self.final_token();
+                    assert!(!stale, "a token of another client that will be void");
+                    self.has[client as usize].0 = token;
+                }
+                Audience::Nobody => {}
+                Audience::All => panic!("a token for everyone"),
+            },
+        }
+    }
+
+    /// Everything has come: the client that has asked last is connected.
+    fn check(mut self) {
+        while !self.commands.is_empty() || !self.events.is_empty() {
+            self.discord_hears();
+            self.proxy_hears();
+        }
+        let Some((client, wanted)) = self.last else { return };
+        assert_eq!(self.channel, wanted);
+        if wanted.is_some() {
+            assert_eq!(self.has[client as usize], (self.token, wanted), "client {client} has the newest token");
+            assert_eq!(self.table.owner(GUILD), Some(client));
+        } else {
+            assert!(self.table.is_empty() || self.table.guilds[&GUILD].asked.is_some());
+        }
+    }
+
+    fn step(&mut self, what: u8) {
+        match what {
+            0..=5 => self.sends(u32::from(what % 2), [Some(10), Some(11), None][usize::from(what / 2)]),
+            6 => self.discord_hears(),
+            _ => self.proxy_hears(),
+        }
+    }
+}
+
+/// Every sequence of so many steps: op 4s of two clients for two channels or none, in every order with their answers.
+#[test]
+fn the_last_one_to_ask_is_connected_in_every_order_of_things() {
+    fn explore(model: &Model, depth: u32) -> u64 {
+        model.clone().check();
+        if depth == 0 {
+            return 1;
+        }
+        (0..8).fold(1, |count, what| {
+            if (what == 6 && model.commands.is_empty()) || (what == 7 && model.events.is_empty()) {
+                return count;
+            }
+            let mut next = model.clone();
+            next.step(what);
+            count + explore(&next, depth - 1)
+        })
+    }
+    let explored = explore(&Model::new(), 6);
+    assert!(explored > 10_000, "{explored}");
+}
+
+proptest! {
+    /// The same, for longer stories by chance.
+    #[test]
+    fn the_last_one_to_ask_is_connected_after_long_stories(steps in prop::collection::vec(0u8..12, 0..40)) {
+        let mut model = Model::new();
+        for what in steps {
+            model.step(if what < 8 { what } else { 6 + what % 2 });
+        }
+        model.check();
+    }
+}
