@@ -29,7 +29,7 @@ use gateway_proxy::{
 };
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     rc::Rc,
     time::Duration,
 };
@@ -70,6 +70,8 @@ pub struct Host {
     dials: Vec<Dial>,
     queue: IdentifyQueue,
     pub connections: BTreeMap<u64, Connection>,
+    /// The codes with which Discord has closed the connection of the shard so far.
+    pub upstream_closes: BTreeSet<u16>,
     next_connection: u64,
     /// The connection of a client whose RESUME was refused and that may identify on it.
     refused: Option<u64>,
@@ -121,6 +123,7 @@ impl Host {
             dials: Vec::new(),
             queue: queue(now),
             connections: BTreeMap::new(),
+            upstream_closes: BTreeSet::new(),
             next_connection: 0,
             refused: None,
             heard: BTreeMap::new(),

@@ -75,7 +75,7 @@ struct World {
 /// Runs a seed. It panics when a promise is broken.
 pub fn run(seed: u64) -> Coverage {
     let mut rng = Rng::with_seed(seed);
-    // The masks of frames to Discord come from this generator.
+    gateway_proxy::net::mask::repeat_from(seed);
     fastrand::seed(seed);
     let roomy = rng.u8(0..3) > 0;
     let choice = Choice {
@@ -190,6 +190,7 @@ impl World {
             let code = [1000, 1001, 1006, 4000, 4001, 4002, 4003, 4005, 4007, 4008, 4009][rng.usize(0..11)];
             note(|| format!("fault: Discord closes with {code}"));
             coverage.count(Event::UpstreamCodes);
+            host.upstream_closes.insert(code);
             discord.close(now, code);
         }
         if chance(rng, faults.reconnect) && discord.is_linked() {
