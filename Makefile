@@ -6,7 +6,7 @@ CLIENTS ?=
 IMAGE ?= gateway-proxy
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt setup test-portable test-clients sim sim-planted chaos fuzz bench startup-times build release image profile
+.PHONY: help demo test lint setup-operations live-page fmt setup test-portable test-clients sim sim-planted chaos fuzz bench startup-times build release image profile
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,12 @@ fmt: ## format the code
 
 setup: ## check what the tests need, install the client libraries that they use
 	@scripts/setup
+
+setup-operations: ## what the tests of the live page and the metrics use besides: Chromium, promtool (Debian)
+	@scripts/operations-setup
+
+live-page: ## the picture of the live page in docs/, made by its test
+	LIVE_PAGE_PNG=docs/live-page.png cargo test --test operations the_page_shows
 
 test-portable: ## the tests of code that depends on the CPU, on one without AVX2 (needs qemu-user)
 	@scripts/test-portable

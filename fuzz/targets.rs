@@ -169,6 +169,7 @@ pub fn state(bytes: &[u8]) {
         cache: Flags { channels: true, roles: true, current_member: true, ..Flags::default() },
         honor_client_intents: true,
         intents: u64::MAX,
+        denied: Default::default(),
         forward_opcodes: Vec::new(),
     };
     let identity = Identity { identify: Vec::new(), token: "t".into() };

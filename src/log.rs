@@ -99,6 +99,11 @@ impl Log {
         Self { segments: VecDeque::new(), next: 1, bytes: 0, limits, spare: None }
     }
 
+    /// From now on it keeps so much. What is too much goes with the next events.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
     /// Position that the next event will get.
     pub fn next(&self) -> u64 {
         self.next
@@ -235,6 +240,20 @@ mod tests {
 
     fn log(bytes: usize, entries: usize) -> Log {
         Log::new(Limits { bytes, entries })
+    }
+
+    #[test]
+    fn other_limits_hold_for_what_comes() {
+        let mut log = log(1 << 20, 1);
+        let data = vec![b'x'; 10_000];
+        (0..50).for_each(|_| assert!(log.append(b"X", &data, META) > 0));
+        assert_eq!(log.len(), 50);
+        log.set_limits(Limits { bytes: 128 << 10, entries: 1 });
+        (0..10).for_each(|_| assert!(log.append(b"X", &data, META) > 0));
+        assert!(log.bytes() <= 192 << 10 && log.len() < 20, "{} bytes, {} events", log.bytes(), log.len());
+        log.set_limits(Limits { bytes: 128 << 10, entries: 40 });
+        (0..50).for_each(|_| assert!(log.append(b"X", &data, META) > 0));
+        assert!(log.len() >= 40, "{} events", log.len());
     }
 
     fn positions(log: &Log, from: u64) -> Option<Vec<u64>> {

@@ -1,12 +1,14 @@
-//! The command line: runs the proxy (the default) or checks the configuration (`--check-config`).
+//! The command line: runs the proxy (the default), checks the configuration (`--check-config`), or runs a subcommand (`cli`).
 //!
 //! Owns the order of start-up: configuration, logging, checks of the machine, listening socket. Everything else is in
 //! the library.
 
+mod cli;
+
 use clap::Parser;
 use gateway_proxy::{
-    config::{Config, given_token},
-    control::{self, Listeners},
+    config::{Config, LogFormat, given_token},
+    control::{self, Listeners, Reloading, SetLogLevel},
     listener::Listener,
     placement::{Placement, allowed_cpus},
     preflight,
@@ -20,19 +22,24 @@ const EXAMPLES: &str = "Examples:
   TOKEN=... gateway-proxy                        run with config.json in this directory
   gateway-proxy --config /etc/gateway-proxy.json  run with another configuration
   gateway-proxy --check-config                   check the configuration
+  gateway-proxy check                            check it against Discord and this machine, too
+  gateway-proxy status --watch                   show what the running proxy does
 
-Exit codes: 0 stopped by SIGTERM or SIGINT, 1 an error while starting or running, 2 an error in the configuration.";
+Exit codes: 0 stopped by SIGTERM or SIGINT, 1 an error while starting or running, 2 an error in the configuration.
+Subcommands: 0 done, 1 an error, 2 an error in the configuration or command line, 3 (status) not all shards are active.";
 
 /// Keeps the Gateway sessions of a Discord bot open, so that the bot can restart at any time.
 #[derive(Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
     /// The configuration file.
-    #[arg(long, default_value = "config.json", value_name = "FILE")]
+    #[arg(long, default_value = "config.json", value_name = "FILE", global = true)]
     config: PathBuf,
     /// Check the configuration, print a summary of it, and exit.
     #[arg(long)]
     check_config: bool,
+    #[command(subcommand)]
+    command: Option<cli::Command>,
 }
 
 /// The exit code for an error in the configuration.
@@ -40,8 +47,12 @@ const WRONG: u8 = 2;
 
 fn main() -> ExitCode {
     give_large_memory_back();
-    let arguments = Arguments::parse();
-    let loaded = given_token().and_then(|token| Config::load(&arguments.config, token));
+    let Arguments { config: path, check_config, command } = Arguments::parse();
+    let command = match command {
+        Some(cli::Command::Check) | None => command,
+        Some(command) => return command.run(&path),
+    };
+    let loaded = given_token().and_then(|token| Config::load(&path, token));
     let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => return complain(WRONG, &error),
@@ -49,31 +60,23 @@ fn main() -> ExitCode {
     let placement = Placement::decide(&allowed_cpus(), &config.cores, config.control_core);
     let placement = match placement {
         Ok(placement) => placement,
-        Err(error) => return complain(WRONG, &format!("{}: {error}", arguments.config.display())),
+        Err(error) => return complain(WRONG, &format!("{}: {error}", path.display())),
     };
-    let filter = match EnvFilter::try_new(&config.log_level) {
+    let filter = match filter_of(&config.log_level) {
         Ok(filter) => filter,
-        Err(error) => {
-            let file = arguments.config.display();
-            let what = format!(
-                "{file}: `log_level` is {:?}, expected error, warn, info, debug or trace ({error})",
-                config.log_level
-            );
-            return complain(WRONG, &what);
-        }
+        Err(error) => return complain(WRONG, &format!("{}: {error}", path.display())),
     };
-    if arguments.check_config {
+    if command.is_some() {
+        return cli::check(&config, &placement, warnings);
+    }
+    if check_config {
         for warning in warnings {
             eprintln!("warning: {warning}");
         }
         println!("{}", summary(&config, &placement));
         return ExitCode::SUCCESS;
     }
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    let reloading = Reloading { path, set_log_level: start_log(filter, config.log_format) };
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -81,10 +84,36 @@ fn main() -> ExitCode {
         Ok(listeners) => listeners,
         Err(error) => return complain(1, &error),
     };
-    match control::run(config, &placement, listeners) {
+    match control::run(config, &placement, listeners, reloading) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(1, &failure),
     }
+}
+
+/// Starts the log on standard error. What is returned makes another `log_level` hold.
+fn start_log(filter: EnvFilter, format: LogFormat) -> SetLogLevel {
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => {
+            let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |level| handle.reload(filter_of(level)?).map_err(|error| error.to_string()))
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |level| handle.reload(filter_of(level)?).map_err(|error| error.to_string()))
+        }
+    }
+}
+
+/// The filter of the log for a `log_level`.
+fn filter_of(level: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(level)
+        .map_err(|error| format!("`log_level` is {level:?}, expected error, warn, info, debug or trace ({error})"))
 }
 
 /// Makes the allocator map each large block separately, so that the memory goes back to the system when the block is

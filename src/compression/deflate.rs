@@ -68,6 +68,14 @@ impl Deflater {
         }
     }
 
+    /// The compression that it writes.
+    pub fn transport(&self) -> Transport {
+        match self.stream {
+            Stream::Stored { zstd: true, .. } | Stream::Zstd { .. } => Transport::Zstd,
+            Stream::Stored { zstd: false, .. } | Stream::Zlib(_) => Transport::Zlib,
+        }
+    }
+
     /// Bytes that it takes once it has started.
     pub fn memory(&self) -> usize {
         match self.stream {

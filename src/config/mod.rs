@@ -3,7 +3,9 @@
 //! Promises: an error names the file, the key, the value and what is expected; an unknown key is a warning with the
 //! nearest known name; the token is in no error and no debug output.
 
+mod group;
 mod network;
+mod operators;
 mod presence;
 mod reader;
 mod token;
@@ -11,8 +13,10 @@ mod token;
 #[cfg(test)]
 mod tests;
 
-use crate::{cache::Flags, compression::Transport};
+use crate::{cache::Flags, compression::Transport, protocol::denied::Denied};
+pub use group::{INDEX_VARIABLE, ShardGroup};
 pub use network::{AdminAddress, Network};
+pub use operators::{Differences, LogFormat};
 use presence::Presence;
 pub use reader::ConfigError;
 use reader::Reader;
@@ -58,6 +62,8 @@ pub enum Cores {
 pub struct Config {
     /// Filter of the log: a level or directives.
     pub log_level: String,
+    /// How lines of the log are written.
+    pub log_format: LogFormat,
     /// The bot's token.
     pub token: Token,
     /// Intents that shards identify with.
@@ -70,6 +76,10 @@ pub struct Config {
     pub shard_start: Option<u32>,
     /// First shard that is no longer of this proxy.
     pub shard_end: Option<u32>,
+    /// This proxy is one of several that share the shards; then the two above are `None`.
+    pub shard_group: Option<ShardGroup>,
+    /// Where shards ask before they identify, besides the own queue: a URL without a slash at its end.
+    pub identify_queue: Option<String>,
     presence: Presence,
     /// Newest events of a shard that are kept for lagging clients however large they are.
     pub backpressure: usize,
@@ -107,6 +117,12 @@ pub struct Config {
     pub trust_state_dir: bool,
     /// Filter events by the intents of each client?
     pub honor_client_intents: bool,
+    /// Events that no client gets (`events.deny`).
+    pub denied: Denied,
+    /// May clients have what they get compressed? Without it they get text, whatever they ask for.
+    pub client_compression: bool,
+    /// What has to be shown to see and to change the running proxy; `None`: nothing to see it, and it can be changed less.
+    pub http_token: Option<Token>,
     /// How long a voice channel is kept whose client is gone.
     pub voice_grace: Duration,
     /// Join the voice channels again when Discord's session was lost? (`voice_after_loss`)
@@ -162,18 +178,25 @@ impl Config {
         let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
         let names_host = reader.has("host");
         let host = read_host(&mut reader)?;
+        // Before the keys that it stands in for are taken.
+        let shard_group = group::read_shard_group(&mut reader, name, &group::Surroundings::here())?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
+        let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
+        warnings.extend(unknown_events);
         let resume_window = reader.number("resume_window", (0, 3600))?.unwrap_or(120);
         warnings.extend(token_warning);
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
+            log_format: operators::read_log_format(&mut reader)?,
             token,
             intents,
             listen: SocketAddr::new(host, port),
             shards,
             shard_start,
             shard_end,
+            shard_group,
+            identify_queue: group::read_identify_queue(&mut reader)?,
             presence: read_presence(&mut reader)?,
             backpressure: reader.number("backpressure", BACKPRESSURE)?.unwrap_or(100) as usize,
             validate_token: reader.bool("validate_token", true)?,
@@ -194,6 +217,9 @@ impl Config {
             state_dir: read_state_dir(&mut reader)?,
             trust_state_dir: reader.bool("trust_state_dir", false)?,
             honor_client_intents: reader.bool("honor_client_intents", true)?,
+            denied,
+            client_compression: reader.bool("client_compression", true)?,
+            http_token: operators::read_http_token(&mut reader)?,
             voice_grace: Duration::from_secs(reader.number("voice_grace", (0, 3600))?.unwrap_or(resume_window)),
             voice_rejoin: read_after_loss(&mut reader)?,
             gateway_hosts: reader.strings("gateway_hosts", "a list of host names such as [\"discord.gg\"]")?,
@@ -211,9 +237,11 @@ impl Config {
                 config.listen.ip()
             )));
         }
-        if !names_host {
+        if names_host {
+            warnings.extend(operators::warn_of_open_port(&config, name));
+        } else {
             warnings.push(format!(
-                "{name}: `host` is missing, so the port is open on all addresses of this machine: set it to \"127.0.0.1\", or to \"0.0.0.0\" when others shall reach it"
+                "{name}: `host` is missing, so the port is open on all addresses of this machine: set it to \"127.0.0.1\", or to \"0.0.0.0\" when others shall reach it, and then `http_token`, too"
             ));
         }
         Ok((config, warnings))
@@ -222,6 +250,17 @@ impl Config {
     /// The shards of this proxy, when Discord recommends `recommended` in all.
     pub fn shard_range(&self, recommended: u32) -> Result<Range<u32>, String> {
         let count = self.shards.unwrap_or(recommended);
+        if let Some(group) = self.shard_group {
+            let range = group.range(count);
+            return if range.is_empty() {
+                Err(format!(
+                    "`shard_group` has {} parts and the bot only {count} shards, so there is none for part {}",
+                    group.of, group.index
+                ))
+            } else {
+                Ok(range)
+            };
+        }
         let range = self.shard_start.unwrap_or(0)..self.shard_end.unwrap_or(count);
         if range.is_empty() || range.end > count {
             return Err(format!(

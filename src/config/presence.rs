@@ -7,7 +7,7 @@ use twilight_model::gateway::presence::Activity;
 const PLACEHOLDER: &str = "{{shard}}";
 
 /// The presence of all shards.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Presence {
     pub(super) activity: Option<Activity>,
     pub(super) status: String,

@@ -32,7 +32,8 @@ impl Reader {
     /// The error for a key with a wrong value.
     pub fn wrong(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
         // A token must not get into an error, even in the wrong place.
-        let value = if key == "token" { "the given value".into() } else { shorten(&value.to_string()) };
+        let value =
+            if matches!(key, "token" | "http_token") { "the given value".into() } else { shorten(&value.to_string()) };
         ConfigError(format!("{}: `{}{key}` is {value}, expected {expected}", self.file, self.prefix))
     }
 

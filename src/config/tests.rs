@@ -1,5 +1,7 @@
 use super::*;
 
+mod operators;
+
 fn parse(text: &str) -> Result<(Config, Vec<String>), ConfigError> {
     Config::parse("config.json", text, None)
 }
@@ -173,7 +175,7 @@ fn whole_files_that_are_wrong() {
 
 #[test]
 fn unknown_keys_are_warned_of_with_the_nearest_name() {
-    let (_, warnings) = with(r#","host":"0.0.0.0","shard":1,"cache":{"member":true},"utterly_different":1"#).unwrap();
+    let (_, warnings) = with(r#","host":"127.0.0.1","shard":1,"cache":{"member":true},"utterly_different":1"#).unwrap();
     assert_eq!(
         warnings,
         [

@@ -7,11 +7,12 @@ use super::{
     Control, Gathering, REPORT_LIMIT, RestFailure,
     forward::{self, Forward},
     http::{Response, Route},
-    metrics::{self, ControlFigures},
+    metrics::ControlFigures,
     pool::Place,
     seconds,
+    status::Gathered,
 };
-use crate::{data_core::ToCore, net::client::ClientConnection, shard::report::Report, upstream::session::Status};
+use crate::{data_core::ToCore, net::client::ClientConnection, upstream::session::Status};
 use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
 
 /// How old the reports of the shards and the text of `/metrics` may be.
@@ -66,11 +67,11 @@ impl Control {
     }
 
     /// The reports of all shards, in order, at most [`KEPT`] old.
-    async fn reports(self: &Rc<Self>) -> Rc<[Report]> {
+    pub(super) async fn reports(self: &Rc<Self>) -> Rc<Gathered> {
         self.reports.get(self.now(), || self.clone().gather()).await
     }
 
-    async fn gather(self: Rc<Self>) -> Rc<[Report]> {
+    async fn gather(self: Rc<Self>) -> Rc<Gathered> {
         let number = self.next_gathering.get();
         self.next_gathering.set(number + 1);
         let gathering = Gathering { missing: self.cores().len(), ..Gathering::default() };
@@ -86,9 +87,8 @@ impl Control {
             _ => Poll::Ready(()),
         });
         let _ = crate::net::within(REPORT_LIMIT, complete).await;
-        let mut reports = self.gathering.borrow_mut().remove(&number).map_or_else(Vec::new, |done| done.reports);
-        reports.sort_by_key(|report| report.shard);
-        reports.into()
+        let reports = self.gathering.borrow_mut().remove(&number).map_or_else(Vec::new, |done| done.reports);
+        Rc::new(Gathered::new(self.now(), reports))
     }
 
     /// Answers a request that is not for the gateway.
@@ -98,10 +98,7 @@ impl Control {
             Route::ShardCount => {
                 self.shard_count().map_or_else(unknown, |count| Response::text("200 OK", count.to_string()))
             }
-            Route::Metrics => {
-                let body = self.metrics.get(self.now(), || self.clone().metrics_text()).await;
-                Response { content_type: prometheus::TEXT_FORMAT, ..Response::text("200 OK", &*body) }
-            }
+            Route::Operator(operator, shown) => self.operate(operator, shown, peer).await,
             Route::Health => self.health().await,
             Route::GatewayUrl => {
                 let url = serde_json::json!({"url": self.config.externally_accessible_url});
@@ -135,7 +132,7 @@ impl Control {
     }
 
     /// What `/metrics` says of the control core itself.
-    fn figures(&self) -> ControlFigures {
+    pub(super) fn figures(&self) -> ControlFigures {
         let mut figures = *self.figures.borrow();
         figures.client_memory = (self.memory.used(), self.memory.limit());
         figures.memory_refused = (self.memory.refused(), self.memory.dropped());
@@ -206,11 +203,6 @@ impl Control {
         end_with(connection, answer).await;
     }
 
-    async fn metrics_text(self: Rc<Self>) -> Rc<str> {
-        let reports = self.reports().await;
-        metrics::render(&reports, self.figures()).into()
-    }
-
     async fn health(self: &Rc<Self>) -> Response {
         let rest = match &*self.rest_failure.borrow() {
             Some(RestFailure { what, again_at }) => {
@@ -219,12 +211,15 @@ impl Control {
             }
             None => String::new(),
         };
+        let queue =
+            self.queue_away.borrow().as_ref().map(|what| format!("identify_queue {what}\n")).unwrap_or_default();
+        let rest = rest + &queue;
         let Some(count) = self.gateway.borrow().as_ref().map(|info| info.shards) else {
             let text = format!("GET /gateway/bot has not been answered yet\n{rest}");
             return Response::text("503 Service Unavailable", text);
         };
         let expected = self.config.shard_range(count).map_or(0, |range| range.len());
-        let reports = self.reports().await;
+        let reports = &self.reports().await.shards;
         let mut text = String::new();
         for report in reports.iter().filter(|report| report.status != Status::Active) {
             let state = match (report.status, report.fatal) {

@@ -198,7 +198,7 @@ async fn converse(
         Route::Api(request) => {
             return Box::pin(control.forward(guest, connection, request, peer)).await;
         }
-        Route::Metrics | Route::Health => {
+        Route::Operator(..) | Route::Health => {
             drop(guest);
             let place = control.scrapes.enter(peer.ip().into());
             let id = place.id;
@@ -211,7 +211,8 @@ async fn converse(
         route => return Box::pin(answer(&control, connection, route, peer)).await,
     };
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
-    agree(&mut connection, &upgrade, query);
+    let transport = if control.live().client_compression { query.transport } else { Transport::None };
+    agree(&mut connection, &upgrade, http::GatewayQuery { transport, ..query });
     connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
     let url = Url { version: query.version, session: query.session };
     greet(control, guest, connection, url, Commands::Refused).await;
@@ -467,8 +468,10 @@ async fn admit(
     if identify.intents.is_some() && beyond != Intents::default() {
         tracing::warn!(shard, "a client asks for intents that the proxy does not have: bits {:#x}", beyond.0);
     }
-    let options = Options { intents, version, compress: identify.compress == Some(true) };
-    tracing::debug!(shard, intents = intents.0, compress = options.compress, "a client identifies");
+    let compress = identify.compress == Some(true) && control.live().client_compression;
+    let options = Options { intents, version, compress, library: identify.library() };
+    let library = options.library.name();
+    tracing::debug!(shard, intents = intents.0, compress, library, "a client identifies");
     Ok((shard, options))
 }
 

@@ -3,6 +3,7 @@
 use super::forward::Forward;
 use crate::{
     compression::Transport,
+    data_core::Repair,
     downstream::session::SessionId,
     protocol::Encoding,
     shard::naming::session_in,
@@ -21,8 +22,8 @@ pub enum Route {
     Gateway(Upgrade, GatewayQuery),
     /// `/shard-count`.
     ShardCount,
-    /// `/metrics`.
-    Metrics,
+    /// What is for who operates the proxy, and the `http_token` that was shown for it.
+    Operator(Operator, Option<String>),
     /// `/health`.
     Health,
     /// `/api/v*/gateway`.
@@ -33,6 +34,21 @@ pub enum Route {
     Api(Forward),
     /// Anything that is answered at once.
     Refused(Response),
+}
+
+/// What operators ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// `/`: the live page.
+    Page,
+    /// `/status.json`, with the details of this shard.
+    Status(Option<u32>),
+    /// `/metrics`.
+    Metrics,
+    /// POST `/admin/reload`.
+    Reload,
+    /// POST `/admin/shards/<id>/reconnect` and `…/identify`.
+    Repair(u32, Repair),
 }
 
 /// What a gateway URL says (docs: Gateway, Connecting).
@@ -55,6 +71,8 @@ pub struct Response {
     pub status: &'static str,
     /// `Content-Type`. Some libraries compare it with `application/json` to the letter.
     pub content_type: &'static str,
+    /// Further lines of the header, each with its end of line.
+    pub headers: String,
     /// The body.
     pub body: String,
 }
@@ -62,21 +80,22 @@ pub struct Response {
 impl Response {
     /// Plain text.
     pub fn text(status: &'static str, body: impl Into<String>) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+        Self { status, content_type: "text/plain; charset=utf-8", headers: String::new(), body: body.into() }
     }
 
     /// JSON.
     pub fn json(status: &'static str, body: impl Into<String>) -> Self {
-        Self { status, content_type: "application/json", body: body.into() }
+        Self { status, content_type: "application/json", headers: String::new(), body: body.into() }
     }
 
     /// The bytes for the wire; the connection ends after them.
     pub fn encode(&self) -> Vec<u8> {
         format!(
-            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{}",
+            "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{}X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{}",
             self.status,
             self.content_type,
             self.body.len(),
+            self.headers,
             self.body
         )
         .into_bytes()
@@ -173,6 +192,12 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let api = api_route(path);
     if request.method != Some("GET") {
+        if let Some(operator) = changing(path) {
+            return match request.method {
+                Some("POST") => Route::Operator(operator, bearer(request)),
+                _ => refused("405 Method Not Allowed", "only POST is served here\n"),
+            };
+        }
         return match api {
             Some("/gateway" | "/gateway/bot") | None => refused("405 Method Not Allowed", "only GET is served here"),
             Some(_) => forward(request, target),
@@ -196,7 +221,14 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
     }
     match path {
         "/shard-count" => Route::ShardCount,
-        "/metrics" => Route::Metrics,
+        "/" => Route::Operator(Operator::Page, bearer(request).or_else(|| parameter(query, "token"))),
+        "/status.json" => match parameter(query, "shard").map(|shard| shard.parse()) {
+            None => Route::Operator(Operator::Status(None), bearer(request)),
+            Some(Ok(shard)) => Route::Operator(Operator::Status(Some(shard)), bearer(request)),
+            Some(Err(_)) => refused("400 Bad Request", "`shard` has to be the id of a shard, such as 17\n"),
+        },
+        "/metrics" => Route::Operator(Operator::Metrics, bearer(request)),
+        _ if changing(path).is_some() => refused("405 Method Not Allowed", "only POST is served here\n"),
         "/health" => Route::Health,
         _ => match api {
             Some("/gateway") => Route::GatewayUrl,
@@ -207,10 +239,40 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
             Some(_) => forward(request, target),
             None => refused(
                 "404 Not Found",
-                "served here: /shard-count, /metrics, /health, /api/v10/gateway, /api/v10/gateway/bot, and the gateway itself as a WebSocket\n",
+                "served here: /, /status.json, /shard-count, /metrics, /health, /api/v10/gateway, /api/v10/gateway/bot, and the gateway itself as a WebSocket\n",
             ),
         },
     }
+}
+
+/// The routes that change something.
+fn changing(path: &str) -> Option<Operator> {
+    let action = path.strip_prefix("/admin/")?;
+    if action == "reload" {
+        return Some(Operator::Reload);
+    }
+    let (shard, repair) = action.strip_prefix("shards/")?.split_once('/')?;
+    let repair = match repair {
+        "reconnect" => Repair::Reconnect,
+        "identify" => Repair::Identify,
+        _ => return None,
+    };
+    shard.parse().ok().map(|shard| Operator::Repair(shard, repair))
+}
+
+/// The token in `Authorization: Bearer …`.
+fn bearer(request: &httparse::Request<'_, '_>) -> Option<String> {
+    let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"))?;
+    let (scheme, token) = std::str::from_utf8(header.value).ok()?.trim().split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+}
+
+/// A parameter of the query, as it stands there.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    query
+        .split('&')
+        .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name))
+        .map(|(_, value)| value.to_owned())
 }
 
 fn forward(request: &httparse::Request<'_, '_>, target: &str) -> Route {
@@ -282,7 +344,8 @@ mod tests {
     #[test]
     fn routes() {
         assert_eq!(get("/shard-count"), Route::ShardCount);
-        assert_eq!(get("/metrics?x=1"), Route::Metrics);
+        assert_eq!(get("/metrics?x=1"), Route::Operator(Operator::Metrics, None));
+        assert_eq!(get("/"), Route::Operator(Operator::Page, None));
         assert_eq!(get("/health"), Route::Health);
         for base in ["/api", "/api/v9", "/api/v10"] {
             assert_eq!(get(&format!("{base}/gateway")), Route::GatewayUrl);
@@ -290,7 +353,7 @@ mod tests {
         }
         let with_token = b"GET /api/v10/gateway/bot HTTP/1.1\r\nauthorization: Bot abc\r\n\r\n";
         assert_eq!(parse(with_token).unwrap().1, Route::GatewayBot(Some("Bot abc".into())));
-        for target in ["/", "/apix", "/api", "/api/v10"] {
+        for target in ["/apix", "/admin/reload/x", "/admin/shards/-1/identify", "/status", "/api", "/api/v10"] {
             assert!(matches!(get(target), Route::Refused(response) if response.status == "404 Not Found"), "{target}");
         }
         assert!(matches!(get("/api/v10/users/@me"), Route::Api(forward) if !forward.has_own_token));
@@ -303,6 +366,34 @@ mod tests {
             post("/api/interactions/1/aW50ZXJhY3Rpb246MTIzNDU2Nzg5MDEyMzQ1/callback?x=/.."),
             Route::Api(forward) if forward.has_own_token
         ));
+    }
+
+    #[test]
+    fn operators_show_their_token() {
+        let ask = |head: &str| parse(format!("{head}\r\n\r\n").as_bytes()).unwrap().1;
+        let shown = |operator, token: Option<&str>| Route::Operator(operator, token.map(str::to_owned));
+        assert_eq!(ask("GET /?token=a-b HTTP/1.1"), shown(Operator::Page, Some("a-b")));
+        assert_eq!(ask("GET /?token=a HTTP/1.1\r\nauthorization: bearer  b"), shown(Operator::Page, Some("b")));
+        // A URL with a token in it must not be asked for once a second.
+        assert_eq!(ask("GET /status.json?token=a HTTP/1.1"), shown(Operator::Status(None), None));
+        assert_eq!(
+            ask("GET /status.json?shard=17 HTTP/1.1\r\nAuthorization: Bearer b"),
+            shown(Operator::Status(Some(17)), Some("b"))
+        );
+        assert_eq!(ask("GET /metrics HTTP/1.1\r\nAuthorization: Bot b"), shown(Operator::Metrics, None));
+        assert_eq!(ask("POST /admin/reload HTTP/1.1"), shown(Operator::Reload, None));
+        assert_eq!(
+            ask("POST /admin/shards/3/identify HTTP/1.1\r\nAuthorization: Bearer b"),
+            shown(Operator::Repair(3, Repair::Identify), Some("b"))
+        );
+        let status = |head: &str| match ask(head) {
+            Route::Refused(response) => response.status[..3].to_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(status("GET /admin/shards/3/identify HTTP/1.1"), "405");
+        assert_eq!(status("PUT /admin/reload HTTP/1.1"), "405");
+        assert_eq!(status("POST / HTTP/1.1"), "405");
+        assert_eq!(status("GET /status.json?shard=x HTTP/1.1"), "400");
     }
 
     #[test]

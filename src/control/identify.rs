@@ -177,6 +177,37 @@ impl IdentifyQueue {
         self.budget.remaining
     }
 
+    /// Permits that Discord gives until each renewal.
+    pub fn total(&self) -> u32 {
+        self.budget.total
+    }
+
+    /// Number of buckets.
+    pub fn max_concurrency(&self) -> u32 {
+        self.budget.max_concurrency
+    }
+
+    /// How long until the budget is renewed; `None`: that is not known yet.
+    pub fn renewed_in(&self, now: Time) -> Option<Duration> {
+        (self.resets_at < Time::MAX).then(|| self.resets_at.saturating_sub(now))
+    }
+
+    /// How long until the last shard that waits, or that has not begun yet, has its permit, if nothing else comes up. `None`:
+    /// nobody waits, or the budget is not known yet.
+    pub fn last_permit_in(&self, now: Time) -> Option<Duration> {
+        let mut buckets: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        for shard in self.waiting.values().flatten().chain(&self.starting) {
+            buckets.entry(self.bucket(*shard)).or_default().insert(*shard);
+        }
+        let renewed = self.renewed_in(now)?;
+        let earliest = if self.is_exhausted() { now + renewed } else { now }.max(self.all_free_at);
+        let last = |(bucket, shards): (&u32, &BTreeSet<u32>)| {
+            let first = self.free_at.get(bucket).map_or(earliest, |free| earliest.max(*free));
+            first + INTERVAL * (shards.len() as u32 - 1)
+        };
+        buckets.iter().map(last).max().map(|at| at.saturating_sub(now))
+    }
+
     /// Permits given so far.
     pub fn granted(&self) -> u64 {
         self.granted
@@ -208,6 +239,23 @@ mod tests {
         assert_eq!(drain(&mut queue, SECOND + INTERVAL), [2, 3]);
         assert_eq!(drain(&mut queue, SECOND + INTERVAL * 2), [4]);
         assert_eq!((queue.waiting(), queue.remaining(), queue.granted()), (0, 995, 5));
+    }
+
+    #[test]
+    fn it_is_known_when_the_last_shard_will_be_up() {
+        let mut queue = IdentifyQueue::new(budget(1000, 2), SECOND, 0..5);
+        // Three shards are in one bucket and two in the other, whether they have asked yet or not.
+        assert_eq!(queue.last_permit_in(SECOND), Some(INTERVAL * 2));
+        (0..5).for_each(|shard| queue.request(shard));
+        assert_eq!(drain(&mut queue, SECOND), [0, 1]);
+        assert_eq!(queue.last_permit_in(SECOND), Some(INTERVAL * 2));
+        assert_eq!(queue.last_permit_in(SECOND * 2), Some(INTERVAL * 2 - SECOND));
+        (1..3).for_each(|turn| drop(drain(&mut queue, SECOND + INTERVAL * turn)));
+        assert_eq!(queue.last_permit_in(SECOND * 60), None);
+        let mut exhausted = IdentifyQueue::new(budget(0, 1), SECOND, []);
+        exhausted.request(7);
+        assert_eq!(exhausted.last_permit_in(SECOND), Some(SECOND * 3600));
+        assert_eq!(IdentifyQueue::without_budget(0..4).last_permit_in(SECOND), None);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! `/metrics`: the reports of all shards in the Prometheus text format. Names and labels of the prior art are kept, so
 //! that dashboards go on working.
 
+mod operations;
+
+use super::{reload::Reloads, status::Gathered, waits::Waits};
 use crate::{
     protocol::event::EventKind,
     shard::report::{LATENCY_BUCKETS, Report},
@@ -9,6 +12,7 @@ use prometheus::{
     Encoder, TextEncoder,
     proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
 };
+use std::time::SystemTime;
 
 /// Figures of the control core itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,10 +85,10 @@ fn counter(labels: Vec<LabelPair>, value: f64) -> Metric {
     metric
 }
 
-fn histogram(report: &Report) -> Metric {
+fn histogram(labels: Vec<LabelPair>, bounds: &[f64], counts: &[u64], sum: f64) -> Metric {
     let mut histogram = Histogram::default();
     let mut below = 0;
-    let buckets = LATENCY_BUCKETS.iter().zip(report.latencies.buckets).map(|(&bound, count)| {
+    let buckets = bounds.iter().zip(counts).map(|(&bound, count)| {
         below += count;
         let mut bucket = Bucket::default();
         bucket.set_upper_bound(bound);
@@ -92,16 +96,23 @@ fn histogram(report: &Report) -> Metric {
         bucket
     });
     histogram.set_bucket(buckets.collect());
-    histogram.set_sample_count(report.latencies.count());
-    histogram.set_sample_sum(report.latencies.sum);
-    let mut metric = Metric::from_label(vec![label("shard", &report.shard.to_string())]);
+    histogram.set_sample_count(counts.iter().sum());
+    histogram.set_sample_sum(sum);
+    let mut metric = Metric::from_label(labels);
     metric.set_histogram(histogram);
     metric
 }
 
-/// Renders everything.
-pub fn render(reports: &[Report], control: ControlFigures) -> String {
-    let mut families = Vec::new();
+/// Renders everything. `started` is when the process began.
+pub fn render(
+    gathered: &Gathered,
+    control: ControlFigures,
+    waits: &Waits,
+    reloads: Reloads,
+    started: SystemTime,
+) -> String {
+    let reports = &gathered.shards;
+    let mut families = operations::families(gathered, waits, reloads, started);
     let mut per_shard = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Report) -> f64| {
         let metrics = reports.iter().map(|report| {
             let labels = vec![label("shard", &report.shard.to_string())];
@@ -238,7 +249,13 @@ pub fn render(reports: &[Report], control: ControlFigures) -> String {
         "gateway_shard_latency_histogram",
         "Round trips of heartbeats in seconds",
         MetricType::HISTOGRAM,
-        reports.iter().map(histogram).collect(),
+        reports
+            .iter()
+            .map(|report| {
+                let labels = vec![label("shard", &report.shard.to_string())];
+                histogram(labels, &LATENCY_BUCKETS, &report.latencies.buckets, report.latencies.sum)
+            })
+            .collect(),
     ));
     for (name, help, kind, value) in [
         ("gateway_connections_unauthenticated", "Connections before IDENTIFY", GAUGE, control.unauthenticated as f64),

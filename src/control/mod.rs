@@ -7,22 +7,31 @@ mod answers;
 pub mod body;
 mod dial;
 mod door;
+mod external_queue;
+mod feed;
 mod forward;
 pub mod hosts;
 pub mod http;
 pub mod identify;
 mod kept;
 mod metrics;
+mod operator;
 pub mod origin;
+mod page;
+mod permits;
 mod pool;
+mod reload;
 mod remembered;
-mod rest;
+pub mod rest;
 mod signals;
 mod starter;
+mod status;
+mod threads;
+mod waits;
 
 use crate::{
     config::Config,
-    data_core::{ToControl, ToCore},
+    data_core::{CoreReport, ToControl, ToCore},
     downstream::budget::MemoryBudget,
     listener::Listener,
     net::{
@@ -32,11 +41,12 @@ use crate::{
     },
     placement::Placement,
     preflight,
-    shard::report::Report,
     state_dir::StateDir,
 };
 use door::Serves;
 pub use door::{agree, head};
+use external_queue::ExternalQueue;
+use feed::Feed;
 pub use forward::response_head;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use hosts::Hosts;
@@ -45,19 +55,22 @@ use identify::{Budget, IdentifyQueue};
 use kept::Kept;
 use metrics::ControlFigures;
 use pool::{OnceAMinute, Pool, Rate};
+pub use reload::{Reloading, SetLogLevel};
 use remembered::Remembered;
-use rest::{GatewayInfo, Rest, RestError};
-use starter::{Starter, Threads, audience, client_memory};
+use rest::{GatewayInfo, RestError};
+use starter::{CoreThreads, Starter, audience, client_memory};
+use status::Gathered;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
-    future::poll_fn,
     os::fd::{FromRawFd, IntoRawFd, RawFd},
     rc::Rc,
     sync::Arc,
-    task::{self, Poll},
-    time::{Duration, Instant},
+    task,
+    time::{Duration, Instant, SystemTime},
 };
+use threads::Threads;
+use waits::Waits;
 
 /// io_uring memory of an executor in bytes. Sockets do not use it, and the default is 10 MiB.
 const IO_MEMORY: usize = 64 << 10;
@@ -91,6 +104,10 @@ enum Event {
     /// A data core can not go on.
     Failed(String),
     Gateway(Result<GatewayInfo, RestError>),
+    /// The external queue lets a shard identify.
+    Permit(u32),
+    /// The external queue does not answer, for this reason.
+    QueueAway(String),
 }
 
 /// An attempt to ask `/gateway/bot` that failed.
@@ -104,21 +121,33 @@ struct RestFailure {
 /// The reports that a request still waits for.
 #[derive(Default)]
 struct Gathering {
-    reports: Vec<Report>,
+    reports: Vec<CoreReport>,
     missing: usize,
     waker: Option<task::Waker>,
 }
 
 /// The state of the control core.
 struct Control {
+    /// As it was at the start: what needs a restart to change is read from here.
     config: Config,
+    /// As it is now; see [`Control::live`].
+    live: RefCell<Rc<Config>>,
+    reloading: Reloading,
+    reloads: Cell<reload::Reloads>,
     epoch: Instant,
+    /// The same moment on the clock on the wall.
+    started: SystemTime,
     /// Empty until the number of shards is known.
     cores: OnceCell<Vec<Postbox<ToCore>>>,
     starter: Starter,
     /// What the shards were started with.
     gateway: RefCell<Option<Remembered>>,
     queue: RefCell<Option<IdentifyQueue>>,
+    /// Where shards ask besides (`identify_queue`).
+    external_queue: Option<ExternalQueue>,
+    /// Why it does not answer; `None`: it has answered the last time.
+    queue_away: RefCell<Option<String>>,
+    queue_log: RefCell<OnceAMinute>,
     /// Of the task that gives permits, while nobody waits for one.
     pacer: Cell<Option<task::Waker>>,
     gathering: RefCell<HashMap<u64, Gathering>>,
@@ -142,7 +171,12 @@ struct Control {
     /// Requests for Discord's API whose path carries a token of its own.
     tokenless: Rc<Pool>,
     tokenless_rate: RefCell<Rate>,
-    reports: Rc<Kept<Rc<[Report]>>>,
+    /// What has happened of late.
+    feed: RefCell<Feed>,
+    /// How long shards have waited to identify.
+    waits: RefCell<Waits>,
+    reports: Rc<Kept<Rc<Gathered>>>,
+    status: Rc<Kept<Rc<str>>>,
     metrics: Rc<Kept<Rc<str>>>,
     /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
     last_descriptor: RawFd,
@@ -163,37 +197,18 @@ pub struct Listeners {
 }
 
 /// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
-pub fn run(config: Config, placement: &Placement, listeners: Listeners) -> Result<(), Failure> {
+pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloading: Reloading) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
-    let mut signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
+    let signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
     let tls = tls::client_config().map_err(Failure)?;
-    let epoch = Instant::now();
-    let (to_control, from_cores) = mailbox();
-    let (events, inbox) = mailbox();
+    let (epoch, started) = (Instant::now(), SystemTime::now());
+    let ((to_control, from_cores), (events, inbox)) = (mailbox(), mailbox());
 
-    let starter = Starter { placement: placement.clone(), control: to_control, epoch, threads: Threads::default() };
+    let starter = Starter { placement: placement.clone(), control: to_control, epoch, threads: CoreThreads::default() };
     let threads = starter.threads.clone();
-    let signal_events = events.clone();
-    let core_events = events.clone();
-    spawn("signals", move || {
-        for signal in signals.forever() {
-            if signal_events.send(Event::Signal(signal)).is_err() {
-                std::process::exit(1);
-            }
-        }
-    })?;
-    let (ask_rest, asked) = crossbeam_channel::bounded::<Duration>(4);
     let hosts = Hosts(config.gateway_hosts.clone());
-    let rest = Rest::new(config.token.bare().into(), config.twilight_http_proxy.as_deref(), hosts.clone());
-    spawn("rest", move || {
-        for wait in asked {
-            std::thread::sleep(wait);
-            if events.send(Event::Gateway(rest.gateway())).is_err() {
-                return;
-            }
-        }
-    })?;
-
+    let Threads { ask_rest, external_queue } = threads::start(&config, &hosts, signals, &events)?;
+    let core_events = events;
     let files = preflight::open_files().map_err(|error| failure("the limit of open files", &error))?;
     let reserved_files = preflight::reserved_files(config.shards, files);
     let memory = Arc::new(MemoryBudget::new(client_memory(&config)));
@@ -203,14 +218,23 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners) -> Resul
         .spawn(move || async move {
             let control = Rc::new(Control {
                 audience: audience(&config),
+                live: RefCell::new(Rc::new(config.clone())),
                 hosts,
                 memory,
                 config,
+                reloading,
+                reloads: Cell::default(),
                 epoch,
+                started,
+                feed: RefCell::default(),
+                waits: RefCell::default(),
                 cores: OnceCell::new(),
                 starter,
                 gateway: RefCell::new(None),
                 queue: RefCell::new(None),
+                external_queue,
+                queue_away: RefCell::default(),
+                queue_log: RefCell::default(),
                 pacer: Cell::new(None),
                 gathering: RefCell::new(HashMap::new()),
                 next_gathering: Cell::new(0),
@@ -223,6 +247,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners) -> Resul
                 tokenless: Pool::new(forward::MAX_TOKENLESS),
                 tokenless_rate: RefCell::new(Rate::new(forward::TOKENLESS_RATE)),
                 reports: Kept::new(answers::KEPT),
+                status: Kept::new(answers::KEPT),
                 metrics: Kept::new(answers::KEPT),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
@@ -242,14 +267,6 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners) -> Resul
         }
     }
     result
-}
-
-fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(body)
-        .map(drop)
-        .map_err(|error| Failure(format!("can not start thread {name}: {error}")))
 }
 
 impl Control {
@@ -299,7 +316,7 @@ impl Control {
             true
         };
         let second_signal = async {
-            while !matches!(inbox.receive().await, Event::Signal(_)) {}
+            while !matches!(inbox.receive().await, Event::Signal(signal) if signal != signals::RELOAD) {}
             false
         };
         match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
@@ -339,6 +356,9 @@ impl Control {
                     }
                 }
                 Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
+                Event::Permit(shard) => self.permitted(shard),
+                Event::QueueAway(what) => self.queue_is_away(what),
+                Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
                 Event::Signal(signal) => {
                     tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
                     return Ok(());
@@ -413,7 +433,7 @@ impl Control {
         let cores = self.cores.get_or_init(|| cores);
         for (index, core) in cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
-            let plan = self.plan(own, count, url.clone());
+            let plan = self.plan(index, own, count, url.clone());
             if core.send(ToCore::Start(Box::new(plan))).is_err() {
                 return Err(Failure(format!("data core {index} has ended")));
             }
@@ -472,7 +492,11 @@ impl Control {
                     self.names.borrow_mut().insert(shard, name);
                 }
                 ToControl::WantPermit(shard) => {
-                    if let Some(queue) = &mut *self.queue.borrow_mut() {
+                    self.waits.borrow_mut().asked(shard, self.now());
+                    let asks = self.external_queue.as_ref().is_some_and(|external| external.is_asking(shard));
+                    if let Some(queue) = &mut *self.queue.borrow_mut()
+                        && !asks
+                    {
                         queue.request(shard);
                     }
                     self.grant();
@@ -487,13 +511,14 @@ impl Control {
                 }
                 ToControl::Reports(number, reports) => {
                     if let Some(gathering) = self.gathering.borrow_mut().get_mut(&number) {
-                        gathering.reports.extend(reports);
+                        gathering.reports.push(*reports);
                         gathering.missing -= 1;
                         if let Some(waker) = gathering.waker.take() {
                             waker.wake();
                         }
                     }
                 }
+                ToControl::Changed(changed) => self.feed.borrow_mut().changed(changed),
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }
@@ -504,44 +529,6 @@ impl Control {
                 }
                 ToControl::Panicked => self.figures.borrow_mut().panics += 1,
                 ToControl::Stopped => stopped.set(stopped.get() + 1),
-            }
-        }
-    }
-
-    /// Gives every permit that is due.
-    fn grant(&self) {
-        let now = self.now();
-        let mut queue = self.queue.borrow_mut();
-        let Some(queue) = &mut *queue else { return };
-        while let Some(shard) = queue.poll(now) {
-            let _ = self.cores()[self.index_of(shard)].send(ToCore::Permit(shard));
-        }
-    }
-
-    async fn pace_identifies(self: Rc<Self>) {
-        let mut told = false;
-        loop {
-            poll_fn(|cx| {
-                if self.queue.borrow().as_ref().is_some_and(|queue| queue.waiting() > 0) {
-                    return Poll::Ready(());
-                }
-                told = false;
-                self.pacer.set(Some(cx.waker().clone()));
-                Poll::Pending
-            })
-            .await;
-            glommio::timer::sleep(QUEUE_TICK).await;
-            self.grant();
-            let blocked = self.queue.borrow().as_ref().and_then(|queue| queue.blocked_for(self.now()));
-            match blocked {
-                Some(wait) if !told => {
-                    tracing::error!("no IDENTIFY left: waiting {} s until Discord renews them", wait.as_secs());
-                    told = true;
-                    // The figures may be old, and the renewal is best known by asking after it.
-                    let _ = self.ask_rest.try_send(wait + Duration::from_secs(1));
-                }
-                Some(_) => {}
-                None => told = false,
             }
         }
     }

@@ -7,7 +7,9 @@ use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
 use ureq::{
     Agent,
+    config::ConfigBuilder,
     tls::{RootCerts, TlsConfig},
+    typestate::AgentScope,
 };
 
 /// Discord's own address.
@@ -88,22 +90,7 @@ impl Rest {
     /// `proxy` is `host:port` of a plain HTTP proxy for Discord's API (config key `twilight_http_proxy`). An answer that names
     /// none of `hosts` is not taken.
     pub fn new(token: Arc<str>, proxy: Option<&str>, hosts: Hosts) -> Self {
-        let roots = rustls_native_certs::load_native_certs().certs;
-        let roots: Vec<_> = roots.iter().map(|der| ureq::tls::Certificate::from_der(der).to_owned()).collect();
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::new_with_certs(&roots))
-            .unversioned_rustls_crypto_provider(crate::net::tls::provider())
-            .build();
-        let agent = Agent::config_builder()
-            .tls_config(tls)
-            .timeout_global(Some(TIMEOUT))
-            .http_status_as_error(false)
-            .user_agent(USER_AGENT)
-            .proxy(None)
-            // Who answers for Discord says himself what he knows; where else he points to is not asked, with the token or without.
-            .max_redirects(0)
-            .build()
-            .new_agent();
+        let agent = agent_builder().timeout_global(Some(TIMEOUT)).build().new_agent();
         Self { agent, url: url(proxy), token, hosts }
     }
 
@@ -125,6 +112,24 @@ impl Rest {
             _ => Err(refusal(status, header.as_deref(), &body.unwrap_or_default())),
         }
     }
+}
+
+/// What all HTTP clients of the proxy have in common: TLS with the roots of the system, no proxy of the environment, and a status
+/// that is no success is an answer.
+pub(super) fn agent_builder() -> ConfigBuilder<AgentScope> {
+    let roots = rustls_native_certs::load_native_certs().certs;
+    let roots: Vec<_> = roots.iter().map(|der| ureq::tls::Certificate::from_der(der).to_owned()).collect();
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .unversioned_rustls_crypto_provider(crate::net::tls::provider())
+        .build();
+    Agent::config_builder()
+        .tls_config(tls)
+        .http_status_as_error(false)
+        .user_agent(USER_AGENT)
+        .proxy(None)
+        // Who answers for Discord says himself what he knows; where else he points to is not asked, with the token or without.
+        .max_redirects(0)
 }
 
 /// What is asked. `proxy` is `host:port` of a plain HTTP proxy for Discord's API.

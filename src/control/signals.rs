@@ -1,15 +1,18 @@
-//! Receives SIGTERM and SIGINT. Their handlers, which are signal-hook's, only write to a pipe, so no code of the proxy runs
-//! in a signal handler.
+//! Receives SIGTERM, SIGINT and SIGHUP. Their handlers, which are signal-hook's, only write to a pipe, so no code of the proxy
+//! runs in a signal handler.
 
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
 use std::io;
 
+/// The signal that asks for the configuration to be read again.
+pub const RELOAD: i32 = SIGHUP;
+
 /// Installs the handlers. From now on the signals do not end the process; the returned iterator yields their numbers.
 pub fn register() -> io::Result<Signals> {
-    Signals::new([SIGTERM, SIGINT])
+    Signals::new([SIGTERM, SIGINT, RELOAD])
 }
 
 #[cfg(test)]

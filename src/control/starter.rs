@@ -18,14 +18,14 @@ use std::{
 };
 
 /// The threads of the data cores, to be waited for at the end.
-pub(super) type Threads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
+pub(super) type CoreThreads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
 
 /// Starts data cores once it is known how many are needed.
 pub(super) struct Starter {
     pub placement: Placement,
     pub control: Postbox<ToControl>,
     pub epoch: Instant,
-    pub threads: Threads,
+    pub threads: CoreThreads,
 }
 
 impl Starter {
@@ -53,9 +53,10 @@ impl Starter {
 
 impl Control {
     /// What a data core has to know to run these of `count` shards.
-    pub(super) fn plan(&self, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
-        let config = &self.config;
+    pub(super) fn plan(&self, index: usize, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
+        let config = &*self.live();
         Plan {
+            index,
             presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
             shards,
             shard_count: count,
@@ -68,6 +69,7 @@ impl Control {
             resume_window: config.resume_window,
             cache: config.cache,
             honor_client_intents: config.honor_client_intents,
+            denied: config.denied.clone(),
             voice_grace: config.voice_grace,
             voice_rejoin: config.voice_rejoin,
             state_dir: config.state_dir.clone(),

@@ -73,6 +73,8 @@ pub struct Client<S> {
     pub session: Option<u32>,
     /// Its API version.
     pub version: u8,
+    /// Since when it is connected to its shard.
+    pub since: Time,
     /// What it sent.
     pub inbound: Inbound,
     /// What goes to it.
@@ -111,6 +113,7 @@ impl<S> Client<S> {
             connection,
             session: None,
             version,
+            since: Time::ZERO,
             inbound,
             outbox,
             charge: None,

@@ -8,7 +8,7 @@
 //! the core get their turns; what goes wrong while a client is served is that client's alone ([`Hosted::recover`]).
 
 use super::{
-    Core, Owner, ToControl,
+    Changed, Core, Owner, ToControl,
     client::Client,
     timers::Timer,
     upstream::{Broken, Upstream},
@@ -19,8 +19,11 @@ use crate::{
         sockets::{ConnectionId, Event, Receiving},
     },
     protocol::Time,
-    shard::Shard,
-    upstream::session::Action,
+    shard::{
+        Shard,
+        report::{ClientReport, Closing, Dress, Report, Traffic},
+    },
+    upstream::session::{Action, Status},
     websocket::Outgoing,
 };
 use slab::Slab;
@@ -83,6 +86,10 @@ pub struct Hosted<I: Io> {
     pub(super) serving: Option<usize>,
     /// The log has been told that Discord has closed the shard for good.
     told_fatal: bool,
+    /// The state that the control core was told last.
+    told: Status,
+    /// Counts of what its sockets did.
+    traffic: Traffic,
 }
 
 impl<I: Io> Hosted<I> {
@@ -105,6 +112,8 @@ impl<I: Io> Hosted<I> {
             queued: false,
             serving: None,
             told_fatal: false,
+            told: Status::Disconnected,
+            traffic: Traffic::default(),
         }
     }
 
@@ -130,7 +139,10 @@ impl<I: Io> Hosted<I> {
                 client.ended = true;
                 client.broken |= error.is_some();
             }
-            Event::Sent(bytes, result) => client.sent(now, bytes, result),
+            Event::Sent(bytes, result) => {
+                self.traffic.sent_bytes += *result.as_ref().unwrap_or(&0) as u64;
+                client.sent(now, bytes, result);
+            }
             Event::Writable => client.blocked = false,
             Event::Released(socket) => client.released = Some(socket),
         }
@@ -144,7 +156,10 @@ impl<I: Io> Hosted<I> {
             && upstream.connection == id
         {
             match event {
-                Event::Received(bytes) => upstream.received(bytes),
+                Event::Received(bytes) => {
+                    self.traffic.received_bytes += bytes.len() as u64;
+                    upstream.received(bytes);
+                }
                 Event::Ended(error) => {
                     let why = error.map_or_else(|| "end of stream".into(), |error| error.to_string());
                     upstream.ended.get_or_insert(why);
@@ -194,6 +209,7 @@ impl<I: Io> Hosted<I> {
         let more = self.serve_clients(core);
         self.act(core);
         self.shard.settle();
+        self.tell_change(core);
         self.deadline = self.shard.deadline().unwrap_or(Time::MAX);
         more
     }
@@ -231,6 +247,38 @@ impl<I: Io> Hosted<I> {
             self.shard.upstream_closed(core.now, code);
             self.tell_fatal();
         }
+    }
+
+    /// Tells the control core when the shard's state has changed.
+    fn tell_change(&mut self, core: &mut Core<I>) {
+        let (from, to) = (self.told, self.shard.status());
+        if from != to {
+            self.told = to;
+            let lost = matches!(to, Status::Disconnected | Status::Fatal);
+            let loss = if lost { self.shard.last_loss() } else { None };
+            core.tell(ToControl::Changed(Changed { shard: self.shard.id().id, at: core.now, from, to, loss }));
+        }
+    }
+
+    /// The state in numbers, that of the sockets included.
+    pub fn report(&mut self) -> Report {
+        let mut traffic = self.traffic.clone();
+        for (_, client) in &self.clients {
+            let Some(described) = client.session.and_then(|number| self.shard.describe(number)) else { continue };
+            traffic.add(ClientReport {
+                dress: Dress::new(described.library, client.outbox.encoding(), client.outbox.compression()),
+                since: client.since,
+                lag: described.lag,
+                sequence: described.sequence,
+                waiting: client.outbox.len(),
+            });
+        }
+        Report { traffic, ..self.shard.report() }
+    }
+
+    /// Counts that the proxy closes the connection of a client.
+    pub(super) fn count_closing(&mut self, closing: Closing) {
+        self.traffic.closings[closing as usize] += 1;
     }
 
     fn tell_fatal(&mut self) {

@@ -9,7 +9,9 @@ use crate::{
     },
     log::Limits,
     net::tls::Tls,
+    protocol::{Time, denied::Denied},
     shard::report::Report,
+    upstream::{loss::Reason, session::Status},
     websocket::Inbound,
 };
 use serde_json::value::RawValue;
@@ -18,6 +20,8 @@ use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 /// What a data core needs to know to run its shards.
 #[derive(Clone)]
 pub struct Plan {
+    /// Its place among the data cores.
+    pub index: usize,
     /// Ids of its shards.
     pub shards: Vec<u32>,
     /// How many shards the bot has in total.
@@ -42,6 +46,8 @@ pub struct Plan {
     pub cache: crate::cache::Flags,
     /// Filter by the intents of each client.
     pub honor_client_intents: bool,
+    /// Events that no client gets.
+    pub denied: Denied,
     /// How long a voice channel is kept whose client is gone.
     pub voice_grace: Duration,
     /// Join the voice channels again when Discord has begun a new session.
@@ -100,6 +106,65 @@ pub struct Dialled<S = OwnedFd> {
     pub inbound: Inbound,
 }
 
+/// What the operator has changed in the configuration, for the shards of a core.
+pub struct Change {
+    /// Bounds of each log.
+    pub log: Limits,
+    /// How long a client can resume.
+    pub resume_window: Duration,
+    /// Filter by the intents of each client.
+    pub honor_client_intents: bool,
+    /// Events that no client gets.
+    pub denied: Denied,
+    /// Another presence of each shard, in the order of [`Plan::shards`]; `None`: it stays as it is.
+    pub presences: Option<Vec<Box<RawValue>>>,
+}
+
+/// How an operator wants a shard repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// By a new connection, on which the session is resumed.
+    Reconnect,
+    /// By a new session, which costs an IDENTIFY; clients have to identify anew.
+    Identify,
+}
+
+/// A change of a shard's state.
+#[derive(Clone, Copy, Debug)]
+pub struct Changed {
+    /// Which shard.
+    pub shard: u32,
+    /// When.
+    pub at: Time,
+    /// Its state before.
+    pub from: Status,
+    /// Its state now.
+    pub to: Status,
+    /// Why the connection was lost, and the close code if Discord gave one, when that was the change.
+    pub loss: Option<(Reason, Option<u16>)>,
+}
+
+/// The state of a data core in numbers.
+#[derive(Clone, Debug, Default)]
+pub struct CoreReport {
+    /// Its place among the data cores.
+    pub index: usize,
+    /// Time that its thread has run on a CPU.
+    pub cpu: Duration,
+    /// Turns of its loop.
+    pub turns: u64,
+    /// The longest turn of this minute and the one before.
+    pub longest_turn: Duration,
+    /// System calls that gave operations to the ring or waited for it (`io_uring_enter`).
+    pub enters: u64,
+    /// Bytes that went into the compression of clients' connections.
+    pub compression_input: u64,
+    /// Bytes that came out of it.
+    pub compression_output: u64,
+    /// Its shards.
+    pub shards: Vec<Report>,
+}
+
 /// Messages to a data core.
 pub enum ToCore<S = OwnedFd> {
     /// Start. Comes once and first.
@@ -121,6 +186,10 @@ pub enum ToCore<S = OwnedFd> {
     Client(Box<Arrival<S>>),
     /// Answer with [`ToControl::Reports`].
     Report(u64),
+    /// Go on with other settings.
+    Change(Box<Change>),
+    /// An operator wants a shard repaired.
+    Repair(u32, Repair),
     /// Leave Discord and the clients so that both can be resumed, then answer with [`ToControl::Stopped`].
     Stop,
 }
@@ -145,8 +214,10 @@ pub enum ToControl<S = OwnedFd> {
     },
     /// A client whose RESUME was refused: it may identify on the same connection.
     Return(Box<Parcel<S>>, u8),
-    /// The states of all shards of a core, in answer to the request of that number.
-    Reports(u64, Vec<Report>),
+    /// The state of a core and its shards, in answer to the request of that number.
+    Reports(u64, Box<CoreReport>),
+    /// A shard has got another state.
+    Changed(Changed),
     /// A panic has happened, and was contained.
     Panicked,
     /// A core can not go on, or could not begin.

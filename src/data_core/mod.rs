@@ -10,6 +10,7 @@
 //! A panic within a shard's turn is contained there ([`Hosted::recover`]).
 
 pub mod client;
+pub mod figures;
 mod hosted;
 mod messages;
 mod serve;
@@ -18,17 +19,19 @@ mod timers;
 mod upstream;
 
 pub use client::{close_for, command_text};
-pub use messages::{Arrival, Dialled, Entry, Parcel, Plan, ToControl, ToCore};
+pub use messages::{Arrival, Change, Changed, CoreReport, Dialled, Entry, Parcel, Plan, Repair, ToControl, ToCore};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{
+    compression::count,
     io::{Io, Wait, sockets::Sockets, uring::Uring, wake::Waker},
     net::mailbox::Postbox,
     protocol::{ShardId, Time, payload},
-    shard::{Entropy, Settings, Shard, report::Report},
+    shard::{Entropy, Settings, Shard, tally},
     upstream::session::Identity,
 };
 use crossbeam_channel::Receiver;
+use figures::Figures;
 use hashbrown::HashMap;
 use hosted::Hosted;
 use std::{
@@ -67,6 +70,7 @@ pub struct Core<I: Io> {
     stopping: bool,
     /// Clients that have come so far.
     clients: u64,
+    figures: Figures,
 }
 
 impl<I: Io> Core<I> {
@@ -125,7 +129,16 @@ impl<I: Io> DataCore<I> {
     ) -> Self {
         let now = io.now();
         let sockets = Sockets::new(io);
-        let core = Core { sockets, timers: Timers::default(), control, plan, now, stopping: false, clients: 0 };
+        let core = Core {
+            sockets,
+            timers: Timers::default(),
+            control,
+            plan,
+            now,
+            stopping: false,
+            clients: 0,
+            figures: Figures::default(),
+        };
         let mut this = Self {
             core,
             mailbox,
@@ -229,6 +242,7 @@ impl<I: Io> DataCore<I> {
         };
         let Self { core, shards, dirty, .. } = self;
         let now = core.now;
+        core.figures.turn(now, core.sockets.now());
         let woken = core.sockets.wait(wait, |id, owner, event| {
             let hosted = &mut shards[owner.shard as usize];
             hosted.note(now, id, owner, event);
@@ -289,12 +303,53 @@ impl<I: Io> DataCore<I> {
                 self.call(arrival.shard, |hosted, core| hosted.admit(core, *arrival));
             }
             ToCore::Report(number) => {
-                let reports: Vec<Report> = (0..self.shards.len())
-                    .filter_map(|index| self.contained(index, |hosted, _| hosted.shard.report()))
-                    .collect();
-                self.core.tell(ToControl::Reports(number, reports));
+                let report = self.report();
+                self.core.tell(ToControl::Reports(number, Box::new(report)));
             }
+            ToCore::Change(change) => self.change(&change),
+            ToCore::Repair(shard, repair) => self.call(shard, |hosted, core| match repair {
+                Repair::Reconnect => hosted.shard.reconnect_by_hand(core.now),
+                Repair::Identify => hosted.shard.identify_by_hand(core.now),
+            }),
             ToCore::Stop => self.stop(),
+        }
+    }
+
+    fn report(&mut self) -> CoreReport {
+        let shards =
+            (0..self.shards.len()).filter_map(|index| self.contained(index, |hosted, _| hosted.report())).collect();
+        let (compression_input, compression_output) = count::total();
+        let core = &mut self.core;
+        CoreReport {
+            index: core.plan.index,
+            cpu: figures::thread_cpu_time(),
+            turns: core.figures.turns,
+            longest_turn: core.figures.longest(core.now),
+            enters: core.sockets.enters(),
+            compression_input,
+            compression_output,
+            shards,
+        }
+    }
+
+    /// Goes on with what the operator has changed in the configuration.
+    fn change(&mut self, change: &Change) {
+        let plan = &mut self.core.plan;
+        plan.log = change.log;
+        plan.resume_window = change.resume_window;
+        plan.honor_client_intents = change.honor_client_intents;
+        plan.denied = change.denied.clone();
+        if let Some(presences) = &change.presences {
+            plan.presences.clone_from(presences);
+        }
+        for index in 0..self.shards.len() {
+            let Parts { settings, identity, .. } = Parts::new(&self.core.plan, index);
+            let presence = change.presences.as_ref().and_then(|presences| presences.get(index));
+            let presence = presence.map(|presence| (identity.identify, payload::presence_update(presence)));
+            self.contained(index, |hosted, _| {
+                hosted.shard.change(tally::Change { settings: Settings::clone(&settings), presence });
+            });
+            self.enqueue(index);
         }
     }
 
@@ -389,6 +444,7 @@ impl Parts {
             voice_grace: plan.voice_grace,
             voice_rejoin: plan.voice_rejoin,
             intents: plan.intents,
+            denied: plan.denied.clone(),
             forward_opcodes: plan.forward_opcodes.clone(),
         };
         Self { id, settings: Rc::new(settings), identity }
@@ -406,13 +462,15 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
     while plan.is_none() {
         match mailbox.recv() {
             Ok(ToCore::Start(start)) => plan = Some(start),
-            Ok(ToCore::Report(number)) => drop(control.send(ToControl::Reports(number, Vec::new()))),
+            Ok(ToCore::Report(number)) => drop(control.send(ToControl::Reports(number, Box::default()))),
             Ok(ToCore::Stop) => {
                 drop(control.send(ToControl::Stopped));
                 return;
             }
             // No shard can have asked, and no client be let in, before there is a plan.
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
+            // The plan that comes has what was changed meanwhile, and no shard has run that could be repaired.
+            Ok(ToCore::Change(_) | ToCore::Repair(..)) => {}
             Err(_) => return,
         }
     }

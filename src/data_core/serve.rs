@@ -13,23 +13,23 @@ use crate::{
         sockets::{ConnectionId, Receiving},
     },
     protocol::{close, payload},
-    shard::{Close, Progress},
+    shard::{Close, Progress, report::Closing},
 };
 use std::time::Duration;
 
 /// What one turn of a shard may spend on the clients of its second queue, in bytes, so that the clients of its first queue
 /// and the other shards of the core are served in between. A client is given at most one outbox full (32 KiB) at a time.
-const TURN_BYTES: usize = 64 << 10;
+pub(super) const TURN_BYTES: usize = 64 << 10;
 /// What a client of the second queue takes from [`TURN_BYTES`] at least. A send costs some 3 us however short it is, and in
 /// that time some 4 KiB can be made and copied.
-const SERVE_COST: usize = 4 << 10;
+pub(super) const SERVE_COST: usize = 4 << 10;
 /// For this long after it has come a client is served from the second queue.
 ///
 /// When hundreds of clients come at once, what they cost at first is more than a core has: a snapshot for each, and after that
 /// every event of the shard for each. That must not hold up the clients that were there before. A client that reads nothing
 /// stops costing when the buffers of its socket are full. The faster the events, the sooner that is, and two seconds of a load
 /// that keeps a core busy fill them.
-const NEWCOMER: Duration = Duration::from_secs(2);
+pub(super) const NEWCOMER: Duration = Duration::from_secs(2);
 
 /// The close of a client for which the shard has no room.
 const FULL: Close = (close::RATE_LIMITED, "too many clients on this shard");
@@ -74,6 +74,7 @@ impl<I: Io> Hosted<I> {
         let mut client = Client::new(number, connection, version, inbound, outbox);
         client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
+        client.since = core.now;
         client.charge = charge;
         // The door may have read more than the IDENTIFY.
         client.noted = true;
@@ -154,7 +155,10 @@ impl<I: Io> Hosted<I> {
                         // Some libraries decide by the code that comes back, so it is theirs.
                         return self.say_goodbye(core, key, code, "");
                     }
-                    Some(End::Close((code, reason))) => return self.say_goodbye(core, key, Some(code), reason),
+                    Some(End::Close((code, reason))) => {
+                        self.count_closing(Closing::Misbehaved);
+                        return self.say_goodbye(core, key, Some(code), reason);
+                    }
                     None => {}
                 }
             }
@@ -243,10 +247,12 @@ impl<I: Io> Hosted<I> {
                 self.second.push_back(key);
             }
             Progress::Close { close, reconnect } => {
+                self.count_closing(Closing::of(close));
                 self.send_away(core, key, close, reconnect);
                 return made;
             }
             Progress::Return => {
+                self.count_closing(Closing::Invalidated);
                 self.begin_return(core, key);
                 return made;
             }
@@ -391,6 +397,7 @@ impl<I: Io> Hosted<I> {
                 return self.drop_client(core, key);
             }
             Stage::Open if client.stalled_since.is_some_and(|since| core.now.saturating_sub(since) >= STALL_LIMIT) => {
+                self.count_closing(Closing::Stalled);
                 tracing::info!(shard = %self.shard.id(), "a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
                 return self.drop_client(core, key);
             }

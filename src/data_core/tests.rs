@@ -1,5 +1,7 @@
 //! A core's tasks: a panic in one shard, seen from Discord's side; a client that nothing wakes but its own socket.
 
+mod crowd;
+
 use super::*;
 use crate::{
     compression::Transport,
@@ -93,6 +95,7 @@ impl Peer {
 
 fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
     Plan {
+        index: 0,
         shard_count: shards.len() as u32,
         shards,
         presences: vec![],
@@ -105,6 +108,7 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         resume_window: Duration::from_secs(1),
         cache: crate::cache::Flags::ALL,
         honor_client_intents: true,
+        denied: Default::default(),
         voice_grace: Duration::from_secs(60),
         voice_rejoin: false,
         state_dir: None,
@@ -187,7 +191,7 @@ impl Rig {
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
         let parcel =
             Parcel { socket: listener.accept().unwrap().0.into(), inbound: Inbound::new(Role::Server, 4096), outbox };
-        let options = Options { intents: Intents::ALL, version: 10, compress: false };
+        let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
         let arrival = Arrival { parcel, shard, entry: Entry::Identify(options), version: 10 };
         assert!(self.core.send(ToCore::Client(Box::new(arrival))).is_ok());
         Far { stream, inbound: Inbound::new(Role::Client, 1 << 20) }
@@ -207,13 +211,13 @@ impl Rig {
 }
 
 /// A client's end of its connection.
-struct Far {
-    stream: TcpStream,
+struct Far<S = TcpStream> {
+    stream: S,
     inbound: Inbound,
 }
 
-impl Far {
-    /// The next event of this name; `None` when the connection ends before.
+impl<S: Read> Far<S> {
+    /// The next event of this name; `None` when the connection ends before, or has nothing more and does not wait.
     fn hears(&mut self, name: &str) -> Option<serde_json::Value> {
         loop {
             while let Some(message) = self.inbound.next().unwrap() {

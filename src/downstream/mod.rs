@@ -4,3 +4,4 @@
 pub mod budget;
 pub mod outbox;
 pub mod session;
+mod session_id;

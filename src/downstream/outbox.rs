@@ -8,7 +8,7 @@
 //! compressed stream that of its [`Deflater`].
 
 use crate::{
-    compression::{Deflater, PayloadCompressor, Transport},
+    compression::{Deflater, PayloadCompressor, Transport, count},
     protocol::{Encoding, etf},
     websocket::{Opcode, Outgoing, write_close, write_frame, write_header},
 };
@@ -110,6 +110,15 @@ impl Outbox {
         }
     }
 
+    /// How payloads are compressed: `none`, `payload`, `zlib-stream` or `zstd-stream`.
+    pub fn compression(&self) -> &'static str {
+        match &self.form {
+            Form::Plain | Form::Etf => "none",
+            Form::Packed => "payload",
+            Form::Stream(deflater, _) => deflater.transport().name().unwrap_or("none"),
+        }
+    }
+
     /// Adds one payload: JSON text, in parts that end where tokens do.
     pub fn message(&mut self, parts: &[&[u8]]) {
         if self.closed {
@@ -168,7 +177,11 @@ impl Outbox {
     pub fn piece(&mut self, piece: &[u8]) {
         let Some(open) = &mut self.open else { return };
         match &mut self.form {
-            Form::Stream(deflater, _) => deflater.write(piece, &mut open.frame),
+            Form::Stream(deflater, _) => {
+                let before = open.frame.len();
+                deflater.write(piece, &mut open.frame);
+                count::add(piece.len(), open.frame.len() - before);
+            }
             _ => open.frame.extend_from_slice(piece),
         }
     }
@@ -178,7 +191,9 @@ impl Outbox {
         let Some(Open { mut frame, deferred }) = self.open.take() else { return };
         let opcode = match &mut self.form {
             Form::Stream(deflater, _) => {
+                let before = frame.len();
                 deflater.flush(&mut frame);
+                count::add(0, frame.len() - before);
                 Opcode::Binary
             }
             _ => Opcode::Text,
@@ -339,6 +354,7 @@ fn write_packed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
         }
         let start = begin_binary(wire);
         if tools.compressor.get_or_insert_default().compress(&tools.scratch, wire) {
+            count::add(tools.scratch.len(), wire.len() - start - HEADER);
             end_binary(wire, start);
         } else {
             wire.truncate(start);
@@ -350,10 +366,13 @@ fn write_packed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
 
 fn write_stream(wire: &mut Vec<u8>, deflater: &mut Deflater, parts: &[&[u8]]) {
     let start = begin_binary(wire);
+    let mut input = 0;
     for part in parts {
+        input += part.len();
         deflater.write(part, wire);
     }
     deflater.flush(wire);
+    count::add(input, wire.len() - start - HEADER);
     end_binary(wire, start);
 }
 

@@ -7,72 +7,17 @@
 //! Promises: every event that the session is meant to get comes exactly once and in order, from one number to any later
 //! one; the numbers have no gap; what is remembered is bounded by what the log still holds.
 
+pub use super::session_id::{Claim, ID_LENGTH, SessionId};
 use crate::protocol::{
     Time,
     event::{Delivery, EventKind, Meta},
     intents::Intents,
     json,
+    library::Library,
 };
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
-
-/// Longest session id; ours have exactly this length.
-pub const ID_LENGTH: usize = 32;
-
-/// An unguessable name that carries the id of its shard, so that the door can route a RESUME without a table.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct SessionId([u8; ID_LENGTH]);
-
-impl SessionId {
-    /// Of a shard, with 96 bits from a cryptographic source.
-    pub fn new(shard: u32, random: [u8; 12]) -> Self {
-        let mut id = [0; ID_LENGTH];
-        let bytes = shard.to_be_bytes().into_iter().chain(random);
-        for (pair, byte) in id.chunks_exact_mut(2).zip(bytes) {
-            pair[0] = b"0123456789abcdef"[usize::from(byte >> 4)];
-            pair[1] = b"0123456789abcdef"[usize::from(byte & 15)];
-        }
-        Self(id)
-    }
-
-    /// Reads what a client sent; `None` when it can not be one of ours.
-    pub fn parse(text: &str) -> Option<Self> {
-        let id: [u8; ID_LENGTH] = text.as_bytes().try_into().ok()?;
-        id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(id))
-    }
-
-    /// The shard that it belongs to.
-    pub fn shard(&self) -> u32 {
-        u32::from_str_radix(&self.as_str()[..8], 16).expect("checked to be hexadecimal")
-    }
-
-    /// As it stands in READY.
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("checked to be hexadecimal")
-    }
-}
-
-impl std::fmt::Debug for SessionId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Whoever knows all of it, and the token, can take the session over.
-        write!(f, "{}…", &self.as_str()[..12])
-    }
-}
-
-/// Which session a client says that it resumes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
-    /// The one with this id of the proxy's.
-    Own(SessionId),
-    /// One with Discord's id of the shard's session.
-    Upstream {
-        /// That id.
-        id: String,
-        /// The proxy's id, from the path of the URL.
-        key: Option<SessionId>,
-    },
-}
 
 /// Where a session is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,6 +51,9 @@ pub struct Saved {
     version: u8,
     #[serde(default)]
     compress: bool,
+    #[serde(default)]
+    library: String,
+    #[serde(default)]
     named: bool,
     user: Option<u64>,
     sequence: u64,
@@ -127,6 +75,8 @@ pub struct Options {
     /// Payload compression, for connections whose URL does not say otherwise. RESUME has no such field, so it is the
     /// session's: libraries tell by the type of each message whether it is compressed.
     pub compress: bool,
+    /// What it is written with.
+    pub library: Library,
 }
 
 /// See the module's description.
@@ -360,6 +310,7 @@ impl Session {
             intents: self.options.intents.0,
             version: self.options.version,
             compress: self.options.compress,
+            library: self.options.library.name().to_owned(),
             named: self.named,
             user: self.user,
             sequence: self.sequence,
@@ -378,7 +329,12 @@ impl Session {
         if !numbered || !cursors.is_sorted() {
             return None;
         }
-        let options = Options { intents: Intents(saved.intents), version: saved.version, compress: saved.compress };
+        let options = Options {
+            intents: Intents(saved.intents),
+            version: saved.version,
+            compress: saved.compress,
+            library: Library::from_name(&saved.library),
+        };
         let mut session = Self::new(saved.number, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
@@ -428,7 +384,7 @@ mod tests {
 
     fn session(intents: Intents) -> Session {
         let id = SessionId::new(7, [0xab; 12]);
-        Session::new(1, id, Options { intents, version: 10, compress: false }, Time::ZERO)
+        Session::new(1, id, Options { intents, version: 10, compress: false, library: Library::default() }, Time::ZERO)
     }
 
     fn log() -> Log {
@@ -502,7 +458,7 @@ mod tests {
     #[test]
     fn another_process_knows_what_was_asked_for() {
         for compress in [false, true] {
-            let options = Options { intents: Intents(5), version: 9, compress };
+            let options = Options { intents: Intents(5), version: 9, compress, library: Library::from_name("eris") };
             let mut session = Session::new(1, SessionId::new(7, [1; 12]), options, Time::ZERO);
             session.begin_sync(1, Time::ZERO, None);
             session.finish_sync();
@@ -512,8 +468,11 @@ mod tests {
                 Session::restore(saved, Time::ZERO).unwrap().options
             };
             let restored = restore(&text);
-            assert_eq!((restored.intents, restored.version, restored.compress), (Intents(5), 9, compress));
-            // From before there was payload compression.
+            let library = restored.library.name();
+            assert_eq!((restored.intents.0, restored.version, restored.compress, library), (5, 9, compress, "eris"));
+            // From before there was payload compression, or names of libraries.
+            text.as_object_mut().unwrap().remove("library");
+            assert_eq!(restore(&text).library, Library::UNKNOWN);
             text.as_object_mut().unwrap().remove("compress");
             assert!(!restore(&text).compress);
         }

@@ -124,6 +124,11 @@ pub trait Io {
     /// Ends this side of the stream. The peer reads everything that was sent, then the end.
     fn shutdown(&mut self, socket: &Self::Socket);
 
+    /// System calls of all waits and starts so far; 0 where there are none.
+    fn enters(&self) -> u64 {
+        0
+    }
+
     /// Starts all operations that were asked for, waits, and appends the completions. Returns whether a
     /// [`wake::Waker`] woke the core since the last call.
     fn wait(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> bool;

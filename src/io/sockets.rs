@@ -138,6 +138,11 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         self.io.now()
     }
 
+    /// System calls so far, see [`Io::enters`].
+    pub fn enters(&self) -> u64 {
+        self.io.enters()
+    }
+
     /// Number of connections that are not closed yet, including those that close when their operations have ended.
     pub fn open(&self) -> usize {
         self.open

@@ -52,6 +52,8 @@ pub struct Uring {
     epoch: Instant,
     /// Number of operations put into the submission queue so far.
     started: u64,
+    /// Number of calls of `io_uring_enter` so far.
+    enters: u64,
     /// Sends whose memory has not been returned, in the order in which they were started.
     sending: VecDeque<Sending>,
     /// Completions that had to be taken out of the ring between two waits, so that the kernel took further operations.
@@ -83,6 +85,7 @@ impl Uring {
             watching: false,
             epoch,
             started: 0,
+            enters: 0,
             sending: VecDeque::new(),
             early: Vec::new(),
             woken_early: false,
@@ -137,6 +140,7 @@ impl Uring {
         if let Some(timeout) = &timeout {
             arguments = arguments.timespec(timeout);
         }
+        self.enters += 1;
         let flags = if self.no_iowait && want > 0 { EnterFlags::NO_IOWAIT } else { EnterFlags::empty() };
         match self.ring.submitter().submit_with_args_and_flags(want, &arguments, flags) {
             Ok(_) => {}
@@ -219,6 +223,10 @@ impl Io for Uring {
 
     fn now(&self) -> Time {
         self.epoch.elapsed()
+    }
+
+    fn enters(&self) -> u64 {
+        self.enters
     }
 
     fn receive(&mut self, token: Token, socket: &OwnedFd) {

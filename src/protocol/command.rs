@@ -5,9 +5,9 @@
 //! for a malformed presence. `Debug` of [`Identify`] and [`Resume`] never shows a token. Never decides whether a
 //! token, shard or session is the right one: the callers do.
 
-use super::{command_check::check, opcode, token::bare};
+use super::{command_check::check, library::Library, opcode, token::bare};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
-use serde_json::{Value, value::RawValue};
+use serde_json::{Map, Value, value::RawValue};
 
 /// Longest payload that a client may send, in bytes (docs: Gateway, Sending Events).
 pub const MAX_COMMAND: usize = 4096;
@@ -65,6 +65,9 @@ pub struct Identify {
     /// compression. A value that is no boolean asks for none: oceanic.js sends the name of its transport compression.
     #[serde(default, deserialize_with = "lenient")]
     pub compress: Option<bool>,
+    /// What the library says of itself. What is no object says nothing.
+    #[serde(default, deserialize_with = "lenient")]
+    properties: Option<Map<String, Value>>,
 }
 
 fn only_shard() -> (u32, u32) {
@@ -112,6 +115,11 @@ fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> R
 }
 
 impl Identify {
+    /// The library that the client is written with.
+    pub fn library(&self) -> Library {
+        self.properties.as_ref().map_or(Library::UNKNOWN, Library::from_properties)
+    }
+
     /// The token without prefix.
     pub fn bare_token(&self) -> &str {
         bare(&self.token)
@@ -187,7 +195,7 @@ pub fn forward(command: &Command<'_>, further: &[u64]) -> Result<Forwarded, &'st
 /// Rebuilds an Update Presence with fields of the types that Discord requires. Discord closes the shard's connection,
 /// which all clients share, when for example `activities` is null.
 fn presence(command: &Command<'_>) -> Option<Vec<u8>> {
-    let mut data: serde_json::Map<String, Value> = serde_json::from_str(command.d?.get()).ok()?;
+    let mut data: Map<String, Value> = serde_json::from_str(command.d?.get()).ok()?;
     let game = data.remove("game").filter(Value::is_object);
     let activities = match data.remove("activities") {
         Some(Value::Array(activities)) => activities,

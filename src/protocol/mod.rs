@@ -7,12 +7,14 @@
 pub mod close;
 pub mod command;
 mod command_check;
+pub mod denied;
 pub mod edit;
 pub mod envelope;
 pub mod etf;
 pub mod event;
 pub mod intents;
 pub mod json;
+pub mod library;
 pub mod opcode;
 pub mod payload;
 pub mod spelling;

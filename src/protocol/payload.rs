@@ -57,6 +57,11 @@ pub fn identify(token: &str, shard: ShardId, intents: u64, presence: Option<&Raw
     out
 }
 
+/// Update Presence, with the presence as it stands in IDENTIFY (docs: Gateway Events, Update Presence).
+pub fn presence_update(presence: &RawValue) -> Vec<u8> {
+    format!(r#"{{"op":{},"d":{}}}"#, super::opcode::PRESENCE_UPDATE, presence.get()).into_bytes()
+}
+
 /// The proxy's RESUME to Discord (docs: Gateway Events, Resume).
 pub fn resume(token: &str, session_id: &str, sequence: u64) -> Vec<u8> {
     let mut out = br#"{"op":6,"d":{"token":"#.to_vec();

@@ -53,6 +53,11 @@ impl Cached {
         Self { cache, behind: None, most: MAX_BEHIND.min(kept as u64) }
     }
 
+    /// From now on the log keeps its newest `kept` events in any case. To be called when nothing waits.
+    pub fn set_kept(&mut self, kept: usize) {
+        self.most = MAX_BEHIND.min(kept as u64);
+    }
+
     /// Can an event of this kind change the cache?
     pub fn wants(&self, kind: EventKind) -> bool {
         self.cache.wants(kind)

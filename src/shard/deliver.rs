@@ -4,7 +4,7 @@
 //! remembers the log position at which it was taken; afterwards the cursor starts at the position of READY and the
 //! session skips what a snapshot already told (see [`Session`]).
 
-use super::{Client, Close, HEARTBEAT_TIMEOUT, SUPERSEDED, Shard, requests, voice};
+use super::{Client, Close, HEARTBEAT_TIMEOUT, LAGGED, SUPERSEDED, Shard, requests, voice};
 use crate::{
     cache::{GuildSnapshot, View},
     downstream::{
@@ -256,9 +256,8 @@ impl Shard {
         let session = &mut client.session;
         let Some(entries) = self.log.read(session.cursor()) else {
             self.fell_off += 1;
-            let close = (close::UNKNOWN_ERROR, "too slow: events were dropped, reconnect");
-            client.doomed = Some(close);
-            return Progress::Close { close, reconnect: true };
+            client.doomed = Some(LAGGED);
+            return Progress::Close { close: LAGGED, reconnect: true };
         };
         let until = match session.phase {
             Phase::Replaying { until } => until,

@@ -20,14 +20,16 @@ pub mod renewal;
 pub mod report;
 mod requests;
 mod room;
+pub mod settings;
 mod state;
+pub mod tally;
 pub mod time;
 pub mod voice;
 
 use crate::{
-    cache::{Cache, Flags},
+    cache::Cache,
     downstream::session::{Options, Session, SessionId},
-    log::{Limits, Log},
+    log::Log,
     protocol::{
         ShardId, Time,
         envelope::Envelope,
@@ -37,6 +39,7 @@ use crate::{
     },
     upstream::{
         limiter::Limiter,
+        loss::Reason,
         session::{Action, Identity, Received, Remark, Resumption, Session as Upstream, Status},
     },
 };
@@ -46,34 +49,13 @@ use hashbrown::HashMap;
 use report::Histogram;
 use requests::Addressee;
 use room::MAX_DETACHED;
+pub use settings::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Settings};
 use std::{rc::Rc, time::Duration};
 
 /// What HELLO tells clients, in milliseconds. Discord's own value; some libraries give up at 60 s of silence.
 pub const HEARTBEAT_INTERVAL: u64 = 41_250;
 /// A client that sent no heartbeat for this long, two intervals and some grace, is closed (it may resume).
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * HEARTBEAT_INTERVAL + 10_000);
-
-/// What all shards have in common.
-pub struct Settings {
-    /// Where clients resume: READY's `resume_gateway_url`.
-    pub public_url: String,
-    /// Bounds of each shard's log.
-    pub log: Limits,
-    /// How long a session without a connection can be resumed.
-    pub resume_window: Duration,
-    /// Which resources are cached.
-    pub cache: Flags,
-    /// Filter events by the intents of each client.
-    pub honor_client_intents: bool,
-    /// The intents that we identify with.
-    pub intents: u64,
-    /// How long a voice channel is kept whose client is gone.
-    pub voice_grace: Duration,
-    /// Join the voice channels again when Discord has begun a new session.
-    pub voice_rejoin: bool,
-    /// Opcodes of commands that are passed on though nothing is known of them.
-    pub forward_opcodes: Vec<u64>,
-}
 
 /// A source of random bytes that nobody can guess; a test has one that it can repeat.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
@@ -83,9 +65,6 @@ pub type Close = (u16, &'static str);
 
 /// A number that no session has.
 const NOBODY: u32 = 0;
-
-/// The session has a newer connection.
-const SUPERSEDED: Close = (crate::protocol::close::UNKNOWN_ERROR, "resumed on another connection");
 
 /// Who has to be woken after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -170,6 +149,8 @@ pub struct Shard {
     invalidated: u64,
     /// Clients told to start over because they fell off the log.
     fell_off: u64,
+    /// Figures that only operators ask for.
+    tally: tally::Tally,
     /// Where a test wants a panic.
     #[cfg(test)]
     panics: Option<&'static str>,
@@ -219,6 +200,7 @@ impl Shard {
             round_trip: None,
             invalidated: 0,
             fell_off: 0,
+            tally: tally::Tally::default(),
             #[cfg(test)]
             panics: None,
         }
@@ -300,7 +282,7 @@ impl Shard {
 
     /// The upstream connection can not be read on, though the session is fine.
     pub fn upstream_broken(&mut self, now: Time) {
-        self.upstream.reconnect(now);
+        self.upstream.reconnect(now, Reason::Unreadable);
         self.tell_remark();
         self.wake.upstream = true;
     }
@@ -319,6 +301,7 @@ impl Shard {
     /// One payload from Discord. An error says what was wrong with it; the session machine has dealt with it.
     pub fn upstream_payload(&mut self, now: Time, payload: &[u8]) -> Result<(), Malformed> {
         self.wake.upstream = true;
+        self.tally.payload_bytes += payload.len() as u64;
         let envelope = match Envelope::scan(payload) {
             Ok(envelope) => envelope,
             Err(malformed) => {
@@ -334,7 +317,10 @@ impl Shard {
         }
         match received {
             Received::Ready => self.on_ready(now, envelope.d)?,
-            Received::Dispatch(kind) => self.on_dispatch(now, kind, &envelope),
+            Received::Dispatch(kind) => {
+                self.tally.last_event = Some(now);
+                self.on_dispatch(now, kind, &envelope);
+            }
             Received::Resumed => self.on_resumed(now),
             Received::Control => {}
         }
@@ -370,6 +356,7 @@ impl Shard {
 
     fn on_ready(&mut self, now: Time, data: &[u8]) -> Result<(), Malformed> {
         self.events[EventKind::Ready as usize] += 1;
+        (self.tally.last_event, self.tally.session_since) = (Some(now), Some(now));
         let renewed = self.ready.is_some();
         // Every client's READY is made of it, key by key.
         let data = &*spelling::in_plain(data)?;
@@ -432,9 +419,11 @@ impl Shard {
             _ => {}
         }
         self.cached.make_room(&self.log);
+        let denied = self.settings.denied.covers(kind, name);
         let mut state_of = None;
         if self.cached.wants(kind) {
-            let logged = !self.clients.is_empty() && self.syncing == 0;
+            // What is put off waits in the log, where an event that no client gets never is.
+            let logged = !self.clients.is_empty() && self.syncing == 0 && !denied;
             if !(logged && self.cached.put_off(kind, &self.log)) {
                 let outcome = self.cached.apply(kind, envelope.d, &self.log);
                 if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
@@ -442,6 +431,10 @@ impl Shard {
                 }
                 state_of = outcome.guild.filter(|_| outcome.changed);
             }
+        }
+        if denied {
+            self.tally.denied += 1;
+            return;
         }
         match self.requests.resolve(kind, envelope.d) {
             Some(Addressee::Session(session, data)) => {
@@ -495,9 +488,12 @@ impl Shard {
         let client = self.clients.get_mut(&number)?;
         let session = &mut client.session;
         // After a fatal close there is nothing to resume; the IDENTIFY that follows is told why.
+        let before = session.sequence();
         if self.upstream.fatal().is_some() || !session.rewind(sequence, self.log.oldest(), self.log.next()) {
             return None;
         }
+        self.tally.resumed += 1;
+        self.tally.replayed += before - session.sequence();
         session.acknowledge(sequence);
         client.answers.rewind(sequence);
         client.answers.acknowledge(sequence);
@@ -548,6 +544,7 @@ impl Shard {
             }
             self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
+            self.tally.sent_by_gone += client.session.sequence();
             self.limiter.forget(number);
             self.in_flight.forget(number);
         }
@@ -579,7 +576,7 @@ impl Shard {
     pub fn stop(&mut self) {
         self.upstream.stop();
         for client in self.clients.values_mut() {
-            client.doomed.get_or_insert((crate::protocol::close::UNKNOWN_ERROR, "restarting: reconnect and resume"));
+            client.doomed.get_or_insert(RESTARTING);
         }
         self.wake = Wake { upstream: true, clients: true };
     }

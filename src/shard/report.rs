@@ -1,10 +1,15 @@
 //! What a shard tells the outside about itself: plain numbers, collected on request, never shared.
 
-use super::{Shard, deliver};
+use super::{Close, LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard, deliver};
 use crate::{
     cache::{Counts, TableSizes},
-    protocol::event::EventKind,
-    upstream::session::{Counters, Status},
+    protocol::{
+        Encoding, Time,
+        close::{self, Remedy},
+        event::EventKind,
+        library::Library,
+    },
+    upstream::{counters::Counters, loss::Reason, session::Status},
 };
 use std::time::Duration;
 
@@ -31,6 +36,138 @@ impl Histogram {
     /// Number of observations.
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()
+    }
+}
+
+/// Clients of a shard that a report names one by one; of more only the sums are reported.
+pub const MAX_NAMED: usize = 32;
+
+/// How a client is written and connected. Both are names of fixed lists, so there are few different ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Dress {
+    /// The library, as its IDENTIFY names it.
+    pub library: Library,
+    /// `json` or `etf`.
+    pub encoding: &'static str,
+    /// `none`, `payload`, `zlib-stream` or `zstd-stream`.
+    pub compression: &'static str,
+}
+
+impl Dress {
+    /// Of a connection.
+    pub fn new(library: Library, encoding: Encoding, compression: &'static str) -> Self {
+        Self { library, encoding: encoding.name(), compression }
+    }
+}
+
+/// One connected client.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientReport {
+    /// How it is written and connected.
+    pub dress: Dress,
+    /// Since when it is connected.
+    pub since: Time,
+    /// Events in the log that it has still to be sent or to be spared.
+    pub lag: u64,
+    /// The number of the last event that it was sent.
+    pub sequence: u64,
+    /// Bytes for it that its socket has not taken yet.
+    pub waiting: usize,
+}
+
+/// Why the proxy closed the connection of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// It was too slow for the log.
+    Lagged,
+    /// It has sent no heartbeats.
+    Silent,
+    /// It took nothing for a minute.
+    Stalled,
+    /// Its session was resumed on another connection.
+    Superseded,
+    /// Discord gave the shard a new session, so its session is over (op 9).
+    Invalidated,
+    /// It broke a rule of the protocol or a limit.
+    Misbehaved,
+    /// The proxy stops.
+    Restarting,
+    /// Discord has closed the shard for good.
+    Fatal,
+    /// Anything else.
+    Other,
+}
+
+impl Closing {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::Lagged,
+        Self::Silent,
+        Self::Stalled,
+        Self::Superseded,
+        Self::Invalidated,
+        Self::Misbehaved,
+        Self::Restarting,
+        Self::Fatal,
+        Self::Other,
+    ];
+
+    /// The value of the label `reason`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Lagged => "lagged",
+            Self::Silent => "no_heartbeat",
+            Self::Stalled => "stalled",
+            Self::Superseded => "superseded",
+            Self::Invalidated => "session_invalidated",
+            Self::Misbehaved => "misbehaved",
+            Self::Restarting => "restarting",
+            Self::Fatal => "shard_fatal",
+            Self::Other => "other",
+        }
+    }
+
+    /// From the close that a shard wants for a client.
+    pub fn of(close: Close) -> Self {
+        match close {
+            LAGGED => Self::Lagged,
+            SILENT => Self::Silent,
+            SUPERSEDED => Self::Superseded,
+            RESTARTING => Self::Restarting,
+            (code, _) if matches!(close::remedy(Some(code)), Remedy::Fatal(_)) => Self::Fatal,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What the sockets of a shard know: counted by the data core, which owns them.
+#[derive(Clone, Debug, Default)]
+pub struct Traffic {
+    /// Bytes received from Discord, compressed and encrypted as they came.
+    pub received_bytes: u64,
+    /// Bytes that the sockets of clients took.
+    pub sent_bytes: u64,
+    /// Connections of clients that the proxy closed, by [`Closing`].
+    pub closings: [u64; Closing::ALL.len()],
+    /// Connected clients by how they are written and connected.
+    pub dresses: Vec<(Dress, u32)>,
+    /// The first [`MAX_NAMED`] connected clients.
+    pub clients: Vec<ClientReport>,
+    /// The most events that a connected client is behind.
+    pub lag: u64,
+}
+
+impl Traffic {
+    /// Adds a connected client.
+    pub fn add(&mut self, client: ClientReport) {
+        self.lag = self.lag.max(client.lag);
+        match self.dresses.iter_mut().find(|(dress, _)| *dress == client.dress) {
+            Some((_, count)) => *count += 1,
+            None => self.dresses.push((client.dress, 1)),
+        }
+        if self.clients.len() < MAX_NAMED {
+            self.clients.push(client);
+        }
     }
 }
 
@@ -73,6 +210,26 @@ pub struct Report {
     pub syncing: usize,
     /// Sessions of clients that ended because Discord gave the shard a new session.
     pub invalidated: u64,
+    /// The last sequence of the session with Discord; 0 without one.
+    pub sequence: u64,
+    /// When the session with Discord began; `None`: there is none, or a former process began it.
+    pub session_since: Option<Time>,
+    /// When the last event came from Discord.
+    pub last_event: Option<Time>,
+    /// Bytes of payloads from Discord, decompressed.
+    pub payload_bytes: u64,
+    /// Dispatches that clients were sent.
+    pub sent: u64,
+    /// RESUMEs of clients that were served.
+    pub resumed: u64,
+    /// Events that those clients were sent again.
+    pub replayed: u64,
+    /// Events that no client got, because of `events.deny`.
+    pub denied: u64,
+    /// Why the last connection to Discord was lost, and the close code if Discord gave one.
+    pub last_loss: Option<(Reason, Option<u16>)>,
+    /// What the sockets know.
+    pub traffic: Traffic,
     /// Guilds in whose voice channels the bot is.
     pub voice_connections: usize,
     /// Voice connections that passed from one session of a client to another.
@@ -125,6 +282,16 @@ impl Shard {
             unknown_commands: self.unknown_commands,
             refused_commands: self.culprit.count,
             syncing: self.clients.values().filter(|client| deliver::is_syncing(client)).count(),
+            sequence: self.upstream.resumption().map_or(0, |resumption| resumption.sequence),
+            session_since: self.tally.session_since.filter(|_| self.upstream.resumption().is_some()),
+            last_event: self.tally.last_event,
+            payload_bytes: self.tally.payload_bytes,
+            sent: self.sent(),
+            resumed: self.tally.resumed,
+            replayed: self.tally.replayed,
+            denied: self.tally.denied,
+            last_loss: self.upstream.last_loss(),
+            traffic: Traffic::default(),
         }
     }
 }

@@ -267,6 +267,7 @@ impl Shard {
                 kind::SESSION => {
                     let session = Session::restore(serde_json::from_slice(&text)?, now)
                         .ok_or_else(|| invalid("a session that can not be"))?;
+                    shard.tally.sent_before += session.sequence();
                     shard.sessions.insert(session.id, session.number);
                     shard.clients.insert(session.number, Client::new(session));
                 }

@@ -3,6 +3,7 @@
 mod known_members;
 
 use super::*;
+use crate::{cache::Flags, log::Limits};
 use crate::{
     compression::Transport,
     downstream::{outbox::Outbox, session::Claim},
@@ -31,6 +32,7 @@ fn settings(log: Limits) -> Rc<Settings> {
         voice_grace: Duration::from_secs(60),
         voice_rejoin: false,
         intents: u64::MAX,
+        denied: Default::default(),
         forward_opcodes: vec![44],
     })
 }
@@ -156,7 +158,7 @@ struct Client {
 
 impl Client {
     fn identify(world: &mut World, connection: u64, intents: Intents) -> Self {
-        let options = Options { intents, version: 10, compress: false };
+        let options = Options { intents, version: 10, compress: false, library: Default::default() };
         let number = world.shard.identify(world.now, connection, options).unwrap();
         Self {
             number,

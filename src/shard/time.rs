@@ -3,8 +3,8 @@
 //! [`Shard::deadline`] says when there is something to do next, [`Shard::tick`] does it, and [`Shard::poll_due`] names the
 //! clients that have to be served. Being called more often, or later, changes nothing but when things happen.
 
-use super::{HEARTBEAT_TIMEOUT, Shard, due::Reason};
-use crate::protocol::{Time, close};
+use super::{HEARTBEAT_TIMEOUT, SILENT, Shard, due::Reason};
+use crate::protocol::Time;
 use std::time::Duration;
 
 /// While there are events in the log, those that no client needs are dropped this often, and the cache applies what it has
@@ -87,7 +87,7 @@ impl Shard {
             } else if session.detached_at.is_some() {
                 expired.push(session.number);
             } else {
-                client.doomed = Some((close::UNKNOWN_ERROR, "no heartbeat: reconnect and resume"));
+                client.doomed = Some(SILENT);
                 self.wake.clients = true;
             }
         }

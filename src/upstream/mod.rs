@@ -3,5 +3,7 @@
 //! [`crate::data_core`].
 
 pub mod comeback;
+pub mod counters;
 pub mod limiter;
+pub mod loss;
 pub mod session;

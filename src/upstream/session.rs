@@ -13,7 +13,11 @@
 //! given up after a bounded time (see [`comeback`](super::comeback)); every IDENTIFY has been permitted; a fatal close code
 //! ends it for good; every event is passed on, but for those of a replay that the RESUME named as received.
 
-use super::comeback::{Comeback, Loss};
+use super::{
+    comeback::{Comeback, Loss},
+    counters::Counters,
+    loss::Reason,
+};
 use crate::protocol::{
     Time,
     close::{self, Remedy},
@@ -148,29 +152,6 @@ struct Heartbeat {
     awaiting: Option<Time>,
 }
 
-/// Counts for metrics; they only grow.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Counters {
-    /// Connections opened.
-    pub connects: u64,
-    /// IDENTIFYs sent.
-    pub identifies: u64,
-    /// RESUMEs sent.
-    pub resumes: u64,
-    /// Connections given up because a heartbeat was not acknowledged.
-    pub zombies: u64,
-    /// Events of a replay that the RESUME had named as received; they are dropped.
-    pub duplicates: u64,
-    /// Events outside of a replay whose sequence was not above the last one; they are passed on.
-    pub out_of_sequence: u64,
-    /// Sessions given up because they could not be resumed for too long.
-    pub given_up: u64,
-    /// Sequences that were jumped over.
-    pub gaps: u64,
-    /// Payloads that were no Gateway payloads.
-    pub malformed: u64,
-}
-
 /// The configuration that payloads are made of.
 pub struct Identity {
     /// IDENTIFY, ready to send.
@@ -194,6 +175,8 @@ pub struct Session {
     new_latency: Option<Duration>,
     counters: Counters,
     remark: Option<Remark>,
+    /// Why the last connection was lost, and Discord's close code if it gave one.
+    last_loss: Option<(Reason, Option<u16>)>,
     /// An event of this connection was out of sequence, and that has been told.
     disorder_told: bool,
     actions: VecDeque<Action>,
@@ -216,6 +199,7 @@ impl Session {
             new_latency: None,
             counters: Counters::default(),
             remark: None,
+            last_loss: None,
             disorder_told: false,
             actions: VecDeque::new(),
             random: fastrand::Rng::with_seed(seed),
@@ -270,6 +254,16 @@ impl Session {
         self.remark.take()
     }
 
+    /// Why the last connection was lost or could not be made, and the close code if Discord gave one. `None`: none was.
+    pub fn last_loss(&self) -> Option<(Reason, Option<u16>)> {
+        self.last_loss
+    }
+
+    /// The IDENTIFY that is sent from now on.
+    pub fn set_identify(&mut self, identify: Vec<u8>) {
+        self.identity.identify = identify;
+    }
+
     /// What a RESUME would need now.
     pub fn resumption(&self) -> Option<&Resumption> {
         self.resumption.as_ref()
@@ -303,6 +297,12 @@ impl Session {
         if matches!(self.state, State::Idle { .. } | State::Fatal | State::Stopped) {
             return;
         }
+        let reason = match (self.state, code) {
+            (State::Connecting { .. }, _) => Reason::Unreachable,
+            (_, Some(_)) => Reason::Closed,
+            (_, None) => Reason::Lost,
+        };
+        self.note_loss(reason, code);
         match close::remedy(code) {
             Remedy::Fatal(what) => {
                 self.fatal = Some((code.unwrap_or_default(), what));
@@ -347,11 +347,12 @@ impl Session {
                     self.new_latency = self.latency;
                 }
             }
-            opcode::RECONNECT => self.reconnect(now),
+            opcode::RECONNECT => self.reconnect(now, Reason::Reconnect),
             opcode::INVALID_SESSION => {
                 if envelope.d != b"true" {
                     self.resumption = None;
                 }
+                self.note_loss(Reason::InvalidSession, None);
                 self.close();
                 self.retry(now, Loss::Other);
                 self.pause(now);
@@ -372,7 +373,7 @@ impl Session {
         // Without a session it may have been READY, which nothing else brings.
         if at.is_none() || self.malformed_at != at {
             self.malformed_at = at;
-            self.reconnect(now);
+            self.reconnect(now, Reason::Unreadable);
         }
     }
 
@@ -488,6 +489,7 @@ impl Session {
             | State::Resuming { deadline, .. }
                 if now >= deadline =>
             {
+                self.note_loss(Reason::Timeout, None);
                 self.close();
                 self.retry(now, Loss::Other);
             }
@@ -498,6 +500,7 @@ impl Session {
         {
             if heartbeat.awaiting.is_some() {
                 self.counters.zombies += 1;
+                self.note_loss(Reason::NoHeartbeatAck, None);
                 self.close();
                 self.retry(now, Loss::Other);
             } else {
@@ -530,15 +533,39 @@ impl Session {
     }
 
     /// Gives the connection up and makes another one: at once, unless the last ones did not work or last either.
-    pub fn reconnect(&mut self, now: Time) {
+    pub fn reconnect(&mut self, now: Time, reason: Reason) {
         if !matches!(self.state, State::Fatal | State::Stopped | State::Idle { .. }) {
+            self.note_loss(reason, None);
             self.close();
             self.retry(now, Loss::Other);
         }
     }
 
+    /// Gives the session up, at Discord too, and begins a new one with the next permit. An operator wants that when Discord
+    /// keeps a session alive and sends it no events any more.
+    pub fn renew(&mut self, now: Time) {
+        if matches!(self.state, State::Fatal | State::Stopped) {
+            return;
+        }
+        self.resumption = None;
+        if !matches!(self.state, State::Idle { .. }) {
+            self.note_loss(Reason::ByHand, None);
+            self.close_with(close::NORMAL);
+            self.retry(now, Loss::Other);
+        }
+    }
+
+    fn note_loss(&mut self, reason: Reason, code: Option<u16>) {
+        self.counters.losses[reason as usize] += 1;
+        self.last_loss = Some((reason, code));
+    }
+
     fn close(&mut self) {
-        self.actions.push_back(Action::Close(close::UNKNOWN_ERROR));
+        self.close_with(close::UNKNOWN_ERROR);
+    }
+
+    fn close_with(&mut self, code: u16) {
+        self.actions.push_back(Action::Close(code));
         self.drop_connection();
     }
 

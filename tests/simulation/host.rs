@@ -348,7 +348,7 @@ impl Host {
                 }
                 ToControl::Panicked => panic!("the core has panicked; the last panic in the story says where"),
                 ToControl::Failed(why) => panic!("the core has failed: {why}"),
-                ToControl::Reports(..) | ToControl::Stopped | ToControl::Named(..) => {}
+                ToControl::Reports(..) | ToControl::Changed(_) | ToControl::Stopped | ToControl::Named(..) => {}
             }
         }
         something
@@ -433,7 +433,10 @@ impl Host {
     /// A client identifies, on a new connection or on the one on which its RESUME was refused.
     pub fn identify(&mut self, intents: Intents) -> Result<u64, Close> {
         let number = self.refused.take().unwrap_or_else(|| self.connect(None));
-        self.enter(number, Entry::Identify(Options { intents, version: 10, compress: false }));
+        self.enter(
+            number,
+            Entry::Identify(Options { intents, version: 10, compress: false, library: Default::default() }),
+        );
         Ok(number)
     }
 
@@ -445,7 +448,10 @@ impl Host {
         let connection = self.connections.get_mut(&number).expect("a connection");
         assert!(connection.door.is_some(), "P3: told of the end of a session that goes on");
         connection.synced_at = None;
-        self.enter(number, Entry::Identify(Options { intents, version: 10, compress: false }));
+        self.enter(
+            number,
+            Entry::Identify(Options { intents, version: 10, compress: false, library: Default::default() }),
+        );
         true
     }
 

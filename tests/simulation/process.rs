@@ -70,6 +70,7 @@ pub struct Process {
 
 fn plan(choice: Choice) -> Plan {
     Plan {
+        index: 0,
         shards: vec![0],
         shard_count: 1,
         token: "t".into(),
@@ -82,6 +83,7 @@ fn plan(choice: Choice) -> Plan {
         resume_window: choice.resume_window,
         cache: Flags::ALL,
         honor_client_intents: true,
+        denied: Default::default(),
         voice_grace: choice.voice_grace,
         voice_rejoin: choice.voice_rejoin,
         state_dir: None,

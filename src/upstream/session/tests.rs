@@ -2,6 +2,9 @@ use super::*;
 use crate::upstream::comeback::{BACKOFF, QUICK_LOSS_WAIT, RESUME_BACKOFF, RESUME_PATIENCE, SESSION_LIFE};
 use proptest::prelude::*;
 
+#[path = "by_hand.rs"]
+mod by_hand;
+
 const SECOND: Duration = Duration::from_secs(1);
 const BASE: &str = "wss://gateway.example";
 const RESUME_URL: &str = "wss://resume.example";

@@ -1,0 +1,222 @@
+//! `gateway-proxy check`: the configuration against Discord and against this machine, before a start or beside a running
+//! proxy. It changes nothing: no port is opened, no file written, no IDENTIFY spent.
+
+use super::status::duration;
+use gateway_proxy::{
+    config::Config,
+    control::{
+        hosts::Hosts,
+        identify::INTERVAL,
+        rest::{GatewayInfo, Rest, RestError, url},
+    },
+    placement::Placement,
+    preflight,
+    websocket::Endpoint,
+};
+use std::{net::ToSocketAddrs, process::ExitCode};
+
+/// Intents that are needed for what is cached (docs: Gateway, List of Intents).
+const GUILD_MEMBERS: u64 = 1 << 1;
+const GUILD_PRESENCES: u64 = 1 << 8;
+/// More guilds of a shard Discord does not allow (docs: Gateway, Sharding).
+const GUILDS_PER_SHARD: u32 = 2500;
+
+/// What has been found.
+struct Findings {
+    warnings: Vec<String>,
+    errors: u32,
+}
+
+impl Findings {
+    fn line(&self, what: &str, text: impl std::fmt::Display) {
+        println!("{what:<17}{text}");
+    }
+
+    fn error(&mut self, what: &str, text: impl std::fmt::Display) {
+        self.errors += 1;
+        println!("{what:<17}ERROR: {text}");
+    }
+
+    fn warn(&mut self, text: String) {
+        self.warnings.push(text);
+    }
+}
+
+/// Runs it. `warnings` are those of the configuration.
+pub fn run(config: &Config, placement: &Placement, warnings: Vec<String>) -> ExitCode {
+    let mut findings = Findings { warnings, errors: 0 };
+    findings.line("configuration", "right");
+    machine(&mut findings, placement);
+    warn_of_combinations(&mut findings, config);
+    if let Some(proxy) = &config.rest_proxy {
+        resolve(&mut findings, "rest_proxy", proxy);
+    }
+    let address = config.twilight_http_proxy.clone().unwrap_or_else(|| "discord.com:443".into());
+    if resolve(&mut findings, "REST", &address)
+        && let Some(info) = ask(&mut findings, config)
+    {
+        discord(&mut findings, config, placement, &info);
+    }
+    for warning in &findings.warnings {
+        println!("{:<17}{warning}", "warning");
+    }
+    match findings.errors {
+        0 => ExitCode::SUCCESS,
+        errors => {
+            eprintln!("gateway-proxy: {errors} of these checks have failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn machine(findings: &mut Findings, placement: &Placement) {
+    match preflight::io_uring() {
+        Ok(()) => findings.line("io_uring", "usable"),
+        Err(error) => findings.error("io_uring", error),
+    }
+    match preflight::limits(placement.most() + 1) {
+        Ok(warning) => findings.warnings.extend(warning),
+        Err(error) => findings.error("limits", error),
+    }
+    if let Ok(files) = preflight::open_files() {
+        findings.line("open files", format!("{files}, each client and each shard is one"));
+    }
+}
+
+/// Resolves the name in `host:port`.
+fn resolve(findings: &mut Findings, what: &str, address: &str) -> bool {
+    match address.to_socket_addrs() {
+        Ok(addresses) => {
+            let mut addresses: Vec<String> = addresses.map(|address| address.ip().to_string()).collect();
+            addresses.dedup();
+            findings.line(what, format!("{address} is {}", addresses.join(", ")));
+            true
+        }
+        Err(error) => {
+            findings.error(what, format!("{address} can not be resolved: {error}"));
+            false
+        }
+    }
+}
+
+fn ask(findings: &mut Findings, config: &Config) -> Option<GatewayInfo> {
+    let proxy = config.twilight_http_proxy.as_deref();
+    match Rest::new(config.token.bare().into(), proxy, Hosts(config.gateway_hosts.clone())).gateway() {
+        Ok(info) => Some(info),
+        Err(RestError::Unauthorized) => {
+            findings.error("token", "Discord refuses it (401): set a current one in TOKEN or `token`");
+            None
+        }
+        Err(RestError::Temporary { what, .. }) => {
+            findings.error("/gateway/bot", format!("GET {}: {what}", url(proxy)));
+            None
+        }
+    }
+}
+
+fn discord(findings: &mut Findings, config: &Config, placement: &Placement, info: &GatewayInfo) {
+    findings.line("token", "accepted by Discord");
+    if let Ok(endpoint) = Endpoint::parse(&info.url) {
+        let Endpoint { host, port, .. } = endpoint;
+        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        resolve(findings, "gateway", &address);
+    }
+    let count = config.shards.unwrap_or(info.shards);
+    let range = match config.shard_range(info.shards) {
+        Ok(range) => range,
+        Err(error) => return findings.error("shards", error),
+    };
+    findings
+        .line("shards", format!("{} to {} of {count}; Discord recommends {}", range.start, range.end - 1, info.shards));
+    if count < info.shards {
+        findings.warn(format!(
+            "`shards` is {count} and Discord recommends {}: a shard can not have more than {GUILDS_PER_SHARD} guilds",
+            info.shards
+        ));
+    }
+    let data = placement.data(range.len());
+    findings.line("control core", format!("CPU {}", placement.control));
+    for (index, cpu) in data.iter().enumerate() {
+        let shards = range.clone().filter(|shard| *shard as usize % data.len() == index).count();
+        findings.line(&format!("data core {index}"), format!("CPU {cpu}, {shards} shards"));
+        if data[..index].contains(cpu) {
+            findings
+                .warn(format!("data core {index} shares CPU {cpu} with another one: `cores` is more than there are"));
+        }
+    }
+    let budget = info.budget;
+    findings.line(
+        "IDENTIFY budget",
+        format!(
+            "{} of {} left, renewed in {}, {} at a time",
+            budget.remaining,
+            budget.total,
+            duration(budget.reset_after.as_secs_f64()),
+            budget.max_concurrency
+        ),
+    );
+    let turns = turns(range.clone(), budget.max_concurrency);
+    let start = INTERVAL * turns.saturating_sub(1);
+    if (budget.remaining as usize) < range.len() {
+        findings.warn(format!(
+            "{} IDENTIFYs are left and {} shards would need one: the start would wait {}",
+            budget.remaining,
+            range.len(),
+            duration(budget.reset_after.as_secs_f64())
+        ));
+    }
+    findings.line(
+        "start",
+        format!(
+            "{} for {} shards without state files, some seconds with them",
+            if start.is_zero() { "some seconds".into() } else { duration(start.as_secs_f64()) },
+            range.len()
+        ),
+    );
+    match &config.state_dir {
+        Some(directory) => findings.line("state files", directory.display()),
+        None => findings.warn(format!(
+            "`state_dir` is missing: each restart of the proxy costs {} of {} IDENTIFYs a day",
+            range.len(),
+            budget.total
+        )),
+    }
+}
+
+/// The most shards that are in one bucket: they identify one after the other.
+fn turns(shards: std::ops::Range<u32>, max_concurrency: u32) -> u32 {
+    (shards.end - shards.start).div_ceil(max_concurrency.max(1))
+}
+
+fn warn_of_combinations(findings: &mut Findings, config: &Config) {
+    let flags = config.cache;
+    if flags.members && config.intents & GUILD_MEMBERS == 0 {
+        findings.warn("`cache.members` is true without the intent GUILD_MEMBERS (2): Discord sends few members".into());
+    }
+    if flags.presences && config.intents & GUILD_PRESENCES == 0 {
+        findings.warn("`cache.presences` is true without the intent GUILD_PRESENCES (256): Discord sends none".into());
+    }
+    if !flags.channels {
+        findings.warn(
+            "`cache.channels` is false: discord.js drops messages of channels that it does not know, and JDA and eris fail \
+             at interactions"
+                .into(),
+        );
+    }
+    if !flags.current_member {
+        findings.warn("`cache.current_member` is false: JDA logs an error for each guild".into());
+    }
+    if config.resume_window.is_zero() {
+        findings.warn("`resume_window` is 0: a client that loses its connection has to identify".into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_takes_as_many_turns_as_the_fullest_bucket_has_shards() {
+        assert_eq!([turns(0..16, 1), turns(0..16, 16), turns(3..20, 16), turns(0..1, 16)], [16, 1, 2, 1]);
+    }
+}

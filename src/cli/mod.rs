@@ -1,0 +1,135 @@
+//! The subcommands: what an operator asks a running proxy for, and the check before a start.
+
+mod check;
+mod running;
+mod status;
+
+use clap::{Args, Subcommand, ValueEnum};
+use gateway_proxy::{config::Config, placement::Placement};
+use running::Running;
+use std::{path::Path, process::ExitCode};
+
+/// A subcommand.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Check the configuration against Discord and this machine: names, shards, placement, IDENTIFY budget, limits.
+    Check,
+    /// Show what a running proxy does. Exit code 3: it runs, and not all of its shards are active.
+    Status {
+        #[command(flatten)]
+        proxy: Which,
+        /// Show it again every second, until Ctrl-C.
+        #[arg(long, conflicts_with = "json")]
+        watch: bool,
+        /// Print /status.json as it is.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a running proxy read its configuration again, and say what came of it.
+    Reload {
+        #[command(flatten)]
+        proxy: Which,
+    },
+    /// Repair one shard of a running proxy (needs `http_token` in its configuration).
+    Shard {
+        #[command(flatten)]
+        proxy: Which,
+        /// Id of the shard.
+        id: u32,
+        /// How.
+        action: Action,
+    },
+}
+
+/// Which running proxy.
+#[derive(Args)]
+pub struct Which {
+    /// Where it is; without this the `host` and `port` of the configuration.
+    #[arg(long, value_name = "http://HOST:PORT")]
+    url: Option<String>,
+}
+
+/// How a shard is repaired.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Action {
+    /// A new connection, on which the session is resumed.
+    Reconnect,
+    /// A new session; costs an IDENTIFY, and clients have to identify anew.
+    Identify,
+}
+
+impl Command {
+    /// Runs it. `path` is the configuration.
+    pub fn run(self, path: &Path) -> ExitCode {
+        let result = match self {
+            Self::Check => unreachable!("it is run with a configuration that is right"),
+            Self::Status { proxy, watch, json } => {
+                Running::find(path, proxy.url).and_then(|running| status::run(&running, watch, json))
+            }
+            Self::Reload { proxy } => Running::find(path, proxy.url).and_then(|running| reload(&running)),
+            Self::Shard { proxy, id, action } => {
+                Running::find(path, proxy.url).and_then(|running| repair(&running, id, action))
+            }
+        };
+        result.unwrap_or_else(|error| {
+            eprintln!("gateway-proxy: {error}");
+            ExitCode::FAILURE
+        })
+    }
+}
+
+/// Runs `gateway-proxy check` with a configuration that is right.
+pub fn check(config: &Config, placement: &Placement, warnings: Vec<String>) -> ExitCode {
+    check::run(config, placement, warnings)
+}
+
+fn reload(running: &Running) -> Result<ExitCode, String> {
+    let (status, body) = running.post("/admin/reload")?;
+    match status {
+        200 => {
+            let list = |key: &str| {
+                let keys = body[key].as_array().map_or(&[][..], Vec::as_slice);
+                keys.iter().filter_map(|key| key.as_str()).collect::<Vec<_>>().join(", ")
+            };
+            for warning in body["warnings"].as_array().into_iter().flatten().filter_map(|warning| warning.as_str()) {
+                eprintln!("warning: {warning}");
+            }
+            match list("applied") {
+                keys if keys.is_empty() => {
+                    println!("the configuration is read; nothing that holds at once has changed");
+                }
+                keys => println!("these keys hold now: {keys}"),
+            }
+            match list("needs_restart") {
+                keys if keys.is_empty() => {}
+                keys => println!("these keys need a restart: {keys}"),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        422 => Err(format!("nothing has changed: {}", body["error"].as_str().unwrap_or("the configuration is wrong"))),
+        401 => Err(format!(
+            "{}\nIf `http_token` itself has changed, send SIGHUP to the proxy (systemctl reload gateway-proxy)",
+            running.refused()
+        )),
+        _ => Err(running.unexpected(status, &body)),
+    }
+}
+
+fn repair(running: &Running, id: u32, action: Action) -> Result<ExitCode, String> {
+    let name = match action {
+        Action::Reconnect => "reconnect",
+        Action::Identify => "identify",
+    };
+    let (status, body) = running.post(&format!("/admin/shards/{id}/{name}"))?;
+    match status {
+        202 => {
+            match action {
+                Action::Reconnect => println!("shard {id} reconnects and resumes its session"),
+                Action::Identify => println!("shard {id} begins a new session as soon as it has a permit to identify"),
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        401 => Err(running.refused()),
+        _ => Err(running.unexpected(status, &body)),
+    }
+}

@@ -1,0 +1,182 @@
+//! The keys for several proxies of one bot: which part of the shards is this one's, and where all of them ask before they
+//! identify.
+
+use super::{ConfigError, reader::Reader};
+use crate::websocket::Endpoint;
+use serde_json::Value;
+use std::ops::Range;
+
+/// The variable whose value wins over `index` of `shard_group`.
+pub const INDEX_VARIABLE: &str = "SHARD_GROUP_INDEX";
+/// Most proxies that can share a bot.
+const MOST: u64 = 4096;
+
+/// One of several proxies that have about as many shards each (`shard_group`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShardGroup {
+    /// Which one, from 0.
+    pub index: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+impl ShardGroup {
+    /// Its part of the shards of a bot that has `count`. Parts of all indexes cover all shards, and none twice.
+    pub fn range(self, count: u32) -> Range<u32> {
+        let cut = |index: u32| (u64::from(count) * u64::from(index) / u64::from(self.of)) as u32;
+        cut(self.index)..cut(self.index + 1)
+    }
+}
+
+/// What the surroundings of the process say of its place among several.
+pub struct Surroundings {
+    /// The value of [`INDEX_VARIABLE`].
+    pub index: Option<String>,
+    /// The name of the machine. Kubernetes numbers the pods of a StatefulSet in it: `gateway-proxy-2`.
+    pub host_name: String,
+}
+
+impl Surroundings {
+    /// Of this process.
+    pub fn here() -> Self {
+        let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let index = std::env::var(INDEX_VARIABLE).ok().filter(|index| !index.is_empty());
+        Self { index, host_name: host_name.trim().to_owned() }
+    }
+}
+
+/// Reads `shard_group`.
+pub(super) fn read_shard_group(
+    reader: &mut Reader,
+    name: &str,
+    surroundings: &Surroundings,
+) -> Result<Option<ShardGroup>, ConfigError> {
+    const EXPECTED: &str = "an object such as {\"index\": 0, \"of\": 3}";
+    const INDEX: &str =
+        "a number from 0 up to but not including `of`, or \"hostname\" to take the number at the end of the host name";
+    let object = match reader.take("shard_group") {
+        None => return Ok(None),
+        Some(Value::Object(object)) => object,
+        Some(value) => return Err(reader.wrong("shard_group", &value, EXPECTED)),
+    };
+    if reader.has("shard_start") || reader.has("shard_end") {
+        return Err(ConfigError(format!(
+            "{name}: `shard_group` decides which shards are served, so `shard_start` and `shard_end` must not be set beside it"
+        )));
+    }
+    let mut inner = Reader::new(name, "shard_group.", object);
+    let Some(of) = inner.number("of", (1, MOST))? else {
+        return Err(ConfigError(format!(
+            "{name}: `shard_group.of` is missing, expected the number of proxies of the bot"
+        )));
+    };
+    let given = inner.take("index");
+    let index = match (&surroundings.index, &given) {
+        (Some(text), _) => text.parse().ok().filter(|index| *index < of).ok_or_else(|| {
+            ConfigError(format!("{INDEX_VARIABLE} is {text:?}, expected a number from 0 to {}", of - 1))
+        })?,
+        (None, Some(Value::String(text))) if text == "hostname" => {
+            let host = &surroundings.host_name;
+            let digits = host.rsplit_once('-').map_or("", |(_, digits)| digits);
+            digits.parse().ok().filter(|index| *index < of).ok_or_else(|| {
+                ConfigError(format!(
+                    "{name}: `shard_group.index` is \"hostname\", and the host name {host:?} does not end with a number from 0 to {} behind a hyphen",
+                    of - 1
+                ))
+            })?
+        }
+        (None, Some(value)) => {
+            value.as_u64().filter(|index| *index < of).ok_or_else(|| inner.wrong("index", value, INDEX))?
+        }
+        (None, None) => {
+            return Err(ConfigError(format!(
+                "{name}: `shard_group.index` is missing, and so is the variable {INDEX_VARIABLE}: expected {INDEX}"
+            )));
+        }
+    };
+    // An unknown key beside these two would be a misspelt one of them, which is missing then.
+    Ok(Some(ShardGroup { index: index as u32, of: of as u32 }))
+}
+
+/// Reads `identify_queue`.
+pub(super) fn read_identify_queue(reader: &mut Reader) -> Result<Option<String>, ConfigError> {
+    const KEY: &str = "identify_queue";
+    const EXPECTED: &str =
+        "an http:// or https:// URL without query of a queue for IDENTIFYs, such as \"http://queue:8080\"";
+    let Some(url) = reader.string(KEY, EXPECTED)? else { return Ok(None) };
+    // An address is as good in the one scheme as in the other.
+    let as_gateway = url.strip_prefix("http").map(|rest| format!("ws{rest}"));
+    let good = !url.contains(['?', '#', '"', '\\', ' ']) && as_gateway.is_some_and(|url| Endpoint::parse(&url).is_ok());
+    if good { Ok(Some(url.trim_end_matches('/').to_owned())) } else { Err(reader.wrong(KEY, &url.into(), EXPECTED)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read(value: Value, index: Option<&str>, host_name: &str) -> Result<Option<ShardGroup>, String> {
+        let object = json!({"shard_group": value});
+        let mut reader = Reader::new("c", "", object.as_object().unwrap().clone());
+        let surroundings = Surroundings { index: index.map(str::to_owned), host_name: host_name.to_owned() };
+        read_shard_group(&mut reader, "c", &surroundings).map_err(|error| error.0)
+    }
+
+    #[test]
+    fn the_index_comes_from_the_file_the_variable_or_the_host_name() {
+        let group = |index| Ok(Some(ShardGroup { index, of: 3 }));
+        assert_eq!(read(json!({"index": 1, "of": 3}), None, "x-2"), group(1));
+        assert_eq!(read(json!({"index": 1, "of": 3}), Some("2"), ""), group(2));
+        assert_eq!(read(json!({"of": 3}), Some("0"), ""), group(0));
+        assert_eq!(read(json!({"index": "hostname", "of": 3}), None, "gateway-proxy-2"), group(2));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (value, index, host, expected) in [
+            (json!(3), None, "", "`shard_group` is 3, expected an object"),
+            (json!({"index": 1}), None, "", "`shard_group.of` is missing"),
+            (json!({"of": 3}), None, "", "`shard_group.index` is missing, and so is the variable SHARD_GROUP_INDEX"),
+            (json!({"index": 3, "of": 3}), None, "", "`shard_group.index` is 3, expected a number from 0"),
+            (json!({"index": "first", "of": 3}), None, "", "`shard_group.index` is \"first\", expected"),
+            (json!({"index": 0, "of": 3}), Some("3"), "", "SHARD_GROUP_INDEX is \"3\", expected a number from 0 to 2"),
+            (
+                json!({"index": "hostname", "of": 3}),
+                None,
+                "proxy",
+                "the host name \"proxy\" does not end with a number",
+            ),
+            (json!({"index": "hostname", "of": 3}), None, "proxy-3", "the host name \"proxy-3\" does not end"),
+            (json!({"index": 0, "of": 0}), None, "", "`shard_group.of` is 0"),
+        ] {
+            let error = read(value.clone(), index, host).unwrap_err();
+            assert!(error.contains(expected), "{value}: {error}");
+        }
+    }
+
+    #[test]
+    fn urls_of_queues() {
+        let read = |url: &str| {
+            let object = json!({"identify_queue": url});
+            read_identify_queue(&mut Reader::new("c", "", object.as_object().unwrap().clone())).map_err(|error| error.0)
+        };
+        assert_eq!(read("http://queue:8080/"), Ok(Some("http://queue:8080".into())));
+        assert_eq!(read("https://queue.example/path"), Ok(Some("https://queue.example/path".into())));
+        for wrong in ["queue:8080", "ftp://queue", "http://queue?shard=1", "http://", ""] {
+            assert!(read(wrong).unwrap_err().contains("expected an http:// or https:// URL"), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn parts_cover_all_shards_and_none_twice(count in 1u32..70_000, of in 1u32..200) {
+            let parts: Vec<_> = (0..of).map(|index| ShardGroup { index, of }.range(count)).collect();
+            prop_assert_eq!(parts[0].start, 0);
+            prop_assert_eq!(parts[parts.len() - 1].end, count);
+            prop_assert!(parts.windows(2).all(|pair| pair[0].end == pair[1].start));
+            let sizes = parts.iter().map(|part| part.end - part.start);
+            prop_assert!(sizes.clone().max().unwrap() - sizes.min().unwrap() <= 1);
+        }
+    }
+}

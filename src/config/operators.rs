@@ -1,0 +1,175 @@
+//! The keys for who operates the proxy, and what becomes of a changed file while the proxy runs.
+//!
+//! A key either holds as soon as the file is read again ([`Config::adopt`]) or needs a restart; [`Config::differences`] says
+//! which is which, for every key. The lists of both are in docs/operations.md.
+
+use super::{AdminAddress, Config, ConfigError, reader::Reader, token::Token};
+use crate::protocol::{
+    denied::{Denied, NEEDED},
+    event::EventKind,
+};
+use serde_json::Value;
+
+/// Shortest and longest `http_token`, in characters.
+const HTTP_TOKEN: (usize, usize) = (16, 256);
+
+/// Keys of which a changed file has other values than the running proxy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Differences {
+    /// These hold at once.
+    pub live: Vec<&'static str>,
+    /// These need a restart.
+    pub restart: Vec<&'static str>,
+}
+
+impl Config {
+    /// Compares the running configuration with a new one.
+    pub fn differences(&self, new: &Self) -> Differences {
+        let same_http_token = match (&self.http_token, &new.http_token) {
+            (Some(old), Some(new)) => old.matches(new.bare()),
+            (old, new) => old.is_none() && new.is_none(),
+        };
+        let live = [
+            ("log_level", self.log_level == new.log_level),
+            ("activity", self.presence.activity == new.presence.activity),
+            ("status", self.presence.status == new.presence.status),
+            ("backpressure", self.backpressure == new.backpressure),
+            ("resume_buffer", self.resume_buffer == new.resume_buffer),
+            ("resume_window", self.resume_window == new.resume_window),
+            ("honor_client_intents", self.honor_client_intents == new.honor_client_intents),
+            ("events", self.denied == new.denied),
+            ("client_compression", self.client_compression == new.client_compression),
+            ("http_token", same_http_token),
+        ];
+        let restart = [
+            ("token", self.token.matches(new.token.bare())),
+            ("intents", self.intents == new.intents),
+            ("host", self.listen.ip() == new.listen.ip()),
+            ("port", self.listen.port() == new.listen.port()),
+            ("log_format", self.log_format == new.log_format),
+            ("shard_group", self.shard_group == new.shard_group),
+            ("identify_queue", self.identify_queue == new.identify_queue),
+            ("shards", self.shards == new.shards),
+            ("shard_start", self.shard_start == new.shard_start),
+            ("shard_end", self.shard_end == new.shard_end),
+            ("validate_token", self.validate_token == new.validate_token),
+            ("twilight_http_proxy", self.twilight_http_proxy == new.twilight_http_proxy),
+            ("rest_proxy", self.rest_proxy == new.rest_proxy),
+            ("rest_proxy_without_token", self.rest_proxy_without_token == new.rest_proxy_without_token),
+            ("trust_network", self.trust_network == new.trust_network),
+            ("allowed_origins", self.allowed_origins == new.allowed_origins),
+            ("allowed_hosts", self.allowed_hosts == new.allowed_hosts),
+            ("externally_accessible_url", self.externally_accessible_url == new.externally_accessible_url),
+            ("cache", self.cache == new.cache),
+            ("cores", self.cores == new.cores),
+            ("control_core", self.control_core == new.control_core),
+            ("upstream_compression", self.upstream_compression == new.upstream_compression),
+            ("state_dir", self.state_dir == new.state_dir),
+            ("trust_state_dir", self.trust_state_dir == new.trust_state_dir),
+            ("voice_grace", self.voice_grace == new.voice_grace),
+            ("voice_after_loss", self.voice_rejoin == new.voice_rejoin),
+            ("gateway_hosts", self.gateway_hosts == new.gateway_hosts),
+            ("forward_opcodes", self.forward_opcodes == new.forward_opcodes),
+            ("client_memory", self.client_memory == new.client_memory),
+            ("admin_listen", self.admin_listen == new.admin_listen),
+            ("proxy_protocol_from", self.proxy_protocol_from == new.proxy_protocol_from),
+            ("forwarded_for_from", self.forwarded_for_from == new.forwarded_for_from),
+        ];
+        let changed = |keys: &[(&'static str, bool)]| {
+            keys.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect::<Vec<_>>()
+        };
+        Differences { live: changed(&live), restart: changed(&restart) }
+    }
+
+    /// Takes over from a new configuration what holds at once.
+    pub fn adopt(&mut self, new: &Self) {
+        self.log_level.clone_from(&new.log_level);
+        self.presence = new.presence.clone();
+        self.backpressure = new.backpressure;
+        self.resume_buffer = new.resume_buffer;
+        self.resume_window = new.resume_window;
+        self.honor_client_intents = new.honor_client_intents;
+        self.denied = new.denied.clone();
+        self.client_compression = new.client_compression;
+        self.http_token = new.http_token.clone();
+    }
+}
+
+/// How lines of the log are written (`log_format`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line, for programs.
+    Json,
+}
+
+/// Reads `log_format`.
+pub(super) fn read_log_format(reader: &mut Reader) -> Result<LogFormat, ConfigError> {
+    const EXPECTED: &str = "\"text\" or \"json\"";
+    match reader.string("log_format", EXPECTED)?.as_deref() {
+        None | Some("text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        Some(other) => Err(reader.wrong("log_format", &other.into(), EXPECTED)),
+    }
+}
+
+/// Reads `events`. The second value are warnings.
+pub(super) fn read_events(reader: &mut Reader, name: &str) -> Result<(Denied, Vec<String>), ConfigError> {
+    const EVENTS: &str = "an object such as {\"deny\": [\"TYPING_START\"]}";
+    const DENY: &str = "a list of event types such as [\"TYPING_START\", \"PRESENCE_UPDATE\"]";
+    let object = match reader.take("events") {
+        None => return Ok((Denied::default(), Vec::new())),
+        Some(Value::Object(object)) => object,
+        Some(value) => return Err(reader.wrong("events", &value, EVENTS)),
+    };
+    let mut inner = Reader::new(name, "events.", object);
+    let mut denied = Denied::default();
+    let mut warnings = Vec::new();
+    for event in inner.strings("deny", DENY)? {
+        let plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
+        if event.is_empty() || event.len() > 64 || !event.bytes().all(plain) {
+            return Err(inner.wrong("deny", &event.into(), DENY));
+        }
+        if !denied.add(&event) {
+            let needed = NEEDED.map(EventKind::name).join(", ");
+            let expected = format!("event types that clients can do without, which {needed} are not");
+            return Err(inner.wrong("deny", &event.into(), &expected));
+        }
+        if EventKind::from_name(event.as_bytes()) == EventKind::Other {
+            warnings.push(format!(
+                "{name}: `events.deny` names {event}, an event type that this version does not know: it is kept from clients if \
+                 Discord sends it; check the spelling"
+            ));
+        }
+    }
+    warnings.extend(inner.unknown());
+    Ok((denied, warnings))
+}
+
+/// Reads `http_token`.
+pub(super) fn read_http_token(reader: &mut Reader) -> Result<Option<Token>, ConfigError> {
+    const EXPECTED: &str = "16 to 256 letters, digits, `-`, `_`, `.` or `~` that nobody can guess, such as the output of `openssl rand -hex 32`";
+    let Some(token) = reader.string("http_token", EXPECTED)? else { return Ok(None) };
+    // It stands in URLs and headers as it is.
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    if !(HTTP_TOKEN.0..=HTTP_TOKEN.1).contains(&token.len()) || !token.bytes().all(plain) {
+        return Err(reader.wrong("http_token", &token.into(), EXPECTED));
+    }
+    Ok(Some(Token::new(&token)))
+}
+
+/// Warns when others than this machine can see the live page and the metrics.
+pub(super) fn warn_of_open_port(config: &Config, name: &str) -> Option<String> {
+    let (key, ip) = match &config.admin_listen {
+        None => ("host", config.listen.ip()),
+        Some(AdminAddress::Tcp(address)) => ("admin_listen", address.ip()),
+        Some(AdminAddress::Unix(_)) => return None,
+    };
+    (config.http_token.is_none() && !ip.is_loopback()).then(|| {
+        format!(
+            "{name}: `{key}` is {ip} and `http_token` is missing, so whoever reaches the port sees /metrics, the live page and \
+             /status.json: set `http_token`, or `{key}` to an address of this machine only"
+        )
+    })
+}

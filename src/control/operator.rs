@@ -1,0 +1,134 @@
+//! The routes for who operates the proxy: who may use them, and what they answer.
+//!
+//! With `http_token` in the configuration each of them asks for it. Without it what only shows something is open to whoever
+//! reaches the port; the configuration may be read again from this machine; and a shard can not be repaired at all.
+
+use super::{
+    Control,
+    http::{Operator, Response},
+    metrics, page, status,
+};
+use crate::data_core::{Repair, ToCore};
+use serde_json::json;
+use std::{net::SocketAddr, rc::Rc};
+
+/// What the keys of an answer that is to be read once are: nobody may keep it.
+const NOT_KEPT: &str = "Cache-Control: no-store\r\n";
+
+impl Control {
+    /// Answers an operator. `shown` is what was shown as `http_token`.
+    pub(super) async fn operate(self: &Rc<Self>, what: Operator, shown: Option<String>, peer: SocketAddr) -> Response {
+        if let Some(refusal) = self.refuses(what, shown.as_deref(), peer) {
+            return refusal;
+        }
+        match what {
+            Operator::Page => page::response("200 OK"),
+            Operator::Status(shard) => self.status_of(shard).await,
+            Operator::Metrics => {
+                let body = self.metrics.get(self.now(), || self.clone().metrics_text()).await;
+                Response { content_type: prometheus::TEXT_FORMAT, ..Response::text("200 OK", &*body) }
+            }
+            Operator::Reload => match self.reload("POST /admin/reload") {
+                Ok(reloaded) => {
+                    let body = json!({
+                        "applied": reloaded.differences.live,
+                        "needs_restart": reloaded.differences.restart,
+                        "warnings": reloaded.warnings,
+                    });
+                    Response::json("200 OK", body.to_string())
+                }
+                Err(why) => Response::json("422 Unprocessable Entity", json!({"error": why}).to_string()),
+            },
+            Operator::Repair(shard, repair) => self.repair(shard, repair, peer),
+        }
+    }
+
+    /// What the request is refused with, if it is.
+    fn refuses(&self, what: Operator, shown: Option<&str>, peer: SocketAddr) -> Option<Response> {
+        let live = self.live();
+        let Some(token) = &live.http_token else {
+            return match what {
+                Operator::Repair(..) => Some(Response::text(
+                    "403 Forbidden",
+                    "a shard can be repaired only with `http_token` in the configuration\n",
+                )),
+                Operator::Reload if !peer.ip().to_canonical().is_loopback() => Some(Response::text(
+                    "403 Forbidden",
+                    "without `http_token` in the configuration it can be read again only from the machine of the proxy\n",
+                )),
+                _ => None,
+            };
+        };
+        if shown.is_some_and(|shown| token.matches(shown)) {
+            return None;
+        }
+        if shown.is_some() {
+            self.note_wrong_token(Some(peer));
+        }
+        Some(match what {
+            // The page itself holds nothing secret, and asks for the token.
+            Operator::Page => page::response("401 Unauthorized"),
+            _ => Response {
+                headers: "WWW-Authenticate: Bearer\r\n".into(),
+                ..Response::text(
+                    "401 Unauthorized",
+                    "show the `http_token` of the configuration: Authorization: Bearer <http_token>\n",
+                )
+            },
+        })
+    }
+
+    async fn metrics_text(self: Rc<Self>) -> Rc<str> {
+        let gathered = self.reports().await;
+        let waits = self.waits.borrow();
+        metrics::render(&gathered, self.figures(), &waits, self.reloads.get(), self.started).into()
+    }
+
+    /// `/status.json`, at most a second old, with the details of one shard if that is wanted.
+    async fn status_of(self: &Rc<Self>, shard: Option<u32>) -> Response {
+        let text = self.status.get(self.now(), || self.clone().status_text()).await;
+        let mut body = String::from(&*text);
+        if let Some(id) = shard {
+            let gathered = self.reports().await;
+            let Some(report) = gathered.shards.iter().find(|report| report.shard == id) else {
+                return Response::json(
+                    "404 Not Found",
+                    json!({"error": format!("there is no shard {id} here")}).to_string(),
+                );
+            };
+            let details = status::details(report, self.now());
+            body.truncate(body.len() - 1);
+            body.push_str(",\"shard\":");
+            body.push_str(&details);
+            body.push('}');
+        }
+        Response { headers: NOT_KEPT.into(), ..Response::json("200 OK", body) }
+    }
+
+    async fn status_text(self: Rc<Self>) -> Rc<str> {
+        let gathered = self.reports().await;
+        status::document(&self, &gathered).into()
+    }
+
+    fn repair(&self, shard: u32, repair: Repair, peer: SocketAddr) -> Response {
+        let Some(core) = self.core_of(shard) else {
+            let why = if self.running_shards().is_some() {
+                format!("there is no shard {shard} here")
+            } else {
+                "the shards have not been started yet".to_owned()
+            };
+            return Response::json("404 Not Found", json!({"error": why}).to_string());
+        };
+        if core.send(ToCore::Repair(shard, repair)).is_err() {
+            let why = "the shard's core is too busy: try again";
+            return Response::json("503 Service Unavailable", json!({"error": why}).to_string());
+        }
+        let text = match repair {
+            Repair::Reconnect => "an operator makes it reconnect and resume",
+            Repair::Identify => "an operator makes it begin a new session",
+        };
+        tracing::warn!(shard, %peer, "{text}");
+        self.feed.borrow_mut().note(self.now(), Some(shard), text);
+        Response::json("202 Accepted", json!({"shard": shard, "accepted": text}).to_string())
+    }
+}

@@ -1,0 +1,73 @@
+//! Giving permits to identify: when the own queue has one, and the external queue agrees where there is one, it goes to the shard.
+
+use super::{Control, ExternalQueue, QUEUE_TICK};
+use crate::data_core::ToCore;
+use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
+
+impl Control {
+    /// Gives every permit that is due.
+    pub(super) fn grant(&self) {
+        let now = self.now();
+        let mut queue = self.queue.borrow_mut();
+        let Some(queue) = &mut *queue else { return };
+        while let Some(shard) = queue.poll(now) {
+            match &self.external_queue {
+                Some(external) => external.ask(shard),
+                None => self.permit(shard),
+            }
+        }
+    }
+
+    /// Gives permits for as long as shards wait for them, and says so when the budget is used up.
+    pub(super) async fn pace_identifies(self: Rc<Self>) {
+        let mut told = false;
+        loop {
+            poll_fn(|cx| {
+                if self.queue.borrow().as_ref().is_some_and(|queue| queue.waiting() > 0) {
+                    return Poll::Ready(());
+                }
+                told = false;
+                self.pacer.set(Some(cx.waker().clone()));
+                Poll::Pending
+            })
+            .await;
+            glommio::timer::sleep(QUEUE_TICK).await;
+            self.grant();
+            let blocked = self.queue.borrow().as_ref().and_then(|queue| queue.blocked_for(self.now()));
+            match blocked {
+                Some(wait) if !told => {
+                    tracing::error!("no IDENTIFY left: waiting {} s until Discord renews them", wait.as_secs());
+                    told = true;
+                    // The figures may be old, and the renewal is best known by asking after it.
+                    let _ = self.ask_rest.try_send(wait + Duration::from_secs(1));
+                }
+                Some(_) => {}
+                None => told = false,
+            }
+        }
+    }
+
+    /// Lets a shard identify.
+    pub(super) fn permit(&self, shard: u32) {
+        self.waits.borrow_mut().granted(shard, self.now());
+        let _ = self.cores()[self.index_of(shard)].send(ToCore::Permit(shard));
+    }
+
+    /// The external queue lets a shard identify.
+    pub(super) fn permitted(&self, shard: u32) {
+        if let Some(external) = &self.external_queue {
+            external.answered(shard);
+        }
+        *self.queue_away.borrow_mut() = None;
+        self.permit(shard);
+    }
+
+    /// The external queue does not answer: nobody identifies until it does.
+    pub(super) fn queue_is_away(&self, what: String) {
+        if let Some(held_back) = self.queue_log.borrow_mut().poll(self.now()) {
+            let waiting = self.external_queue.as_ref().map_or(0, ExternalQueue::waiting);
+            tracing::warn!(waiting, held_back, "identify_queue {what}; no shard identifies until it answers");
+        }
+        *self.queue_away.borrow_mut() = Some(what);
+    }
+}

@@ -1,0 +1,52 @@
+//! How long shards wait for the permit to identify, as a histogram. Bounded by the number of shards. Pure.
+
+use crate::protocol::Time;
+use std::collections::BTreeMap;
+
+/// Upper bounds of the histogram, in seconds: from one that need not wait to one that waits for tomorrow's budget.
+pub const BUCKETS: [f64; 9] = [0.2, 1.0, 6.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0];
+
+/// See the module's description.
+#[derive(Default)]
+pub struct Waits {
+    /// Shards that wait, and since when.
+    since: BTreeMap<u32, Time>,
+    /// Waits that have ended, by bucket, not cumulative; the last ones are beyond all bounds.
+    pub counts: [u64; BUCKETS.len() + 1],
+    /// Sum of these waits in seconds.
+    pub sum: f64,
+}
+
+impl Waits {
+    /// A shard asks for a permit. Asking twice is asking once.
+    pub fn asked(&mut self, shard: u32, now: Time) {
+        self.since.entry(shard).or_insert(now);
+    }
+
+    /// A shard has got its permit.
+    pub fn granted(&mut self, shard: u32, now: Time) {
+        let Some(since) = self.since.remove(&shard) else { return };
+        let wait = now.saturating_sub(since).as_secs_f64();
+        self.counts[BUCKETS.partition_point(|bound| *bound < wait)] += 1;
+        self.sum += wait;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_goes_from_the_first_question_to_the_permit() {
+        let mut waits = Waits::default();
+        waits.asked(7, Time::from_secs(1));
+        waits.asked(7, Time::from_secs(5));
+        waits.asked(8, Time::from_secs(5));
+        waits.granted(7, Time::from_secs(11));
+        waits.granted(8, Time::from_secs(5));
+        waits.granted(9, Time::from_secs(99));
+        assert_eq!((waits.counts[2], waits.counts[0], waits.counts.iter().sum::<u64>()), (0, 1, 2));
+        assert_eq!((waits.counts[3], waits.sum), (1, 10.0));
+        assert!(waits.since.is_empty());
+    }
+}

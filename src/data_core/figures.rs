@@ -1,0 +1,77 @@
+//! What a core counts of its own loop: turns, and the longest one of late.
+
+use crate::protocol::Time;
+use std::time::Duration;
+
+/// The longest turn is that of the minute of this length and of the one before, so that it is forgotten after a while,
+/// whoever asks for it and however often.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// See the module's description.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Figures {
+    /// Turns so far.
+    pub turns: u64,
+    /// When the current minute began.
+    since: Time,
+    /// The longest turn of the current minute and of the one before.
+    longest: [Duration; 2],
+}
+
+impl Figures {
+    /// A turn has taken from `begun` to `now`.
+    pub fn turn(&mut self, begun: Time, now: Time) {
+        self.turns += 1;
+        self.pass(now);
+        self.longest[0] = self.longest[0].max(now.saturating_sub(begun));
+    }
+
+    /// The longest turn of this minute and the one before.
+    pub fn longest(&mut self, now: Time) -> Duration {
+        self.pass(now);
+        self.longest[0].max(self.longest[1])
+    }
+
+    fn pass(&mut self, now: Time) {
+        let passed = now.saturating_sub(self.since);
+        if passed >= MINUTE {
+            let before = if passed < 2 * MINUTE { self.longest[0] } else { Duration::ZERO };
+            (self.longest, self.since) = ([Duration::ZERO, before], now);
+        }
+    }
+}
+
+/// Time that the calling thread has run on a CPU.
+pub fn thread_cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_turn_is_forgotten_after_two_minutes() {
+        let (at, ms) = (Time::from_secs, Duration::from_millis);
+        let mut figures = Figures::default();
+        figures.turn(at(10), at(10) + ms(7));
+        figures.turn(at(20), at(20) + ms(3));
+        assert_eq!((figures.turns, figures.longest(at(21))), (2, ms(7)));
+        figures.turn(at(70), at(70) + ms(2));
+        assert_eq!(figures.longest(at(71)), ms(7));
+        assert_eq!(figures.longest(at(140)), ms(2));
+        figures.turn(at(141), at(141) + ms(1));
+        assert_eq!(figures.longest(at(300)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_thread_that_works_has_cpu_time() {
+        let before = thread_cpu_time();
+        let mut sum = 0u64;
+        while thread_cpu_time() == before {
+            sum = std::hint::black_box(sum + 1);
+        }
+        assert!(thread_cpu_time() > before);
+    }
+}

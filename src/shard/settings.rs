@@ -1,0 +1,43 @@
+//! What all shards have in common: their settings, and the closes that a shard wants for its clients.
+
+use super::Close;
+use crate::{
+    cache::Flags,
+    log::Limits,
+    protocol::{close::UNKNOWN_ERROR, denied::Denied},
+};
+use std::time::Duration;
+
+/// The settings of all shards.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where clients resume: READY's `resume_gateway_url`.
+    pub public_url: String,
+    /// Bounds of each shard's log.
+    pub log: Limits,
+    /// How long a session without a connection can be resumed.
+    pub resume_window: Duration,
+    /// Which resources are cached.
+    pub cache: Flags,
+    /// Filter events by the intents of each client.
+    pub honor_client_intents: bool,
+    /// The intents that we identify with.
+    pub intents: u64,
+    /// Events that no client gets.
+    pub denied: Denied,
+    /// How long a voice channel is kept whose client is gone.
+    pub voice_grace: Duration,
+    /// Join the voice channels again when Discord has begun a new session.
+    pub voice_rejoin: bool,
+    /// Opcodes of commands that are passed on though nothing is known of them.
+    pub forward_opcodes: Vec<u64>,
+}
+
+/// The client was too slow for the log.
+pub const LAGGED: Close = (UNKNOWN_ERROR, "too slow: events were dropped, reconnect");
+/// The client has sent no heartbeat for [`HEARTBEAT_TIMEOUT`](super::HEARTBEAT_TIMEOUT).
+pub const SILENT: Close = (UNKNOWN_ERROR, "no heartbeat: reconnect and resume");
+/// The proxy stops.
+pub const RESTARTING: Close = (UNKNOWN_ERROR, "restarting: reconnect and resume");
+/// The session has a newer connection.
+pub const SUPERSEDED: Close = (UNKNOWN_ERROR, "resumed on another connection");

@@ -1,0 +1,66 @@
+//! Why a shard lost its connection to Discord, by name: for logs, metrics and the live page.
+
+/// A reason for a reconnect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// Discord sent a close frame.
+    Closed,
+    /// The connection ended without a close frame, or what came could not be decompressed or decrypted.
+    Lost,
+    /// A connection could not be made.
+    Unreachable,
+    /// Discord asked for it (op 7).
+    Reconnect,
+    /// Discord ended the session (op 9).
+    InvalidSession,
+    /// A heartbeat was not acknowledged.
+    NoHeartbeatAck,
+    /// HELLO, READY or the next event of a replay did not come in time, or connecting took too long.
+    Timeout,
+    /// A payload could not be read.
+    Unreadable,
+    /// An operator asked for it.
+    ByHand,
+}
+
+impl Reason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [Self; 9] = [
+        Self::Closed,
+        Self::Lost,
+        Self::Unreachable,
+        Self::Reconnect,
+        Self::InvalidSession,
+        Self::NoHeartbeatAck,
+        Self::Timeout,
+        Self::Unreadable,
+        Self::ByHand,
+    ];
+
+    /// The value of the label `reason`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Lost => "connection_lost",
+            Self::Unreachable => "unreachable",
+            Self::Reconnect => "op7_reconnect",
+            Self::InvalidSession => "op9_invalid_session",
+            Self::NoHeartbeatAck => "no_heartbeat_ack",
+            Self::Timeout => "timeout",
+            Self::Unreadable => "unreadable",
+            Self::ByHand => "by_hand",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_in_the_order_of_their_numbers() {
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+        }
+    }
+}

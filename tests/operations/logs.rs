@@ -1,0 +1,38 @@
+//! The log as JSON.
+
+use crate::{client, start, support::wait_until};
+use gateway_proxy::compression::Transport;
+use serde_json::{Value, json};
+use std::{fs, path::Path};
+
+#[test]
+fn each_line_is_an_object() {
+    let (simulator, proxy) = start("log_json", &json!({"log_format": "json"}));
+    let _client = client(&proxy, (1, 2), Transport::None);
+    simulator.fault("drop?shard=0&code=4000");
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("log_json/gateway-proxy.log");
+    let find = |message: &str| {
+        wait_until(message, || {
+            let text = fs::read_to_string(&path).expect("the log");
+            // The last line may be half written.
+            let lines: Vec<&str> = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
+            let parsed = lines
+                .iter()
+                .map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error} in {line}")));
+            let all: Vec<Value> = parsed.collect();
+            for line in &all {
+                for key in ["timestamp", "level", "target", "message"] {
+                    assert!(line[key].is_string(), "{key} in {line}");
+                }
+            }
+            all.into_iter()
+                .find(|line| line["message"].as_str().is_some_and(|text| text.starts_with(message)))
+                .ok_or_else(|| "no such line".to_owned())
+        })
+    };
+    let line = find("lost the connection to Discord");
+    assert_eq!((&line["level"], &line["code"]), (&json!("INFO"), &json!(4000)), "{line}");
+    assert!(line["shard"].is_string(), "{line}");
+    let line = find("a client identifies");
+    assert_eq!((&line["shard"], &line["library"]), (&json!(1), &json!("discord.py")), "{line}");
+}

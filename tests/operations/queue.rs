@@ -1,0 +1,153 @@
+//! Several proxies of one bot: who has which shards, and the queue for IDENTIFYs that they share.
+
+use crate::{
+    ask, status,
+    support::{Proxy, Simulator, free_port, get, scratch, wait_until},
+};
+use serde_json::{Value, json};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Discord's time between two IDENTIFYs, shortened.
+const INTERVAL: Duration = Duration::from_millis(500);
+
+/// A queue that speaks the protocol of twilight's: GET with `shard`, and the answer is the permit. It runs until the test ends.
+struct Queue {
+    address: SocketAddr,
+    /// Shards in the order of their permits.
+    permits: Arc<Mutex<Vec<u32>>>,
+}
+
+impl Queue {
+    fn start(port: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port");
+        let address = listener.local_addr().expect("a bound socket");
+        let permits = Arc::new(Mutex::new(Vec::new()));
+        let next = Arc::new(Mutex::new(Instant::now()));
+        let given = permits.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (next, given) = (next.clone(), given.clone());
+                thread::spawn(move || answer(stream, &next, &given));
+            }
+        });
+        Self { address, permits }
+    }
+
+    fn permits(&self) -> Vec<u32> {
+        self.permits.lock().expect("nobody panics with it").clone()
+    }
+}
+
+fn answer(mut stream: TcpStream, next: &Mutex<Instant>, given: &Mutex<Vec<u32>>) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).unwrap_or(0) == 0 {
+            return;
+        }
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).expect("a head");
+    let shard =
+        head.strip_prefix("GET /?shard=").and_then(|rest| rest.split(' ').next()).and_then(|id| id.parse().ok());
+    let at = {
+        let mut next = next.lock().expect("nobody panics with it");
+        let at = (*next).max(Instant::now());
+        // More than Discord asks for, for the way of the IDENTIFY.
+        *next = at + 2 * INTERVAL;
+        at
+    };
+    thread::sleep(at.saturating_duration_since(Instant::now()));
+    given.lock().expect("nobody panics with it").push(shard.unwrap_or_else(|| panic!("a wrong request: {head}")));
+    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+}
+
+fn simulator(name: &str) -> Simulator {
+    let options = format!(
+        "--shards 6 --max-concurrency 1 --identify-interval-ms {} --guilds 6 --members 5 --seed 3 --rate 0",
+        INTERVAL.as_millis()
+    );
+    Simulator::start(&scratch(&format!("{name}_discord")), &options)
+}
+
+/// Three proxies that share six shards.
+fn group(name: &str, simulator: &Simulator, queue: Option<SocketAddr>) -> Vec<Proxy> {
+    let one = |index: u32| {
+        let directory = scratch(&format!("{name}_{index}"));
+        let mut changes = json!({"shards": 6, "shard_group": {"index": index, "of": 3}});
+        if let Some(queue) = queue {
+            changes["identify_queue"] = format!("http://{queue}").into();
+        }
+        Proxy::spawn(&directory, simulator, &changes)
+    };
+    (0..3).map(one).collect()
+}
+
+#[test]
+fn three_proxies_share_a_bot_without_a_collision() {
+    // Without a queue each of them believes that the bucket is its own.
+    let alone = simulator("queue_alone");
+    let proxies = group("queue_alone", &alone, None);
+    wait_until("a collision", || match alone.stats()["violations"].as_array() {
+        Some(violations) if !violations.is_empty() => Ok(()),
+        _ => Err(alone.stats().to_string()),
+    });
+    drop(proxies);
+    // With one they do not collide, and each has its part of the shards.
+    let queue = Queue::start(0);
+    let simulator = simulator("queue_shared");
+    let proxies = group("queue_shared", &simulator, Some(queue.address));
+    let proxies: Vec<Proxy> = proxies.into_iter().map(Proxy::wait_until_ready).collect();
+    assert_eq!(simulator.stats()["violations"], json!([]));
+    assert_eq!(simulator.identifies(), 6);
+    let mut permits = queue.permits();
+    permits.sort_unstable();
+    assert_eq!(permits, [0, 1, 2, 3, 4, 5], "one permit for each IDENTIFY");
+    for (index, proxy) in proxies.iter().enumerate() {
+        let ids: Vec<Value> = status(proxy.address)["shards"]
+            .as_array()
+            .expect("shards")
+            .iter()
+            .map(|shard| shard["id"].clone())
+            .collect();
+        assert_eq!(ids, [json!(2 * index), json!(2 * index + 1)]);
+        assert_eq!(get(proxy.address, "/shard-count").expect("an answer").body, "6");
+    }
+}
+
+#[test]
+fn nobody_identifies_while_the_queue_is_away() {
+    let simulator = simulator("queue_away");
+    let port = free_port();
+    let changes = json!({"shards": 6, "shard_group": {"index": 1, "of": 3}, "identify_queue": format!("http://127.0.0.1:{port}/")});
+    let proxy = Proxy::spawn(&scratch("queue_away_proxy"), &simulator, &changes);
+    let expected = format!("identify_queue http://127.0.0.1:{port}: ");
+    wait_until("the proxy to say that the queue is away", || match get(proxy.address, "/health") {
+        Ok(answer) if answer.status == 503 && answer.body.contains(&expected) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let document = wait_until("a document that says so", || {
+        let document = ask(proxy.address, "GET", "/status.json", None).json();
+        if document["identify"]["queue_error"].is_string() { Ok(document) } else { Err(document.to_string()) }
+    });
+    assert!(document["identify"]["asking"].as_u64() >= Some(1), "{document}");
+    assert_eq!(simulator.identifies(), 0);
+    let queue = Queue::start(port);
+    let proxy = proxy.wait_until_ready();
+    assert_eq!((simulator.identifies(), simulator.stats()["violations"].clone()), (2, json!([])));
+    assert_eq!(queue.permits().len(), 2);
+    wait_until("a document without that", || {
+        let document = ask(proxy.address, "GET", "/status.json", None).json();
+        if document["identify"]["queue_error"].is_null() { Ok(()) } else { Err(document.to_string()) }
+    });
+    // A session that goes on needs no permit.
+    simulator.drop_connection(2);
+    wait_until("the RESUME", || if simulator.resumes() == 1 { Ok(()) } else { Err(simulator.stats().to_string()) });
+    assert_eq!(queue.permits().len(), 2);
+}
