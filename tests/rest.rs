@@ -128,9 +128,10 @@ fn a_refused_token_ends_the_proxy_with_its_state_written() {
         &directory,
         &WORLD.replace("--shards 1 --max-concurrency 1", "--shards 2 --max-concurrency 2"),
     );
-    // No IDENTIFY is left after the start, so that the proxy asks again when a session is lost.
+    // No IDENTIFY is left after the start, so that the proxy asks again when a session is lost. The budget is renewed after
+    // 8 s, which is later than the pause of 1 to 5 s before the shard asks for a permit.
     let (address, _arrivals) = rest(vec![
-        gateway_bot(&simulator, 2, 2, 2000),
+        gateway_bot(&simulator, 2, 2, 8000),
         answer("401 Unauthorized", r#"{"message":"401: Unauthorized"}"#),
     ]);
     let state = directory.join("state");

@@ -19,6 +19,7 @@ mod ready;
 pub mod renewal;
 pub mod report;
 mod requests;
+mod room;
 pub mod settings;
 mod state;
 pub mod tally;
@@ -47,13 +48,10 @@ pub use deliver::Progress;
 use hashbrown::HashMap;
 use report::Histogram;
 use requests::Addressee;
+use room::MAX_DETACHED;
 pub use settings::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Settings};
 use std::{rc::Rc, time::Duration};
 
-/// Clients that can be attached to one shard; more are closed with 4008 ([`Shard::has_room_for`]).
-pub const MAX_ATTACHED: usize = 4096;
-/// Sessions without a connection that one shard keeps; the oldest one goes first.
-pub const MAX_DETACHED: usize = 256;
 /// What HELLO tells clients, in milliseconds. Discord's own value; some libraries give up at 60 s of silence.
 pub const HEARTBEAT_INTERVAL: u64 = 41_250;
 /// A client that sent no heartbeat for this long, two intervals and some grace, is closed (it may resume).
@@ -484,19 +482,6 @@ impl Shard {
         Ok(number)
     }
 
-    /// Is there room for one more client, or for one that resumes the session `id`? See [`MAX_ATTACHED`].
-    pub fn has_room_for(&self, id: Option<&SessionId>) -> bool {
-        let is_attached = |client: &Client| client.session.connection.is_some();
-        // The newer connection of a session takes the place of the older one.
-        let takes_over = || {
-            let number = id.and_then(|id| self.sessions.get(id));
-            number.and_then(|number| self.clients.get(number)).is_some_and(is_attached)
-        };
-        self.clients.len() < MAX_ATTACHED
-            || self.clients.values().filter(|client| is_attached(client)).count() < MAX_ATTACHED
-            || takes_over()
-    }
-
     /// A client wants to resume; returns the session's number, or `None`: answer with Invalid Session.
     pub fn resume(&mut self, now: Time, connection: u64, id: &SessionId, sequence: u64) -> Option<u32> {
         let &number = self.sessions.get(id)?;
@@ -545,16 +530,6 @@ impl Shard {
             self.bound_detached(now);
         }
         self.trim();
-    }
-
-    fn bound_detached(&mut self, now: Time) {
-        let detached = |client: &Client| client.session.detached_at.map(|at| (at, client.session.number));
-        let count = self.clients.values().filter_map(detached).count();
-        if count > MAX_DETACHED
-            && let Some((_, oldest)) = self.clients.values().filter_map(detached).min()
-        {
-            self.remove(now, oldest, false);
-        }
     }
 
     /// A session ends for good. `told`: its client knows.

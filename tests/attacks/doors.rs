@@ -95,9 +95,7 @@ fn connections_of_a_terminator_count_for_whom_they_are() {
     // A terminator that sends no header, or a malformed one, is not served.
     assert_eq!(ask_as(b"", count).unwrap_or_default(), "");
     assert_eq!(ask_as(b"PROXY TCP4 nonsense\r\n", count).unwrap_or_default(), "");
-    assert!(
-        log("proxy_protocol").contains("is one of `proxy_protocol_from`, and sends no header of the PROXY protocol")
-    );
+    logged("proxy_protocol", "is one of `proxy_protocol_from`, and sends no header of the PROXY protocol");
     // What one of them does too often the others still may.
     let webhook = format!("GET /api/webhooks/1/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(68));
     let limited = (0..300).any(|_| status(&ask_as(&line(1), &webhook).expect("an answer")) == "429");
@@ -106,24 +104,21 @@ fn connections_of_a_terminator_count_for_whom_they_are() {
     // The log tells of them by their own addresses.
     let wrong = "GET /api/gateway/bot HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bot guess\r\n\r\n";
     assert_eq!(status(&ask_as(&line(77), wrong).expect("an answer")), "401");
-    assert!(log("proxy_protocol").contains("192.0.2.77:5000 has not shown the token"));
+    logged("proxy_protocol", "192.0.2.77:5000 has not shown the token");
 }
 
-/// The same for a terminator that says so in a header, and nobody else is believed.
+/// A terminator may name the client in `X-Forwarded-For`. Nobody but the listed networks is believed.
 #[test]
 fn a_header_of_a_terminator_says_for_whom_a_request_is() {
-    let directory = scratch("forwarded_for");
-    let simulator = Simulator::start(&directory, WORLD);
     let wrong = "GET /api/gateway/bot HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.66\r\nAuthorization: Bot guess\r\n\r\n";
-    for (networks, told) in [(json!(["127.0.0.0/8"]), "192.0.2.66:0"), (json!(["10.0.0.0/8"]), "127.0.0.1:")] {
-        let changes = json!({"shards": 1, "log_level": "info", "forwarded_for_from": networks});
-        let proxy = Proxy::start(&directory, &simulator, &changes);
+    for (name, network, told) in
+        [("forwarded_for", "127.0.0.0/8", "192.0.2.66:0 has"), ("not_forwarded_for", "10.0.0.0/8", "127.0.0.1:")]
+    {
+        let (_simulator, proxy) = start_with(name, &json!({"forwarded_for_from": [network]}));
         assert_eq!(status(&ask(proxy.address, wrong)), "401");
-        let log = log("forwarded_for");
-        // The log goes on where the last process has ended.
-        let line = log.lines().rfind(|line| line.contains("has not shown the token"));
-        assert!(line.is_some_and(|line| line.contains(told)), "{networks}: {log}");
-        proxy.stop();
+        let log = logged(name, "has not shown the token");
+        let line = log.lines().find(|line| line.contains("has not shown the token"));
+        assert!(line.is_some_and(|line| line.contains(told)), "{network}: {log}");
     }
 }
 

@@ -93,6 +93,14 @@ fn ask(address: SocketAddr, request: &str) -> String {
     String::from_utf8_lossy(&answer).into_owned()
 }
 
+/// Waits until the log of the proxy contains a text, and returns the log. What a process logs arrives a moment later.
+fn logged(name: &str, text: &str) -> String {
+    support::wait_until("a line of the log", || {
+        let log = log(name);
+        if log.contains(text) { Ok(log) } else { Err(format!("no {text:?} in {log}")) }
+    })
+}
+
 fn log(name: &str) -> String {
     let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).join("gateway-proxy.log");
     fs::read_to_string(path).expect("a log")

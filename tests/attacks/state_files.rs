@@ -34,7 +34,7 @@ fn a_file_with_a_checksum_of_somebody_else_is_ignored() {
     fs::write(&path, bytes).expect("writing");
     let _proxy = Proxy::start(&directory, &simulator, &config);
     assert_eq!((simulator.identifies(), simulator.resumes()), (2, 0));
-    let log = log("edited_state");
+    let log = logged("edited_state", "the state of the last process is ignored");
     let line = log.lines().find(|line| line.contains("the state of the last process is ignored"));
     assert!(line.is_some_and(|line| line.contains("keyed checksum is wrong")), "{log}");
 }
@@ -53,7 +53,7 @@ fn a_planted_gateway_is_ignored() {
         let attempts = log("planted_gateway").matches("trying again in").count();
         if attempts >= 2 { Ok(()) } else { Err(format!("{attempts}")) }
     });
-    assert!(log("planted_gateway").contains("(gateway.json) is ignored: "), "{}", log("planted_gateway"));
+    logged("planted_gateway", "(gateway.json) is ignored: ");
     assert!(trap.accept().is_err(), "the planted gateway was asked");
     assert_eq!(get(proxy.address, "/health").expect("an answer").status, 503);
 }
@@ -121,8 +121,7 @@ fn a_directory_that_others_can_write_to_is_refused() {
         let mut proxy = Proxy::spawn(&directory, &simulator, &config);
         let status = wait_until("the refusal", || proxy.ended().ok_or("it runs".to_owned()));
         assert_eq!(status.code(), Some(1));
-        let log = log("open_state");
-        assert!(log.contains(&format!("other users can write to {path:?} (mode {mode:04o})")), "{log}");
+        logged("open_state", &format!("other users can write to {path:?} (mode {mode:04o})"));
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a mode");
     }
     fs::set_permissions(&state, fs::Permissions::from_mode(0o777)).expect("a mode");

@@ -39,6 +39,8 @@ pub struct Client {
     /// It resumes where READY has told it to.
     uses_url: bool,
     next_nonce: u64,
+    /// Whether it has sent a command that may have gone to Discord.
+    commanded: bool,
     connection: Option<u64>,
     inbound: FrameDecoder,
     /// Number of bytes read from the connection.
@@ -64,6 +66,7 @@ impl Client {
             intents: Intents(if rng.u8(0..4) == 0 { all & !Intents::GUILD_MESSAGES.0 } else { all }),
             uses_url: rng.bool(),
             next_nonce: 0,
+            commanded: false,
             connection: None,
             inbound: FrameDecoder::new(Role::Client, 1 << 24),
             read: 0,
@@ -126,6 +129,7 @@ impl Client {
         let chosen = rng.usize(0..session.guilds.len().max(1));
         let Some((&guild, (members, _))) = session.guilds.iter().nth(chosen) else { return };
         self.next_nonce += 1;
+        self.commanded = true;
         let nonce = self.next_nonce;
         let command = format!(r#"{{"op":8,"d":{{"guild_id":"{guild}","query":"","limit":0,"nonce":"{nonce}"}}}}"#);
         // A guild may have been unavailable since before the newest session, without the client knowing.
@@ -153,6 +157,7 @@ impl Client {
     pub fn ask_voice(&mut self, host: &mut Host, rng: &mut Rng, coverage: &mut Coverage) {
         let (Some(connection), Some(session)) = (self.connection, &self.session) else { return };
         if host.generation == self.generation {
+            self.commanded = true;
             let guilds: Vec<u64> = session.guilds.keys().copied().collect();
             session.voice.ask(connection, &guilds, host, rng, coverage);
         }
@@ -258,6 +263,12 @@ impl Client {
         self.back_at = self.back_at.max(now);
     }
 
+    /// Excuses the proxy from answering what the client has requested so far.
+    fn disturb_requests(&mut self) {
+        let requests = self.session.iter_mut().flat_map(|session| session.requests.values_mut());
+        requests.for_each(|request| request.disturbed = true);
+    }
+
     /// Stores what the host knows about the connection before it goes: when the snapshots were complete, and which
     /// requests the proxy has not read.
     fn take_over_marks(&mut self, host: &mut Host) {
@@ -350,10 +361,15 @@ impl Client {
             if let Some(code) = closed {
                 host.hang_up(number, None);
                 self.lost(now, host, &format!("closed with {code:?}"));
-                if code.is_some_and(|code| host.takes_blame(code)) {
-                    coverage.count(Event::Blamed);
-                } else {
-                    assert_eq!(code, Some(4000), "P3: a close that lets it resume");
+                match code {
+                    // Discord has closed the connection of the shard after a command. The proxy closes the sender of
+                    // the last command with the same code, and does not send the sender's requests again.
+                    Some(code) if host.takes_blame(code) => {
+                        coverage.count(Event::Blamed);
+                        assert!(self.commanded, "P3: client {} has sent no command", self.name);
+                        self.disturb_requests();
+                    }
+                    _ => assert_eq!(code, Some(4000), "P3: a close that lets it resume"),
                 }
                 return;
             }

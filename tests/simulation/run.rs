@@ -75,7 +75,7 @@ struct World {
 /// Runs a seed. It panics when a promise is broken.
 pub fn run(seed: u64) -> Coverage {
     let mut rng = Rng::with_seed(seed);
-    // The masks of frames to Discord come from this generator.
+    gateway_proxy::net::mask::repeat_from(seed);
     fastrand::seed(seed);
     let roomy = rng.u8(0..3) > 0;
     let choice = Choice {
