@@ -237,13 +237,7 @@ impl Config {
                 config.listen.ip()
             )));
         }
-        if names_host {
-            warnings.extend(operators::warn_of_open_port(&config, name));
-        } else {
-            warnings.push(format!(
-                "{name}: `host` is missing, so the port is open on all addresses of this machine: set it to \"127.0.0.1\", or to \"0.0.0.0\" when others shall reach it, and then `http_token`, too"
-            ));
-        }
+        warnings.extend(operators::warn_of_open_port(&config, name, names_host));
         Ok((config, warnings))
     }
 

@@ -254,7 +254,7 @@ impl Session {
         self.remark.take()
     }
 
-    /// Why the last connection was lost or could not be made, and the close code if Discord gave one. `None`: none was.
+    /// Why the last connection was lost or could not be made, and the close code if Discord gave one.
     pub fn last_loss(&self) -> Option<(Reason, Option<u16>)> {
         self.last_loss
     }
