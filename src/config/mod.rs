@@ -176,8 +176,7 @@ impl Config {
             ))
         })?;
         let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
-        let names_host = reader.has("host");
-        let host = read_host(&mut reader)?;
+        let (names_host, host) = (reader.has("host"), read_host(&mut reader)?);
         // Before the keys that it stands in for are taken.
         let shard_group = group::read_shard_group(&mut reader, name, &group::Surroundings::here())?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
