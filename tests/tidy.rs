@@ -61,9 +61,6 @@ type Exception = (Rule, &'static str, &'static str, &'static str);
 const EXCEPTIONS: &[Exception] = &[
     (Rule::Function, "src/bin/discord-sim/control.rs", "route", "one arm for each route"),
     (Rule::Function, "src/bin/discord-sim/world/tests.rs", "apply", "one arm for each event type"),
-    (Rule::File, "src/cache/codec/walk.rs", "", "to be parted"),
-    (Rule::File, "src/cache/tests.rs", "", "to be parted"),
-    (Rule::Function, "src/cache/tests.rs", "nothing_holds_the_core_up", "to be parted"),
     (Rule::Function, "src/control/metrics.rs", "render", "one line or two for each metric"),
     (Rule::Function, "src/shard/state.rs", "restore", "to be parted"),
     (Rule::File, "src/shard/tests.rs", "", "to be parted"),
@@ -75,7 +72,6 @@ const EXCEPTIONS: &[Exception] = &[
     (Rule::Function, "tests/fan_out.rs", "every_stream_is_complete", "to be parted"),
     (Rule::Function, "tests/restart.rs", "a_restart_costs_no_identify_and_no_event", "to be parted"),
     (Rule::Function, "tests/spellings.rs", "more", "to be parted"),
-    (Rule::Comment, "src/cache/", "", NOT_YET),
     (Rule::Comment, "src/config/", "", NOT_YET),
     (Rule::Comment, "src/control/", "", NOT_YET),
     (Rule::Comment, "src/data_core/", "", NOT_YET),

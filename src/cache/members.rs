@@ -7,7 +7,14 @@
 //!
 //! Bounds: a chunk has at most [`CHUNK`] members, and one call searches at most [`SEARCH_STEP`] members for a name.
 
-use super::{Cache, codec::Decoder, frozen::FrozenEntities, guild::Guild, kind::Kind, role_removal::DeletedRoles};
+use super::{
+    Cache,
+    codec::Decoder,
+    guild::Guild,
+    kind::Kind,
+    role_removal::DeletedRoles,
+    store::{Position, SharedRecords},
+};
 use crate::protocol::json::{self, write_string};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -86,7 +93,7 @@ pub struct MemberAnswer {
     request: MemberRequest,
     /// The members at the time of the request, positioned at the next chunk, or where the search goes on. Only their
     /// ids are used.
-    members: FrozenEntities,
+    members: SharedRecords,
     /// Ids of the members whose name matches, as far as the search has come.
     found: Vec<u64>,
     /// Whether the search by name is finished. True for all other requests.
@@ -96,7 +103,7 @@ pub struct MemberAnswer {
     /// Number of chunks.
     chunks: usize,
     /// The position in `members` where each chunk that was made begins.
-    starts: Vec<(usize, usize)>,
+    starts: Vec<Position>,
 }
 
 /// Whether the next chunk of an answer can be made.
@@ -167,7 +174,7 @@ impl MemberAnswer {
             members.seek(*first);
         }
         let mut ids = Vec::new();
-        members.each(|id, _, _| {
+        members.each(|id, _| {
             ids.push(id);
             true
         });
@@ -188,9 +195,9 @@ impl MemberAnswer {
         if chunk > chunks || chunks == 0 || chunks > most || (chunk > 0 && !searched) {
             return None;
         }
-        let mut members = FrozenEntities::of_ids(&members, CHUNK);
-        members.seek((chunk, 0));
-        let starts = (0..chunk).map(|chunk| (chunk, 0)).collect();
+        let mut members = SharedRecords::of_ids(&members, CHUNK);
+        members.seek(Position::at_chunk(chunk));
+        let starts = (0..chunk).map(Position::at_chunk).collect();
         Some(Self { request, members, found, searched, chunk, chunks, starts })
     }
 }
@@ -224,7 +231,7 @@ impl Cache {
             return None;
         }
         let mut answer = MemberAnswer {
-            members: FrozenEntities::new(guild, Kind::Members),
+            members: SharedRecords::of(&guild.array(Kind::Members).store),
             found: Vec::new(),
             searched: true,
             chunk: 0,
@@ -327,7 +334,7 @@ impl Cache {
         let (tables, ids) = (self.tables.borrow(), guild.ids.borrow());
         let decoder = Decoder { tables: &tables, ids: &ids };
         let (mut text, mut looked_at, mut last) = (Vec::new(), 0, None);
-        let complete = members.each(|id, _, _| {
+        let complete = members.each(|id, _| {
             text.clear();
             let location = store.find_after(last, id);
             last = location.or(last);
@@ -353,7 +360,7 @@ impl MemberAnswer {
         };
         let room = if limit == 0 { CHUNK } else { CHUNK.min(limit - self.chunk * CHUNK) };
         let mut ids = Vec::with_capacity(room);
-        self.members.each(|id, _, _| {
+        self.members.each(|id, _| {
             ids.push(id);
             ids.len() < room
         });

@@ -15,7 +15,7 @@
 //! | `snapshot`, `frozen` | writing a guild as GUILD_CREATE |
 //! | `members`, `membership` | answers to Request Guild Members |
 //! | `packed` | guilds in state files |
-//! | `codec`, `store`, `scan` | packing and storing records |
+//! | `codec`, `store` | packing and storing records |
 //!
 //! Promises: no input makes the cache panic. An event that is malformed, or about something unknown, changes nothing
 //! and is counted. With a [flag](Flags) off, nothing is stored or parsed for it. A [`GuildSnapshot`] shows one moment,
@@ -31,7 +31,6 @@ mod members;
 mod membership;
 mod packed;
 mod role_removal;
-mod scan;
 mod snapshot;
 mod store;
 mod work;

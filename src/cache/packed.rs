@@ -8,7 +8,7 @@
 //! than their own size, or lead to a guild that is not well-formed. When the tables of this thread and those of the
 //! file give different meanings to the same index, the guilds of the file are encoded again from their texts.
 //!
-//! An older format is not readable. Whoever stores the bytes has to store a version too, and to change it with every
+//! An older format is not readable. The caller stores the bytes with a version, which has to change with every
 //! change of this file, of the codec, and of the list of [kinds](super::kind).
 
 use super::{

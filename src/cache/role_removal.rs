@@ -11,7 +11,7 @@
 
 use super::{
     codec::{Decoder, IdTable, KnownKey, Reader, Slot},
-    store::{Chunk, Records},
+    store::SharedRecords,
 };
 use crate::protocol::{
     edit,
@@ -33,19 +33,16 @@ const MAX_WAITING: usize = 250;
 pub(super) struct RoleRemoval {
     /// The roles that this removal takes away.
     roles: Vec<u64>,
-    members: Vec<Chunk>,
-    /// The chunk, and the offset in it, of the next member.
-    chunk: usize,
-    at: usize,
+    members: SharedRecords,
     /// Roles that were deleted since it began. The next removal takes them away.
     waiting: Vec<u64>,
 }
 
 impl RoleRemoval {
     /// Begins a removal. `None` when there are no roles or no members.
-    pub fn new(roles: Vec<u64>, members: Vec<Chunk>) -> Option<Self> {
+    pub fn new(roles: Vec<u64>, members: SharedRecords) -> Option<Self> {
         let nothing_to_do = roles.is_empty() || members.is_empty();
-        (!nothing_to_do).then(|| Self { roles, members, chunk: 0, at: 0, waiting: Vec::new() })
+        (!nothing_to_do).then(|| Self { roles, members, waiting: Vec::new() })
     }
 
     /// Adds a role that was deleted meanwhile, if there is room.
@@ -75,26 +72,15 @@ impl RoleRemoval {
     pub fn step(&mut self, roles: &DeletedRoles, decoder: &Decoder<'_>) -> (Vec<u64>, bool) {
         let mut budget = MEMBERS_PER_STEP;
         let mut found = Vec::new();
-        while let Some(chunk) = self.members.get(self.chunk) {
-            let mut records = Records::new(chunk, self.at);
-            for (user, record) in records.by_ref() {
-                if roles.may_be_in(decoder, record) {
-                    found.push(user);
-                    budget = budget.saturating_sub(CHANGE_COST);
-                }
-                budget = budget.saturating_sub(1);
-                if budget == 0 {
-                    break;
-                }
+        let finished = self.members.each(|user, record| {
+            if roles.may_be_in(decoder, record) {
+                found.push(user);
+                budget = budget.saturating_sub(CHANGE_COST);
             }
-            self.at = records.position();
-            if budget == 0 {
-                return (found, false);
-            }
-            self.chunk += 1;
-            self.at = 0;
-        }
-        (found, true)
+            budget = budget.saturating_sub(1);
+            budget > 0
+        });
+        (found, finished)
     }
 }
 

@@ -19,17 +19,17 @@ use std::time::Duration;
 
 /// What one turn of a shard may spend on the clients of its second queue, in bytes, so that the clients of its first queue
 /// and the other shards of the core are served in between. A client is given at most one outbox full (32 KiB) at a time.
-const TURN_BYTES: usize = 64 << 10;
+pub(super) const TURN_BYTES: usize = 64 << 10;
 /// What a client of the second queue takes from [`TURN_BYTES`] at least. A send costs some 3 us however short it is, and in
 /// that time some 4 KiB can be made and copied.
-const SERVE_COST: usize = 4 << 10;
+pub(super) const SERVE_COST: usize = 4 << 10;
 /// For this long after it has come a client is served from the second queue.
 ///
 /// When hundreds of clients come at once, what they cost at first is more than a core has: a snapshot for each, and after that
 /// every event of the shard for each. That must not hold up the clients that were there before. A client that reads nothing
 /// stops costing when the buffers of its socket are full. The faster the events, the sooner that is, and two seconds of a load
 /// that keeps a core busy fill them.
-const NEWCOMER: Duration = Duration::from_secs(2);
+pub(super) const NEWCOMER: Duration = Duration::from_secs(2);
 
 /// The close of a client for which the shard has no room.
 const FULL: Close = (close::RATE_LIMITED, "too many clients on this shard");

@@ -1,5 +1,7 @@
 //! A core's tasks: a panic in one shard, seen from Discord's side; a client that nothing wakes but its own socket.
 
+mod crowd;
+
 use super::*;
 use crate::{
     compression::Transport,
@@ -209,13 +211,13 @@ impl Rig {
 }
 
 /// A client's end of its connection.
-struct Far {
-    stream: TcpStream,
+struct Far<S = TcpStream> {
+    stream: S,
     inbound: Inbound,
 }
 
-impl Far {
-    /// The next event of this name; `None` when the connection ends before.
+impl<S: Read> Far<S> {
+    /// The next event of this name; `None` when the connection ends before, or has nothing more and does not wait.
     fn hears(&mut self, name: &str) -> Option<serde_json::Value> {
         loop {
             while let Some(message) = self.inbound.next().unwrap() {

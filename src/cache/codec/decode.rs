@@ -14,8 +14,8 @@ use super::{
     values::{Reader, Time, decimal_length, hash_text, time_text},
 };
 use crate::{
-    cache::{scan, work},
-    protocol::json,
+    cache::work,
+    protocol::json::{self, strict},
 };
 use serde::de::IgnoredAny;
 
@@ -155,7 +155,7 @@ impl Sink for Checker {
 
     #[inline(always)]
     fn string(&mut self, text: &[u8]) {
-        self.valid &= scan::is_content(text);
+        self.valid &= strict::is_content(text);
         self.length.string(text);
     }
 
@@ -165,7 +165,7 @@ impl Sink for Checker {
     }
 }
 
-/// The index of a record's template plus one; 0 when the record holds text.
+/// The index of a record's template plus one; 0 when the record holds text. `None` when the record is empty or broken.
 pub(super) fn template_plus_one(record: &[u8]) -> Option<u64> {
     Reader { bytes: record }.varint()
 }

@@ -13,10 +13,9 @@ use super::{
     encode::Encoder,
     ids::IdTable,
     shape::Encoded,
-    template::{Template, TemplateTable},
+    template::{Template, TemplateTable, Token, scan_skeleton},
     values::Reader,
 };
-use crate::cache::scan;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
@@ -66,33 +65,26 @@ struct Entry<'a> {
 fn entries(template: &Template) -> Option<Vec<Entry<'_>>> {
     let skeleton = &*template.skeleton;
     let mut entries: Vec<Entry<'_>> = Vec::new();
-    let (mut depth, mut at, mut slots) = (0, 0, 0u16);
+    let mut slots = 0u16;
     // The entry that is being read: its key, where its value begins, and the index of its first slot.
     let mut open: Option<(&[u8], usize, u16)> = None;
-    while let Some(byte) = skeleton.get(at) {
-        if let (1, b',' | b'}', Some((key, start, from))) = (depth, byte, open) {
-            if entries.len() == MAX_ENTRIES || entries.iter().any(|entry| entry.key == key) {
-                return None;
-            }
-            entries.push(Entry { key, value: &skeleton[start..at], from, to: slots });
-            open = None;
-        }
-        at += 1;
-        match byte {
-            b'{' | b'[' => depth += 1,
-            b'}' | b']' => depth -= 1,
-            b'"' => {
-                let end = scan::string_end(skeleton, at)?;
-                if depth == 1 && open.is_none() {
-                    // The value begins behind the closing quote and the colon.
-                    open = Some((&skeleton[at..end], end + 2, slots));
+    scan_skeleton(skeleton, |at, depth, token| {
+        match token {
+            // The value begins behind the closing quote of the key and the colon.
+            Token::String { end } if depth == 1 && open.is_none() => open = Some((&skeleton[at..end], end + 2, slots)),
+            Token::Slot(_) => slots = slots.checked_add(1)?,
+            Token::End if depth == 1 => {
+                if let Some((key, start, from)) = open.take() {
+                    if entries.len() == MAX_ENTRIES || entries.iter().any(|entry| entry.key == key) {
+                        return None;
+                    }
+                    entries.push(Entry { key, value: &skeleton[start..at], from, to: slots });
                 }
-                at = end + 1;
             }
-            0..0x20 => slots = slots.checked_add(1)?,
-            _ => {}
+            Token::String { .. } | Token::End => {}
         }
-    }
+        Some(())
+    })?;
     Some(entries)
 }
 

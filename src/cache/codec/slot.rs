@@ -28,7 +28,7 @@ macro_rules! slots {
 slots! {
     /// The record's own id as a string. The record holds nothing: the store keeps the id beside it.
     OwnId = 0x01;
-    /// A snowflake as a string: 8 bytes.
+    /// A string of at least 15 decimal digits, without leading zeros, that fits into 64 bits (a snowflake): 8 bytes.
     Snowflake = 0x02;
     /// A snowflake that the guild's id table has, as a string: its index there, a varint.
     Reference = 0x03;
@@ -46,7 +46,7 @@ slots! {
     Integer = 0x0b;
     /// A negative integer: its magnitude, a varint.
     Negative = 0x0c;
-    /// A string of fewer than 15 decimal digits: a varint.
+    /// A string of fewer than 15 decimal digits, without leading zeros: a varint.
     Decimal = 0x0e;
     /// Any other string: its length, a varint, and its bytes with their escapes.
     Text = 0x0f;

@@ -8,7 +8,7 @@
 //! Bounds: [`MAX_STRINGS`] and [`MAX_STRING_BYTES`]. Beyond them no string is admitted, and records hold new strings
 //! themselves.
 
-use crate::cache::scan;
+use crate::protocol::json::strict;
 use hashbrown::HashTable;
 
 /// Maximum number of strings.
@@ -91,7 +91,7 @@ impl StringTable {
     /// there is no room.
     pub fn append(&mut self, text: &[u8]) -> Option<()> {
         let hash = super::hash(text);
-        if !LENGTHS.contains(&text.len()) || !scan::is_content(text) || self.find(text, hash).is_some() {
+        if !LENGTHS.contains(&text.len()) || !strict::is_content(text) || self.find(text, hash).is_some() {
             return None;
         }
         self.admit(text, hash).map(drop)

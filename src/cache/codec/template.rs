@@ -7,7 +7,7 @@
 //! only when it comes for the second time, so that objects of random form do not fill the table.
 
 use super::slot::Slot;
-use crate::cache::scan;
+use crate::protocol::json::strict;
 use hashbrown::HashTable;
 use serde::de::IgnoredAny;
 
@@ -88,37 +88,68 @@ pub(super) enum JoinedAt {
     InRecord,
 }
 
+/// A piece of a skeleton that [`scan_skeleton`] reports.
+pub(super) enum Token {
+    /// A string, which can be a key. Its content ends at offset `end`.
+    String { end: usize },
+    /// A slot: its byte.
+    Slot(u8),
+    /// A comma or a closing bracket: the end of an entry or element.
+    End,
+}
+
+/// Calls `each` for every token of a skeleton, with its offset (of a string: the offset of its content), and with the
+/// number of objects and arrays around it. Stops when `each` returns `None`. `None` also when a string does not end.
+pub(super) fn scan_skeleton(skeleton: &[u8], mut each: impl FnMut(usize, usize, Token) -> Option<()>) -> Option<()> {
+    let (mut depth, mut at) = (0usize, 0);
+    while let Some(byte) = skeleton.get(at) {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b',' => each(at, depth, Token::End)?,
+            b'}' | b']' => {
+                each(at, depth, Token::End)?;
+                depth = depth.checked_sub(1)?;
+            }
+            b'"' => {
+                let end = strict::string_end(skeleton, at + 1)?;
+                each(at + 1, depth, Token::String { end })?;
+                at = end;
+            }
+            0..0x20 => each(at, depth, Token::Slot(*byte))?,
+            _ => {}
+        }
+        at += 1;
+    }
+    Some(())
+}
+
 impl Template {
     /// Finds the values in a skeleton. `None` when the skeleton has a string that does not end, a control byte that is
     /// no slot, or more than 65,535 bytes of text before a value.
     fn new(skeleton: &[u8]) -> Option<Self> {
         let mut segments = Vec::new();
         let mut joined_at = JoinedAt::NotNull;
-        let (mut depth, mut from, mut at) = (0, 0, 0);
-        while let Some(byte) = skeleton.get(at) {
-            at += 1;
-            match byte {
-                b'{' | b'[' => depth += 1,
-                b'}' | b']' => depth -= 1,
-                b'"' => {
-                    if depth == 1 && skeleton[at..].starts_with(b"joined_at\":null") {
-                        joined_at = JoinedAt::Null;
-                    }
-                    at = scan::string_end(skeleton, at)? + 1;
+        // Where the text behind the last value begins.
+        let mut from = 0;
+        scan_skeleton(skeleton, |at, depth, token| {
+            match token {
+                Token::String { .. } if depth == 1 && skeleton[at..].starts_with(b"joined_at\":null") => {
+                    joined_at = JoinedAt::Null;
                 }
-                0..0x20 => {
-                    let text = &skeleton[from..at - 1];
+                Token::Slot(byte) => {
+                    let text = &skeleton[from..at];
                     let key = if depth == 1 { KnownKey::at_end_of(text) } else { KnownKey::Other };
-                    let slot = Slot::from_byte(*byte)?;
+                    let slot = Slot::from_byte(byte)?;
                     if key == KnownKey::JoinedAt && slot == Slot::Any {
                         joined_at = JoinedAt::InRecord;
                     }
                     segments.push(Segment { before: text.len().try_into().ok()?, slot, key });
-                    from = at;
+                    from = at + 1;
                 }
-                _ => {}
+                Token::String { .. } | Token::End => {}
             }
-        }
+            Some(())
+        })?;
         Some(Self { skeleton: skeleton.into(), segments: segments.into(), joined_at })
     }
 

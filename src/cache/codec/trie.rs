@@ -34,7 +34,7 @@ const MAX_SIGNATURES: usize = 16_384;
 const MAX_SIGNATURE_BYTES: usize = 512 << 10;
 
 /// What a key says about its value: a set of flags. It depends only on the key, the [`Shape`](super::shape::Shape) and
-/// the depth, so a trie node can keep it.
+/// where the object with the key is, so a trie node can keep it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct KeyClass(u8);
 
@@ -51,7 +51,8 @@ impl KeyClass {
     pub const ADDS_ID: Self = Self(8);
     /// A snowflake here is packed as a reference if the guild's id table has it already.
     pub const FINDS_ID: Self = Self(16);
-    /// An array here is packed as references if all its elements are snowflakes.
+    /// An array here is packed as references if all its elements are snowflakes and the guild's id table has room for
+    /// them.
     pub const LISTS_IDS: Self = Self(32);
     /// This is the node of a closing brace.
     pub const END: Self = Self(64);
@@ -131,9 +132,9 @@ const NONE: u32 = u32::MAX;
 /// What the trie knows about an object that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ObjectEnd {
-    /// Its text is part of the template around it. The kind goes into the signature of the outer object.
+    /// The object's text is part of the template around it. The kind goes into the signature of the outer object.
     Inlined(ValueKind),
-    /// It has a template of its own, with this index.
+    /// The object has a template of its own, with this index.
     Template(u64),
 }
 

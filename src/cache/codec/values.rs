@@ -1,9 +1,7 @@
-//! The forms of single packed values: varints, decimal numbers, hashes of images, timestamps.
+//! The forms of single packed values: varints, hashes of images, timestamps.
 //!
 //! Promise: each `parse_…` accepts only text that its counterpart writes back byte for byte. For example, a number with
 //! a leading zero is no decimal here, and a date that does not exist is no timestamp.
-
-pub use crate::protocol::json::number::parse_canonical as parse_decimal;
 
 /// Reads packed values from the start of a slice. Every method returns `None` when too few bytes are left.
 #[derive(Clone, Copy)]
@@ -95,7 +93,7 @@ pub(crate) fn varint(mut value: u64) -> ([u8; 10], usize) {
     (bytes, length + 1)
 }
 
-/// How many digits a number has.
+/// How many decimal digits a number has.
 #[inline]
 pub(crate) fn decimal_length(value: u64) -> usize {
     value.checked_ilog10().map_or(1, |log| log as usize + 1)
@@ -315,9 +313,9 @@ mod tests {
         }
 
         #[test]
-        fn decimals_are_those_of_u64(text in "[0-9]{0,21}|[0-9]{0,3}[ax+-][0-9]{0,3}") {
+        fn canonical_numbers_are_those_that_u64_writes(text in "[0-9]{0,21}|[0-9]{0,3}[ax+-][0-9]{0,3}") {
             let expected = text.parse::<u64>().ok().filter(|value| value.to_string() == text);
-            prop_assert_eq!(parse_decimal(text.as_bytes()), expected);
+            prop_assert_eq!(crate::protocol::json::number::parse_canonical(text.as_bytes()), expected);
             if let Some(value) = expected {
                 prop_assert_eq!(decimal_length(value), text.len());
             }

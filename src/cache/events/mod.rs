@@ -11,6 +11,7 @@
 //! above. CHANNEL_INFO and SOUNDBOARD_SOUNDS repeat what other events have said.
 
 mod channels;
+mod guild_id;
 mod people;
 mod resources;
 
@@ -22,7 +23,6 @@ use super::{
         create::{Created, create},
     },
     kind::Kind,
-    scan,
 };
 use crate::protocol::{
     edit,
@@ -35,7 +35,7 @@ pub(super) fn wants(flags: &Flags, event: EventKind) -> bool {
     use EventKind as E;
     match event {
         E::GuildCreate | E::GuildUpdate | E::GuildDelete | E::UserUpdate => true,
-        // They change `member_count`, whatever the flags are.
+        // Joins and leaves change `member_count`, whatever the flags are.
         E::GuildMemberAdd | E::GuildMemberRemove => true,
         E::GuildMemberUpdate => Kind::Members.is_on(flags),
         E::GuildMembersChunk => flags.members,
@@ -98,11 +98,11 @@ pub(super) fn can_skip_spelling_check(event: EventKind) -> bool {
 
 /// What an event did to a guild.
 enum Effect {
-    /// It changed the guild, and a snapshot shows all that the event says.
+    /// The event changed the guild, and a snapshot shows all that it says.
     Changed,
     /// A snapshot does not show all that the event says. A client has to get the event even if its snapshot is newer.
     Unchanged,
-    /// It is about an entity that the cache does not know.
+    /// The event is about an entity that the cache does not know.
     Unknown,
 }
 
@@ -171,7 +171,7 @@ fn user_update(cache: &mut Cache, data: &[u8]) -> Result<Outcome> {
 /// The id of the guild that an event is about.
 fn guild_of(event: EventKind, data: &[u8]) -> Option<u64> {
     let key = if event == EventKind::GuildUpdate { "id" } else { "guild_id" };
-    let guess = if key == "guild_id" { scan::outer_guild_id(data) } else { None };
+    let guess = if key == "guild_id" { guild_id::outer_guild_id(data) } else { None };
     guess.or_else(|| json::get(data, key).and_then(json::parse_id))
 }
 
@@ -240,7 +240,7 @@ fn in_guild(cache: &mut Cache, event: EventKind, data: &[u8]) -> Result<Outcome>
         Err(EncodeError::NotPlain) => return Err(EncodeError::NotPlain),
         Err(EncodeError::Malformed(malformed)) => {
             if matches!(event, E::GuildMemberAdd | E::GuildMemberRemove) {
-                // Somebody has joined or left, and the cache cannot tell who.
+                // A member has joined or left, and the cache cannot tell which.
                 guild.membership.doubt();
             }
             Outcome::ignored(Some(id), Ignored::Malformed(malformed.what))

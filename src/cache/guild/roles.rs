@@ -6,6 +6,7 @@ use crate::cache::{
     codec::Decoder,
     kind::Kind,
     role_removal::{DeletedRoles, RoleRemoval},
+    store::SharedRecords,
 };
 
 impl Guild {
@@ -21,7 +22,7 @@ impl Guild {
     }
 
     fn new_removal(&self, roles: Vec<u64>) -> Option<Box<RoleRemoval>> {
-        RoleRemoval::new(roles, self.array(Kind::Members).store.share_chunks()).map(Box::new)
+        RoleRemoval::new(roles, SharedRecords::of(&self.array(Kind::Members).store)).map(Box::new)
     }
 
     /// The roles that have to be left out of the texts of the members.

@@ -5,7 +5,7 @@
 //! chunks of about [`CHUNK_SIZE`] bytes. When a record grows, shrinks or goes, only the records behind it in its chunk
 //! move.
 //!
-//! Snapshots [share](Store::share_chunks) the chunks. A chunk that is shared is copied before it changes.
+//! Snapshots share the chunks ([`SharedRecords`]). A chunk that is shared is copied before it changes.
 //!
 //! To find an id, a store of up to [`WITHOUT_MAP`] chunks searches all of them; a larger store has a [`ChunkMap`],
 //! which says which chunks may have the id.
@@ -16,6 +16,7 @@
 
 mod chunk;
 mod chunk_map;
+mod shared;
 
 use super::{
     codec::{Reader, varint, write_varint},
@@ -24,6 +25,7 @@ use super::{
 pub(crate) use chunk::Chunk;
 use chunk_map::ChunkMap;
 use hashbrown::DefaultHashBuilder;
+pub(crate) use shared::{Position, SharedRecords};
 use smallvec::SmallVec;
 use std::{hash::BuildHasher, sync::LazyLock};
 
@@ -49,11 +51,17 @@ const SLACK: usize = 48;
 pub(crate) struct Location {
     /// Index of the chunk.
     chunk: usize,
-    /// Offset in the chunk where the record's id begins.
+    bounds: Bounds,
+}
+
+/// Where a record is in its chunk: offsets in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Bounds {
+    /// Where the record's id begins.
     start: usize,
-    /// Offset where the record itself begins.
+    /// Where the record itself begins.
     record: usize,
-    /// Offset behind the record.
+    /// Behind the record.
     end: usize,
 }
 
@@ -88,40 +96,41 @@ fn spread(hash: u64) -> u16 {
 
 /// Reads the records of a chunk one after the other. Stops at the first one that is broken.
 #[derive(Clone, Copy)]
-pub(crate) struct Records<'a> {
+struct Records<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> Records<'a> {
     /// Starts at offset `at`, which must be 0 or come from [`position`](Self::position).
-    pub(crate) fn new(bytes: &'a [u8], at: usize) -> Self {
+    fn new(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at }
     }
 
     /// Offset of the next record's id.
-    pub(crate) fn position(&self) -> usize {
+    fn position(&self) -> usize {
         self.at
     }
 
-    /// The id of the next record, and the offsets where the record begins and ends.
+    /// The id of the next record, and where the record is.
     #[inline(always)]
-    fn next_bounds(&mut self) -> Option<(u64, usize, usize)> {
+    fn next_bounds(&mut self) -> Option<(u64, Bounds)> {
         work::add(1);
         let (id, after) = self.bytes.get(self.at..)?.split_first_chunk::<8>()?;
-        let (start, length) = match *after.first()? {
-            length @ 0..0x80 => (self.at + 9, usize::from(length)),
+        let start = self.at;
+        let (record, length) = match *after.first()? {
+            length @ 0..0x80 => (start + 9, usize::from(length)),
             _ => {
                 let mut reader = Reader { bytes: after };
                 let length = reader.length()?;
                 (self.bytes.len() - reader.bytes.len(), length)
             }
         };
-        if length > self.bytes.len() - start {
+        if length > self.bytes.len() - record {
             return None;
         }
-        self.at = start + length;
-        Some((u64::from_le_bytes(*id), start, self.at))
+        self.at = record + length;
+        Some((u64::from_le_bytes(*id), Bounds { start, record, end: self.at }))
     }
 }
 
@@ -130,8 +139,8 @@ impl<'a> Iterator for Records<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let (id, start, end) = self.next_bounds()?;
-        Some((id, &self.bytes[start..end]))
+        let (id, bounds) = self.next_bounds()?;
+        Some((id, &self.bytes[bounds.record..bounds.end]))
     }
 }
 
@@ -156,11 +165,11 @@ fn prefetch(bytes: &[u8], at: usize) {
     }
 }
 
-/// Searches a chunk for an id. Returns the offsets of the id, of the record and behind the record.
+/// Searches a chunk for an id.
 ///
 /// The offset of the next record is known only when the current record's length has been read. Without prefetching, the
 /// search would therefore wait for memory again and again.
-fn find_in(bytes: &[u8], id: u64) -> Option<(usize, usize, usize)> {
+fn find_in(bytes: &[u8], id: u64) -> Option<Bounds> {
     let mut records = Records::new(bytes, 0);
     let mut fetched = 0;
     loop {
@@ -169,9 +178,9 @@ fn find_in(bytes: &[u8], id: u64) -> Option<(usize, usize, usize)> {
             prefetch(bytes, fetched);
             fetched += LINE;
         }
-        let (other, record, end) = records.next_bounds()?;
+        let (other, bounds) = records.next_bounds()?;
         if other == id {
-            return Some((start, record, end));
+            return Some(bounds);
         }
     }
 }
@@ -233,8 +242,8 @@ impl Store {
             return None;
         }
         let location = |chunk_index: usize| {
-            let (start, record, end) = find_in(self.chunks.get(chunk_index)?.as_ref()?, id)?;
-            Some(Location { chunk: chunk_index, start, record, end })
+            let bounds = find_in(self.chunks.get(chunk_index)?.as_ref()?, id)?;
+            Some(Location { chunk: chunk_index, bounds })
         };
         match &self.map {
             None => (0..self.chunks.len()).find_map(location),
@@ -246,16 +255,16 @@ impl Store {
     /// of the store.
     pub(crate) fn find_after(&self, last: Option<Location>, id: u64) -> Option<Location> {
         let next = last.and_then(|last| {
-            let mut records = Records::new(self.chunks.get(last.chunk)?.as_ref()?, last.end);
-            let (other, record, end) = records.next_bounds()?;
-            (other == id && id != 0).then_some(Location { chunk: last.chunk, start: last.end, record, end })
+            let mut records = Records::new(self.chunks.get(last.chunk)?.as_ref()?, last.bounds.end);
+            let (other, bounds) = records.next_bounds()?;
+            (other == id && id != 0).then_some(Location { chunk: last.chunk, bounds })
         });
         next.or_else(|| self.find(id))
     }
 
     /// The record at a location.
     pub(crate) fn record(&self, location: Location) -> &[u8] {
-        self.chunks[location.chunk].as_ref().map_or(&[], |chunk| &chunk[location.record..location.end])
+        self.chunks[location.chunk].as_ref().map_or(&[], |chunk| &chunk[location.bounds.record..location.bounds.end])
     }
 
     /// Runs `change` on a chunk, and updates the totals of memory and bytes. Returns the chunk's new length in bytes.
@@ -319,7 +328,7 @@ impl Store {
     pub(crate) fn replace(&mut self, location: Location, record: &[u8]) {
         let (length, digits) = varint(record.len() as u64);
         let size = self.change(location.chunk, |chunk| {
-            chunk.splice(location.start + 8, location.end, &[&length[..digits], record], SLACK);
+            chunk.splice(location.bounds.start + 8, location.bounds.end, &[&length[..digits], record], SLACK);
         });
         if size > 2 * self.limit() {
             self.split(location.chunk);
@@ -329,8 +338,8 @@ impl Store {
     /// Overwrites some bytes of a record, from offset `at` of the record on. Does nothing when they would go beyond its
     /// end.
     pub(crate) fn overwrite(&mut self, location: Location, at: usize, bytes: &[u8]) {
-        if location.record + at + bytes.len() <= location.end {
-            self.change(location.chunk, |chunk| chunk.overwrite(location.record + at, bytes));
+        if location.bounds.record + at + bytes.len() <= location.bounds.end {
+            self.change(location.chunk, |chunk| chunk.overwrite(location.bounds.record + at, bytes));
         }
     }
 
@@ -378,14 +387,16 @@ impl Store {
 
     /// Removes a record.
     pub(crate) fn remove(&mut self, location: Location) {
-        let id = self.chunks[location.chunk].as_ref().and_then(|chunk| Records::new(chunk, location.start).next());
+        let id =
+            self.chunks[location.chunk].as_ref().and_then(|chunk| Records::new(chunk, location.bounds.start).next());
         if let (Some(map), Some((id, _))) = (&mut self.map, id)
             && id != 0
         {
             map.remove(tag(id), location.chunk as u16);
         }
         self.len -= 1;
-        let size = self.change(location.chunk, |chunk| chunk.splice(location.start, location.end, &[], 0));
+        let size =
+            self.change(location.chunk, |chunk| chunk.splice(location.bounds.start, location.bounds.end, &[], 0));
         if size == 0 {
             self.empty_chunk(location.chunk);
         } else if size < self.limit() / 4 {

@@ -20,7 +20,7 @@ mod payloads;
 #[cfg(test)]
 mod tests;
 
-use crate::protocol::Time;
+use crate::protocol::{Time, json};
 use hashbrown::HashMap;
 pub(super) use hooks::is_fresh;
 pub use payloads::{Ask, OwnState};
@@ -92,6 +92,15 @@ struct Asked {
     until: Time,
 }
 
+/// Positions in the log of the VOICE_SERVER_UPDATEs that the owner may be sent.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Server {
+    /// The newest one with a server, as long as its token is good.
+    good: Option<u64>,
+    /// The newest one that says that the server has gone away (`endpoint: null`). It has no token that could be used.
+    gone: Option<u64>,
+}
+
 /// The bot's voice connection in one guild.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Connection {
@@ -109,8 +118,8 @@ struct Connection {
     self_mute: bool,
     self_deaf: bool,
     asked: Option<Asked>,
-    /// Where the newest VOICE_SERVER_UPDATE stands in the log, as long as its token is good.
-    server: Option<u64>,
+    /// The VOICE_SERVER_UPDATEs that the owner may be sent.
+    server: Server,
     /// The channel to be joined again, because Discord's session was lost.
     again: Option<u64>,
     /// When the channel is left.
@@ -130,6 +139,8 @@ impl Connection {
         let Some(asked) = &mut self.asked else { return false };
         let behind = asked.behind;
         asked.behind = behind.saturating_sub(changed);
+        // A server for the channel before is of no use.
+        asked.held_server.take_if(|_| changed > 0);
         behind > 0
     }
 
@@ -239,7 +250,9 @@ impl Table {
         let takeover = before != Some(client);
         self.takeovers += u64::from(takeover && !is_new);
         // A token of the owner before is of no use to this one.
-        connection.server = connection.server.filter(|_| !takeover);
+        if takeover {
+            connection.server = Server::default();
+        }
         (connection.again, connection.leave_at) = (None, None);
         let rejoin = takeover && connection.expected == Some(channel);
         connection.changes += u32::from(rejoin);
@@ -294,7 +307,7 @@ impl Table {
         if !state.ours {
             // Another session of the bot has the connection, which is not this proxy's.
             if let Some(connection) = self.guilds.get_mut(&state.guild) {
-                (connection.channel, connection.server) = (None, None);
+                (connection.channel, connection.server) = (None, Server::default());
                 connection.expect_what_is();
                 self.forget_if_void(state.guild);
             }
@@ -320,13 +333,12 @@ impl Table {
     fn left(&mut self, guild: u64, text: &[u8]) -> Audience {
         let Some(connection) = self.guilds.get_mut(&guild) else { return Audience::All };
         let waits = connection.changes_to(None);
-        connection.server = None;
+        connection.server = Server::default();
         connection.expect_what_is();
         let Some(asked) = connection.asked.as_mut().filter(|asked| waits && asked.rejoin) else {
             self.forget_if_void(guild);
             return Audience::All;
         };
-        asked.held_server = None;
         asked.held_state = Some(text.to_vec());
         asked.bereaved.take().map_or(Audience::Nobody, Audience::Only)
     }
@@ -336,25 +348,32 @@ impl Table {
         let Some(connection) = self.guilds.get_mut(&guild) else { return Audience::Nobody };
         let Some(owner) = connection.owner else { return Audience::Nobody };
         if let Some(asked) = connection.asked.as_mut().filter(|asked| asked.takeover) {
+            let elsewhere = connection.channel.is_some_and(|channel| channel != asked.channel);
+            if elsewhere {
+                // It answers what the owner before has asked for.
+                return Audience::Nobody;
+            }
             if asked.behind > 0 {
-                // What follows makes its token void. Should Discord not take a leave for one, it was the answer.
+                // What follows makes its token void. Should nothing follow, it was the answer.
                 asked.held_server = Some(text.to_vec());
                 return Audience::Nobody;
             }
-            // It answers what the owner before has asked for.
-            let elsewhere = connection.channel.is_some_and(|channel| channel != asked.channel);
-            if elsewhere {
-                return Audience::Nobody;
-            }
+            asked.held_server = None;
         }
-        connection.server = Some(position);
+        connection.server = match json::get(text, "endpoint") {
+            Some(b"null") => Server { good: None, gone: Some(position) },
+            _ => Server { good: Some(position), ..connection.server },
+        };
         Audience::Only(owner)
     }
 
     /// Is the VOICE_SERVER_UPDATE at this position of the log still good for session `client`?
     pub fn is_fresh(&self, guild: u64, position: u64, client: u32) -> bool {
         let connection = self.guilds.get(&guild);
-        connection.is_some_and(|connection| connection.server == Some(position) && connection.owner == Some(client))
+        connection.is_some_and(|connection| {
+            let Server { good, gone } = connection.server;
+            connection.owner == Some(client) && [good, gone].contains(&Some(position))
+        })
     }
 
     /// A GUILD_CREATE of a guild that is in the table, with the bot's voice state there. Returns the channel that has to be
@@ -365,7 +384,7 @@ impl Table {
         connection.channel = channel;
         connection.expect_what_is();
         if channel.is_none() {
-            connection.server = None;
+            connection.server = Server::default();
         }
         let again = connection.again.take().filter(|_| channel.is_none());
         let again = again.map(|channel| (channel, connection.self_mute, connection.self_deaf));
@@ -417,7 +436,7 @@ impl Table {
             if connection.owner == Some(client) {
                 // As long as Discord has not answered, the one before may still have the connection.
                 let before = connection.asked.as_ref().and_then(|asked| asked.before.filter(|_| !asked.rejoin));
-                (connection.owner, connection.server) = (before, None);
+                (connection.owner, connection.server) = (before, Server::default());
                 connection.leave_at = before.is_none().then_some(leave_at);
             }
             !connection.is_void()
@@ -474,7 +493,7 @@ impl Table {
         }
         connection.owner = connection.owner.filter(|owner| there(*owner));
         if connection.owner.is_none() {
-            (connection.server, connection.leave_at) = (None, Some(now + self.grace));
+            (connection.server, connection.leave_at) = (Server::default(), Some(now + self.grace));
         }
         if let Some(asked) = &mut connection.asked {
             asked.before = asked.before.filter(|before| there(*before));

@@ -33,10 +33,13 @@ fn connected() -> Table {
 fn a_voice_server_is_for_who_has_asked() {
     let mut table = connected();
     // Discord moves the voice server: first there is none, then another one.
-    for position in [6, 7] {
-        assert_eq!(table.server_update(GUILD, position, b"t"), Audience::Only(1));
-        assert!(table.is_fresh(GUILD, position, 1));
-        assert!(!table.is_fresh(GUILD, position - 1, 1) && !table.is_fresh(GUILD, position, 2));
+    let [away, there] = [&br#"{"token":"x","endpoint":null}"#[..], br#"{"token":"y","endpoint":"z"}"#];
+    assert_eq!(table.server_update(GUILD, 6, away), Audience::Only(1));
+    assert!(table.is_fresh(GUILD, 6, 1) && !table.is_fresh(GUILD, 5, 1) && !table.is_fresh(GUILD, 6, 2));
+    for position in [7, 8] {
+        assert_eq!(table.server_update(GUILD, position, there), Audience::Only(1));
+        assert!(table.is_fresh(GUILD, 6, 1) && table.is_fresh(GUILD, position, 1));
+        assert_eq!(table.is_fresh(GUILD, 7, 1), position == 7);
     }
     // A moderator moves the bot.
     assert_eq!(table.own_state(SECOND, state(11), b"s"), Audience::All);

@@ -23,12 +23,12 @@ use super::{
     ids::IdTable,
     shape::{Encoded, Shape},
     trie::{KeyClass, Signature},
-    values::{self, parse_decimal, varint},
+    values::{self, varint},
 };
-use crate::{cache::scan, protocol::json};
+use crate::protocol::json::{self, number::parse_canonical, strict};
 
-/// The text cannot be split: it is malformed, it has white space between tokens, it gives the object two different ids, or, for
-/// a strict splitter, it is not in plain spelling in another way. The text can still be valid JSON.
+/// The text cannot be split: it is malformed, it has white space between tokens, it gives the object two different ids,
+/// or, for a strict splitter, it is not in plain spelling in another way. The text can still be valid JSON.
 pub(super) struct NoTemplate;
 
 /// Inserts `value` as a varint at offset `at` of `out`. Used for counts and template indexes, which are known only
@@ -51,8 +51,8 @@ pub(super) struct Buffers {
     /// record.
     pub record: Vec<u8>,
     signature: Signature,
-    /// Start and end offsets, in the text, of the keys of all objects that the splitter is inside of. Only strict
-    /// splitters compare them; every [`by_key`] run fills the list.
+    /// Start and end offsets, in the text, of the keys that have been read of all objects that are not finished yet.
+    /// Only strict splitters that split [`by_key`] fill this list.
     keys: Vec<(usize, usize)>,
 }
 
@@ -130,7 +130,7 @@ impl<'a> Splitter<'a> {
     fn string(&mut self) -> Result<&'a [u8], NoTemplate> {
         self.expect(b'"')?;
         let start = self.at;
-        let end = scan::string_end(self.text, start).ok_or(NoTemplate)?;
+        let end = strict::string_end(self.text, start).ok_or(NoTemplate)?;
         self.at = end + 1;
         Ok(&self.text[start..end])
     }
@@ -189,7 +189,7 @@ impl<'a> Splitter<'a> {
         // Most presences say nothing but the id.
         let bare = text.strip_prefix(b"{\"id\":\"").and_then(|rest| {
             let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-            let id = parse_decimal(&rest[..digits]).filter(|_| rest[digits..].starts_with(b"\"}"))?;
+            let id = parse_canonical(&rest[..digits]).filter(|_| rest[digits..].starts_with(b"\"}"))?;
             Some((id, br#"{"id":""}"#.len() + digits))
         });
         let (id, length) = match bare {

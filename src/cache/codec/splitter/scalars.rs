@@ -5,17 +5,14 @@
 
 use super::{NoTemplate, Splitter, insert_varint};
 use crate::{
-    cache::{
-        codec::{
-            hash,
-            slot::{CONSTANTS, DISCORD_EPOCH_MILLIS, Slot},
-            strings,
-            trie::{KeyClass, ValueKind},
-            values::{Time, parse_decimal, parse_hash, parse_time, write_varint},
-        },
-        scan,
+    cache::codec::{
+        hash,
+        slot::{CONSTANTS, DISCORD_EPOCH_MILLIS, Slot},
+        strings,
+        trie::{KeyClass, ValueKind},
+        values::{Time, parse_hash, parse_time, write_varint},
     },
-    protocol::json,
+    protocol::json::{self, number::parse_canonical, strict},
 };
 use serde::de::IgnoredAny;
 
@@ -58,7 +55,7 @@ impl<'a> Splitter<'a> {
     #[inline]
     fn pack_string(&mut self, text: &'a [u8], class: KeyClass) -> ValueKind {
         if text[0].is_ascii_digit() {
-            if let Some(number) = parse_decimal(text) {
+            if let Some(number) = parse_canonical(text) {
                 return self.pack_digits(text.len(), number, class);
             }
             if let Some(time) = parse_time(text)
@@ -170,11 +167,11 @@ impl<'a> Splitter<'a> {
 
     /// Reads a number that has many digits, a fraction or an exponent, or that is `-0`. Refuses leading zeros.
     fn unusual_number(&mut self, start: usize) -> Result<ValueKind, NoTemplate> {
-        self.at = scan::number_end(self.text, start).ok_or(NoTemplate)?;
+        self.at = strict::number_end(self.text, start).ok_or(NoTemplate)?;
         let digits = &self.text[start..self.at];
         let packed = match digits.strip_prefix(b"-") {
-            None => parse_decimal(digits).map(|number| (Slot::Integer, number)),
-            Some(digits) => parse_decimal(digits).filter(|number| *number > 0).map(|number| (Slot::Negative, number)),
+            None => parse_canonical(digits).map(|number| (Slot::Integer, number)),
+            Some(digits) => parse_canonical(digits).filter(|number| *number > 0).map(|number| (Slot::Negative, number)),
         };
         Ok(match packed {
             Some((slot, number)) => self.pack_varint(slot, number),
@@ -267,7 +264,7 @@ impl<'a> Splitter<'a> {
             if self.peek()? != b'"' {
                 return Ok(false);
             }
-            let id = parse_decimal(self.string()?).filter(|id| *id >= 10u64.pow(SNOWFLAKE_DIGITS as u32 - 1));
+            let id = parse_canonical(self.string()?).filter(|id| *id >= 10u64.pow(SNOWFLAKE_DIGITS as u32 - 1));
             let Some(index) = id.and_then(|id| self.ids.find_or_add(id)) else { return Ok(false) };
             write_varint(self.record, index);
             count += 1;

@@ -1,14 +1,16 @@
-//! Scans of JSON text that only the cache needs, beside those of [`json::strict`], which it hands on.
+//! Finding the `guild_id` of an event without scanning the whole event.
 
 use crate::protocol::json;
-pub use crate::protocol::json::strict::{is_content, number_end, string_end};
 use memchr::memmem::FinderRev;
 use std::sync::LazyLock;
 
-/// The object's entry `"guild_id":"…"`, when it is the last one, or the first and only one, where Discord puts it. Only a guess
-/// that saves a scan: the caller must not rely on `None`, and only a well-formed object without needless escapes makes the
-/// answer right.
-pub fn outer_guild_id(object: &[u8]) -> Option<u64> {
+/// The value of `"guild_id":"…"` when that is the last entry of the object, or its first entry and the text
+/// `"guild_id"` does not occur again. Discord puts it in one of these two places, so this usually saves a scan of the
+/// whole object.
+///
+/// `None` does not mean that the object has no `guild_id`. The answer is right only for a well-formed object without
+/// needless escapes.
+pub(super) fn outer_guild_id(object: &[u8]) -> Option<u64> {
     const KEY: &[u8] = b"\"guild_id\":\"";
     static NAME: LazyLock<FinderRev<'static>> = LazyLock::new(|| FinderRev::new(b"\"guild_id\""));
     if let Some(inner) = object.strip_suffix(b"\"}") {
