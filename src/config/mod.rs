@@ -176,8 +176,7 @@ impl Config {
             ))
         })?;
         let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
-        let names_host = reader.has("host");
-        let host = read_host(&mut reader)?;
+        let (names_host, host) = (reader.has("host"), read_host(&mut reader)?);
         // Before the keys that it stands in for are taken.
         let shard_group = group::read_shard_group(&mut reader, name, &group::Surroundings::here())?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
@@ -237,13 +236,7 @@ impl Config {
                 config.listen.ip()
             )));
         }
-        if names_host {
-            warnings.extend(operators::warn_of_open_port(&config, name));
-        } else {
-            warnings.push(format!(
-                "{name}: `host` is missing, so the port is open on all addresses of this machine: set it to \"127.0.0.1\", or to \"0.0.0.0\" when others shall reach it, and then `http_token`, too"
-            ));
-        }
+        warnings.extend(operators::warn_of_open_port(&config, name, names_host));
         Ok((config, warnings))
     }
 

@@ -159,8 +159,14 @@ pub(super) fn read_http_token(reader: &mut Reader) -> Result<Option<Token>, Conf
     Ok(Some(Token::new(&token)))
 }
 
-/// Warns when others than this machine can see the live page and the metrics.
-pub(super) fn warn_of_open_port(config: &Config, name: &str) -> Option<String> {
+/// Warns when others than this machine can see the live page and the metrics, or when `host` is not in the file.
+pub(super) fn warn_of_open_port(config: &Config, name: &str, names_host: bool) -> Option<String> {
+    if !names_host {
+        return Some(format!(
+            "{name}: `host` is missing, so the port is open on all addresses of this machine: set it to \"127.0.0.1\", or to \
+             \"0.0.0.0\" when others shall reach it, and then `http_token`, too"
+        ));
+    }
     let (key, ip) = match &config.admin_listen {
         None => ("host", config.listen.ip()),
         Some(AdminAddress::Tcp(address)) => ("admin_listen", address.ip()),

@@ -178,9 +178,8 @@ impl Outbox {
         let Some(open) = &mut self.open else { return };
         match &mut self.form {
             Form::Stream(deflater, _) => {
-                let before = open.frame.len();
                 deflater.write(piece, &mut open.frame);
-                count::add(piece.len(), open.frame.len() - before);
+                count::add(piece.len(), 0);
             }
             _ => open.frame.extend_from_slice(piece),
         }
@@ -191,9 +190,8 @@ impl Outbox {
         let Some(Open { mut frame, deferred }) = self.open.take() else { return };
         let opcode = match &mut self.form {
             Form::Stream(deflater, _) => {
-                let before = frame.len();
                 deflater.flush(&mut frame);
-                count::add(0, frame.len() - before);
+                count::add(0, frame.len() - LONGEST_HEADER);
                 Opcode::Binary
             }
             _ => Opcode::Text,
@@ -365,8 +363,7 @@ fn write_packed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
 }
 
 fn write_stream(wire: &mut Vec<u8>, deflater: &mut Deflater, parts: &[&[u8]]) {
-    let start = begin_binary(wire);
-    let mut input = 0;
+    let (start, mut input) = (begin_binary(wire), 0);
     for part in parts {
         input += part.len();
         deflater.write(part, wire);

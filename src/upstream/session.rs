@@ -254,12 +254,12 @@ impl Session {
         self.remark.take()
     }
 
-    /// Why the last connection was lost or could not be made, and the close code if Discord gave one. `None`: none was.
+    /// Why the last connection was lost or could not be made, and the close code if Discord gave one.
     pub fn last_loss(&self) -> Option<(Reason, Option<u16>)> {
         self.last_loss
     }
 
-    /// The IDENTIFY that is sent from now on.
+    /// Sets the IDENTIFY for later sessions.
     pub fn set_identify(&mut self, identify: Vec<u8>) {
         self.identity.identify = identify;
     }
@@ -544,11 +544,9 @@ impl Session {
     /// Gives the session up, at Discord too, and begins a new one with the next permit. An operator wants that when Discord
     /// keeps a session alive and sends it no events any more.
     pub fn renew(&mut self, now: Time) {
-        if matches!(self.state, State::Fatal | State::Stopped) {
-            return;
-        }
-        self.resumption = None;
-        if !matches!(self.state, State::Idle { .. }) {
+        let over = matches!(self.state, State::Fatal | State::Stopped);
+        self.resumption.take_if(|_| !over);
+        if !over && !matches!(self.state, State::Idle { .. }) {
             self.note_loss(Reason::ByHand, None);
             self.close_with(close::NORMAL);
             self.retry(now, Loss::Other);
