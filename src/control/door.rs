@@ -29,7 +29,7 @@ use crate::{
         opcode, payload,
     },
     shard::{Close, HEARTBEAT_INTERVAL},
-    websocket::{Inbound, Role, Upgrade, server_response},
+    websocket::{FrameDecoder, Role, Upgrade, server_response},
 };
 use glommio::net::{TcpListener, TcpStream};
 use std::{
@@ -113,7 +113,7 @@ async fn enter(control: Rc<Control>, stream: TcpStream, serves: Serves) {
         Err(_) if serves == Serves::Operators => SocketAddr::from(([127, 0, 0, 1], 0)),
         _ => return,
     };
-    let inbound = Inbound::new(Role::Server, MAX_COMMAND);
+    let inbound = FrameDecoder::new(Role::Server, MAX_COMMAND);
     let connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
     if connection.descriptor() >= control.last_descriptor {
         return control.refuse(peer);

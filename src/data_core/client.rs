@@ -13,7 +13,7 @@ use crate::{
     io::sockets::ConnectionId,
     protocol::{Encoding, Time, close, command::MAX_COMMAND, etf},
     shard::Close,
-    websocket::{Inbound, Message, Violation},
+    websocket::{FrameDecoder, Message, Violation},
 };
 use std::{borrow::Cow, time::Duration};
 
@@ -76,7 +76,7 @@ pub struct Client<S> {
     /// Since when it is connected to its shard.
     pub since: Time,
     /// What it sent.
-    pub inbound: Inbound,
+    pub inbound: FrameDecoder,
     /// What goes to it.
     pub outbox: Outbox,
     /// What of the memory for all clients it takes; `None`: there was none left, and it is being closed for that.
@@ -107,7 +107,7 @@ pub struct Client<S> {
 
 impl<S> Client<S> {
     /// A client that is served from now on.
-    pub fn new(number: u64, connection: ConnectionId, version: u8, inbound: Inbound, outbox: Outbox) -> Self {
+    pub fn new(number: u64, connection: ConnectionId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
         Self {
             number,
             connection,

@@ -12,7 +12,7 @@ use crate::{
     protocol::{Time, denied::Denied},
     shard::report::Report,
     upstream::{loss::Reason, session::Status},
-    websocket::Inbound,
+    websocket::FrameDecoder,
 };
 use serde_json::value::RawValue;
 use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
@@ -65,7 +65,7 @@ pub struct Parcel<S = OwnedFd> {
     /// The socket.
     pub socket: S,
     /// Bytes received and not consumed yet.
-    pub inbound: Inbound,
+    pub inbound: FrameDecoder,
     /// Bytes to send and the state of the compression.
     pub outbox: Outbox,
 }
@@ -103,7 +103,7 @@ pub struct Dialled<S = OwnedFd> {
     /// The state of its TLS, where the URL is a `wss` one.
     pub tls: Option<Box<Tls>>,
     /// Bytes that came after the response to the upgrade.
-    pub inbound: Inbound,
+    pub inbound: FrameDecoder,
 }
 
 /// What the operator has changed in the configuration, for the shards of a core.

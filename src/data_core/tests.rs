@@ -14,7 +14,7 @@ use crate::{
         tls,
     },
     protocol::{Encoding, intents::Intents},
-    websocket::{Endpoint, Inbound, Message, Opcode, Role, server_response, upgrade_of, write_frame},
+    websocket::{Endpoint, FrameDecoder, Message, Opcode, Role, server_response, upgrade_of, write_frame},
 };
 use std::{
     io::{Read, Write},
@@ -26,7 +26,7 @@ use std::{
 /// Discord's end of one connection.
 struct Peer {
     stream: TcpStream,
-    inbound: Inbound,
+    inbound: FrameDecoder,
     sequence: u64,
 }
 
@@ -45,7 +45,7 @@ impl Peer {
         assert!(request.parse(&head).unwrap().is_complete());
         let upgrade = upgrade_of(request.headers).unwrap().unwrap();
         stream.write_all(server_response(&upgrade).as_bytes()).unwrap();
-        let mut peer = Self { stream, inbound: Inbound::new(Role::Server, 1 << 20), sequence: 1 };
+        let mut peer = Self { stream, inbound: FrameDecoder::new(Role::Server, 1 << 20), sequence: 1 };
         peer.say(r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#);
         peer
     }
@@ -118,7 +118,7 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
 }
 
 /// Reads up to a message that is wanted.
-fn read_until(far: &mut TcpStream, inbound: &mut Inbound, wanted: impl Fn(&Message) -> bool) {
+fn read_until(far: &mut TcpStream, inbound: &mut FrameDecoder, wanted: impl Fn(&Message) -> bool) {
     loop {
         while let Some(message) = inbound.next().unwrap() {
             if wanted(&message) {
@@ -189,12 +189,15 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let parcel =
-            Parcel { socket: listener.accept().unwrap().0.into(), inbound: Inbound::new(Role::Server, 4096), outbox };
+        let parcel = Parcel {
+            socket: listener.accept().unwrap().0.into(),
+            inbound: FrameDecoder::new(Role::Server, 4096),
+            outbox,
+        };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
         let arrival = Arrival { parcel, shard, entry: Entry::Identify(options), version: 10 };
         assert!(self.core.send(ToCore::Client(Box::new(arrival))).is_ok());
-        Far { stream, inbound: Inbound::new(Role::Client, 1 << 20) }
+        Far { stream, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }
 
     /// Stops the core, while Discord's ends read on.
@@ -213,7 +216,7 @@ impl Rig {
 /// A client's end of its connection.
 struct Far<S = TcpStream> {
     stream: S,
-    inbound: Inbound,
+    inbound: FrameDecoder,
 }
 
 impl<S: Read> Far<S> {

@@ -10,7 +10,7 @@ use crate::{
     io::sockets::ConnectionId,
     net::{mask::mask, tls::Tls},
     protocol::close,
-    websocket::{Inbound, Message, Opcode, Outgoing, write_close, write_frame},
+    websocket::{FrameDecoder, Message, Opcode, Outgoing, write_close, write_frame},
 };
 use std::io;
 
@@ -49,7 +49,7 @@ pub struct Upstream {
     tls: Option<Box<Tls>>,
     /// TLS records that were received and not decrypted yet.
     records: Vec<u8>,
-    inbound: Inbound,
+    inbound: FrameDecoder,
     inflater: Inflater,
     /// The payload under assembly, or the one that was handed out last.
     payload: Vec<u8>,
@@ -69,7 +69,7 @@ pub struct Upstream {
 
 impl Upstream {
     /// A connection after its upgrade.
-    pub fn new(connection: ConnectionId, tls: Option<Box<Tls>>, inbound: Inbound, transport: Transport) -> Self {
+    pub fn new(connection: ConnectionId, tls: Option<Box<Tls>>, inbound: FrameDecoder, transport: Transport) -> Self {
         Self {
             connection,
             tls,

@@ -396,11 +396,11 @@ mod tests {
     use super::*;
     use crate::{
         compression::Inflater,
-        websocket::{Inbound, Message, Role},
+        websocket::{FrameDecoder, Message, Role},
     };
 
     /// Reads everything that is pending, in writes of `step` bytes, as a client would.
-    fn read(outbox: &mut Outbox, inbound: &mut Inbound, inflater: &mut Inflater, step: usize) -> Vec<String> {
+    fn read(outbox: &mut Outbox, inbound: &mut FrameDecoder, inflater: &mut Inflater, step: usize) -> Vec<String> {
         let mut got = Vec::new();
         while !outbox.pending().is_empty() {
             let space = inbound.space();
@@ -427,7 +427,7 @@ mod tests {
     fn payloads_of_all_sizes_arrive_whole() {
         for transport in [Transport::None, Transport::Zlib, Transport::Zstd] {
             let mut outbox = Outbox::new(transport, Encoding::Json);
-            let mut inbound = Inbound::new(Role::Client, 16 << 20);
+            let mut inbound = FrameDecoder::new(Role::Client, 16 << 20);
             let mut inflater = Inflater::new(transport, 16 << 20);
             let mut random = fastrand::Rng::with_seed(1);
             for size in [0, 1, 100, 125, 126, 1_000, 65_535, 65_536, 300_000] {
@@ -445,7 +445,7 @@ mod tests {
 
     /// The messages that are pending: their opcodes and payloads.
     fn messages(outbox: &mut Outbox) -> Vec<(Opcode, Vec<u8>)> {
-        let mut inbound = Inbound::new(Role::Client, 64 << 20);
+        let mut inbound = FrameDecoder::new(Role::Client, 64 << 20);
         let mut got = Vec::new();
         while !outbox.pending().is_empty() {
             let space = inbound.space();
@@ -535,7 +535,7 @@ mod tests {
                     outbox.end();
                     expected.extend([piece.repeat(2), "meanwhile".to_owned()]);
                 }
-                let mut inbound = Inbound::new(Role::Client, 16 << 20);
+                let mut inbound = FrameDecoder::new(Role::Client, 16 << 20);
                 let got = read(&mut outbox, &mut inbound, &mut Inflater::new(transport, 16 << 20), 1_000);
                 assert!(got == expected, "{transport:?}");
                 assert_eq!(outbox.pending(), b"");
@@ -569,7 +569,7 @@ mod tests {
             assert_eq!(outbox.abandon(), usable, "{transport:?}");
             outbox.message(&[b"after"]);
             outbox.close(Some(4000), "");
-            let mut inbound = Inbound::new(Role::Client, 1 << 20);
+            let mut inbound = FrameDecoder::new(Role::Client, 1 << 20);
             let got = read(&mut outbox, &mut inbound, &mut Inflater::new(transport, 1 << 20), 1_000);
             let all = ["before", "meanwhile", "after", "Close(Some((4000, \"\")))"];
             let expected: Vec<_> = if usable { all.to_vec() } else { vec![all[0], all[3]] };
@@ -585,7 +585,8 @@ mod tests {
         outbox.message(&[b"2"]);
         outbox.pong(b"");
         outbox.close(Some(4001), "");
-        let got = read(&mut outbox, &mut Inbound::new(Role::Client, 99), &mut Inflater::new(Transport::None, 99), 1);
+        let got =
+            read(&mut outbox, &mut FrameDecoder::new(Role::Client, 99), &mut Inflater::new(Transport::None, 99), 1);
         assert_eq!(got, ["1", "Close(Some((4000, \"bye\")))"]);
     }
 

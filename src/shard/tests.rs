@@ -8,7 +8,7 @@ use crate::{
     compression::Transport,
     downstream::{outbox::Outbox, session::Claim},
     protocol::{Encoding, close, intents::Intents},
-    websocket::{Inbound, Message, Role},
+    websocket::{FrameDecoder, Message, Role},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -139,7 +139,7 @@ struct Client {
     number: u32,
     connection: u64,
     outbox: Outbox,
-    inbound: Inbound,
+    inbound: FrameDecoder,
     sequence: u64,
     session: String,
     /// Where READY has told it to resume.
@@ -164,7 +164,7 @@ impl Client {
             number,
             connection,
             outbox: Outbox::new(Transport::None, Encoding::Json),
-            inbound: Inbound::new(Role::Client, 1 << 24),
+            inbound: FrameDecoder::new(Role::Client, 1 << 24),
             sequence: 0,
             session: String::new(),
             url: String::new(),
@@ -277,7 +277,7 @@ impl Client {
                 assert_eq!(number, self.number);
                 self.connection = connection;
                 self.outbox = Outbox::new(Transport::None, Encoding::Json);
-                self.inbound = Inbound::new(Role::Client, 1 << 24);
+                self.inbound = FrameDecoder::new(Role::Client, 1 << 24);
                 self.resumed = false;
                 self.end = None;
                 true
@@ -595,7 +595,7 @@ fn payloads(client: &mut Client, world: &mut World, kind: &str) -> Vec<Value> {
     loop {
         let more = client.produce(world).has_more();
         let bytes = client.outbox.pending().to_vec();
-        let mut inbound = Inbound::new(Role::Client, 1 << 24);
+        let mut inbound = FrameDecoder::new(Role::Client, 1 << 24);
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let space = inbound.space();

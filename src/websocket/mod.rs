@@ -16,10 +16,8 @@ mod frame;
 mod handshake;
 mod outgoing;
 
+pub use decoder::{FrameDecoder, Message, Role, Violation};
 pub use endpoint::Endpoint;
 pub use frame::{MAX_HEADER, Opcode, mask_in_place, write_close, write_frame, write_header};
 pub use handshake::{HandshakeError, Upgrade, client_request, parse_response, server_response, upgrade_of};
-// The former name, until its last users have moved.
-pub use decoder::FrameDecoder as Inbound;
-pub use decoder::{FrameDecoder, Message, Role, Violation};
 pub use outgoing::Outgoing;

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_proxy::websocket::{Inbound, Message, Opcode, Role, client_request, parse_response, write_frame};
+use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, Role, client_request, parse_response, write_frame};
 use serde_json::{Value, json};
 
 /// What a library has to know to connect.
@@ -27,7 +27,7 @@ pub struct Credentials {
 /// A voice connection that is complete.
 pub struct Voice {
     stream: TcpStream,
-    inbound: Inbound,
+    inbound: FrameDecoder,
 }
 
 impl Voice {
@@ -57,7 +57,7 @@ impl Voice {
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         let (request, key) = client_request(&address.to_string(), "/?v=8");
         stream.write_all(request.as_bytes())?;
-        let mut inbound = Inbound::new(Role::Client, 1 << 20);
+        let mut inbound = FrameDecoder::new(Role::Client, 1 << 20);
         loop {
             if let Some(size) = parse_response(inbound.unconsumed(), &key).map_err(io::Error::other)? {
                 inbound.consume(size);

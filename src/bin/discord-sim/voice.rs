@@ -11,7 +11,7 @@ use crate::json::{self, Object};
 use crate::link::Link;
 use crate::serve::Server;
 use futures_lite::FutureExt;
-use gateway_proxy::websocket::{Inbound, Message, Opcode, write_close, write_frame};
+use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, write_close, write_frame};
 use glommio::timer::sleep;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -193,7 +193,7 @@ fn payload(op: u64, data: &str) -> String {
 }
 
 /// Serves one connection after its handshake.
-pub async fn serve(server: Rc<Server>, mut link: Link, mut inbound: Inbound, version: u64) -> io::Result<()> {
+pub async fn serve(server: Rc<Server>, mut link: Link, mut inbound: FrameDecoder, version: u64) -> io::Result<()> {
     let mut voice = Voice::new(version, server.voice_udp, server.old_voice_modes);
     write_frame(&mut link.out, Opcode::Text, voice.hello().as_bytes(), None);
     let close = converse(&server, &mut voice, &mut link, &mut inbound).await;
@@ -212,7 +212,7 @@ async fn converse(
     server: &Server,
     voice: &mut Voice,
     link: &mut Link,
-    inbound: &mut Inbound,
+    inbound: &mut FrameDecoder,
 ) -> io::Result<Option<(Option<u16>, &'static str)>> {
     loop {
         loop {

@@ -40,7 +40,7 @@ impl Stepped {
         let (near, discord) = pair();
         let mut stepped = Self { core, to_core, discord, sequence: 0, _control: control };
         stepped.turns(2);
-        let inbound = Inbound::new(Role::Client, 1 << 20);
+        let inbound = FrameDecoder::new(Role::Client, 1 << 20);
         let dialled = Box::new(Dialled { socket: near, tls: None, inbound });
         stepped.send(ToCore::Dialled { shard: SHARD, attempt: 1, result: Ok(dialled) });
         stepped.say(r#"{"t":null,"s":null,"op":10,"d":{"heartbeat_interval":41250}}"#);
@@ -79,11 +79,11 @@ impl Stepped {
     fn client(&self) -> Far<UnixStream> {
         let (near, far) = pair();
         let outbox = Outbox::new(Transport::None, Encoding::Json);
-        let parcel = Parcel { socket: near, inbound: Inbound::new(Role::Server, 4096), outbox };
+        let parcel = Parcel { socket: near, inbound: FrameDecoder::new(Role::Server, 4096), outbox };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
         let entry = Entry::Identify(options);
         self.send(ToCore::Client(Box::new(Arrival { parcel, shard: SHARD, entry, version: 10 })));
-        Far { stream: far, inbound: Inbound::new(Role::Client, 1 << 20) }
+        Far { stream: far, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }
 }
 
