@@ -20,9 +20,9 @@ fn allocated() -> usize {
 /// Puts a payload into the outbox, and tells the outbox that all bytes were written to the socket.
 fn send(outbox: &mut Outbox, payload: &[u8]) {
     outbox.message(&[payload]);
-    let length = outbox.pending().len();
-    outbox.wrote(length);
-    outbox.release();
+    let (bytes, from) = outbox.take().expect("there is a payload");
+    let length = bytes.len() - from;
+    outbox.returned(bytes, length);
 }
 
 #[test]

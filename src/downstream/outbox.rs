@@ -236,11 +236,6 @@ impl Outbox {
         }
     }
 
-    /// Has a close frame been added?
-    pub fn is_closed(&self) -> bool {
-        self.closed
-    }
-
     /// Adds bytes that are no WebSocket frames: the HTTP response of the upgrade.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.wire.buffer().extend_from_slice(bytes);
@@ -295,13 +290,6 @@ impl Outbox {
     /// Should producers wait?
     pub fn is_full(&self) -> bool {
         self.wire.len() >= HIGH_WATER
-    }
-
-    /// Gives the empty buffer back, when everything is written: to the next connection of the core that writes.
-    pub fn release(&mut self) {
-        if self.pending().is_empty() && self.wire.capacity() > 0 {
-            spare(self.wire.replace(Vec::new(), 0));
-        }
     }
 }
 

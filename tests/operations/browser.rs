@@ -85,19 +85,23 @@ impl Browser {
 
     /// The value of an expression of JavaScript.
     pub fn evaluate(&mut self, tab: &Tab, expression: &str) -> Value {
-        let parameters = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
-        let answer = self.on(tab, "Runtime.evaluate", &parameters);
-        assert!(answer["exceptionDetails"].is_null(), "{expression}: {answer}");
-        answer["result"]["value"].clone()
+        self.try_evaluate(tab, expression).unwrap_or_else(|thrown| panic!("{expression}: {thrown}"))
     }
 
-    /// Waits until an expression is true.
+    /// The value of an expression of JavaScript, or what the expression throws.
+    fn try_evaluate(&mut self, tab: &Tab, expression: &str) -> Result<Value, Value> {
+        let parameters = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
+        let mut answer = self.on(tab, "Runtime.evaluate", &parameters);
+        if answer["exceptionDetails"].is_null() { Ok(answer["result"]["value"].take()) } else { Err(answer) }
+    }
+
+    /// Waits until an expression is true. An expression may throw as long as the page that it is about is not loaded.
     pub fn wait_for(&mut self, tab: &Tab, expression: &str) {
-        wait_until(expression, || match self.evaluate(tab, expression) {
-            Value::Bool(true) => Ok(()),
+        wait_until(expression, || match self.try_evaluate(tab, expression) {
+            Ok(Value::Bool(true)) => Ok(()),
             other => {
                 let seen = self.evaluate(tab, "document.body ? document.body.innerText.slice(0, 600) : ''");
-                Err(format!("it is {other}; the page shows: {seen}"))
+                Err(format!("it is {other:?}; the page shows: {seen}"))
             }
         });
     }
