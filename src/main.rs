@@ -179,7 +179,7 @@ fn summary(config: &Config, placement: &Placement) -> String {
 
 /// Describes what clients can do with voice channels.
 fn voice(config: &Config) -> String {
-    let grace = config.voice_grace.as_secs();
+    let grace = config.voice_grace().as_secs();
     let kept = format!("a channel is kept for {grace} s after its client is gone");
     if config.intents & Intents::GUILD_VOICE_STATES.0 == 0 {
         return "not possible: `intents` lacks GUILD_VOICE_STATES (128), and most libraries then never learn that they are connected"

@@ -123,8 +123,8 @@ pub struct Config {
     pub client_compression: bool,
     /// What has to be shown to see and to change the running proxy; `None`: nothing to see it, and it can be changed less.
     pub http_token: Option<Token>,
-    /// How long a voice channel is kept whose client is gone.
-    pub voice_grace: Duration,
+    /// See [`Config::voice_grace`]; `None`: the key is missing.
+    voice_grace: Option<Duration>,
     /// Join the voice channels again when Discord's session was lost? (`voice_after_loss`)
     pub voice_rejoin: bool,
     /// Hosts, with those below them, that shards may connect to; empty: any.
@@ -144,6 +144,12 @@ pub struct Config {
 }
 
 impl Config {
+    /// How long the bot stays in a voice channel after its client's connection has ended: `voice_grace`, and without that key
+    /// as long as the client can resume.
+    pub fn voice_grace(&self) -> Duration {
+        self.voice_grace.unwrap_or(self.resume_window)
+    }
+
     /// Reads a file. The second value are warnings.
     pub fn load(path: &Path, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let name = path.display().to_string();
@@ -183,7 +189,7 @@ impl Config {
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
         let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
         warnings.extend(unknown_events);
-        let resume_window = reader.number("resume_window", (0, 3600))?.unwrap_or(120);
+
         warnings.extend(token_warning);
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
@@ -211,7 +217,7 @@ impl Config {
             cores: read_cores(&mut reader)?,
             control_core: reader.number("control_core", (0, 1 << 16))?.map(|cpu| cpu as usize),
             upstream_compression: read_compression(&mut reader)?,
-            resume_window: Duration::from_secs(resume_window),
+            resume_window: Duration::from_secs(reader.number("resume_window", (0, 3600))?.unwrap_or(120)),
             resume_buffer: reader.number("resume_buffer", RESUME_BUFFER)?.unwrap_or(16 << 20) as usize,
             state_dir: read_state_dir(&mut reader)?,
             trust_state_dir: reader.bool("trust_state_dir", false)?,
@@ -219,7 +225,7 @@ impl Config {
             denied,
             client_compression: reader.bool("client_compression", true)?,
             http_token: operators::read_http_token(&mut reader)?,
-            voice_grace: Duration::from_secs(reader.number("voice_grace", (0, 3600))?.unwrap_or(resume_window)),
+            voice_grace: reader.number("voice_grace", (0, 3600))?.map(Duration::from_secs),
             voice_rejoin: read_after_loss(&mut reader)?,
             gateway_hosts: reader.strings("gateway_hosts", "a list of host names such as [\"discord.gg\"]")?,
             forward_opcodes: read_opcodes(&mut reader)?,

@@ -36,6 +36,7 @@ impl Config {
             ("backpressure", self.backpressure == new.backpressure),
             ("resume_buffer", self.resume_buffer == new.resume_buffer),
             ("resume_window", self.resume_window == new.resume_window),
+            ("voice_grace", self.voice_grace == new.voice_grace),
             ("honor_client_intents", self.honor_client_intents == new.honor_client_intents),
             ("events", self.denied == new.denied),
             ("client_compression", self.client_compression == new.client_compression),
@@ -66,7 +67,6 @@ impl Config {
             ("upstream_compression", self.upstream_compression == new.upstream_compression),
             ("state_dir", self.state_dir == new.state_dir),
             ("trust_state_dir", self.trust_state_dir == new.trust_state_dir),
-            ("voice_grace", self.voice_grace == new.voice_grace),
             ("voice_after_loss", self.voice_rejoin == new.voice_rejoin),
             ("gateway_hosts", self.gateway_hosts == new.gateway_hosts),
             ("forward_opcodes", self.forward_opcodes == new.forward_opcodes),
@@ -88,6 +88,7 @@ impl Config {
         self.backpressure = new.backpressure;
         self.resume_buffer = new.resume_buffer;
         self.resume_window = new.resume_window;
+        self.voice_grace = new.voice_grace;
         self.honor_client_intents = new.honor_client_intents;
         self.denied = new.denied.clone();
         self.client_compression = new.client_compression;

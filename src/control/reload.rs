@@ -103,6 +103,7 @@ impl Control {
             let change = Change {
                 log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
                 resume_window: config.resume_window,
+                voice_grace: config.voice_grace(),
                 honor_client_intents: config.honor_client_intents,
                 denied: config.denied.clone(),
                 presences: presence.then(|| own.map(|shard| config.presence_for(shard)).collect()),

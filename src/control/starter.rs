@@ -70,7 +70,7 @@ impl Control {
             cache: config.cache,
             honor_client_intents: config.honor_client_intents,
             denied: config.denied.clone(),
-            voice_grace: config.voice_grace,
+            voice_grace: config.voice_grace(),
             voice_rejoin: config.voice_rejoin,
             state_dir: config.state_dir.clone(),
             forward_opcodes: config.forward_opcodes.clone(),

@@ -112,6 +112,8 @@ pub struct Change {
     pub log: Limits,
     /// How long a client can resume.
     pub resume_window: Duration,
+    /// How long the bot stays in a voice channel after its client's connection has ended.
+    pub voice_grace: Duration,
     /// Filter by the intents of each client.
     pub honor_client_intents: bool,
     /// Events that no client gets.

@@ -337,6 +337,7 @@ impl<I: Io> DataCore<I> {
         let plan = &mut self.core.plan;
         plan.log = change.log;
         plan.resume_window = change.resume_window;
+        plan.voice_grace = change.voice_grace;
         plan.honor_client_intents = change.honor_client_intents;
         plan.denied = change.denied.clone();
         if let Some(presences) = &change.presences {

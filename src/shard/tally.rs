@@ -74,6 +74,7 @@ impl Shard {
         self.log.set_limits(change.settings.log);
         self.cached.now(&self.log);
         self.cached.set_kept(change.settings.log.entries);
+        self.voice.set_grace(change.settings.voice_grace);
         self.settings = Rc::new(change.settings);
         if let Some((identify, presence)) = change.presence {
             self.upstream.set_identify(identify);

@@ -145,17 +145,16 @@ fn the_subcommand_says_what_came_of_it() {
     );
     let (code, out, err) = reload();
     assert_eq!(code, Some(0), "{err}");
-    // `voice_grace` is what `resume_window` is when it is not set.
     assert_eq!(
         out,
-        "these keys hold now: backpressure, resume_window, honor_client_intents\nthese keys need a restart: intents, voice_grace\n"
+        "these keys hold now: backpressure, resume_window, honor_client_intents\nthese keys need a restart: intents\n"
     );
     assert!(err.starts_with("warning: ") && err.contains("unknown key `prot`"), "{err}");
     // What needs a restart is named until there was one.
     let (_, out, _) = reload();
     assert_eq!(
         out,
-        "the configuration is read; nothing that holds at once has changed\nthese keys need a restart: intents, voice_grace\n"
+        "the configuration is read; nothing that holds at once has changed\nthese keys need a restart: intents\n"
     );
     // From now on a client gets all, whatever it asked for: with no intent at all it gets messages.
     let mut gateway = Gateway::connect(proxy.address, Transport::None);

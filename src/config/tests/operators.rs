@@ -78,6 +78,8 @@ fn each_key_holds_at_once_or_needs_a_restart() {
         r#""status":"dnd""#,
         r#""backpressure":7"#,
         r#""resume_buffer":70000"#,
+        r#""voice_grace":7"#,
+        r#""voice_after_loss":"rejoin""#,
         r#""resume_window":7"#,
         r#""honor_client_intents":false"#,
         r#""events":{"deny":["TYPING_START"]}"#,
@@ -104,6 +106,13 @@ fn each_key_holds_at_once_or_needs_a_restart() {
         r#""control_core":0"#,
         r#""upstream_compression":"none""#,
         r#""state_dir":"a""#,
+        r#""trust_state_dir":true"#,
+        r#""gateway_hosts":["discord.gg"]"#,
+        r#""forward_opcodes":[44]"#,
+        r#""client_memory":100000000"#,
+        r#""admin_listen":"127.0.0.1:9""#,
+        r#""proxy_protocol_from":["10.0.0.0/8"]"#,
+        r#""forwarded_for_from":["::1"]"#,
     ];
     let base = r#"{"token":"secret","intents":513,"shards":4,"host":"127.0.0.1","port":7878,
                    "externally_accessible_url":"ws://localhost:7878"}"#;

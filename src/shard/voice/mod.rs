@@ -183,6 +183,11 @@ impl Table {
         Self { grace, ..Self::default() }
     }
 
+    /// Changes the grace of the channels whose clients go from now on.
+    pub fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
+    }
+
     /// Is nothing known?
     pub fn is_empty(&self) -> bool {
         self.guilds.is_empty()
