@@ -28,8 +28,8 @@ fn the_defaults_are_those_of_the_prior_art() {
     assert!(config.validate_token && config.honor_client_intents);
     assert_eq!(config.externally_accessible_url, "ws://localhost:7878");
     let flags = Flags { channels: true, roles: true, current_member: true, ..Flags::default() };
-    assert_eq!((config.cache, config.cores, config.control_core), (flags, Cores::Default, None));
     assert_eq!((config.voice_grace(), config.voice_rejoin), (Duration::from_secs(120), false));
+    assert_eq!((config.cache, config.cores, config.control_core), (flags, Cores::Default, None));
     assert_eq!((config.upstream_compression, config.twilight_http_proxy), (Transport::Zstd, None));
     assert_eq!((config.resume_window, config.resume_buffer), (Duration::from_secs(120), 16 << 20));
 }
