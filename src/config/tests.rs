@@ -21,6 +21,7 @@ fn the_defaults_are_those_of_the_prior_art() {
     assert_eq!(warnings.len(), 1, "of a port that is open to all: {warnings:?}");
     assert!(warnings[0].starts_with("config.json: `host` is missing"), "{warnings:?}");
     assert!(!config.rest_proxy_without_token && !config.trust_network);
+    assert_eq!((config.voice_grace(), config.voice_rejoin), (Duration::from_secs(120), false));
     assert_eq!((config.allowed_origins, config.allowed_hosts), (Vec::new(), Vec::new()));
     assert_eq!((config.log_level.as_str(), config.intents, config.backpressure), ("info", 513, 100));
     assert_eq!(config.listen, "0.0.0.0:7878".parse().unwrap());
@@ -28,7 +29,6 @@ fn the_defaults_are_those_of_the_prior_art() {
     assert!(config.validate_token && config.honor_client_intents);
     assert_eq!(config.externally_accessible_url, "ws://localhost:7878");
     let flags = Flags { channels: true, roles: true, current_member: true, ..Flags::default() };
-    assert_eq!((config.voice_grace(), config.voice_rejoin), (Duration::from_secs(120), false));
     assert_eq!((config.cache, config.cores, config.control_core), (flags, Cores::Default, None));
     assert_eq!((config.upstream_compression, config.twilight_http_proxy), (Transport::Zstd, None));
     assert_eq!((config.resume_window, config.resume_buffer), (Duration::from_secs(120), 16 << 20));
