@@ -8,6 +8,16 @@
 //! tasks, no locks and no timers of the system: the wait ends at the next deadline.
 //!
 //! A panic within a shard's turn is contained there ([`Hosted::recover`]).
+//!
+//! What an event costs, counted on a release build with twenty shards, one client each and all of the cache on:
+//!
+//! * copies in user space: the received bytes from the ring's buffer into the frame decoder; the payload into the log; for each
+//!   client the payload into the client's outbox. Decompression writes the payload once more. The kernel copies on receive and
+//!   on send;
+//! * allocations (`perf` probes on malloc and realloc of libc): 0.49 and 0.35 an event at 1,000 events/s, 0.21 and 0.14 at
+//!   20,000. They are records of the cache that change their size, and segments and tables of the log that grow;
+//! * system calls (`make bench`): 1.1, 0.9 and 0.5 an event at 1,000, 10,000 and 40,000 events/s, the sends of a turn and the wait
+//!   being one.
 
 pub mod client;
 pub mod figures;
