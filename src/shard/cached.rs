@@ -1,11 +1,12 @@
-//! The cache of a shard, which may be a few events behind its log.
+//! The cache of a shard, which may lag a few events behind the shard's log.
 //!
-//! Most events change one small thing: who is online, the newest message of a channel. Applied one by one, each finds the
-//! code and the tables of the cache gone from the CPU's caches and waits for them; so they are left in the log, where
-//! they are anyway, and applied some at a time, after the clients have got them.
+//! Most events change one small thing, such as a presence or the newest message of a channel. If the cache applied each
+//! such event at once, its code and tables would no longer be in the CPU's caches each time. So these events wait in
+//! the log, where they are in any case, and the cache applies several at a time, after the clients have got them.
 //!
-//! Promises: whoever looks at the cache sees every event of the log ([`Cached::now`] is the only way in); at most
-//! [`MAX_BEHIND`] events wait, and none longer than a tick. Never: holds an event itself.
+//! Promises: a reader of the cache always sees every event of the log, because [`Cached::now`] applies the waiting ones
+//! and is the only access. At most [`MAX_BEHIND`] events wait, and none longer than [`TIDY`](super::time::TIDY). Never:
+//! holds an event itself.
 
 use crate::{
     cache::{Cache, Outcome},
@@ -13,12 +14,12 @@ use crate::{
     protocol::event::EventKind,
 };
 
-/// Events that the cache can be behind, those counted that do not concern it.
+/// The most log entries that the cache can be behind, with those that do not change it.
 const MAX_BEHIND: u64 = 64;
-/// From so many on it is worth while to catch up when there is nothing more urgent.
+/// [`Cached::settle`] applies the waiting events when the cache is at least this many log entries behind.
 const WORTH_WHILE: u64 = 16;
 
-/// Can an event of this kind wait? These are frequent, and small.
+/// Returns whether an event of this kind can wait. These kinds are frequent, and their events are small.
 fn can_wait(kind: EventKind) -> bool {
     matches!(
         kind,
@@ -33,7 +34,7 @@ fn can_wait(kind: EventKind) -> bool {
     )
 }
 
-/// Is the error of which this is the number so many worth a line in the log? Each of the first ones is, then ever fewer.
+/// Returns whether the error with this number, from 1, is logged: each of the first eight, then every power of two.
 fn is_worth_a_line(number: u64) -> bool {
     number <= 8 || number.is_power_of_two()
 }
@@ -41,48 +42,50 @@ fn is_worth_a_line(number: u64) -> bool {
 /// See the module's description.
 pub(super) struct Cached {
     cache: Cache,
-    /// Position of the oldest event that waits. Of those behind it, all of the kinds that can wait do.
+    /// Log position of the oldest event that waits. From there on, every event in the log whose kind can wait does
+    /// wait.
     behind: Option<u64>,
-    /// So many can wait.
+    /// The most log entries that the cache can be behind.
     most: u64,
 }
 
 impl Cached {
-    /// A cache that has seen everything, beside a log that keeps its newest `kept` events in any case.
+    /// Wraps a cache that is up to date. The log always keeps its newest `kept` events.
     pub fn new(cache: Cache, kept: usize) -> Self {
         Self { cache, behind: None, most: MAX_BEHIND.min(kept as u64) }
     }
 
-    /// From now on the log keeps its newest `kept` events in any case. To be called when nothing waits.
+    /// The log from now on always keeps its newest `kept` events. The caller calls this when no event waits.
     pub fn set_kept(&mut self, kept: usize) {
         self.most = MAX_BEHIND.min(kept as u64);
     }
 
-    /// Can an event of this kind change the cache?
+    /// Returns whether an event of this kind can change the cache.
     pub fn wants(&self, kind: EventKind) -> bool {
         self.cache.wants(kind)
     }
 
-    /// The cache with everything that is in the log.
+    /// The cache, after it has applied every event that is in the log.
     pub fn now(&mut self, log: &Log) -> &mut Cache {
         if let Some(position) = self.behind {
             let waiting = log.read(position).expect("the log keeps what waits");
             for entry in waiting.filter(|entry| can_wait(entry.meta.kind)) {
                 self.cache.apply(entry.meta.kind, entry.data());
             }
-            // Not before: should one of them panic while a client is served, the next who comes panics too, and when that is
-            // the shard's own task, the shard starts anew.
+            // Cleared last: if an event panics while a client is served, the next call panics too. When the shard's own
+            // task makes that call, the data core restarts the shard.
             self.behind = None;
         }
         &mut self.cache
     }
 
-    /// The bot's own user, which no event changes that can wait.
+    /// The bot's own user. No event that can wait changes it.
     pub fn user(&self) -> Option<&[u8]> {
         self.cache.user()
     }
 
-    /// The event of this kind that the log is about to get may wait there. False: it can not.
+    /// The log is about to get an event of this kind. Returns whether the event waits there; with false the caller
+    /// applies it now.
     pub fn put_off(&mut self, kind: EventKind, log: &Log) -> bool {
         let waits = can_wait(kind);
         if waits {
@@ -91,8 +94,9 @@ impl Cached {
         waits
     }
 
-    /// Applies an event that is not in the log yet. A guild that can not be kept is an error for the operator: connected
-    /// clients get the event as it came, those that identify later never see that guild.
+    /// Applies an event that is not in the log yet, after those that wait. A GUILD_CREATE that the cache can not keep
+    /// is logged as an error: connected clients get the event as it came, clients that identify later do not get that
+    /// guild.
     pub fn apply(&mut self, kind: EventKind, data: &[u8], log: &Log) -> Outcome {
         let cache = self.now(log);
         let outcome = cache.apply(kind, data);
@@ -110,12 +114,13 @@ impl Cached {
         outcome
     }
 
-    /// Something will be added to the log: no more may wait than it keeps.
+    /// The caller is about to append to the log. Applies the waiting events if the log could drop one of them
+    /// otherwise.
     pub fn make_room(&mut self, log: &Log) {
         self.catch_up_from(self.most, log);
     }
 
-    /// There is time to catch up, if that is worth while.
+    /// Applies the waiting events if there are at least [`WORTH_WHILE`]. The caller has time for it now.
     pub fn settle(&mut self, log: &Log) {
         self.catch_up_from(WORTH_WHILE, log);
     }
@@ -139,7 +144,7 @@ mod tests {
 
     const GUILD: &str = r#"{"id":"1","member_count":2,"unavailable":false,"channels":[{"id":"10"}],"members":[{"user":{"id":"2"}},{"user":{"id":"3"}}],"presences":[],"voice_states":[]}"#;
 
-    /// An event of one of a few kinds; the last ones can not wait, or concern no cache at all.
+    /// An event of one of several kinds. The last kinds can not wait, or do not change the cache.
     fn event(what: u8, user: u64, number: u64, padding: usize) -> (EventKind, String) {
         let padding = "x".repeat(padding);
         let of_user = format!(r#""guild_id":"1","user":{{"id":"{user}"}},"n":{number},"padding":"{padding}""#);
@@ -174,7 +179,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever looks finds the same as if nothing had waited, and whatever waits is in the log, however little it keeps.
+        /// The cache shows the same as one that applies each event at once, and every event that waits is in the log,
+        /// even if the log keeps few events.
         #[test]
         fn nobody_sees_that_it_is_behind(
             steps in prop::collection::vec((0u8..20, 1u64..6, any::<u64>(), prop_oneof![4 => 0usize..9, 1 => 20_000usize..70_000]), 1..300),

@@ -1,8 +1,9 @@
-//! Filling a client's outbox: READY and the guilds at the client's pace, then the log from its cursor on.
+//! Fills a client's outbox: READY and the guilds as fast as the client reads them, then the log from the session's
+//! cursor on.
 //!
-//! The rule that makes snapshot and events one story: the guilds are written one by one while events go on; each
-//! remembers the log position at which it was taken; afterwards the cursor starts at the position of READY and the
-//! session skips what a snapshot already told (see [`Session`]).
+//! Events go on while the guilds are written one by one, so the shard notes for each guild the log position at which
+//! its snapshot was taken. After the last guild the cursor starts at the position of READY, and the session skips the
+//! events that a snapshot already contains (see [`Session`]).
 
 use super::{Client, Close, HEARTBEAT_TIMEOUT, LAGGED, SUPERSEDED, Shard, requests, voice};
 use crate::{
@@ -19,56 +20,56 @@ use crate::{
     },
 };
 
-/// Bytes of a snapshot that one call makes, so that the core serves everyone else in between: they wait for some 20 us of
-/// packing out, and as long for the socket to take it.
+/// Bytes of a snapshot that one call writes. Between two calls the core serves other clients; these wait some 20 us for
+/// the writing, and as long again for the socket to take the bytes.
 const SLICE: usize = 32 << 10;
 
-/// How far filling an outbox came.
+/// The result of filling an outbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// There is nothing left to send now.
     Idle,
-    /// There is more: call again when the outbox has room.
+    /// There is more to send. The caller calls again when the outbox has room.
     More,
-    /// The same, in the middle of a snapshot.
+    /// There is more to send, and the client is in the middle of its snapshot.
     Snapshot {
-        /// How much of the snapshot this call has made. A large part of it may not be in the outbox yet, because a guild goes
-        /// there as a whole.
+        /// The bytes of the snapshot that this call has written. Many of them may not be in the outbox yet, because
+        /// most guilds go there as a whole.
         bytes: usize,
     },
-    /// The connection has to be closed. `reconnect`: after telling the client to by op 7.
+    /// The caller has to close the connection.
     Close {
         /// Code and reason.
         close: Close,
-        /// Send op 7 first.
+        /// The client is sent Reconnect (op 7) before the close frame.
         reconnect: bool,
     },
-    /// The session is over, and Invalid Session (op 9, `false`) is in the outbox. The connection goes back to the door:
-    /// the client may identify on it, as it may at Discord. The session goes with [`Shard::detach`].
+    /// The session is over, and Invalid Session (op 9, `false`) is in the outbox. The connection goes back to the door,
+    /// because the client may identify again on it, as at Discord. [`Shard::detach`] removes the session.
     Return,
 }
 
 impl Progress {
-    /// Is there more to be made for this client?
+    /// Returns whether the client has to be served again as soon as its outbox has room.
     pub fn has_more(self) -> bool {
         matches!(self, Self::More | Self::Snapshot { .. })
     }
 }
 
-/// A snapshot under way.
+/// A snapshot that a client is being sent.
 pub(super) struct Snapshot {
-    /// All guilds of READY.
+    /// The guilds that READY listed.
     guilds: Vec<u64>,
-    /// The next one to begin.
+    /// The index in `guilds` of the next guild.
     next: usize,
     current: Option<GuildSnapshot>,
-    /// The current guild goes into the outbox piece by piece.
+    /// The current guild goes into the outbox in pieces, because it is longer than [`SLICE`].
     in_pieces: bool,
-    /// The text of the current guild, as far as it is made and not in the outbox.
+    /// The text of the current guild that is written and not in the outbox yet.
     text: Vec<u8>,
-    /// Guilds that are down, told after all others.
+    /// Guilds that are down. The client gets their GUILD_DELETEs after the other guilds.
     unavailable: Vec<u64>,
-    /// Guilds that the bot has left while its session was lost, told last.
+    /// Guilds that the bot left between two upstream sessions. The client gets their GUILD_DELETEs last.
     left: Vec<u64>,
 }
 
@@ -93,14 +94,14 @@ fn write_dispatch(outbox: &mut Outbox, prefix: &[u8], sequence: u64, suffix: &[&
     }
 }
 
-/// A dispatch made here: its name and data are not in the log.
+/// Writes a dispatch that the proxy itself has made and that is not in the log.
 pub(super) fn write_own(outbox: &mut Outbox, kind: EventKind, sequence: u64, data: &[u8]) {
     let mut prefix = Vec::with_capacity(48);
     payload::write_dispatch_prefix(&mut prefix, kind.name().as_bytes());
     write_dispatch(outbox, &prefix, sequence, &[data, b"}"]);
 }
 
-/// The same, up to the data, whose pieces and a closing brace follow.
+/// Writes such a dispatch up to its data. The caller appends the pieces of the data and a closing brace.
 fn begin_own(outbox: &mut Outbox, kind: EventKind, sequence: u64) {
     let mut head = Vec::with_capacity(80);
     payload::write_dispatch_prefix(&mut head, kind.name().as_bytes());
@@ -110,7 +111,7 @@ fn begin_own(outbox: &mut Outbox, kind: EventKind, sequence: u64) {
 }
 
 impl Shard {
-    /// Puts what there is for session `number` into the `outbox` of its `connection`, until that is full.
+    /// Writes what session `number` has to get into the `outbox` of its `connection`, until the outbox is full.
     pub fn produce(&mut self, now: Time, number: u32, connection: u64, outbox: &mut Outbox) -> Progress {
         #[cfg(test)]
         assert_ne!(self.panics.take_if(|place| *place == "client"), Some("client"), "a panic that a test wants");
@@ -135,7 +136,8 @@ impl Shard {
             return Progress::More;
         }
         match client.session.phase {
-            // Once Discord has ended the shard's session, the cache is of no use to a new client: its READY is the next one.
+            // Once Discord has ended the shard's session, the cache is outdated. A new client waits for the READY of
+            // the next session.
             Phase::Waiting if self.ready.is_none() || self.upstream.resumption().is_none() => Progress::Idle,
             Phase::Waiting => {
                 self.begin_snapshot(now, number, outbox);
@@ -162,7 +164,7 @@ impl Shard {
         };
         write_own(outbox, EventKind::Ready, sequence, &ready);
         let Some(client) = self.clients.get_mut(&number) else { return };
-        // Without the intent for guilds Discord names them in READY and sends nothing about them.
+        // Without the intent GUILDS, Discord lists the guilds in READY and sends no GUILD_CREATE or GUILD_DELETE.
         let never = EventKind::GuildCreate.audience().delivery(client.session.options.intents) == Delivery::Never;
         let next = if never { guilds.len() } else { 0 };
         let left = if never { &[] } else { self.left.guilds(now) };
@@ -173,7 +175,7 @@ impl Shard {
         self.syncing += 1;
     }
 
-    /// Makes the next part of a client's snapshot. Returns how many bytes of it were made.
+    /// Writes the next part of a client's snapshot. Returns about how many bytes were written, at most [`SLICE`].
     fn continue_snapshot(&mut self, number: u32, outbox: &mut Outbox) -> usize {
         let Some(client) = self.clients.get_mut(&number) else { return 0 };
         let session = &mut client.session;
@@ -196,7 +198,7 @@ impl Shard {
                     } else {
                         write_own(outbox, EventKind::GuildCreate, session.number_snapshot(), &snapshot.text);
                     }
-                    // A large guild's text must not stay for the rest of the snapshot.
+                    // The buffer of a large guild must not stay allocated for the rest of the snapshot.
                     if snapshot.text.capacity() > 4 * SLICE {
                         snapshot.text = Vec::new();
                     } else {
@@ -208,7 +210,7 @@ impl Shard {
                 let view = view_of(session);
                 match self.cached.now(&self.log).snapshot(guild, view) {
                     Some(taken) if !taken.unavailable() => {
-                        // Most guilds are made at once.
+                        // Most guilds fit into one message; a longer one is written in pieces.
                         snapshot.in_pieces = taken.len() > SLICE && outbox.begin();
                         if snapshot.in_pieces {
                             begin_own(outbox, EventKind::GuildCreate, session.number_snapshot());
@@ -216,7 +218,8 @@ impl Shard {
                         snapshot.current = Some(taken);
                         session.contain(guild, self.log.next(), Shown::Whole);
                     }
-                    // A guild that Discord has not sent yet comes by its own GUILD_CREATE.
+                    // When Discord sends the GUILD_CREATE of a guild that is not there yet, the client gets it from the
+                    // log.
                     Some(taken) => {
                         session.contain(guild, self.log.next(), Shown::Unavailable);
                         if taken.is_down() {
@@ -227,8 +230,8 @@ impl Shard {
                 }
                 budget = budget.saturating_sub(64);
             } else if let Some(guild) = snapshot.unavailable.pop() {
-                // Libraries wait for every guild of READY; this counts as an answer. One that has come up meanwhile is
-                // told by its GUILD_CREATE, which follows from the log.
+                // Libraries wait for every guild of READY, and count this GUILD_DELETE as an answer. When the guild has
+                // come up meanwhile, its GUILD_CREATE follows from the log.
                 write_own(
                     outbox,
                     EventKind::GuildDelete,
@@ -242,7 +245,8 @@ impl Shard {
                 break;
             }
         }
-        // Also when the last guild has filled the outbox: a client that has read all of it can resume.
+        // This also holds when the last guild has filled the outbox, because a client that has read all of the snapshot
+        // can resume.
         if snapshot.is_complete() {
             session.finish_sync();
             client.snapshot = None;
@@ -285,7 +289,8 @@ impl Shard {
             return if outbox.is_full() { Progress::More } else { Progress::Idle };
         }
         let cache = self.cached.now(&self.log);
-        // Between two chunks everything that has happened meanwhile is sent, and everyone else is served.
+        // Each call writes one chunk, so that between two chunks the client gets its new events and the other clients
+        // are served.
         if !outbox.is_full() && requests::send_chunk(cache, &mut client.answers, session, outbox) {
             return Progress::More;
         }
@@ -294,18 +299,19 @@ impl Shard {
     }
 }
 
-/// The replay is complete.
+/// Ends the replay to a client with RESUMED.
 fn resumed(session: &mut Session, outbox: &mut Outbox) {
     write_own(outbox, EventKind::Resumed, session.record(), payload::RESUMED_DATA);
     session.phase = Phase::Live;
 }
 
-/// What of a guild the client's intents let it see.
+/// The parts of a guild that the client's intents let it see.
 fn view_of(session: &Session) -> View {
     let intents = session.options.intents;
     View {
         presences: intents.intersects(Intents::GUILD_PRESENCES),
-        // By the documentation the list depends on the other intent; who has this one may ask for all of them anyway.
+        // By the documentation the member list depends on GUILD_PRESENCES. The proxy also writes it for GUILD_MEMBERS,
+        // because a client with this intent may request all members anyway.
         members: intents.intersects(Intents::GUILD_MEMBERS.union(Intents::GUILD_PRESENCES)),
         voice_states: intents.intersects(Intents::GUILD_VOICE_STATES),
         scheduled_events: intents.intersects(Intents::GUILD_SCHEDULED_EVENTS),

@@ -1,12 +1,13 @@
-//! One shard: ties its upstream session, event log, cache and clients together.
+//! One shard: connects its upstream session, its event log, its cache and its clients.
 //!
-//! Data flows one way: payload from Discord → session machine → cache → log → clients. Pure, like its parts: payloads,
-//! commands and the time go in; actions for the upstream connection and frames in clients' outboxes come out. The
-//! sockets are in [`crate::data_core`].
+//! A payload from Discord passes through the session machine, the cache and the log to the clients. The shard is pure,
+//! like its parts: payloads, commands and the time go in; actions for the upstream connection and frames in the
+//! outboxes of clients come out. [`crate::data_core`] owns the sockets.
 //!
-//! Promises (P1, P2, P5 of docs/architecture.md): a client gets every event of the shard that its intents cover exactly once and in
-//! order, or is told to resume or start over; what READY and the snapshot say and what the events after them say is the
-//! same story; nothing a client does reaches another client or the upstream session, except its commands, in its turn.
+//! Promises (P1, P2, P5 of docs/architecture.md): a client gets every event of the shard that its intents cover exactly
+//! once and in order, or the proxy tells it to resume or to start over. The events that follow READY and a snapshot
+//! continue the state that these show. Nothing that a client does affects another client or the upstream session, but
+//! for its commands, which the shard forwards in turn.
 
 mod cached;
 mod commands;
@@ -52,43 +53,43 @@ use room::MAX_DETACHED;
 pub use settings::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Settings};
 use std::{rc::Rc, time::Duration};
 
-/// What HELLO tells clients, in milliseconds. Discord's own value; some libraries give up at 60 s of silence.
+/// Heartbeat interval in HELLO, in milliseconds, as Discord's. Some libraries drop a connection after 60 s of silence.
 pub const HEARTBEAT_INTERVAL: u64 = 41_250;
-/// A client that sent no heartbeat for this long, two intervals and some grace, is closed (it may resume).
+/// The shard closes a client that sent no heartbeat for this long: two intervals and 10 s. The client may resume.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * HEARTBEAT_INTERVAL + 10_000);
 
-/// A source of random bytes that nobody can guess; a test has one that it can repeat.
+/// Fills a buffer with cryptographically random bytes. Tests use a source that repeats.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 
-/// A close of a client's connection: code and reason.
+/// The close of a client's connection: code and reason.
 pub type Close = (u16, &'static str);
 
-/// A number that no session has.
+/// A number that no client session has. Session numbers start at 1.
 const NOBODY: u32 = 0;
 
-/// Who has to be woken after a call.
+/// The tasks that the caller has to wake after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Wake {
-    /// The upstream connection: there may be actions.
+    /// The task of the upstream connection: [`Shard::poll_upstream`] may return an action.
     pub upstream: bool,
-    /// The clients: there may be something to deliver.
+    /// The tasks of the clients: [`Shard::produce`] may have something for them.
     pub clients: bool,
 }
 
 struct Client {
     session: Session,
-    /// Answers of the cache to its requests for members.
+    /// Answers from the cache to the client's Request Guild Members.
     answers: requests::Answers,
-    /// The snapshot that is being sent.
+    /// The snapshot that the client is being sent, if any.
     snapshot: Option<Box<deliver::Snapshot>>,
-    /// Acknowledgements that it is owed.
+    /// Heartbeats of the client that wait for their acknowledgement.
     acks: due::Acks,
-    /// The connection has to be closed.
+    /// The client's connection has to be closed with this code and reason.
     doomed: Option<Close>,
-    /// It has been told that its session is over.
+    /// The client has been sent Invalid Session (op 9).
     dismissed: bool,
-    /// Voice states that say that the connections it had are over, since Discord's session was lost. At most one for each
-    /// guild of the table.
+    /// Voice states that tell the client that its voice connections are over, because Discord ended the shard's
+    /// session. At most one for each guild of the voice table.
     voice_lost: Vec<Vec<u8>>,
 }
 
@@ -107,57 +108,58 @@ pub struct Shard {
     limiter: Limiter,
     log: Log,
     cached: Cached,
-    /// Clients that are being sent a snapshot. What changes meanwhile the log has to say, so that it is not told twice.
+    /// Clients that are being sent a snapshot. While there are any, the cache applies each event at once, because the
+    /// log entry has to say whose snapshot contains the event: a client must not get it again after its snapshot.
     syncing: usize,
-    /// Guilds that the bot has left while its session was lost.
+    /// Guilds that the bot left between the last upstream session and the current one.
     left: renewal::Left,
-    /// Data of the READY of the current upstream session.
+    /// The `d` of the READY of the current upstream session.
     ready: Option<Box<[u8]>>,
-    /// Discord's id of that session.
+    /// Discord's id of the current upstream session.
     upstream_id: Option<Box<str>>,
-    /// The control core does not know it yet.
+    /// The control core has not been told `upstream_id` since it changed.
     name_is_new: bool,
-    /// The highest number that was sent to a session with that id whose client may not know that it has ended.
+    /// The highest sequence that a stray with `upstream_id` as its session id was sent. See [`naming`].
     strays_until: u64,
-    /// Voice connections.
+    /// The owners of the bot's voice connections.
     voice: voice::Table,
-    /// The newest presence that a client has set; a new upstream session starts without it.
+    /// The newest presence update (op 3), which the shard sends again in a new upstream session.
     presence: Option<Vec<u8>>,
     clients: HashMap<u32, Client>,
     sessions: HashMap<SessionId, u32>,
-    /// Requests for members that Discord has to answer.
+    /// Requests for members that went to Discord.
     requests: requests::Requests,
-    /// Other commands that may not have arrived there.
+    /// Other commands that went to Discord and may not have arrived.
     in_flight: in_flight::InFlight,
-    /// Whose command Discord closes the connection for.
+    /// Finds the client whose command made Discord close the connection.
     culprit: culprit::Culprit,
-    /// Commands with an unknown opcode so far.
+    /// The number of client commands with an unknown opcode.
     unknown_commands: u64,
-    /// Clients that have to be served at a certain time.
+    /// The times at which clients have to be served although no event comes.
     due: due::Due,
-    /// When clients, requests and log have to be looked after.
+    /// When [`Shard::tick`] next has to look after clients, requests and the log.
     chores: Option<Time>,
     next_number: u32,
-    /// Fills with cryptographically random bytes.
+    /// The source of session ids and of the seed.
     entropy: Entropy,
     wake: Wake,
     events: [u64; EventKind::ALL.len()],
     latency: Histogram,
-    /// The last round trip of a heartbeat to Discord, also of a connection that is gone.
+    /// The round trip of the last acknowledged heartbeat to Discord. The value stays when its connection ends.
     round_trip: Option<Duration>,
-    /// Sessions of clients that ended because Discord gave the shard a new session.
+    /// The number of client sessions that ended because Discord gave the shard a new session.
     invalidated: u64,
-    /// Clients told to start over because they fell off the log.
+    /// The number of times that a client was closed because it fell off the log.
     fell_off: u64,
-    /// Figures that only operators ask for.
+    /// Counts for metrics and the live page.
     tally: tally::Tally,
-    /// Where a test wants a panic.
+    /// The place at which a test makes the shard panic.
     #[cfg(test)]
     panics: Option<&'static str>,
 }
 
 impl Shard {
-    /// A shard that connects at its first tick.
+    /// A shard that connects to Discord at its first tick. With a `resumption` it sends RESUME, without one IDENTIFY.
     pub fn new(
         id: ShardId,
         settings: Rc<Settings>,
@@ -206,7 +208,7 @@ impl Shard {
         }
     }
 
-    /// Which shard of how many.
+    /// The id of the shard and the number of shards.
     pub fn id(&self) -> ShardId {
         self.id
     }
@@ -216,19 +218,19 @@ impl Shard {
         self.upstream.status()
     }
 
-    /// Why the shard has been given up, if it has.
+    /// The close code and the reason for which the shard was given up for good; `None` as long as it was not.
     pub fn fatal(&self) -> Option<Close> {
         self.upstream.fatal()
     }
 
-    /// Who has to be woken since the last call.
+    /// The tasks to wake since the last call of this method.
     pub fn take_wake(&mut self) -> Wake {
         std::mem::take(&mut self.wake)
     }
 
     // ---- upstream ----
 
-    /// What the upstream connection has to do next.
+    /// The next action for the upstream connection; `None` when there is nothing to do now.
     pub fn poll_upstream(&mut self, now: Time) -> Option<Action> {
         if let Some(action) = self.upstream.poll_action() {
             return Some(action);
@@ -266,7 +268,8 @@ impl Shard {
         self.upstream.on_connected(now);
     }
 
-    /// The upstream connection ended.
+    /// The upstream connection ended: by a close frame with `code`, or in any other way (`None`). After a fatal code
+    /// the shard closes all clients with that code.
     pub fn upstream_closed(&mut self, now: Time, code: Option<u16>) {
         self.blame(code);
         self.upstream.on_closed(now, code);
@@ -280,25 +283,25 @@ impl Shard {
         }
     }
 
-    /// The upstream connection can not be read on, though the session is fine.
+    /// The bytes of the upstream connection can not be decoded any more. The shard reconnects and resumes.
     pub fn upstream_broken(&mut self, now: Time) {
         self.upstream.reconnect(now, Reason::Unreadable);
         self.tell_remark();
         self.wake.upstream = true;
     }
 
-    /// From now on this is the gateway's general URL.
+    /// Sets the gateway URL for connections that do not use the resume URL.
     pub fn set_gateway_url(&mut self, url: &str) {
         self.upstream.set_gateway_url(url);
     }
 
-    /// The identify queue lets this shard go.
+    /// The identify queue has given this shard a permit for one IDENTIFY.
     pub fn upstream_permitted(&mut self, now: Time) {
         self.upstream.on_permit(now);
         self.wake.upstream = true;
     }
 
-    /// One payload from Discord. An error says what was wrong with it; the session machine has dealt with it.
+    /// Handles one payload from Discord. An error says why it is unreadable; the session machine has already reacted.
     pub fn upstream_payload(&mut self, now: Time, payload: &[u8]) -> Result<(), Malformed> {
         self.wake.upstream = true;
         self.tally.payload_bytes += payload.len() as u64;
@@ -341,7 +344,7 @@ impl Shard {
         Ok(())
     }
 
-    /// Logs what the session machine has to say.
+    /// Writes the session machine's remark, if it has one, to the log output.
     fn tell_remark(&mut self) {
         match self.upstream.take_remark() {
             None => {}
@@ -358,7 +361,7 @@ impl Shard {
         self.events[EventKind::Ready as usize] += 1;
         (self.tally.last_event, self.tally.session_since) = (Some(now), Some(now));
         let renewed = self.ready.is_some();
-        // Every client's READY is made of it, key by key.
+        // The shard makes the READY of each client from this text, key by key.
         let data = &*spelling::in_plain(data)?;
         if renewed {
             self.voice_lost(now);
@@ -374,7 +377,7 @@ impl Shard {
         }
         self.ready = Some(data.into());
         self.read_name();
-        // What a client has set is not in our IDENTIFY.
+        // IDENTIFY does not contain the presence that a client has set.
         if renewed && let Some(presence) = &self.presence {
             self.limiter.push_presence(presence.clone());
         }
@@ -382,7 +385,8 @@ impl Shard {
         Ok(())
     }
 
-    /// The replay is complete. What was lost with the connection on its way to Discord is sent again.
+    /// Discord has sent RESUMED, so its replay is complete. Queues again the commands that may have been lost with the
+    /// former connection.
     fn on_resumed(&mut self, now: Time) {
         self.limiter.forget_again();
         let waiting: Vec<&[u8]> = self.limiter.waiting().map(|(_, command)| command).collect();
@@ -422,7 +426,7 @@ impl Shard {
         let denied = self.settings.denied.covers(kind, name);
         let mut state_of = None;
         if self.cached.wants(kind) {
-            // What is put off waits in the log, where an event that no client gets never is.
+            // An event can only wait if the log gets it: not if it is denied, and not while there are no clients.
             let logged = !self.clients.is_empty() && self.syncing == 0 && !denied;
             if !(logged && self.cached.put_off(kind, &self.log)) {
                 let outcome = self.cached.apply(kind, envelope.d, &self.log);
@@ -462,7 +466,7 @@ impl Shard {
 
     // ---- clients ----
 
-    /// A client has identified; returns the number of its new session. `Err`: close the connection.
+    /// A client has identified. Returns the number of its new session; with an error the caller closes the connection.
     pub fn identify(&mut self, now: Time, connection: u64, mut options: Options) -> Result<u32, Close> {
         if let Some(close) = self.upstream.fatal() {
             return Err(close);
@@ -482,12 +486,13 @@ impl Shard {
         Ok(number)
     }
 
-    /// A client wants to resume; returns the session's number, or `None`: answer with Invalid Session.
+    /// A client resumes session `id` after `sequence`. Returns the session's number; `None`: answer with Invalid
+    /// Session.
     pub fn resume(&mut self, now: Time, connection: u64, id: &SessionId, sequence: u64) -> Option<u32> {
         let &number = self.sessions.get(id)?;
         let client = self.clients.get_mut(&number)?;
         let session = &mut client.session;
-        // After a fatal close there is nothing to resume; the IDENTIFY that follows is told why.
+        // After a fatal close no session can be resumed. The client then identifies, and gets the close code.
         let before = session.sequence();
         if self.upstream.fatal().is_some() || !session.rewind(sequence, self.log.oldest(), self.log.next()) {
             return None;
@@ -497,24 +502,24 @@ impl Shard {
         session.acknowledge(sequence);
         client.answers.rewind(sequence);
         client.answers.acknowledge(sequence);
-        // The newest connection wins; the old one notices that it is no longer the session's.
+        // The new connection replaces the old one. The next call for the old connection closes it with `SUPERSEDED`.
         session.connection = Some(connection);
         session.detached_at = None;
         session.last_heartbeat = now;
         client.doomed = None;
-        // The old connection is owed them, not this one.
+        // The client sent these heartbeats on the old connection, so the new one gets no acknowledgement for them.
         client.acks.take_all();
         self.look_at(now + HEARTBEAT_TIMEOUT);
         self.wake.clients = true;
         Some(number)
     }
 
-    /// Whether the client of a session has asked for payload compression.
+    /// Returns whether the client of session `number` has asked for payload compression.
     pub fn packs_payloads(&self, number: u32) -> bool {
         self.clients.get(&number).is_some_and(|client| client.session.options.compress)
     }
 
-    /// A connection of a client has ended. `gives_up`: the client closed with a code that ends the session.
+    /// The `connection` of a session has ended. `gives_up`: the client closed it with a code that ends the session.
     pub fn detach(&mut self, now: Time, number: u32, connection: u64, gives_up: bool) {
         let Some(client) = self.clients.get_mut(&number) else { return };
         if client.session.connection != Some(connection) {
@@ -532,7 +537,7 @@ impl Shard {
         self.trim();
     }
 
-    /// A session ends for good. `told`: its client knows.
+    /// Ends a session for good. `told`: its client knows that the session has ended.
     fn remove(&mut self, now: Time, number: u32, told: bool) {
         if let Some(client) = self.clients.remove(&number) {
             if !told {
@@ -550,7 +555,7 @@ impl Shard {
         }
     }
 
-    /// Drops from the log what no session needs.
+    /// Drops the events from the log that no session needs.
     fn trim(&mut self) {
         self.cached.now(&self.log);
         let needed = self.clients.values().map(|client| client.session.needs()).min();
@@ -567,12 +572,12 @@ impl Shard {
         }
     }
 
-    /// Does what can wait until the clients have got their events. To be called after they have.
+    /// Applies events to the cache that could wait. The caller calls this after it has served the clients.
     pub fn settle(&mut self) {
         self.cached.settle(&self.log);
     }
 
-    /// Leaves Discord so that the session can be resumed, and tells the clients to reconnect.
+    /// Closes the upstream connection so that Discord keeps the session, and has all clients closed with `RESTARTING`.
     pub fn stop(&mut self) {
         self.upstream.stop();
         for client in self.clients.values_mut() {
@@ -581,7 +586,7 @@ impl Shard {
         self.wake = Wake { upstream: true, clients: true };
     }
 
-    /// The bot's own user, known since READY.
+    /// The id of the bot's own user; `None` before READY.
     fn own_user(&self) -> Option<u64> {
         self.cached.user().and_then(|user| json::get(user, "id")).and_then(json::parse_id)
     }

@@ -1,13 +1,13 @@
-//! Discord has given the shard a new session, because the one before was lost.
+//! What happens to clients when Discord gives the shard a new session, because the one before was lost.
 //!
-//! What happened in between nobody has told, and libraries do not take a second GUILD_CREATE for a correction of what they
-//! know: some ignore it, others merge it. So every session of a client that knows the old one ends, as it would at
-//! Discord: with Invalid Session (op 9, `false`; docs: Gateway, Resuming). Clients then identify anew, which costs
-//! nothing here, and get READY and the guilds as they are now.
+//! Discord never sends what happened between the two sessions, and libraries do not use a second GUILD_CREATE to
+//! correct what they know: some ignore it, others merge it. So every client session that knows the old upstream session
+//! ends, as it would at Discord: with Invalid Session (op 9, `false`; docs: Gateway, Resuming). The clients then
+//! identify again, which uses no IDENTIFY at Discord, and get READY and the guilds as they are now.
 //!
-//! Promises: no event of the new session reaches a session of the old one; a client without a connection is told when it
-//! comes to resume; a client that still waits for its READY gets the new one and notices nothing; the connected ones are
-//! told one after the other, each [`STEP`] after the one before, the last one within [`WINDOW`].
+//! Promises: no event of the new upstream session reaches a client session of the old one. The proxy refuses the RESUME
+//! of a client that had no connection. A client that still waits for its READY gets the new READY and no Invalid
+//! Session. Connected clients get Invalid Session one after the other, [`STEP`] apart, the last one within [`WINDOW`].
 
 use super::{Progress, Shard, deliver};
 use crate::{
@@ -16,18 +16,19 @@ use crate::{
 };
 use std::time::Duration;
 
-/// All clients of a shard are told within this time, however many they are.
+/// All connected clients of a shard get Invalid Session within this time, however many they are.
 pub const WINDOW: Duration = Duration::from_secs(5);
-/// So long after one client the next one is told, or less, where otherwise [`WINDOW`] would not suffice. A client that
-/// identifies gets all guilds of the shard, which is most of what it costs.
+/// Time between the Invalid Sessions of two clients; shorter if all clients would otherwise take longer than
+/// [`WINDOW`]. It spreads the load: a client that identifies gets all guilds of the shard, which is most of what it
+/// costs.
 pub const STEP: Duration = Duration::from_millis(20);
 
-/// Guilds that were there in the session before and are not in READY of the new one.
+/// Guilds of the former upstream session that READY of the new one does not list.
 ///
-/// A library that has lost its session keeps every guild that the next READY does not name: none compares the two. So for a
-/// while each client that identifies is told of these guilds by a GUILD_DELETE each (docs: Gateway Events, Guild Delete; without
-/// `unavailable` it means that the bot has left). To a client that never knew them it says nothing. Bounded by the guilds of
-/// the shard.
+/// A library whose session has ended keeps every guild that the next READY does not list: no library compares the two.
+/// So, until a given time, each client that identifies gets a GUILD_DELETE for each of these guilds (docs: Gateway
+/// Events, Guild Delete; without `unavailable` it means that the bot has left). A client that never knew the guild
+/// ignores it. Bounded by the guilds of the shard.
 #[derive(Default)]
 pub(super) struct Left {
     guilds: Vec<u64>,
@@ -35,19 +36,19 @@ pub(super) struct Left {
 }
 
 impl Left {
-    /// These guilds, to be told of until a time at which no client can have missed that its session is over.
+    /// Keeps `guilds` until a time at which every client has learned that its session is over.
     pub fn new(guilds: Vec<u64>, until: Time) -> Self {
         Self { guilds, until }
     }
 
-    /// The guilds to tell a client of that identifies now.
+    /// The guilds for which a client that identifies now gets a GUILD_DELETE.
     pub fn guilds(&self, now: Time) -> &[u64] {
         if now < self.until { &self.guilds } else { &[] }
     }
 }
 
 impl Shard {
-    /// Ends all sessions of clients that know the session that the shard had before; returns how many.
+    /// Ends all client sessions that know the former upstream session. Returns how many they were.
     pub(super) fn invalidate_sessions(&mut self, now: Time) -> usize {
         let knows = |phase: Phase| !matches!(phase, Phase::Waiting | Phase::Invalid { .. });
         let mut known: Vec<(u32, bool)> = self
@@ -83,20 +84,20 @@ impl Shard {
         self.due.end(number, at);
     }
 
-    /// Tells a client that its session is over; once, however often it is called.
+    /// Sends Invalid Session to a client. Further calls for the same client send nothing.
     pub(super) fn dismiss(&mut self, number: u32, outbox: &mut Outbox) -> Progress {
         let Some(client) = self.clients.get_mut(&number) else { return Progress::Return };
         if std::mem::replace(&mut client.dismissed, true) {
             return Progress::Return;
         }
-        // Half of a large guild may be in the compressed stream already; nothing can follow it, so the connection has to go.
-        // The client then comes to resume, and is told.
+        // Half of a large guild may be in the compressed stream already, and no other message can follow it, so the
+        // connection has to be closed. The client then tries to resume, and gets Invalid Session.
         if !outbox.abandon() {
             let close = (close::UNKNOWN_ERROR, "the session is no longer valid");
             client.doomed = Some(close);
             return Progress::Close { close, reconnect: false };
         }
-        // The door acknowledges what comes from now on.
+        // The door acknowledges the heartbeats that come from now on.
         for _ in 0..client.acks.take_all() {
             outbox.message(&[payload::HEARTBEAT_ACK]);
         }
