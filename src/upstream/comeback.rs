@@ -1,47 +1,50 @@
-//! When a shard comes back after it has lost its connection, and how long it goes on trying to resume.
+//! Decides when a shard connects again after a loss, and how long it tries to resume its session.
 //!
-//! A connection has *worked* when it brought READY, RESUMED or an event of a replay. The loss of one that worked is no
-//! failure, and the shard is back at once. Connections that did not work, in a row, are failures, and each makes the next
-//! wait longer. One that worked and was lost for a client's command does not count in either way.
+//! A connection has *worked* if it brought READY, RESUMED or an event of a replay. The loss of a connection that worked
+//! is no failure, and the shard connects again at once. Connections that did not work count as failures in a row, and
+//! each makes the next wait longer. A connection that worked and was lost because of a client's command does not count
+//! as a short one.
 //!
-//! Promises: waits grow with failures only, and are bounded; a session is tried to be resumed again after a single RESUME
-//! that failed; it is given up within about a minute of RESUMEs that do reach Discord and bring nothing; time without a
-//! connection does not count, however long it is. Pure.
+//! Promises: waits grow with failures in a row and with short connections only, and are bounded. After a single RESUME
+//! that failed, the shard tries to resume the session again. It gives the session up within about a minute of RESUMEs
+//! that reach Discord and bring nothing. Time without a connection does not count, however long it is. Pure.
 
 use crate::protocol::Time;
 use std::time::Duration;
 
 /// First and longest wait after a connection that did not work.
 pub const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Longest wait while a RESUME may still work, that is, within [`SESSION_LIFE`] of the loss or after a RESUME that failed.
+/// Longest wait while a RESUME may still work: within [`SESSION_LIFE`] of the loss, or after a RESUME that failed.
 pub const RESUME_BACKOFF: Duration = Duration::from_secs(10);
-/// So long after its connection was lost a session may still be there. Discord does not document how long; it is minutes at
-/// most. Only the waits follow from this: a RESUME is tried first, however late.
+/// How long after the loss of its connection Discord may still have a session. Discord does not document the time; it
+/// is minutes at most. Only the waits depend on this: the shard tries a RESUME first, however late.
 pub const SESSION_LIFE: Duration = Duration::from_secs(180);
-/// After a connection that worked at least for this long the shard is back at once.
+/// After a connection that worked for at least this long the shard connects again at once.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(5);
-/// Longest wait after connections that worked, but were all lost before [`SETTLED_AFTER`]. The first one costs no wait, and
-/// each further one a second more: a gateway that lets everybody in and throws everybody out is not asked in a loop.
+/// Longest wait after connections that worked, but were lost before [`SETTLED_AFTER`]. The first such loss causes no
+/// wait, and each further one in a row adds 1 s, so that the shard does not connect in a loop to a gateway that accepts
+/// and drops everybody.
 pub const QUICK_LOSS_WAIT: Duration = Duration::from_secs(5);
-/// A session is given up when RESUMEs have brought nothing for this long, and [`RESUME_ATTEMPTS`] of them in a row.
+/// A session is given up when RESUMEs have brought nothing for this long, and at least [`RESUME_ATTEMPTS`] of them in a
+/// row have failed.
 ///
-/// How long Discord keeps a session is not documented, but it is minutes at most, and when a node of the gateway goes away
-/// another one has its sessions within seconds. After a minute of RESUMEs that reach Discord and fail, the session is
-/// gone, or nobody there can find it; each minute more is one in which the bot is dead. An IDENTIFY costs one of some
-/// thousand a day, and still waits for its permit.
+/// Discord does not document how long it keeps a session, but it is minutes at most. When a node of the gateway fails,
+/// another one has its sessions within seconds. So after a minute of RESUMEs that reach Discord and fail, the session
+/// is lost, and the bot gets no events as long as the shard keeps trying. An IDENTIFY uses one of about a thousand a
+/// day, and still waits for its permit.
 pub const RESUME_PATIENCE: Duration = Duration::from_secs(60);
-/// See [`RESUME_PATIENCE`]: the fewest RESUMEs in a row that have to fail.
+/// The fewest RESUMEs in a row that have to fail; see [`RESUME_PATIENCE`].
 pub const RESUME_ATTEMPTS: u32 = 3;
-/// A session is given up at once when Discord has answered so many RESUMEs in a row with a close code of its own (4001 and
-/// up): that is an answer about this session, and not the state of a node.
+/// A session is given up at once when Discord has answered this many RESUMEs in a row with a close code about the
+/// session (4001 and up, except 4008): the cause is then not the state of a node.
 pub const RESUME_REFUSALS: u32 = 3;
 
 /// Why a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// Discord gave a code of its own as the reason.
+    /// Discord closed the connection with a code about this session.
     Refused,
-    /// Anything else: the network, silence, a code that says nothing about the session.
+    /// Any other reason: the network, silence, or a code that says nothing about the session.
     Other,
 }
 
@@ -61,12 +64,12 @@ pub struct Comeback {
     failures: u32,
     /// Connections in a row that worked, and were lost before [`SETTLED_AFTER`].
     quick_losses: u32,
-    /// Since when the connection that there is works.
+    /// Since when the current connection works.
     worked_since: Option<Time>,
-    /// When the last one that worked was lost, or, in a new process, the first one that did not.
+    /// When the last connection that worked was lost; in a new process, when the first one that did not work was.
     lost_at: Option<Time>,
     resumes: Option<Resumes>,
-    /// The next loss is the doing of a client.
+    /// A client caused the next loss.
     excused: bool,
 }
 
@@ -76,7 +79,7 @@ impl Comeback {
         self.failures
     }
 
-    /// The connection has brought something: READY, RESUMED, or an event of a replay.
+    /// The connection works: it has brought READY, RESUMED, or an event of a replay.
     pub fn works(&mut self, now: Time) {
         self.worked_since.get_or_insert(now);
         self.failures = 0;
@@ -84,17 +87,18 @@ impl Comeback {
         self.resumes = None;
     }
 
-    /// The loss that is told next is the doing of a client: if the connection worked, there is nothing to wait for.
+    /// A client caused the loss that is reported next. If the connection worked, the shard does not wait.
     pub fn excuse(&mut self) {
         self.excused = true;
     }
 
-    /// A RESUME is sent.
+    /// The shard sends a RESUME.
     pub fn resumes(&mut self, now: Time) {
         self.resumes.get_or_insert(Resumes { since: now, failed: 0, refused: 0 });
     }
 
-    /// The connection on which a RESUME was sent is lost. True: if it has brought nothing, the session has to be given up.
+    /// The connection on which a RESUME was sent is lost. Returns whether the session has to be given up, which needs
+    /// that the connection has brought nothing.
     pub fn resume_lost(&mut self, now: Time, loss: Loss) -> bool {
         let Some(resumes) = self.resumes.as_mut().filter(|_| self.worked_since.is_none()) else { return false };
         resumes.failed += 1;
@@ -107,9 +111,9 @@ impl Comeback {
         give_up
     }
 
-    /// The connection is lost, or could not be made: how long to wait before the next one. Half of the wait is by chance,
-    /// so that shards that were lost together do not come back together. `session`: there is one to resume. `resuming`: a
-    /// RESUME failed on this connection.
+    /// The connection is lost, or could not be made. Returns how long to wait before the next one. Up to half of the
+    /// wait is random, so that shards that were lost together do not connect again together. `session`: there is a
+    /// session to resume. `resuming`: a RESUME failed on this connection.
     pub fn wait(&mut self, now: Time, session: bool, resuming: bool, random: &mut fastrand::Rng) -> Duration {
         let lost_at = *self.lost_at.get_or_insert(now);
         let excused = std::mem::take(&mut self.excused);

@@ -1,8 +1,8 @@
-//! What has happened to a shard's session with Discord, in numbers.
+//! Counts of events in the life of a shard's session with Discord.
 
 use super::loss::Reason;
 
-/// Counts for metrics; they only grow.
+/// Counts for metrics. Each count only grows.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counters {
     /// Connections opened.
@@ -17,11 +17,11 @@ pub struct Counters {
     pub duplicates: u64,
     /// Events outside of a replay whose sequence was not above the last one; they are passed on.
     pub out_of_sequence: u64,
-    /// Sessions given up because they could not be resumed for too long.
+    /// Sessions given up because RESUMEs failed for too long.
     pub given_up: u64,
-    /// Sequences that were jumped over.
+    /// Sequences that Discord skipped.
     pub gaps: u64,
-    /// Payloads that were no Gateway payloads.
+    /// Payloads that could not be read, or were no valid Gateway payloads.
     pub malformed: u64,
     /// Connections that were lost, or could not be made, by [`Reason`].
     pub losses: [u64; Reason::ALL.len()],

@@ -1,43 +1,47 @@
-//! The commands of all clients on their way to Discord, within what Discord allows
-//! (docs: Gateway, Rate Limiting: 120 events per 60 seconds, and of these 5 presence updates per 20 seconds).
+//! Queues the commands of all clients of a shard for Discord, and limits their rate (docs: Gateway, Rate Limiting: 120
+//! events per 60 seconds, and of these 5 presence updates per 20 seconds).
 //!
-//! Promises: never more than [`COMMANDS_PER_WINDOW`] commands in any 60 s, and one more when that is the second half of the
-//! last one ([`Limiter::follow`]), so that heartbeats always have room; never more
-//! than [`PRESENCES_PER_WINDOW`] presence updates in any [`PRESENCE_WINDOW`], because Discord drops the rest without a
-//! word; the newest presence update always goes out in the end, and no other command waits for it; clients take turns, so
-//! that one cannot keep the others waiting; while others wait at most every other command is a presence update; the queue
-//! is bounded.
+//! Promises:
+//! * The limiter passes at most [`COMMANDS_PER_WINDOW`] commands in any 60 s, so that heartbeats always have room. The
+//!   second half of the last command ([`Limiter::follow`]) may be one more.
+//! * It passes at most [`PRESENCES_PER_WINDOW`] presence updates in any [`PRESENCE_WINDOW`]. Discord drops further ones
+//!   and sends no error.
+//! * It passes the newest presence update in the end, and no other command waits for one.
+//! * Clients take turns, so that one client can not make the others wait. While commands of clients wait, at most every
+//!   other command is a presence update.
+//! * The queue is bounded by [`MAX_QUEUED`].
 
 use crate::protocol::Time;
 use std::{collections::VecDeque, time::Duration};
 
-/// Discord's window.
+/// The time window of Discord's rate limit.
 pub const WINDOW: Duration = Duration::from_secs(60);
-/// Commands per window; ten of the 120 are kept for heartbeats, IDENTIFY and RESUME.
+/// Commands per [`WINDOW`]. Ten of Discord's 120 are kept for heartbeats, IDENTIFY and RESUME.
 pub const COMMANDS_PER_WINDOW: usize = 110;
-/// Discord's window for presence updates, 20 s, and a second for updates that are longer under way than those before.
+/// The time window for presence updates: Discord's 20 s, and 1 s because one update may take longer to Discord than the
+/// update before it.
 pub const PRESENCE_WINDOW: Duration = Duration::from_secs(21);
 /// Presence updates per [`PRESENCE_WINDOW`].
 pub const PRESENCES_PER_WINDOW: usize = 5;
-/// Commands that one client can have waiting.
+/// The most commands of one client that can wait.
 pub const MAX_QUEUED_PER_CLIENT: usize = 512;
-/// Commands that can wait on a shard.
+/// The most commands of all clients that can wait. Commands to be sent again do not count.
 pub const MAX_QUEUED: usize = 4096;
 
-/// No room: the client has sent more than can be passed on.
+/// The queue has no room for another command of this client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
 /// A command that may be sent now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Next {
-    /// Whose it is; a presence update is the whole shard's.
+    /// The number of the client's session; `None` for a presence update, which is the whole shard's.
     pub client: Option<u32>,
-    /// Its payload.
+    /// The payload.
     pub command: Vec<u8>,
-    /// It was sent before, on a connection that broke.
+    /// The command was sent before, on a connection that broke.
     pub again: bool,
-    /// It is the second half of the command before.
+    /// The command is the second half of the one before.
     pub follows: bool,
 }
 
@@ -49,26 +53,27 @@ struct Queue {
 /// See the module's description.
 #[derive(Default)]
 pub struct Limiter {
-    /// Clients with something waiting, in the order of their turns.
+    /// The queues of clients that have commands waiting, in the order of their turns.
     turns: VecDeque<Queue>,
-    /// Commands that are sent again, before all others, because they were there before them. As many as had been sent.
+    /// Commands to be sent again. They go before all others, because they were first in the order. At most as many as
+    /// had been sent.
     again: VecDeque<(u32, Vec<u8>)>,
-    /// The second half of the command that was sent last: it is the next one, whatever else waits.
+    /// The second half of the command that was sent last. [`Limiter::pop`] returns it next, whatever else waits.
     second: Option<(u32, Vec<u8>)>,
-    /// The newest presence that is not sent yet.
+    /// The newest presence update that was not sent yet.
     presence: Option<Vec<u8>>,
     /// The last command was a presence update.
     presence_was_last: bool,
     queued: usize,
     /// When the commands of the last window were sent, oldest first.
     sent: VecDeque<Time>,
-    /// When the presence updates of the last window were sent, oldest first. A new connection does not begin a new window,
-    /// because Discord's documentation does not say that it does.
+    /// When the presence updates of the last window were sent, oldest first. A new connection does not begin a new
+    /// window, because Discord does not document that it does.
     presences: VecDeque<Time>,
 }
 
 impl Limiter {
-    /// Queues a command.
+    /// Queues a command. Fails with [`Full`] when [`MAX_QUEUED_PER_CLIENT`] or [`MAX_QUEUED`] is reached.
     pub fn push(&mut self, client: u32, command: Vec<u8>) -> Result<(), Full> {
         if self.queued >= MAX_QUEUED {
             return Err(Full);
@@ -88,12 +93,12 @@ impl Limiter {
         Ok(())
     }
 
-    /// Queues a presence update in place of one that still waits.
+    /// Queues a presence update, and drops the one that still waits.
     pub fn push_presence(&mut self, command: Vec<u8>) {
         self.presence = Some(command);
     }
 
-    /// The command that was taken last has a second half, which has to follow it at once.
+    /// Sets the second half of the command that was popped last. The second half goes out right after it.
     pub fn follow(&mut self, client: u32, command: Vec<u8>) {
         self.second = Some((client, command));
     }
@@ -103,12 +108,12 @@ impl Limiter {
         self.again.push_back((client, command));
     }
 
-    /// Forgets what is to be sent again.
+    /// Drops the commands that are to be sent again.
     pub fn forget_again(&mut self) {
         self.again.clear();
     }
 
-    /// Forgets what a client has waiting.
+    /// Drops the waiting commands of a client.
     pub fn forget(&mut self, client: u32) {
         self.again.retain(|(of, _)| *of != client);
         self.second.take_if(|(of, _)| *of == client);
@@ -121,22 +126,22 @@ impl Limiter {
         });
     }
 
-    /// The commands that wait to be sent for the first time, with whose they are, each client's in order.
+    /// The commands that wait to be sent for the first time, each with its client. Those of one client are in order.
     pub fn waiting(&self) -> impl Iterator<Item = (u32, &[u8])> {
         self.turns.iter().flat_map(|queue| queue.commands.iter().map(|command| (queue.client, &**command)))
     }
 
-    /// Does a presence update wait?
+    /// Returns whether a presence update waits.
     pub fn presence_waits(&self) -> bool {
         self.presence.is_some()
     }
 
-    /// Commands that wait.
+    /// The number of commands that wait, for metrics.
     pub fn queued(&self) -> usize {
         self.queued + self.again.len() + usize::from(self.presence.is_some())
     }
 
-    /// The next command that may be sent now.
+    /// Takes the next command out that may be sent now; `None` when no command waits or the limit is reached.
     pub fn pop(&mut self, now: Time) -> Option<Next> {
         if let Some((client, command)) = self.second.take() {
             self.sent.push_back(now);
@@ -179,7 +184,7 @@ impl Limiter {
         Some(command)
     }
 
-    /// When [`Limiter::pop`] will have the next command that it does not have now; `None`: none waits for time to pass.
+    /// When [`Limiter::pop`] will return a command that it does not return now; `None` when no command waits.
     pub fn deadline(&self) -> Option<Time> {
         let free = |sent: &VecDeque<Time>, most: usize, window: Duration| match sent.len().checked_sub(most) {
             Some(oldest) => sent[oldest] + window + Duration::from_millis(1),
@@ -192,7 +197,7 @@ impl Limiter {
         command.into_iter().chain(presence).min()
     }
 
-    /// A new connection starts with a fresh allowance of commands; what waits goes on waiting.
+    /// Discord counts the commands of a new connection from 0, so the limiter does, too. Waiting commands keep waiting.
     pub fn reset_window(&mut self) {
         self.sent.clear();
     }
@@ -251,7 +256,7 @@ mod tests {
         }
         let second = Next { client: Some(5), command: vec![2], again: false, follows: true };
         assert_eq!((limiter.pop(SECOND), limiter.pop(SECOND)), (Some(second), None));
-        // The window is full by the second half, too.
+        // The second half counts in the window, too.
         let at = limiter.deadline().unwrap();
         assert_eq!(limiter.pop(at - Duration::from_millis(1)), None);
         assert!(limiter.pop(at).is_some());

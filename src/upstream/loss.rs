@@ -1,15 +1,15 @@
 //! Why a shard lost its connection to Discord, by name: for logs, metrics and the live page.
 
-/// A reason for a reconnect.
+/// The reason for a reconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// Discord sent a close frame.
     Closed,
-    /// The connection ended without a close frame, or what came could not be decompressed or decrypted.
+    /// The connection ended without a close frame, or its bytes could not be decompressed or decrypted.
     Lost,
     /// A connection could not be made.
     Unreachable,
-    /// Discord asked for it (op 7).
+    /// Discord asked for the reconnect (op 7).
     Reconnect,
     /// Discord ended the session (op 9).
     InvalidSession,
@@ -19,7 +19,7 @@ pub enum Reason {
     Timeout,
     /// A payload could not be read.
     Unreadable,
-    /// An operator asked for it.
+    /// An operator asked for the reconnect.
     ByHand,
 }
 

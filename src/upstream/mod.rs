@@ -1,6 +1,5 @@
-//! A shard's connection to Discord: the session machine, when it comes back after a loss, and
-//! the command limiter, all pure. The sockets are in
-//! [`crate::data_core`].
+//! A shard's connection to Discord: the session machine, the waits after a loss, and the command limiter. All are pure.
+//! [`crate::data_core`] owns the sockets.
 
 pub mod comeback;
 pub mod counters;

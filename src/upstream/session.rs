@@ -6,12 +6,12 @@
 //!  └───────────────── closed, op 7, op 9, zombie, timeout ◀──────────┘        (or Fatal, or Stopped)
 //! ```
 //!
-//! Pure: payloads, ends of connections and the time go in; [`Action`]s come out. It owns the session id, the resume
-//! URL, the sequence, heartbeats and the decision how to come back after a loss.
+//! Pure: payloads, ends of connections and the time go in; [`Action`]s come out. The machine owns the session id, the
+//! resume URL, the sequence, the heartbeats and the decision how to come back after a loss.
 //!
-//! Promises: a session that Discord may still have is RESUMEd before anything else, and one that can not be resumed is
-//! given up after a bounded time (see [`comeback`](super::comeback)); every IDENTIFY has been permitted; a fatal close code
-//! ends it for good; every event is passed on, but for those of a replay that the RESUME named as received.
+//! Promises: the machine first tries to resume a session that Discord may still have, and gives it up after a bounded
+//! time (see [`comeback`](super::comeback)). It sends an IDENTIFY only with a permit. A fatal close code ends the
+//! machine for good. It passes every event on, except events of a replay that the RESUME named as received.
 
 use super::{
     comeback::{Comeback, Loss},
@@ -27,30 +27,30 @@ use crate::protocol::{
 };
 use std::{collections::VecDeque, time::Duration};
 
-/// A connection must be open, TLS and upgrade included, after this time.
+/// The longest time for opening a connection, with TLS and the WebSocket upgrade.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// HELLO must have come this long after the connection opened.
+/// The longest time from the opening of a connection to HELLO.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
-/// READY must have come this long after IDENTIFY: a server that acknowledges heartbeats and does nothing else is no better
-/// than one that is gone. Long, because the next attempt costs another IDENTIFY.
+/// The longest time from IDENTIFY to READY; a server may acknowledge heartbeats and never send READY. The limit is
+/// high, because the next attempt uses another IDENTIFY.
 pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
-/// After a RESUME the first event, each further one, and RESUMED must have come within this time of what came before. So a
-/// replay may be as long as it likes, as long as it goes on.
+/// The longest time from RESUME to the first event of the replay, between two events, and from the last one to RESUMED.
+/// The replay as a whole may take any time.
 pub const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
-/// A permit is asked for again this often, in case that the question or the answer was lost between the cores. The queue
-/// does not count a shard twice.
+/// The machine repeats its request for a permit after this time, because the request or the permit may have been lost.
+/// The identify queue does not count a shard twice.
 pub const ASK_AGAIN: Duration = Duration::from_secs(60);
-/// After Invalid Session (op 9) Discord wants a pause of a random length between these (docs: Gateway, Resuming).
+/// Shortest and longest pause after Invalid Session (op 9); Discord wants a random one (docs: Gateway, Resuming).
 pub const INVALID_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// The resume URL is given up for the general one after this many failures in a row.
+/// After this many failures in a row the machine connects to the general URL in place of the resume URL.
 pub const RESUME_URL_ATTEMPTS: u32 = 3;
-/// Highest sequence that is believed, the last number that every JSON parser reads exactly. Behind a higher one no other could
-/// follow.
+/// The highest sequence that is accepted: the largest integer that every JSON parser reads exactly. After a higher one,
+/// no later event of the session could have a higher sequence.
 pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
-/// Heartbeat intervals that are believed; anything else would flood Discord or never beat.
+/// Bounds of the heartbeat interval, in milliseconds: a shorter one would flood Discord, a longer one never beat.
 pub const HEARTBEAT_RANGE: (u64, u64) = (1_000, 300_000);
 
-/// What the owner of the socket has to do.
+/// An action for the owner of the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Open a connection to this gateway URL (`ws://` or `wss://`, without a query).
@@ -63,10 +63,10 @@ pub enum Action {
     RequestPermit,
 }
 
-/// What the state is called in metrics and `/health`.
+/// The state as metrics and `/health` show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// Given up; see [`Session::fatal`].
+    /// The session is given up; see [`Session::fatal`].
     Fatal = 0,
     /// No usable connection.
     Disconnected = 1,
@@ -78,40 +78,40 @@ pub enum Status {
     Active = 4,
 }
 
-/// What a payload means for the shard.
+/// The meaning of a payload for the shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
-    /// A new session: its READY.
+    /// READY of a new session.
     Ready,
-    /// The session goes on: its RESUMED. Not for clients.
+    /// RESUMED: the replay is complete. The shard does not pass it to clients.
     Resumed,
     /// An event for the cache and the clients.
     Dispatch(EventKind),
-    /// Nothing for the shard.
+    /// A payload that concerns the session machine alone.
     Control,
 }
 
-/// Something that an operator should know. It changes nothing for the caller.
+/// A message for the operator. The caller only logs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remark {
-    /// An event came outside of a replay with a sequence that is not above the last one. It was passed on. Said once for
-    /// a connection; [`Counters::out_of_sequence`] counts all of them.
+    /// An event outside of a replay had a sequence that is not above the last one. The event was passed on. Reported
+    /// once for each connection; [`Counters::out_of_sequence`] counts all such events.
     OutOfSequence {
-        /// Its sequence; 0 when it has none.
+        /// The sequence of the event; 0 if it has none.
         sequence: u64,
-        /// The highest one so far.
+        /// The highest sequence so far.
         last: u64,
     },
-    /// RESUMEs have failed for too long; the shard will identify anew.
+    /// RESUMEs have failed for too long; the shard will identify.
     GivenUp,
 }
 
-/// What survives a connection, and, with state files, a restart.
+/// The data for a RESUME. It survives the connection and, with state files, a restart of the proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resumption {
     /// Discord's id of the session.
     pub session_id: String,
-    /// Where to resume it.
+    /// The gateway URL at which Discord wants the RESUME.
     pub resume_url: String,
     /// The last sequence received.
     pub sequence: u64,
@@ -136,7 +136,7 @@ enum State {
     },
     Resuming {
         deadline: Time,
-        /// The sequence that the RESUME named.
+        /// The sequence in the RESUME.
         from: u64,
     },
     Active,
@@ -148,11 +148,11 @@ enum State {
 struct Heartbeat {
     interval: Duration,
     next: Time,
-    /// When the beat was sent that is not acknowledged yet.
+    /// When the oldest heartbeat without an acknowledgement was sent.
     awaiting: Option<Time>,
 }
 
-/// The configuration that payloads are made of.
+/// The parts of the configuration that the machine sends to Discord.
 pub struct Identity {
     /// IDENTIFY, ready to send.
     pub identify: Vec<u8>,
@@ -169,7 +169,7 @@ pub struct Session {
     heartbeat: Option<Heartbeat>,
     comeback: Comeback,
     fatal: Option<(u16, &'static str)>,
-    /// The last sequence when a malformed payload made us reconnect: a second one there is skipped.
+    /// The last sequence when a malformed payload caused a reconnect. The machine skips a second one at this sequence.
     malformed_at: Option<u64>,
     latency: Option<Duration>,
     new_latency: Option<Duration>,
@@ -177,7 +177,7 @@ pub struct Session {
     remark: Option<Remark>,
     /// Why the last connection was lost, and Discord's close code if it gave one.
     last_loss: Option<(Reason, Option<u16>)>,
-    /// An event of this connection was out of sequence, and that has been told.
+    /// [`Remark::OutOfSequence`] has been reported for this connection.
     disorder_told: bool,
     actions: VecDeque<Action>,
     random: fastrand::Rng,
@@ -206,17 +206,17 @@ impl Session {
         }
     }
 
-    /// From now on this is the gateway's general URL.
+    /// Sets the gateway's general URL.
     pub fn set_gateway_url(&mut self, url: &str) {
         url.clone_into(&mut self.gateway_url);
     }
 
-    /// The next thing to do.
+    /// The next action; `None` when there is nothing to do now.
     pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
-    /// The state in one word.
+    /// The state for metrics and `/health`.
     pub fn status(&self) -> Status {
         match self.state {
             State::Fatal => Status::Fatal,
@@ -229,17 +229,17 @@ impl Session {
         }
     }
 
-    /// The close code that ended it for good and what to do about it.
+    /// The close code that ended the session for good, and advice for the operator.
     pub fn fatal(&self) -> Option<(u16, &'static str)> {
         self.fatal
     }
 
-    /// Time between the last heartbeat and its acknowledgement.
+    /// The time between the last acknowledged heartbeat of this connection and its acknowledgement.
     pub fn latency(&self) -> Option<Duration> {
         self.latency
     }
 
-    /// The same, once for each acknowledgement.
+    /// Returns each such time once.
     pub fn take_new_latency(&mut self) -> Option<Duration> {
         self.new_latency.take()
     }
@@ -249,7 +249,7 @@ impl Session {
         self.counters
     }
 
-    /// What there is to say since the last call.
+    /// The newest remark since the last call.
     pub fn take_remark(&mut self) -> Option<Remark> {
         self.remark.take()
     }
@@ -264,12 +264,12 @@ impl Session {
         self.identity.identify = identify;
     }
 
-    /// What a RESUME would need now.
+    /// The data for a RESUME; `None` when there is no session.
     pub fn resumption(&self) -> Option<&Resumption> {
         self.resumption.as_ref()
     }
 
-    /// May commands of clients be sent now?
+    /// Returns whether the shard may send commands of clients now.
     pub fn accepts_commands(&self) -> bool {
         self.state == State::Active
     }
@@ -282,9 +282,9 @@ impl Session {
         }
     }
 
-    /// The identify queue lets us go.
+    /// The identify queue has given a permit for one IDENTIFY.
     pub fn on_permit(&mut self, now: Time) {
-        // A permit that comes after the connection was lost is void; the next connection asks again.
+        // A permit that comes after its connection was lost is void; the next connection asks again.
         if let State::AwaitPermit { .. } = self.state {
             self.counters.identifies += 1;
             self.actions.push_back(Action::Send(self.identity.identify.clone()));
@@ -292,7 +292,8 @@ impl Session {
         }
     }
 
-    /// The connection ended: by a close frame with `code`, or in any other way (`None`). Also when it could not be opened.
+    /// The connection ended: by a close frame with `code`, or in any other way (`None`). Also called when it could not
+    /// be opened.
     pub fn on_closed(&mut self, now: Time, code: Option<u16>) {
         if matches!(self.state, State::Idle { .. } | State::Fatal | State::Stopped) {
             return;
@@ -313,7 +314,7 @@ impl Session {
                 let worked = matches!(self.state, State::Resuming { .. } | State::Active);
                 self.resumption = None;
                 self.retry(now, Loss::Refused);
-                // Before IDENTIFY there was no session that this could end: then it is just another failure.
+                // Before IDENTIFY the close can not end a session, so it counts as a failure without a pause.
                 if worked {
                     self.pause(now);
                 }
@@ -324,7 +325,7 @@ impl Session {
         }
     }
 
-    /// The loss of this connection, which is told next, is the doing of a client: it says nothing about Discord.
+    /// A client caused the loss of this connection, which the caller reports next. The loss is not Discord's failure.
     pub fn excuse_loss(&mut self) {
         self.comeback.excuse();
     }
@@ -332,7 +333,7 @@ impl Session {
     /// One payload from Discord.
     pub fn on_payload(&mut self, now: Time, envelope: &Envelope<'_>) -> Received {
         if !self.is_connected() {
-            // The rest of a connection that has been given up: a RESUME will bring it again.
+            // A payload of a connection that was given up. A RESUME makes Discord send it again.
             return Received::Control;
         }
         match envelope.op {
@@ -362,22 +363,22 @@ impl Session {
         Received::Control
     }
 
-    /// A payload that is not one. Reconnecting gets it again, in case it was garbled on the way; if it then still is, it
-    /// is skipped, because one bad event must not stop the shard for ever.
+    /// A payload could not be read. The machine reconnects, and Discord sends it again. A payload that is unreadable
+    /// again is skipped, because one bad event must not stop the shard for ever.
     pub fn on_malformed(&mut self, now: Time) {
         if !self.is_connected() {
             return;
         }
         self.counters.malformed += 1;
         let at = self.resumption.as_ref().map(|resumption| resumption.sequence);
-        // Without a session it may have been READY, which nothing else brings.
+        // Without a session the payload may have been READY, which only a new connection brings.
         if at.is_none() || self.malformed_at != at {
             self.malformed_at = at;
             self.reconnect(now, Reason::Unreadable);
         }
     }
 
-    /// Is there a connection that payloads can come from?
+    /// Returns whether there is a connection that can bring payloads.
     pub fn is_connected(&self) -> bool {
         !matches!(self.state, State::Idle { .. } | State::Connecting { .. } | State::Fatal | State::Stopped)
     }
@@ -402,12 +403,12 @@ impl Session {
             return Received::Ready;
         }
         let Some(resumption) = &mut self.resumption else {
-            // An event of no session: Discord does not send that, and there is nothing to number it by.
+            // Discord sends no event before READY. Without a session the event has no sequence to follow.
             self.counters.malformed += 1;
             return Received::Control;
         };
         if kind == EventKind::Resumed {
-            // Whatever its own number is, and some gateways give it none: the replay is over.
+            // RESUMED ends the replay, whatever its sequence is; some gateways send it without one.
             resumption.sequence = resumption.sequence.max(sequence);
             self.activate(now);
             return Received::Resumed;
@@ -425,7 +426,7 @@ impl Session {
             self.counters.gaps = self.counters.gaps.saturating_add(sequence - last - 1);
             resumption.sequence = sequence;
         } else {
-            // Nothing says that it is one that was there before, so to drop it could lose it.
+            // The event need not be a duplicate, so dropping it could lose it.
             self.counters.out_of_sequence += 1;
             if !std::mem::replace(&mut self.disorder_told, true) {
                 self.remark = Some(Remark::OutOfSequence { sequence, last });
@@ -471,7 +472,7 @@ impl Session {
         }
     }
 
-    /// Lets time pass.
+    /// Does what is due at the time `now`.
     pub fn on_tick(&mut self, now: Time) {
         match self.state {
             State::Idle { until } if now >= until => {
@@ -509,7 +510,7 @@ impl Session {
         }
     }
 
-    /// When [`Session::on_tick`] has something to do.
+    /// When [`Session::on_tick`] next has something to do.
     pub fn deadline(&self) -> Option<Time> {
         let state = match self.state {
             State::Idle { until } => Some(until),
@@ -524,7 +525,7 @@ impl Session {
         state.into_iter().chain(beat).min()
     }
 
-    /// Leaves for good, in a way that Discord keeps the session for a later RESUME.
+    /// Closes the connection for good, with a code after which Discord keeps the session for a later RESUME.
     pub fn stop(&mut self) {
         if self.state != State::Fatal {
             self.close();
@@ -532,7 +533,7 @@ impl Session {
         }
     }
 
-    /// Gives the connection up and makes another one: at once, unless the last ones did not work or last either.
+    /// Closes the connection and makes another one: at once, unless the last connections failed or were short.
     pub fn reconnect(&mut self, now: Time, reason: Reason) {
         if !matches!(self.state, State::Fatal | State::Stopped | State::Idle { .. }) {
             self.note_loss(reason, None);
@@ -541,7 +542,7 @@ impl Session {
         }
     }
 
-    /// Gives the session up, at Discord too, and begins a new one with the next permit. An operator wants that when Discord
+    /// Ends the session, at Discord too, and begins a new one with the next permit. An operator uses this when Discord
     /// keeps a session alive and sends it no events any more.
     pub fn renew(&mut self, now: Time) {
         let over = matches!(self.state, State::Fatal | State::Stopped);
@@ -571,7 +572,7 @@ impl Session {
         self.heartbeat = None;
         self.latency = None;
         self.disorder_told = false;
-        // What was to be sent on the old connection is void.
+        // Payloads for the old connection must not go out on the next one.
         self.actions.retain(|action| matches!(action, Action::Close(_)));
     }
 
@@ -587,7 +588,7 @@ impl Session {
         self.state = State::Idle { until: now + wait };
     }
 
-    /// Waits as Discord wants after an invalid session, in place of any other wait.
+    /// Waits as Discord wants after Invalid Session, in place of any other wait.
     fn pause(&mut self, now: Time) {
         let (least, most) = INVALID_PAUSE;
         let pause = least + (most - least).mul_f64(self.random.f64());

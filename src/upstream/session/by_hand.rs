@@ -1,4 +1,4 @@
-//! Losses by reason, and what an operator makes a session do.
+//! Tests of the losses by reason, and of an operator's reconnect and renewal.
 
 use super::*;
 
@@ -56,7 +56,7 @@ fn an_operator_makes_it_resume_or_begin_anew() {
     session.on_permit(now);
     assert_eq!(actions(&mut session), [Action::Send(b"ANOTHER IDENTIFY".to_vec())]);
     assert_eq!(lost(&session), [("by_hand", 2)]);
-    // A shard that is given up stays so.
+    // A shard that is given up stays given up.
     session.on_closed(now, Some(4014));
     session.renew(now);
     session.reconnect(now, Reason::ByHand);
