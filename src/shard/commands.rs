@@ -1,4 +1,4 @@
-//! What an identified client sends: heartbeats, commands for Discord, and mistakes.
+//! Handles the payloads of an identified client: heartbeats, commands for Discord, and invalid payloads.
 
 use super::{Close, SUPERSEDED, Shard, due::ACK_DELAY, requests};
 use crate::{
@@ -13,11 +13,12 @@ use std::time::Duration;
 
 /// Commands that a client may send in [`COMMAND_WINDOW`] (docs: Gateway, Rate Limiting).
 pub const MAX_COMMANDS: u32 = 120;
-/// See [`MAX_COMMANDS`].
+/// The time window of [`MAX_COMMANDS`].
 pub const COMMAND_WINDOW: Duration = Duration::from_secs(60);
 
 impl Shard {
-    /// One payload that came for session `number` on this `connection`. `Err`: close the connection.
+    /// Handles one payload that session `number` has sent on this `connection`. With an error the caller closes the
+    /// connection.
     pub fn command(
         &mut self,
         now: Time,
@@ -34,7 +35,7 @@ impl Shard {
             return Err((close::UNKNOWN_ERROR, "the session is gone"));
         };
         let session = &mut client.session;
-        // What an old connection acknowledges, the new one need not have received.
+        // The new connection of the session may not have received what the old one acknowledges.
         if session.connection != Some(connection) {
             return Err(SUPERSEDED);
         }
@@ -61,12 +62,12 @@ impl Shard {
         }
         *count += 1;
         if *count > MAX_COMMANDS {
-            // What is left of the flood must not use up what Discord allows the shard.
+            // The client's waiting commands must not use up the commands that Discord allows the shard.
             self.limiter.forget(number);
             return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
         }
-        // Its session is over, though it does not know yet: nothing that it asks for could be answered. The presence is that
-        // of the bot.
+        // The session is over, and its client does not know yet: an answer could not reach it. The presence belongs to
+        // the bot, so it is set in any case.
         if matches!(session.phase, Phase::Invalid { .. }) && command.op != opcode::PRESENCE_UPDATE {
             return Ok(());
         }
@@ -80,7 +81,7 @@ impl Shard {
             }
             room = requests::ROOM;
         }
-        // What we add can make it too long for Discord, who would close the shard's connection.
+        // The keys that the proxy adds can make a command too long. Discord would then close the shard's connection.
         if payload.len() + room > MAX_COMMAND {
             return Err((close::DECODE_ERROR, "payload longer than 4096 bytes"));
         }

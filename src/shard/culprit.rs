@@ -1,10 +1,12 @@
-//! Whose command it was for which Discord has closed the connection: with 4001 (unknown opcode) or 4002 (unreadable payload).
+//! Finds the client whose command made Discord close the connection with 4001 (unknown opcode) or 4002 (unreadable
+//! payload).
 //!
-//! Discord reads a connection in order and ends it at the first payload that it does not take, so the command that was sent last
-//! is the one that is suspected. One that was sent before a heartbeat that has been acknowledged is not: it was taken.
+//! Discord reads a connection in order and closes it at the first payload that it does not accept, so the shard
+//! suspects the command that it sent last. A command that was sent before an acknowledged heartbeat is not suspected,
+//! because Discord has accepted it.
 //!
-//! Promises: the client whose command it was is closed with that code, and nobody else is; nothing of it is sent again; the
-//! shard is back at once, because the loss says nothing about Discord.
+//! Promises: the client that sent the command is closed with Discord's code, and no other client is. The shard sends
+//! none of its commands again. The shard connects again at once, because the loss says nothing about Discord.
 
 use super::{Close, Shard};
 use crate::protocol::{Time, close};
@@ -12,50 +14,51 @@ use crate::protocol::{Time, close};
 /// See the module's description.
 #[derive(Default)]
 pub(super) struct Culprit {
-    /// Whose command was sent last on this connection, when, and whether it was a presence.
+    /// The last command on this connection: its client, when it was sent, and whether it was a presence update.
     last: Option<(u32, Time, bool)>,
-    /// Who has set the presence of the bot.
+    /// The client that has set the newest presence.
     presence_of: Option<u32>,
-    /// Of whom nothing is sent again after the RESUME.
+    /// The client whose commands are not sent again after the RESUME.
     guilty: Option<u32>,
-    /// How many commands it were so far.
+    /// The number of commands for which Discord closed the connection.
     pub count: u64,
 }
 
 impl Culprit {
-    /// A client has set the presence.
+    /// The client of this session has set the presence.
     pub fn presence_set(&mut self, client: u32) {
         self.presence_of = Some(client);
     }
 
-    /// A command goes to Discord; `None`: the presence.
+    /// The shard sends a command of this client to Discord; `None`: the presence update.
     pub fn sent(&mut self, now: Time, client: Option<u32>) {
         self.last = client.or(self.presence_of).map(|whose| (whose, now, client.is_none()));
     }
 
-    /// Everything that was sent before this time was taken.
+    /// Discord has accepted everything that was sent before this time.
     pub fn arrived(&mut self, before: Time) {
         self.last = self.last.filter(|(_, at, _)| *at >= before);
     }
 
-    /// There is another connection.
+    /// The shard has another connection, on which it has sent no command yet.
     pub fn connected(&mut self) {
         self.last = None;
     }
 
-    /// The replay is complete: may this client's commands be sent again?
+    /// Returns whether this client's commands must not be sent again after the replay.
     pub fn is_guilty(&self, client: u32) -> bool {
         self.guilty == Some(client)
     }
 
-    /// What had to be left out has been.
+    /// The shard has left the commands of the guilty client out, and ends its exclusion.
     pub fn forgive(&mut self) {
         self.guilty = None;
     }
 }
 
 impl Shard {
-    /// Discord has closed the connection with this code. If it was for a command of a client, that client is closed.
+    /// Discord has closed the connection with this code. If the code is about a command of a client, the shard closes
+    /// that client.
     pub(super) fn blame(&mut self, code: Option<u16>) {
         let reason: Close = match code {
             Some(close::UNKNOWN_OPCODE) => {

@@ -1,40 +1,40 @@
-//! Clients that have to be served at a certain time, though no event comes for them: the acknowledgement of a heartbeat is
-//! due, or the end of a session that has become invalid.
+//! Clients that have to be served at a certain time although no event comes for them: a heartbeat has to be
+//! acknowledged, or the session of the client has to end.
 //!
-//! One heap for the shard takes the place of a timer for each client. Bounded: it holds at most two entries for each
-//! client, one for its heartbeats and one for its end. Pure; the times are given by the caller.
+//! One heap for the shard replaces a timer for each client. The heap holds at most two entries for each client: one for
+//! its heartbeats, one for its end. Pure: the caller gives the times.
 
 use crate::protocol::Time;
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
-/// Shortest and longest delay of a heartbeat's acknowledgement. Within these bounds it is the last round trip of the
-/// shard's own heartbeat to Discord, so that the latency that a library measures is that of the way to Discord.
+/// Shortest and longest delay of a heartbeat's acknowledgement. Within these bounds the delay is the last round trip of
+/// the shard's own heartbeat to Discord, so that a library measures the latency to Discord.
 ///
-/// The shortest one is also used when no round trip is known. discord.py needs it: it notes when it has sent a heartbeat
-/// in another thread, after the sending, and an acknowledgement that overtakes that thread is measured from the heartbeat
-/// before, which makes the library warn that the connection is 41 s behind. The longest one is far below the interval of
-/// heartbeats, at whose end libraries without an acknowledgement reconnect.
+/// The shortest delay also applies when no round trip is known. discord.py needs it: a thread of discord.py notes the
+/// time of a heartbeat after it has sent it. If the acknowledgement comes before that, the library measures from the
+/// heartbeat before, and warns that the connection is 41 s behind. The longest delay is far below the heartbeat
+/// interval, at whose end a library without an acknowledgement reconnects.
 pub const ACK_DELAY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(2));
-/// Heartbeats of one client that can wait for their acknowledgement; those beyond are acknowledged at once.
+/// The most heartbeats of one client that can wait for their acknowledgement. Further ones are acknowledged at once.
 pub const MAX_OWED_ACKS: u32 = 16;
 
-/// Acknowledgements that one client is owed.
+/// Heartbeats of one client that wait for their acknowledgement.
 #[derive(Default)]
 pub(super) struct Acks {
     owed: u32,
-    /// When they are due.
+    /// When the acknowledgements are due.
     at: Time,
-    /// The heap has an entry for them.
+    /// The heap has an entry for these acknowledgements.
     queued: bool,
 }
 
 impl Acks {
-    /// How many are due now; they are no longer owed after this call.
+    /// The number of acknowledgements that are due now. The caller sends them; this call removes them.
     pub fn take_due(&mut self, now: Time) -> u32 {
         if now >= self.at { self.take_all() } else { 0 }
     }
 
-    /// How many it is owed, due or not; they are no longer owed after this call.
+    /// The number of acknowledgements, due or not. The caller sends them; this call removes them.
     pub fn take_all(&mut self) -> u32 {
         std::mem::take(&mut self.owed)
     }
@@ -43,9 +43,9 @@ impl Acks {
 /// Why a client has to be served.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Reason {
-    /// Its heartbeats.
+    /// A heartbeat has to be acknowledged.
     Acks,
-    /// The end of its session.
+    /// The session ends.
     End,
 }
 
@@ -59,8 +59,8 @@ impl Due {
         self.0.push(Reverse((at, number, Reason::End)));
     }
 
-    /// A heartbeat of the client of session `number` will be acknowledged at this time, or with those that it is owed
-    /// already. False: it is owed too many, and this one has to be acknowledged at once.
+    /// Schedules the acknowledgement of a heartbeat of session `number` for this time, or with those that wait already.
+    /// Returns false when [`MAX_OWED_ACKS`] wait; the caller then acknowledges the heartbeat at once.
     pub fn owe(&mut self, acks: &mut Acks, number: u32, at: Time) -> bool {
         if acks.owed >= MAX_OWED_ACKS {
             return false;
@@ -87,8 +87,8 @@ impl Due {
         self.0.pop().map(|Reverse((_, number, reason))| (number, reason))
     }
 
-    /// The entry of a client's heartbeats was taken out of the heap. False: what it is owed now is due later, and it has
-    /// been put back.
+    /// The entry of a client's heartbeats was taken out of the heap. Returns whether acknowledgements are due now. If
+    /// they are due later, the entry is put back.
     pub fn is_due(&mut self, acks: &mut Acks, number: u32, now: Time) -> bool {
         acks.queued = acks.owed > 0 && now < acks.at;
         if acks.queued {
@@ -97,7 +97,7 @@ impl Due {
         acks.owed > 0 && !acks.queued
     }
 
-    /// Gives memory back that is not needed any more.
+    /// Frees memory that the heap does not need.
     pub fn shrink(&mut self) {
         self.0.shrink_to_fit();
     }

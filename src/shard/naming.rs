@@ -1,13 +1,15 @@
-//! Which session id a client is given in READY, and which session a RESUME with an id means.
+//! Chooses the session id in a client's READY, and finds the session that a RESUME means.
 //!
-//! Some libraries (eris, detritus) hand the id of READY to Discord's voice servers, which know no id but Discord's. So a client
-//! gets the id of the shard's session with Discord, unless another client that is connected has it. Everyone else gets an id
-//! of the proxy's own; those of them that do voice take the id from their VOICE_STATE_UPDATE, which is Discord's in any case.
+//! Some libraries (eris, detritus) send the id of READY to Discord's voice servers, which only know Discord's id. So a
+//! client gets the id of the shard's session with Discord, unless another connected client has it. All other clients
+//! get an id of the proxy's own. Those of them that use voice take the id from their VOICE_STATE_UPDATE, which always
+//! has Discord's.
 //!
-//! Discord's id says nothing of which client's session is meant. So a client that has it is told to resume at a URL that ends
-//! with `/r/` and the proxy's own id, which nobody can guess. Libraries that resume elsewhere give Discord's id alone. Then a
-//! session is meant if no other one can be: a client can not have seen a number that its session was never sent, so a RESUME
-//! with a number that one session alone has reached is of that session's client. Any other such RESUME is refused.
+//! Discord's id does not say which client's session a RESUME means. So a client with that id is told to resume at a URL
+//! that ends with `/r/` and the proxy's own id, which is random. Libraries that resume at another URL send Discord's id
+//! alone. Such a RESUME is served if only one session can be meant: a client can not have seen a sequence that its
+//! session was never sent, so if only one session has reached the sequence, it is the session of that client. Any other
+//! such RESUME is refused.
 //!
 //! Promise: no RESUME leads to a session of another client, whatever ids and URLs libraries keep and mix.
 
@@ -17,17 +19,18 @@ use crate::{
     protocol::json,
 };
 
-/// What stands between the proxy's URL and the id of a session in the URL that its client resumes at.
+/// The path between the proxy's URL and the id of the session in a resume URL.
 pub const RESUME_PATH: &str = "/r/";
 
-/// The session that the path of a URL names, if it does.
+/// The session that the path of a resume URL names, if any.
 pub fn session_in(path: &str) -> Option<SessionId> {
     let (_, id) = path.rsplit_once(RESUME_PATH)?;
     SessionId::parse(id.trim_end_matches('/'))
 }
 
 impl Shard {
-    /// The id of the shard's session with Discord, when it has changed since the last call; the first call always has one.
+    /// The id of the shard's session with Discord, if it has changed since the last call. The first call always returns
+    /// one.
     pub fn take_new_name(&mut self) -> Option<Option<String>> {
         let name = || self.upstream_id.as_deref().map(str::to_owned);
         std::mem::take(&mut self.name_is_new).then(name)
@@ -42,7 +45,7 @@ impl Shard {
         }
     }
 
-    /// The client of this session is about to get READY: does it get Discord's id there?
+    /// The client of this session is about to get READY. Decides whether its session id is Discord's.
     pub(super) fn choose_name(&mut self, number: u32) {
         let has_it = |session: &Session| session.named && session.connection.is_some() && session.number != number;
         let taken = self.clients.values().any(|client| has_it(&client.session));
@@ -51,14 +54,16 @@ impl Shard {
         }
     }
 
-    /// A session with Discord's id has ended, and its client may not know: it may still come to resume.
+    /// Notes that a session has ended and its client may not know. If its id is Discord's, the client may still come to
+    /// resume.
     pub(super) fn note_stray(&mut self, session: &Session) {
         if session.named {
             self.strays_until = self.strays_until.max(session.sequence());
         }
     }
 
-    /// The session that a client means who wants to resume it behind this number.
+    /// The session that a RESUME with this claim and `sequence` means; `None` if there is none, or more than one is
+    /// possible.
     pub fn claimed(&self, claim: &Claim, sequence: u64) -> Option<SessionId> {
         let (id, key) = match claim {
             Claim::Own(id) => return Some(*id),

@@ -1,6 +1,6 @@
-//! The READY that a client gets (docs: Gateway Events, Ready): Discord's own, with what differs replaced.
+//! Makes the READY of a client (docs: Gateway Events, Ready) from Discord's READY.
 //!
-//! Everything that is not replaced passes through as Discord sent it, known or not.
+//! Keys that the proxy does not replace pass through as Discord sent them, known or not.
 
 use super::{Shard, naming::RESUME_PATH};
 use crate::{
@@ -8,10 +8,10 @@ use crate::{
     protocol::json::{self, write_string},
 };
 
-/// Keys that some library can not live without, should Discord ever leave them out.
+/// Keys that a library needs, with the values that the proxy writes if Discord leaves them out.
 const DEFAULTS: [(&str, &str); 2] = [("private_channels", "[]"), ("_trace", r#"["gateway-proxy"]"#)];
 
-/// Writes the comma, the name and the colon of an entry that follows others.
+/// Writes a comma, the name and the colon of a further entry of an object.
 fn key<'a>(out: &'a mut Vec<u8>, name: &str) -> &'a mut Vec<u8> {
     out.extend_from_slice(b",\"");
     out.extend_from_slice(name.as_bytes());
@@ -20,7 +20,7 @@ fn key<'a>(out: &'a mut Vec<u8>, name: &str) -> &'a mut Vec<u8> {
 }
 
 impl Shard {
-    /// Data of the READY for `session`, which lists `guilds`, all as not there yet.
+    /// The `d` of the READY for `session`. It lists `guilds`, each one with `unavailable` set.
     pub(super) fn ready_for(&self, session: &Session, guilds: &[u64]) -> Vec<u8> {
         let original = self.ready.as_deref().unwrap_or(b"{}");
         let mut out = Vec::with_capacity(original.len() + guilds.len() * 48 + 512);
@@ -44,7 +44,7 @@ impl Shard {
         }
         list.push(b']');
         let mut present = [false; DEFAULTS.len()];
-        // READY has been read once already, so it is an object.
+        // The shard has parsed this READY before, so it is an object.
         let _ = json::for_each_entry(original, |name, value| {
             let replaced = match name {
                 b"v" | b"session_id" | b"resume_gateway_url" | b"shard" | b"guilds" => true,

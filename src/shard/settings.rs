@@ -1,4 +1,4 @@
-//! What all shards have in common: their settings, and the closes that a shard wants for its clients.
+//! The settings of all shards, and the closes that a shard uses for its clients.
 
 use super::Close;
 use crate::{
@@ -11,7 +11,7 @@ use std::time::Duration;
 /// The settings of all shards.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where clients resume: READY's `resume_gateway_url`.
+    /// The proxy's URL for clients, from which `resume_gateway_url` in READY is made.
     pub public_url: String,
     /// Bounds of each shard's log.
     pub log: Limits,
@@ -21,19 +21,19 @@ pub struct Settings {
     pub cache: Flags,
     /// Filter events by the intents of each client.
     pub honor_client_intents: bool,
-    /// The intents that we identify with.
+    /// The intents in the shard's IDENTIFY.
     pub intents: u64,
     /// Events that no client gets.
     pub denied: Denied,
-    /// How long a voice channel is kept whose client is gone.
+    /// How long the bot stays in a voice channel whose client is gone.
     pub voice_grace: Duration,
-    /// Join the voice channels again when Discord has begun a new session.
+    /// Whether the bot joins its voice channels again when Discord has begun a new session.
     pub voice_rejoin: bool,
-    /// Opcodes of commands that are passed on though nothing is known of them.
+    /// Opcodes that the proxy does not know and whose commands it passes on all the same.
     pub forward_opcodes: Vec<u64>,
 }
 
-/// The client was too slow for the log.
+/// The client fell off the log.
 pub const LAGGED: Close = (UNKNOWN_ERROR, "too slow: events were dropped, reconnect");
 /// The client has sent no heartbeat for [`HEARTBEAT_TIMEOUT`](super::HEARTBEAT_TIMEOUT).
 pub const SILENT: Close = (UNKNOWN_ERROR, "no heartbeat: reconnect and resume");

@@ -1,7 +1,7 @@
-//! Figures of a shard that only operators ask for, and the changes that operators make while it runs.
+//! Counts of a shard for its operators, and the changes that operators make while the shard runs.
 //!
-//! Nothing here costs an event more than an addition. What can be told from the sessions when somebody asks is not counted
-//! at all: each session numbers what it was sent, so the sum of the numbers is what was sent.
+//! A count costs an addition for each event at most. Numbers that follow from the sessions are computed when an
+//! operator asks: each session numbers what it was sent, so the sum of these numbers is the number of dispatches sent.
 
 use super::{Settings, Shard};
 use crate::{
@@ -15,50 +15,50 @@ use std::rc::Rc;
 pub(super) struct Tally {
     /// When the last event came from Discord.
     pub last_event: Option<Time>,
-    /// When the session with Discord began; `None` also when a former process began it.
+    /// When the session with Discord began; `None` also if a former process began it.
     pub session_since: Option<Time>,
     /// Bytes of payloads from Discord, decompressed.
     pub payload_bytes: u64,
-    /// Events that no client got, because of `events.deny`.
+    /// Events that no client got because `events.deny` covers them.
     pub denied: u64,
-    /// RESUMEs of clients that were served.
+    /// RESUMEs of clients that succeeded.
     pub resumed: u64,
-    /// Events that those clients were sent again.
+    /// Dispatches that clients were sent again after a RESUME.
     pub replayed: u64,
-    /// The last numbers of sessions that are gone.
+    /// The sum of the last sequences of sessions that are gone.
     pub sent_by_gone: u64,
-    /// The numbers that sessions had when they came from a former process.
+    /// The sum of the sequences that sessions had when this process took them over.
     pub sent_before: u64,
 }
 
-/// What the shard knows of one connected client.
+/// What the shard knows about one connected client.
 #[derive(Clone, Copy, Debug)]
 pub struct Described {
     /// The library, as its IDENTIFY names it.
     pub library: Library,
-    /// Events in the log that it has still to be sent or to be spared.
+    /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
     pub lag: u64,
-    /// The number of the last event that it was sent.
+    /// The sequence of the last dispatch that the client was sent.
     pub sequence: u64,
 }
 
-/// What an operator changes while the shard runs.
+/// A change of the settings while the shard runs.
 #[derive(Clone)]
 pub struct Change {
     /// The settings of all shards.
     pub settings: Settings,
-    /// A new IDENTIFY, and the presence (as the payload of op 3) that is sent at once; `None`: both stay as they are.
+    /// A new IDENTIFY, and a presence update (op 3) to send at once; `None`: both stay as they are.
     pub presence: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl Shard {
-    /// Dispatches that clients were sent, by all sessions of this process.
+    /// Dispatches that this process has sent to clients.
     pub(super) fn sent(&self) -> u64 {
         let now: u64 = self.clients.values().map(|client| client.session.sequence()).sum();
         (now + self.tally.sent_by_gone + self.tally.replayed).saturating_sub(self.tally.sent_before)
     }
 
-    /// What the shard knows of the client of session `number`.
+    /// Describes the client of session `number`.
     pub fn describe(&self, number: u32) -> Option<Described> {
         let session = &self.clients.get(&number)?.session;
         Some(Described {
@@ -68,8 +68,8 @@ impl Shard {
         })
     }
 
-    /// Goes on with other settings. What clients were promised at their IDENTIFY stays: `honor_client_intents` holds for those
-    /// that identify from now on.
+    /// Changes the settings. Sessions keep what they got at their IDENTIFY: `honor_client_intents` holds for clients
+    /// that identify later.
     pub fn change(&mut self, change: Change) {
         self.log.set_limits(change.settings.log);
         self.cached.now(&self.log);
@@ -89,18 +89,18 @@ impl Shard {
         self.upstream.last_loss()
     }
 
-    /// The settings, for a change of them.
+    /// The settings, from which a caller makes a [`Change`].
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
 
-    /// Gives the connection to Discord up and resumes on a new one, because an operator wants that.
+    /// Closes the connection to Discord and resumes on a new one, at an operator's request.
     pub fn reconnect_by_hand(&mut self, now: Time) {
         self.upstream.reconnect(now, Reason::ByHand);
         self.wake.upstream = true;
     }
 
-    /// Gives the session with Discord up and begins a new one with the next permit, because an operator wants that.
+    /// Ends the session with Discord and begins a new one with the next permit, at an operator's request.
     pub fn identify_by_hand(&mut self, now: Time) {
         self.upstream.renew(now);
         self.wake.upstream = true;

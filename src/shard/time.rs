@@ -1,35 +1,36 @@
-//! What a shard does because time has passed.
+//! Does what is due at a shard because time has passed.
 //!
-//! [`Shard::deadline`] says when there is something to do next, [`Shard::tick`] does it, and [`Shard::poll_due`] names the
-//! clients that have to be served. Being called more often, or later, changes nothing but when things happen.
+//! [`Shard::deadline`] returns the next time, [`Shard::tick`] does what is due, and [`Shard::poll_due`] returns the
+//! connections of the clients to serve. Calls at other times than the deadline are harmless; a late call does things
+//! late.
 
 use super::{HEARTBEAT_TIMEOUT, SILENT, Shard, due::Reason};
 use crate::protocol::Time;
 use std::time::Duration;
 
-/// While there are events in the log, those that no client needs are dropped this often, and the cache applies what it has
-/// put off.
+/// While the log has events, the shard drops those that no client needs this often, and the cache applies the events
+/// that wait.
 pub const TIDY: Duration = Duration::from_millis(250);
 
 impl Shard {
-    /// When [`Shard::tick`] and [`Shard::poll_due`] have something to do; `None`: not before something else happens.
+    /// When [`Shard::tick`] and [`Shard::poll_due`] next have something to do; `None` if no time is set.
     pub fn deadline(&self) -> Option<Time> {
         let clients = self.due.next().into_iter().chain(self.chores);
         self.upstream_deadline().into_iter().chain(clients).min()
     }
 
-    /// When the upstream connection has something to do.
+    /// When the upstream session or the command limiter next has something to do.
     fn upstream_deadline(&self) -> Option<Time> {
         let command = if self.upstream.accepts_commands() { self.limiter.deadline() } else { None };
         self.upstream.deadline().into_iter().chain(command).min()
     }
 
-    /// There will be something to look after in the clients, requests or log at this time.
+    /// Schedules the next look at clients, requests and log for this time, if none is scheduled earlier.
     pub(super) fn look_at(&mut self, at: Time) {
         self.chores = Some(self.chores.map_or(at, |chores| chores.min(at)));
     }
 
-    /// Lets time pass.
+    /// Does what is due at the time `now`.
     pub fn tick(&mut self, now: Time) {
         #[cfg(test)]
         assert_ne!(self.panics, Some("tick"), "a panic that a test wants");
@@ -53,8 +54,8 @@ impl Shard {
         }
     }
 
-    /// The connection of a client that has to be served now, because an acknowledgement is due or its session ends. To be
-    /// called after [`Shard::tick`] until there is none.
+    /// Returns the connection of a client that has to be served now, because an acknowledgement is due or its session
+    /// ends. The caller calls this after [`Shard::tick`], until it returns `None`.
     pub fn poll_due(&mut self, now: Time) -> Option<u64> {
         while let Some((number, reason)) = self.due.pop(now) {
             let Some(client) = self.clients.get_mut(&number) else { continue };

@@ -292,8 +292,7 @@ impl Session {
         }
     }
 
-    /// The connection ended: by a close frame with `code`, or in any other way (`None`). Also called when it could not
-    /// be opened.
+    /// The connection ended, by a close frame with `code` or in any other way (`None`), or could not be opened.
     pub fn on_closed(&mut self, now: Time, code: Option<u16>) {
         if matches!(self.state, State::Idle { .. } | State::Fatal | State::Stopped) {
             return;
