@@ -1,4 +1,5 @@
-//! What a shard tells the outside about itself: plain numbers, collected on request, never shared.
+//! The state of a shard as plain numbers, for metrics and the live page. A report is made on request and shares nothing
+//! with the shard.
 
 use super::{Close, LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard, deliver};
 use crate::{
@@ -16,10 +17,10 @@ use std::time::Duration;
 /// Upper bounds of the latency histogram, in seconds.
 pub const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Counts of observations by size.
+/// A histogram of durations.
 #[derive(Clone, Debug, Default)]
 pub struct Histogram {
-    /// Observations in each bucket, not cumulative; the last one is beyond all bounds.
+    /// Observations in each bucket, not cumulative. The last bucket is for those above all bounds.
     pub buckets: [u64; LATENCY_BUCKETS.len() + 1],
     /// Sum of all observations in seconds.
     pub sum: f64,
@@ -39,10 +40,10 @@ impl Histogram {
     }
 }
 
-/// Clients of a shard that a report names one by one; of more only the sums are reported.
+/// The most clients of a shard that a report lists one by one. Further clients only count in the sums.
 pub const MAX_NAMED: usize = 32;
 
-/// How a client is written and connected. Both are names of fixed lists, so there are few different ones.
+/// The library and the connection of a client. All values come from fixed lists, so few different ones exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Dress {
     /// The library, as its IDENTIFY names it.
@@ -54,7 +55,7 @@ pub struct Dress {
 }
 
 impl Dress {
-    /// Of a connection.
+    /// The values for one connection.
     pub fn new(library: Library, encoding: Encoding, compression: &'static str) -> Self {
         Self { library, encoding: encoding.name(), compression }
     }
@@ -63,32 +64,32 @@ impl Dress {
 /// One connected client.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientReport {
-    /// How it is written and connected.
+    /// The library and the connection.
     pub dress: Dress,
-    /// Since when it is connected.
+    /// Since when the client is connected.
     pub since: Time,
-    /// Events in the log that it has still to be sent or to be spared.
+    /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
     pub lag: u64,
-    /// The number of the last event that it was sent.
+    /// The sequence of the last dispatch that the client was sent.
     pub sequence: u64,
-    /// Bytes for it that its socket has not taken yet.
+    /// Bytes for the client that its socket has not taken yet.
     pub waiting: usize,
 }
 
 /// Why the proxy closed the connection of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closing {
-    /// It was too slow for the log.
+    /// The client fell off the log.
     Lagged,
-    /// It has sent no heartbeats.
+    /// The client has sent no heartbeats.
     Silent,
-    /// It took nothing for a minute.
+    /// The client's socket took no bytes for a minute.
     Stalled,
-    /// Its session was resumed on another connection.
+    /// The client's session was resumed on another connection.
     Superseded,
-    /// Discord gave the shard a new session, so its session is over (op 9).
+    /// Discord gave the shard a new session, so the client's session is over (op 9).
     Invalidated,
-    /// It broke a rule of the protocol or a limit.
+    /// The client broke a rule of the protocol or a limit.
     Misbehaved,
     /// The proxy stops.
     Restarting,
@@ -127,7 +128,7 @@ impl Closing {
         }
     }
 
-    /// From the close that a shard wants for a client.
+    /// The reason for a close that a shard wants for a client.
     pub fn of(close: Close) -> Self {
         match close {
             LAGGED => Self::Lagged,
@@ -140,20 +141,20 @@ impl Closing {
     }
 }
 
-/// What the sockets of a shard know: counted by the data core, which owns them.
+/// Counts of the sockets of a shard. The data core owns the sockets and fills this in.
 #[derive(Clone, Debug, Default)]
 pub struct Traffic {
-    /// Bytes received from Discord, compressed and encrypted as they came.
+    /// Bytes received from Discord, still compressed and encrypted.
     pub received_bytes: u64,
     /// Bytes that the sockets of clients took.
     pub sent_bytes: u64,
     /// Connections of clients that the proxy closed, by [`Closing`].
     pub closings: [u64; Closing::ALL.len()],
-    /// Connected clients by how they are written and connected.
+    /// The number of connected clients for each [`Dress`].
     pub dresses: Vec<(Dress, u32)>,
     /// The first [`MAX_NAMED`] connected clients.
     pub clients: Vec<ClientReport>,
-    /// The most events that a connected client is behind.
+    /// The largest lag of a connected client, in log entries.
     pub lag: u64,
 }
 
@@ -178,19 +179,19 @@ pub struct Report {
     pub shard: u32,
     /// State of the upstream session.
     pub status: Status,
-    /// Close code and advice, when it has been given up.
+    /// Close code and advice, if the shard has been given up.
     pub fatal: Option<(u16, &'static str)>,
-    /// Time of the last heartbeat's round trip.
+    /// Round trip of the last acknowledged heartbeat to Discord; `None` without one on this connection.
     pub latency: Option<Duration>,
-    /// All round trips.
+    /// Histogram of all round trips.
     pub latencies: Histogram,
     /// Events by [`EventKind`].
     pub events: [u64; EventKind::ALL.len()],
-    /// What the cache holds.
+    /// Counts of the cache.
     pub cache: Counts,
-    /// Bytes of heap of the cache, without what the shards of a core share.
+    /// Bytes of heap of the cache, without the tables that the shards of a core share.
     pub cache_bytes: usize,
-    /// How full the tables are that the shards of a core share.
+    /// Sizes of the tables that the shards of a core share.
     pub cache_tables: TableSizes,
     /// Counts of the upstream session.
     pub upstream: Counters,
@@ -204,7 +205,7 @@ pub struct Report {
     pub log_bytes: usize,
     /// Commands that wait for Discord's rate limit.
     pub queued_commands: usize,
-    /// Clients that fell off the log and had to start over.
+    /// Times that a client was closed because it fell off the log.
     pub fell_off: u64,
     /// Snapshots being sent.
     pub syncing: usize,
@@ -220,23 +221,23 @@ pub struct Report {
     pub payload_bytes: u64,
     /// Dispatches that clients were sent.
     pub sent: u64,
-    /// RESUMEs of clients that were served.
+    /// RESUMEs of clients that succeeded.
     pub resumed: u64,
-    /// Events that those clients were sent again.
+    /// Dispatches that clients were sent again after a RESUME.
     pub replayed: u64,
-    /// Events that no client got, because of `events.deny`.
+    /// Events that no client got because `events.deny` covers them.
     pub denied: u64,
     /// Why the last connection to Discord was lost, and the close code if Discord gave one.
     pub last_loss: Option<(Reason, Option<u16>)>,
-    /// What the sockets know.
+    /// Counts of the sockets.
     pub traffic: Traffic,
     /// Guilds in whose voice channels the bot is.
     pub voice_connections: usize,
     /// Voice connections that passed from one session of a client to another.
     pub voice_takeovers: u64,
-    /// Op 4s that were not passed to Discord.
+    /// Op 4s that the proxy did not send to Discord.
     pub voice_refused: u64,
-    /// Commands of clients that were not passed on because nobody here knows their opcode.
+    /// Commands of clients that the proxy did not send to Discord because it does not know their opcode.
     pub unknown_commands: u64,
     /// Commands of clients for which Discord has closed the connection.
     pub refused_commands: u64,
@@ -253,7 +254,7 @@ impl Shard {
         self.syncing
     }
 
-    /// The state in numbers.
+    /// The report of this shard. The caller fills in [`Report::traffic`].
     pub fn report(&mut self) -> Report {
         let attached = self.clients.values().filter(|client| client.session.connection.is_some()).count();
         let cache = self.cached.now(&self.log);

@@ -1,11 +1,14 @@
-//! Request Guild Members: answered from the cache where that has everybody, otherwise by Discord, and in either case only
-//! to the client that asked.
+//! Request Guild Members. The cache answers a request if it knows all members of the guild, otherwise Discord does. In
+//! both cases only the client that sent the request gets the answer.
 //!
-//! Two clients may use the same nonce, so what goes to Discord carries one of our own, and the client's comes back in the
-//! answer. A request that was lost with the connection to Discord is sent again, once, after the RESUME: then everything
-//! that Discord had to say has come, and a request whose answer has not begun was probably lost. Should both be
-//! answered, the client gets one answer. Answers of Discord are events of the log for one session; answers from the cache are made at the client's pace
-//! and are never in the log, so that a large one pushes nothing off it. Both survive a restart of the proxy.
+//! Two clients may use the same nonce, so a request goes to Discord with a nonce of the proxy's own, and the answer
+//! gets the client's nonce back. A request that was lost with the connection to Discord is sent again, once, after the
+//! RESUME: by then Discord has sent all that it had, so a request whose answer has not begun was probably lost. If
+//! Discord answers both, the client gets one answer.
+//!
+//! Answers from Discord are events in the log for one session. Answers from the cache are written as fast as the client
+//! reads them and are never in the log, so that a large one can not push events out of it. Both survive a restart of
+//! the proxy.
 
 use super::{Close, Shard, deliver::write_own};
 use crate::upstream::limiter::{Limiter, Next};
@@ -23,26 +26,28 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use std::{collections::VecDeque, time::Duration};
 
-/// Answers from the cache that one client can have waiting or unacknowledged; with more it is closed with 4008.
+/// The most answers from the cache that one client can have waiting or unacknowledged. For one more the client is
+/// closed with 4008.
 pub const MAX_ANSWERS: usize = 512;
-/// Requests of a shard that Discord has not answered yet; beyond it the answer goes to all clients.
+/// The most requests of a shard that wait for Discord's answer. A further request keeps its own nonce, and all clients
+/// get the answer.
 pub const MAX_PENDING: usize = 4096;
-/// Discord has answered, or never will, after this time.
+/// The shard stops waiting for Discord's answer to a request after this time.
 pub const PENDING_LIMIT: Duration = Duration::from_secs(300);
-/// What our nonces begin with. Discord takes up to 32 bytes.
+/// The start of the proxy's nonces. Discord accepts nonces of up to 32 bytes.
 const NONCE: &str = "gateway-proxy-";
-/// What every request begins with on its way to Discord.
+/// The start of every request that goes to Discord.
 const PREFIX: &[u8] = br#"{"op":8,"d":"#;
-/// Bytes by which a nonce of ours can make a request longer.
+/// The most bytes that the proxy's nonce adds to a request.
 pub(super) const ROOM: usize = br#","nonce":"""#.len() + LONGEST_NONCE;
 
-/// An answer from the cache and the numbers under which its chunks were sent.
+/// An answer from the cache, and the sequences with which its chunks were sent.
 pub(super) struct Answer {
     answer: MemberAnswer,
     sent: Vec<u64>,
 }
 
-/// An [`Answer`] between two processes.
+/// An [`Answer`] in the state that one process hands to the next.
 #[derive(Serialize, Deserialize)]
 pub(super) struct SavedWithNumbers {
     answer: SavedAnswer,
@@ -54,7 +59,7 @@ pub(super) struct SavedWithNumbers {
 pub(super) struct Answers(VecDeque<Answer>);
 
 impl Answers {
-    /// Is there no room for another?
+    /// Returns whether [`MAX_ANSWERS`] is reached.
     pub fn is_full(&self) -> bool {
         self.0.len() >= MAX_ANSWERS
     }
@@ -63,7 +68,7 @@ impl Answers {
         self.0.is_empty()
     }
 
-    /// The client will get none of them.
+    /// Drops all answers.
     pub fn clear(&mut self) {
         self.0.clear();
     }
@@ -72,12 +77,13 @@ impl Answers {
         self.0.push_back(Answer { answer, sent: Vec::new() });
     }
 
-    /// For another process.
+    /// The answers, for the next process.
     pub fn save(&self) -> Vec<SavedWithNumbers> {
         self.0.iter().map(|one| SavedWithNumbers { answer: one.answer.save(), sent: one.sent.clone() }).collect()
     }
 
-    /// Takes over one of another process; false when it contradicts itself.
+    /// Adds an answer of a former process. Returns false if the answer contradicts itself, or [`MAX_ANSWERS`] wait
+    /// already.
     pub fn restore(&mut self, saved: SavedWithNumbers) -> bool {
         let Some(answer) = MemberAnswer::restore(saved.answer) else { return false };
         let fits = saved.sent.len() == answer.made() && saved.sent.is_sorted() && !self.is_full();
@@ -87,24 +93,24 @@ impl Answers {
         fits
     }
 
-    /// The oldest one that has a chunk to send now.
+    /// The oldest answer that has a chunk to send now.
     fn next(&mut self, cache: &Cache) -> Option<&mut Answer> {
         self.0.iter_mut().find(|one| !one.answer.is_complete() && cache.readiness(&one.answer) == Readiness::Now)
     }
 
-    /// Takes one out that the cache can not give any more.
+    /// Takes an answer out that the cache can not give any more.
     fn take_lost(&mut self, cache: &Cache) -> Option<MemberAnswer> {
         let lost = |one: &Answer| !one.answer.is_complete() && cache.readiness(&one.answer) == Readiness::Never;
         let index = self.0.iter().position(lost)?;
         self.0.remove(index).map(|one| one.answer)
     }
 
-    /// The client has everything up to `sequence`.
+    /// The client has received everything up to `sequence`. Drops the complete answers among that.
     pub fn acknowledge(&mut self, sequence: u64) {
         self.0.retain(|one| !one.answer.is_complete() || one.sent.last().is_some_and(|last| *last > sequence));
     }
 
-    /// The client has nothing after `sequence`: chunks that it did not get are made again.
+    /// The client has received nothing after `sequence`. The cache makes the chunks after it again.
     pub fn rewind(&mut self, sequence: u64) {
         for answer in &mut self.0 {
             let kept = answer.sent.partition_point(|sent| *sent <= sequence);
@@ -114,57 +120,58 @@ impl Answers {
     }
 }
 
-/// A request that Discord has to answer.
+/// A request that waits for Discord's answer.
 struct Pending {
     since: Time,
     request: SavedRequest,
 }
 
-/// What is known of a request, here and between two processes.
+/// A request that Discord has to answer, also in the state that one process hands to the next.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct SavedRequest {
     number: u64,
     session: u32,
-    /// The client's.
+    /// The client's nonce.
     nonce: Option<String>,
-    /// It is for all members, filtered by nothing. A run of chunks does not go on in another process, so there this is only good
-    /// for a run that begins there.
+    /// The request is for all members of a guild, without a filter. The cache only learns all members from a run of
+    /// chunks within one process; after a restart this serves a run that begins in the new process.
     for_all: bool,
-    /// As it was sent to Discord.
+    /// The payload that went to Discord.
     payload: String,
-    /// Index of the next chunk that the client has not got.
+    /// The index of the first chunk that the client was not sent.
     next_chunk: u64,
-    /// It was sent a second time.
+    /// The request was sent a second time.
     repeated: bool,
-    /// Answers that may come, and have not ended: one, or two when it was sent a second time.
+    /// The answers that may still come or end: one, or two if the request was sent a second time.
     awaited: u8,
-    /// The client has the whole answer; what else comes is another one to the same request.
+    /// The client was sent the whole answer. Further chunks belong to a second answer to the same request.
     answered: bool,
 }
 
-/// For whom an answer of Discord is.
+/// The receiver of an answer from Discord.
 pub(super) enum Addressee {
-    /// A session, with the data as its client has to see it.
+    /// The session that sent the request, with the data that its client gets.
     Session(u32, Vec<u8>),
-    /// Nobody: it is the second answer to a request.
+    /// No client, because this is the second answer to a request.
     Nobody,
 }
 
-/// All of a shard's.
+/// All requests of a shard that wait for Discord's answer.
 pub(super) struct Requests {
     pending: HashMap<u64, Pending>,
     next: u64,
 }
 
 impl Requests {
-    /// None yet. `first` should differ from process to process: the answer to a request of the last one may still come.
+    /// Starts without requests. `first` should differ from process to process, because answers to requests of the
+    /// former process may still come.
     pub fn new(first: u64) -> Self {
-        // 15 digits behind the name make 29 bytes.
+        // [`NONCE`] and 15 digits are 29 bytes, less than the 32 that Discord accepts.
         Self { pending: HashMap::new(), next: first % 1_000_000_000_000_000 }
     }
 
-    /// A command of a client is sent to Discord now. A request for members gets a nonce of ours, if not too many wait for
-    /// their answers already.
+    /// A command of a client goes to Discord now. Returns its payload. A request for members gets a nonce of the
+    /// proxy's own, unless [`MAX_PENDING`] is reached.
     pub fn on_its_way(&mut self, now: Time, next: Next) -> Vec<u8> {
         let Next { client, command, again, .. } = next;
         let data = command.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(b"}"));
@@ -202,7 +209,7 @@ impl Requests {
         payload
     }
 
-    /// The requests whose answer has not begun and that have been sent once only, in their order, with whose they are.
+    /// The requests that were sent once and whose answer has not begun, each with its client, in the order of sending.
     pub fn unanswered(&self) -> Vec<(u32, Vec<u8>)> {
         let lost = |request: &&SavedRequest| request.next_chunk == 0 && !request.repeated && !request.answered;
         let mut lost: Vec<&SavedRequest> = self.pending.values().map(|pending| &pending.request).filter(lost).collect();
@@ -210,33 +217,33 @@ impl Requests {
         lost.into_iter().map(|request| (request.session, request.payload.clone().into_bytes())).collect()
     }
 
-    /// For another process.
+    /// The requests, for the next process.
     pub fn save(&self) -> impl Iterator<Item = SavedRequest> {
         self.pending.values().map(|pending| pending.request.clone())
     }
 
-    /// Takes over one of another process.
+    /// Adds a request of a former process.
     pub fn restore(&mut self, now: Time, saved: SavedRequest) {
         self.next = self.next.max(saved.number);
         self.pending.insert(saved.number, Pending { since: now, request: saved });
     }
 
-    /// When [`Requests::expire`] has something to do.
+    /// When [`Requests::expire`] next has something to do.
     pub fn deadline(&self) -> Option<Time> {
         self.pending.values().map(|pending| pending.since + PENDING_LIMIT).min()
     }
 
-    /// Discord has a new session, in which nothing was asked yet.
+    /// Drops all requests, because Discord has begun a new session.
     pub fn forget_all(&mut self) {
         self.pending.clear();
     }
 
-    /// Forgets what will not be answered any more.
+    /// Drops the requests that are older than [`PENDING_LIMIT`].
     pub fn expire(&mut self, now: Time) {
         self.pending.retain(|_, pending| now.saturating_sub(pending.since) < PENDING_LIMIT);
     }
 
-    /// If the event is a chunk of the answer to a request for all members: the number of the request.
+    /// Returns the number of the request if the event is a chunk of the answer to a request for all members.
     pub fn for_all(&self, kind: EventKind, data: &[u8]) -> Option<u64> {
         if kind != EventKind::GuildMembersChunk {
             return None;
@@ -245,7 +252,7 @@ impl Requests {
         self.pending.get(&number).filter(|pending| pending.request.for_all).map(|_| number)
     }
 
-    /// If the event answers a request of a client: for whom it is.
+    /// Returns the receiver if the event answers a request of a client.
     pub fn resolve(&mut self, kind: EventKind, data: &[u8]) -> Option<Addressee> {
         match kind {
             EventKind::GuildMembersChunk => {
@@ -286,7 +293,7 @@ impl Requests {
         }
     }
 
-    /// An answer to this request has ended. Until the last one has, it is known as answered.
+    /// An answer to this request has ended. The request is kept until its last answer has.
     fn one_answer_less(&mut self, number: u64) {
         let awaited = self.pending.get_mut(&number).map(|pending| &mut pending.request.awaited);
         if let Some(awaited) = awaited.filter(|awaited| **awaited > 1) {
@@ -297,13 +304,13 @@ impl Requests {
     }
 }
 
-/// The number in a nonce of ours.
+/// The number in a nonce of the proxy's own.
 fn number_of(nonce: &[u8]) -> Option<u64> {
     let digits = nonce.strip_prefix(b"\"")?.strip_suffix(b"\"")?.strip_prefix(NONCE.as_bytes())?;
     json::parse_id(digits)
 }
 
-/// `object` with the nonce that the client gave, or without one.
+/// Replaces the nonce of `object` by the client's, or removes it if the client gave none.
 fn restore(object: &[u8], nonce: Option<&str>) -> Option<Vec<u8>> {
     match nonce {
         Some(nonce) => {
@@ -316,10 +323,11 @@ fn restore(object: &[u8], nonce: Option<&str>) -> Option<Vec<u8>> {
 }
 
 impl Shard {
-    /// A client asks for members with this data: `Ok(None)` when the cache will answer, otherwise the command for Discord.
+    /// A client requests members with this data. Returns `Ok(None)` if the cache answers, otherwise the command for
+    /// Discord.
     ///
-    /// Without the intent for members of ours nobody tells who has come and gone, so the cache can not know. Presences are for
-    /// who has asked for them (docs: Request Guild Members).
+    /// Without GUILD_MEMBERS among the shard's own intents Discord does not say who joins and leaves, so the cache can
+    /// not answer. Presences go only to a client that has GUILD_PRESENCES (docs: Request Guild Members).
     pub(super) fn request_members(&mut self, number: u32, data: &[u8]) -> Result<Option<Vec<u8>>, Close> {
         let client = self.clients.get_mut(&number);
         let ours = Intents(self.settings.intents);
@@ -346,7 +354,7 @@ impl Shard {
     }
 }
 
-/// Puts the next chunk of an answer into the outbox; false when there is none.
+/// Writes the next chunk of an answer into the outbox. Returns false if there is none.
 pub(super) fn send_chunk(cache: &Cache, answers: &mut Answers, session: &mut Session, outbox: &mut Outbox) -> bool {
     let Some(one) = answers.next(cache) else { return false };
     let mut data = Vec::new();
@@ -358,11 +366,11 @@ pub(super) fn send_chunk(cache: &Cache, answers: &mut Answers, session: &mut Ses
     true
 }
 
-/// Asks Discord where the cache has lost what it was to answer; true when there was something.
+/// Sends the requests to Discord that the cache was to answer and can not any more. Returns whether there were any.
 pub(super) fn ask_anew(cache: &Cache, answers: &mut Answers, client: u32, limiter: &mut Limiter) -> bool {
     let mut any = false;
     while let Some(lost) = answers.take_lost(cache) {
-        // Where too many commands wait the client would have been closed for this one; now it is only left out.
+        // If too many commands wait, the request is dropped; the client is not closed for it.
         any |= limiter.push(client, [PREFIX, &lost.request(), b"}"].concat()).is_ok();
     }
     any

@@ -1,9 +1,10 @@
-//! A shard as a stream of bytes, for the time between two processes: the upstream session, READY, the guilds, the
-//! sessions of clients, the events that they still need, their requests, and their commands that Discord does not have yet.
+//! Writes a shard as a stream of bytes, and reads it in the next process. The stream holds the upstream session, READY,
+//! the guilds, the client sessions, the events that they still need, their requests, and their commands that Discord
+//! does not have yet.
 //!
-//! A stream is a list of records, each with its kind and length, ended by one that says so; whoever stores it adds
-//! checksum and version. Reading trusts nothing: a record that is not of the expected form is an error, and the shard
-//! then starts without it.
+//! The stream is a list of records, each with its kind and length. The last one marks the end. The caller that stores
+//! the stream adds a checksum and a version. Reading trusts nothing: a record of an unexpected form is an error, and
+//! the shard then starts without the stream.
 
 use super::{Client, Entropy, Identity, Settings, Shard};
 use crate::{
@@ -23,9 +24,10 @@ use std::{
     rc::Rc,
 };
 
-/// No record is longer.
+/// The longest record that is read, in bytes.
 const MAX_RECORD: u64 = 512 << 20;
-/// Bytes of a guild in one record: one with 100,000 members comes to some 15 MB, and however large it is, it can be written.
+/// The most bytes of a guild in one record; a larger guild is split into several. A guild with 100,000 members has some
+/// 15 MB.
 const PART: usize = if cfg!(test) { 100 } else { 64 << 20 };
 
 /// Kinds of records.
@@ -43,32 +45,33 @@ mod kind {
     pub const ANSWER: u8 = 10;
     pub const REQUEST: u8 = 11;
     pub const COMMAND: u8 = 12;
-    /// What guilds refer to.
+    /// The tables that guilds refer to.
     pub const TABLES: u8 = 13;
     /// A guild's voice connection.
     pub const VOICE: u8 = 16;
-    /// A part of a guild, of which more follows.
+    /// A part of a guild; further parts follow.
     pub const GUILD_PART: u8 = 14;
     /// A command that may not have arrived at Discord.
     pub const IN_FLIGHT: u8 = 15;
 }
 
-/// What is neither text of Discord nor an event.
+/// The parts of the state that are neither text from Discord nor events.
 #[derive(Serialize, Deserialize)]
 struct Head {
     session_id: String,
     resume_url: String,
     sequence: u64,
     next_number: u32,
-    /// Position of the first event that is stored.
+    /// Log position of the first event in the stream.
     oldest: u64,
-    /// A client's presence update, which a new upstream session would need again.
+    /// The newest presence update (op 3), which the shard sends again in a new upstream session.
     presence: Option<String>,
-    /// Has Discord not been sent it yet?
+    /// The presence update was not sent to Discord yet.
     presence_waits: bool,
-    /// Has it been sent, and perhaps not arrived?
+    /// The presence update was sent and may not have arrived.
     presence_in_flight: bool,
-    /// Up to this number a client of a session that has ended may come to resume it by Discord's id.
+    /// The highest sequence that a stray was sent: up to this one, a client whose session has ended may come to resume
+    /// it by Discord's id.
     strays_until: u64,
 }
 
@@ -99,22 +102,22 @@ fn read_record(input: &mut impl Read, text: &mut Vec<u8>) -> io::Result<u8> {
         return Err(invalid("a record is too long"));
     }
     text.clear();
-    // Grows by what is there, not by what the length claims.
+    // The buffer grows by the bytes that are there, not by the length that the record claims.
     if input.take(length).read_to_end(text)? as u64 != length {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(kind)
 }
 
-/// A record that begins with a number.
+/// Splits a record into its leading number and the rest.
 fn numbered(text: &[u8]) -> io::Result<(u32, &[u8])> {
     let (number, rest) = text.split_first_chunk::<4>().ok_or_else(|| invalid("a short record"))?;
     Ok((u32::from_le_bytes(*number), rest))
 }
 
 impl Shard {
-    /// Writes the shard, after [`Shard::stop`]. `Ok(false)`: there is no session that could be resumed, and nothing was
-    /// written.
+    /// Writes the shard, after [`Shard::stop`]. Returns `Ok(false)` and writes nothing if there is no session that
+    /// could be resumed.
     pub fn save(&mut self, out: &mut impl Write) -> io::Result<bool> {
         let (Some(Resumption { session_id, resume_url, sequence }), Some(ready)) =
             (self.upstream.resumption().cloned(), &self.ready)
@@ -195,8 +198,8 @@ impl Shard {
         Ok(true)
     }
 
-    /// A shard that goes on where another process has stopped: it RESUMEs upstream, and clients can resume as if nothing
-    /// had happened. An error means that the stream can not be used.
+    /// Reads a shard that a former process has written. The shard resumes its upstream session, and clients can resume
+    /// their sessions. An error means that the stream can not be used.
     pub fn restore(
         id: ShardId,
         settings: Rc<Settings>,
@@ -279,7 +282,7 @@ impl Shard {
                         return Err(invalid("an answer that can not be"));
                     }
                 }
-                // After the sessions.
+                // These records follow those of the sessions.
                 kind::VOICE => {
                     let Shard { voice, clients, .. } = &mut shard;
                     let there = |number| clients.contains_key(&number);
@@ -301,7 +304,7 @@ impl Shard {
         if shard.ready.is_none() {
             return Err(invalid("READY is missing"));
         }
-        // READY is as old as the session: it names guilds that the bot has left since.
+        // READY is as old as the upstream session: it lists guilds that the bot has left since.
         let left: Vec<u64> =
             shard.cached.now(&shard.log).guilds().map(|(guild, _)| guild).filter(|id| !guilds.contains(id)).collect();
         for guild in left {
@@ -311,7 +314,7 @@ impl Shard {
         if shard.clients.values().any(|client| client.session.cursor() > next) {
             return Err(invalid("a session beyond its events"));
         }
-        // The ring may have dropped events since the sessions were told; who needs them can not resume.
+        // The log may be smaller now and have dropped events that a session could be resumed from.
         for client in shard.clients.values_mut() {
             client.session.forget_before(oldest);
         }

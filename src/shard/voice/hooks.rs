@@ -1,4 +1,5 @@
-//! Where the shard asks its [table](super::Table) of voice connections, and does what it decides.
+//! Passes op 4s and voice events of the shard to its [table](super::Table) of voice connections, and carries out the
+//! table's decisions.
 
 use super::{Ask, Audience, Due, OwnState, Verdict, payloads};
 use crate::{
@@ -14,7 +15,7 @@ use crate::{
 };
 
 impl Audience {
-    /// As it stands in the log.
+    /// The audience as the log stores it.
     fn only(self) -> Option<u32> {
         match self {
             Self::All => None,
@@ -25,11 +26,11 @@ impl Audience {
 }
 
 impl Shard {
-    /// The command that goes to Discord in the place of `next`, whose turn it is; `None`: it does not go there.
+    /// Returns the command that goes to Discord in place of `next`, whose turn it is; `None` if none does.
     pub(in crate::shard) fn check_voice(&mut self, now: Time, next: Next) -> Option<Next> {
         let asks = next.client.filter(|_| !next.again && !next.follows);
         let (Some(client), Some(ask)) = (asks, Ask::parse(&next.command)) else { return Some(next) };
-        // What the proxy itself wanted, while nobody had the connection.
+        // The command is the proxy's own. It is dropped if a client owns the connection now.
         if client == NOBODY && self.voice.owner(ask.guild).is_some() {
             return None;
         }
@@ -53,7 +54,8 @@ impl Shard {
         }
     }
 
-    /// An op 4 was lost with the connection to Discord and is sent again. `Some`: this has to go before it.
+    /// An op 4 was lost with the connection to Discord and is sent again. Returns the leave that has to go before it,
+    /// if one has to.
     pub(in crate::shard) fn leave_again(&mut self, now: Time, command: &[u8]) -> Option<Vec<u8>> {
         let ask = Ask::parse(command).filter(|ask| ask.channel.is_some())?;
         let leave = self.voice.send_again(now, ask.guild);
@@ -61,8 +63,8 @@ impl Shard {
         leave.then(|| Ask::command(ask.guild, None, false, false))
     }
 
-    /// Who is sent this event, which will stand at the end of the log: `None`: all, otherwise only this session. It is applied
-    /// to the table.
+    /// Applies an event, which will be at the end of the log, to the table. Returns the session that alone gets it;
+    /// `None`: all sessions.
     pub(in crate::shard) fn voice_audience(&mut self, now: Time, kind: EventKind, data: &[u8]) -> Option<u32> {
         match kind {
             EventKind::VoiceStateUpdate => {
@@ -105,16 +107,16 @@ impl Shard {
         }
     }
 
-    /// An op 4 of the proxy itself.
+    /// Queues an op 4 of the proxy's own.
     fn push_own_voice(&mut self, command: Vec<u8>) {
-        // Where too many commands wait a leave is tried again, and a join was none of a client's.
+        // If too many commands wait, the table repeats a leave later. A join is dropped; no client has asked for it.
         if self.limiter.push(NOBODY, command).is_err() {
             tracing::warn!(shard = %self.id, "too many commands wait for Discord for one about a voice channel");
         }
         self.wake.upstream = true;
     }
 
-    /// Discord has begun a new session, in which the bot is in no voice channel: notes whom to tell.
+    /// Discord has begun a new session, in which the bot is in no voice channel. Keeps a voice state for each owner.
     pub(in crate::shard) fn voice_lost(&mut self, now: Time) {
         let (user, session) = (self.own_user().unwrap_or_default(), self.upstream_id.as_deref().unwrap_or_default());
         for (owner, guild) in self.voice.session_lost(now, self.settings.voice_rejoin) {
@@ -125,7 +127,7 @@ impl Shard {
         self.look_at_voice();
     }
 
-    /// Tells a client whose session is over that its voice connections are, too, by these voice states.
+    /// Sends these voice states to a client whose session is over. They say that its voice connections are over, too.
     pub(in crate::shard) fn tell_voice_lost(states: &mut Vec<Vec<u8>>, session: &mut Session, outbox: &mut Outbox) {
         let hears = session.options.intents.intersects(Intents::GUILD_VOICE_STATES);
         for state in states.drain(..).filter(|_| hears) {
@@ -133,7 +135,7 @@ impl Shard {
         }
     }
 
-    /// Does what the table wants because time has passed.
+    /// Carries out the actions of the table that are due.
     pub(in crate::shard) fn tick_voice(&mut self, now: Time) {
         if self.voice.is_empty() {
             return;
@@ -159,7 +161,7 @@ impl Shard {
         self.look_at_voice();
     }
 
-    /// There is something to do for voice connections at the time that the table says.
+    /// Schedules the next look at the voice connections.
     pub(in crate::shard) fn look_at_voice(&mut self) {
         if let Some(at) = self.voice.deadline() {
             self.look_at(at);
@@ -167,7 +169,8 @@ impl Shard {
     }
 }
 
-/// May the event at this position of the log still be sent to session `client`? Only a voice server's token goes bad.
+/// Returns whether the event at this position of the log may still be sent to session `client`. Only a
+/// VOICE_SERVER_UPDATE can become invalid.
 pub(in crate::shard) fn is_fresh(
     table: &super::Table,
     kind: EventKind,
@@ -183,7 +186,7 @@ pub(in crate::shard) fn is_fresh(
 
 #[cfg(test)]
 impl Shard {
-    /// As if a leave of the proxy's own had waited.
+    /// Queues a leave of the proxy's own.
     pub(in crate::shard) fn push_own_voice_for_a_test(&mut self, guild: u64) {
         self.push_own_voice(Ask::command(guild, None, false, false));
     }

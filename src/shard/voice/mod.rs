@@ -1,18 +1,21 @@
-//! Which client has the bot's voice connection in each guild (docs: Voice Connections; Gateway Events, Update Voice State).
+//! Decides which client has the bot's voice connection in each guild (docs: Voice Connections; Gateway Events, Update
+//! Voice State).
 //!
-//! The account has one voice state in a guild, but a shard can have many clients. So each guild's voice connection has one
-//! owner: the client session whose op 4 for that guild went to Discord last. The table here knows the owners and the channels,
-//! and decides
+//! The bot has one voice state in a guild, but a shard can have many clients. So each guild's voice connection has one
+//! owner: the client session whose op 4 for that guild went to Discord last. The table here knows the owners and the
+//! channels, and decides
 //!
-//! * what becomes of an op 4 when its turn to go to Discord has come ([`Table::send`]),
-//! * who is sent a VOICE_SERVER_UPDATE and a voice state of the bot itself ([`Table::server_update`], [`Table::own_state`]),
-//! * when a channel is left because its owner's session has ended ([`Table::tick`]).
+//! * what happens to an op 4 when its turn to go to Discord has come ([`Table::send`]),
+//! * which client gets a VOICE_SERVER_UPDATE and a voice state of the bot itself ([`Table::server_update`],
+//!   [`Table::own_state`]),
+//! * when the bot leaves a channel because its owner's session has ended ([`Table::tick`]).
 //!
-//! Promises: a voice server's token goes to the owner alone, and not any more once another token, another owner or the end of
-//! the connection has made it void ([`Table::is_fresh`]); at most [`MAX_CONNECTIONS`] guilds are in the table, and one about
-//! which Discord says nothing is forgotten after [`ASK_LIMIT`]. Never: keeps a token for a later session.
+//! Promises: only the owner gets a voice server's token, and only until another token, another owner or the end of the
+//! connection makes the token void ([`Table::is_fresh`]). At most [`MAX_CONNECTIONS`] guilds are in the table. The
+//! table stops waiting for Discord's answer about a guild after [`ASK_LIMIT`]. Never: keeps a token for a later
+//! session.
 //!
-//! Pure: numbers, texts and the time go in, decisions come out. What the shard does with them is in `hooks`.
+//! Pure: numbers, texts and the time go in, decisions come out. `hooks` carries the decisions out in the shard.
 
 mod hooks;
 mod payloads;
@@ -27,66 +30,71 @@ pub use payloads::{Ask, OwnState};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Guilds of one shard whose voice connections are known; an op 4 for one more is refused. Discord allows a shard 2,500 guilds.
+/// The most guilds of a shard in the table. The table refuses an op 4 for one more. Discord allows a shard 2,500
+/// guilds.
 pub const MAX_CONNECTIONS: usize = 4096;
-/// Discord has answered an op 4 after this time, or it never will: the channel is full, or the bot may not join it.
+/// The table waits this long for Discord's answer to an op 4. Discord does not answer if the channel is full, or the
+/// bot may not join it.
 pub const ASK_LIMIT: Duration = Duration::from_secs(10);
-/// The same for an op 4 that had to leave the channel first. hikari waits 5 s for its answer.
+/// The table waits this long for the answer to an op 4 that had to leave the channel first. hikari waits 5 s for its
+/// answer.
 pub const REJOIN_LIMIT: Duration = Duration::from_secs(4);
-/// When the channel could not be left, because too many commands wait for Discord, it is tried again after this time.
+/// The table repeats a leave after this time until Discord has answered it, because too many commands may have been
+/// waiting.
 const LEAVE_RETRY: Duration = Duration::from_secs(5);
 
-/// What becomes of an op 4.
+/// The decision about an op 4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It goes to Discord.
+    /// The op 4 goes to Discord.
     Send,
-    /// An op 4 with `channel_id: null` goes to Discord, and then this one. The account is in the wanted channel already, and
-    /// Discord gives a new voice server only to who comes from elsewhere.
+    /// An op 4 with `channel_id: null` goes to Discord, and then this one. The bot is in the wanted channel already,
+    /// and Discord sends a new voice server only after a change of the channel.
     LeaveFirst,
-    /// It does not go to Discord.
+    /// The op 4 does not go to Discord.
     Refuse,
 }
 
-/// Who is sent an event.
+/// The sessions that are sent an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// Every session whose intents cover it.
+    /// Every session whose intents cover the event.
     All,
     /// One session.
     Only(u32),
-    /// Nobody.
+    /// No session.
     Nobody,
 }
 
-/// What has to be done because time has passed.
+/// An action that is due because time has passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Due {
-    /// The channel of this guild has to be left: nobody has taken over from an owner whose session has ended.
+    /// The bot has to leave its channel in this guild: the owner's session has ended, and no other session has become
+    /// the owner.
     Leave(u64),
-    /// A VOICE_STATE_UPDATE that was held back is to be told to everyone after all.
+    /// A VOICE_STATE_UPDATE that was held back has to go to every client after all.
     TellState(Vec<u8>),
-    /// A VOICE_SERVER_UPDATE of this guild that was held back is to be told to its owner after all.
+    /// A VOICE_SERVER_UPDATE of this guild that was held back has to go to its owner after all.
     TellServer(u64, Vec<u8>),
 }
 
-/// An op 4 with a channel that Discord has been sent and has not answered.
+/// An op 4 with a channel that was sent to Discord and that Discord has not answered.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Asked {
     channel: u64,
-    /// It came from another session than the owner before.
+    /// The op 4 came from another session than the owner at that time.
     takeover: bool,
-    /// Who was the owner before. Gets the connection back if nothing comes of this.
+    /// The owner before. This session gets the connection back if the op 4 fails.
     before: Option<u32>,
-    /// Of the changes that were sent before it, so many are not answered.
+    /// The number of changes that were sent before this op 4 and are not answered yet.
     behind: u32,
-    /// It needed a leave, which is told to nobody who need not know.
+    /// The op 4 needed a leave. Only a client that has to know of the leave gets its voice state.
     rejoin: bool,
-    /// The session that has to be told of the leave, because it does not know that its connection is over.
+    /// The session that has to get the voice state of the leave, because it does not know that its connection is over.
     bereaved: Option<u32>,
-    /// The voice state of the leave, to be told to everyone should the join fail.
+    /// The voice state of the leave, which goes to every client if the join fails.
     held_state: Option<Vec<u8>>,
-    /// A voice server that came before the leave was answered.
+    /// A VOICE_SERVER_UPDATE that came before the answer to the leave.
     held_server: Option<Vec<u8>>,
     #[serde(skip)]
     until: Time,
@@ -95,22 +103,23 @@ struct Asked {
 /// Positions in the log of the VOICE_SERVER_UPDATEs that the owner may be sent.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Server {
-    /// The newest one with a server, as long as its token is good.
+    /// The newest update with a server, as long as its token is valid.
     good: Option<u64>,
-    /// The newest one that says that the server has gone away (`endpoint: null`). It has no token that could be used.
+    /// The newest update that says that the server is gone (`endpoint: null`). Such an update has no token that could
+    /// be used.
     gone: Option<u64>,
 }
 
 /// The bot's voice connection in one guild.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Connection {
-    /// `None`: the session whose it was has ended.
+    /// The owner; `None` if its session has ended.
     owner: Option<u32>,
-    /// The channel in which Discord has the shard's session, by what it has said so far.
+    /// The channel of the shard's session, by the newest voice state from Discord.
     channel: Option<u64>,
-    /// The channel in which it will have it after everything that it was sent, if nothing fails.
+    /// The channel of the shard's session after everything that was sent to Discord, if nothing fails.
     expected: Option<u64>,
-    /// Changes of the channel that it was sent, and whose voice states have not come.
+    /// The number of changes of the channel that were sent to Discord and whose voice states have not come.
     changes: u32,
     /// When the newest op 4 was sent.
     #[serde(skip)]
@@ -120,9 +129,9 @@ struct Connection {
     asked: Option<Asked>,
     /// The VOICE_SERVER_UPDATEs that the owner may be sent.
     server: Server,
-    /// The channel to be joined again, because Discord's session was lost.
+    /// The channel to join again, because Discord's session was lost.
     again: Option<u64>,
-    /// When the channel is left.
+    /// When the bot leaves the channel, if it has to.
     #[serde(skip)]
     leave_at: Option<Time>,
 }
@@ -132,19 +141,20 @@ impl Connection {
         self.channel.is_none() && self.asked.is_none() && self.again.is_none()
     }
 
-    /// The bot is in this channel now. Returns whether changes that were sent before the newest op 4 were still to come.
+    /// Notes that the bot is in this channel now. Returns whether changes that were sent before the newest op 4 were
+    /// not answered yet.
     fn changes_to(&mut self, channel: Option<u64>) -> bool {
         let changed = u32::from(std::mem::replace(&mut self.channel, channel) != channel);
         self.changes = self.changes.saturating_sub(changed);
         let Some(asked) = &mut self.asked else { return false };
         let behind = asked.behind;
         asked.behind = behind.saturating_sub(changed);
-        // A server for the channel before is of no use.
+        // A server for the former channel is of no use.
         asked.held_server.take_if(|_| changed > 0);
         behind > 0
     }
 
-    /// Another op 4 is sent: what is not answered by now never will be.
+    /// Another op 4 is sent. Changes that Discord has not answered within [`ASK_LIMIT`] are no longer expected.
     fn stop_waiting_in_vain(&mut self, now: Time) {
         if now.saturating_sub(self.sent_at) > ASK_LIMIT && self.asked.is_none() {
             (self.changes, self.expected) = (0, self.channel);
@@ -152,7 +162,7 @@ impl Connection {
         self.sent_at = now;
     }
 
-    /// Once Discord has answered everything, what it has said is what will be.
+    /// Once Discord has answered everything, the expected channel is the one of the newest voice state.
     fn expect_what_is(&mut self) {
         if self.asked.is_none() && self.changes == 0 {
             self.expected = self.channel;
@@ -160,7 +170,7 @@ impl Connection {
     }
 }
 
-/// A guild's connection between two processes.
+/// A guild's connection in the state that one process hands to the next.
 #[derive(Serialize, Deserialize)]
 pub struct Saved {
     guild: u64,
@@ -171,64 +181,66 @@ pub struct Saved {
 #[derive(Clone, Default)]
 pub struct Table {
     guilds: HashMap<u64, Connection>,
-    /// How long the channel of an owner is kept whose connection has ended and who does not come back.
+    /// How long the bot stays in the channel after the connection of its owner has ended.
     grace: Duration,
     takeovers: u64,
     refused: u64,
 }
 
 impl Table {
-    /// An empty one.
+    /// An empty table.
     pub fn new(grace: Duration) -> Self {
         Self { grace, ..Self::default() }
     }
 
-    /// Changes the grace of the channels whose clients go from now on.
+    /// Changes the grace for channels whose owners end from now on.
     pub fn set_grace(&mut self, grace: Duration) {
         self.grace = grace;
     }
 
-    /// Is nothing known?
+    /// Returns whether the table has no guild.
     pub fn is_empty(&self) -> bool {
         self.guilds.is_empty()
     }
 
-    /// Is there anything to know of this guild?
+    /// Returns whether the guild is in the table.
     pub fn knows(&self, guild: u64) -> bool {
         self.guilds.contains_key(&guild)
     }
 
-    /// Guilds in which the shard is in a voice channel.
+    /// The number of guilds in which the bot is in a voice channel.
     pub fn connections(&self) -> usize {
         self.guilds.values().filter(|connection| connection.channel.is_some()).count()
     }
 
-    /// Connections that passed from one session of a client to another.
+    /// The number of takeovers.
     pub fn takeovers(&self) -> u64 {
         self.takeovers
     }
 
-    /// Op 4s that did not go to Discord.
+    /// The number of op 4s that the table refused.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// Is there an op 4 about this guild that Discord has been sent and has not answered?
+    /// Returns whether an op 4 about this guild was sent to Discord and is not answered.
     pub fn waits(&self, guild: u64) -> bool {
         self.guilds.get(&guild).is_some_and(|connection| connection.asked.is_some() || connection.changes > 0)
     }
 
-    /// The owner of a guild's connection.
+    /// The owner of a guild's voice connection.
     pub fn owner(&self, guild: u64) -> Option<u32> {
         self.guilds.get(&guild)?.owner
     }
 
     // ---- op 4 ----
 
-    /// An op 4 of session `client` has its turn. `attached` says whether a session has a connection.
+    /// Decides about an op 4 of session `client` whose turn has come. `attached` says whether a session has a
+    /// connection.
     ///
-    /// The owner is who has asked last. A session that is not the owner can not leave while the owner is there: a library
-    /// that has lost its connection to another client tidies up with such an op 4, and would throw that client out.
+    /// The session that asks last becomes the owner. A session that is not the owner can not leave while the owner is
+    /// connected: a library that has lost its voice connection to another client sends such an op 4 to clean up, and
+    /// would end that client's voice connection.
     pub fn send(&mut self, now: Time, client: u32, ask: Ask, attached: impl Fn(u32) -> bool) -> Verdict {
         let full = self.guilds.len() >= MAX_CONNECTIONS;
         let Some(channel) = ask.channel else {
@@ -279,13 +291,13 @@ impl Table {
         if rejoin { Verdict::LeaveFirst } else { Verdict::Send }
     }
 
-    /// An op 4 with this channel is sent once more, because it was lost with the connection to Discord: does it need the
-    /// leave again?
+    /// An op 4 about this guild is sent once more, because it was lost with the connection to Discord. Returns whether
+    /// the leave has to go before it again.
     pub fn send_again(&mut self, now: Time, guild: u64) -> bool {
         let Some(connection) = self.guilds.get_mut(&guild) else { return false };
         connection.changes = 0;
         let Some(asked) = &mut connection.asked else { return false };
-        // Whatever was on its way is lost, so only what is sent now will be answered.
+        // Everything that was on its way is lost, so Discord will only answer what is sent now.
         let leave = (asked.rejoin || asked.behind > 0) && connection.channel == Some(asked.channel);
         asked.until = now + if asked.rejoin { REJOIN_LIMIT } else { ASK_LIMIT };
         asked.behind = u32::from(leave);
@@ -293,8 +305,8 @@ impl Table {
         leave
     }
 
-    /// Discord has answered everything that reached it before the connection broke. `again`: guilds about which something is
-    /// sent once more; about the others no answer is to come.
+    /// Discord has answered everything that reached it before the connection broke. `again`: the guilds for which an op
+    /// 4 is sent once more; for all others no answer will come.
     pub fn expect_answers_about(&mut self, again: &[u64]) {
         for (_, connection) in self.guilds.iter_mut().filter(|(guild, _)| !again.contains(guild)) {
             (connection.changes, connection.expected) = (0, connection.channel);
@@ -306,11 +318,11 @@ impl Table {
 
     // ---- what Discord says ----
 
-    /// A voice state of the bot itself, in `text`.
+    /// Discord has sent a voice state of the bot itself, in `text`. Returns which sessions get it.
     pub fn own_state(&mut self, now: Time, state: OwnState, text: &[u8]) -> Audience {
         let Some(channel) = state.channel else { return self.left(state.guild, text) };
         if !state.ours {
-            // Another session of the bot has the connection, which is not this proxy's.
+            // The voice state is of another Gateway session of the bot, outside of this proxy.
             if let Some(connection) = self.guilds.get_mut(&state.guild) {
                 (connection.channel, connection.server) = (None, Server::default());
                 connection.expect_what_is();
@@ -323,18 +335,18 @@ impl Table {
         }
         let grace = self.grace;
         let connection = self.guilds.entry(state.guild).or_insert_with(|| {
-            // Nobody has asked for it, so nobody can use it.
+            // No client has asked for this connection, so no client can use it.
             Connection { leave_at: Some(now + grace), ..Connection::default() }
         });
         let waits = connection.changes_to(Some(channel));
         (connection.self_mute, connection.self_deaf) = (state.self_mute, state.self_deaf);
-        // After a leave any channel will do: somebody has moved the bot.
+        // After a leave, any channel is the answer: if it is not the wanted one, a user has moved the bot.
         connection.asked = connection.asked.take().filter(|asked| waits || (asked.channel != channel && !asked.rejoin));
         connection.expect_what_is();
         Audience::All
     }
 
-    /// The bot is in no channel of the guild any more.
+    /// The bot has left its channel in the guild.
     fn left(&mut self, guild: u64, text: &[u8]) -> Audience {
         let Some(connection) = self.guilds.get_mut(&guild) else { return Audience::All };
         let waits = connection.changes_to(None);
@@ -348,18 +360,19 @@ impl Table {
         asked.bereaved.take().map_or(Audience::Nobody, Audience::Only)
     }
 
-    /// A VOICE_SERVER_UPDATE, in `text`, that will stand at this position of the log.
+    /// Discord has sent a VOICE_SERVER_UPDATE, in `text`, which will be at this position of the log. Returns which
+    /// session gets it.
     pub fn server_update(&mut self, guild: u64, position: u64, text: &[u8]) -> Audience {
         let Some(connection) = self.guilds.get_mut(&guild) else { return Audience::Nobody };
         let Some(owner) = connection.owner else { return Audience::Nobody };
         if let Some(asked) = connection.asked.as_mut().filter(|asked| asked.takeover) {
             let elsewhere = connection.channel.is_some_and(|channel| channel != asked.channel);
             if elsewhere {
-                // It answers what the owner before has asked for.
+                // This update answers an op 4 of the owner before.
                 return Audience::Nobody;
             }
             if asked.behind > 0 {
-                // What follows makes its token void. Should nothing follow, it was the answer.
+                // A later update makes its token void. If none comes, this update was the answer.
                 asked.held_server = Some(text.to_vec());
                 return Audience::Nobody;
             }
@@ -372,7 +385,7 @@ impl Table {
         Audience::Only(owner)
     }
 
-    /// Is the VOICE_SERVER_UPDATE at this position of the log still good for session `client`?
+    /// Returns whether the VOICE_SERVER_UPDATE at this position of the log is still valid for session `client`.
     pub fn is_fresh(&self, guild: u64, position: u64, client: u32) -> bool {
         let connection = self.guilds.get(&guild);
         connection.is_some_and(|connection| {
@@ -381,8 +394,8 @@ impl Table {
         })
     }
 
-    /// A GUILD_CREATE of a guild that is in the table, with the bot's voice state there. Returns the channel that has to be
-    /// joined again, with the mute and deaf states.
+    /// A GUILD_CREATE of a guild in the table has come, with the bot's voice state in the guild. Returns the channel to
+    /// join again, with the mute and deaf states.
     pub fn guild_came(&mut self, guild: u64, state: Option<OwnState>) -> Option<(u64, bool, bool)> {
         let connection = self.guilds.get_mut(&guild)?;
         let channel = state.filter(|state| state.ours).and_then(|state| state.channel);
@@ -399,7 +412,7 @@ impl Table {
         again
     }
 
-    /// The bot is no longer in the guild.
+    /// The bot has left the guild.
     pub fn guild_left(&mut self, guild: u64) {
         self.guilds.remove(&guild);
     }
@@ -410,8 +423,9 @@ impl Table {
         }
     }
 
-    /// Discord has a new session for the shard, in which the bot is in no channel. Returns the owners with their guilds, in
-    /// order. `rejoin`: the channels are joined again as soon as their guilds come; nobody owns them until then.
+    /// Discord has given the shard a new session, in which the bot is in no channel. Returns the owners with their
+    /// guilds, in order. `rejoin`: the bot joins the channels again when their guilds come; they have no owner until
+    /// then.
     pub fn session_lost(&mut self, now: Time, rejoin: bool) -> Vec<(u32, u64)> {
         let was_in =
             |connection: &Connection| connection.channel.or(connection.asked.as_ref().map(|asked| asked.channel));
@@ -430,7 +444,7 @@ impl Table {
 
     // ---- sessions and time ----
 
-    /// A session has ended for good. It has had no connection since `since`.
+    /// A session has ended for good. Its connection ended at `since`.
     pub fn session_ended(&mut self, now: Time, client: u32, since: Time) {
         let leave_at = (since + self.grace).max(now);
         self.guilds.retain(|_, connection| {
@@ -439,7 +453,7 @@ impl Table {
                 asked.bereaved = asked.bereaved.filter(|bereaved| *bereaved != client);
             }
             if connection.owner == Some(client) {
-                // As long as Discord has not answered, the one before may still have the connection.
+                // As long as Discord has not answered, the owner before may still have the voice connection.
                 let before = connection.asked.as_ref().and_then(|asked| asked.before.filter(|_| !asked.rejoin));
                 (connection.owner, connection.server) = (before, Server::default());
                 connection.leave_at = before.is_none().then_some(leave_at);
@@ -448,7 +462,7 @@ impl Table {
         });
     }
 
-    /// When [`Table::tick`] has something to do.
+    /// When [`Table::tick`] next has something to do.
     pub fn deadline(&self) -> Option<Time> {
         let times = |connection: &Connection| {
             let asked = connection.asked.as_ref().map(|asked| asked.until);
@@ -457,7 +471,8 @@ impl Table {
         self.guilds.values().filter_map(times).min()
     }
 
-    /// What has to be done now, by guild. `active`: Discord can answer; as long as it can not, nothing is decided.
+    /// The actions that are due now, ordered by guild. `active`: the upstream session is live. While it is not, Discord
+    /// can not answer, and the table gives no op 4 up.
     pub fn tick(&mut self, now: Time, active: bool) -> Vec<Due> {
         let mut due = Vec::new();
         let mut guilds: Vec<u64> = self.guilds.keys().copied().collect();
@@ -472,7 +487,7 @@ impl Table {
             }
             if connection.leave_at.is_some_and(|at| now >= at) {
                 connection.again = None;
-                // Said again until Discord has answered.
+                // The leave is repeated until Discord has answered it.
                 connection.leave_at = Some(now + LEAVE_RETRY);
                 if connection.channel.is_some() && active {
                     due.push(Due::Leave(guild));
@@ -485,12 +500,13 @@ impl Table {
 
     // ---- between two processes ----
 
-    /// For another process.
+    /// The connections, for the next process.
     pub fn save(&self) -> impl Iterator<Item = Saved> {
         self.guilds.iter().map(|(guild, connection)| Saved { guild: *guild, connection: connection.clone() })
     }
 
-    /// Takes over a guild of another process; false when there are too many. `there` says whether a session goes on.
+    /// Adds a guild's connection of a former process. Returns false if [`MAX_CONNECTIONS`] is reached. `there` says
+    /// whether a session still exists.
     pub fn restore(&mut self, now: Time, saved: Saved, there: impl Fn(u32) -> bool) -> bool {
         let Saved { guild, mut connection } = saved;
         if self.guilds.len() >= MAX_CONNECTIONS {
@@ -512,16 +528,16 @@ impl Table {
     }
 }
 
-/// Discord has not answered an op 4.
+/// Stops waiting for Discord's answer to an op 4.
 fn give_up_waiting(guild: u64, connection: &mut Connection, due: &mut Vec<Due>) {
     let Some(asked) = connection.asked.take() else { return };
     (connection.changes, connection.expected) = (0, connection.channel);
     match asked {
-        // It left, and could not join any more.
+        // The bot left the channel, and could not join it again.
         Asked { held_state: Some(state), .. } if connection.channel.is_none() => due.push(Due::TellState(state)),
-        // It did not leave, and was given a voice server anyway.
+        // The bot did not leave, and Discord sent a voice server anyway.
         Asked { held_server: Some(server), .. } => due.push(Due::TellServer(guild, server)),
-        // Nothing has changed, so the one who had the connection still has it.
+        // Nothing has changed, so the owner before still has the voice connection.
         Asked { before: Some(before), takeover: true, .. } if connection.channel.is_some() => {
             connection.owner = Some(before);
         }

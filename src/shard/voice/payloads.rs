@@ -1,4 +1,5 @@
-//! What of voice payloads the [table](super::Table) needs, and the payloads that the proxy makes itself.
+//! Reads the parts of voice payloads that the [table](super::Table) needs, and writes the voice payloads that the proxy
+//! makes.
 
 use crate::protocol::{edit, json};
 
@@ -7,22 +8,22 @@ use crate::protocol::{edit, json};
 pub struct Ask {
     /// The guild.
     pub guild: u64,
-    /// The channel to be in; `None`: none.
+    /// The channel to join; `None`: leave.
     pub channel: Option<u64>,
 }
 
 impl Ask {
-    /// What every op 4 begins with on its way to Discord.
+    /// The start of every op 4 that goes to Discord.
     const PREFIX: &[u8] = br#"{"op":4,"d":"#;
 
-    /// Reads a command that goes to Discord. `None`: it is no op 4, or one about no guild.
+    /// Reads a command that goes to Discord; `None` if it is no op 4, or has no guild.
     pub fn parse(command: &[u8]) -> Option<Self> {
         let data = command.strip_prefix(Self::PREFIX)?.strip_suffix(b"}")?;
         let [guild, channel] = json::get_all(data, ["guild_id", "channel_id"]);
         Some(Self { guild: json::parse_id(guild?)?, channel: channel.and_then(json::parse_id) })
     }
 
-    /// The command.
+    /// Writes an op 4.
     pub fn command(guild: u64, channel: Option<u64>, self_mute: bool, self_deaf: bool) -> Vec<u8> {
         let channel = channel.map_or("null".into(), |channel| format!("\"{channel}\""));
         format!(
@@ -37,9 +38,9 @@ impl Ask {
 pub struct OwnState {
     /// The guild.
     pub guild: u64,
-    /// The channel; `None`: the bot is in none any more.
+    /// The channel; `None`: the bot has left its channel.
     pub channel: Option<u64>,
-    /// It is a state of the shard's session, not of another one that the bot has.
+    /// The voice state belongs to the shard's session, not to another session of the bot.
     pub ours: bool,
     /// See the documentation.
     pub self_mute: bool,
@@ -48,8 +49,8 @@ pub struct OwnState {
 }
 
 impl OwnState {
-    /// Reads a voice state, if it is one of `user`. `guild` is for a state in a GUILD_CREATE, which does not name it;
-    /// `session` is the id that Discord has given the shard's session.
+    /// Reads a voice state; `None` if it is of another user than `user`. `guild` is for a voice state in a
+    /// GUILD_CREATE, which has no guild id. `session` is Discord's id of the shard's session.
     pub fn parse(state: &[u8], guild: Option<u64>, user: u64, session: Option<&str>) -> Option<Self> {
         let keys = ["user_id", "guild_id", "channel_id", "session_id", "self_mute", "self_deaf"];
         let [of, in_guild, channel, id, mute, deaf] = json::get_all(state, keys);
@@ -74,7 +75,7 @@ impl OwnState {
     }
 }
 
-/// The data of a VOICE_STATE_UPDATE that says that the bot is in no channel of a guild any more.
+/// The `d` of a VOICE_STATE_UPDATE that says that the bot has left its channel in a guild.
 pub fn gone(guild: u64, user: u64, session: &str) -> Vec<u8> {
     let text = format!(
         r#"{{"guild_id":"{guild}","channel_id":null,"user_id":"{user}","deaf":false,"mute":false,"self_deaf":false,"self_mute":false,"self_video":false,"suppress":false,"request_to_speak_timestamp":null}}"#
@@ -93,7 +94,7 @@ mod tests {
         let ask = |guild, channel| Some(Ask { guild, channel });
         for (command, read) in [
             (r#"{"op":4,"d":{"guild_id":"1","channel_id":"2","self_mute":false}}"#, ask(1, Some(2))),
-            // discord.py sends numbers.
+            // discord.py sends ids as numbers.
             (r#"{"op":4,"d":{"guild_id":1,"channel_id":2}}"#, ask(1, Some(2))),
             (r#"{"op":4,"d":{"channel_id":null,"guild_id":"1"}}"#, ask(1, None)),
             (r#"{"op":4,"d":{"guild_id":"1"}}"#, ask(1, None)),
