@@ -1,4 +1,4 @@
-//! A shard without sockets: payloads in, what clients receive out.
+//! Tests of a whole shard without sockets: payloads go in, and the tests read what clients receive.
 
 mod known_members;
 
@@ -42,7 +42,7 @@ fn entropy() -> Entropy {
     Box::new(move |bytes| random.fill(bytes))
 }
 
-/// A shard with an upstream that always works, and its sequence.
+/// A shard whose upstream connection works, and the sequence of its last event.
 struct World {
     shard: Shard,
     sequence: u64,
@@ -57,7 +57,7 @@ impl World {
         Self { shard, sequence: 0, now: SECOND }
     }
 
-    /// A connected one with these guilds.
+    /// A connected shard with these guilds.
     fn ready(guilds: &[u64]) -> Self {
         let mut world = Self::new(Limits { bytes: 1 << 20, entries: 100 });
         world.connect(guilds);
@@ -82,7 +82,7 @@ impl World {
         self.dispatch("READY", &ready);
     }
 
-    /// Another process takes over.
+    /// Saves the shard and restores it, as a restart of the proxy does.
     fn restart(&mut self) {
         self.shard.stop();
         while self.shard.poll_upstream(self.now).is_some() {}
@@ -134,7 +134,7 @@ impl World {
     }
 }
 
-/// A client with a connection, and what it has made of what it was sent.
+/// A client with a connection, and its state from the payloads that it was sent.
 struct Client {
     number: u32,
     connection: u64,
@@ -142,15 +142,16 @@ struct Client {
     inbound: FrameDecoder,
     sequence: u64,
     session: String,
-    /// Where READY has told it to resume.
+    /// The `resume_gateway_url` of READY.
     url: String,
     announced: Vec<u64>,
-    /// Members and count of each guild.
+    /// The members and the member count of each guild.
     guilds: BTreeMap<u64, (Vec<u64>, u64)>,
     messages: Vec<u64>,
-    /// Guilds that it is told to have left though this session never had them: the one before may have.
+    /// Guilds for which the client gets a GUILD_DELETE although this session never had them; the session before may
+    /// have.
     left_before: Vec<u64>,
-    /// Opcodes of what is no event.
+    /// Opcodes of the payloads that are no events.
     ops: Vec<u64>,
     resumed: bool,
     end: Option<Progress>,
@@ -252,7 +253,7 @@ impl Client {
         }
     }
 
-    /// Produces and reads until there is nothing left.
+    /// Fills and reads the outbox until nothing is left to send.
     fn catch_up(&mut self, world: &mut World) {
         while self.produce(world).has_more() {
             self.read();
@@ -296,7 +297,7 @@ fn ready_is_discords_with_the_proxys_own_in_it() {
     let ready: Value = serde_json::from_str(&text[text.find('{').unwrap()..]).unwrap();
     assert!(text.contains(r#"{"t":"READY","s":1,"op":0,"d":{"v":10,"#));
     let data = &ready["d"];
-    // It is the only client, so it is given Discord's id of the session.
+    // The client is the only one, so its READY has Discord's id of the session.
     assert_eq!(data["session_id"], "up");
     let url = data["resume_gateway_url"].as_str().unwrap();
     assert!(url.starts_with("ws://proxy/r/") && naming::session_in(url).is_some(), "{url}");
@@ -322,7 +323,8 @@ fn nothing_is_kept_for_nobody() {
     client.catch_up(&mut world);
     assert_eq!(client.messages, (0..100).collect::<Vec<_>>());
     assert_eq!(world.shard.report().log_events, 100);
-    // Acknowledged: not needed any more. The segment that is being filled goes as a whole.
+    // The client has acknowledged the events, so the log drops them. It drops the segment that it is filling as a
+    // whole.
     let beat = format!(r#"{{"op":1,"d":{}}}"#, client.sequence);
     world.shard.command(world.now, client.number, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
     world.now += time::TIDY;
@@ -376,7 +378,7 @@ fn a_client_that_falls_off_is_told() {
     world.guild_create(10, 1);
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.catch_up(&mut world);
-    // Larger than a segment, so that each has its own and the limit is exact.
+    // Each event is larger than a segment, so each has its own segment and the limit is exact.
     let big = json!({"guild_id": "10", "number": 0, "text": "x".repeat(100_000)});
     for _ in 0..10 {
         world.dispatch("MESSAGE_CREATE", &big);
@@ -437,7 +439,7 @@ fn a_client_that_gives_up_or_is_not_synced_leaves_nothing() {
     assert_eq!(world.shard.report().detached, 0);
 }
 
-/// The last guild fills the outbox, and nothing more is made before the connection is lost.
+/// The last guild fills the outbox, and the connection is lost before the shard writes anything more.
 #[test]
 fn a_client_that_has_read_all_its_guilds_can_resume() {
     let mut world = World::ready(&[10]);
@@ -518,14 +520,15 @@ fn an_old_connection_has_no_say_any_more() {
     }
     client.catch_up(&mut world);
     let beat = json!({"op": 1, "d": client.sequence}).to_string();
-    // It has lost what came last, and resumes; then its old connection brings a heartbeat that was on its way.
+    // The client has lost the last events, and resumes. Then a heartbeat arrives that it had sent on its old
+    // connection.
     client.sequence = seen;
     client.messages.clear();
     assert!(client.resume(&mut world, 2, seen));
     assert_eq!(client.produce(&mut world), Progress::Idle);
     let late = world.shard.command(world.now, client.number, 1, beat.as_bytes(), &mut client.outbox);
     assert_eq!(late, Err(SUPERSEDED));
-    // The new connection was of no use either.
+    // The new connection is lost, too, before the client reads anything.
     assert!(client.resume(&mut world, 3, seen));
     client.catch_up(&mut world);
     assert_eq!((client.messages.len(), client.resumed), (10, true));
@@ -577,7 +580,7 @@ fn nothing_that_is_too_long_goes_to_discord() {
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.catch_up(&mut world);
     while world.shard.poll_upstream(world.now).is_some() {}
-    // As long as it may be, before the nonce and the missing keys are added.
+    // Each command has the greatest length that is allowed, before the proxy adds the nonce and the missing keys.
     for (start, end) in
         [(r#"{"op":8,"d":{"guild_id":"99","query":"","x":""#, r#""}}"#), (r#"{"op":3,"d":{"x":""#, r#""}}"#)]
     {
@@ -589,7 +592,7 @@ fn nothing_that_is_too_long_goes_to_discord() {
     }
 }
 
-/// The payloads of one type that a client has been sent since, with their numbers.
+/// The payloads of one type that a client has been sent since the last call.
 fn payloads(client: &mut Client, world: &mut World, kind: &str) -> Vec<Value> {
     let mut found = Vec::new();
     loop {
@@ -642,7 +645,7 @@ fn members_are_answered_to_the_asker_alone() {
     assert!(chunks.iter().all(|chunk| chunk["d"]["nonce"] == "a"));
     assert!(payloads(&mut other, &mut world, "GUILD_MEMBERS_CHUNK").is_empty());
     assert_eq!((asker.messages.clone(), other.messages.clone()), (vec![1], vec![1]));
-    // The last two chunks got lost: they are sent again, after what else was lost.
+    // The last two chunks got lost. The client gets them again, after the events that it has lost.
     world.message(10, 2);
     let seen = chunks[0]["s"].as_u64().unwrap();
     world.shard.detach(world.now, asker.number, 1, false);
@@ -674,7 +677,7 @@ fn an_answer_outlives_an_outage_of_its_guild() {
         world.dispatch("GUILD_DELETE", &json!({"id": guild, "unavailable": true}));
     }
     assert!(payloads(&mut client, &mut world, "GUILD_MEMBERS_CHUNK").is_empty());
-    // One comes back whole, the other one as Discord sends large guilds.
+    // One guild comes back with all members, the other one without, as Discord sends large guilds.
     world.guild_create(10, 2);
     let chunks = payloads(&mut client, &mut world, "GUILD_MEMBERS_CHUNK");
     assert_eq!((chunks.len(), chunks[0]["d"]["members"].as_array().unwrap().len()), (1, 2));
@@ -684,7 +687,7 @@ fn an_answer_outlives_an_outage_of_its_guild() {
     assert_eq!((asked.len(), &asked[0]["op"], &asked[0]["d"]["guild_id"]), (1, &json!(8), &json!("11")));
 }
 
-/// What goes to Discord now.
+/// The payloads that go to Discord now.
 fn sent_upstream(world: &mut World) -> Vec<Value> {
     let sent = std::iter::from_fn(|| world.shard.poll_upstream(world.now));
     let text = |action| match action {
@@ -710,7 +713,7 @@ fn requests_and_commands_survive_a_restart() {
     request(&mut world, &mut asker, &json!({"guild_id": "10", "query": "", "limit": 0, "nonce": "near"}));
     assert!(asker.produce(&mut world).has_more());
     asker.read();
-    // These wait for a connection to Discord.
+    // The next commands wait for a connection to Discord.
     world.shard.upstream_closed(world.now, Some(4000));
     for command in [r#"{"op":4,"d":{"guild_id":"10"}}"#, r#"{"op":3,"d":{"status":"idle"}}"#] {
         world.shard.command(world.now, other.number, other.connection, command.as_bytes(), &mut other.outbox).unwrap();
@@ -719,7 +722,7 @@ fn requests_and_commands_survive_a_restart() {
     world.leave(10, 10_000 + 2_400);
     world.dispatch("RESUMED", &json!({}));
     let commands: Vec<Value> = sent_upstream(&mut world).iter().map(|sent| sent["op"].clone()).collect();
-    // The request had been sent, and its answer is not in the replay.
+    // The request was sent before, and its answer is not in the replay.
     assert_eq!(commands, [8, 3, 4]);
     world.dispatch(
         "GUILD_MEMBERS_CHUNK",
@@ -750,7 +753,7 @@ fn what_the_cache_does_not_have_discord_answers_to_the_asker_alone() {
     clients.iter_mut().for_each(|client| client.catch_up(&mut world));
     while world.shard.poll_upstream(world.now).is_some() {}
     for client in &mut clients {
-        // Both use the same nonce.
+        // Both clients use the same nonce.
         request(&mut world, client, &json!({"guild_id": "10", "query": "", "limit": 0, "nonce": "same"}));
     }
     let nonces: Vec<Value> = std::iter::from_fn(|| world.shard.poll_upstream(world.now))
@@ -776,14 +779,14 @@ fn what_the_cache_does_not_have_discord_answers_to_the_asker_alone() {
     assert_eq!(payloads(first, &mut world, "GUILD_MEMBERS_CHUNK").len(), 0);
     let chunks = payloads(second, &mut world, "GUILD_MEMBERS_CHUNK");
     assert_eq!(chunks.iter().map(|chunk| &chunk["d"]["nonce"]).collect::<Vec<_>>(), ["same", "same"]);
-    // An answer that nobody is known to have asked for goes to all.
+    // An answer to no known request goes to all clients.
     world.dispatch("GUILD_MEMBERS_CHUNK", &json!({"guild_id": "10", "members": [], "nonce": nonces[1]}));
     for client in &mut clients {
         assert_eq!(payloads(client, &mut world, "GUILD_MEMBERS_CHUNK").len(), 1);
     }
 }
 
-/// What Discord is asked, as far as it is asked.
+/// The requests for members that go to Discord now.
 fn asked(world: &mut World) -> Vec<Value> {
     std::iter::from_fn(|| world.shard.poll_upstream(world.now))
         .filter_map(|action| match action {
@@ -824,7 +827,7 @@ fn without_the_intent_for_members_discord_is_asked() {
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.catch_up(&mut world);
     asked(&mut world);
-    // Nobody has told who has left since.
+    // Discord does not say who has left, so the cache can not answer.
     request(&mut world, &mut client, &json!({"guild_id": "10", "user_ids": ["10000"]}));
     assert_eq!(asked(&mut world).len(), 1);
 }
@@ -850,8 +853,8 @@ fn a_nonce_is_not_that_of_another_process() {
 }
 
 proptest! {
-    /// While a client joins, at any pace, everything goes on: what it has in the end is the truth, and no message of a
-    /// guild is missing, doubled or out of order.
+    /// Events go on while a client reads its snapshot, at any pace. In the end the client has the state of the guilds,
+    /// and no message of a guild is missing, doubled or out of order.
     #[test]
     fn a_snapshot_and_the_events_are_one_story(
         steps in prop::collection::vec((0u8..12, 1u64..5, 0u64..6), 1..120), resume_after in 0usize..120,
@@ -861,7 +864,8 @@ proptest! {
         let mut truth: BTreeMap<u64, Vec<u64>> = guilds.iter().map(|&guild| (guild, vec![guild * 1000])).collect();
         let mut client = Client::identify(&mut world, 1, Intents::ALL);
         let mut number = 0;
-        // Messages since the client's READY, which comes with the first call; has a guild been left since?
+        // Messages since the client's READY, which comes with the first call, and whether the bot has left a guild
+        // since.
         let (mut begun, mut sent, mut left) = (false, Vec::new(), false);
         let mut connection = 1;
         for (index, (what, guild, user)) in steps.into_iter().enumerate() {
@@ -905,7 +909,8 @@ proptest! {
                 connection += 1;
                 let sequence = client.sequence;
                 if !client.resume(&mut world, connection, sequence) {
-                    // In the middle of the snapshot: it starts over, and what was before is not for it.
+                    // The session was in the middle of its snapshot. The client starts over, and gets no earlier
+                    // events.
                     client = Client::identify(&mut world, connection, Intents::ALL);
                     begun = false;
                 }
@@ -921,7 +926,8 @@ proptest! {
             prop_assert_eq!(*count, members.len() as u64);
             prop_assert_eq!(&*seen, &*members);
         }
-        // A message of a guild that was left before it could be shown is not for the client; all others are.
+        // The client gets no message of a guild that the bot left before the client was sent the guild. It gets all
+        // others.
         prop_assert!(client.messages.is_sorted_by(|a, b| a < b));
         if begun && !left {
             prop_assert_eq!(client.messages, sent);

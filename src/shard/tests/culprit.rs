@@ -1,4 +1,4 @@
-//! Commands for which Discord closes the connection that all clients of the shard use.
+//! Tests of commands for which Discord closes the shard's connection.
 
 use super::*;
 use crate::protocol::close::{DECODE_ERROR, UNKNOWN_OPCODE};
@@ -8,7 +8,7 @@ fn send(world: &mut World, client: &mut Client, command: &Value) -> Result<(), C
     world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox)
 }
 
-/// Two clients, whose commands so far have left.
+/// Two clients without waiting commands.
 fn two() -> (World, Client, Client) {
     let mut world = World::ready(&[10]);
     let mut clients = [1, 2].map(|connection| {
@@ -26,7 +26,8 @@ fn sounds() -> Value {
     json!({"op": 31, "d": {"guild_ids": ["10"]}})
 }
 
-/// The connection is closed with this code, another one is made at once, and the replay ends; what the shard sends then.
+/// Discord closes the connection with this code, the shard makes another one at once, and the replay ends. Returns the
+/// payloads that the shard sends then.
 fn closed(world: &mut World, code: u16) -> Vec<Value> {
     world.now += SECOND;
     world.shard.upstream_closed(world.now, Some(code));
@@ -54,7 +55,7 @@ fn the_client_whose_command_went_last_is_closed_and_nobody_else() {
         assert!(matches!(end, Progress::Close { close: (with, _), reconnect: false } if with == code), "{end:?}");
         assert_eq!(good.produce(&mut world), Progress::Idle);
         assert_eq!(world.shard.report().refused_commands, 1);
-        // As at Discord the client may go on with its session.
+        // The client may resume its session, as at Discord.
         let sequence = bad.sequence;
         world.shard.detach(world.now, bad.number, bad.connection, false);
         assert!(bad.resume(&mut world, 9, sequence));
@@ -101,7 +102,7 @@ fn nobody_is_closed_for_what_discord_has_taken() {
     world.feed(r#"{"op":11,"d":null}"#);
     closed(&mut world, DECODE_ERROR);
     assert_eq!((good.produce(&mut world), other.produce(&mut world)), (Progress::Idle, Progress::Idle));
-    // Nor for any other reason.
+    // No client is closed when Discord closes the connection with another code, either.
     send(&mut world, &mut good, &sounds()).unwrap();
     assert_eq!(sent_upstream(&mut world).len(), 1);
     world.now += SECOND * 10;

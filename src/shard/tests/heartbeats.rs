@@ -1,10 +1,10 @@
-//! Heartbeats of clients are acknowledged after the shard's own last round trip to Discord.
+//! Tests of the acknowledgement of clients' heartbeats, which takes as long as the shard's last round trip to Discord.
 
 use super::*;
 use crate::shard::due::{ACK_DELAY, MAX_OWED_ACKS};
 
 impl World {
-    /// A heartbeat of the shard is acknowledged after this time.
+    /// Discord acknowledges a heartbeat of the shard after this time.
     fn round_trip(&mut self, time: Duration) {
         self.feed(r#"{"op":1,"d":null}"#);
         while self.shard.poll_upstream(self.now).is_some() {}
@@ -12,7 +12,7 @@ impl World {
         self.feed(r#"{"op":11,"d":null}"#);
     }
 
-    /// Goes to the next time at which the shard has something to do, and does it; the connections to serve.
+    /// Goes to the next time at which the shard has something to do, and does it. Returns the connections to serve.
     fn next(&mut self) -> Vec<u64> {
         self.now = self.now.max(self.shard.deadline().expect("something to do"));
         self.shard.tick(self.now);
@@ -26,7 +26,7 @@ fn beat(world: &mut World, client: &mut Client) {
     world.shard.command(world.now, client.number, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
 }
 
-/// The time after which a heartbeat is acknowledged.
+/// The time from a heartbeat of the client to its acknowledgement.
 fn acknowledged_after(world: &mut World, client: &mut Client) -> Duration {
     let sent_at = world.now;
     client.ops.clear();
@@ -52,7 +52,7 @@ fn heartbeats_are_acknowledged_after_the_round_trip_to_discord() {
         world.round_trip(round_trip);
         assert_eq!(acknowledged_after(&mut world, &mut client), expected, "{round_trip:?}");
     }
-    // The connection to Discord is gone; the last round trip is still the best that is known.
+    // Without a connection to Discord the shard still uses the last round trip.
     world.round_trip(ms(47));
     world.shard.upstream_closed(world.now, None);
     assert_eq!(acknowledged_after(&mut world, &mut client), ms(47));
@@ -70,12 +70,12 @@ fn an_acknowledgement_waits_for_no_event_and_needs_no_tick_of_its_own() {
         beat(&mut world, client);
         world.now += Duration::from_millis(1);
     }
-    // Called too often: nothing happens too early.
+    // A call that comes too early does nothing.
     world.shard.tick(world.now);
     assert_eq!(world.shard.poll_due(world.now), None);
     assert_eq!(world.shard.deadline(), Some(start + Duration::from_millis(100)));
     assert_eq!(world.next(), [1]);
-    // Called too late: nothing is forgotten.
+    // A call that comes late serves all clients that are due.
     world.now += SECOND;
     let mut due = world.next();
     due.sort_unstable();

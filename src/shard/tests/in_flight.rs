@@ -1,11 +1,11 @@
-//! The connection to Discord breaks while commands are on their way.
+//! Tests of commands that are on their way when the connection to Discord breaks.
 
 use super::*;
 
 const HELLO: &str = r#"{"op":10,"d":{"heartbeat_interval":40000}}"#;
 
 impl World {
-    /// The connection breaks, and there is another one, on which the RESUME has been sent.
+    /// The connection breaks, and the shard sends its RESUME on another one.
     pub(super) fn break_connection(&mut self) {
         self.now += SECOND * 10;
         self.shard.upstream_closed(self.now, None);
@@ -17,7 +17,7 @@ impl World {
         assert_eq!(sent.iter().map(|sent| &sent["op"]).collect::<Vec<_>>(), [6]);
     }
 
-    /// The replay ends; what the shard sends then.
+    /// The replay ends. Returns the payloads that the shard sends then.
     fn resumed(&mut self) -> Vec<Value> {
         self.dispatch("RESUMED", &json!({}));
         sent_upstream(self)
@@ -36,7 +36,8 @@ fn send(world: &mut World, client: &mut Client, command: &Value) {
     world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox).unwrap();
 }
 
-/// A client that has asked for the members of a guild that the cache does not know, and the nonce that Discord has got.
+/// A client that has requested the members of a guild that the cache does not know, and the nonce in the request to
+/// Discord.
 fn asked() -> (World, Client, Value) {
     let mut world = World::ready(&[10]);
     world.dispatch("GUILD_CREATE", &json!({"id": "11", "member_count": 9000, "members": []}));
@@ -117,7 +118,7 @@ fn of_two_requests_one_may_be_refused_and_the_other_one_answered() {
     assert_eq!(payloads(&mut client, &mut world, "RATE_LIMITED").len(), 1);
     world.chunk(&nonce, 0, 1);
     assert_eq!(chunks(&mut world, &mut client), [0]);
-    // The other way round the client has its answer already.
+    // If the answer comes first, the client does not get the refusal.
     let (mut world, mut client, nonce) = asked();
     world.break_connection();
     assert_eq!(world.resumed().len(), 1);
@@ -136,7 +137,7 @@ fn presence(status: &str) -> Value {
     json!({"op": 3, "d": {"status": status, "activities": [], "since": null, "afk": false}})
 }
 
-/// A client that has sent these.
+/// A client that has sent these commands, all of which went to Discord.
 fn sender(commands: &[Value]) -> (World, Client) {
     let mut world = World::ready(&[10, 20]);
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
@@ -183,7 +184,7 @@ fn what_has_arrived_is_not_sent_again() {
     assert_eq!(sent_upstream(&mut world).len(), 1);
     world.feed(r#"{"op":11,"d":null}"#);
     world.break_connection();
-    // One on the new connection proves nothing about the old one.
+    // An acknowledgement on the new connection proves nothing about commands on the old one.
     world.now += SECOND;
     world.feed(r#"{"op":1,"d":null}"#);
     world.feed(r#"{"op":11,"d":null}"#);

@@ -1,8 +1,8 @@
-//! Requests for all members: which of Discord's answers let the cache give the next one.
+//! Tests of requests for all members: after which answers from Discord the cache can answer the next request.
 
 use super::*;
 
-/// A large guild, of which READY's shard has one member, and a client.
+/// A shard with a large guild, of whose members it knows one, and a client.
 fn large() -> (World, Client) {
     let mut world = World::new(Limits { bytes: 1 << 20, entries: 100 });
     world.connect(&[10]);
@@ -20,7 +20,8 @@ fn member(id: u64) -> Value {
     json!({"user": {"id": id.to_string(), "username": "somebody"}, "roles": [], "joined_at": "2020-01-01T00:00:00+00:00"})
 }
 
-/// What Discord is asked when the client asks for this: the nonce. `None`: the cache answers with so many members.
+/// Sends a request of the client. Returns the nonce if the request goes to Discord, or as an error the number of
+/// members with which the cache answers.
 fn ask(world: &mut World, client: &mut Client, data: Value) -> Result<Value, usize> {
     request(world, client, &data);
     match &sent_upstream(world)[..] {
@@ -80,7 +81,7 @@ fn answers_to_other_requests_and_broken_ones_do_not_count() {
     chunk(&mut world, &nonce, [3, 4], 2, 3);
     let nonce = ask(&mut world, &mut client, all()).expect("one chunk is missing");
     chunk(&mut world, &nonce, [1, 2], 0, 2);
-    // A sequence is skipped: what was it about?
+    // Discord skips a sequence, and the skipped event may have been about a member.
     world.sequence += 1;
     chunk(&mut world, &nonce, [3, 4], 1, 2);
     let nonce = ask(&mut world, &mut client, all()).expect("an event is missing");
@@ -104,7 +105,7 @@ fn what_is_known_survives_a_restart_and_not_a_lost_session() {
     client.catch_up(&mut world);
     while world.shard.poll_upstream(world.now).is_some() {}
     assert_eq!(ask(&mut world, &mut client, all()), Err(2));
-    // An answer that is under way when the process ends is asked for anew.
+    // A restart in the middle of an answer makes the cache ask again.
     world.dispatch("GUILD_CREATE", &json!({"id": "10", "large": true, "member_count": 4, "members": [member(1)]}));
     let nonce = ask(&mut world, &mut client, all()).expect("Discord is asked");
     chunk(&mut world, &nonce, [1, 2], 0, 2);

@@ -1,17 +1,17 @@
-//! Discord has given the shard a new session: what becomes of the clients that know the old one.
+//! Tests of client sessions when Discord gives the shard a new session.
 
 use super::*;
 use crate::shard::renewal::{STEP, WINDOW};
 
 impl World {
-    /// Discord ends the session, and says so on the connection.
+    /// Discord ends the session with Invalid Session (op 9).
     fn lose_session(&mut self) {
         self.feed(r#"{"op":9,"d":false}"#);
         while self.shard.poll_upstream(self.now).is_some() {}
         self.now += SECOND * 6;
     }
 
-    /// Discord has ended the session, and the shard has a new one with these guilds, which are not sent yet.
+    /// Discord ends the session, and the shard gets a new one with these guilds, whose GUILD_CREATEs have not come.
     pub(super) fn renew(&mut self, guilds: &[u64]) {
         self.lose_session();
         self.connect(guilds);
@@ -40,7 +40,7 @@ fn a_lost_session_invalidates_those_of_connected_clients() {
     client.read();
     assert_eq!((client.ops.clone(), client.sequence), (vec![9], before), "op 9, and no event of the new session");
     assert!(!client.resume(&mut world, 2, before), "it can not be resumed");
-    // On the connection that it has it may identify anew, and gets what there is now.
+    // The client may identify again on its connection, and gets the current guilds.
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.left_before = vec![10];
     let guilds = payloads(&mut client, &mut world, "GUILD_CREATE");
@@ -57,7 +57,7 @@ fn a_lost_session_invalidates_those_without_a_connection() {
         client.catch_up(&mut world);
         world.shard.detach(world.now, client.number, 1, false);
         if restart {
-            // Another process has taken over, and Discord refuses its RESUME.
+            // The proxy has been restarted, and Discord refuses its RESUME.
             world.restart();
         }
         world.renew(&[10]);
@@ -131,7 +131,7 @@ fn clients_are_invalidated_one_after_the_other() {
 fn a_client_is_told_in_the_middle_of_its_guilds() {
     for transport in [Transport::None, Transport::Zlib] {
         let mut world = World::ready(&[]);
-        // So large that it is sent in pieces.
+        // The guild is so large that it is sent in pieces.
         world.guild_create(10, 5_000);
         let mut client = Client::identify(&mut world, 1, Intents::ALL);
         client.outbox = Outbox::new(transport, Encoding::Json);
@@ -147,7 +147,7 @@ fn a_client_is_told_in_the_middle_of_its_guilds() {
                 client.read();
                 assert_eq!((client.ops.clone(), client.guilds.len(), client.sequence), (vec![9], 0, 1));
             }
-            // Half of the guild is in the stream, and nothing can follow it.
+            // Half of the guild is in the compressed stream, and no other message can follow it.
             _ => assert!(matches!(end, Progress::Close { close: (close::UNKNOWN_ERROR, _), reconnect: false })),
         }
         world.shard.detach(world.now, client.number, client.connection, false);

@@ -1,4 +1,4 @@
-//! Voice through a whole shard, and which sessions RESUMEs lead to.
+//! Tests of voice connections in a whole shard, and of the session that a RESUME means.
 
 use super::*;
 use crate::shard::naming::RESUME_PATH;
@@ -45,7 +45,7 @@ impl World {
     }
 }
 
-/// What a client is told of the bot's voice: channels of its states, and tokens.
+/// What a client is sent about the bot's voice connection: the channels of its voice states, and the tokens.
 fn told(client: &mut Client, world: &mut World) -> Vec<String> {
     let own = payloads(client, world, "VOICE_");
     own.iter()
@@ -67,7 +67,7 @@ fn a_voice_server_goes_to_its_owner_and_states_go_to_all() {
         assert_eq!(told(other, &mut world), ["\"7\""]);
         assert_eq!(other.messages, [1], "numbers without a gap");
     }
-    // Without the intent there are no voice states; the voice server needs none.
+    // Without GUILD_VOICE_STATES a client gets no voice states. A VOICE_SERVER_UPDATE needs no intent.
     let mut deaf = Client::identify(&mut world, 9, Intents(Intents::GUILDS.0));
     deaf.catch_up(&mut world);
     op_4(&mut world, &mut deaf, Some(8));
@@ -104,7 +104,7 @@ fn the_channel_is_left_for_who_takes_over_and_the_others_see_nothing() {
         assert_eq!(told(&mut clients[0], &mut world), ["null", "\"7\""], "restart: {restart}");
         assert_eq!(told(&mut clients[1], &mut world), ["\"7\"", "two"]);
         assert_eq!(told(&mut clients[2], &mut world), ["\"7\""]);
-        // The former owner's library tidies up, and does not throw the new one out.
+        // The former owner's library sends a leave to clean up. It does not end the new owner's connection.
         op_4(&mut world, &mut clients[0], None);
         assert_eq!(sent_channels(&mut world), []);
         assert_eq!(world.shard.report().voice_refused, 1);
@@ -183,7 +183,7 @@ fn a_channel_is_left_after_the_grace_and_only_if_nobody_has_come() {
     }
 }
 
-/// The proxy's own leave waits for Discord's limit, and a client is faster.
+/// The proxy's own leave waits for Discord's rate limit, and the op 4 of a client goes first.
 #[test]
 fn a_leave_that_waits_does_not_throw_out_who_has_come() {
     let (mut world, mut clients) = World::connected(2);
@@ -191,7 +191,7 @@ fn a_leave_that_waits_does_not_throw_out_who_has_come() {
     world.now += SECOND * 61;
     world.shard.tick(world.now);
     op_4(&mut world, &mut clients[1], Some(8));
-    // Clients take turns, so the leave goes first here; it is the other order that matters.
+    // Clients take turns, so the leave goes first here. Below, the proxy's own leave comes after the client's op 4.
     let channels = sent_channels(&mut world);
     assert_eq!(channels.last(), Some(&Some(8)));
     world.voice_state(77, None);
@@ -244,21 +244,22 @@ fn no_resume_leads_to_the_session_of_another_client() {
     }
     first.catch_up(&mut world);
     second.catch_up(&mut world);
-    // By the key or without, each its own; not with the key of nobody, nor with a number that it was never sent.
+    // With and without the key, each client resumes its own session. An unknown key is refused, and so is a sequence
+    // that the session was never sent.
     let (of_first, of_second) = (first.sequence, second.sequence);
     assert!(first.resume(&mut world, 3, of_first) && first.resume_at(&mut world, 4, "ws://proxy", of_first));
     assert!(second.resume(&mut world, 5, of_second));
     let nobody = format!("ws://proxy{RESUME_PATH}{}", "0".repeat(32));
     assert!(!first.resume_at(&mut world, 6, &nobody, of_first));
     assert!(!first.resume_at(&mut world, 6, "ws://proxy", of_first + 1));
-    // The process is killed, and another one comes, whose number is small.
+    // The client's process is killed. The next one has a session with a low sequence.
     world.shard.detach(world.now, first.number, 4, false);
     let mut third = identify(&mut world, 7);
     assert_eq!((&*third.session, third.number != first.number), ("up", true));
     let of_third = third.sequence;
     assert!(!third.resume_at(&mut world, 8, "ws://proxy", of_third), "it could be the first one's");
     assert!(third.resume(&mut world, 8, of_third));
-    // The first one's session is over, and its client does not know: the same.
+    // The first client's session is over, and the client does not know. Its RESUMEs are refused in the same way.
     world.now += SECOND * 200;
     world.shard.tick(world.now);
     let of_first = first.sequence;

@@ -44,7 +44,7 @@ fn a_voice_server_is_for_who_has_asked() {
     // A moderator moves the bot.
     assert_eq!(table.own_state(SECOND, state(11), b"s"), Audience::All);
     assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(1));
-    // And takes it out.
+    // The moderator disconnects the bot.
     assert_eq!(table.own_state(SECOND, state(None), b"s"), Audience::All);
     assert!(table.is_empty() && !table.is_fresh(GUILD, 9, 1));
     assert_eq!(table.server_update(GUILD, 10, b"t"), Audience::Nobody);
@@ -59,10 +59,10 @@ fn the_same_channel_is_left_first_by_who_takes_over() {
     assert_eq!(table.send(SECOND, 2, ask(10), |_| true), Verdict::LeaveFirst);
     assert_eq!((table.owner(GUILD), table.takeovers()), (Some(2), 1));
     assert!(!table.is_fresh(GUILD, 5, 1) && !table.is_fresh(GUILD, 5, 2));
-    // What was on its way when the leave was sent.
+    // These events were on their way when the leave was sent.
     assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
     assert_eq!(table.server_update(GUILD, 6, b"t"), Audience::Nobody);
-    // The leave is told to the one who has lost the connection, and to nobody else.
+    // Only the session that has lost the connection gets the voice state of the leave.
     assert_eq!(table.own_state(SECOND, state(None), b"s"), Audience::Only(1));
     assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
     assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(2));
@@ -86,19 +86,19 @@ fn a_join_that_fails_after_the_leave_is_told_to_all() {
 #[test]
 fn who_asks_in_vain_takes_nothing_away() {
     let mut table = connected();
-    // Another channel, which is full; and the same one, and Discord does nothing at all.
+    // First the client asks for another channel, which is full; then for the same channel, and Discord does not answer.
     for (channel, verdict) in [(11, Verdict::Send), (10, Verdict::LeaveFirst)] {
         assert_eq!(table.send(SECOND, 2, ask(channel), |_| true), verdict);
         assert_eq!(table.owner(GUILD), Some(2));
         assert_eq!(table.tick(table.deadline().unwrap(), true), []);
         assert_eq!((table.owner(GUILD), table.connections()), (Some(1), 1));
     }
-    // Should Discord give a voice server without a voice state in between, it was the answer.
+    // If Discord sends a voice server without a voice state before it, the voice server was the answer.
     assert_eq!(table.send(SECOND, 2, ask(10), |_| true), Verdict::LeaveFirst);
     assert_eq!(table.server_update(GUILD, 6, b"server"), Audience::Nobody);
     assert_eq!(table.tick(table.deadline().unwrap(), true), [Due::TellServer(GUILD, b"server".to_vec())]);
     assert_eq!(table.server_update(GUILD, 7, b"server"), Audience::Only(2));
-    // A guild in which nothing comes of it is forgotten.
+    // The table forgets a guild if Discord does not answer.
     assert_eq!(table.send(SECOND, 2, Ask { guild: 9, channel: Some(1) }, |_| true), Verdict::Send);
     assert_eq!(table.tick(SECOND + ASK_LIMIT, true), []);
     assert!(!table.knows(9));
@@ -117,7 +117,7 @@ fn who_has_lost_the_connection_can_not_leave_for_the_other() {
 
 #[test]
 fn a_channel_is_left_when_its_owner_is_gone_for_long_enough() {
-    // It closed with 1000 just now; or it lost its connection before, and its time to resume is over.
+    // The owner closed with 1000 just now, or it lost its connection before and its time to resume is over.
     for (since, at) in [(SECOND * 10, SECOND * 70), (SECOND, SECOND * 61), (Time::ZERO, SECOND * 60)] {
         let mut table = connected();
         table.session_ended(SECOND * 10, 1, since);
@@ -125,17 +125,17 @@ fn a_channel_is_left_when_its_owner_is_gone_for_long_enough() {
         assert!(!table.is_fresh(GUILD, 5, 1));
         assert_eq!(table.server_update(GUILD, 6, b"t"), Audience::Nobody);
         assert_eq!(table.tick(at, true), [Due::Leave(GUILD)]);
-        // Until Discord has heard it.
+        // The leave is repeated until Discord has answered it.
         assert_eq!(table.tick(at, true), []);
         assert_eq!(table.tick(at + LEAVE_RETRY, true), [Due::Leave(GUILD)]);
         assert_eq!(table.own_state(SECOND * 99, state(None), b"s"), Audience::All);
         assert!(table.is_empty() && table.deadline().is_none());
     }
-    // Never before the session ends, however short the grace.
+    // The bot never leaves before the session ends, even if the grace is over.
     let mut table = connected();
     table.session_ended(SECOND * 200, 1, SECOND);
     assert_eq!(table.deadline(), Some(SECOND * 200));
-    // The next process of the bot comes in time.
+    // The next process of the bot asks for the channel in time.
     assert_eq!(table.send(SECOND * 200, 2, ask(10), |_| true), Verdict::LeaveFirst);
     assert_eq!(table.own_state(SECOND * 200, state(None), b"s"), Audience::Nobody, "nobody has it who could be told");
     assert_eq!(table.own_state(SECOND * 200, state(10), b"s"), Audience::All);
@@ -156,7 +156,7 @@ fn a_new_session_of_discord_voids_everything() {
             assert_eq!(table.own_state(SECOND * 3, state(10), b"s"), Audience::All);
             assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Nobody);
             assert_eq!(table.send(SECOND * 4, 7, ask(10), |_| true), Verdict::LeaveFirst);
-            // A client was faster; and nobody comes.
+            // In guild 2 a client asks before the guild comes. In the last table no client asks.
             assert_eq!(table.send(SECOND * 4, 8, Ask { guild: 2, channel: Some(20) }, |_| true), Verdict::Send);
             assert_eq!(table.guild_came(2, None), None);
             let mut table = connected();
@@ -181,7 +181,7 @@ fn guilds_that_come_and_go() {
     let mut table = connected();
     table.guild_left(GUILD);
     assert!(table.is_empty());
-    // A state that nobody has asked for, as after a table that was full.
+    // No client has asked for this voice state, for example because the table was full.
     assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
     assert_eq!(table.tick(SECOND + GRACE, true), [Due::Leave(GUILD)]);
 }
@@ -205,7 +205,7 @@ fn the_table_is_bounded() {
     let mut over = table.save();
     assert!(!other.restore(SECOND, over.next().unwrap(), |_| true));
     drop(over);
-    // Nothing came of any of them.
+    // Discord has answered none of the op 4s.
     table.tick(SECOND + ASK_LIMIT, true);
     assert!(table.is_empty());
 }
@@ -251,11 +251,11 @@ fn commands_that_were_lost_are_sent_again_with_their_leave() {
 #[derive(Clone, Debug, PartialEq)]
 enum Event {
     State(Option<u64>),
-    /// A token, and for whose op 4 it was made.
+    /// A token, and the client for whose op 4 Discord made it.
     Server(u32, u32),
 }
 
-/// A guild at Discord, the ways there and back, and what two clients have been sent.
+/// A guild at Discord, the commands and events on their way, and what two clients have been sent.
 #[derive(Clone)]
 struct Model {
     table: Table,
@@ -264,11 +264,12 @@ struct Model {
     commands: VecDeque<(u32, Option<u64>)>,
     events: VecDeque<Event>,
     position: u64,
-    /// The session whose op 4 went up last, and the channel that it wants.
+    /// The session whose op 4 went to Discord last, and the channel that it wants.
     last: Option<(u32, Option<u64>)>,
     /// The newest token that each client has, and the channel that it believes the bot to be in.
     has: [(u32, Option<u64>); 2],
-    /// A client that has asked for the channel that the bot is in must not be shown that it left.
+    /// A client that has asked for the channel that the bot is in. It must not get a voice state that says that the bot
+    /// left.
     waits: Option<(u32, u64)>,
 }
 
@@ -311,7 +312,7 @@ impl Model {
         }
     }
 
-    /// The token that is good once Discord has heard everything that was sent.
+    /// The token that is valid after Discord has handled everything that was sent.
     fn final_token(&self) -> u32 {
         let mut future = self.clone();
         while !future.commands.is_empty() {
@@ -352,7 +353,7 @@ impl Model {
         }
     }
 
-    /// Everything has come: the client that has asked last is connected.
+    /// Delivers everything that is on its way, and checks that the client that asked last is connected.
     fn check(mut self) {
         while !self.commands.is_empty() || !self.events.is_empty() {
             self.discord_hears();
@@ -377,7 +378,7 @@ impl Model {
     }
 }
 
-/// Every sequence of so many steps: op 4s of two clients for two channels or none, in every order with their answers.
+/// Every sequence of six steps: op 4s of two clients for two channels or none, in every order with Discord's answers.
 #[test]
 fn the_last_one_to_ask_is_connected_in_every_order_of_things() {
     fn explore(model: &Model, depth: u32) -> u64 {
@@ -399,7 +400,7 @@ fn the_last_one_to_ask_is_connected_in_every_order_of_things() {
 }
 
 proptest! {
-    /// The same, for longer stories by chance.
+    /// Random sequences of such steps, which are longer.
     #[test]
     fn the_last_one_to_ask_is_connected_after_long_stories(steps in prop::collection::vec(0u8..12, 0..40)) {
         let mut model = Model::new();

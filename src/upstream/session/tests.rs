@@ -32,7 +32,7 @@ fn dispatch(sequence: u64) -> String {
     format!(r#"{{"t":"TYPING_START","s":{sequence},"op":0,"d":{{}}}}"#)
 }
 
-/// Opens a connection, returns the URL that was asked for.
+/// Opens a connection. Returns the URL that the session asked for.
 fn connect(session: &mut Session, now: Time) -> String {
     session.on_tick(now);
     let [Action::Connect(url)] = &actions(session)[..] else { panic!("no connect") };
@@ -50,7 +50,7 @@ fn active(session: &mut Session, now: Time) {
     assert_eq!(session.status(), Status::Active);
 }
 
-/// Ticks until it reconnects; returns when and where.
+/// Ticks until the session reconnects. Returns the time and the URL.
 fn reconnects(session: &mut Session, mut now: Time) -> (Time, String) {
     loop {
         now = now.max(session.deadline().expect("it has given up"));
@@ -122,7 +122,7 @@ fn a_lost_connection_is_resumed_with_the_last_sequence() {
         session.on_closed(SECOND * 2, code);
         assert_eq!(session.status(), Status::Disconnected);
         let now = resumes(&mut session, SECOND * 2, 2);
-        // What was missed comes before RESUMED and is for the clients already.
+        // The events of the replay come before RESUMED, and clients get them at once.
         assert_eq!(feed(&mut session, now, &dispatch(3)), Received::Dispatch(EventKind::TypingStart));
         assert_eq!(feed(&mut session, now, r#"{"t":"RESUMED","s":4,"op":0,"d":{}}"#), Received::Resumed);
         assert_eq!(session.status(), Status::Active);
@@ -209,7 +209,7 @@ fn heartbeats_and_zombies() {
     feed(&mut session, first + SECOND / 2, r#"{"op":11}"#);
     assert_eq!(session.latency(), Some(SECOND / 2));
     assert_eq!((session.take_new_latency(), session.take_new_latency()), (Some(SECOND / 2), None));
-    // Asked for a beat: at once, and the next one a whole interval later.
+    // Discord asks for a heartbeat. The session sends it at once, and the next one a whole interval later.
     feed(&mut session, first + SECOND, r#"{"op":1,"d":null}"#);
     assert_eq!(actions(&mut session), [Action::Send(payload::heartbeat(Some(1)))]);
     let second = session.deadline().unwrap();
@@ -262,7 +262,7 @@ fn the_backoff_grows_and_falls_back_to_the_general_url() {
     }
     assert_eq!(urls[..3], [RESUME_URL; 3]);
     assert!(urls[3..].iter().all(|url| url == BASE));
-    // However late, it is not the proxy that gives the session up.
+    // The session is resumed, however late: time without a connection is no reason to give it up.
     let (now, _) = reconnects(&mut session, now);
     assert_eq!(actions(&mut session), [Action::Send(payload::resume("token", "abc", 1))]);
     assert_eq!(feed(&mut session, now, RESUMED), Received::Resumed);
@@ -273,7 +273,7 @@ fn the_backoff_grows_and_falls_back_to_the_general_url() {
 enum Refusal {
     Close(Option<u16>),
     Payload(&'static str),
-    /// Heartbeats are acknowledged, and that is all.
+    /// The gateway only acknowledges heartbeats.
     Silence,
 }
 
@@ -288,7 +288,7 @@ impl Refusal {
         Self::Silence,
     ];
 
-    /// The gateway answers like this now; when the connection is gone.
+    /// The gateway answers in this way. Returns when the connection is gone.
     fn answers(self, session: &mut Session, mut now: Time) -> Time {
         match self {
             Self::Close(code) => session.on_closed(now, code),
@@ -329,7 +329,7 @@ fn a_session_that_can_not_be_resumed_is_given_up() {
         assert!(resumes >= 3, "{refusal:?}: {resumes} RESUMEs");
         let took = now - lost_at;
         assert!(took <= RESUME_PATIENCE + SECOND * 40, "{refusal:?}: {took:?}");
-        // A code that is about the session needs no patience.
+        // After codes about the session, the session is given up sooner.
         assert_eq!(took < SECOND * 10, refusal == Refusal::Close(Some(4006)), "{refusal:?}: {took:?}");
         assert_eq!((session.counters().identifies, session.counters().given_up), (1, 1), "it waits for its permit");
         assert_eq!(session.take_remark(), Some(Remark::GivenUp));
@@ -364,7 +364,7 @@ fn after_an_invalid_session_there_is_a_pause_and_no_more() {
         active(&mut session, SECOND);
         let mut now = SECOND * 100;
         session.on_closed(now, None);
-        // The wait would be long by now.
+        // After these failures the wait would be long.
         for _ in 0..failures {
             now = session.deadline().unwrap();
             session.on_tick(now);
@@ -389,7 +389,7 @@ fn a_session_that_worked_is_back_at_once() {
         assert_eq!(resumes(&mut session, now, 1), now);
         assert_eq!(feed(&mut session, now, RESUMED), Received::Resumed);
     }
-    // Not so when it is lost again and again within moments, but then it does not take long either.
+    // Short connections make the session wait, but not for long.
     let mut waits = Vec::new();
     for _ in 0..10 {
         session.on_closed(now, None);
@@ -419,7 +419,7 @@ fn a_replay_may_take_long_as_long_as_it_goes_on() {
         assert_eq!(feed(&mut session, now, &dispatch(sequence)), Received::Dispatch(EventKind::TypingStart));
     }
     actions(&mut session);
-    // What has come has come: the next RESUME goes on from there, and the session is not given up for it.
+    // Each RESUME names the last event that came, and the session is not given up while events come.
     for sequence in 99..110 {
         now = Refusal::Silence.answers(&mut session, now);
         now = resumes(&mut session, now, sequence);
@@ -439,7 +439,7 @@ fn an_event_out_of_sequence_is_passed_on() {
     assert_eq!((session.counters().out_of_sequence, session.counters().gaps), (3, 1));
     assert_eq!(session.take_remark(), Some(Remark::OutOfSequence { sequence: 1, last: 3 }));
     assert_eq!(session.take_remark(), None, "once is enough");
-    // The highest one counts for the next RESUME.
+    // The next RESUME names the highest sequence.
     session.on_closed(SECOND * 50, None);
     resumes(&mut session, SECOND * 50, 3);
 }
@@ -481,7 +481,7 @@ fn a_ready_that_can_not_be_read_is_asked_for_again() {
     let now = identifies(&mut session, SECOND);
     session.on_permit(now);
     actions(&mut session);
-    // One that says too little is no better.
+    // A READY without a session id is handled in the same way.
     feed(&mut session, now, r#"{"t":"READY","s":1,"op":0,"d":{"guilds":[]}}"#);
     assert_eq!(actions(&mut session), [Action::Close(4000)]);
     assert!(identifies(&mut session, now) > now, "with a pause");
@@ -522,8 +522,8 @@ fn stop_keeps_the_session_at_discord() {
 }
 
 proptest! {
-    /// Whatever happens, an IDENTIFY goes out only for a permit that was asked for and given, the sequence never falls
-    /// within a session, and nothing is sent in the fatal state.
+    /// In any order of events, an IDENTIFY goes out only for a permit that was requested and given, the sequence never
+    /// falls within a session, and nothing is sent in the fatal state.
     #[test]
     fn invariants_hold(seed in any::<u64>(), steps in prop::collection::vec((0u8..14, 0u64..50_000), 1..300)) {
         let identity = Identity { identify: b"IDENTIFY".to_vec(), token: "token".into() };
@@ -569,7 +569,7 @@ proptest! {
 #[test]
 fn a_server_that_only_acknowledges_is_given_up() {
     let ack = r#"{"t":null,"s":null,"op":11,"d":null}"#;
-    // Beats are answered for ten minutes; when does it close the connection?
+    // Acknowledges heartbeats for ten minutes. Returns when the session closes the connection, and the code.
     let closes = |session: &mut Session, from: Time, event_at: Option<Duration>| {
         for second in 0..600 {
             let now = from + SECOND * second;
