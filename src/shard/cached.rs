@@ -120,7 +120,8 @@ impl Cached {
         self.catch_up_from(self.most, log);
     }
 
-    /// Applies the waiting events if there are at least [`WORTH_WHILE`]. The caller has time for it now.
+    /// Applies the waiting events if the cache is at least [`WORTH_WHILE`] log entries behind. The caller has time for
+    /// it now.
     pub fn settle(&mut self, log: &Log) {
         self.catch_up_from(WORTH_WHILE, log);
     }

@@ -82,7 +82,7 @@ impl InFlight {
         self.presence = Some((now, false));
     }
 
-    /// Everything that was sent before this time has arrived.
+    /// Drops the commands that were sent before this time on the current connection, because they have arrived.
     pub fn arrived(&mut self, before: Time) {
         let missing = |at: Time, stale: bool| stale || at >= before;
         self.commands.retain(|sent| missing(sent.at, sent.stale));

@@ -29,8 +29,8 @@ pub fn session_in(path: &str) -> Option<SessionId> {
 }
 
 impl Shard {
-    /// The id of the shard's session with Discord, if it has changed since the last call. The first call always returns
-    /// one.
+    /// The id of the shard's session with Discord, if it has changed since the last call; the inner `None` means that
+    /// there is no session. The first call always returns a value.
     pub fn take_new_name(&mut self) -> Option<Option<String>> {
         let name = || self.upstream_id.as_deref().map(str::to_owned);
         std::mem::take(&mut self.name_is_new).then(name)

@@ -70,7 +70,8 @@ impl Shard {
         None
     }
 
-    /// Ends the sessions that nobody has come to resume, and the connections on which nobody has sent a heartbeat.
+    /// Ends the sessions that were not resumed in time, and closes the connections on which no heartbeat has come in
+    /// time.
     fn expire_sessions(&mut self, now: Time) {
         let window = self.settings.resume_window;
         let (mut expired, mut next) = (Vec::new(), None::<Time>);

@@ -97,8 +97,8 @@ impl Comeback {
         self.resumes.get_or_insert(Resumes { since: now, failed: 0, refused: 0 });
     }
 
-    /// The connection on which a RESUME was sent is lost. Returns whether the session has to be given up, which needs
-    /// that the connection has brought nothing.
+    /// The connection on which a RESUME was sent is lost. If the connection has brought nothing, the RESUME has failed.
+    /// Returns whether the session has to be given up.
     pub fn resume_lost(&mut self, now: Time, loss: Loss) -> bool {
         let Some(resumes) = self.resumes.as_mut().filter(|_| self.worked_since.is_none()) else { return false };
         resumes.failed += 1;

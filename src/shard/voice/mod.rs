@@ -193,7 +193,7 @@ impl Table {
         Self { grace, ..Self::default() }
     }
 
-    /// Changes the grace for channels whose owners end from now on.
+    /// Changes the grace for channels whose owner's session ends from now on.
     pub fn set_grace(&mut self, grace: Duration) {
         self.grace = grace;
     }

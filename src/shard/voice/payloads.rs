@@ -68,7 +68,7 @@ impl OwnState {
         Some(Self { guild, channel, ours, self_mute: is_true(mute), self_deaf: is_true(deaf) })
     }
 
-    /// Finds the bot's voice state in the data of a GUILD_CREATE.
+    /// Finds the bot's voice state in the `d` of a GUILD_CREATE.
     pub fn in_guild(data: &[u8], guild: u64, user: u64, session: Option<&str>) -> Option<Self> {
         let states = json::elements(json::get(data, "voice_states")?).ok()?;
         states.into_iter().find_map(|state| Self::parse(state, Some(guild), user, session))
