@@ -283,7 +283,7 @@ impl Shard {
         }
     }
 
-    /// The bytes of the upstream connection can not be decoded any more. The shard reconnects and resumes.
+    /// The upstream connection can not be read any more. The shard reconnects and resumes its session.
     pub fn upstream_broken(&mut self, now: Time) {
         self.upstream.reconnect(now, Reason::Unreadable);
         self.tell_remark();
