@@ -1,4 +1,4 @@
-//! The subcommands: what an operator asks a running proxy for, and the check before a start.
+//! The subcommands: requests to a running proxy, and the check before a start.
 
 mod check;
 mod running;
