@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest answer that is read, in bytes. The status of 65,536 shards has about 15 MB.
 const MAX_BODY: u64 = 64 << 20;
 
-/// See the module's description.
+/// A running proxy: its base URL, the `http_token` to show, and an HTTP client.
 pub struct Running {
     base: String,
     token: Option<String>,

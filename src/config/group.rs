@@ -6,7 +6,7 @@ use crate::websocket::Endpoint;
 use serde_json::Value;
 use std::ops::Range;
 
-/// The variable whose value wins over `index` of `shard_group`.
+/// The variable whose value takes precedence over `index` of `shard_group`.
 pub const INDEX_VARIABLE: &str = "SHARD_GROUP_INDEX";
 /// Most proxies in a group.
 const MOST: u64 = 4096;

@@ -29,7 +29,7 @@ use std::{
 };
 pub use token::{Token, given as given_token};
 
-/// The variable whose value wins over `token` of the file.
+/// The variable whose value takes precedence over `token` of the file.
 pub const TOKEN_VARIABLE: &str = "TOKEN";
 /// Most shards of a bot; no real bot has as many.
 pub const MAX_SHARDS: u64 = 1 << 16;
@@ -46,7 +46,7 @@ const BACKPRESSURE: (u64, u64) = (1, 1 << 16);
 /// The byte order mark, with which some editors begin a UTF-8 file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Which CPUs the data cores run on (`cores`).
+/// How many data cores there are, and on which CPUs they run (`cores`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cores {
     /// As many data cores as the shards need, on CPUs of the process's affinity mask. The control core's CPU comes
@@ -58,7 +58,7 @@ pub enum Cores {
     Cpus(Vec<usize>),
 }
 
-/// The whole configuration, checked.
+/// The checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Filter of the log: a level, or directives of `tracing`.

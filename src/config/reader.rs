@@ -32,7 +32,7 @@ impl Reader {
 
     /// The error for a key with a wrong value.
     pub fn wrong(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
-        // A token must not get into an error, even in the wrong place.
+        // A token must not get into an error, even if it is not a string or has other characters than expected.
         let value =
             if matches!(key, "token" | "http_token") { "the given value".into() } else { shorten(&value.to_string()) };
         ConfigError(format!("{}: `{}{key}` is {value}, expected {expected}", self.file, self.prefix))

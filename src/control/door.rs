@@ -2,7 +2,7 @@
 //!
 //! The door accepts the connection, reads the HTTP request head and answers plain requests. For a gateway connection it
 //! answers the upgrade, sends HELLO at once (also while Discord is down), answers heartbeats, and reads IDENTIFY or
-//! RESUME. Then it hands the connection to the data core of its shard.
+//! RESUME. Then it hands the connection off to the data core of its shard.
 //!
 //! Bounded: a request head has to be complete within 10 seconds, IDENTIFY or RESUME has to come within 60 seconds, and
 //! at most [`MAX_UNAUTHENTICATED`] connections are at the door.
@@ -67,7 +67,7 @@ const RESTARTING: Close = (close::UNKNOWN_ERROR, "the proxy restarts");
 /// Which routes are served at a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serves {
-    /// All of them.
+    /// All routes.
     All,
     /// The routes that bots need: the gateway, Discord's API, the number of shards. The others are served at
     /// `admin_listen`.
@@ -127,12 +127,14 @@ async fn enter(control: Rc<Control>, stream: TcpStream, serves: Serves) {
         return control.refuse(peer);
     }
     let guest = control.guests.enter(peer.ip().into());
-    // Boxed, as what follows is large, and each future around it would hold it once more.
+    // Boxed, because the future is large and each future around it would contain it again.
     control.guests.clone().hold(guest.id, Box::pin(introduce(control, guest, connection, peer, serves))).await;
 }
 
-/// Finds out for whom a connection is. From then on it has a place among those of his address: the one who makes connections
-/// for many must not lose them to each other.
+/// Reads the request and the address of the client, and goes on with the client's own place at the door.
+///
+/// Until then the connection has a place of the address that it comes from. A reverse proxy connects for many clients,
+/// so with that address for all of them they would take each other's places.
 async fn introduce(
     control: Rc<Control>,
     guest: Place,

@@ -21,12 +21,12 @@ const WORKERS: usize = 16;
 /// Longest wait for an answer. When the budget of the day is used up, the permit may be hours away. A request that
 /// times out is repeated.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// Longest wait for a connection.
+/// Longest wait for a connection to the queue.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// First and longest wait before a failed request is repeated. The wait doubles with each failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
-/// See the module's description.
+/// The external queue: the threads that ask it, and the shards that wait for its permits.
 pub struct ExternalQueue {
     ask: Sender<u32>,
     /// Shards that wait for an answer.

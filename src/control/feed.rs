@@ -16,11 +16,11 @@ pub const MAX_ENTRIES: usize = 200;
 /// One event of the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Numbers entries from 1 on, without a gap.
+    /// Number of the entry. The entries are numbered from 1, without gaps.
     pub number: u64,
-    /// When it happened.
+    /// When the event happened, as time since the start.
     pub at: Time,
-    /// What it was.
+    /// The event.
     pub what: What,
 }
 
@@ -29,11 +29,11 @@ pub struct Entry {
 pub enum What {
     /// A shard's state has changed.
     State {
-        /// Which shard.
+        /// Id of the shard.
         shard: u32,
-        /// Its state before.
+        /// State of the shard before the change.
         from: Status,
-        /// Its state now.
+        /// State of the shard after the change.
         to: Status,
         /// The reason and Discord's close code, if the shard has lost its connection.
         loss: Option<(Reason, Option<u16>)>,
@@ -47,7 +47,7 @@ pub enum What {
     },
 }
 
-/// See the module's description.
+/// The newest events of the proxy.
 #[derive(Default)]
 pub struct Feed {
     entries: VecDeque<Entry>,

@@ -59,7 +59,7 @@ mod tests {
         for plain in ["ws://gateway.discord.gg", "ws://192.0.2.1", "ws://localhost.example", "ws://127.0.0.1.example"] {
             assert!(any.follow(&secure, &endpoint(plain)).unwrap_err().contains("not encrypted"), "{plain}");
         }
-        // Who begins without it has nothing to give up.
+        // If `/gateway/bot` has named a URL without TLS, other URLs without TLS are allowed too.
         assert!(any.follow(&endpoint("ws://10.0.0.1"), &endpoint("ws://10.0.0.2")).is_ok());
     }
 

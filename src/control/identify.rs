@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-/// Least time between two permits of a bucket: Discord's five seconds, and a margin for the time that an IDENTIFY takes to
-/// reach Discord.
+/// Least time between two permits of a bucket: Discord's five seconds, and a margin for the time that an IDENTIFY takes
+/// to reach Discord.
 pub const INTERVAL: Duration = Duration::from_millis(5_200);
 
 /// After more permits in a row than this, a shard waits longer for the next one, and the wait doubles each time. A few
@@ -54,7 +54,7 @@ impl Permits {
     }
 }
 
-/// See the module's description.
+/// The queue of the shards that wait for a permit to identify; see the module's description.
 pub struct IdentifyQueue {
     budget: Budget,
     resets_at: Time,

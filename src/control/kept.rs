@@ -11,7 +11,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-/// See the module's description.
+/// A value that is shared between the tasks that ask for it; see the module's description.
 pub struct Kept<T> {
     lasts: Time,
     state: RefCell<State<T>>,

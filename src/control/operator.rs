@@ -67,7 +67,8 @@ impl Control {
             self.note_wrong_token(Some(peer));
         }
         Some(match what {
-            // The body is the page all the same: it holds no secret, and its script asks for the token.
+            // The response contains the page also without a token: the page holds no secret, and its script asks for
+            // the token.
             Operator::Page => page::response("401 Unauthorized"),
             _ => Response {
                 headers: "WWW-Authenticate: Bearer\r\n".into(),

@@ -82,7 +82,8 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'stat
 }
 
 /// The client that a request head names: the last address in `X-Forwarded-For` that is not in one of the `believed`
-/// networks. If all are, the first address. `None`: the head names no address.
+/// networks, or, if all are, the first address. Entries before an unreadable one do not count. `None`: the head names
+/// no address.
 pub fn forwarded_for(head: &[u8], believed: &[Network]) -> Option<IpAddr> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);

@@ -1,6 +1,6 @@
 //! The live page at `/`: one HTML document that contains its style and its script, so that a browser loads nothing else
-//! from the proxy but `/status.json`. The document is the same for all operators and holds no figures; the script
-//! fetches those.
+//! from the proxy but `/status.json`. The document holds no figures and is the same for every operator; its script
+//! fetches the figures.
 
 use super::http::Response;
 use std::sync::LazyLock;

@@ -139,8 +139,8 @@ impl Pool {
         *self.revoked.borrow()
     }
 
-    /// Runs a task until it ends or its place is revoked, when it is dropped. If the task has dropped its [`Place`], it
-    /// runs to its end.
+    /// Runs a task until it ends. When its place is revoked before, the task is dropped. A task that has dropped its
+    /// [`Place`] itself runs to its end.
     pub async fn hold(self: Rc<Self>, id: PlaceId, task: impl Future<Output = ()>) {
         let revoked = poll_fn(|cx| match self.holders.borrow_mut().get_mut(&id) {
             Some(Holder { revoked: true, .. }) => Poll::Ready(()),

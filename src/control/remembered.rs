@@ -13,10 +13,10 @@ use std::io::{self, Read, Write};
 const MAX_BYTES: u64 = 4 << 10;
 const NAME: &str = "gateway.json";
 
-/// See the module's description.
+/// The stored part of an answer of `/gateway/bot`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// Where shards connect.
+    /// The gateway URL that shards connect to.
     pub url: String,
     /// How many shards Discord recommended.
     pub shards: u32,

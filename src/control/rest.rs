@@ -24,7 +24,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// Longest time until the budget of IDENTIFYs is renewed; Discord's is a day.
 const MAX_RESET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The `User-Agent` of the requests, in the form that Discord asks for (docs: API Reference, User Agent). The address
-/// is the `repository` of Cargo.toml. If there is none, it is a name below `.invalid`, which nobody can register (RFC
+/// is the `repository` of Cargo.toml. If there is none, it is a name below `.invalid`, which can not be registered (RFC
 /// 2606).
 const USER_AGENT: &str = if env!("CARGO_PKG_REPOSITORY").is_empty() {
     concat!("DiscordBot (https://", env!("CARGO_PKG_NAME"), ".invalid, ", env!("CARGO_PKG_VERSION"), ")")
@@ -35,7 +35,7 @@ const USER_AGENT: &str = if env!("CARGO_PKG_REPOSITORY").is_empty() {
 /// The answer of `/gateway/bot`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayInfo {
-    /// Where shards connect.
+    /// The gateway URL that shards connect to.
     pub url: String,
     /// How many shards Discord recommends.
     pub shards: u32,
@@ -46,7 +46,7 @@ pub struct GatewayInfo {
 /// Why a request has failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RestError {
-    /// The token is wrong: trying again is useless.
+    /// Discord refuses the token (401). Another request with it is useless.
     Unauthorized,
     /// Any other failure. A later request may succeed.
     Temporary {
@@ -108,7 +108,7 @@ impl Rest {
         match status {
             200 => parse(&body.map_err(RestError::temporary)?, &self.hosts).map_err(RestError::temporary),
             401 => Err(RestError::Unauthorized),
-            // The status says enough when the body can not be read.
+            // If the body can not be read, the error has the status alone.
             _ => Err(refusal(status, header.as_deref(), &body.unwrap_or_default())),
         }
     }
@@ -128,8 +128,7 @@ pub(super) fn agent_builder() -> ConfigBuilder<AgentScope> {
         .http_status_as_error(false)
         .user_agent(USER_AGENT)
         .proxy(None)
-        // Redirects are not followed: the server that stands for Discord answers itself, and no other server is asked,
-        // with the token or without.
+        // Redirects are not followed, so no other server gets a request, with the token or without.
         .max_redirects(0)
 }
 
@@ -148,8 +147,8 @@ fn refusal(status: u16, header: Option<&str>, body: &str) -> RestError {
     RestError::Temporary { what, retry_after: retry_after(header, body) }
 }
 
-/// How long an answer asks to wait: seconds, whole or not, in the header `Retry-After` and in `retry_after` of the body.
-/// Discord's header is rounded and Cloudflare sends the header alone, so the longer one counts.
+/// How long an answer asks to wait: seconds, whole or not, in the header `Retry-After` and in `retry_after` of the
+/// body. Discord's header is rounded and Cloudflare sends the header alone, so the longer one counts.
 fn retry_after(header: Option<&str>, body: &str) -> Option<Duration> {
     #[derive(Deserialize)]
     struct RateLimited {
@@ -248,7 +247,7 @@ mod tests {
         assert_eq!(seconds(Some(" 1.25 "), "{}"), Some(1.25));
         assert_eq!(seconds(None, r#"{"message":"x","retry_after":64.57,"global":false}"#), Some(64.57));
         assert_eq!(seconds(None, r#"{"retry_after":3}"#), Some(3.0));
-        // The longer one, whichever it is.
+        // The longer of the two waits counts.
         assert_eq!(seconds(Some("1"), r#"{"retry_after":1.4}"#), Some(1.4));
         assert_eq!(seconds(Some("9"), r#"{"retry_after":1.4}"#), Some(9.0));
         assert_eq!(seconds(Some("1e300"), ""), Some(3600.0));

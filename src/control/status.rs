@@ -25,7 +25,7 @@ const SHOWN_ENTRIES: usize = 100;
 /// The reports of all data cores, gathered at one time.
 #[derive(Clone, Debug)]
 pub struct Gathered {
-    /// When the reports were complete, as time since the start.
+    /// When the reports were gathered, as time since the start.
     pub at: Time,
     /// The reports of all shards, by id.
     pub shards: Vec<Report>,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 /// day's budget.
 pub const BUCKETS: [f64; 9] = [0.2, 1.0, 6.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0];
 
-/// See the module's description.
+/// The histogram, and the shards that wait.
 #[derive(Default)]
 pub struct Waits {
     /// The shards that wait, and when each asked.

@@ -31,12 +31,12 @@ const PURPOSE: &[u8] = b"gateway-proxy state files";
 const UNFINISHED: &str = ".new";
 /// A file with this ending is stale when it was last written longer ago than this. A process has 90 s to stop.
 const UNFINISHED_LIFE: Duration = Duration::from_secs(10 * 60);
-/// Any other file is stale when it was last written longer ago than this. Discord keeps a session for some minutes.
+/// A complete file is stale when it was last written longer ago than this. Discord keeps a session for some minutes.
 const LIFE: Duration = Duration::from_secs(3600);
 /// Bytes that are read at a time to check a seal.
 const CHUNK: usize = 256 << 10;
 
-/// See the module's description.
+/// A directory with state files, and the key of their seals.
 pub struct StateDir {
     path: PathBuf,
     key: hmac::Key,
@@ -63,7 +63,7 @@ impl Write for Sealing {
 /// An existing file. Its content must not be used before [`Sealed::verify`] has succeeded.
 #[derive(Debug)]
 pub struct Sealed {
-    /// The file, from its beginning.
+    /// The file, at its beginning.
     pub file: File,
     seal: hmac::Context,
 }

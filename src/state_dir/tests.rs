@@ -3,7 +3,7 @@
 use super::*;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-/// A directory of a test, which is removed in the end.
+/// A directory of a test. Dropping it removes the directory.
 struct Scratch(PathBuf);
 
 impl Scratch {
