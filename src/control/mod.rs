@@ -268,7 +268,8 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
         .map_err(|error| failure("can not start the control core", &error))?;
     let result = executor.join().map_err(|error| failure("the control core ended", &error))?;
     for thread in std::mem::take(&mut *threads.lock().expect("nobody panics with it")) {
-        // After a failed stop the threads are not joined, because one may never end. The end of the process ends them.
+        // When the proxy ends with an error, the threads are not joined, because one of them may never end. The end of
+        // the process ends them.
         if result.is_ok() {
             let _ = thread.join();
         }
