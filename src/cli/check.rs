@@ -1,5 +1,5 @@
-//! `gateway-proxy check`: the configuration against Discord and against this machine, before a start or beside a running
-//! proxy. It changes nothing: no port is opened, no file written, no IDENTIFY spent.
+//! `gateway-proxy check`: checks the configuration against Discord and against this machine, before a start or while a
+//! proxy runs. The check opens no port, writes no file and spends no IDENTIFY.
 
 use super::status::duration;
 use gateway_proxy::{
@@ -15,13 +15,13 @@ use gateway_proxy::{
 };
 use std::{net::ToSocketAddrs, process::ExitCode};
 
-/// Intents that are needed for what is cached (docs: Gateway, List of Intents).
+/// Bits of the intents that the cache needs (docs: Gateway, List of Intents).
 const GUILD_MEMBERS: u64 = 1 << 1;
 const GUILD_PRESENCES: u64 = 1 << 8;
-/// More guilds of a shard Discord does not allow (docs: Gateway, Sharding).
+/// Most guilds of a shard (docs: Gateway, Sharding).
 const GUILDS_PER_SHARD: u32 = 2500;
 
-/// What has been found.
+/// The results of the checks.
 struct Findings {
     warnings: Vec<String>,
     errors: u32,
@@ -42,7 +42,7 @@ impl Findings {
     }
 }
 
-/// Runs it. `warnings` are those of the configuration.
+/// Runs the checks and prints their results. `warnings` are those of the configuration.
 pub fn run(config: &Config, placement: &Placement, warnings: Vec<String>) -> ExitCode {
     let mut findings = Findings { warnings, errors: 0 };
     findings.line("configuration", "right");
@@ -83,7 +83,7 @@ fn machine(findings: &mut Findings, placement: &Placement) {
     }
 }
 
-/// Resolves the name in `host:port`.
+/// Resolves the name in `host:port`, and says whether that succeeded.
 fn resolve(findings: &mut Findings, what: &str, address: &str) -> bool {
     match address.to_socket_addrs() {
         Ok(addresses) => {
@@ -183,7 +183,7 @@ fn discord(findings: &mut Findings, config: &Config, placement: &Placement, info
     }
 }
 
-/// The most shards that are in one bucket: they identify one after the other.
+/// Number of shards in the fullest bucket. The shards of a bucket identify one after the other.
 fn turns(shards: std::ops::Range<u32>, max_concurrency: u32) -> u32 {
     (shards.end - shards.start).div_ceil(max_concurrency.max(1))
 }

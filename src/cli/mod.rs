@@ -1,4 +1,4 @@
-//! The subcommands: what an operator asks a running proxy for, and the check before a start.
+//! The subcommands: requests to a running proxy, and the check before a start.
 
 mod check;
 mod running;
@@ -59,7 +59,7 @@ pub enum Action {
 }
 
 impl Command {
-    /// Runs it. `path` is the configuration.
+    /// Runs the subcommand. `path` is the configuration file. Prints an error to standard error.
     pub fn run(self, path: &Path) -> ExitCode {
         let result = match self {
             Self::Check => unreachable!("it is run with a configuration that is right"),
@@ -78,7 +78,7 @@ impl Command {
     }
 }
 
-/// Runs `gateway-proxy check` with a configuration that is right.
+/// Runs `gateway-proxy check` with a configuration that has been loaded. `warnings` are those of the configuration.
 pub fn check(config: &Config, placement: &Placement, warnings: Vec<String>) -> ExitCode {
     check::run(config, placement, warnings)
 }

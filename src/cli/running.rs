@@ -1,4 +1,4 @@
-//! The proxy that runs: where it is by its configuration, and its HTTP.
+//! A client for the HTTP routes of a running proxy, which it finds by its configuration or a URL.
 
 use gateway_proxy::config::{AdminAddress, Config};
 use serde_json::Value;
@@ -9,14 +9,14 @@ use std::{
 };
 use ureq::Agent;
 
-/// The variable whose value wins over `http_token` of the file.
+/// The variable whose value takes precedence over `http_token` of the file.
 const HTTP_TOKEN_VARIABLE: &str = "HTTP_TOKEN";
-/// Longest wait for an answer. The proxy itself waits 5 s for its data cores.
+/// Longest wait for an answer. The proxy itself waits up to 5 s for its data cores.
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest answer that is read, in bytes: 65,536 shards have some 15 MB of status.
+/// Longest answer that is read, in bytes. The status of 65,536 shards has about 15 MB.
 const MAX_BODY: u64 = 64 << 20;
 
-/// See the module's description.
+/// A running proxy: its base URL, the `http_token` to show, and an HTTP client.
 pub struct Running {
     base: String,
     token: Option<String>,
@@ -24,9 +24,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// By the configuration at `path`, or at `url`. With a URL the file may be missing.
+    /// A client for the proxy of the configuration at `path`, or for the proxy at `url`. With a URL the file may be
+    /// missing.
     pub fn find(path: &Path, url: Option<String>) -> Result<Self, String> {
-        // The bot's token is not needed to ask a running proxy, so none has to be there.
+        // A request to a running proxy does not need the bot's token, so the configuration may lack it.
         let config = Config::load(path, Some("unused".into()));
         let (base, configured) = match (url, config) {
             (Some(url), config) => {
@@ -49,7 +50,7 @@ impl Running {
         Ok(Self { base, token, agent })
     }
 
-    /// GET: the status and the text.
+    /// Sends a GET request. Returns the status and the body.
     pub fn get(&self, path: &str) -> Result<(u16, String), String> {
         let mut request = self.agent.get(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
@@ -58,7 +59,7 @@ impl Running {
         self.read(request.call())
     }
 
-    /// POST: the status and the answer; what is no JSON becomes a text.
+    /// Sends a POST request. Returns the status and the JSON body. A body that is not JSON becomes a string.
     pub fn post(&self, path: &str) -> Result<(u16, Value), String> {
         let mut request = self.agent.post(format!("{}{path}", self.base));
         if let Some(token) = &self.token {
@@ -78,20 +79,20 @@ impl Running {
         Ok((status, text.map_err(|error| unreachable(&error))?))
     }
 
-    /// What there is to say when the token was refused.
+    /// The error for an answer with status 401.
     pub fn refused(&self) -> String {
         let shown = if self.token.is_some() { "another `http_token` than the one shown" } else { "an `http_token`" };
         format!("the proxy at {} wants {shown}: name its configuration with --config, or set HTTP_TOKEN", self.base)
     }
 
-    /// What there is to say of an answer that was not expected.
+    /// The error for an answer with an unexpected status.
     pub fn unexpected(&self, status: u16, body: &Value) -> String {
         let why = body["error"].as_str().or(body.as_str()).unwrap_or("no reason given");
         format!("the proxy at {} answers {status}: {why}", self.base)
     }
 }
 
-/// Where the routes of operators are.
+/// The TCP address of the operators' routes.
 fn for_operators(config: &Config) -> Result<SocketAddr, String> {
     match &config.admin_listen {
         None => Ok(reachable(config.listen)),
@@ -104,7 +105,7 @@ fn for_operators(config: &Config) -> Result<SocketAddr, String> {
     }
 }
 
-/// Where a proxy that listens there can be reached from this machine.
+/// The address at which this machine reaches a proxy that listens at `listen`: loopback for an unspecified address.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

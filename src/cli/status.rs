@@ -1,4 +1,4 @@
-//! `gateway-proxy status`: /status.json as a table in a terminal.
+//! `gateway-proxy status`: prints `/status.json` as a table in a terminal.
 
 use super::running::Running;
 use serde_json::Value;
@@ -10,14 +10,14 @@ use std::{
     time::Duration,
 };
 
-/// Time between two looks, from which rates follow. The proxy makes a new document once a second.
+/// Time between the two documents from which rates are calculated. The proxy makes a new document once a second.
 const PERIOD: Duration = Duration::from_millis(1100);
-/// Shards that `--watch` shows: those that are not active come first.
+/// Most shards that `--watch` shows. Those that are not active come first.
 const WATCHED: usize = 40;
-/// The proxy runs, and not all of its shards are active.
+/// Exit code when the proxy runs but not all of its shards are active.
 const NOT_ALL_ACTIVE: u8 = 3;
 
-/// Runs it: once, or until the process is ended.
+/// Prints the status once, or with `watch` again and again until the process is ended.
 pub fn run(running: &Running, watch: bool, json: bool) -> Result<ExitCode, String> {
     if json {
         let (text, document) = fetch(running)?;
@@ -34,7 +34,7 @@ pub fn run(running: &Running, watch: bool, json: bool) -> Result<ExitCode, Strin
             print!("{table}");
             return Ok(exit_code(&document));
         }
-        // The cursor goes home, and what an earlier table had below this one is cleared.
+        // Moves the cursor to the top left and clears the screen, with the table before.
         let mut out = io::stdout().lock();
         let shown = write!(out, "\x1b[H\x1b[2J{table}").and_then(|()| out.flush());
         if shown.is_err() {
@@ -62,14 +62,15 @@ fn exit_code(document: &Value) -> ExitCode {
     if all > 0 && active == all { ExitCode::SUCCESS } else { ExitCode::from(NOT_ALL_ACTIVE) }
 }
 
-/// Shards that are active, and all.
+/// The number of active shards, and of all shards.
 fn active(document: &Value) -> (u64, u64) {
     let states = document["states"].as_object();
     let all = states.into_iter().flat_map(|states| states.values()).filter_map(Value::as_u64).sum();
     (document["states"]["active"].as_u64().unwrap_or(0), all)
 }
 
-/// The table. `before` is an earlier document, for rates; at most `limit` shards are shown.
+/// Renders the table. `before` is an earlier document, from which rates are calculated. At most `limit` shards are
+/// shown.
 fn render(document: &Value, before: &Value, limit: usize) -> String {
     let seconds = (number(&document["now_ms"]) - number(&before["now_ms"])) / 1000.0;
     let same_process = number(&document["uptime_s"]) >= number(&before["uptime_s"]);
@@ -137,7 +138,7 @@ fn identify(identify: &Value) -> String {
 
 fn shards(out: &mut String, document: &Value, before: &Value, rate: &dyn Fn(&Value, &Value) -> f64, limit: usize) {
     let mut rows: Vec<&Value> = list(&document["shards"]).iter().collect();
-    // Stable: within the two groups they stay in the order of their ids.
+    // The sort is stable, so the active shards and the others each stay in the order of their ids.
     rows.sort_by_key(|row| row["state"] == "active");
     let _ = writeln!(
         out,
@@ -194,7 +195,7 @@ fn bytes(value: f64) -> String {
     if unit == 0 { format!("{value:.0} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// A time in its two largest units.
+/// Formats a time in its two largest units.
 pub fn duration(seconds: f64) -> String {
     if seconds.is_nan() {
         return "-".into();

@@ -1,43 +1,43 @@
-//! The keys for several proxies of one bot: which part of the shards is this one's, and where all of them ask before they
-//! identify.
+//! The keys for several proxies of one bot: which part of the shards this proxy serves, and the queue at which all of
+//! the proxies ask for IDENTIFY permits.
 
 use super::{ConfigError, reader::Reader};
 use crate::websocket::Endpoint;
 use serde_json::Value;
 use std::ops::Range;
 
-/// The variable whose value wins over `index` of `shard_group`.
+/// The variable whose value takes precedence over `index` of `shard_group`.
 pub const INDEX_VARIABLE: &str = "SHARD_GROUP_INDEX";
-/// Most proxies that can share a bot.
+/// Most proxies in a group.
 const MOST: u64 = 4096;
 
-/// One of several proxies that have about as many shards each (`shard_group`).
+/// The place of this proxy in a group of proxies that serve about the same number of shards each (`shard_group`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ShardGroup {
-    /// Which one, from 0.
+    /// Index of this proxy in the group, from 0.
     pub index: u32,
-    /// How many there are.
+    /// Number of proxies in the group.
     pub of: u32,
 }
 
 impl ShardGroup {
-    /// Its part of the shards of a bot that has `count`. Parts of all indexes cover all shards, and none twice.
+    /// The shards of this proxy, if the bot has `count` shards. Together the proxies of a group serve every shard once.
     pub fn range(self, count: u32) -> Range<u32> {
         let cut = |index: u32| (u64::from(count) * u64::from(index) / u64::from(self.of)) as u32;
         cut(self.index)..cut(self.index + 1)
     }
 }
 
-/// What the surroundings of the process say of its place among several.
+/// The parts of the process's environment that can give its index in the group.
 pub struct Surroundings {
     /// The value of [`INDEX_VARIABLE`].
     pub index: Option<String>,
-    /// The name of the machine. Kubernetes numbers the pods of a StatefulSet in it: `gateway-proxy-2`.
+    /// The host name. Kubernetes puts the number of a StatefulSet's pod at its end: `gateway-proxy-2`.
     pub host_name: String,
 }
 
 impl Surroundings {
-    /// Of this process.
+    /// The surroundings of this process.
     pub fn here() -> Self {
         let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let index = std::env::var(INDEX_VARIABLE).ok().filter(|index| !index.is_empty());
@@ -94,7 +94,8 @@ pub(super) fn read_shard_group(
             )));
         }
     };
-    // An unknown key beside these two would be a misspelt one of them, which is missing then.
+    // Unknown keys of the object need no warning: a misspelt `index` or `of` is an error already, because the key is
+    // missing.
     Ok(Some(ShardGroup { index: index as u32, of: of as u32 }))
 }
 
@@ -104,7 +105,7 @@ pub(super) fn read_identify_queue(reader: &mut Reader) -> Result<Option<String>,
     const EXPECTED: &str =
         "an http:// or https:// URL without query of a queue for IDENTIFYs, such as \"http://queue:8080\"";
     let Some(url) = reader.string(KEY, EXPECTED)? else { return Ok(None) };
-    // An address is as good in the one scheme as in the other.
+    // `Endpoint` parses only ws:// and wss://, and checks host and port, which the schemes have in common.
     let as_gateway = url.strip_prefix("http").map(|rest| format!("ws{rest}"));
     let good = !url.contains(['?', '#', '"', '\\', ' ']) && as_gateway.is_some_and(|url| Endpoint::parse(&url).is_ok());
     if good { Ok(Some(url.trim_end_matches('/').to_owned())) } else { Err(reader.wrong(KEY, &url.into(), EXPECTED)) }

@@ -1,7 +1,7 @@
-//! `config.json` and the environment, read once into a checked [`Config`].
+//! Reads `config.json` and the environment into a checked [`Config`].
 //!
-//! Promises: an error names the file, the key, the value and what is expected; an unknown key is a warning with the
-//! nearest known name; the token is in no error and no debug output.
+//! Promises: an error names the file, the key, the value and what is expected. An unknown key causes a warning with the
+//! nearest known key. The token is in no error and no debug output.
 
 mod group;
 mod network;
@@ -29,128 +29,139 @@ use std::{
 };
 pub use token::{Token, given as given_token};
 
-/// The variable whose value wins over `token` of the file.
+/// The variable whose value takes precedence over `token` of the file.
 pub const TOKEN_VARIABLE: &str = "TOKEN";
-/// More shards than any bot has.
+/// Most shards of a bot; no real bot has as many.
 pub const MAX_SHARDS: u64 = 1 << 16;
-/// JSON numbers are exact up to here.
+/// Largest value of `intents`: JSON numbers are exact up to here.
 const MAX_INTENTS: u64 = (1 << 53) - 1;
-/// Bounds of `resume_buffer`.
+/// Bounds of `resume_buffer`, in bytes.
 const RESUME_BUFFER: (u64, u64) = (64 << 10, 4 << 30);
 
-/// Bounds of `client_memory`.
+/// Bounds of `client_memory`, in bytes.
 const CLIENT_MEMORY: (u64, u64) = (16 << 20, 1 << 40);
-/// Bounds of `backpressure`.
+/// Bounds of `backpressure`, in events.
 const BACKPRESSURE: (u64, u64) = (1, 1 << 16);
 
-/// Some editors begin a UTF-8 file with this character.
+/// The byte order mark, with which some editors begin a UTF-8 file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Which CPUs the data cores run on (`cores`).
+/// How many data cores there are, and on which CPUs they run (`cores`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cores {
-    /// All of the affinity mask but, from four up, the one of the control core.
+    /// As many data cores as the shards need, on CPUs of the process's affinity mask. The control core's CPU comes
+    /// last.
     Default,
-    /// So many.
+    /// This number of data cores.
     Count(usize),
-    /// These.
+    /// A data core on each of these CPUs, by CPU id.
     Cpus(Vec<usize>),
 }
 
-/// The whole configuration, checked.
+/// The checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Filter of the log: a level or directives.
+    /// Filter of the log: a level, or directives of `tracing`.
     pub log_level: String,
-    /// How lines of the log are written.
+    /// Format of the log's lines.
     pub log_format: LogFormat,
     /// The bot's token.
     pub token: Token,
-    /// Intents that shards identify with.
+    /// Intents that shards identify with (docs: Gateway, Gateway Intents).
     pub intents: u64,
-    /// Address to listen on.
+    /// Address and port to listen on.
     pub listen: SocketAddr,
-    /// Number of shards of the bot; `None`: what Discord recommends.
+    /// Number of shards of the bot; `None`: the number that Discord recommends.
     pub shards: Option<u32>,
-    /// First shard of this proxy.
+    /// First shard of this proxy; `None`: shard 0.
     pub shard_start: Option<u32>,
-    /// First shard that is no longer of this proxy.
+    /// First shard behind those of this proxy; `None`: the number of shards of the bot.
     pub shard_end: Option<u32>,
-    /// This proxy is one of several that share the shards; then the two above are `None`.
+    /// The part of the shards that this proxy serves, when several proxies share them. `shard_start` and `shard_end`
+    /// are `None` then.
     pub shard_group: Option<ShardGroup>,
-    /// Where shards ask before they identify, besides the own queue: a URL without a slash at its end.
+    /// URL, without a slash at its end, of a queue from which each shard needs a permit to identify, besides the permit
+    /// of the proxy's own queue.
     pub identify_queue: Option<String>,
     presence: Presence,
-    /// Newest events of a shard that are kept for lagging clients however large they are.
+    /// How many of a shard's newest events are kept for lagging clients, even when they are larger than
+    /// `resume_buffer`.
     pub backpressure: usize,
-    /// Must clients give the bot's token?
+    /// Clients have to show the bot's token.
     pub validate_token: bool,
-    /// Plain HTTP proxy for Discord's API.
+    /// `host:port` of a plain HTTP proxy through which GET `/gateway/bot` goes; `None`: it goes to Discord.
     pub twilight_http_proxy: Option<String>,
-    /// Plain HTTP proxy to which clients' requests for Discord's API are passed; `None`: they are not.
+    /// `host:port` of a plain HTTP proxy to which clients' requests for Discord's API are forwarded; `None`: they are
+    /// refused.
     pub rest_proxy: Option<String>,
-    /// May requests without the bot's token be passed there whose path carries a token, as those of interactions do?
+    /// Requests without the bot's token are forwarded to `rest_proxy`, if their path carries a token, as those of
+    /// interactions do.
     pub rest_proxy_without_token: bool,
-    /// May anyone who reaches the port use the bot? Only asked when `validate_token` is off and others than this machine reach it.
+    /// Everyone who can reach the port may use the bot. Only required when `validate_token` is false and `host` is not
+    /// a loopback address.
     pub trust_network: bool,
-    /// Values of `Origin` that web pages may send; bots send none.
+    /// Values of `Origin` with which web pages may send requests. Bots send no `Origin`.
     pub allowed_origins: Vec<String>,
-    /// Names of this proxy that HTTP requests may have in `Host`, besides addresses and names of private networks.
+    /// Values of `Host` that HTTP requests may have, besides addresses and names of private networks.
     pub allowed_hosts: Vec<String>,
-    /// The gateway URL that clients are told, without a slash at its end.
+    /// The gateway URL that is given to clients, without a slash at its end.
     pub externally_accessible_url: String,
-    /// What is cached.
+    /// The parts of guilds that are cached.
     pub cache: Flags,
-    /// Where the data cores run.
+    /// The CPUs that the data cores run on.
     pub cores: Cores,
-    /// CPU of the control core.
+    /// CPU id of the control core; `None`: the proxy chooses one.
     pub control_core: Option<usize>,
-    /// How Discord compresses what it sends us.
+    /// Transport compression of the shards' connections to Discord.
     pub upstream_compression: Transport,
-    /// How long a client can resume.
+    /// How long a client can resume its session after its connection has ended.
     pub resume_window: Duration,
-    /// Bytes of events that each shard keeps.
+    /// Bytes of events that each shard keeps for clients that lag or resume.
     pub resume_buffer: usize,
-    /// Where state is kept between two processes; `None`: it is not.
+    /// Directory for the state that one process leaves for the next one; `None`: no state is kept.
     pub state_dir: Option<PathBuf>,
-    /// May others be able to write to `state_dir`, or to put another directory in its place?
+    /// Accepts a `state_dir` that other users can write to, or in whose place they can put another directory.
     pub trust_state_dir: bool,
-    /// Filter events by the intents of each client?
+    /// Each client gets only the events that its intents select.
     pub honor_client_intents: bool,
     /// Events that no client gets (`events.deny`).
     pub denied: Denied,
-    /// May clients have what they get compressed? Without it they get text, whatever they ask for.
+    /// Clients may have their payloads compressed. When false, payloads are never compressed, whatever a client asks
+    /// for.
     pub client_compression: bool,
-    /// What has to be shown to see and to change the running proxy; `None`: nothing to see it, and it can be changed less.
+    /// The token that requests to operators' routes have to show. `None`: the routes that only show something need no
+    /// token, and those that change something are restricted.
     pub http_token: Option<Token>,
     /// See [`Config::voice_grace`]; `None`: the key is missing.
     voice_grace: Option<Duration>,
-    /// Join the voice channels again when Discord's session was lost? (`voice_after_loss`)
+    /// Shards join their voice channels again after Discord's session was lost (`voice_after_loss`).
     pub voice_rejoin: bool,
-    /// Hosts, with those below them, that shards may connect to; empty: any.
+    /// Host names that shards may connect to, each with its subdomains; empty: any host.
     pub gateway_hosts: Vec<String>,
-    /// Opcodes beyond those of [`command::forward`](crate::protocol::command::forward) that are passed on to Discord.
+    /// Opcodes of commands that are passed on to Discord, besides those of
+    /// [`command::forward`](crate::protocol::command::forward).
     pub forward_opcodes: Vec<u64>,
-    /// Bytes that the connections of all clients may take; `None`: a part of the memory that the process may have.
+    /// Bytes that the connections of all clients may take; `None`: a part of the memory that the process may use.
     pub client_memory: Option<u64>,
-    /// Where what is for operators is served; `None`: on the port of the gateway.
+    /// Address of the operators' routes; `None`: they are served at `listen`.
     pub admin_listen: Option<AdminAddress>,
-    /// Who has to say for whom a connection is, by the PROXY protocol.
+    /// Networks whose connections have to begin with a header of the PROXY protocol.
     pub proxy_protocol_from: Vec<Network>,
-    /// Who is believed about the address of a client in `X-Forwarded-For`.
+    /// Networks whose `X-Forwarded-For` is believed.
     pub forwarded_for_from: Vec<Network>,
-    /// Does the file hold the token?
+    /// The token is in the configuration file.
     holds_token: bool,
 }
 
 impl Config {
-    /// How long the bot stays in a voice channel after its client's connection has ended: `voice_grace`, and without that key
-    /// as long as the client can resume.
+    /// How long the bot stays in a voice channel after the connection of the client that joined it has ended:
+    /// `voice_grace`, or without that key as long as the client can resume.
     pub fn voice_grace(&self) -> Duration {
         self.voice_grace.unwrap_or(self.resume_window)
     }
 
-    /// Reads a file. The second value are warnings.
+    /// Reads a configuration file. `token` is the one that the process was given ([`given_token`]). The second value is
+    /// the list of warnings.
     pub fn load(path: &Path, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|error| {
@@ -163,14 +174,14 @@ impl Config {
         Ok((config, warnings))
     }
 
-    /// Reads the text of a file called `name`, with or without a byte order mark. `token` is what the process was given
-    /// ([`given_token`]).
+    /// Reads the text of a configuration file called `name`, with or without a byte order mark. `token` is the one that
+    /// the process was given ([`given_token`]). The second value is the list of warnings.
     pub fn parse(name: &str, text: &str, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let object: Map<String, Value> = match serde_json::from_str(text) {
             Ok(Value::Object(object)) => object,
             Ok(_) => return Err(ConfigError(format!("{name}: expected a JSON object, as in {{\"intents\": 513}}"))),
-            // serde_json's text ends with the line and the column.
+            // The text of serde_json's error ends with the line and the column.
             Err(error) => return Err(ConfigError(format!("{name}: not JSON: {error}"))),
         };
         let mut reader = Reader::new(name, "", object);
@@ -183,7 +194,7 @@ impl Config {
         })?;
         let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
         let (names_host, host) = (reader.has("host"), read_host(&mut reader)?);
-        // Before the keys that it stands in for are taken.
+        // `shard_group` is read first, because it must not be set beside `shard_start` and `shard_end`.
         let shard_group = group::read_shard_group(&mut reader, name, &group::Surroundings::here())?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
@@ -246,7 +257,8 @@ impl Config {
         Ok((config, warnings))
     }
 
-    /// The shards of this proxy, when Discord recommends `recommended` in all.
+    /// The shards of this proxy, if Discord recommends `recommended` shards for the bot. The error says why there are
+    /// none.
     pub fn shard_range(&self, recommended: u32) -> Result<Range<u32>, String> {
         let count = self.shards.unwrap_or(recommended);
         if let Some(group) = self.shard_group {
@@ -276,10 +288,10 @@ impl Config {
     }
 }
 
-/// The text of a file called `name`. Anything but UTF-8 is an error that says what the file is instead.
+/// Decodes the bytes of a file called `name`. If they are not UTF-8, the error says what they are.
 fn decode(name: &str, bytes: Vec<u8>) -> Result<String, ConfigError> {
     const SAVE: &str = "save it as UTF-8";
-    // A JSON text begins with an ASCII character, so a zero beside it means two bytes for each character.
+    // A JSON text begins with an ASCII character. A zero byte beside it means that each character has two bytes.
     let is_utf16 = matches!(bytes[..], [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..]);
     if is_utf16 {
         return Err(ConfigError(format!("{name}: is written in UTF-16: {SAVE}")));
@@ -346,7 +358,7 @@ fn read_url(reader: &mut Reader, port: u16) -> Result<String, ConfigError> {
     const EXPECTED: &str = "a ws:// or wss:// URL without query, which is how clients reach this proxy";
     let Some(url) = reader.string(KEY, EXPECTED)? else { return Ok(format!("ws://localhost:{port}")) };
     let good = !url.contains(['?', '#', '"', '\\']) && crate::websocket::Endpoint::parse(&url).is_ok();
-    // Some libraries append `/?v=10` to it.
+    // No slash at the end: some libraries append `/?v=10` to the URL.
     if good { Ok(url.trim_end_matches('/').to_owned()) } else { Err(reader.wrong(KEY, &url.into(), EXPECTED)) }
 }
 
@@ -372,7 +384,7 @@ fn read_opcodes(reader: &mut Reader) -> Result<Vec<u64>, ConfigError> {
     const EXPECTED: &str = "a list of opcodes of commands that this version does not know, such as [44]";
     let Some(value) = reader.take(KEY) else { return Ok(Vec::new()) };
     let opcodes: Option<Vec<u64>> = serde_json::from_value(value.clone()).ok();
-    // 0 to 11 are the protocol's own.
+    // Opcodes 0 to 11 belong to the protocol.
     opcodes
         .filter(|opcodes| opcodes.iter().all(|opcode| (12..=255).contains(opcode)))
         .ok_or_else(|| reader.wrong(KEY, &value, EXPECTED))

@@ -1,4 +1,5 @@
-//! Networks and addresses in the configuration: who is believed about a client's address, and where operators are served.
+//! Networks and addresses in the configuration: the networks that are believed about a client's address, and the
+//! address of the operators' routes.
 
 use super::{ConfigError, reader::Reader};
 use std::{
@@ -7,7 +8,7 @@ use std::{
     path::PathBuf,
 };
 
-/// An address, or all with the same beginning (`10.0.0.0/8`).
+/// An IP address, or a network of all addresses with the same prefix (`10.0.0.0/8`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network {
     address: IpAddr,
@@ -27,7 +28,7 @@ impl Network {
         (prefix <= most).then_some(Self { address, prefix })
     }
 
-    /// Is this one of its addresses? An IPv4 address may be written as an IPv6 one.
+    /// Says whether an address is in the network. An IPv4-mapped IPv6 address counts as the IPv4 address.
     pub fn contains(&self, address: IpAddr) -> bool {
         match (self.address, address.to_canonical()) {
             (IpAddr::V4(own), IpAddr::V4(other)) => {
@@ -41,12 +42,12 @@ impl Network {
     }
 }
 
-/// Where what is for operators is served, apart from the gateway.
+/// The address at which the operators' routes are served, apart from the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminAddress {
     /// An address and port.
     Tcp(SocketAddr),
-    /// A socket in the file system.
+    /// A Unix socket at this path.
     Unix(PathBuf),
 }
 

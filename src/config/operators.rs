@@ -1,7 +1,7 @@
-//! The keys for who operates the proxy, and what becomes of a changed file while the proxy runs.
+//! The keys for operators, and the effect of a changed file while the proxy runs.
 //!
-//! A key either holds as soon as the file is read again ([`Config::adopt`]) or needs a restart; [`Config::differences`] says
-//! which is which, for every key. The lists of both are in docs/operations.md.
+//! A changed key either takes effect when the file is read again ([`Config::adopt`]) or needs a restart.
+//! [`Config::differences`] has every key in one of the two lists. docs/operations.md names both lists.
 
 use super::{AdminAddress, Config, ConfigError, reader::Reader, token::Token};
 use crate::protocol::{
@@ -13,12 +13,12 @@ use serde_json::Value;
 /// Shortest and longest `http_token`, in characters.
 const HTTP_TOKEN: (usize, usize) = (16, 256);
 
-/// Keys of which a changed file has other values than the running proxy.
+/// The keys whose values in a new file differ from those of the running proxy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Differences {
-    /// These hold at once.
+    /// Keys that take effect without a restart.
     pub live: Vec<&'static str>,
-    /// These need a restart.
+    /// Keys that need a restart.
     pub restart: Vec<&'static str>,
 }
 
@@ -81,7 +81,7 @@ impl Config {
         Differences { live: changed(&live), restart: changed(&restart) }
     }
 
-    /// Takes over from a new configuration what holds at once.
+    /// Takes over the keys of a new configuration that need no restart.
     pub fn adopt(&mut self, new: &Self) {
         self.log_level.clone_from(&new.log_level);
         self.presence = new.presence.clone();
@@ -96,10 +96,10 @@ impl Config {
     }
 }
 
-/// How lines of the log are written (`log_format`).
+/// Format of the log's lines (`log_format`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     Text,
     /// One JSON object a line, for programs.
     Json,
@@ -115,7 +115,7 @@ pub(super) fn read_log_format(reader: &mut Reader) -> Result<LogFormat, ConfigEr
     }
 }
 
-/// Reads `events`. The second value are warnings.
+/// Reads `events`. The second value is the list of warnings.
 pub(super) fn read_events(reader: &mut Reader, name: &str) -> Result<(Denied, Vec<String>), ConfigError> {
     const EVENTS: &str = "an object such as {\"deny\": [\"TYPING_START\"]}";
     const DENY: &str = "a list of event types such as [\"TYPING_START\", \"PRESENCE_UPDATE\"]";
@@ -152,7 +152,7 @@ pub(super) fn read_events(reader: &mut Reader, name: &str) -> Result<(Denied, Ve
 pub(super) fn read_http_token(reader: &mut Reader) -> Result<Option<Token>, ConfigError> {
     const EXPECTED: &str = "16 to 256 letters, digits, `-`, `_`, `.` or `~` that nobody can guess, such as the output of `openssl rand -hex 32`";
     let Some(token) = reader.string("http_token", EXPECTED)? else { return Ok(None) };
-    // It stands in URLs and headers as it is.
+    // The token is put into URLs and headers without escaping.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
     if !(HTTP_TOKEN.0..=HTTP_TOKEN.1).contains(&token.len()) || !token.bytes().all(plain) {
         return Err(reader.wrong("http_token", &token.into(), EXPECTED));
@@ -160,7 +160,7 @@ pub(super) fn read_http_token(reader: &mut Reader) -> Result<Option<Token>, Conf
     Ok(Some(Token::new(&token)))
 }
 
-/// Warns when others than this machine can see the live page and the metrics, or when `host` is not in the file.
+/// Warns when other machines can see the live page and the metrics without a token, or when `host` is not in the file.
 pub(super) fn warn_of_open_port(config: &Config, name: &str, names_host: bool) -> Option<String> {
     if !names_host {
         return Some(format!(

@@ -3,10 +3,10 @@
 use serde_json::{Value, json, value::RawValue};
 use twilight_model::gateway::presence::Activity;
 
-/// What stands for the id of the shard in `name` and `state` of the activity.
+/// The placeholder for the shard's id in `name` and `state` of the activity.
 const PLACEHOLDER: &str = "{{shard}}";
 
-/// The presence of all shards.
+/// The presence of all shards, with the placeholder.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Presence {
     pub(super) activity: Option<Activity>,

@@ -1,9 +1,10 @@
-//! Reading one key after the other out of the JSON object, so that every mistake is named: file, key, value, expectation.
+//! Reads keys out of a JSON object of the configuration, one by one. Each error names the file, the key, the value, and
+//! what is expected.
 
 use serde_json::{Map, Value};
 use std::fmt;
 
-/// What is wrong with the configuration, and what would be right.
+/// An error in the configuration: what is wrong, and what is expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError(pub String);
 
@@ -15,10 +16,10 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// An object of the file, whose keys are taken out one by one.
+/// A JSON object of the file, whose keys are taken out one by one.
 pub struct Reader {
     file: String,
-    /// Where the object stands, as a prefix of its keys: empty or `cache.`.
+    /// Prefix of the object's keys in errors: empty for the whole file, or for example `cache.`.
     prefix: String,
     object: Map<String, Value>,
     known: Vec<&'static str>,
@@ -31,24 +32,24 @@ impl Reader {
 
     /// The error for a key with a wrong value.
     pub fn wrong(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
-        // A token must not get into an error, even in the wrong place.
+        // A token must not get into an error, even if it is not a string or has other characters than expected.
         let value =
             if matches!(key, "token" | "http_token") { "the given value".into() } else { shorten(&value.to_string()) };
         ConfigError(format!("{}: `{}{key}` is {value}, expected {expected}", self.file, self.prefix))
     }
 
-    /// Takes the value of a key; `null` is as good as nothing.
+    /// Takes the value of a key; `None`: the key is missing or its value is `null`.
     pub fn take(&mut self, key: &'static str) -> Option<Value> {
         self.known.push(key);
         self.object.remove(key).filter(|value| !value.is_null())
     }
 
-    /// Is the key given?
+    /// Says whether a key that was not taken has a value other than `null`.
     pub fn has(&self, key: &str) -> bool {
         self.object.get(key).is_some_and(|value| !value.is_null())
     }
 
-    /// A list of strings; none when the key is missing.
+    /// Takes a list of strings; an empty one when the key is missing.
     pub fn strings(&mut self, key: &'static str, expected: &str) -> Result<Vec<String>, ConfigError> {
         let Some(value) = self.take(key) else { return Ok(Vec::new()) };
         serde_json::from_value(value.clone()).map_err(|_| self.wrong(key, &value, expected))
@@ -70,7 +71,7 @@ impl Reader {
         }
     }
 
-    /// A whole number within bounds.
+    /// Takes a whole number within bounds, which are inclusive.
     pub fn number(&mut self, key: &'static str, bounds: (u64, u64)) -> Result<Option<u64>, ConfigError> {
         let Some(value) = self.take(key) else { return Ok(None) };
         match value.as_u64().filter(|number| (bounds.0..=bounds.1).contains(number)) {
@@ -79,7 +80,7 @@ impl Reader {
         }
     }
 
-    /// A warning for each key that nobody took.
+    /// A warning for each key that was not taken, with the nearest known key.
     pub fn unknown(self) -> Vec<String> {
         let warn = |key: &String| {
             let nearest = self.known.iter().min_by_key(|known| strsim::levenshtein(key, known));

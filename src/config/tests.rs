@@ -6,7 +6,7 @@ fn parse(text: &str) -> Result<(Config, Vec<String>), ConfigError> {
     Config::parse("config.json", text, None)
 }
 
-/// A good configuration with these keys added.
+/// A valid configuration with these keys added.
 fn with(keys: &str) -> Result<(Config, Vec<String>), ConfigError> {
     parse(&format!(r#"{{"token":"secret","intents":513{keys}}}"#))
 }

@@ -1,15 +1,16 @@
-//! The bot's token: where it comes from, compared in constant time, never shown.
+//! The bot's token: reads it, compares it in constant time, and never shows it.
 
 use super::{ConfigError, TOKEN_VARIABLE, reader::Reader};
 use crate::protocol::token::bare;
 use std::{env, fs, io::Read, os::unix::fs::MetadataExt, path::Path};
 use subtle::ConstantTimeEq;
 
-/// The directory of systemd's credentials (systemd.exec(5), `LoadCredential=`), in which the token is called `token`.
+/// The variable with the directory of systemd's credentials (systemd.exec(5), `LoadCredential=`). The credential with
+/// the bot's token is called `token`.
 const CREDENTIALS_VARIABLE: &str = "CREDENTIALS_DIRECTORY";
-/// Longest file with a token that is read, in bytes.
+/// Bytes of a file with a token that are read at most.
 const MAX_FILE: u64 = 4 << 10;
-/// A permission: everybody may read.
+/// The mode bit of a file that every user may read.
 const READABLE_BY_ALL: u32 = 0o004;
 
 /// A bot token without its `Bot ` prefix.
@@ -17,17 +18,18 @@ const READABLE_BY_ALL: u32 = 0o004;
 pub struct Token(String);
 
 impl Token {
-    /// From either dress.
+    /// Takes a token with or without the `Bot ` prefix.
     pub fn new(token: &str) -> Self {
         Self(bare(token).to_owned())
     }
 
-    /// Without prefix. Only for what goes to Discord.
+    /// The token without the prefix. Only for requests and payloads that go to Discord.
     pub fn bare(&self) -> &str {
         &self.0
     }
 
-    /// Is this the same token? Takes equally long wherever the first difference is.
+    /// Says whether `other` is the same token, with or without the prefix. The time that this takes does not tell where
+    /// the first difference is.
     pub fn matches(&self, other: &str) -> bool {
         self.0.as_bytes().ct_eq(bare(other).as_bytes()).into()
     }
@@ -39,7 +41,8 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// The token that this process was given apart from the configuration: in the variable `TOKEN`, else as a credential of systemd.
+/// The token that the process was given outside of the configuration: in the variable `TOKEN`, otherwise as a
+/// credential of systemd. `None`: in neither.
 pub fn given() -> Result<Option<String>, ConfigError> {
     let variable = env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
     let credential = env::var_os(CREDENTIALS_VARIABLE).map(|directory| Path::new(&directory).join("token"));
@@ -51,7 +54,8 @@ pub fn given() -> Result<Option<String>, ConfigError> {
     }
 }
 
-/// The token in a file, and whether every user of the machine can read it. White space around it does not count.
+/// Reads a token from a file, without white space around it, and says whether every user of the machine can read the
+/// file.
 fn read_file(path: &Path) -> Result<(String, bool), String> {
     let read = || {
         let file = fs::File::open(path)?;
@@ -63,7 +67,8 @@ fn read_file(path: &Path) -> Result<(String, bool), String> {
     read().map_err(|error: std::io::Error| format!("can not be read ({error})"))
 }
 
-/// Reads `token` and `token_file`; what the process was `given` wins. The second value is a warning.
+/// Reads `token` and `token_file`. The token that the process was `given` takes precedence over both. The second value
+/// is a warning.
 pub(super) fn read(
     reader: &mut Reader,
     name: &str,
@@ -92,7 +97,7 @@ pub(super) fn read(
             )));
         }
     };
-    // It goes into HTTP headers and JSON.
+    // The token is put into HTTP headers and JSON without escaping.
     let usable = |token: &str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
     if usable(bare(&token)) {
         Ok((Token::new(&token), warning))
@@ -103,7 +108,7 @@ pub(super) fn read(
     }
 }
 
-/// The warning for a configuration with a token that every user of the machine can read.
+/// The warning when every user of the machine can read a configuration file that holds the token.
 pub(super) fn warn_of_readers(name: &str, path: &Path) -> Option<String> {
     let mode = fs::metadata(path).ok()?.mode();
     (mode & READABLE_BY_ALL != 0).then(|| {

@@ -1,7 +1,8 @@
-//! The answers to HTTP requests: what each route says, and who may have a request passed on to Discord's API.
+//! The answers to HTTP requests: what each route returns, and which requests are forwarded to Discord's API.
 //!
-//! Promises: however many ask for `/metrics` and `/health`, the data cores are asked once in [`KEPT`] and the text is made
-//! once; the log has one line a minute about wrong tokens.
+//! Promises: however many clients ask for `/metrics` and `/health`, each data core is asked for its report once in
+//! [`KEPT`], and the text of `/metrics` is made once in [`KEPT`]. The log has at most one line a minute about wrong
+//! tokens.
 
 use super::{
     Control, Gathering, REPORT_LIMIT, RestFailure,
@@ -15,10 +16,11 @@ use super::{
 use crate::{data_core::ToCore, net::client::ClientConnection, upstream::session::Status};
 use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
 
-/// How old the reports of the shards and the text of `/metrics` may be.
+/// How long gathered reports, and the texts of `/metrics` and `/status.json`, are used again.
 pub const KEPT: Duration = Duration::from_secs(1);
 
-/// Counts a request as long as it is on its way.
+/// Counts a request as one that is being forwarded until it is dropped. The flag says that the request comes without
+/// the bot's token: such a request is counted by its place in [`Control::tokenless`] instead.
 struct Counted<'a>(&'a RefCell<ControlFigures>, bool);
 
 impl<'a> Counted<'a> {
@@ -36,7 +38,7 @@ impl Drop for Counted<'_> {
     }
 }
 
-/// Sends an answer, if there is one, and ends the connection.
+/// Sends `answer`, if there is one, and ends the connection.
 async fn end_with(mut connection: ClientConnection, answer: Option<Response>) {
     if let Some(response) = answer {
         connection.outbox.raw(&response.encode());
@@ -45,7 +47,7 @@ async fn end_with(mut connection: ClientConnection, answer: Option<Response>) {
 }
 
 impl Control {
-    /// Somebody has shown a token that is not the bot's, or none.
+    /// Counts and logs a client that has shown a wrong token, or none.
     pub(super) fn note_wrong_token(&self, peer: Option<SocketAddr>) {
         self.figures.borrow_mut().wrong_tokens += 1;
         if let Some(held_back) = self.token_log.borrow_mut().poll(self.now()) {
@@ -54,7 +56,7 @@ impl Control {
         }
     }
 
-    /// Somebody connects while nearly all files that the process may open are open.
+    /// Counts and logs a connection that is refused because nearly all files that the process may open are open.
     pub(super) fn refuse(&self, peer: SocketAddr) {
         self.figures.borrow_mut().refused += 1;
         if let Some(held_back) = self.files_log.borrow_mut().poll(self.now()) {
@@ -66,7 +68,7 @@ impl Control {
         }
     }
 
-    /// The reports of all shards, in order, at most [`KEPT`] old.
+    /// The reports of all data cores, gathered again when they are older than [`KEPT`].
     pub(super) async fn reports(self: &Rc<Self>) -> Rc<Gathered> {
         self.reports.get(self.now(), || self.clone().gather()).await
     }
@@ -91,7 +93,7 @@ impl Control {
         Rc::new(Gathered::new(self.now(), reports))
     }
 
-    /// Answers a request that is not for the gateway.
+    /// The answer to a request that is neither a gateway connection nor forwarded.
     pub(super) async fn respond(self: &Rc<Self>, route: Route, peer: SocketAddr) -> Response {
         let unknown = || Response::text("503 Service Unavailable", "the number of shards is not known yet\n");
         match route {
@@ -111,7 +113,7 @@ impl Control {
                 }
                 None => unknown(),
                 Some(shards) => {
-                    // Every shard in a bucket of its own, so that libraries start all of them at once.
+                    // With a bucket for each shard, libraries start all shards at once.
                     let body = serde_json::json!({
                         "url": self.config.externally_accessible_url,
                         "shards": shards,
@@ -131,7 +133,7 @@ impl Control {
         }
     }
 
-    /// What `/metrics` says of the control core itself.
+    /// The control core's own figures for `/metrics`.
     pub(super) fn figures(&self) -> ControlFigures {
         let mut figures = *self.figures.borrow();
         figures.client_memory = (self.memory.used(), self.memory.limit());
@@ -149,7 +151,8 @@ impl Control {
         figures
     }
 
-    /// Passes a request for the rest of Discord's API through, if that is wanted, or answers it, and ends the connection.
+    /// Forwards a request for Discord's API, or answers it when the configuration, the token or a limit does not allow
+    /// that. Then ends the connection.
     pub(super) async fn forward(
         self: Rc<Self>,
         guest: Place,
@@ -232,7 +235,7 @@ impl Control {
             text.push_str(&format!("{} of {expected} shards report\n", reports.len()));
         }
         if !text.is_empty() {
-            // A shard may wait for just that.
+            // A failed `/gateway/bot` or external queue can be the reason why a shard is not active.
             text.push_str(&rest);
         }
         if text.is_empty() {

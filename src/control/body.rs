@@ -1,30 +1,31 @@
-//! Where the body of a request ends (RFC 9112, 6 and 7.1). Pure.
+//! Finds the end of a request's body (RFC 9112, 6 and 7.1). Pure.
 //!
-//! What follows it on the connection is nothing that we may pass on: behind us it could be taken for another request, one
-//! that has passed no check of ours. So whatever can be read in two ways is refused.
+//! Bytes that follow the body must not be forwarded: the server behind the proxy could take them for another request,
+//! which the proxy has not checked. So a length that can be read in two ways is refused.
 
 /// Longest line between chunks, in bytes.
 const MAX_LINE: u16 = 4096;
 
-/// A body under way: what of it has not come yet.
+/// The state of a body that is being read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Body {
-    /// So many bytes.
+    /// This number of bytes is left. Zero: the body is over.
     Bytes(u64),
-    /// The digits of a chunk's size; how many have come.
+    /// The size line of a chunk: the size so far, and how many hexadecimal digits have come.
     Size(u64, u8),
-    /// The rest of the line of a chunk's size: the size, bytes so far, and whether the last one was a CR.
+    /// The rest of a chunk's size line: the size of the chunk, the bytes of the rest so far, and whether the last byte
+    /// was a CR.
     Extension(u64, u16, bool),
-    /// So many bytes of a chunk.
+    /// This number of bytes of a chunk is left.
     Chunk(u64),
-    /// The end of a chunk: CR, then LF.
+    /// The CR LF after a chunk; whether the CR has come.
     ChunkEnd(bool),
-    /// A line behind the last chunk: bytes so far, and whether the last one was a CR. An empty one ends the body.
+    /// A line behind the last chunk: its bytes so far, and whether the last byte was a CR. An empty line ends the body.
     Trailer(u16, bool),
 }
 
 impl Body {
-    /// From the headers of a request. An error says what is wrong with them.
+    /// The state before a body, from the headers of its request. The error says what is wrong with the headers.
     pub fn of(headers: &[httparse::Header<'_>]) -> Result<Self, &'static str> {
         let mut body = None;
         for header in headers {
@@ -48,12 +49,13 @@ impl Body {
         Ok(body.unwrap_or(Self::Bytes(0)))
     }
 
-    /// Is there nothing left of it?
+    /// Says whether the whole body has been read.
     pub fn is_over(&self) -> bool {
         *self == Self::Bytes(0)
     }
 
-    /// Moves past those of these bytes that belong to it; how many that are.
+    /// Reads the body's part of `bytes` and returns its length. Bytes behind that length do not belong to the body. The
+    /// error says that the chunks are malformed.
     pub fn advance(&mut self, bytes: &[u8]) -> Result<usize, &'static str> {
         let mut at = 0;
         while let Some(&byte) = bytes.get(at)

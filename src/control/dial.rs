@@ -1,4 +1,4 @@
-//! Making connections to Discord for the data cores, which have neither names nor TLS handshakes to wait for.
+//! Makes connections to Discord for the data cores, so that no data core waits for a name lookup or a TLS handshake.
 
 use super::Control;
 use crate::{
@@ -10,14 +10,15 @@ use crate::{
 use rustls::ClientConfig;
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
-/// The attempts that are under way: at most one a shard.
+/// The attempts to connect that are under way: at most one for each shard.
 #[derive(Default)]
 pub struct Dialler(HashMap<u32, glommio::Task<()>>);
 
 impl Dialler {
-    /// Starts an attempt, which makes an earlier one for the same shard void. The core of the shard is told what came of it.
+    /// Starts an attempt to connect a shard to `url`, and ends an earlier one of that shard. The shard's core gets the
+    /// result with the number of the attempt.
     pub fn start(&mut self, control: Rc<Control>, tls: Arc<ClientConfig>, shard: u32, attempt: u64, url: String) {
-        // Dropping a task ends it, and with it its connection.
+        // Dropping the task of the earlier attempt ends it and closes its connection.
         self.0.remove(&shard);
         let task = glommio::spawn_local(async move {
             let mut query = "v=10&encoding=json".to_owned();
@@ -43,8 +44,11 @@ impl Dialler {
 }
 
 impl Control {
-    /// Where a shard connects that wants to connect to `wanted`. Discord names the URL to resume at; when that is none that a
-    /// shard may connect to, it is the one of `/gateway/bot`, at which a session can be resumed, too.
+    /// The URL that a shard connects to when it wants to connect to `wanted`.
+    ///
+    /// `wanted` can be the URL that Discord gave the shard to resume at. If shards may not connect to that URL, this is
+    /// the URL of `/gateway/bot`, at which a session can be resumed too. The error says why the shard may not connect
+    /// to the URL that is returned with it.
     fn approved(&self, shard: u32, wanted: String) -> (String, Result<Endpoint, String>) {
         let general = self.gateway.borrow().as_ref().map_or_else(|| wanted.clone(), |known| known.url.clone());
         let follow = || {

@@ -1,8 +1,11 @@
-//! The door: everything that happens to a connection before it belongs to a shard.
+//! The door: handles a connection until it belongs to a shard.
 //!
-//! Accepts, reads the HTTP head, answers the routes, upgrades, says HELLO at once (also when Discord is down), answers
-//! heartbeats, and reads IDENTIFY or RESUME. Then the connection goes to the core of its shard. A connection that never
-//! gets that far has a deadline, and there is a bound on how many such there are.
+//! The door accepts the connection, reads the HTTP request head and answers plain requests. For a gateway connection it
+//! answers the upgrade, sends HELLO at once (also while Discord is down), answers heartbeats, and reads IDENTIFY or
+//! RESUME. Then it hands the connection off to the data core of its shard.
+//!
+//! Bounded: a request head has to be complete within 10 seconds, IDENTIFY or RESUME has to come within 60 seconds, and
+//! at most [`MAX_UNAUTHENTICATED`] connections are at the door.
 
 use super::{
     Control,
@@ -39,38 +42,42 @@ use std::{
     time::Duration,
 };
 
-/// Connections that have not identified yet. For one more, the oldest one of the address that has most of them is closed.
+/// Connections at the door: those that have not identified yet. When one more comes, the oldest one of the address with
+/// the most connections is closed.
 pub const MAX_UNAUTHENTICATED: usize = 4096;
-/// Answers of `/metrics` and `/health` that are being sent at a time. For one more, one is cut off in the same way: who reads
-/// his answer has it within milliseconds.
+/// Answers to operators' requests and to `/health` that are made or sent at a time. When one more comes, the oldest one
+/// of the address with the most answers is cut off. A client that reads its answer has all of it within milliseconds.
 pub const MAX_SCRAPES: usize = 16;
-/// RESUMEs that the door refuses on one connection before it closes it. Libraries send one.
+/// RESUMEs that the door refuses on one connection. With the last one it closes the connection. Libraries send one.
 const MAX_REFUSED_RESUMES: u32 = 3;
-/// A request head must be complete after this time.
+/// Longest wait for a complete request head.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
-/// IDENTIFY or RESUME must have come after this time. Libraries that wait between op 9 and IDENTIFY stay far below it.
+/// Longest wait for IDENTIFY or RESUME, from HELLO or from op 9. Libraries that pause between op 9 and IDENTIFY stay
+/// far below this limit.
 const IDENTIFY_LIMIT: Duration = Duration::from_secs(60);
-/// Pause after a failed accept, most likely for want of file descriptors.
+/// Pause after a failed accept. The usual cause is that the process has no file descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Pause while the shards have not been started yet.
+/// Time between two checks whether the shards have been started.
 const START_PAUSE: Duration = Duration::from_millis(100);
 
-/// What clients are told that come while the proxy stops: a code that lets them try again with what they have.
+/// Close code and reason for clients that connect while the proxy stops. With this code libraries try again with the
+/// session that they have.
 const RESTARTING: Close = (close::UNKNOWN_ERROR, "the proxy restarts");
 
 /// Which routes are served at a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serves {
-    /// All of them.
+    /// All routes.
     All,
-    /// What bots need: the gateway, Discord's API, the number of shards. Everything else is at `admin_listen`.
+    /// The routes that bots need: the gateway, Discord's API, the number of shards. The others are served at
+    /// `admin_listen`.
     Bots,
-    /// Everything but the gateway and Discord's API.
+    /// All routes except for the gateway and Discord's API.
     Operators,
 }
 
 impl Serves {
-    /// What is answered to a request for this route, when that is not served here.
+    /// The answer to a request for a route that this socket does not serve; `None`: the route is served.
     fn refuses(self, route: &Route) -> Option<Response> {
         let is_for_bots =
             matches!(route, Route::Gateway(..) | Route::Api(_) | Route::GatewayUrl | Route::GatewayBot(_));
@@ -87,7 +94,7 @@ impl Serves {
     }
 }
 
-/// Accepts connections until the proxy stops.
+/// Accepts connections until the proxy stops. A failed accept is logged, once a minute at most, and tried again.
 pub async fn accept(control: Rc<Control>, listener: TcpListener, serves: Serves) {
     while !control.stopping.get() {
         match listener.accept().await {
@@ -109,7 +116,8 @@ pub async fn accept(control: Rc<Control>, listener: TcpListener, serves: Serves)
 async fn enter(control: Rc<Control>, stream: TcpStream, serves: Serves) {
     let peer = match stream.peer_addr() {
         Ok(peer) if stream.set_nodelay(true).is_ok() => peer,
-        // Who comes by a socket in the file system is on this machine.
+        // A connection to a Unix socket has no IP address. The client is a process of this machine, so it counts as
+        // 127.0.0.1.
         Err(_) if serves == Serves::Operators => SocketAddr::from(([127, 0, 0, 1], 0)),
         _ => return,
     };
@@ -119,12 +127,14 @@ async fn enter(control: Rc<Control>, stream: TcpStream, serves: Serves) {
         return control.refuse(peer);
     }
     let guest = control.guests.enter(peer.ip().into());
-    // Boxed, as what follows is large, and each future around it would hold it once more.
+    // Boxed, because the future is large and each future around it would contain it again.
     control.guests.clone().hold(guest.id, Box::pin(introduce(control, guest, connection, peer, serves))).await;
 }
 
-/// Finds out for whom a connection is. From then on it has a place among those of his address: the one who makes connections
-/// for many must not lose them to each other.
+/// Reads the request and the address of the client, and goes on with the client's own place at the door.
+///
+/// Until then the connection has a place of the address that it comes from. A reverse proxy connects for many clients,
+/// so with that address for all of them they would take each other's places.
 async fn introduce(
     control: Rc<Control>,
     guest: Place,
@@ -145,7 +155,11 @@ async fn introduce(
     control.guests.clone().hold(guest.id, Box::pin(converse(control, guest, connection, peer, route))).await;
 }
 
-/// Reads the head of a request, and for whom it is; `None`: the connection ended, or who has to say for whom it is does not.
+/// Reads the PROXY protocol header, if `maker` has to send one, and the request head. Returns the route and the address
+/// of the client.
+///
+/// `maker` is the address that the connection comes from. `None`: the connection ended, or the PROXY protocol header is
+/// missing or malformed.
 async fn request(
     control: &Control,
     connection: &mut ClientConnection,
@@ -172,7 +186,8 @@ async fn request(
     Some((route, named.map_or(peer, |address| SocketAddr::new(address, 0))))
 }
 
-/// Reads the header of the PROXY protocol; `Ok(None)`: the connection ended within it.
+/// Reads the header of the PROXY protocol. `Ok(None)`: the connection ended within the header. `Ok(Some(None))`: the
+/// header names no address.
 async fn proxy_header(connection: &mut ClientConnection) -> Result<Option<Option<SocketAddr>>, &'static str> {
     loop {
         if let Some((size, source)) = origin::proxy_header(connection.inbound.unconsumed())? {
@@ -224,7 +239,8 @@ async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: 
     connection.linger().await;
 }
 
-/// A connection that comes back from a shard, because its session is not valid, or not any more.
+/// Takes a connection back from a shard that could not resume its session, or whose session has ended. The client may
+/// identify on the same connection.
 pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version: u8) {
     let Some(peer) = connection.peer() else { return };
     let guest = control.guests.enter(peer.ip().into());
@@ -235,44 +251,45 @@ pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version
         .await;
 }
 
-/// What the URL of a connection has said.
+/// What the door needs of the URL that a client connected to.
 #[derive(Clone, Copy)]
 struct Url {
     version: u8,
-    /// The session that it names.
+    /// The session that the path names; `None`: the path names none.
     session: Option<SessionId>,
 }
 
-/// What becomes of a command that comes before IDENTIFY or RESUME.
+/// How the door handles a command before IDENTIFY or RESUME.
 #[derive(Clone, Copy)]
 enum Commands {
-    /// It closes the connection.
+    /// The connection is closed.
     Refused,
-    /// Nothing: the client may have sent it before it read that its session is over. Some libraries never come back
-    /// after the close code that it would get (4003).
+    /// The command is ignored: the client may have sent it before it read that its session is over. The close code for
+    /// such a command would be 4003, after which some libraries never reconnect.
     Ignored,
 }
 
-/// Agrees to an upgrade: from now on the connection speaks the protocol of the gateway.
+/// Answers a WebSocket upgrade. From then on the outbox has the encoding and the compression of `query`.
 pub fn agree(connection: &mut ClientConnection, upgrade: &Upgrade, query: http::GatewayQuery) {
     connection.outbox = Outbox::new(query.transport, query.encoding);
     connection.outbox.raw(server_response(upgrade).as_bytes());
 }
 
-/// Reads a request head; `None`: the connection ended within it.
+/// Reads a request head for any audience; `None`: the connection ended within the head.
 pub async fn head(connection: &mut ClientConnection) -> Option<Route> {
     head_for(connection, None, None).await.map(|(route, _)| route)
 }
 
-/// The same for a request that has to be for this audience, and the client that `X-Forwarded-For` names, if those who are
-/// `believed` have sent the request.
+/// Reads a request head and refuses a request that is not for `audience`. Returns also the client that
+/// `X-Forwarded-For` names, if `believed` is given. `believed` are the networks whose entries in that header are
+/// believed.
 async fn head_for(
     connection: &mut ClientConnection,
     audience: Option<&http::Audience>,
     believed: Option<&[Network]>,
 ) -> Option<(Route, Option<IpAddr>)> {
-    // Looked at when it may be complete, and the first time, since what is no HTTP is told so at once: to parse the whole
-    // beginning for each piece would take a time that grows with the square of their number.
+    // The head is parsed on the first read, so that bytes that are not HTTP are refused at once, and then only when it
+    // may be complete. Parsing it after every read would take time quadratic in the number of reads.
     let mut seen = 0;
     loop {
         let bytes = connection.inbound.unconsumed();
@@ -290,13 +307,13 @@ async fn head_for(
     }
 }
 
-/// What came of waiting for IDENTIFY.
+/// How the wait for IDENTIFY or RESUME ended.
 enum Outcome {
     Identify(Identify),
     Resume(Resume),
-    /// The connection is gone.
+    /// The connection was lost.
     Lost,
-    /// The client closed, with this code.
+    /// The client closed the connection with this code.
     Closed(Option<u16>),
     Refused(Close),
 }
@@ -342,7 +359,8 @@ async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnect
                         }
                         Ok(None) => {
                             refused_resumes += 1;
-                            // The socket stays open for an IDENTIFY; closing would send some libraries into a loop.
+                            // The connection stays open so that the client can identify on it. After a close, some
+                            // libraries reconnect and resume in a loop.
                             connection.outbox.message(&[payload::INVALID_SESSION]);
                             commands = Commands::Ignored;
                             continue;
@@ -355,7 +373,7 @@ async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnect
     }
 }
 
-/// Reads up to IDENTIFY or RESUME, answering heartbeats.
+/// Reads payloads until IDENTIFY or RESUME, and answers heartbeats.
 async fn identification(connection: &mut ClientConnection, commands: Commands) -> Outcome {
     connection
         .converse(|payload, outbox| {
@@ -384,7 +402,8 @@ fn introduction(payload: Payload<'_>, outbox: &mut Outbox, commands: Commands) -
     }))
 }
 
-/// The shard and the session that a RESUME means, as far as the door can tell; `None`: there is no such shard here.
+/// The shard and the session that a RESUME is for, as far as the door can tell; `None`: no shard of this proxy can have
+/// the session.
 async fn claim(
     control: &Control,
     connection: &mut ClientConnection,
@@ -394,7 +413,7 @@ async fn claim(
     started(control, connection).await?;
     let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq) else { return Ok(None) };
     let is_here = |id: &SessionId| control.core_of(id.shard()).is_some();
-    // Ids of Discord have the form of the proxy's, so the form says nothing.
+    // An id of Discord's can have the same form as one of the proxy's, so the form does not tell them apart.
     let key = url.session.filter(|key| is_here(key) && key.as_str() != id);
     let named = match key {
         Some(key) => Some(key.shard()),
@@ -409,12 +428,14 @@ async fn claim(
     })
 }
 
-/// Waits until the shards have been started, keeping the connection alive; how many the bot has.
+/// Waits until the shards have been started, and answers the client's heartbeats meanwhile. Returns how many shards the
+/// bot has.
 async fn started(control: &Control, connection: &mut ClientConnection) -> Result<u32, Close> {
     until(control, connection, Control::running_shards).await
 }
 
-/// Waits until there is an answer, keeping the connection alive.
+/// Waits until `ask` returns a value, and answers the client's heartbeats meanwhile. Any other payload of the client,
+/// and the stop of the proxy, end the wait with the close code for the client.
 async fn until<T>(
     control: &Control,
     connection: &mut ClientConnection,
@@ -443,7 +464,8 @@ async fn until<T>(
     }
 }
 
-/// Checks an IDENTIFY, as soon as the shards have been started.
+/// Checks an IDENTIFY: the token at once; the number of shards and the shard once the shards have been started. Returns
+/// the shard and the options of the session, or the close code for the client.
 async fn admit(
     control: &Rc<Control>,
     connection: &mut ClientConnection,

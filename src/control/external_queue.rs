@@ -1,11 +1,13 @@
-//! A queue for IDENTIFYs that several proxies of one bot share (`identify_queue`), because Discord counts the IDENTIFYs of all of
-//! them. It speaks the protocol of twilight's HTTP queue: GET with `shard=<id>`, and the answer is the permit.
+//! Asks for IDENTIFY permits at a queue that several proxies of one bot share (`identify_queue`), because Discord
+//! counts the IDENTIFYs of all of them together. The queue speaks the protocol of twilight's HTTP queue: a GET with
+//! `shard=<id>`, whose answer is the permit.
 //!
-//! The own queue comes first, so that a shard asks here only when this proxy would let it go. Threads of this module wait for
-//! the answers, because each may take as long as the other proxies have shards to start.
+//! A shard gets a permit of the proxy's own queue first and asks here with it. Each answer may take as long as the
+//! other proxies have shards to start, so threads of this module wait for the answers.
 //!
-//! Promises: no permit without an answer of the queue with a status of 2xx; a queue that is away is asked again until it answers,
-//! and the log and `/health` say so. Bounded: [`WORKERS`] requests at a time, and each shard waits here once at most.
+//! Promises: a shard gets no permit without an answer of the queue with a status of 2xx. A request that fails is
+//! repeated until the queue answers, and the log and `/health` report the failure. Bounded: [`WORKERS`] requests at a
+//! time, and one waiting request for each shard.
 
 use super::Event;
 use crate::net::mailbox::Postbox;
@@ -13,16 +15,18 @@ use crossbeam_channel::{Receiver, Sender};
 use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 use ureq::Agent;
 
-/// Requests at a time; more shards wait for their turn. Discord lets that many shards of a large bot identify at once.
+/// Requests at a time; further shards wait until a thread is free. Discord lets this many shards of a large bot
+/// identify at once.
 const WORKERS: usize = 16;
-/// Longest wait for an answer. The permit may be hours away when the budget of the day is used up, so the shard asks again then.
+/// Longest wait for an answer. When the budget of the day is used up, the permit may be hours away. A request that
+/// times out is repeated.
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// Longest wait for a connection.
+/// Longest wait for a connection to the queue.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// First and longest wait before a queue that is away is asked again.
+/// First and longest wait before a failed request is repeated. The wait doubles with each failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
-/// See the module's description.
+/// The external queue: the threads that ask it, and the shards that wait for its permits.
 pub struct ExternalQueue {
     ask: Sender<u32>,
     /// Shards that wait for an answer.
@@ -30,7 +34,7 @@ pub struct ExternalQueue {
 }
 
 impl ExternalQueue {
-    /// Starts the threads. Their answers come as [`Event::Permit`] and [`Event::QueueAway`].
+    /// Starts the threads. They report their results as [`Event::Permit`] and [`Event::QueueAway`].
     pub fn start(url: &str, events: &Postbox<Event>) -> Result<Self, super::Failure> {
         let (ask, shards) = crossbeam_channel::unbounded();
         for _ in 0..WORKERS {
@@ -40,19 +44,19 @@ impl ExternalQueue {
         Ok(Self { ask, asked: RefCell::default() })
     }
 
-    /// A shard wants a permit. Asking twice is asking once.
+    /// Asks for a permit for a shard, unless the shard waits for one already.
     pub fn ask(&self, shard: u32) {
         if self.asked.borrow_mut().insert(shard) {
             let _ = self.ask.send(shard);
         }
     }
 
-    /// Does a shard wait for an answer?
+    /// Says whether a shard waits for an answer of the queue.
     pub fn is_asking(&self, shard: u32) -> bool {
         self.asked.borrow().contains(&shard)
     }
 
-    /// The queue has let a shard go.
+    /// Notes that the queue has granted a permit to a shard.
     pub fn answered(&self, shard: u32) {
         self.asked.borrow_mut().remove(&shard);
     }
@@ -67,7 +71,7 @@ fn agent() -> Agent {
     super::rest::agent_builder().timeout_global(Some(PATIENCE)).timeout_connect(Some(CONNECT_LIMIT)).build().new_agent()
 }
 
-/// One of the threads.
+/// A thread that sends requests, one at a time.
 struct Worker {
     url: String,
     events: Postbox<Event>,
@@ -87,7 +91,8 @@ impl Worker {
                 let is_permit = matches!(event, Event::Permit(_));
                 let mut unsent = self.events.send(event);
                 while let Err(event) = unsent {
-                    // The control core is busy: a permit that the queue has given must not be lost.
+                    // The mailbox of the control core is full. A permit that the queue has granted must not be lost, so
+                    // it is sent again.
                     std::thread::sleep(BACKOFF.0);
                     unsent = self.events.send(event);
                 }

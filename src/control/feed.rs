@@ -1,6 +1,7 @@
-//! What has happened of late: changes of shards' states, and what operators did. The live page shows it.
+//! Recent events of the proxy for the live page: changes of shards' states, and actions of operators.
 //!
-//! Bounded: of more than [`MAX_ENTRIES`] the oldest goes. Never holds a token, a session id or anything that users wrote.
+//! Bounded: with more than [`MAX_ENTRIES`] entries, the oldest one is dropped. Never holds a token, a session id or
+//! text that users wrote.
 
 use crate::{
     data_core::Changed,
@@ -9,44 +10,44 @@ use crate::{
 };
 use std::collections::VecDeque;
 
-/// Entries that are kept.
+/// Most entries that are kept.
 pub const MAX_ENTRIES: usize = 200;
 
-/// One thing that has happened.
+/// One event of the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Numbers entries from 1 on, without a gap.
+    /// Number of the entry. The entries are numbered from 1, without gaps.
     pub number: u64,
-    /// When it happened.
+    /// When the event happened, as time since the start.
     pub at: Time,
-    /// What it was.
+    /// The event.
     pub what: What,
 }
 
-/// See [`Entry::what`].
+/// The event of an [`Entry`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    /// A shard has got another state.
+    /// A shard's state has changed.
     State {
-        /// Which shard.
+        /// Id of the shard.
         shard: u32,
-        /// Its state before.
+        /// State of the shard before the change.
         from: Status,
-        /// Its state now.
+        /// State of the shard after the change.
         to: Status,
-        /// Why the connection was lost, and Discord's close code, when that was the change.
+        /// The reason and Discord's close code, if the shard has lost its connection.
         loss: Option<(Reason, Option<u16>)>,
     },
-    /// Something that an operator did, as a sentence.
+    /// An action of an operator, as a sentence.
     Note {
-        /// Which shard it was done to, if it was one.
+        /// The shard that the action concerns; `None`: it concerns the whole proxy.
         shard: Option<u32>,
         /// The sentence.
         text: String,
     },
 }
 
-/// See the module's description.
+/// The newest events of the proxy.
 #[derive(Default)]
 pub struct Feed {
     entries: VecDeque<Entry>,
@@ -54,13 +55,13 @@ pub struct Feed {
 }
 
 impl Feed {
-    /// A shard has got another state.
+    /// Adds the change of a shard's state.
     pub fn changed(&mut self, changed: Changed) {
         let Changed { shard, at, from, to, loss } = changed;
         self.add(at, What::State { shard, from, to, loss });
     }
 
-    /// An operator has done something.
+    /// Adds an action of an operator. `shard` is the shard that it concerns.
     pub fn note(&mut self, at: Time, shard: Option<u32>, text: impl Into<String>) {
         self.add(at, What::Note { shard, text: text.into() });
     }

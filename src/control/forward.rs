@@ -1,10 +1,14 @@
-//! Requests for the rest of Discord's API (config key `rest_proxy`), passed through to an HTTP proxy for it.
+//! Forwards clients' requests for Discord's REST API to an HTTP proxy for that API (config key `rest_proxy`), and the
+//! responses back.
 //!
-//! One request for each connection: both sides are told to close, and of what a client sends nothing passes but that
-//! request, as far as its [`Body`] goes. A direction holds one buffer; who does not take his bytes is not sent more. A client
-//! that goes away, or is slower than any network, ends its request. Such proxies put the bot's token in front of whatever they
-//! get, so a request has to bring it. Where the configuration allows that (`rest_proxy_without_token`), the documented
-//! routes whose path carries a token of its own, those of interactions and webhooks, need none.
+//! Each connection carries one request: both sides are told to close after it. Of a client's bytes only the head of the
+//! request, without the headers of the connection, and its [`Body`] are forwarded. Each direction holds one buffer, and
+//! the proxy reads no more from one side before the other side has taken what was read. A request ends when the client
+//! closes its side, or when it sends its body too slowly ([`LEAST_RATE`]).
+//!
+//! An HTTP proxy for the API adds the bot's token to every request. So a client has to show the bot's token. With
+//! `rest_proxy_without_token`, the documented routes of interactions and webhooks whose path carries a token of its own
+//! do not need the bot's token.
 
 use super::{body::Body, http::Response};
 use crate::net::{
@@ -24,26 +28,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Requests that are passed through at a time; more are refused with 503.
+/// Requests with the bot's token that are forwarded at a time; more are refused with status 503.
 pub const MAX_FORWARDED: usize = 1024;
-/// Requests that are passed through at a time and whose path carries a token of its own, so that the bot's is not needed.
-/// For one more, the oldest one of the address that has most of them is cut off.
+/// Requests without the bot's token that are forwarded at a time. When one more comes, the oldest one of the address
+/// with the most such requests is cut off.
 pub const MAX_TOKENLESS: usize = 64;
-/// Such requests of one address in a second; Discord's own limit for a bot is 50.
+/// Requests without the bot's token that one address may send in a second. Discord's own limit for a bot is 50.
 pub const TOKENLESS_RATE: u32 = 50;
-/// How long a connection to the proxy for the API may take.
+/// Longest wait for the name and the connection of `rest_proxy`.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// After this time without a byte in either direction a request is given up. Discord's rate limits can make it wait long.
+/// A request is given up after this time without a byte in either direction. The wait can be long because of Discord's
+/// rate limits.
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
-/// The same when the client is the one who has to send: it has no rate limit to wait for.
+/// A request whose body the client has to go on sending is given up after this time without a byte: a client has no
+/// rate limit to wait for.
 const CLIENT_IDLE_LIMIT: Duration = Duration::from_secs(20);
-/// Longest time for a request, its body and its answer.
+/// Longest time for a request, with its body and its response.
 const TOTAL_LIMIT: Duration = Duration::from_secs(15 * 60);
-/// Bytes of its body that a client has to send for each second that it is waited for, after [`CLIENT_IDLE_LIMIT`].
+/// Bytes that a client has to send for each second that the proxy waits for its body. The first [`CLIENT_IDLE_LIMIT`]
+/// does not count.
 const LEAST_RATE: f64 = 4096.0;
-/// Digits of the largest id.
+/// Most digits of an id.
 const ID_DIGITS: usize = 20;
-/// Lengths of the tokens of webhooks and interactions.
+/// Lengths of a token of a webhook or an interaction, in characters.
 const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 32..=1024;
 /// Bytes of a response that are read at a time.
 const CHUNK: usize = 16 << 10;
@@ -51,27 +58,30 @@ const CHUNK: usize = 16 << 10;
 const MAX_RESPONSE_HEAD: usize = 32 << 10;
 /// Most headers of a response.
 const MAX_HEADERS: usize = 128;
-/// Headers that are about one connection and not about the request (RFC 9110, 7.6.1).
+/// Headers that concern one connection and not the request (RFC 9110, 7.6.1). They are not forwarded.
 const HOP_BY_HOP: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "upgrade", "te"];
 
-/// A request on its way.
+/// A request to forward.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Forward {
-    /// Its head without what is about the connection, and without the last line.
+    /// The request line and the headers, without `Host`, `Authorization` and the headers of the connection, and without
+    /// the empty line at the end.
     head: Vec<u8>,
     body: Body,
     /// The value of `Authorization`.
     pub authorization: Option<String>,
-    /// Is it for a documented route whose path carries a token?
+    /// The request is for a documented route whose path carries a token.
     pub has_own_token: bool,
 }
 
 impl Forward {
-    /// From a request whose path is below `/api`. `route` is what follows the version. An error says what is wrong with it.
+    /// Takes a request whose path is below `/api`. `route` is the path behind the API version. The error says why the
+    /// request can not be forwarded.
     pub fn new(request: &httparse::Request<'_, '_>, route: &str) -> Result<Self, &'static str> {
         let body = Body::of(request.headers)?;
         let (method, target) = (request.method.unwrap_or("GET"), request.path.unwrap_or("/"));
-        // Who speaks HTTP/1.0 could not read the chunks that an answer to HTTP/1.1 may come in.
+        // The version is kept: a client that speaks HTTP/1.0 can not read the chunks that a response to HTTP/1.1 may
+        // come in.
         let version = request.version.unwrap_or(1).min(1);
         if version == 0 && request.headers.iter().any(|header| header.name.eq_ignore_ascii_case("transfer-encoding")) {
             return Err("HTTP/1.0 knows no Transfer-Encoding");
@@ -84,7 +94,8 @@ impl Forward {
         Ok(Self { head, body, authorization, has_own_token: carries_token(method, route) })
     }
 
-    /// Takes `Authorization` away: what it says is not the bot's token, and would go out from this machine's address.
+    /// Removes `Authorization`. Its value is not the bot's token, and a request with it would reach Discord from this
+    /// machine's address.
     pub fn without_authorization(self) -> Self {
         Self { authorization: None, ..self }
     }
@@ -109,8 +120,9 @@ fn copy_headers(headers: &[httparse::Header<'_>], out: &mut Vec<u8>, wanted: imp
     }
 }
 
-/// The routes whose path carries a token (docs: Interactions, Create Interaction Response and the followup messages; Webhook
-/// Resource, those "with Token", "Execute" and those for messages), spelled in a way that means nothing else to anyone.
+/// Says whether the route is a documented one whose path carries a token (docs: Interactions, Create Interaction
+/// Response and the followup messages; Webhook Resource, the routes "with Token", "Execute" and those for messages).
+/// Only spellings that every server reads in the same way are accepted: no `..`, no `%`, no empty segment.
 fn carries_token(method: &str, route: &str) -> bool {
     let path = route.split('?').next().unwrap_or("");
     let is_id = |id: &str| (1..=ID_DIGITS).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_digit());
@@ -131,8 +143,9 @@ fn carries_token(method: &str, route: &str) -> bool {
         }
 }
 
-/// Rewrites the head of a response, so that the client closes too. `None` while it is incomplete, otherwise the bytes it
-/// took, and whether it is the last head: before it there may be interim ones.
+/// Appends the first response head in `bytes` to `out`, changed so that the client closes the connection after the
+/// response. Returns the length of the head in `bytes`, and whether it is the final one: interim responses (1xx) may
+/// come before it. `None`: the head is incomplete.
 pub fn response_head(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, bool)>, &'static str> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut response = httparse::Response::new(&mut headers);
@@ -153,8 +166,8 @@ pub fn response_head(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, b
     Ok(Some((size, last)))
 }
 
-/// Passes a request through to `address` (`host:port`) and the response back. An answer of our own is returned if there is
-/// no other; otherwise the connection only has to be ended.
+/// Forwards a request to `address` (`host:port`) and the response back to the client. Returns a response of the proxy's
+/// own to send, if no byte of the other one has gone to the client; with `None` the connection only has to be ended.
 pub async fn forward(connection: &mut ClientConnection, request: Forward, address: &str) -> Option<Response> {
     let stream = match within(CONNECT_LIMIT, connect(address.to_owned())).await {
         Some(Ok(stream)) => stream,
@@ -214,37 +227,38 @@ async fn connect(address: String) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// What came of one turn.
+/// The result of one call of [`Exchange::poll`].
 enum Step {
-    /// Bytes have moved, so the limit of idleness starts anew.
+    /// Bytes have moved in one of the directions.
     Moved,
     Done(io::Result<()>),
 }
 
-/// The two directions of a request.
+/// A request that is being forwarded: its two directions and the state of each.
 struct Exchange {
     upstream: TcpStream,
     budget: Budget,
-    /// Bytes for the proxy of the API that did not come from the client's buffer: the head.
+    /// The head of the request, for `rest_proxy`.
     outgoing: Vec<u8>,
     sent: usize,
-    /// What of the request's body has not been passed on.
+    /// The part of the request's body that has not been forwarded.
     body: Body,
-    /// The next byte of the body has to come from the client.
+    /// The client has to send the next byte of the body.
     waits_for_client: bool,
-    /// Bytes that have come from the client.
+    /// Bytes received from the client, without those that came with the head.
     received: u64,
-    /// The client has ended its side. As with other proxies that means that it does not want the answer any more.
+    /// The client has closed its side of the connection. As other proxies do, this one takes that as the client not
+    /// wanting the response any more.
     client_gone: bool,
-    /// The beginning of a response whose head is not complete.
+    /// The bytes of a response whose head is not complete.
     incoming: Vec<u8>,
     in_body: bool,
-    /// Has anything gone to the client?
+    /// A byte of the response has been given to the client's outbox.
     answered: bool,
 }
 
 impl Exchange {
-    /// Moves what can be moved.
+    /// Moves bytes in both directions as far as is possible without waiting.
     fn poll(&mut self, connection: &mut ClientConnection, cx: &mut Context<'_>) -> Poll<Step> {
         let mut moved = false;
         if let Poll::Ready(Err(error)) = self.poll_request(connection, cx, &mut moved) {
@@ -257,7 +271,7 @@ impl Exchange {
         }
     }
 
-    /// Client to proxy, until one of them has to wait.
+    /// Moves bytes from the client to `rest_proxy`, until one of them has to wait.
     fn poll_request(
         &mut self,
         connection: &mut ClientConnection,
@@ -280,7 +294,7 @@ impl Exchange {
                 connection.inbound.consume(n);
                 *moved = true;
             } else if !unconsumed.is_empty() {
-                // What is behind the request is not read any further.
+                // Bytes behind the request stay in the buffer, and no more are read.
                 return Poll::Pending;
             } else {
                 self.waits_for_client = !self.body.is_over();
@@ -296,7 +310,8 @@ impl Exchange {
         }
     }
 
-    /// Proxy to client, until one of them has to wait, or until the response has gone.
+    /// Moves bytes from `rest_proxy` to the client, until one of them has to wait, or until the whole response is in
+    /// the client's outbox.
     fn poll_response(
         &mut self,
         connection: &mut ClientConnection,

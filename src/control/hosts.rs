@@ -1,17 +1,18 @@
-//! Which gateway URLs shards may connect to, whoever names them: `/gateway/bot`, READY, a state file. Pure.
+//! Decides which gateway URLs shards may connect to. The URLs come from `/gateway/bot`, from READY or from a state
+//! file. Pure.
 //!
-//! Promises: once `/gateway/bot` has named a `wss://` URL, no connection goes unencrypted to another machine; with
-//! `gateway_hosts` none goes to a host that is not listed.
+//! Promises: once `/gateway/bot` has named a `wss://` URL, no shard connects without TLS to another machine. With
+//! `gateway_hosts`, no shard connects to a host that is not listed.
 
 use crate::websocket::Endpoint;
 use std::net::IpAddr;
 
-/// The hosts of `gateway_hosts`, each with those below it. An empty list allows all.
+/// The hosts of `gateway_hosts`, each with its subdomains. An empty list allows all hosts.
 #[derive(Clone, Debug, Default)]
 pub struct Hosts(pub Vec<String>);
 
 impl Hosts {
-    /// May shards connect to this host? The error says why not.
+    /// Checks whether shards may connect to this host. The error says why not.
     pub fn allow(&self, endpoint: &Endpoint) -> Result<(), String> {
         let host = endpoint.host.trim_end_matches('.').to_ascii_lowercase();
         let is_listed = |listed: &String| {
@@ -25,7 +26,7 @@ impl Hosts {
         }
     }
 
-    /// May a shard connect to `wanted`, when `/gateway/bot` has named `first`? The error says why not.
+    /// Checks whether a shard may connect to `wanted`, if `/gateway/bot` has named `first`. The error says why not.
     pub fn follow(&self, first: &Endpoint, wanted: &Endpoint) -> Result<(), String> {
         if first.tls && !wanted.tls && !is_this_machine(&wanted.host) {
             return Err("it is not encrypted, and the URL that /gateway/bot named is".to_owned());
@@ -34,7 +35,7 @@ impl Hosts {
     }
 }
 
-/// What is sent there leaves the machine on no network.
+/// Says whether connections to this host stay on this machine.
 fn is_this_machine(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
@@ -58,7 +59,7 @@ mod tests {
         for plain in ["ws://gateway.discord.gg", "ws://192.0.2.1", "ws://localhost.example", "ws://127.0.0.1.example"] {
             assert!(any.follow(&secure, &endpoint(plain)).unwrap_err().contains("not encrypted"), "{plain}");
         }
-        // Who begins without it has nothing to give up.
+        // If `/gateway/bot` has named a URL without TLS, other URLs without TLS are allowed too.
         assert!(any.follow(&endpoint("ws://10.0.0.1"), &endpoint("ws://10.0.0.2")).is_ok());
     }
 

@@ -1,4 +1,4 @@
-//! HTTP on the gateway's port: request heads in, routes decided, responses out. Pure.
+//! HTTP on the gateway's port: parses request heads, decides their routes, encodes responses. Pure.
 
 use super::forward::Forward;
 use crate::{
@@ -22,7 +22,7 @@ pub enum Route {
     Gateway(Upgrade, GatewayQuery),
     /// `/shard-count`.
     ShardCount,
-    /// What is for who operates the proxy, and the `http_token` that was shown for it.
+    /// A route for operators, and the `http_token` that the request shows.
     Operator(Operator, Option<String>),
     /// `/health`.
     Health,
@@ -30,13 +30,13 @@ pub enum Route {
     GatewayUrl,
     /// `/api/v*/gateway/bot`, with the value of `Authorization`.
     GatewayBot(Option<String>),
-    /// Anything else below `/api`.
+    /// Any other route below `/api`: a request to forward to Discord's API.
     Api(Forward),
-    /// Anything that is answered at once.
+    /// A request that is refused with this response.
     Refused(Response),
 }
 
-/// What operators ask for.
+/// The routes for operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operator {
     /// `/`: the live page.
@@ -51,16 +51,16 @@ pub enum Operator {
     Repair(u32, Repair),
 }
 
-/// What a gateway URL says (docs: Gateway, Connecting).
+/// The parameters of a gateway URL (docs: Gateway, Connecting).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GatewayQuery {
     /// API version, echoed in READY.
     pub version: u8,
-    /// How payloads are written.
+    /// Encoding of payloads.
     pub encoding: Encoding,
     /// Transport compression.
     pub transport: Transport,
-    /// The session that the path names, as READY's `resume_gateway_url` can have it.
+    /// The session that the path names. The `resume_gateway_url` of READY can have such a path.
     pub session: Option<SessionId>,
 }
 
@@ -69,26 +69,26 @@ pub struct GatewayQuery {
 pub struct Response {
     /// Status code and phrase.
     pub status: &'static str,
-    /// `Content-Type`. Some libraries compare it with `application/json` to the letter.
+    /// `Content-Type`. Some libraries compare the whole value with `application/json`.
     pub content_type: &'static str,
-    /// Further lines of the header, each with its end of line.
+    /// Further header lines, each with its line end.
     pub headers: String,
     /// The body.
     pub body: String,
 }
 
 impl Response {
-    /// Plain text.
+    /// A response with a plain text body.
     pub fn text(status: &'static str, body: impl Into<String>) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", headers: String::new(), body: body.into() }
     }
 
-    /// JSON.
+    /// A response with a JSON body.
     pub fn json(status: &'static str, body: impl Into<String>) -> Self {
         Self { status, content_type: "application/json", headers: String::new(), body: body.into() }
     }
 
-    /// The bytes for the wire; the connection ends after them.
+    /// The encoded response. Its header tells the client that the connection closes after it.
     pub fn encode(&self) -> Vec<u8> {
         format!(
             "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\n{}X-Content-Type-Options: nosniff\r\nConnection: close\r\n\r\n{}",
@@ -102,18 +102,22 @@ impl Response {
     }
 }
 
-/// Who may ask. A web page in somebody's browser must not use the proxy for its author: browsers name the page in `Origin`, and
-/// with a name that suddenly leads here (DNS rebinding) that name is in `Host`. Bots send no `Origin`.
+/// The origins and host names whose requests are accepted.
+///
+/// A web page in a user's browser must not use the proxy. Browsers name the page's origin in `Origin`. With DNS
+/// rebinding, where a name of the attacker's suddenly resolves to this proxy's address, that name is in `Host`. Bots
+/// send no `Origin`.
 #[derive(Clone, Debug, Default)]
 pub struct Audience {
-    /// Values of `Origin` that are welcome.
+    /// Values of `Origin` that are accepted, without regard to case.
     pub origins: Vec<String>,
-    /// Names of this proxy, besides addresses, names without a dot and names that exist in private networks only.
+    /// Values of `Host`, without a port, that are accepted. Addresses, names without a dot, and names that exist in
+    /// private networks only are always accepted.
     pub hosts: Vec<String>,
 }
 
 impl Audience {
-    /// What a request is refused with, if it is.
+    /// The response that refuses the request; `None`: it is accepted. A WebSocket upgrade is accepted with any `Host`.
     fn refuses(&self, request: &httparse::Request<'_, '_>, upgrades: bool) -> Option<Response> {
         let header = |name: &str| {
             let header = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
@@ -122,7 +126,7 @@ impl Audience {
         let host = header("host").unwrap_or_default();
         let knows_host = self.knows_host(&host);
         if let Some(origin) = header("origin") {
-            // Some libraries name the server itself.
+            // Some libraries send the server's own name in `Origin`.
             let is_own = knows_host && origin.split_once("://").is_some_and(|(_, authority)| authority == host);
             if !is_own && !self.origins.iter().any(|known| known.eq_ignore_ascii_case(&origin)) {
                 let body = "a web page asks (Origin): list it in `allowed_origins` of the configuration if it may\n";
@@ -136,7 +140,7 @@ impl Audience {
         None
     }
 
-    /// Is this a name that no stranger can have given the proxy?
+    /// Says whether `host` is a configured name of this proxy, or one that an attacker can not resolve to its address.
     fn knows_host(&self, host: &str) -> bool {
         const PRIVATE: [&str; 4] = [".localhost", ".local", ".internal", ".home.arpa"];
         let name = match host.rsplit_once(':') {
@@ -152,13 +156,13 @@ impl Audience {
     }
 }
 
-/// Reads a request head, whoever sent it; see [`parse_for`].
+/// Reads a request head for any audience; see [`parse_for`].
 pub fn parse(bytes: &[u8]) -> Option<(usize, Route)> {
     parse_for(bytes, None)
 }
 
-/// Reads a request head: `None` while it is incomplete, otherwise its length in bytes and what it asks for.
-/// A request that is not for this audience is refused.
+/// Reads a request head. `None`: the head is incomplete. Otherwise returns its length in bytes and its route. A request
+/// that `audience` does not accept has the route [`Route::Refused`].
 pub fn parse_for(bytes: &[u8], audience: Option<&Audience>) -> Option<(usize, Route)> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -177,7 +181,7 @@ pub fn parse_for(bytes: &[u8], audience: Option<&Audience>) -> Option<(usize, Ro
     }
 }
 
-/// Can a head end in these bytes behind the first `seen` of them? It ends with an empty line.
+/// Says whether a head can end behind the first `seen` of these bytes. A head ends with an empty line.
 pub fn may_end_after(bytes: &[u8], seen: usize) -> bool {
     let from = seen.saturating_sub(3);
     memchr::memmem::find(&bytes[from..], b"\n\n").is_some() || memchr::memmem::find(&bytes[from..], b"\n\r\n").is_some()
@@ -245,7 +249,7 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
     }
 }
 
-/// The routes that change something.
+/// The operator's route for a path that changes the running proxy; `None`: the path is none of these.
 fn changing(path: &str) -> Option<Operator> {
     let action = path.strip_prefix("/admin/")?;
     if action == "reload" {
@@ -267,7 +271,7 @@ fn bearer(request: &httparse::Request<'_, '_>) -> Option<String> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
-/// A parameter of the query, as it stands there.
+/// The value of a parameter in the query, without percent-decoding.
 fn parameter(query: &str, name: &str) -> Option<String> {
     query
         .split('&')
@@ -282,7 +286,7 @@ fn forward(request: &httparse::Request<'_, '_>, target: &str) -> Route {
     }
 }
 
-/// The route below `/api` or `/api/v<number>`.
+/// The path behind `/api` or `/api/v<number>`.
 fn api_route(path: &str) -> Option<&str> {
     let rest = path.strip_prefix("/api")?;
     let rest = match rest.strip_prefix("/v") {
@@ -292,8 +296,8 @@ fn api_route(path: &str) -> Option<&str> {
     rest.starts_with('/').then_some(rest)
 }
 
-/// Reads the query. What Discord does not know is refused aloud: `compress` and `encoding` are statements of the
-/// client, and answering otherwise would leave it with bytes that it can not read.
+/// Reads the query of a gateway URL. A `v`, `encoding` or `compress` that is not served is an error: an answer in
+/// another encoding or compression would be bytes that the client can not read.
 fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
     let (encoding, transport) = (Encoding::Json, Transport::None);
     let mut parsed = GatewayQuery { version: 10, encoding, transport, session: None };
@@ -374,7 +378,7 @@ mod tests {
         let shown = |operator, token: Option<&str>| Route::Operator(operator, token.map(str::to_owned));
         assert_eq!(ask("GET /?token=a-b HTTP/1.1"), shown(Operator::Page, Some("a-b")));
         assert_eq!(ask("GET /?token=a HTTP/1.1\r\nauthorization: bearer  b"), shown(Operator::Page, Some("b")));
-        // A URL with a token in it must not be asked for once a second.
+        // A token in this URL is ignored, because the page fetches the URL again and again.
         assert_eq!(ask("GET /status.json?token=a HTTP/1.1"), shown(Operator::Status(None), None));
         assert_eq!(
             ask("GET /status.json?shard=17 HTTP/1.1\r\nAuthorization: Bearer b"),
@@ -455,7 +459,7 @@ mod tests {
             "xproxy.example.com",
         ] {
             assert_eq!(status("GET", &format!("Host: {host}\r\n")), "421", "{host}");
-            // The name is no help to a page that names itself.
+            // A page whose own name is in `Host` is refused by its `Origin`.
             assert_eq!(status("GET", &format!("Host: {host}\r\nOrigin: http://{host}\r\n")), "403", "{host}");
         }
     }

@@ -1,9 +1,10 @@
 //! The identify queue (docs: Gateway, Rate Limiting / Session Start Limit). Pure.
 //!
-//! Promises: within a bucket (shard id mod `max_concurrency`) two permits are at least [`INTERVAL`] apart; permits never
-//! exceed what `remaining` allows until it is renewed; a start that the budget can not cover waits for the renewal
-//! instead of using it up, because Discord resets the token of a bot that runs into the limit; a shard whose sessions do
-//! not last waits longer and longer, whatever the reason, so that it can not use up what the others may need.
+//! Promises: two permits within a bucket (shard id modulo `max_concurrency`) are at least [`INTERVAL`] apart. Between
+//! two renewals there are no more permits than `remaining`. When `remaining` does not cover all shards that still have
+//! to start, all shards wait for the renewal: Discord resets the token of a bot that exceeds the limit. A shard whose
+//! sessions do not last waits longer for each permit, for whatever reason they end, so that it can not use up the
+//! budget of the other shards.
 
 use crate::protocol::Time;
 use std::{
@@ -11,14 +12,17 @@ use std::{
     time::Duration,
 };
 
-/// Discord's five seconds, and some for the way there.
+/// Least time between two permits of a bucket: Discord's five seconds, and a margin for the time that an IDENTIFY takes
+/// to reach Discord.
 pub const INTERVAL: Duration = Duration::from_millis(5_200);
 
-/// Permits that a shard gets one after the other before it has to wait longer for each: sessions do get lost.
+/// After more permits in a row than this, a shard waits longer for the next one, and the wait doubles each time. A few
+/// permits in a row are normal, because sessions do get lost.
 const UNHURRIED: u32 = 5;
 /// Longest wait between two permits of a shard.
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
-/// A permit that came this long before the next one has done its duty.
+/// When the permit before a new one is at least this old, its session counts as one that lasted, and the shard's count
+/// of permits in a row starts anew.
 const LASTING: Duration = Duration::from_secs(2 * 3600);
 
 /// `session_start_limit` of `/gateway/bot`.
@@ -26,23 +30,23 @@ const LASTING: Duration = Duration::from_secs(2 * 3600);
 pub struct Budget {
     /// IDENTIFYs per day.
     pub total: u32,
-    /// What is left of them.
+    /// IDENTIFYs left until the renewal.
     pub remaining: u32,
-    /// Time until they are renewed.
+    /// Time until the renewal.
     pub reset_after: Duration,
     /// Number of buckets.
     pub max_concurrency: u32,
 }
 
-/// What a shard has been given.
+/// The permits that a shard has been given.
 struct Permits {
     last: Time,
-    /// How many of them in a row did not last.
+    /// Permits in a row up to the last one, each less than [`LASTING`] after the one before.
     in_a_row: u32,
 }
 
 impl Permits {
-    /// When the next one may be given.
+    /// When the shard may have its next permit.
     fn next(&self) -> Time {
         let doublings = self.in_a_row.saturating_sub(UNHURRIED).min(16);
         let wait = if doublings == 0 { Duration::ZERO } else { INTERVAL * (1 << doublings) };
@@ -50,7 +54,7 @@ impl Permits {
     }
 }
 
-/// See the module's description.
+/// The queue of the shards that wait for a permit to identify; see the module's description.
 pub struct IdentifyQueue {
     budget: Budget,
     resets_at: Time,
@@ -61,13 +65,13 @@ pub struct IdentifyQueue {
     free_at: BTreeMap<u32, Time>,
     /// When the next permit of any bucket may be given.
     all_free_at: Time,
-    /// By shard.
+    /// The permits given so far, by shard.
     permits: BTreeMap<u32, Permits>,
     granted: u64,
 }
 
 impl IdentifyQueue {
-    /// A queue for a process that will start these shards.
+    /// A queue for a process that will start these shards, with the budget that Discord has told at `now`.
     pub fn new(budget: Budget, now: Time, starting: impl IntoIterator<Item = u32>) -> Self {
         let mut queue = Self {
             budget,
@@ -83,20 +87,21 @@ impl IdentifyQueue {
         queue
     }
 
-    /// A queue that gives nothing until Discord has told its figures.
+    /// A queue that gives no permit until [`renew`](Self::renew) has told Discord's figures.
     pub fn without_budget(starting: impl IntoIterator<Item = u32>) -> Self {
         let nothing = Budget { total: 0, remaining: 0, reset_after: Duration::ZERO, max_concurrency: 1 };
         Self { resets_at: Time::MAX, ..Self::new(nothing, Time::ZERO, starting) }
     }
 
-    /// New figures from Discord.
+    /// Takes over new figures from Discord.
     pub fn renew(&mut self, budget: Budget, now: Time) {
         let budget = Budget { max_concurrency: budget.max_concurrency.max(1), ..budget };
         let other_buckets = budget.max_concurrency != self.budget.max_concurrency;
         self.budget = budget;
         self.resets_at = now + budget.reset_after;
         if other_buckets {
-            // Which of the new ones has just been used is not known, so none is free before all of the old ones were.
+            // Which of the new buckets have just been used is not known, so no new bucket is free before all old ones
+            // were.
             let latest = self.free_at.values().copied().max().unwrap_or_default();
             self.all_free_at = self.all_free_at.max(latest);
             self.free_at.clear();
@@ -110,7 +115,7 @@ impl IdentifyQueue {
         shard % self.budget.max_concurrency
     }
 
-    /// A shard wants to identify. Asking twice is asking once.
+    /// Queues a shard that wants to identify. A shard that waits already keeps its place.
     pub fn request(&mut self, shard: u32) {
         let queue = self.waiting.entry(self.bucket(shard)).or_default();
         if !queue.contains(&shard) {
@@ -118,12 +123,12 @@ impl IdentifyQueue {
         }
     }
 
-    /// The shard has a session already: it does not count for the start any more.
+    /// Notes that a shard has a session already, so that it needs no IDENTIFY for the start.
     pub fn started(&mut self, shard: u32) {
         self.starting.remove(&shard);
     }
 
-    /// The next shard that may identify now.
+    /// Takes the next shard that may identify at `now` out of the queue; `None`: no shard may.
     pub fn poll(&mut self, now: Time) -> Option<u32> {
         if now < self.all_free_at || self.is_exhausted() && now < self.resets_at {
             return None;
@@ -137,7 +142,7 @@ impl IdentifyQueue {
             .filter(|(bucket, _)| is_free(bucket))
             .find_map(|(bucket, queue)| Some((*bucket, queue.iter().position(is_due)?)))?;
         if self.is_exhausted() {
-            // Renewed by the passing of time; exact figures follow when they are fetched.
+            // The time of the renewal has passed. The exact figures replace these ones when they have been fetched.
             self.budget.remaining = self.budget.total;
             self.resets_at = now + Duration::from_secs(24 * 3600);
             if self.is_exhausted() {
@@ -155,19 +160,20 @@ impl IdentifyQueue {
         Some(shard)
     }
 
-    /// Nothing may go before the renewal.
+    /// Says whether all shards wait for the renewal: no permit is left, or fewer than the start needs.
     pub fn is_exhausted(&self) -> bool {
         let start = self.starting.len().min(self.budget.total as usize);
         self.budget.remaining == 0 || (self.budget.remaining as usize) < start
     }
 
-    /// How long until the budget is renewed, if something waits for that and it is known.
+    /// How long until the renewal, if a shard waits for it. `None`: no shard waits, the budget is not used up, or the
+    /// time of the renewal is not known.
     pub fn blocked_for(&self, now: Time) -> Option<Duration> {
         let known = self.resets_at < Time::MAX;
         (known && self.is_exhausted() && self.waiting() > 0).then(|| self.resets_at.saturating_sub(now))
     }
 
-    /// Shards that wait.
+    /// How many shards wait for a permit.
     pub fn waiting(&self) -> usize {
         self.waiting.values().map(VecDeque::len).sum()
     }
@@ -177,7 +183,7 @@ impl IdentifyQueue {
         self.budget.remaining
     }
 
-    /// Permits that Discord gives until each renewal.
+    /// Permits between two renewals.
     pub fn total(&self) -> u32 {
         self.budget.total
     }
@@ -187,13 +193,13 @@ impl IdentifyQueue {
         self.budget.max_concurrency
     }
 
-    /// How long until the budget is renewed; `None`: that is not known yet.
+    /// How long until the renewal; `None`: that is not known yet.
     pub fn renewed_in(&self, now: Time) -> Option<Duration> {
         (self.resets_at < Time::MAX).then(|| self.resets_at.saturating_sub(now))
     }
 
-    /// How long until the last shard that waits, or that has not begun yet, has its permit, if nothing else comes up. `None`:
-    /// nobody waits, or the budget is not known yet.
+    /// How long until the last shard that waits, or that has yet to start, has its permit, if no other shard asks.
+    /// `None`: no such shard, or the budget is not known yet.
     pub fn last_permit_in(&self, now: Time) -> Option<Duration> {
         let mut buckets: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
         for shard in self.waiting.values().flatten().chain(&self.starting) {
@@ -208,7 +214,7 @@ impl IdentifyQueue {
         buckets.iter().map(last).max().map(|at| at.saturating_sub(now))
     }
 
-    /// Permits given so far.
+    /// Permits given since the queue was made.
     pub fn granted(&self) -> u64 {
         self.granted
     }
@@ -281,7 +287,7 @@ mod tests {
     fn a_shard_that_loses_every_session_uses_little_and_delays_nobody() {
         let mut queue = IdentifyQueue::new(budget(1000, 1), Time::ZERO, []);
         let mut given = Vec::new();
-        // It asks again as soon as it has got one, for a day.
+        // For a day, the shard asks for a permit every second.
         for second in 0..24 * 3600 {
             let now = SECOND * second;
             queue.renew(budget(1000 - given.len() as u32, 1), now);
@@ -293,7 +299,7 @@ mod tests {
         let now = SECOND * 24 * 3600;
         queue.request(1);
         assert_eq!(drain(&mut queue, now), [1]);
-        // What has lasted counts for nothing.
+        // A session that lasted starts the count of permits in a row anew.
         let later = now + LASTING + LONGEST_WAIT;
         for number in 0..UNHURRIED {
             queue.request(0);

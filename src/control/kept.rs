@@ -1,6 +1,7 @@
-//! Something that is expensive to make and that many ask for: made once for all who wait, and good for a while.
+//! Shares a value that is expensive to make between all tasks that ask for it, and uses it again for some time.
 //!
-//! It is made by a task of its own. Who asks may go away meanwhile: neither is it made in vain, nor do the others wait longer.
+//! A task of its own makes the value. So the value is completed even if the task that asked first is dropped, and the
+//! other tasks that wait do not start over.
 
 use crate::{net::spawn_contained, protocol::Time};
 use std::{
@@ -10,30 +11,31 @@ use std::{
     task::{Poll, Waker},
 };
 
-/// See the module's description.
+/// A value that is shared between the tasks that ask for it; see the module's description.
 pub struct Kept<T> {
     lasts: Time,
     state: RefCell<State<T>>,
 }
 
 struct State<T> {
-    /// The newest one, and when it was begun.
+    /// The newest value, and when its making began.
     made: Option<(Time, T)>,
-    /// How many have been made.
+    /// How many values have been made.
     count: u64,
-    /// One is being made.
+    /// A task is making the next value.
     making: bool,
     waiting: Vec<Waker>,
 }
 
 impl<T: Clone + 'static> Kept<T> {
-    /// Of things that are good for so long.
+    /// Shares values that may be used for `lasts` from the moment when their making began.
     pub fn new(lasts: Time) -> Rc<Self> {
         let state = State { made: None, count: 0, making: false, waiting: Vec::new() };
         Rc::new(Self { lasts, state: RefCell::new(state) })
     }
 
-    /// The newest one if it is good enough at `now`, else the next one. Has to be called on an executor.
+    /// The newest value, if it may still be used at `now`, otherwise the next one, which `make` makes if no task is
+    /// making it already. Has to be called on an executor.
     pub async fn get<F: Future<Output = T> + 'static>(self: &Rc<Self>, now: Time, make: impl Fn() -> F) -> T {
         let known = self.state.borrow().count;
         poll_fn(|cx| {
@@ -46,7 +48,8 @@ impl<T: Clone + 'static> Kept<T> {
             }
             state.waiting.push(cx.waker().clone());
             if !std::mem::replace(&mut state.making, true) {
-                // The new task runs at once and up to its first wait, so it has to find the state free.
+                // The new task runs at once, up to its first wait. It borrows the state, so this borrow has to end
+                // before.
                 drop(state);
                 spawn_contained("the task that gathers reports", self.clone().make(now, make()));
             }
@@ -56,7 +59,7 @@ impl<T: Clone + 'static> Kept<T> {
     }
 
     async fn make(self: Rc<Self>, now: Time, making: impl Future<Output = T>) {
-        // Also after a panic: then one of those who wait begins anew.
+        // Dropped also when `making` panics. Then one of the tasks that wait starts over.
         let end = End(&self.state);
         let made = making.await;
         let mut state = self.state.borrow_mut();
@@ -89,7 +92,7 @@ mod tests {
         executor.unwrap().join().unwrap();
     }
 
-    /// Makes numbers, each when the gate is open.
+    /// A gate and a count of the numbers that have been made.
     fn numbers() -> (Rc<Cell<bool>>, Rc<Cell<u32>>) {
         (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)))
     }
@@ -115,7 +118,7 @@ mod tests {
                 let (kept, gate, made) = (kept.clone(), gate.clone(), made.clone());
                 glommio::spawn_local(async move { kept.get(now, || next(&gate, &made)).await })
             };
-            // The last of them came when it was old already, and has waited for it nevertheless.
+            // At 3 s the value is too old to be used again, but it was being made when the third task asked.
             let asked = [ask(at(0)), ask(at(10)), ask(at(3000))];
             futures_lite::future::yield_now().await;
             gate.set(true);

@@ -1,5 +1,5 @@
-//! `/metrics`: the reports of all shards in the Prometheus text format. Names and labels of the prior art are kept, so
-//! that dashboards go on working.
+//! `/metrics`: the reports of all shards in the Prometheus text format. Names and labels of earlier proxies are kept,
+//! so that their dashboards work with this one.
 
 mod operations;
 
@@ -19,17 +19,17 @@ use std::time::SystemTime;
 pub struct ControlFigures {
     /// Connections that have not identified yet.
     pub unauthenticated: usize,
-    /// Connections refused because the files that are left are for shards.
+    /// Connections refused because the remaining file descriptors are reserved for shards.
     pub refused: u64,
-    /// Connections that lost their place among those to a newer one.
+    /// Connections that lost their place at the door to a newer one.
     pub revoked_guests: u64,
-    /// Answers of `/metrics` and `/health` that were cut off for a newer one.
+    /// Answers to operators' requests and to `/health` that were cut off for a newer one.
     pub revoked_scrapes: u64,
-    /// Requests that are being passed to Discord's API and whose path carries a token of its own.
+    /// Requests without the bot's token that are being forwarded to Discord's API.
     pub tokenless: usize,
-    /// Those of them that were cut off for a newer one.
+    /// Requests without the bot's token that were cut off for a newer one.
     pub revoked_tokenless: u64,
-    /// Clients and requests without the bot's token.
+    /// Clients and requests that showed a wrong token or none.
     pub wrong_tokens: u64,
     /// Connections accepted.
     pub accepted: u64,
@@ -39,17 +39,17 @@ pub struct ControlFigures {
     pub identifies_remaining: u32,
     /// Shards that wait for a permit.
     pub identifies_waiting: usize,
-    /// Requests that are being passed to Discord's API.
+    /// Requests with the bot's token that are being forwarded to Discord's API.
     pub forwarding: usize,
-    /// Requests that were passed on, or should have been.
+    /// Requests that were forwarded, or that could not be.
     pub forwarded: u64,
-    /// Those of them without an answer.
+    /// Requests to forward that the proxy had to answer itself.
     pub forward_failures: u64,
     /// Tasks of data cores that panicked and were contained.
     pub panics: u64,
-    /// Bytes that the connections of all clients take, and may take.
+    /// Bytes that the connections of all clients take, and the limit.
     pub client_memory: (usize, usize),
-    /// Clients that were not let in for want of memory, and such as were dropped for it.
+    /// Clients that were refused because of the memory limit, and clients that were disconnected because of it.
     pub memory_refused: (u64, u64),
 }
 
@@ -103,7 +103,7 @@ fn histogram(labels: Vec<LabelPair>, bounds: &[f64], counts: &[u64], sum: f64) -
     metric
 }
 
-/// Renders everything. `started` is when the process began.
+/// Renders all metrics. `started` is when the process began.
 pub fn render(
     gathered: &Gathered,
     control: ControlFigures,

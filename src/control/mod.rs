@@ -1,7 +1,9 @@
-//! The control core: one thread that accepts connections, serves HTTP, paces IDENTIFYs and watches over the data cores.
+//! The control core: one thread that accepts client connections, serves HTTP, grants IDENTIFY permits, connects to
+//! Discord for the data cores, and starts and stops the data cores.
 //!
-//! Owns the listener, the identify queue, the knowledge of `/gateway/bot` and the signals. Knows of the data cores only
-//! their mailboxes; never touches an event.
+//! Owns the listening sockets, the identify queue, the answer of `/gateway/bot`, and the handling of signals. It
+//! exchanges messages with the data cores and shares no other state with them, except for the budget of client memory.
+//! No event passes through the control core.
 
 mod answers;
 pub mod body;
@@ -72,21 +74,21 @@ use std::{
 use threads::Threads;
 use waits::Waits;
 
-/// io_uring memory of an executor in bytes. Sockets do not use it, and the default is 10 MiB.
+/// Memory that an executor registers with io_uring, in bytes. Sockets do not use it, and glommio's default is 10 MiB.
 const IO_MEMORY: usize = 64 << 10;
-/// Longest wait for the reports of the data cores.
+/// Longest wait for the reports of the data cores. A report that comes later is dropped.
 const REPORT_LIMIT: Duration = Duration::from_secs(5);
-/// First and longest wait before `/gateway/bot` is asked again.
+/// First and longest wait before a failed GET `/gateway/bot` is repeated. The wait doubles with each failure.
 const REST_BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// The identify queue is looked at this often while somebody waits in it.
+/// How often the identify queue is polled while a shard waits in it.
 const QUEUE_TICK: Duration = Duration::from_millis(100);
-/// Longest wait for the data cores at the end: they say goodbye to clients and write the state files, some gigabytes
-/// at most.
+/// Longest wait for the data cores when the proxy stops. They close the client connections and write the state files,
+/// which are some gigabytes at most.
 const STOP_LIMIT: Duration = Duration::from_secs(90);
-/// How long the door may take to notice that it is closed.
+/// Longest wait for an accept loop to end after its listening socket was shut down.
 const DOOR_LIMIT: Duration = Duration::from_secs(1);
 
-/// Why the proxy ended by itself.
+/// Why the proxy ended without a signal that asked for it, or could not stop in order.
 #[derive(Debug)]
 pub struct Failure(pub String);
 
@@ -98,27 +100,28 @@ impl std::fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// Messages to the control core that do not come from data cores.
+/// Messages to the control core from threads other than the data cores, and a data core's failure, which the task that
+/// reads the mailbox of the data cores passes on.
 enum Event {
     Signal(i32),
-    /// A data core can not go on.
+    /// A data core can not go on, for this reason.
     Failed(String),
     Gateway(Result<GatewayInfo, RestError>),
-    /// The external queue lets a shard identify.
+    /// The external queue has granted a permit to this shard.
     Permit(u32),
-    /// The external queue does not answer, for this reason.
+    /// A request to the external queue has failed, for this reason.
     QueueAway(String),
 }
 
-/// An attempt to ask `/gateway/bot` that failed.
+/// A GET `/gateway/bot` that failed.
 struct RestFailure {
-    /// What was wrong.
+    /// Why the request failed.
     what: String,
-    /// When it is asked again.
+    /// When the request is repeated, as time since [`Control::epoch`].
     again_at: Duration,
 }
 
-/// The reports that a request still waits for.
+/// The reports of the data cores that one request gathers.
 #[derive(Default)]
 struct Gathering {
     reports: Vec<CoreReport>,
@@ -128,75 +131,79 @@ struct Gathering {
 
 /// The state of the control core.
 struct Control {
-    /// As it was at the start: what needs a restart to change is read from here.
+    /// The configuration at the start. Keys that need a restart to change are read from here.
     config: Config,
-    /// As it is now; see [`Control::live`].
+    /// The configuration in force, with the keys that a reload has changed; see [`Control::live`].
     live: RefCell<Rc<Config>>,
     reloading: Reloading,
     reloads: Cell<reload::Reloads>,
     epoch: Instant,
-    /// The same moment on the clock on the wall.
+    /// The wall-clock time at `epoch`.
     started: SystemTime,
-    /// Empty until the number of shards is known.
+    /// The mailboxes of the data cores, by index. Empty until the number of shards is known.
     cores: OnceCell<Vec<Postbox<ToCore>>>,
     starter: Starter,
-    /// What the shards were started with.
+    /// The gateway URL and the recommended number of shards that the shards run with; `None` until they have been
+    /// started.
     gateway: RefCell<Option<Remembered>>,
     queue: RefCell<Option<IdentifyQueue>>,
-    /// Where shards ask besides (`identify_queue`).
+    /// The queue that several proxies share (`identify_queue`); `None`: only the own queue grants permits.
     external_queue: Option<ExternalQueue>,
-    /// Why it does not answer; `None`: it has answered the last time.
+    /// Why the last request to the external queue failed; `None`: the last one was answered.
     queue_away: RefCell<Option<String>>,
     queue_log: RefCell<OnceAMinute>,
-    /// Of the task that gives permits, while nobody waits for one.
+    /// Wakes the task that grants permits. Set while no shard waits for a permit and that task sleeps.
     pacer: Cell<Option<task::Waker>>,
     gathering: RefCell<HashMap<u64, Gathering>>,
     next_gathering: Cell<u64>,
     figures: RefCell<ControlFigures>,
     ask_rest: crossbeam_channel::Sender<Duration>,
-    /// Of the last time that `/gateway/bot` was asked; `None`: it was answered.
+    /// The failure of the last GET `/gateway/bot`; `None`: it was answered.
     rest_failure: RefCell<Option<RestFailure>>,
-    /// Nobody is let in any more.
+    /// The proxy stops: it accepts no connection and admits no client any more.
     stopping: Cell<bool>,
-    /// Whose HTTP requests and upgrades are taken.
+    /// The origins and host names whose HTTP requests and upgrades are accepted.
     audience: Audience,
-    /// Where shards may connect to.
+    /// The hosts that shards may connect to.
     hosts: Hosts,
-    /// What clients may take.
+    /// The memory that the connections of all clients may take, shared with the data cores.
     memory: Arc<MemoryBudget>,
-    /// Connections that have not identified, and HTTP requests.
+    /// Places of connections that have not identified, and of HTTP requests.
     guests: Rc<Pool>,
-    /// Answers of `/metrics` and `/health` on their way.
+    /// Places of answers to operators' requests and to `/health` that are being made or sent.
     scrapes: Rc<Pool>,
-    /// Requests for Discord's API whose path carries a token of its own.
+    /// Places of forwarded requests without the bot's token, whose path carries a token of its own.
     tokenless: Rc<Pool>,
     tokenless_rate: RefCell<Rate>,
-    /// What has happened of late.
+    /// Recent changes of shards' states and actions of operators.
     feed: RefCell<Feed>,
-    /// How long shards have waited to identify.
+    /// How long shards have waited for their permits to identify.
     waits: RefCell<Waits>,
     reports: Rc<Kept<Rc<Gathered>>>,
     status: Rc<Kept<Rc<str>>>,
     metrics: Rc<Kept<Rc<str>>>,
-    /// A connection with this descriptor, or one above it, is refused: the rest is for shards.
+    /// A client connection with this descriptor or a higher one is refused, because the remaining descriptors are
+    /// reserved for shards.
     last_descriptor: RawFd,
     reserved_files: u64,
-    /// Discord's ids of the sessions of the shards that have begun.
+    /// Discord's session id of each shard that has reported whether it has a session. `None`: the shard has none.
     names: RefCell<HashMap<u32, Option<String>>>,
     token_log: RefCell<OnceAMinute>,
     files_log: RefCell<OnceAMinute>,
     accept_log: RefCell<OnceAMinute>,
 }
 
-/// Where the proxy listens.
+/// The sockets that the proxy listens on.
 pub struct Listeners {
-    /// For bots, and, when there is no other, for everything.
+    /// The socket for bots. Without `admin`, it serves all routes.
     pub bots: Listener,
-    /// For operators (`admin_listen`).
+    /// The socket for operators (`admin_listen`).
     pub admin: Option<Listener>,
 }
 
-/// Runs the proxy until a signal ends it. The signals must not be handled by anyone else.
+/// Runs the proxy until SIGTERM or SIGINT ends it. No other code of the process may handle these signals or SIGHUP.
+///
+/// Returns an error when the proxy can not start, when it can not go on, and when it could not stop in order.
 pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloading: Reloading) -> Result<(), Failure> {
     let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
     let signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
@@ -261,7 +268,8 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
         .map_err(|error| failure("can not start the control core", &error))?;
     let result = executor.join().map_err(|error| failure("the control core ended", &error))?;
     for thread in std::mem::take(&mut *threads.lock().expect("nobody panics with it")) {
-        // A core that does not end in time is left behind: the process ends anyway.
+        // When the proxy ends with an error, the threads are not joined, because one of them may never end. The end of
+        // the process ends them.
         if result.is_ok() {
             let _ = thread.join();
         }
@@ -301,7 +309,8 @@ impl Control {
             tracing::error!("{failure}: leaving Discord and the clients so that both can be resumed");
         }
         self.stopping.set(true);
-        // First the door, then the clients: who is told to come back has to find the next process.
+        // The listening sockets close before the clients are disconnected, so that a client that reconnects reaches the
+        // next process and not this one.
         for (door, stopper) in doors {
             stopper.stop();
             let _ = crate::net::within(DOOR_LIMIT, door).await;
@@ -329,8 +338,9 @@ impl Control {
         }
     }
 
-    /// Hears of `/gateway/bot` and of signals until the proxy has to end: `Ok` by a signal, `Err` because it can not go on.
-    /// Either way the sessions of Discord and of the clients are to be left so that they can be resumed.
+    /// Handles answers of `/gateway/bot`, permits of the external queue, and signals, until the proxy has to end.
+    /// Returns `Ok` when a signal asked for the end, and `Err` when the proxy can not go on. In both cases the caller
+    /// leaves Discord's sessions and the clients' sessions in a state in which they can be resumed.
     async fn serve(&self, inbox: &mut Mailbox<Event>) -> Result<(), Failure> {
         let mut backoff = REST_BACKOFF.0;
         let mut remembered = self.remembered();
@@ -367,7 +377,7 @@ impl Control {
         }
     }
 
-    /// Asks `/gateway/bot` once more, after `backoff` or, when that is longer, after the time that the answer asked for.
+    /// Schedules another GET `/gateway/bot` after `backoff`, or after `retry_after` when that is longer.
     fn ask_rest_again(&self, what: String, retry_after: Option<Duration>, backoff: Duration) {
         let wait = retry_after.map_or(backoff, |asked| asked.max(backoff));
         let reason =
@@ -378,8 +388,9 @@ impl Control {
         let _ = self.ask_rest.try_send(wait);
     }
 
-    /// `/gateway/bot` has answered: the first time the shards start, later the budget is renewed. An answer wins over what the
-    /// shards were started with, which may be what the last process remembered.
+    /// Handles an answer of `/gateway/bot`. If the shards have not been started, the answer starts them. Otherwise it
+    /// renews the IDENTIFY budget, and its URL replaces the one that the shards were started with, which may come from
+    /// the file of the last process.
     fn learn(&self, info: GatewayInfo) -> Result<(), Failure> {
         if let Some(queue) = &mut *self.queue.borrow_mut() {
             queue.renew(info.budget, self.now());
@@ -397,7 +408,8 @@ impl Control {
         Ok(())
     }
 
-    /// Starts the shards. Without a budget those that have to identify wait until it is known.
+    /// Starts the data cores with their shards. Without `budget`, shards that have to identify wait until
+    /// `/gateway/bot` has told it.
     fn start(&self, url: String, recommended: u32, budget: Option<Budget>) -> Result<(), Failure> {
         let shards = self.config.shard_range(recommended).map_err(Failure)?;
         let count = self.config.shards.unwrap_or(recommended);
@@ -446,7 +458,7 @@ impl Control {
         self.config.state_dir.as_deref().map(|path| StateDir::new(path, self.config.token.bare()))
     }
 
-    /// What the last process has left.
+    /// The answer of `/gateway/bot` that the last process stored; `None`: there is no file, or it can not be used.
     fn remembered(&self) -> Option<Remembered> {
         Remembered::load(&self.state_dir()?).unwrap_or_else(|error| {
             tracing::warn!("what the last process knew of `/gateway/bot` (gateway.json) is ignored: {error}");
@@ -454,7 +466,7 @@ impl Control {
         })
     }
 
-    /// For the next process, beside the state files of the data cores.
+    /// Stores the gateway URL and the number of shards for the next process, in the directory of the state files.
     fn remember(&self) {
         let (Some(directory), Some(gateway)) = (self.state_dir(), &*self.gateway.borrow()) else { return };
         if let Err(error) = gateway.store(&directory) {
@@ -462,12 +474,12 @@ impl Control {
         }
     }
 
-    /// The mailboxes of the data cores; none until the shards have been started.
+    /// The mailboxes of the data cores; empty until the shards have been started.
     fn cores(&self) -> &[Postbox<ToCore>] {
         self.cores.get().map_or(&[], Vec::as_slice)
     }
 
-    /// The core of a shard, once there are cores.
+    /// The index of the data core that has this shard. Panics before the data cores have been started.
     fn index_of(&self, shard: u32) -> usize {
         shard as usize % self.cores().len()
     }
@@ -523,7 +535,8 @@ impl Control {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }
                 ToControl::Failed(what) => {
-                    // Its thread is over; the orderly stop of the others must not wait for it.
+                    // The thread of that core has ended, so it counts as stopped: the orderly stop of the others does
+                    // not wait for it.
                     stopped.set(stopped.get() + 1);
                     drop(events.send(Event::Failed(what)));
                 }
@@ -533,24 +546,26 @@ impl Control {
         }
     }
 
-    /// How many shards the bot has, once that is known.
+    /// How many shards the bot has; `None` until that is known.
     fn shard_count(&self) -> Option<u32> {
         self.config.shards.or_else(|| self.gateway.borrow().as_ref().map(|info| info.shards))
     }
 
-    /// The same, once the shards have been started; only then can clients be let in.
+    /// How many shards the bot has; `None` until the shards have been started. Clients are admitted only then.
     fn running_shards(&self) -> Option<u32> {
         self.gateway.borrow().as_ref().and_then(|_| self.shard_count())
     }
 
-    /// The mailbox of the core that has a shard; `None`: the shard is not served here, or not yet.
+    /// The mailbox of the data core that has this shard; `None`: this proxy does not serve the shard, or has not
+    /// started it yet.
     fn core_of(&self, shard: u32) -> Option<&Postbox<ToCore>> {
         let recommended = self.gateway.borrow().as_ref()?.shards;
         let range = self.config.shard_range(recommended).ok()?;
         range.contains(&shard).then(|| &self.cores()[self.index_of(shard)])
     }
 
-    /// The shard whose session has this id at Discord. `None`: not all shards have said so far how theirs are called.
+    /// The shard whose session has this id at Discord. `Some(None)`: all shards have reported, and none has this
+    /// session. `None`: not known yet, because some shards have not reported.
     fn shard_named(&self, id: &str) -> Option<Option<u32>> {
         let range = self.config.shard_range(self.gateway.borrow().as_ref()?.shards).ok()?;
         let names = self.names.borrow();
@@ -567,7 +582,7 @@ impl Control {
     }
 }
 
-/// Whole seconds of a wait, never fewer than it takes.
+/// The length of a wait in whole seconds, rounded up.
 fn seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }

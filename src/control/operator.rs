@@ -1,7 +1,8 @@
-//! The routes for who operates the proxy: who may use them, and what they answer.
+//! The routes for operators: checks who may use them, and answers them.
 //!
-//! With `http_token` in the configuration each of them asks for it. Without it what only shows something is open to whoever
-//! reaches the port; the configuration may be read again from this machine; and a shard can not be repaired at all.
+//! With `http_token` in the configuration, each of these routes asks for that token. Without it, the routes that only
+//! show something are open to all clients that reach the port, the configuration can be read again only from the
+//! proxy's machine, and no shard can be repaired.
 
 use super::{
     Control,
@@ -12,11 +13,11 @@ use crate::data_core::{Repair, ToCore};
 use serde_json::json;
 use std::{net::SocketAddr, rc::Rc};
 
-/// What the keys of an answer that is to be read once are: nobody may keep it.
+/// Header line that keeps an answer out of caches.
 const NOT_KEPT: &str = "Cache-Control: no-store\r\n";
 
 impl Control {
-    /// Answers an operator. `shown` is what was shown as `http_token`.
+    /// Answers a request of an operator at `peer`. `shown` is the `http_token` that the request shows.
     pub(super) async fn operate(self: &Rc<Self>, what: Operator, shown: Option<String>, peer: SocketAddr) -> Response {
         if let Some(refusal) = self.refuses(what, shown.as_deref(), peer) {
             return refusal;
@@ -43,7 +44,7 @@ impl Control {
         }
     }
 
-    /// What the request is refused with, if it is.
+    /// The response that refuses the request; `None`: the request may be answered.
     fn refuses(&self, what: Operator, shown: Option<&str>, peer: SocketAddr) -> Option<Response> {
         let live = self.live();
         let Some(token) = &live.http_token else {
@@ -66,7 +67,8 @@ impl Control {
             self.note_wrong_token(Some(peer));
         }
         Some(match what {
-            // The page itself holds nothing secret, and asks for the token.
+            // The response contains the page also without a token: the page holds no secret, and its script asks for
+            // the token.
             Operator::Page => page::response("401 Unauthorized"),
             _ => Response {
                 headers: "WWW-Authenticate: Bearer\r\n".into(),
@@ -84,7 +86,8 @@ impl Control {
         metrics::render(&gathered, self.figures(), &waits, self.reloads.get(), self.started).into()
     }
 
-    /// `/status.json`, at most a second old, with the details of one shard if that is wanted.
+    /// The document of `/status.json`, which is made once in [`KEPT`](super::answers::KEPT), with the details of one
+    /// shard if `shard` names one.
     async fn status_of(self: &Rc<Self>, shard: Option<u32>) -> Response {
         let text = self.status.get(self.now(), || self.clone().status_text()).await;
         let mut body = String::from(&*text);

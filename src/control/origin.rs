@@ -1,22 +1,26 @@
-//! For whom a connection is that somebody else makes: the PROXY protocol, versions 1 and 2 (the specification of HAProxy), and
-//! `X-Forwarded-For`. Pure.
+//! Reads the address of the client on whose behalf a reverse proxy connects: from the PROXY protocol, versions 1 and 2
+//! (HAProxy's specification), and from `X-Forwarded-For`. Pure.
 //!
-//! Both are believed only of those whom the configuration names, because anybody can write anything.
+//! Both are believed only from the networks that the configuration names, because every client can write any address
+//! there.
 
 use crate::config::Network;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Longest header of the PROXY protocol, in bytes; what is longer is refused.
+/// Longest header of the PROXY protocol, in bytes; a longer one is refused.
 pub const MAX_PROXY_HEADER: usize = 2 << 10;
 /// Longest line of version 1, in bytes.
 const MAX_LINE: usize = 107;
-/// What a header of version 2 begins with.
+/// The first bytes of a header of version 2.
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Most headers of a request.
 const MAX_HEADERS: usize = 64;
 
-/// Reads the header of the PROXY protocol that a connection has to begin with: how long it is, and for whom the connection is.
-/// `None` in place of an address: it is for the one who made it. `Ok(None)`: the header is not complete.
+/// Reads the header of the PROXY protocol at the beginning of a connection. Returns its length in bytes, and the
+/// address of the client.
+///
+/// `Ok(None)`: the header is incomplete. `None` in place of an address: the header names none, so the connection is for
+/// the peer itself. The error says what is wrong with the header.
 pub fn proxy_header(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'static str> {
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(byte, expected)| byte == expected);
     if begins(SIGNATURE) {
@@ -56,7 +60,7 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'stat
     }
     let Some(header) = bytes.get(16..size) else { return Ok(None) };
     let source = match (version_and_command & 15, family) {
-        // LOCAL: the one who connects asks for himself, as health checks do.
+        // LOCAL: the peer connects on its own behalf, as for a health check.
         (0, _) => None,
         (1, 0x11) => {
             let address = header.first_chunk::<12>().ok_or("an address of the PROXY protocol that is cut off")?;
@@ -70,14 +74,16 @@ fn version_2(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'stat
             let port = port.ok_or("an address of the PROXY protocol that is cut off")?;
             Some(SocketAddr::new(Ipv6Addr::from(*source).into(), u16::from_be_bytes(*port)))
         }
-        // Neither IPv4 nor IPv6.
+        // The address is neither an IPv4 nor an IPv6 address with a TCP port.
         (1, _) => None,
         _ => return Err("a command of the PROXY protocol that does not exist"),
     };
     Ok(Some((size, source)))
 }
 
-/// For whom a request is, by its head: the last address in `X-Forwarded-For` that is not one of those who are `believed`.
+/// The client that a request head names: the last address in `X-Forwarded-For` that is not in one of the `believed`
+/// networks, or, if all are, the first address. Entries before an unreadable one do not count. `None`: the head names
+/// no address.
 pub fn forwarded_for(head: &[u8], believed: &[Network]) -> Option<IpAddr> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -89,7 +95,8 @@ pub fn forwarded_for(head: &[u8], believed: &[Network]) -> Option<IpAddr> {
         named.filter_map(|header| std::str::from_utf8(header.value).ok()).flat_map(|list| list.split(',')).collect();
     let mut nearest = None;
     for name in all.iter().rev() {
-        // What stands before something unreadable comes from somebody who is not believed.
+        // Entries before an unreadable one are not believed, because the unreadable one was not written by a believed
+        // proxy.
         let Some(address) = address(name.trim()) else { break };
         nearest = Some(address);
         if !believed.iter().any(|network| network.contains(address)) {
@@ -99,7 +106,7 @@ pub fn forwarded_for(head: &[u8], believed: &[Network]) -> Option<IpAddr> {
     nearest
 }
 
-/// An address with or without a port and brackets.
+/// Parses an address with or without a port, and with or without brackets.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.trim_start_matches('[').trim_end_matches(']');
     bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip()))

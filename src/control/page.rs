@@ -1,5 +1,6 @@
-//! The live page at `/`: one HTML document with its style and script in it, so that a browser asks for nothing else but
-//! `/status.json`. Its text is the same for everybody and holds no figure; the script fetches those.
+//! The live page at `/`: one HTML document that contains its style and its script, so that a browser loads nothing else
+//! from the proxy but `/status.json`. The document holds no figures and is the same for every operator; its script
+//! fetches the figures.
 
 use super::http::Response;
 use std::sync::LazyLock;
@@ -8,10 +9,11 @@ const HTML: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
 const SCRIPT: &str = include_str!("page/page.js");
 
-/// The document, and the lines of the header that belong to it.
+/// The document, and its header lines.
 static PAGE: LazyLock<(String, String)> = LazyLock::new(|| {
     let document = HTML.replace("/*style*/", STYLE).replace("/*script*/", SCRIPT);
-    // Only this style and this script may run, whatever else gets into the page, and it may talk to this proxy only.
+    // The browser applies only this style and runs only this script, whatever else gets into the page. The page may
+    // connect to this proxy only.
     let headers = format!(
         "Content-Security-Policy: default-src 'none'; style-src '{}'; script-src '{}'; connect-src 'self'; \
          img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n\
@@ -22,19 +24,19 @@ static PAGE: LazyLock<(String, String)> = LazyLock::new(|| {
     (document, headers)
 });
 
-/// The page, with a status.
+/// A response with the page and this status.
 pub fn response(status: &'static str) -> Response {
     let (document, headers) = &*PAGE;
     Response { status, content_type: "text/html; charset=utf-8", headers: headers.clone(), body: document.clone() }
 }
 
-/// The name of an inline text in a Content-Security-Policy.
+/// The source expression of an inline text for a Content-Security-Policy: its SHA-256 hash.
 fn source(text: &str) -> String {
     let digest = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
     format!("sha256-{}", base64(digest.as_ref()))
 }
 
-/// RFC 4648 section 4.
+/// Encodes bytes as base64 (RFC 4648, section 4).
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
@@ -65,7 +67,8 @@ mod tests {
     fn the_page_is_one_document_that_loads_nothing() {
         let page = response("200 OK");
         assert!(!page.body.contains("/*style*/") && !page.body.contains("/*script*/"));
-        // The browser takes the hash of what stands between the tags, so that must be exactly the text.
+        // The browser hashes the text between the tags, so that text must be the one that the header's hash was made
+        // of.
         assert!(page.body.contains(&format!("<style>{STYLE}</style>")));
         assert!(page.body.contains(&format!("<script>{SCRIPT}</script>")));
         for loads in ["src=", "href=\"http", "url(", "@import", "//cdn"] {

@@ -1,11 +1,13 @@
-//! Giving permits to identify: when the own queue has one, and the external queue agrees where there is one, it goes to the shard.
+//! Grants permits to identify. The proxy's own queue grants one first. With an external queue, the shard then waits for
+//! a permit of that queue too. Then the permit goes to the shard's core.
 
 use super::{Control, ExternalQueue, QUEUE_TICK};
 use crate::data_core::ToCore;
 use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 impl Control {
-    /// Gives every permit that is due.
+    /// Takes every permit that is due from the own queue. Each goes to the shard, or with an external queue causes a
+    /// request there.
     pub(super) fn grant(&self) {
         let now = self.now();
         let mut queue = self.queue.borrow_mut();
@@ -18,7 +20,7 @@ impl Control {
         }
     }
 
-    /// Gives permits for as long as shards wait for them, and says so when the budget is used up.
+    /// Grants permits while shards wait for them, and sleeps while none does. Logs once when the budget is used up.
     pub(super) async fn pace_identifies(self: Rc<Self>) {
         let mut told = false;
         loop {
@@ -38,7 +40,7 @@ impl Control {
                 Some(wait) if !told => {
                     tracing::error!("no IDENTIFY left: waiting {} s until Discord renews them", wait.as_secs());
                     told = true;
-                    // The figures may be old, and the renewal is best known by asking after it.
+                    // The figures may be out of date, so Discord is asked again when the renewal is due.
                     let _ = self.ask_rest.try_send(wait + Duration::from_secs(1));
                 }
                 Some(_) => {}
@@ -47,13 +49,13 @@ impl Control {
         }
     }
 
-    /// Lets a shard identify.
+    /// Sends a permit to a shard.
     pub(super) fn permit(&self, shard: u32) {
         self.waits.borrow_mut().granted(shard, self.now());
         let _ = self.cores()[self.index_of(shard)].send(ToCore::Permit(shard));
     }
 
-    /// The external queue lets a shard identify.
+    /// Passes a permit of the external queue to its shard.
     pub(super) fn permitted(&self, shard: u32) {
         if let Some(external) = &self.external_queue {
             external.answered(shard);
@@ -62,7 +64,8 @@ impl Control {
         self.permit(shard);
     }
 
-    /// The external queue does not answer: nobody identifies until it does.
+    /// Logs, once a minute at most, that a request to the external queue has failed, and keeps the reason for
+    /// `/health`. No shard identifies until the queue answers.
     pub(super) fn queue_is_away(&self, what: String) {
         if let Some(held_back) = self.queue_log.borrow_mut().poll(self.now()) {
             let waiting = self.external_queue.as_ref().map_or(0, ExternalQueue::waiting);

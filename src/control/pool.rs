@@ -1,8 +1,9 @@
-//! A bounded number of places for whoever has not shown a token, shared fairly between addresses.
+//! A bounded number of places for connections and requests that have not shown a token, shared fairly between source
+//! addresses.
 //!
-//! Nobody who comes is refused: when all places are taken, the oldest place of the address that has the most of them is given
-//! up. Who does what a place is for leaves it within milliseconds; who only holds places, from one address or from a few,
-//! loses its own. [`Places`] decides and is pure; [`Pool`] tells the holders.
+//! A new one is never refused: when all places are taken, the source with the most places loses its oldest one.
+//! Connections and requests that do what a place is for leave it within milliseconds. A source that only occupies
+//! places loses its own ones first. [`Places`] decides and is pure; [`Pool`] tells the holders.
 
 use crate::protocol::Time;
 use std::{
@@ -15,14 +16,14 @@ use std::{
     task::{Poll, Waker},
 };
 
-/// Where a connection comes from: an IPv4 address, or the first 64 bits of an IPv6 address, since whoever has one has the
-/// rest of its network.
+/// The source of a connection: an IPv4 address, or the first 64 bits of an IPv6 address, because a host with one IPv6
+/// address usually has the whole network of that prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source(u64);
 
 impl From<IpAddr> for Source {
     fn from(address: IpAddr) -> Self {
-        // No network of IPv6 begins with 32 zeros and ffff, where IPv4 addresses are put.
+        // IPv4 addresses are mapped to a prefix of 32 zero bits and ffff, with which no IPv6 network begins.
         let v4 = |address: std::net::Ipv4Addr| Self(u64::from(u32::from(address)) | 0xffff << 32);
         match address {
             IpAddr::V4(address) => v4(address),
@@ -34,16 +35,16 @@ impl From<IpAddr> for Source {
     }
 }
 
-/// Names a place.
+/// Id of a place.
 pub type PlaceId = u64;
 
-/// Who has which places.
+/// The places that are taken, by source.
 struct Places {
     limit: usize,
     next: PlaceId,
-    /// By source, oldest first.
+    /// The places of each source, oldest first.
     by_source: HashMap<Source, BTreeSet<PlaceId>>,
-    /// How many places each source has; of equals, who has the oldest comes last.
+    /// The number of places of each source. Among equal numbers, the source with the oldest place comes last.
     sizes: BTreeSet<(usize, Reverse<PlaceId>, Source)>,
     taken: usize,
 }
@@ -53,7 +54,7 @@ impl Places {
         Self { limit, next: 0, by_source: HashMap::new(), sizes: BTreeSet::new(), taken: 0 }
     }
 
-    /// Takes a place. The second one is the place that has to be given up for it.
+    /// Takes a place. The second id is that of the place that was revoked for it.
     fn enter(&mut self, source: Source) -> (PlaceId, Option<PlaceId>) {
         let revoked = if self.taken >= self.limit { self.revoke() } else { None };
         let id = self.next;
@@ -63,14 +64,14 @@ impl Places {
         (id, revoked)
     }
 
-    /// Frees the oldest place of the source that has most.
+    /// Frees the oldest place of the source with the most places.
     fn revoke(&mut self) -> Option<PlaceId> {
         let &(_, Reverse(oldest), source) = self.sizes.last()?;
         self.leave(source, oldest);
         Some(oldest)
     }
 
-    /// Gives a place up. Doing so twice is doing so once.
+    /// Frees a place; does nothing when the place is free already.
     fn leave(&mut self, source: Source, id: PlaceId) {
         if self.change(source, |places| places.remove(&id)) {
             self.taken -= 1;
@@ -92,14 +93,14 @@ impl Places {
     }
 }
 
-/// What the holder of a place waits for.
+/// Whether a place was revoked, and the task to wake when it is.
 #[derive(Default)]
 struct Holder {
     revoked: bool,
     waker: Option<Waker>,
 }
 
-/// Places, and who has to hear when one is given up.
+/// Places, and the tasks that hold them.
 pub struct Pool {
     places: RefCell<Places>,
     holders: RefCell<HashMap<PlaceId, Holder>>,
@@ -107,13 +108,13 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// With so many places.
+    /// A pool of this many places.
     pub fn new(limit: usize) -> Rc<Self> {
         let places = RefCell::new(Places::new(limit));
         Rc::new(Self { places, holders: RefCell::default(), revoked: RefCell::default() })
     }
 
-    /// Takes a place.
+    /// Takes a place. If all are taken, another place is revoked and its task is woken.
     pub fn enter(self: &Rc<Self>, source: Source) -> Place {
         let (id, revoked) = self.places.borrow_mut().enter(source);
         let mut holders = self.holders.borrow_mut();
@@ -133,13 +134,13 @@ impl Pool {
         self.places.borrow().taken
     }
 
-    /// How many places had to be given up, ever.
+    /// How many places have been revoked since the start.
     pub fn revoked(&self) -> u64 {
         *self.revoked.borrow()
     }
 
-    /// Runs a task for as long as the place that it holds is not given up to somebody else. A task that leaves its place
-    /// by itself goes on.
+    /// Runs a task until it ends. When its place is revoked before, the task is dropped. A task that has dropped its
+    /// [`Place`] itself runs to its end.
     pub async fn hold(self: Rc<Self>, id: PlaceId, task: impl Future<Output = ()>) {
         let revoked = poll_fn(|cx| match self.holders.borrow_mut().get_mut(&id) {
             Some(Holder { revoked: true, .. }) => Poll::Ready(()),
@@ -153,11 +154,11 @@ impl Pool {
     }
 }
 
-/// A place that is taken. Dropping it leaves it.
+/// A place that is taken. Dropping it frees the place.
 pub struct Place {
     pool: Rc<Pool>,
     source: Source,
-    /// Its name, for [`Pool::hold`].
+    /// Id of the place, for [`Pool::hold`].
     pub id: PlaceId,
 }
 
@@ -168,21 +169,22 @@ impl Drop for Place {
     }
 }
 
-/// So many times a second each source may do something.
+/// Limits how many times in a second each source may do something. Bounded: it remembers only the sources of the
+/// current second.
 pub struct Rate {
     limit: u32,
     second: u64,
-    /// In this second; never more sources than have done it.
+    /// How many times each source has tried in this second.
     counts: HashMap<Source, u32>,
 }
 
 impl Rate {
-    /// With a limit for each source and second.
+    /// With this limit for each source and second.
     pub fn new(limit: u32) -> Self {
         Self { limit, second: 0, counts: HashMap::new() }
     }
 
-    /// May it do it once more?
+    /// Counts an attempt of `source` at `now`, and says whether it is within the limit.
     pub fn allows(&mut self, source: Source, now: Time) -> bool {
         if self.second != now.as_secs() {
             self.second = now.as_secs();
@@ -194,16 +196,16 @@ impl Rate {
     }
 }
 
-/// Lets something happen once a minute: a line of the log about what somebody else can make happen as often as he likes.
+/// Limits a log line to one a minute, for events that clients can cause as often as they like.
 #[derive(Default)]
 pub struct OnceAMinute {
     next: Time,
-    /// What has been held back since the last time.
+    /// How many lines have been held back since the last one.
     held_back: u64,
 }
 
 impl OnceAMinute {
-    /// `Some`: now, and how many times it has been held back.
+    /// `Some`: the line may be written, with the number of lines held back before it. `None`: the line is held back.
     pub fn poll(&mut self, now: Time) -> Option<u64> {
         if now < self.next {
             self.held_back += 1;
@@ -241,7 +243,7 @@ mod tests {
         let third = places.enter(greedy).0;
         assert_eq!(places.enter(greedy).1, Some(second));
         assert_eq!(places.enter(modest).1, Some(third));
-        // With equal numbers it is the oldest of all.
+        // Among sources with equal numbers of places, the oldest place is revoked.
         let stranger = places.enter(source("192.0.2.0"));
         assert_eq!(stranger.1, Some(first), "of {first} and those after it");
         places.leave(source("192.0.2.0"), stranger.0);
@@ -270,8 +272,8 @@ mod tests {
     }
 
     proptest! {
-        /// However places come and go: never more than the limit, what is known agrees, and who has fewer than his share
-        /// loses nothing.
+        /// However places are taken and freed, there are never more than the limit, the counts agree, and a source with
+        /// fewer places than its share loses none.
         #[test]
         fn shares_are_fair(steps in prop::collection::vec((0u32..5, any::<bool>()), 1..200)) {
             const LIMIT: usize = 20;

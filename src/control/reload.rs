@@ -1,7 +1,8 @@
-//! Reading the configuration again while the proxy runs: on SIGHUP and on POST `/admin/reload`.
+//! Reads the configuration again while the proxy runs: on SIGHUP and on POST `/admin/reload`.
 //!
-//! Promises: a file that is wrong changes nothing, and the reason is in the log and in the answer; what holds at once holds for
-//! all shards; what needs a restart is named, and named again at the next reload until there was one.
+//! Promises: a wrong file changes nothing, and the log and the answer say why it is wrong. A changed key that does not
+//! need a restart takes effect for all shards. A changed key that needs a restart is named in the log and in the
+//! answer, at each reload until the restart.
 
 use super::Control;
 use crate::{
@@ -11,44 +12,45 @@ use crate::{
 };
 use std::{path::PathBuf, rc::Rc, time::SystemTime};
 
-/// Applies a `log_level`; an error says what is wrong with it, and nothing was applied.
+/// Applies a `log_level`. The error says why it is wrong; then nothing was changed.
 pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send>;
 
 /// What the control core needs to read the configuration again.
 pub struct Reloading {
-    /// The file.
+    /// Path of the configuration file.
     pub path: PathBuf,
-    /// Makes another `log_level` hold.
+    /// Applies another `log_level`.
     pub set_log_level: SetLogLevel,
 }
 
-/// Counts for metrics.
+/// Counts of reloads, for the metrics.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reloads {
-    /// Files that were good.
+    /// Reloads that were applied.
     pub good: u64,
-    /// Files that were not, and changed nothing.
+    /// Reloads that changed nothing, because the file was wrong.
     pub bad: u64,
-    /// When the last good one was read; `None`: at the start.
+    /// When the last applied one was read; `None`: there was none since the start.
     pub last_good: Option<SystemTime>,
 }
 
-/// What a good file has changed.
+/// The result of a reload that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloaded {
-    /// Which keys hold now, and which ones after a restart.
+    /// The changed keys: those that are in force now, and those that need a restart.
     pub differences: Differences,
     /// Warnings about the file.
     pub warnings: Vec<String>,
 }
 
 impl Control {
-    /// The configuration as it is now. Keys that need a restart have the values of the start.
+    /// The configuration in force. Keys that need a restart have their values of the start.
     pub(super) fn live(&self) -> Rc<Config> {
         self.live.borrow().clone()
     }
 
-    /// Reads the file again. `by` says who wants that, for the log. An error says what is wrong with the file.
+    /// Reads the file again and applies it. `by` names the cause, for the log. The error says what is wrong with the
+    /// file.
     pub(super) fn reload(&self, by: &str) -> Result<Reloaded, String> {
         let mut reloads = self.reloads.get();
         let result = self.try_reload();
@@ -93,7 +95,8 @@ impl Control {
         Ok(Reloaded { differences, warnings })
     }
 
-    /// Tells the data cores how the configuration is now. Those that are not started yet begin with it.
+    /// Sends the configuration in force to the data cores, with new presences if `presence` is set. Data cores that are
+    /// not started yet start with it.
     fn tell_cores(&self, presence: bool) {
         let Some(gateway) = &*self.gateway.borrow() else { return };
         let Ok(range) = self.config.shard_range(gateway.shards) else { return };

@@ -1,9 +1,9 @@
-//! What `/gateway/bot` told the last process, for a start while REST is away: shards that have a state file need no
-//! IDENTIFY, so there is nothing that they would have to ask for.
+//! Stores what `/gateway/bot` told the last process, so that the proxy can start while Discord's REST API is away:
+//! shards that have a state file resume their sessions and need no IDENTIFY.
 //!
-//! A file beside the state files, sealed as they are ([`StateDir`]), written when the proxy stops and taken away when the shards
-//! start. Never says anything of the budget of IDENTIFYs: that is known only when Discord has told it anew. What Discord tells
-//! anew wins over what is remembered.
+//! The file lies beside the state files and is sealed as they are ([`StateDir`]). It is written when the proxy stops
+//! and removed when the shards start. It never contains the budget of IDENTIFYs: that is known only when Discord has
+//! told it again. A new answer of Discord replaces what the file says.
 
 use crate::state_dir::StateDir;
 use serde::{Deserialize, Serialize};
@@ -13,23 +13,24 @@ use std::io::{self, Read, Write};
 const MAX_BYTES: u64 = 4 << 10;
 const NAME: &str = "gateway.json";
 
-/// See the module's description.
+/// The stored part of an answer of `/gateway/bot`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remembered {
-    /// Where shards connect.
+    /// The gateway URL that shards connect to.
     pub url: String,
     /// How many shards Discord recommended.
     pub shards: u32,
 }
 
 impl Remembered {
-    /// Writes it.
+    /// Writes the file.
     pub fn store(&self, directory: &StateDir) -> io::Result<()> {
         let text = serde_json::to_vec(self)?;
         directory.write(NAME, |out| out.write_all(&text).map(|()| true)).map(drop)
     }
 
-    /// Reads it, and leaves it there. `Ok(None)`: there is none. An error: there is one that can not be used.
+    /// Reads the file, and leaves it in the directory. `Ok(None)`: there is no file. The error says why the file can
+    /// not be used.
     pub fn load(directory: &StateDir) -> io::Result<Option<Self>> {
         let Some(mut sealed) = directory.open(NAME)? else { return Ok(None) };
         let length = sealed.verify()?.min(MAX_BYTES);
@@ -38,7 +39,7 @@ impl Remembered {
         Ok(Some(serde_json::from_slice(&text)?))
     }
 
-    /// Takes it away: what it says is of use only together with state files, and those are read once.
+    /// Removes the file. It is of use only together with state files, and those are read once.
     pub fn forget(directory: &StateDir) {
         if let Err(error) = directory.remove(NAME) {
             tracing::warn!("{NAME} of `state_dir` can not be removed: {error}");

@@ -1,5 +1,5 @@
-//! The one REST call that the proxy makes: GET `/gateway/bot` (docs: Gateway, Get Gateway Bot), on a thread of its own,
-//! because it may wait for names, handshakes and timeouts.
+//! The REST call of the proxy: GET `/gateway/bot` (docs: Gateway, Get Gateway Bot). It runs on a thread of its own,
+//! because it waits for name lookups, handshakes and timeouts.
 
 use super::{hosts::Hosts, identify::Budget};
 use crate::{config::MAX_SHARDS, protocol::token::bare, websocket::Endpoint};
@@ -18,24 +18,24 @@ const DISCORD: &str = "https://discord.com";
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest body that is read, in bytes.
 const MAX_BODY: u64 = 64 << 10;
-/// Longest wait that an answer can ask for; of a longer one so much is kept. Discord's own bans last about as long, and one
-/// request too early in an hour does no harm, while an absurd figure must not keep the proxy from ever starting.
+/// Longest wait that an answer can ask for; a longer one is cut to this. Discord's own bans last about as long. One
+/// request an hour does no harm when it is too early, and an absurd figure must not keep the proxy from starting.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// Longest time until the budget of IDENTIFYs is renewed; Discord's is a day.
 const MAX_RESET_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
-/// What the requests say of who sends them, in the form that Discord asks for (docs: API Reference, User Agent). The address
-/// is the `repository` of Cargo.toml; as long as there is none it is one that by its ending can never be anybody's (RFC 2606),
-/// rather than a page of somebody else.
+/// The `User-Agent` of the requests, in the form that Discord asks for (docs: API Reference, User Agent). The address
+/// is the `repository` of Cargo.toml. If there is none, it is a name below `.invalid`, which can not be registered (RFC
+/// 2606).
 const USER_AGENT: &str = if env!("CARGO_PKG_REPOSITORY").is_empty() {
     concat!("DiscordBot (https://", env!("CARGO_PKG_NAME"), ".invalid, ", env!("CARGO_PKG_VERSION"), ")")
 } else {
     concat!("DiscordBot (", env!("CARGO_PKG_REPOSITORY"), ", ", env!("CARGO_PKG_VERSION"), ")")
 };
 
-/// What `/gateway/bot` answers.
+/// The answer of `/gateway/bot`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GatewayInfo {
-    /// Where shards connect.
+    /// The gateway URL that shards connect to.
     pub url: String,
     /// How many shards Discord recommends.
     pub shards: u32,
@@ -43,16 +43,16 @@ pub struct GatewayInfo {
     pub budget: Budget,
 }
 
-/// Why there is no answer.
+/// Why a request has failed.
 #[derive(Debug, PartialEq, Eq)]
 pub enum RestError {
-    /// The token is wrong: trying again is useless.
+    /// Discord refuses the token (401). Another request with it is useless.
     Unauthorized,
-    /// Anything else may pass.
+    /// Any other failure. A later request may succeed.
     Temporary {
-        /// What is wrong, without the address that was asked.
+        /// What is wrong, without the URL of the request.
         what: String,
-        /// How long the answer asks to wait (docs: Rate Limits), [`MAX_RETRY_AFTER`] at most.
+        /// How long the answer asks to wait (docs: Rate Limits), at most [`MAX_RETRY_AFTER`].
         retry_after: Option<Duration>,
     },
 }
@@ -78,7 +78,7 @@ struct Limit {
     max_concurrency: u32,
 }
 
-/// The client for that call.
+/// The HTTP client for GET `/gateway/bot`.
 pub struct Rest {
     agent: Agent,
     url: String,
@@ -87,14 +87,14 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// `proxy` is `host:port` of a plain HTTP proxy for Discord's API (config key `twilight_http_proxy`). An answer that names
-    /// none of `hosts` is not taken.
+    /// `proxy` is `host:port` of a plain HTTP proxy for Discord's API (config key `twilight_http_proxy`). An answer
+    /// whose URL has none of `hosts` is an error.
     pub fn new(token: Arc<str>, proxy: Option<&str>, hosts: Hosts) -> Self {
         let agent = agent_builder().timeout_global(Some(TIMEOUT)).build().new_agent();
         Self { agent, url: url(proxy), token, hosts }
     }
 
-    /// Asks once. Blocks.
+    /// Sends one request and blocks until it is answered or has failed.
     pub fn gateway(&self) -> Result<GatewayInfo, RestError> {
         let mut response = self
             .agent
@@ -108,14 +108,14 @@ impl Rest {
         match status {
             200 => parse(&body.map_err(RestError::temporary)?, &self.hosts).map_err(RestError::temporary),
             401 => Err(RestError::Unauthorized),
-            // The status says enough when the body can not be read.
+            // If the body can not be read, the error has the status alone.
             _ => Err(refusal(status, header.as_deref(), &body.unwrap_or_default())),
         }
     }
 }
 
-/// What all HTTP clients of the proxy have in common: TLS with the roots of the system, no proxy of the environment, and a status
-/// that is no success is an answer.
+/// The settings of all HTTP clients of the proxy: TLS with the system's root certificates, no proxy from the
+/// environment, and a status other than 2xx is an answer and not an error.
 pub(super) fn agent_builder() -> ConfigBuilder<AgentScope> {
     let roots = rustls_native_certs::load_native_certs().certs;
     let roots: Vec<_> = roots.iter().map(|der| ureq::tls::Certificate::from_der(der).to_owned()).collect();
@@ -128,17 +128,17 @@ pub(super) fn agent_builder() -> ConfigBuilder<AgentScope> {
         .http_status_as_error(false)
         .user_agent(USER_AGENT)
         .proxy(None)
-        // Who answers for Discord says himself what he knows; where else he points to is not asked, with the token or without.
+        // Redirects are not followed, so no other server gets a request, with the token or without.
         .max_redirects(0)
 }
 
-/// What is asked. `proxy` is `host:port` of a plain HTTP proxy for Discord's API.
+/// The URL of `/gateway/bot`. `proxy` is `host:port` of a plain HTTP proxy for Discord's API.
 pub fn url(proxy: Option<&str>) -> String {
     let base = proxy.map_or_else(|| DISCORD.to_owned(), |address| format!("http://{address}"));
     format!("{base}/api/v10/gateway/bot")
 }
 
-/// An answer that is neither 200 nor 401. `header` is the value of `Retry-After`.
+/// The error for an answer whose status is neither 200 nor 401. `header` is the value of `Retry-After`.
 fn refusal(status: u16, header: Option<&str>, body: &str) -> RestError {
     let what = match status {
         300..400 => format!("status {status}, and redirects are not followed"),
@@ -147,8 +147,8 @@ fn refusal(status: u16, header: Option<&str>, body: &str) -> RestError {
     RestError::Temporary { what, retry_after: retry_after(header, body) }
 }
 
-/// How long an answer asks to wait: seconds, whole or not, in the header `Retry-After` and in `retry_after` of the body.
-/// Discord's header is rounded and Cloudflare sends the header alone, so the longer one counts.
+/// How long an answer asks to wait: seconds, whole or not, in the header `Retry-After` and in `retry_after` of the
+/// body. Discord's header is rounded and Cloudflare sends the header alone, so the longer one counts.
 fn retry_after(header: Option<&str>, body: &str) -> Option<Duration> {
     #[derive(Deserialize)]
     struct RateLimited {
@@ -160,7 +160,8 @@ fn retry_after(header: Option<&str>, body: &str) -> Option<Duration> {
     Some(Duration::from_secs_f64(longer.min(MAX_RETRY_AFTER.as_secs_f64())))
 }
 
-/// Reads an answer. One that makes no sense is an error like one that can not be read: it may be another one next time.
+/// Parses an answer. The error says why it can not be parsed or which value makes no sense; the next answer may be
+/// another one.
 fn parse(body: &str, hosts: &Hosts) -> Result<GatewayInfo, String> {
     let body: Body = serde_json::from_str(body).map_err(|error| format!("not the expected answer: {error}"))?;
     let Limit { total, remaining, reset_after, max_concurrency } = body.session_start_limit;
@@ -246,7 +247,7 @@ mod tests {
         assert_eq!(seconds(Some(" 1.25 "), "{}"), Some(1.25));
         assert_eq!(seconds(None, r#"{"message":"x","retry_after":64.57,"global":false}"#), Some(64.57));
         assert_eq!(seconds(None, r#"{"retry_after":3}"#), Some(3.0));
-        // The longer one, whichever it is.
+        // The longer of the two waits counts.
         assert_eq!(seconds(Some("1"), r#"{"retry_after":1.4}"#), Some(1.4));
         assert_eq!(seconds(Some("9"), r#"{"retry_after":1.4}"#), Some(9.0));
         assert_eq!(seconds(Some("1e300"), ""), Some(3600.0));

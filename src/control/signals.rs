@@ -1,5 +1,5 @@
-//! Receives SIGTERM, SIGINT and SIGHUP. Their handlers, which are signal-hook's, only write to a pipe, so no code of the proxy
-//! runs in a signal handler.
+//! Receives SIGTERM, SIGINT and SIGHUP. The signal handlers are those of signal-hook and only write to a pipe, so no
+//! code of the proxy runs in a signal handler.
 
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},

@@ -1,4 +1,4 @@
-//! What the configuration comes to when the data cores start: their threads, their plans, and bounds that follow from it.
+//! Starts the data cores, and derives from the configuration what they start with: their plans, and limits.
 
 use super::{Control, Failure, IO_MEMORY, http::Audience};
 use crate::{
@@ -17,10 +17,10 @@ use std::{
     time::Instant,
 };
 
-/// The threads of the data cores, to be waited for at the end.
+/// The threads of the data cores, which are joined when the proxy stops.
 pub(super) type CoreThreads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
 
-/// Starts data cores once it is known how many are needed.
+/// Starts the data cores once the number of shards is known.
 pub(super) struct Starter {
     pub placement: Placement,
     pub control: Postbox<ToControl>,
@@ -29,7 +29,7 @@ pub(super) struct Starter {
 }
 
 impl Starter {
-    /// Starts as many as so many shards need.
+    /// Starts the data cores for this many shards, each on its CPU. Returns their mailboxes, by index.
     pub fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
         let mut postboxes = Vec::new();
         for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
@@ -52,7 +52,7 @@ impl Starter {
 }
 
 impl Control {
-    /// What a data core has to know to run these of `count` shards.
+    /// What a data core needs to run these shards, if the bot has `count` shards.
     pub(super) fn plan(&self, index: usize, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
         let config = &*self.live();
         Plan {
@@ -79,14 +79,16 @@ impl Control {
     }
 }
 
-/// Whose requests are taken: those of whoever knows the proxy by a name that its configuration says.
+/// The origins and host names whose requests are accepted: those of `allowed_origins` and `allowed_hosts`, and the host
+/// of `externally_accessible_url`.
 pub(super) fn audience(config: &Config) -> Audience {
     let own = Endpoint::parse(&config.externally_accessible_url).ok().map(|endpoint| endpoint.host);
     let hosts = config.allowed_hosts.iter().cloned().chain(own).collect();
     Audience { origins: config.allowed_origins.clone(), hosts }
 }
 
-/// Bytes that the connections of all clients may take: as configured, or a part of the memory that the process may have.
+/// Bytes that the connections of all clients may take: `client_memory`, or by default a part of the memory that the
+/// process may use.
 pub(super) fn client_memory(config: &Config) -> usize {
     let bytes = config.client_memory.unwrap_or_else(|| preflight::default_client_memory(preflight::memory()));
     usize::try_from(bytes).unwrap_or(usize::MAX)

@@ -1,7 +1,7 @@
 //! `/status.json`: the state of the whole proxy in one document, for the live page, `gateway-proxy status` and scripts.
 //!
-//! Its fields are described in docs/operations.md; new ones may come, those that are there stay. It holds no token, no session
-//! id, and nothing that users of Discord or of the bot wrote.
+//! The fields of the document are described in docs/operations.md. New fields may come; existing ones stay. The
+//! document holds no token, no session id, and no text that users of Discord or of the bot wrote.
 
 use super::{
     Control, RestFailure,
@@ -19,26 +19,26 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-/// Entries of the feed that the document has.
+/// Most entries of the feed in the document.
 const SHOWN_ENTRIES: usize = 100;
 
 /// The reports of all data cores, gathered at one time.
 #[derive(Clone, Debug)]
 pub struct Gathered {
-    /// When.
+    /// When the reports were gathered, as time since the start.
     pub at: Time,
-    /// All shards, in order.
+    /// The reports of all shards, by id.
     pub shards: Vec<Report>,
-    /// All data cores, in order, without their shards.
+    /// The reports of all data cores, by index, without those of their shards.
     pub cores: Vec<CoreReport>,
-    /// How many shards each of them has.
+    /// Number of shards of each data core.
     pub shards_of_cores: Vec<usize>,
-    /// Time that the thread of the control core has run on a CPU.
+    /// CPU time of the control core's thread.
     pub control_cpu: Duration,
 }
 
 impl Gathered {
-    /// From what the cores have reported. To be called on the control core.
+    /// Sorts what the data cores have reported. Has to be called on the control core, whose CPU time it measures.
     pub fn new(at: Time, mut cores: Vec<CoreReport>) -> Self {
         cores.sort_by_key(|core| core.index);
         let shards_of_cores = cores.iter().map(|core| core.shards.len()).collect();
@@ -47,7 +47,7 @@ impl Gathered {
         Self { at, shards, cores, shards_of_cores, control_cpu: thread_cpu_time() }
     }
 
-    /// Connected clients by how they are written and connected.
+    /// Number of connected clients by library, encoding and compression.
     pub fn dresses(&self) -> BTreeMap<Dress, u64> {
         let mut all = BTreeMap::new();
         for (dress, count) in self.shards.iter().flat_map(|report| &report.traffic.dresses) {
@@ -57,14 +57,14 @@ impl Gathered {
     }
 }
 
-/// Memory of the process that is in RAM, in bytes; `None` where the system does not say.
+/// Resident memory of the process, in bytes; `None`: the system does not tell it.
 pub fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split(' ').nth(1)?.parse().ok()?;
     Some(pages * rustix::param::page_size() as u64)
 }
 
-/// What a state is called in the document.
+/// Name of a state in the document.
 pub fn state_name(status: Status) -> &'static str {
     match status {
         Status::Fatal => "fatal",
@@ -78,7 +78,7 @@ pub fn state_name(status: Status) -> &'static str {
 #[derive(Serialize)]
 struct Document {
     version: &'static str,
-    /// Milliseconds since 1970.
+    /// Milliseconds since the Unix epoch.
     now_ms: u64,
     uptime_s: f64,
     shards_of_bot: Option<u32>,
@@ -95,7 +95,7 @@ struct Document {
     shards: Vec<Row>,
 }
 
-/// Shards by state.
+/// Number of shards by state.
 #[derive(Default, Serialize)]
 struct States {
     active: u32,
@@ -262,7 +262,7 @@ struct Client {
     waiting_bytes: usize,
 }
 
-/// The time between two moments, in seconds, to the millisecond.
+/// The time between two moments, in seconds, rounded down to milliseconds.
 fn seconds_between(from: Time, to: Time) -> f64 {
     to.saturating_sub(from).as_millis() as f64 / 1000.0
 }
@@ -373,7 +373,7 @@ fn totals(shards: &[Report]) -> Totals {
     }
 }
 
-/// Bytes of all caches, what the shards of a core share counted once.
+/// Bytes of the caches of all shards. Tables that the shards of a data core share count once.
 fn cache_bytes(gathered: &Gathered) -> u64 {
     let own: usize = gathered.shards.iter().map(|report| report.cache_bytes).sum();
     let count = gathered.cores.len().max(1);
@@ -450,7 +450,7 @@ fn row(report: &Report, at: Time, count_of_cores: usize) -> Row {
     }
 }
 
-/// The details of one shard, as JSON.
+/// The details of one shard, as a JSON object.
 pub(super) fn details(report: &Report, now: Time) -> String {
     let counted = |names: &mut dyn Iterator<Item = (&'static str, u64)>| {
         names.filter(|(_, count)| *count > 0).collect::<BTreeMap<_, _>>()

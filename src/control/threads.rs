@@ -1,5 +1,5 @@
-//! The threads beside the cores, which do what blocks: they wait for signals, for `GET /gateway/bot`, and for the external queue.
-//! Each tells the control core what has come, and ends with the process.
+//! The threads for blocking work: one waits for signals, one sends GET `/gateway/bot`, and some wait for the external
+//! queue. Each sends its results to the control core, and runs until the process ends.
 
 use super::{Event, Failure, external_queue::ExternalQueue, hosts::Hosts, rest::Rest};
 use crate::{config::Config, net::mailbox::Postbox};
@@ -7,15 +7,15 @@ use crossbeam_channel::Sender;
 use signal_hook::iterator::Signals;
 use std::time::Duration;
 
-/// How the threads are asked for something.
+/// The means to give the threads work.
 pub struct Threads {
-    /// Asks `/gateway/bot`, after this time.
+    /// Orders a GET `/gateway/bot` after this time.
     pub ask_rest: Sender<Duration>,
-    /// The external queue, where the configuration has one.
+    /// The external queue; `None`: the configuration has none.
     pub external_queue: Option<ExternalQueue>,
 }
 
-/// Starts them.
+/// Starts the threads. The error names the one that can not be started.
 pub fn start(
     config: &Config,
     hosts: &Hosts,

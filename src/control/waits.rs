@@ -1,29 +1,30 @@
-//! How long shards wait for the permit to identify, as a histogram. Bounded by the number of shards. Pure.
+//! A histogram of how long shards wait for their permits to identify. Bounded by the number of shards. Pure.
 
 use crate::protocol::Time;
 use std::collections::BTreeMap;
 
-/// Upper bounds of the histogram, in seconds: from one that need not wait to one that waits for tomorrow's budget.
+/// Upper bounds of the histogram's buckets, in seconds: from a shard that need not wait to one that waits for the next
+/// day's budget.
 pub const BUCKETS: [f64; 9] = [0.2, 1.0, 6.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 86_400.0];
 
-/// See the module's description.
+/// The histogram, and the shards that wait.
 #[derive(Default)]
 pub struct Waits {
-    /// Shards that wait, and since when.
+    /// The shards that wait, and when each asked.
     since: BTreeMap<u32, Time>,
-    /// Waits that have ended, by bucket, not cumulative; the last ones are beyond all bounds.
+    /// Number of waits that have ended, by bucket and not cumulative. The last count is of waits beyond all bounds.
     pub counts: [u64; BUCKETS.len() + 1],
-    /// Sum of these waits in seconds.
+    /// Sum of the waits that have ended, in seconds.
     pub sum: f64,
 }
 
 impl Waits {
-    /// A shard asks for a permit. Asking twice is asking once.
+    /// Notes that a shard asks for a permit at `now`. Does nothing when the shard waits already.
     pub fn asked(&mut self, shard: u32, now: Time) {
         self.since.entry(shard).or_insert(now);
     }
 
-    /// A shard has got its permit.
+    /// Notes that a shard has got its permit at `now`. Does nothing when the shard did not wait.
     pub fn granted(&mut self, shard: u32, now: Time) {
         let Some(since) = self.since.remove(&shard) else { return };
         let wait = now.saturating_sub(since).as_secs_f64();

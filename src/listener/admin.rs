@@ -1,6 +1,7 @@
-//! The listening socket for what is not the gateway (config key `admin_listen`): an address, or a socket in the file system.
+//! The listening socket for operators' routes (config key `admin_listen`): a TCP address, or a Unix socket in the file
+//! system.
 //!
-//! A socket in the file system can be opened by its owner and its group only, and is taken away when the proxy stops.
+//! Only the owner and the group of a Unix socket can connect to it. The socket file is removed when the proxy stops.
 
 use super::{Listener, bind, limit_unsent};
 use crate::config::AdminAddress;
@@ -17,11 +18,11 @@ use std::{
     path::Path,
 };
 
-/// Owner and group may connect, which takes the permission to write.
+/// Mode of the socket file: the owner and the group may connect, for which they need permission to write.
 const MODE: u32 = 0o660;
 
 impl Listener {
-    /// A socket at this address. An error says what to do.
+    /// Makes a socket that listens at this address. The error says what to do.
     pub fn for_operators(address: &AdminAddress) -> Result<Self, String> {
         let named = |what: String| format!("`admin_listen`: {what}");
         match address {
@@ -36,7 +37,8 @@ impl Listener {
                         "no socket can be made at {path:?} ({error}): choose another path, or stop what listens there"
                     ))
                 })?;
-                // What is done with it, accepting, sending, receiving, ending, is the same for every kind of stream socket.
+                // A `TcpListener` can hold the socket: accepting, sending, receiving and shutting down are the same for
+                // all stream sockets.
                 Ok(Self {
                     socket: TcpListener::from(OwnedFd::from(socket)),
                     inherited: false,
@@ -48,7 +50,8 @@ impl Listener {
 }
 
 fn bind_unix(path: &Path) -> io::Result<UnixListener> {
-    // A process that was killed leaves its socket, at which nobody answers. Anything else is not touched.
+    // A killed process leaves its socket file, and connecting to it is refused. Such a file is removed; a file of any
+    // other kind and a socket that answers are not touched.
     if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())
         && UnixStream::connect(path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
     {

@@ -1,11 +1,12 @@
-//! The directory `state_dir`: files that one process leaves for the next one, and that nobody else can have written.
+//! The directory `state_dir`: files that one process leaves for the next one.
 //!
-//! Owns the names, the permissions and the seals of these files; never looks at what is in them.
+//! Owns the names, the permissions and the seals of these files; never interprets their contents.
 //!
-//! Promises: a file is there whole or not at all; it is for its owner only (mode 0600); no symbolic link is followed, and no
-//! file that was there before is written to; a file is read only if its seal is right. The seal is an HMAC-SHA256 over the
-//! name and the content, with a key that is made of the bot's token. So who can write to the directory, but does not know
-//! the token, can take a file away or put an old one back, and can not make one.
+//! Promises: a file is complete or does not exist. Only its owner may read and write it (mode 0600). No symbolic link
+//! is followed, and no existing file is written to. The content of a file is accepted only if its seal is right. The
+//! seal is an HMAC-SHA256 over the name and the content, with a key that is derived from the bot's token. So a user who
+//! can write to the directory, but does not know the token, can remove a file or restore an old one, and can not forge
+//! one.
 
 mod permissions;
 
@@ -22,26 +23,26 @@ use std::{
 };
 use subtle::ConstantTimeEq;
 
-/// Bytes of the seal, which is the end of each file.
+/// Length of the seal at the end of each file, in bytes.
 pub const SEAL: u64 = 32;
-/// What the key of the seals is derived for.
+/// The purpose that goes into the derivation of the seals' key, so that the key is used for nothing else.
 const PURPOSE: &[u8] = b"gateway-proxy state files";
 /// The ending of a file that is being written.
 const UNFINISHED: &str = ".new";
-/// Such a file is of no use when nobody has written to it for this long: a process has 90 s to stop.
+/// A file with this ending is stale when it was last written longer ago than this. A process has 90 s to stop.
 const UNFINISHED_LIFE: Duration = Duration::from_secs(10 * 60);
-/// Any other file is of no use when it is older than this: Discord keeps a session for some minutes.
+/// A complete file is stale when it was last written longer ago than this. Discord keeps a session for some minutes.
 const LIFE: Duration = Duration::from_secs(3600);
 /// Bytes that are read at a time to check a seal.
 const CHUNK: usize = 256 << 10;
 
-/// See the module's description.
+/// A directory with state files, and the key of their seals.
 pub struct StateDir {
     path: PathBuf,
     key: hmac::Key,
 }
 
-/// A file while it is written: what passes goes into its seal, too.
+/// A file that is being written. The bytes written to it go into its seal too.
 pub struct Sealing {
     file: BufWriter<File>,
     seal: hmac::Context,
@@ -59,10 +60,10 @@ impl Write for Sealing {
     }
 }
 
-/// A file that is there. What it says is not to be believed before [`Sealed::verify`].
+/// An existing file. Its content must not be used before [`Sealed::verify`] has succeeded.
 #[derive(Debug)]
 pub struct Sealed {
-    /// The file, from its beginning.
+    /// The file, at its beginning.
     pub file: File,
     seal: hmac::Context,
 }
@@ -72,7 +73,8 @@ fn unusable(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Er
 }
 
 impl Sealed {
-    /// Checks the seal. Returns how many bytes there are before it; the file is at its beginning again.
+    /// Checks the seal. Returns the length of the content in bytes, and leaves the file at its beginning. The error
+    /// says that the file is too short or that its seal is wrong.
     pub fn verify(&mut self) -> io::Result<u64> {
         let length = self.file.metadata()?.len().checked_sub(SEAL).ok_or_else(|| unusable("it is cut off"))?;
         self.file.rewind()?;
@@ -98,7 +100,7 @@ impl Sealed {
 }
 
 impl StateDir {
-    /// The directory of the bot with this token. Touches nothing.
+    /// The directory at `path` with the seals of the bot that has this token. Does not access the file system.
     pub fn new(path: &Path, token: &str) -> Self {
         let derived = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, token.as_bytes()), PURPOSE);
         Self { path: path.to_owned(), key: hmac::Key::new(hmac::HMAC_SHA256, derived.as_ref()) }
@@ -111,20 +113,22 @@ impl StateDir {
         seal
     }
 
-    /// Writes a file, in place of one that was there. `fill` writes its content; when that returns `false`, there is no file.
+    /// Writes a file and replaces an existing one of that name. `fill` writes the content. If `fill` returns `false` or
+    /// an error, no file is written and an existing one stays. Returns what `fill` has returned.
     pub fn write(&self, name: &str, fill: impl FnOnce(&mut Sealing) -> io::Result<bool>) -> io::Result<bool> {
         make(&self.path)?;
         let (temporary, file) = create(&self.path, name)?;
         let written = self.fill(name, file, fill).and_then(|filled| {
             if filled {
                 fs::rename(&temporary, self.path.join(name))?;
-                // The name has to be on the disk, too.
+                // The directory is synced so that the new name is on the disk too.
                 File::open(&self.path)?.sync_all()?;
             }
             Ok(filled)
         });
         if !matches!(written, Ok(true)) {
-            // It may have its name already; what can not be removed is removed by the next start.
+            // The rename may have happened already. A temporary file that can not be removed here is removed by a later
+            // start.
             let _ = fs::remove_file(&temporary);
         }
         written
@@ -141,9 +145,10 @@ impl StateDir {
         Ok(true)
     }
 
-    /// Opens a file. `Ok(None)`: there is none. An error: there is something that no proxy of this user has written.
+    /// Opens a file. `Ok(None)`: there is no file. An error: it is a link, or not a regular file with one name, or
+    /// other users own it or can write to it, or it can not be opened.
     pub fn open(&self, name: &str) -> io::Result<Option<Sealed>> {
-        // A pipe, which an open would wait for, is no more welcome than a link.
+        // With `O_NONBLOCK`, opening a pipe does not wait for a writer.
         let opened =
             File::options().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(self.path.join(name));
         let file = match opened {
@@ -165,7 +170,7 @@ impl StateDir {
         Ok(Some(Sealed { file, seal: self.seal_of(name) }))
     }
 
-    /// Takes a file away, or a link of that name. It is no error when there is none.
+    /// Removes a file or link of that name. Does nothing when there is none.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.path.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -174,24 +179,26 @@ impl StateDir {
     }
 }
 
-/// Makes the directory, for its owner only, when it is missing.
+/// Makes the directory, with mode 0700, when it is missing.
 fn make(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Makes a new file with a name that nobody could know, for its owner only.
+/// Makes a new file with mode 0600 and an unpredictable name. Returns its path and the file.
 fn create(directory: &Path, name: &str) -> io::Result<(PathBuf, File)> {
     let mut random = [0; 8];
     SystemRandom::new().fill(&mut random).map_err(|_| io::Error::other("the system has no random numbers"))?;
     let path = directory.join(format!("{name}.{:016x}{UNFINISHED}", u64::from_ne_bytes(random)));
-    // `create_new` is O_EXCL: neither a file that is there nor a link is written to.
+    // `create_new` is O_EXCL: opening fails if a file or link of that name exists.
     let file = File::options().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(&path)?;
     Ok((path, file))
 }
 
-/// Makes the directory if it is missing, tries whether a file can be written there (when the proxy stops it is too late to find
-/// out), and removes files of former processes that are of no use any more; returns how many. Unless it is `trusted`, a
-/// directory that other users can write to, or put another one in place of, is an error. An error says what to do.
+/// Prepares the directory at the start of the proxy. Returns how many stale files of former processes it has removed.
+///
+/// It makes the directory if it is missing, and tries whether a file can be written there, because when the proxy stops
+/// it is too late to find that out. Unless the directory is `trusted`, it is an error if other users can write to it or
+/// put another directory in its place. An error says what to do.
 pub fn prepare(directory: &Path, trusted: bool) -> Result<usize, String> {
     let unusable = |error: io::Error| {
         format!(
@@ -208,7 +215,7 @@ pub fn prepare(directory: &Path, trusted: bool) -> Result<usize, String> {
     Ok(sweep(directory, SystemTime::now()))
 }
 
-/// Removes what is too old to be of use, by the names that the proxy gives.
+/// Removes stale files whose names are ones that the proxy gives. Returns how many it has removed.
 fn sweep(directory: &Path, now: SystemTime) -> usize {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let is_stale = |entry: &fs::DirEntry| {

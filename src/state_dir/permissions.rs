@@ -1,7 +1,7 @@
 //! Checks whether another user could write to a directory, or could put another directory in its place.
 //!
-//! A directory is as safe as every directory on the way to it: who can write to one of those can rename what is in it. With
-//! the sticky bit, as `/tmp` has it, he can do that only to what is his own.
+//! A directory is only as safe as the directories on the path to it: a user who can write to one of those can rename
+//! its entries. In a directory with the sticky bit, such as `/tmp`, a user can rename only the entries that he owns.
 
 use std::{
     ffi::OsString,
@@ -11,17 +11,18 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Links that are followed on the way, as many as Linux follows.
+/// Most symbolic links on the path; Linux follows as many.
 const MAX_LINKS: u32 = 40;
 const STICKY: u32 = 0o1000;
 
-/// The user that the process acts as.
+/// The effective user id of the process.
 pub fn own_user() -> u32 {
     // SAFETY: geteuid has no preconditions and can not fail.
     unsafe { libc::geteuid() }
 }
 
-/// What lets another user (root is none) decide what is in a directory, in words; `None`: nothing does.
+/// The reason, in words, why a user other than root and the process's own can change what is in the directory; `None`:
+/// no such user can.
 pub fn weakness(directory: &Path) -> io::Result<Option<String>> {
     let mut place = PathBuf::from("/");
     let mut rest = parts(&std::path::absolute(directory)?);
@@ -31,7 +32,7 @@ pub fn weakness(directory: &Path) -> io::Result<Option<String>> {
     let mut links = 0;
     while let Some(part) = rest.pop() {
         if part == ".." {
-            // What is above was looked at on the way here.
+            // The directories above have been checked already.
             place.pop();
             continue;
         }
@@ -66,7 +67,8 @@ fn parts(path: &Path) -> Vec<OsString> {
     names.collect()
 }
 
-/// The same for one directory or link on the way.
+/// The reason why another user can change this directory or link on the path; `None`: none can. `is_last`: it is the
+/// directory itself.
 fn weakness_of(place: &Path, metadata: &Metadata, is_last: bool) -> Option<String> {
     let (owner, mode) = (metadata.uid(), metadata.mode());
     if owner != 0 && owner != own_user() {
@@ -76,7 +78,8 @@ fn weakness_of(place: &Path, metadata: &Metadata, is_last: bool) -> Option<Strin
     if metadata.is_symlink() {
         return None;
     }
-    // Many systems give each user a group of his own, with his number, and let it write by default.
+    // Many systems give each user a group of the same number with no other member, and make files writable by the group
+    // by default.
     let group_writes = mode & 0o020 != 0 && metadata.gid() != owner;
     let others_write = group_writes || mode & 0o002 != 0;
     (others_write && (is_last || mode & STICKY == 0))

@@ -3,7 +3,7 @@
 use super::*;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
-/// A directory of a test, which is removed in the end.
+/// A directory of a test. Dropping it removes the directory.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -86,7 +86,7 @@ fn a_file_of_somebody_who_does_not_know_the_token_is_refused() {
         assert!(error.contains("keyed checksum is wrong") || error.contains("cut off"), "{at}: {error}");
     }
     assert!(refused(&[&good[..], b"x"].concat()).contains("keyed checksum"));
-    // Of another bot, and under another name.
+    // A file of another bot is refused, and so is a file under another name.
     put(&StateDir::new(&scratch.0, "other"), "gateway.json", b"{\"url\":\"wss://a\"}");
     assert!(content(&directory, "gateway.json").unwrap_err().to_string().contains("keyed checksum"));
     put(&directory, "shard-0.state", b"x");
@@ -105,7 +105,7 @@ fn links_and_files_of_others_are_neither_read_nor_written_to() {
     put(&directory, "shard-0.state", b"new");
     assert_eq!(fs::read(&victim).unwrap(), b"precious");
     assert_eq!(content(&directory, "shard-0.state").unwrap().as_deref(), Some(&b"new"[..]));
-    // A link that has gone through the removal takes nothing with it.
+    // Removing a link does not remove its target.
     symlink(&victim, scratch.path("shard-1.state")).unwrap();
     directory.remove("shard-1.state").unwrap();
     assert!(victim.exists());
@@ -114,7 +114,7 @@ fn links_and_files_of_others_are_neither_read_nor_written_to() {
     fs::remove_file(scratch.path("second")).unwrap();
     set_mode(&scratch.path("shard-0.state"), 0o666);
     assert!(directory.open("shard-0.state").unwrap_err().to_string().contains("others can write"));
-    // A pipe would be waited for.
+    // Opening a pipe must not block.
     let pipe = std::ffi::CString::new(scratch.path("shard-2.state").to_str().unwrap()).unwrap();
     // SAFETY: the pointer is to a string that ends with a zero and lives as long as the call.
     assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
@@ -137,11 +137,11 @@ fn a_directory_that_others_can_write_to_is_refused_wherever_on_the_way() {
         assert_eq!(prepare(&directory, true), Ok(0), "when told so");
         set_mode(&path, 0o700);
     }
-    // Of a directory with the sticky bit nobody can take away what is not his.
+    // In a directory with the sticky bit, other users can not rename the entries of this user.
     set_mode(&scratch.path("a"), 0o1777);
     assert_eq!(prepare(&directory, false), Ok(0));
     set_mode(&scratch.path("a"), 0o700);
-    // A link leads through places of its own.
+    // The directories on the path of a link's target are checked too.
     fs::create_dir_all(scratch.path("open/state")).unwrap();
     set_mode(&scratch.path("open"), 0o777);
     symlink("../open/state", scratch.path("a/link")).unwrap();

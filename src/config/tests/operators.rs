@@ -1,4 +1,4 @@
-//! The keys for operators, and what a changed file changes.
+//! Tests of the keys for operators and of reading a changed file.
 
 use super::*;
 use crate::protocol::event::EventKind;
@@ -128,7 +128,7 @@ fn each_key_holds_at_once_or_needs_a_restart() {
         assert_eq!(live.iter().chain(&restart).collect::<Vec<_>>(), [&key], "{change}");
         let mut adopted = running.clone();
         adopted.adopt(&new);
-        // What was adopted makes no difference any more; what was not still does.
+        // Keys that were adopted do not differ any more; keys that need a restart still do.
         assert_eq!(adopted.differences(&new), Differences { live: Vec::new(), restart }, "{change}");
     }
 }

@@ -1,8 +1,8 @@
-//! The metrics that have come since the prior art's: what moves, why connections end, what cores do, what clients are.
+//! Metrics that earlier proxies do not have: traffic, why connections end, what cores do, which libraries clients use.
 //!
-//! Their names follow the conventions of Prometheus: base units, `_total` for counters. A series with a reason, a library, an
-//! encoding or a compression is there only once it is not 0, so that their number stays small; its labels have values of
-//! fixed lists.
+//! Their names follow the conventions of Prometheus: base units, and `_total` for counters. A series with a reason, a
+//! library, an encoding or a compression appears only when its value is not 0, so that the number of series stays
+//! small. The values of its labels come from fixed lists.
 
 use super::{counter, family, gauge, histogram, label};
 use crate::{
@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime};
 
 use MetricType::{COUNTER, GAUGE};
 
-/// All of them.
+/// All metrics of this module.
 pub fn families(gathered: &Gathered, waits: &Waits, reloads: Reloads, started: SystemTime) -> Vec<MetricFamily> {
     let mut all = process(started, reloads);
     all.extend(shards(&gathered.shards, gathered.at));
@@ -52,7 +52,7 @@ fn unix_seconds(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
-/// Descriptors that the process has open, but for the one that this look needs.
+/// Number of open file descriptors of the process, without the one that this function opens to count them.
 fn open_files() -> Option<f64> {
     Some(std::fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
@@ -159,7 +159,7 @@ fn shards(reports: &[Report], at: Time) -> Vec<MetricFamily> {
     ]
 }
 
-/// Counts by reason, those that are 0 left out.
+/// Counts by reason, without those that are 0.
 fn by_reason<'a>(
     reports: &'a [Report],
     of: impl Fn(&'a Report) -> Vec<(&'static str, u64)> + 'a,
