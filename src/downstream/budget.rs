@@ -5,8 +5,8 @@
 //!
 //! Promises: a client that would exceed the budget is refused. When the clients that are connected grow beyond the
 //! budget, those whose sockets are full and that have more than [`STEP`] bytes waiting are dropped; their sessions stay
-//! and can be resumed. The count of a client is never below its need and less than two [`STEP`]s above it. Only a change
-//! of the count touches memory that the cores share.
+//! and can be resumed. The count of a client is never below its need and less than two [`STEP`]s above it. Only a
+//! change of the count touches memory that the cores share.
 
 use std::sync::{
     Arc,
