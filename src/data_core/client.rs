@@ -1,9 +1,9 @@
 //! One client's connection in a data core: the frame decoder, the outbox, and the [`Stage`] on the way to its end.
 //!
 //! ```text
-//! Open ─▶ Grace (op 7 was sent; the client may close by itself) ─▶ Flushing (the close frame leaves) ─▶ HalfClosed ─▶ gone
-//!   ├──────────────────────────────────────────────────────────────▶ │
-//!   └─▶ Returning (its session is invalid; it may identify anew) ─▶ back to the door
+//! Open ─▶ Grace (op 7 was sent) ─▶ Flushing (the close frame is being sent) ─▶ HalfClosed ─▶ gone
+//!   ├─────────────────────────────▶│
+//!   └─▶ Returning (the session is over; the client may identify again) ─▶ back to the door
 //! ```
 //!
 //! Pure: a [`Client`] holds bytes and times. The core owns the socket, and the shard owns the session.

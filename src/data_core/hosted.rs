@@ -33,7 +33,7 @@ use std::{collections::VecDeque, time::Duration};
 /// Time in which the close frame has to be sent and Discord has to end its side of the stream. Then the connection is
 /// dropped.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
-/// Most connections to Discord that are being closed. For one more, the oldest is dropped.
+/// The number of connections to Discord that can be closing at the same time. For one more, the oldest is dropped.
 const MAX_LEAVING: usize = 4;
 
 /// The connection to Discord.

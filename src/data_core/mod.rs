@@ -57,8 +57,9 @@ use timers::Timers;
 
 /// Longest time that a stopping core waits for its connections to be closed in order.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
-/// Most messages of the control core that one turn handles. Most of them are clients that arrive. Taking over a client
-/// costs as much as some events, and many arrivals must not delay the events of the clients that are connected already.
+/// The number of messages of the control core that one turn handles at most. Nearly all messages are clients that
+/// arrive. Taking over a client costs as much as some events, and many arrivals must not delay the events of the
+/// clients that are connected already.
 const MESSAGES_PER_TURN: usize = 8;
 
 /// The shard that a connection belongs to, and the client if it is a client's.

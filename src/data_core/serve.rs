@@ -21,9 +21,9 @@ use crate::{
 };
 use std::time::Duration;
 
-/// Budget in bytes that one turn of a shard spends on the clients of its second queue. The clients of the first queue
-/// and the other shards of the core are served in between. Serving a client once makes a slice of its snapshot (32 KiB)
-/// or fills its outbox.
+/// Budget in bytes that one turn of a shard spends on the clients of its second queue. The other clients of that queue
+/// wait for the next turn; before it, the other shards of the core have their turns. Serving a client once makes a
+/// slice of its snapshot (32 KiB) or fills its outbox.
 pub(super) const TURN_BYTES: usize = 64 << 10;
 /// Bytes that serving a client of the second queue takes from [`TURN_BYTES`] at least. A send costs some 3 us even when
 /// it is short. In that time the core can make and copy some 4 KiB.
@@ -58,8 +58,8 @@ impl<I: Io> Hosted<I> {
         let number = core.clients << 32 | self.clients.vacant_key() as u64;
         let charge = core.plan.memory.admit(outbox.memory());
         let session = match entry {
-            // The client left the door before the door was closed. The core would wait for one more client to
-            // disconnect.
+            // The client left the door just before the core began to stop. Serving it would only delay the end of the
+            // core.
             _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
             // The session that the client wanted to resume stays, so the client can resume it later.
             _ if charge.is_none() => Err((close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up")),
@@ -297,7 +297,7 @@ impl<I: Io> Hosted<I> {
             core.sockets.send(client.connection, bytes, from);
         }
         // The core has to know when this send ends if more bytes follow it, if the proxy receives from the client again
-        // then, or if the client becomes awake or is closed then.
+        // then, or if the client becomes awake then.
         let waits = !client.outbox.pending().is_empty() || client.outbox.is_full() || !client.awake;
         if waits && !client.outbox.is_empty() {
             core.sockets.hurry(client.connection);

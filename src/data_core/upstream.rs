@@ -170,7 +170,8 @@ impl Upstream {
     pub fn shrink(&mut self) {
         match self.tls {
             None => self.inbound.shrink(KEEP_FRAMES),
-            // rustls needs initialised memory to write to. All connections of the core share it.
+            // rustls needs initialised memory to write to. The connections of the core share one such buffer, which an
+            // empty decoder gives back to the thread.
             Some(_) => self.inbound.release(),
         }
     }

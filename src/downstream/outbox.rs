@@ -3,8 +3,8 @@
 //!
 //! Every byte for the client goes through its outbox, so frames do not interleave, and a compressed stream contains all
 //! messages in order. The state of a connection's compression is in its outbox and moves with the connection to another
-//! core. Encoders and buffers that are needed for one payload at a time are shared by all connections of a core. A
-//! client without compression needs none of its own.
+//! core. Encoders and buffers that are needed for one payload at a time are shared by all connections of a core. Only a
+//! connection with a compressed stream has a compressor of its own.
 //!
 //! Memory of a connection besides the bytes that wait to be sent: none for JSON, ETF and payload compression. For a
 //! compressed stream it is that of its [`Deflater`].
@@ -34,7 +34,7 @@ const HEADER: usize = 4;
 const LONGEST_HEADER: usize = 10;
 /// Bytes that a client is charged for besides its outbox: its session, its frame decoder, its entries in lists.
 const REST_OF_CLIENT: usize = 4 << 10;
-/// Most messages that wait while a payload is written in pieces. More messages are dropped.
+/// The number of messages that can wait while a payload is written in pieces. More messages are dropped.
 pub const MAX_DEFERRED: usize = 64;
 
 /// Encoders and buffers that the connections of a core share. A connection uses them for one payload at a time.

@@ -191,7 +191,7 @@ impl Session {
     }
 
     /// Begins the snapshot; READY is sent next. After the snapshot the client gets the events from log position
-    /// `position` on. `user` is the id of the bot.
+    /// `position` on, without those that the snapshot has. `user` is the id of the bot.
     pub fn begin_sync(&mut self, position: u64, now: Time, user: Option<u64>) {
         self.phase = Phase::Syncing;
         self.user = user;
@@ -206,7 +206,7 @@ impl Session {
         self.sequence
     }
 
-    /// Notes what the client was sent of `guild`. That state has the events before log position `position`.
+    /// Notes what the client was sent of `guild`: its state before the event at log position `position`.
     pub fn contain(&mut self, guild: u64, position: u64, shown: Shown) {
         self.contained.insert(guild, Contained { before: position, shown });
         self.contained_until = self.contained_until.max(position);
