@@ -87,7 +87,7 @@ pub struct Client<S> {
     /// Whether the socket is full. The core gets [`Event::Writable`](crate::io::sockets::Event::Writable) when the
     /// socket takes bytes again.
     pub blocked: bool,
-    /// When the socket last took bytes, or was first found full; `None`: no bytes wait for the socket.
+    /// When the socket last took a part of a send, or was first found full; `None`: the last send took all bytes.
     pub stalled_since: Option<Time>,
     /// The earliest timer of the client that is not due yet.
     pub timer: Option<Time>,
@@ -103,7 +103,7 @@ pub struct Client<S> {
     pub awake: bool,
     /// Whether the client is in one of the two queues of clients that are served next.
     pub queued: bool,
-    /// When the client stops being a newcomer, which is served from the second queue; `None`: it is not a newcomer.
+    /// Until this time the client is a newcomer and is served from the second queue; `None`: it is not a newcomer.
     pub newcomer_until: Option<Time>,
 }
 
