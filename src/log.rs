@@ -100,7 +100,7 @@ impl Log {
         Self { segments: VecDeque::new(), next: 1, bytes: 0, limits, spare: None }
     }
 
-    /// From now on it keeps so much. What is too much goes with the next events.
+    /// Sets other limits. Events that exceed them are dropped when later events are appended.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }

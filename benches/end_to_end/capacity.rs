@@ -1,4 +1,5 @@
-//! What more clients cost, what idle ones cost, and how much goes through before events wait.
+//! Benchmarks of capacity: the cost of more clients, the cost of idle shards and clients, and the highest rate of
+//! events.
 
 use crate::support::{Gateway, Options, Simulator};
 use crate::{Bench, MB, Side, finished, measure::cpu_ns, measure::rss, median, number};
@@ -11,7 +12,7 @@ use std::{
 
 const INTENTS: u64 = crate::INTENTS;
 
-/// CPU of a process and of the simulator, and events, over a time.
+/// The start of a time of measurement: the CPU time of a process and of the simulator, and the number of events sent.
 struct Window {
     start: Instant,
     cpu: u64,
@@ -25,8 +26,8 @@ impl Window {
         Self { start: Instant::now(), cpu: cpu_ns(pid), simulator_cpu: cpu_ns(simulator.pid()), sent }
     }
 
-    /// Events a second, CPU time of the process per event in microseconds, and the share of a CPU that the process and the
-    /// simulator have used.
+    /// Returns events per second, CPU time of the process per event in microseconds, and the CPU shares of the process
+    /// and of the simulator.
     fn close(&self, pid: u32, simulator: &Simulator) -> (f64, f64, f64, f64) {
         let end = Self::open(pid, simulator);
         let seconds = end.start.duration_since(self.start).as_secs_f64();
@@ -41,7 +42,7 @@ fn wait(seconds: f64) {
     thread::sleep(Duration::from_secs_f64(seconds));
 }
 
-/// CPU per event of one shard by the number of its clients that read everything.
+/// Measures the CPU time per event of one shard with 1, 2 and 20 clients that read everything.
 pub fn clients(bench: &Bench) -> Value {
     let (rounds, seconds) = if bench.quick { (1, 2.0) } else { (5, 3.0) };
     let simulator = bench.simulator(1, 50, 20);
@@ -53,7 +54,7 @@ pub fn clients(bench: &Bench) -> Value {
                 let tested = bench.start(Side::Proxy, &simulator, 1);
                 let pid = tested.child.id();
                 let bots: Vec<Child> = (0..*count).map(|_| bench.bot(tested.port, 1, seconds + 4.0)).collect();
-                // Clients are newcomers for two seconds.
+                // The proxy treats clients as newcomers for two seconds.
                 wait(2.5);
                 simulator.steady_traffic(rate);
                 wait(0.3);
@@ -93,7 +94,8 @@ pub fn print_clients(rows: &Value) {
     }
 }
 
-/// Idle shards with their heartbeats, and idle clients: CPU as a share of one CPU, and memory.
+/// Measures idle shards, which send heartbeats only, without and with idle clients: share of one CPU, and resident
+/// memory in bytes.
 pub fn idle(bench: &Bench) -> Value {
     const SHARDS: usize = 100;
     const CLIENTS: usize = 1_000;
@@ -140,7 +142,8 @@ pub fn print_idle(idle: &Value) {
     );
 }
 
-/// The most that is asked for, and how busy everybody is then. An event that is lost fails it.
+/// Asks for high rates of events. Measures the rate that is achieved and the CPU share of every process. Fails when an
+/// event is lost.
 pub fn sustained(bench: &Bench) -> Value {
     let seconds = if bench.quick { 5.0 } else { 20.0 };
     let cases = [
@@ -151,7 +154,7 @@ pub fn sustained(bench: &Bench) -> Value {
     let mut rows = Vec::new();
     for (name, shards, rate, compress) in cases {
         let simulator = bench.simulator(shards, 400, 50);
-        // The simulator has less to do without it, and the proxy gets more events.
+        // Without upstream compression the simulator has less to do, so the proxy gets more events.
         let keys = json!({ "upstream_compression": "none", "cores": [crate::TESTED], "control_core": crate::TESTED });
         let tested = bench.start_with(Side::Proxy, &simulator, shards, &keys);
         let pid = tested.child.id();

@@ -1,4 +1,5 @@
-//! CPU, latency and system calls at some loads: twenty shards with a client each, in several settings.
+//! Benchmarks at fixed loads: CPU time, latency and system calls with twenty shards and one client for each, in several
+//! settings.
 
 use crate::{
     Bench, Side, finished,
@@ -13,7 +14,7 @@ use std::{
 
 const SHARDS: usize = 20;
 
-/// One side at one load.
+/// The samples of one side at one load, one for each round.
 #[derive(Default)]
 struct Samples {
     cpu_us: Vec<f64>,
@@ -38,29 +39,31 @@ impl Samples {
     }
 }
 
-/// A setting in which both sides are measured.
+/// A setting in which the proxy and the relay are measured.
 struct Setting {
     name: &'static str,
     /// Keys of the proxy's configuration.
     keys: Value,
-    /// Are the simulator and the bots pinned to a CPU?
+    /// Whether the simulator and the bots are pinned to a CPU.
     pins_others: bool,
-    /// Does the proxy reach the simulator through TLS? The relay does not.
+    /// Whether the proxy connects to the simulator with TLS. The relay does not.
     tls: bool,
 }
 
-/// All settings, the one of the aims first. `SETTING=` names one.
+/// Returns all settings, first the one that the aims are stated for. The environment variable `SETTING` selects one by
+/// its name.
 fn settings() -> Vec<Setting> {
     let pinned = json!({ "cores": [crate::TESTED], "control_core": crate::TESTED });
-    // "As started" is how a user starts them: the proxy places its own threads, and everything else runs where the kernel likes.
+    // "As started" is how a user starts them: the proxy places its own threads, and the kernel places everything else.
     let setting = |name, keys| Setting { name, keys, pins_others: false, tls: false };
     let all = vec![
         setting("as started", json!({})),
-        // The relay, which nobody pins, is then put beside the bots at low loads, and the proxy's data core never is.
+        // The relay is not pinned. At low loads the kernel then puts it on the CPU of the bots, but never the proxy's
+        // data core.
         Setting { pins_others: true, ..setting("as started, bots and simulator pinned to CPU 0", json!({})) },
         setting("as started, no cache", json!({ "cache": {} })),
-        // The relay's upstream is never compressed. Here the proxy's is not either, so neither side's latency has the time that
-        // the simulator takes to compress.
+        // The relay's upstream is never compressed, and in this setting neither is the proxy's. So the latency of
+        // neither side includes the time that the simulator takes to compress.
         setting("as started, upstream not compressed", json!({ "upstream_compression": "none" })),
         setting("as started, zlib-stream", json!({ "upstream_compression": "zlib-stream" })),
         Setting { pins_others: true, ..setting("pinned to CPU 1, the others to CPU 0", pinned) },
@@ -95,7 +98,8 @@ fn measure(bench: &Bench, setting: &Setting) -> Value {
                 sample(bench, side, &setting.keys, &simulator, rate, samples);
             }
         }
-        // Of the two of a round, one right after the other: the machine is slower at some times than at others.
+        // Each ratio is of two runs of one round, one right after the other, because the speed of the machine changes
+        // over time.
         let ratios = |key: fn(&Samples) -> &[f64]| -> Vec<f64> {
             key(&proxy).iter().zip(key(&relay)).map(|(proxy, relay)| proxy / relay).collect()
         };
@@ -110,7 +114,7 @@ fn measure(bench: &Bench, setting: &Setting) -> Value {
     results.into()
 }
 
-/// One run of one side.
+/// Runs one side once at one load and adds the figures to `samples`.
 fn sample(bench: &Bench, side: Side, keys: &Value, simulator: &crate::Simulator, rate: u32, samples: &mut Samples) {
     let seconds = if bench.quick { 2.0 } else { 3.0 };
     let tested = bench.start_with(side, simulator, SHARDS, keys);
@@ -137,7 +141,7 @@ fn sample(bench: &Bench, side: Side, keys: &Value, simulator: &crate::Simulator,
     samples.syscalls.extend(syscalls.map(|count| count as f64 / sent));
 }
 
-/// Prints the tables.
+/// Prints one table for each setting.
 pub fn print(settings: &Value) {
     for setting in settings.as_array().expect("settings") {
         println!(

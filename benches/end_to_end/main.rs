@@ -1,9 +1,10 @@
-//! The whole proxy as a bot sees it, beside a null relay that moves the same bytes without looking at them. `make bench`, or
-//! `QUICK=1 make bench` for a minute's impression.
+//! Measures the whole proxy as a bot sees it, beside a null relay that moves the same bytes without looking at them.
+//! Run it with `make bench`, or with `QUICK=1 make bench` for rough figures within a minute.
 //!
-//! discord-sim is Discord, the relay and the bots; all are processes of their own. The proxy and the relay are measured in turn
-//! and medians are taken, because absolute figures mean little on a machine that others use too. The result is a table, and
-//! `target/bench.json`. A lost or doubled event is the only thing that makes it fail.
+//! discord-sim plays Discord, the relay and the bots, each in a process of its own. The proxy and the relay are
+//! measured in turn, and the figures are medians, because absolute figures mean little on a machine that others use
+//! too. The results are printed as tables and written to `target/bench.json`. The benchmark fails when an event is lost
+//! or doubled.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -27,12 +28,12 @@ use measure::rss;
 use serde_json::{Value, json};
 use support::{Gateway, Options, Simulator, TOKEN, free_port, get, memory_of_connections, wait_until};
 
-/// CPU of the one under test where processes are pinned.
+/// CPU of the process under test, where processes are pinned.
 const TESTED: usize = 1;
-/// CPU of everything else where processes are pinned.
+/// CPU of all other processes, where processes are pinned.
 const OTHERS: usize = 0;
 const INTENTS: u64 = 53_608_447;
-/// The proxy, or the relay, alone on one CPU.
+/// Keys that pin the proxy or the relay to [`TESTED`].
 static PINNED: LazyLock<Value> = LazyLock::new(|| json!({ "cores": [TESTED], "control_core": TESTED }));
 const MB: f64 = (1 << 20) as f64;
 
@@ -59,7 +60,7 @@ impl Drop for Tested {
 struct Bench {
     directory: PathBuf,
     quick: bool,
-    /// Are the simulator and the bots pinned to [`OTHERS`]? Otherwise they run where the kernel likes.
+    /// Whether the simulator and the bots are pinned to [`OTHERS`]. If not, the kernel places them.
     pins_others: Cell<bool>,
 }
 
@@ -68,7 +69,7 @@ impl Bench {
         self.simulator_with(shards, guilds, members, "")
     }
 
-    /// With more options.
+    /// Starts a simulator with further options.
     fn simulator_with(&self, shards: usize, guilds: usize, members: usize, options: &str) -> Simulator {
         let world = format!(
             "--shards {shards} --max-concurrency {shards} --identify-interval-ms 50 --guilds {guilds} --members {members} \
@@ -78,7 +79,7 @@ impl Bench {
         Simulator::start(&self.directory, &world)
     }
 
-    /// The options of discord-sim that pin the simulator or a bot.
+    /// Returns the options of discord-sim that pin the simulator or a bot.
     fn pin_of_others(&self) -> String {
         if self.pins_others.get() { format!("--cpu {OTHERS}") } else { String::new() }
     }
@@ -91,8 +92,8 @@ impl Bench {
         self.start_with(side, simulator, shards, &PINNED)
     }
 
-    /// With more keys in the proxy's configuration, among them `cores` and `control_core`, without which both sides run where
-    /// they like.
+    /// Starts the process under test, with further keys in the proxy's configuration. Without `cores` and
+    /// `control_core` among the keys, neither side is pinned.
     fn start_with(&self, side: Side, simulator: &Simulator, shards: usize, keys: &Value) -> Tested {
         let port = free_port();
         let log = fs::File::create(self.directory.join(format!("{side:?}.log"))).expect("a log");
@@ -128,7 +129,7 @@ impl Bench {
                 fs::write(&path, config.to_string()).expect("a configuration");
                 let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
                 command.arg("--config").arg(path).env_remove("TOKEN");
-                // Where the simulator has TLS, the proxy has to trust its certificate.
+                // Where the simulator uses TLS, the proxy has to trust its certificate.
                 let ca = self.tls_directory().join("ca.pem");
                 if ca.exists() {
                     command.env("SSL_CERT_FILE", ca);
@@ -161,13 +162,13 @@ impl Bench {
         self.bot_with(port, shards, seconds, Stdio::null())
     }
 
-    /// A bot that also tells what it sees in each second.
+    /// Starts a bot that also prints what it sees in each second.
     fn observer(&self, port: u16, shards: usize, seconds: f64) -> Child {
         self.bot_with(port, shards, seconds, Stdio::piped())
     }
 
-    /// A bot that gives way to all others on its CPU: who is there too shall notice what the one under test does, not that
-    /// a bot has megabytes to read.
+    /// Starts a bot with the lowest priority. An observer on the same CPU then notices what the process under test
+    /// does, and not that this bot has megabytes to read.
     fn modest_bot(&self, port: u16, shards: usize, seconds: f64) -> Child {
         let mut nice = Command::new("nice");
         nice.args(["-n", "19", env!("CARGO_BIN_EXE_discord-sim")]);
@@ -178,7 +179,7 @@ impl Bench {
         self.start_bot(Command::new(env!("CARGO_BIN_EXE_discord-sim")), port, shards, seconds, stderr)
     }
 
-    /// A bot whose connections are compressed like that.
+    /// Starts a bot whose connections use this transport compression.
     fn compressed_bot(&self, port: u16, shards: usize, seconds: f64, compress: Option<&str>) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_discord-sim"));
         command.arg("bot").args(compress.iter().flat_map(|transport| ["--compress", transport]));
@@ -190,7 +191,7 @@ impl Bench {
         self.start_prepared_bot(command, port, shards, seconds, stderr)
     }
 
-    /// Of a command that has its subcommand already.
+    /// Starts a bot from a command that has its subcommand already.
     fn start_prepared_bot(&self, mut command: Command, port: u16, shards: usize, seconds: f64, stderr: Stdio) -> Child {
         command
             .args(["--json", "--close", "--url", &format!("ws://127.0.0.1:{port}"), "--token", TOKEN])
@@ -223,7 +224,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     if values.is_empty() { f64::NAN } else { values[values.len() / 2] }
 }
 
-/// Asks for all members of every guild, as some libraries do when they start, so that the cache has them.
+/// Requests all members of every guild, as some libraries do when they start, so that the cache has the members.
 fn fill_members(port: u16, simulator: &Simulator, shards: u32) {
     for shard in 0..shards {
         let mut gateway = Gateway::connect(([127, 0, 0, 1], port).into(), Transport::None);
@@ -247,7 +248,7 @@ fn fill_members(port: u16, simulator: &Simulator, shards: u32) {
                     }
                 }
             }
-            // Commands of a client are limited, and so are the shard's.
+            // The proxy limits the commands of a client and those of a shard.
             thread::sleep(Duration::from_millis(if guild.members > Some(250) { 600 } else { 0 }));
         }
         gateway.close(1000);
@@ -260,7 +261,7 @@ fn cached(port: u16, name: &str) -> f64 {
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
-/// Resident memory with a large cache, and after many updates.
+/// Measures the resident memory with a large cache, and again after many updates.
 fn memory(bench: &Bench) -> Value {
     const SHARDS: u32 = 20;
     let (guilds, updates) = if bench.quick { (200, 50_000.0) } else { (2_000, 1_000_000.0) };
@@ -286,16 +287,17 @@ fn memory(bench: &Bench) -> Value {
     })
 }
 
-/// Where clients join while others are observed.
+/// Where clients join while an observer is connected to the proxy.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Joins {
     Nowhere,
-    /// At Discord itself: what the observers then notice is the machine, not the proxy.
+    /// At Discord itself: what the observer then notices is the machine, not the proxy.
     Elsewhere,
     Here,
 }
 
-/// The 99th percentile that an observer sees in each second, without those in which it joins itself.
+/// Returns the 99th percentile of the latency that an observer sees in each second, without the seconds in which it
+/// joins.
 fn observed(observer: Child) -> Vec<f64> {
     let output = observer.wait_with_output().expect("a bot");
     let summary = summary(&output);
@@ -305,7 +307,7 @@ fn observed(observer: Child) -> Vec<f64> {
     text.lines().filter_map(p99).skip(2).collect()
 }
 
-/// The time until a client has its guilds, and what the others notice of it.
+/// Measures the time until a client has all its guilds, and the latency of other clients meanwhile.
 fn joining(bench: &Bench) -> Value {
     let (rounds, seconds) = if bench.quick { (1, 5.0) } else { (4, 8.0) };
     let simulator = bench.simulator(1, 1_000, 25);
@@ -338,9 +340,10 @@ fn joining(bench: &Bench) -> Value {
     })
 }
 
-/// What a crowd that identifies at once and reads nothing costs: memory of the process and of the kernel, and latency of the
-/// one client that reads, in its worst second. What they cost, they cost while their sockets fill up, a few seconds after they
-/// have come, so the seconds of their arrival are watched, and no median is taken of all seconds.
+/// Measures the cost of a crowd of clients that identify at once and read nothing: memory of the process and of the
+/// kernel, and the latency of the one client that reads, in its worst second. The crowd costs something only while its
+/// sockets fill up, in the first seconds. So those seconds are observed, and the figure is not a median over all
+/// seconds.
 fn stuck(bench: &Bench) -> Value {
     const STUCK: usize = 300;
     const RATE: u32 = 1_500;
@@ -356,7 +359,7 @@ fn stuck(bench: &Bench) -> Value {
     for _ in 0..rounds {
         worst[0].push(worst_second(observed(bench.observer(tested.port, 1, seconds))));
         let observer = bench.observer(tested.port, 1, seconds);
-        // The seconds in which the observer joins itself are not looked at.
+        // The seconds in which the observer joins are not evaluated.
         thread::sleep(Duration::from_secs(3));
         let open = |_| Gateway::open_at(address, "/?v=10", Options::default(), &[]).expect("an upgrade");
         let mut clients: Vec<Gateway> = (0..STUCK).map(open).collect();
@@ -381,8 +384,8 @@ fn stuck(bench: &Bench) -> Value {
     })
 }
 
-/// How long a restart of a large proxy takes: from SIGTERM until it has ended, and from its start until every shard is
-/// resumed.
+/// Measures the restart of a large proxy: the time from SIGTERM to the end of the process, and from the next start
+/// until every shard has resumed.
 fn restarting(bench: &Bench) -> Value {
     const SHARDS: usize = 100;
     let guilds = if bench.quick { 2_000 } else { 75_000 };
@@ -391,7 +394,7 @@ fn restarting(bench: &Bench) -> Value {
     let _ = fs::remove_dir_all(&state);
     let keys = json!({ "state_dir": state, "cores": [TESTED], "control_core": TESTED });
     let mut tested = bench.start_with(Side::Proxy, &simulator, SHARDS, &keys);
-    // The guilds come after the shards are ready; when no more have come for a second, that was all.
+    // The guilds arrive after the shards are ready. When the cache has not grown for a second, all have arrived.
     let mut heap = 0.0;
     loop {
         thread::sleep(Duration::from_secs(1));
@@ -504,7 +507,7 @@ fn main() {
         eprintln!("bench: two CPUs are needed, one for what is measured and one for the rest; {cpus} can be used");
         std::process::exit(1);
     }
-    // Each client that is stuck is a file of this process.
+    // Each client of the crowd is an open file of this process.
     if let Err(error) | Ok(Some(error)) = gateway_proxy::preflight::limits(1) {
         eprintln!("bench: {error}");
     }

@@ -1,4 +1,4 @@
-//! What a process has used: CPU, memory, system calls, from outside.
+//! What a process has used, measured from outside: CPU time, memory, system calls.
 
 use std::{
     fs,
@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-/// CPU time of all threads of a process, as the scheduler counts it, in nanoseconds.
+/// Returns the CPU time of all threads of a process in nanoseconds, as the scheduler counts it.
 pub fn cpu_ns(pid: u32) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process that runs");
     tasks
@@ -15,14 +15,14 @@ pub fn cpu_ns(pid: u32) -> u64 {
         .sum()
 }
 
-/// Resident memory in bytes.
+/// Returns the resident memory of a process in bytes.
 pub fn rss(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("a process that runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
-/// Counts the system calls of a process for a while, where perf is there and allowed.
+/// Counts the system calls of a process for a while with `perf`.
 pub struct Syscalls(Option<Child>);
 
 impl Syscalls {
@@ -36,7 +36,7 @@ impl Syscalls {
         Self(child.ok())
     }
 
-    /// `None`: there is no perf, or it is not allowed.
+    /// Waits until the time is over and returns the count. `None`: `perf` is missing or not permitted.
     pub fn count(self) -> Option<u64> {
         let output = self.0?.wait_with_output().ok()?;
         let text = String::from_utf8(output.stderr).ok()?;

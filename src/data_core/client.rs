@@ -1,12 +1,12 @@
-//! One client's connection as the data core sees it: its decoder, its outbox, and how far it is on its way to its end.
+//! One client's connection in a data core: the frame decoder, the outbox, and the [`Stage`] on the way to its end.
 //!
 //! ```text
-//! Open ─▶ Grace (op 7 was sent; the client may close by itself) ─▶ Flushing (the close frame leaves) ─▶ HalfClosed ─▶ gone
-//!   ├──────────────────────────────────────────────────────────────▶ │
-//!   └─▶ Returning (its session is invalid; it may identify anew) ─▶ back to the door
+//! Open ─▶ Grace (op 7 was sent) ─▶ Flushing (the close frame is being sent) ─▶ HalfClosed ─▶ gone
+//!   ├─────────────────────────────▶│
+//!   └─▶ Returning (the session is over; the client may identify again) ─▶ back to the door
 //! ```
 //!
-//! Pure: it holds bytes and times. The socket is the core's, the session is the shard's.
+//! Pure: a [`Client`] holds bytes and times. The core owns the socket, and the shard owns the session.
 
 use crate::{
     downstream::{budget::Charge, outbox::Outbox},
@@ -17,96 +17,98 @@ use crate::{
 };
 use std::{borrow::Cow, time::Duration};
 
-/// A client that takes nothing for this long while bytes wait is dropped; it may resume.
+/// A client whose socket takes no bytes for this long while bytes wait for it is dropped. The client can resume.
 pub const STALL_LIMIT: Duration = Duration::from_secs(60);
-/// A client that takes nothing is looked at this often, in case there is a reason to close it.
+/// Interval at which the shard is asked whether to close a client whose socket takes no bytes.
 pub const STALL_CHECK: Duration = Duration::from_secs(10);
-/// How long a client has to react to op 7 by itself before it is closed.
+/// How long a client has to close its connection after op 7. Then the proxy closes it.
 pub const RECONNECT_GRACE: Duration = Duration::from_secs(3);
-/// How long the last bytes and the end of a connection may take.
+/// How long sending the last bytes of a connection and ending it may take. Then the connection is dropped.
 pub const LINGER: Duration = Duration::from_secs(2);
 
-/// How far a connection is on its way to its end.
+/// The stages of a connection on the way to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// It is served.
+    /// The client is served.
     Open,
-    /// It was told to reconnect; if it does not by then, it gets this close frame.
+    /// The client was told to reconnect by op 7. If it does not close the connection in time, it gets a close frame.
     Grace {
-        /// Until when.
+        /// The end of that time.
         until: Time,
-        /// Code and reason of the close.
+        /// Code and reason of the close frame.
         close: Close,
     },
-    /// The close frame is in the outbox; whatever has not left by then does not.
+    /// The close frame is in the outbox. When the bytes have not been sent in time, the connection is dropped.
     Flushing {
-        /// Until when.
+        /// The end of that time, see [`LINGER`].
         until: Time,
     },
-    /// It goes back to the door as soon as no operation is under way on its socket: it may identify anew.
+    /// The connection goes back to the door, where the client can identify again, as soon as no operation is in flight
+    /// on its socket.
     Returning,
-    /// Our side of the stream has ended; so should the client's.
+    /// The proxy has ended its side of the stream and waits for the client to end the other side.
     HalfClosed {
-        /// Until when.
+        /// When the connection is dropped, see [`LINGER`].
         until: Time,
     },
 }
 
-/// What a client says.
+/// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said<'a> {
     /// A payload, as JSON text.
     Payload(Cow<'a, [u8]>),
-    /// It closes, with this code.
+    /// A close frame with this code.
     Closed(Option<u16>),
-    /// It broke the protocol, and has to be closed with this.
+    /// Something that violates the protocol. The client has to be closed with this code and reason.
     Violated(Close),
 }
 
-/// See the module's description.
+/// One client's connection. See the module's description.
 pub struct Client<S> {
-    /// The number by which the shard knows the connection, unique for as long as the core lives.
+    /// The number by which the shard knows the connection, unique in the life of the core.
     pub number: u64,
-    /// Its socket.
+    /// The connection in the core's [`Sockets`](crate::io::sockets::Sockets).
     pub connection: ConnectionId,
-    /// Its session on the shard, if it got one.
+    /// The number of the client's session on the shard; `None`: the client was refused, or its session is over.
     pub session: Option<u32>,
-    /// Its API version.
+    /// The API version in the client's URL.
     pub version: u8,
-    /// Since when it is connected to its shard.
+    /// When the shard took the client over.
     pub since: Time,
-    /// What it sent.
+    /// Bytes from the client that are not handled yet.
     pub inbound: FrameDecoder,
-    /// What goes to it.
+    /// Bytes for the client that are not sent yet.
     pub outbox: Outbox,
-    /// What of the memory for all clients it takes; `None`: there was none left, and it is being closed for that.
+    /// The client's part of the memory budget; `None`: the budget was used up, and the client is being closed for that.
     pub charge: Option<Charge>,
-    /// How far it is on its way to its end.
+    /// The stage of the connection.
     pub stage: Stage,
-    /// The socket takes no more bytes now; the core is told when that changes.
+    /// Whether the socket is full. The core gets [`Event::Writable`](crate::io::sockets::Event::Writable) when the
+    /// socket takes bytes again.
     pub blocked: bool,
-    /// Since when bytes wait of which it has taken none.
+    /// When the socket last took a part of a send, or was first found full; `None`: the last send took all bytes.
     pub stalled_since: Option<Time>,
-    /// When the core looks at it next without anything having happened.
+    /// The earliest timer of the client that is not due yet.
     pub timer: Option<Time>,
-    /// It has ended its side of the stream.
+    /// Whether the client has ended its side of the stream.
     pub ended: bool,
-    /// Its connection is broken: nothing can be sent any more.
+    /// Whether the connection is broken, so that nothing can be sent.
     pub broken: bool,
-    /// Its socket, which goes back to the door.
+    /// The socket after its release, on its way back to the door.
     pub released: Option<S>,
-    /// Something has happened on its socket that the next turn has to look at.
+    /// Whether the client is in the list of those on whose sockets something has happened.
     pub noted: bool,
-    /// It is in the list of those that get what there is: its socket takes bytes.
+    /// Whether the client is in the list of those that get new events: its socket takes bytes.
     pub awake: bool,
-    /// The client is in one of the two queues of clients that are served next.
+    /// Whether the client is in one of the two queues of clients that are served next.
     pub queued: bool,
-    /// Until when the client is one of those that came a short time ago; `None`: it is not one of them any more.
+    /// Until this time the client is a newcomer and is served from the second queue; `None`: it is not a newcomer.
     pub newcomer_until: Option<Time>,
 }
 
 impl<S> Client<S> {
-    /// A client that is served from now on.
+    /// Makes a client in the stage [`Stage::Open`].
     pub fn new(number: u64, connection: ConnectionId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
         Self {
             number,
@@ -131,7 +133,7 @@ impl<S> Client<S> {
         }
     }
 
-    /// What was to be sent is back: `result` says how much of it the socket took.
+    /// Handles the end of a send: `bytes` is its buffer, and `result` says how many bytes the socket took.
     pub fn sent(&mut self, now: Time, bytes: Vec<u8>, result: std::io::Result<usize>) {
         let sent = result.as_ref().copied().unwrap_or(0);
         self.outbox.returned(bytes, sent);
@@ -144,9 +146,9 @@ impl<S> Client<S> {
         }
     }
 
-    /// Gives what the client says to `handle`, one thing after the other, until that returns something or there is nothing
-    /// whole left. Pings are answered on the way. While the outbox is full nothing is read: a client that does not take answers
-    /// gets no further ones.
+    /// Calls `handle` for each complete message of the client until `handle` returns something or no complete message
+    /// is left. Pings are answered with pongs. While the outbox is full no message is handled, so a client that does
+    /// not read its answers gets no more of them.
     pub fn messages<T>(&mut self, mut handle: impl FnMut(Said<'_>, &mut Outbox) -> Option<T>) -> Option<T> {
         let Self { inbound, outbox, .. } = self;
         while !outbox.is_full() {
@@ -169,13 +171,14 @@ impl<S> Client<S> {
         None
     }
 
-    /// When the core has to look at it although nothing happens.
+    /// When the core has to look at the client although nothing happens; `None`: never.
     pub fn deadline(&self, now: Time) -> Option<Time> {
         deadline(self.stage, self.stalled_since, now)
     }
 }
 
-/// See [`Client::deadline`]. Only a client that is served is dropped for taking nothing; the other stages have ends of their own.
+/// See [`Client::deadline`]. Only a client that is open is dropped because its socket takes no bytes. The other stages
+/// have deadlines of their own.
 fn deadline(stage: Stage, stalled_since: Option<Time>, now: Time) -> Option<Time> {
     match stage {
         Stage::Open => stalled_since.map(|since| (since + STALL_LIMIT).min(now + STALL_CHECK)),
@@ -191,18 +194,20 @@ fn payload(encoding: Encoding, bytes: &[u8], binary: bool) -> Said<'_> {
     }
 }
 
-/// The JSON text of a command. Some libraries send JSON in binary messages.
+/// Returns a client's command as JSON text. ETF is converted. On a JSON connection a binary message is JSON too,
+/// because some libraries send that. `Err`: the close for a term that can not be read, or whose JSON text is longer
+/// than [`MAX_COMMAND`].
 pub fn command_text(encoding: Encoding, bytes: &[u8], binary: bool) -> Result<Cow<'_, [u8]>, Close> {
     if !binary || encoding == Encoding::Json {
         return Ok(Cow::Borrowed(bytes));
     }
     let mut text = Vec::with_capacity(bytes.len());
     etf::to_json(bytes, &mut text).map_err(|unreadable| (close::DECODE_ERROR, unreadable.0))?;
-    // A term can be shorter than its text, and it is the text that may go on to Discord.
+    // A term can be shorter than its JSON text, and the text may be sent to Discord.
     if text.len() > MAX_COMMAND { Err(close_for(Violation::TooLarge)) } else { Ok(Cow::Owned(text)) }
 }
 
-/// The close that a violation of the WebSocket protocol gets. A message that is too long is Discord's own 4002.
+/// Returns the close for a violation of the WebSocket protocol. A message that is too long gets 4002, as at Discord.
 pub fn close_for(violation: Violation) -> Close {
     match violation {
         Violation::TooLarge => (close::DECODE_ERROR, "payload longer than 4096 bytes"),
@@ -215,7 +220,7 @@ pub fn close_for(violation: Violation) -> Close {
 mod tests {
     use super::*;
 
-    /// A timer that is due when it is set would be due for ever.
+    /// A timer that is due when it is set would be due again and again.
     #[test]
     fn a_client_that_has_taken_nothing_for_long_still_has_its_time_to_react() {
         let (now, since) = (Duration::from_secs(100), Some(Duration::from_secs(39)));

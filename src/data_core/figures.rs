@@ -1,32 +1,32 @@
-//! What a core counts of its own loop: turns, and the longest one of late.
+//! What a core counts about its loop: the number of turns, and the longest turn of the last minutes.
 
 use crate::protocol::Time;
 use std::time::Duration;
 
-/// The longest turn is that of the minute of this length and of the one before, so that it is forgotten after a while,
-/// whoever asks for it and however often.
+/// The longest turn covers the current minute and the one before. So a long turn is forgotten after two minutes at
+/// most, independent of who reads the figure and how often.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// See the module's description.
+/// Counts about the loop of a core. See the module's description.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Figures {
-    /// Turns so far.
+    /// Number of turns so far.
     pub turns: u64,
     /// When the current minute began.
     since: Time,
-    /// The longest turn of the current minute and of the one before.
+    /// The longest turn of the current minute, and that of the one before.
     longest: [Duration; 2],
 }
 
 impl Figures {
-    /// A turn has taken from `begun` to `now`.
+    /// Counts a turn that began at `begun` and ended at `now`.
     pub fn turn(&mut self, begun: Time, now: Time) {
         self.turns += 1;
         self.pass(now);
         self.longest[0] = self.longest[0].max(now.saturating_sub(begun));
     }
 
-    /// The longest turn of this minute and the one before.
+    /// Returns the longest turn of the current minute and the one before.
     pub fn longest(&mut self, now: Time) -> Duration {
         self.pass(now);
         self.longest[0].max(self.longest[1])
@@ -41,7 +41,7 @@ impl Figures {
     }
 }
 
-/// Time that the calling thread has run on a CPU.
+/// Returns the CPU time of the calling thread.
 pub fn thread_cpu_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()

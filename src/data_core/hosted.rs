@@ -1,11 +1,12 @@
-//! A shard with everything that moves bytes for it: its connection to Discord and its clients.
+//! A shard with its connections: the connection to Discord and those of its clients.
 //!
-//! The core notes what happens on the sockets ([`Hosted::note`]) and later gives the shard its turn ([`Hosted::turn`]): payloads
-//! from Discord go into the [`Shard`], then commands of clients, then what the shard has for clients goes into their outboxes, and
-//! everything that is to leave is put on its way. Nothing here waits.
+//! The core notes what happens on the sockets ([`Hosted::note`]) and later gives the shard its turn ([`Hosted::turn`]).
+//! In a turn the [`Shard`] gets the payloads from Discord, then the commands of clients. Then events go into the
+//! outboxes of the clients, and everything that is to be sent is handed to the sockets. Nothing here blocks.
 //!
-//! Promises: a turn of a shard takes what has been received and gives each client at most one outbox full, so that all shards of
-//! the core get their turns; what goes wrong while a client is served is that client's alone ([`Hosted::recover`]).
+//! Promises: a turn handles what has been received, and gives each client at most one full outbox, so that all shards
+//! of the core get their turns. A panic while a client is served ends the connection of that client only
+//! ([`Hosted::recover`]).
 
 use super::{
     Changed, Core, Owner, ToControl,
@@ -29,18 +30,19 @@ use crate::{
 use slab::Slab;
 use std::{collections::VecDeque, time::Duration};
 
-/// How long a close frame to Discord may take to leave, and Discord to end its side.
+/// Time in which the close frame has to be sent and Discord has to end its side of the stream. Then the connection is
+/// dropped.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
-/// Former connections to Discord that are still being closed; of more the oldest is dropped.
+/// The number of connections to Discord that can be closing at the same time. For one more, the oldest is dropped.
 const MAX_LEAVING: usize = 4;
 
-/// The way to Discord.
+/// The connection to Discord.
 enum Link {
-    /// There is none, and none is being made.
+    /// There is no connection, and none is being made.
     None,
-    /// The control core makes one.
+    /// The control core is making a connection.
     Dialling,
-    /// It is open.
+    /// The connection is open.
     Open(Box<Upstream>),
 }
 
@@ -48,52 +50,53 @@ enum Link {
 struct Leaving {
     connection: ConnectionId,
     outgoing: Outgoing,
-    /// The close frame is with the socket, and our side of the stream has ended.
+    /// Whether the close frame was sent and the proxy has ended its side of the stream.
     half_closed: bool,
-    /// Discord has ended its side, or the connection is broken.
+    /// Whether Discord has ended its side, or the connection is broken.
     ended: bool,
 }
 
-/// See the module's description.
+/// A shard with its connections. See the module's description.
 pub struct Hosted<I: Io> {
-    /// Its place in the core's list.
+    /// Index of the shard in the core's list.
     pub index: u32,
-    /// The pure part.
+    /// The pure part: sessions, log and cache.
     pub shard: Shard,
     link: Link,
-    /// Connections that were asked for so far.
+    /// How many connections the shard has asked the control core for.
     attempt: u64,
     leaving: Vec<Leaving>,
     pub(super) clients: Slab<Client<I::Socket>>,
-    /// Clients that get what there is: they are open and their sockets take bytes.
+    /// Clients that get new events: they are open and their sockets take bytes.
     pub(super) awake: Vec<usize>,
     /// Clients on whose sockets something has happened.
     pub(super) noted: Vec<usize>,
-    /// Clients for which there may be something, and which all get it in the next turn.
+    /// The first queue: clients that may have something to get. The next turn serves all of them.
     pub(super) first: VecDeque<usize>,
-    /// Clients that came a short time ago, or for which there was more than one outbox full: a turn serves as many of them as
-    /// its budget allows, in the order of this queue.
+    /// The second queue: newcomers, and clients that had more to get than one outbox takes. A turn serves as many of
+    /// them as its budget allows, in order.
     pub(super) second: VecDeque<usize>,
-    /// The session machine may want something.
+    /// Whether the upstream session may have actions.
     wants_upstream: bool,
-    /// There may be something for every client.
+    /// Whether there may be something for every client.
     pub(super) news: bool,
-    /// When the shard has to be told the time; [`Time::MAX`]: not before something happens.
+    /// When [`Shard::tick`] or [`Shard::poll_due`] has something to do; [`Time::MAX`]: not before something else
+    /// happens.
     pub deadline: Time,
-    /// It is in the core's list of those that have a turn next.
+    /// Whether the shard is in the core's list of shards that have a turn next.
     pub queued: bool,
-    /// The client on whose behalf code runs now.
+    /// The client that the shard is serving now. A panic is put down to this client.
     pub(super) serving: Option<usize>,
-    /// The log has been told that Discord has closed the shard for good.
+    /// Whether it has been logged that Discord closed the shard for good.
     told_fatal: bool,
-    /// The state that the control core was told last.
+    /// The upstream status that the control core was told last.
     told: Status,
-    /// Counts of what its sockets did.
+    /// Counts of bytes and of closed connections.
     traffic: Traffic,
 }
 
 impl<I: Io> Hosted<I> {
-    /// A shard without connections.
+    /// Makes a hosted shard without connections.
     pub fn new(index: u32, shard: Shard) -> Self {
         Self {
             index,
@@ -121,14 +124,14 @@ impl<I: Io> Hosted<I> {
         Owner { shard: self.index, client: None }
     }
 
-    /// Has every connection ended?
+    /// Says whether the shard has no connection left.
     pub fn is_alone(&self) -> bool {
         self.clients.is_empty() && self.leaving.is_empty() && !matches!(self.link, Link::Open(_))
     }
 
     // ---- what happens on sockets ----
 
-    /// Notes what has happened, for the next turn.
+    /// Notes what has happened to a connection, for the next turn.
     pub fn note(&mut self, now: Time, id: ConnectionId, owner: Owner, event: Event<'_, I::Socket>) {
         let Some(key) = owner.client else { return self.note_upstream(id, event) };
         let client = self.clients.get_mut(key as usize).filter(|client| client.connection == id);
@@ -167,7 +170,7 @@ impl<I: Io> Hosted<I> {
                 Event::Sent(bytes, result) => {
                     upstream.outgoing.returned(bytes, *result.as_ref().unwrap_or(&0));
                     upstream.blocked = !upstream.outgoing.pending().is_empty();
-                    // What came meanwhile waits behind it, and so does what the socket did not take.
+                    // What the socket did not take has to be sent later, and so have the frames that were made since.
                     self.wants_upstream |= upstream.blocked;
                     if let Err(error) = result {
                         upstream.ended.get_or_insert(error.to_string());
@@ -184,7 +187,8 @@ impl<I: Io> Hosted<I> {
         let Some(leaving) = self.leaving.iter_mut().find(|leaving| leaving.connection == id) else { return };
         match event {
             Event::Ended(_) => leaving.ended = true,
-            // What the socket does not take now it may lose: Discord finds out without the close frame, too.
+            // Bytes that the socket did not take are discarded. Discord notices the end of the connection without the
+            // close frame too.
             Event::Sent(bytes, _) => {
                 let all = leaving.outgoing.len() - leaving.outgoing.pending().len();
                 leaving.outgoing.returned(bytes, all);
@@ -195,7 +199,8 @@ impl<I: Io> Hosted<I> {
 
     // ---- its turn ----
 
-    /// Does everything that there is to do for the shard. Returns whether there is more, after everyone else's turn.
+    /// Does everything that there is to do for the shard. Returns whether clients are left to serve after the turns of
+    /// the other shards.
     pub fn turn(&mut self, core: &mut Core<I>) -> bool {
         self.shard.tick(core.now);
         while let Some(number) = self.shard.poll_due(core.now) {
@@ -214,7 +219,8 @@ impl<I: Io> Hosted<I> {
         more
     }
 
-    /// Notes whom the last calls into the shard concern.
+    /// Notes what the last calls into the shard have caused: actions for Discord, events for clients, or another id of
+    /// the upstream session, which the control core is told.
     pub(super) fn look(&mut self, core: &Core<I>) {
         if let Some(name) = self.shard.take_new_name() {
             core.tell(ToControl::Named(self.shard.id().id, name));
@@ -224,7 +230,7 @@ impl<I: Io> Hosted<I> {
         self.news |= wake.clients;
     }
 
-    /// Gives the shard what Discord has sent.
+    /// Gives the shard the payloads that Discord has sent, and handles the end of the connection.
     fn read_upstream(&mut self, core: &mut Core<I>) {
         let Link::Open(upstream) = &mut self.link else { return };
         upstream.decrypt();
@@ -249,7 +255,7 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// Tells the control core when the shard's state has changed.
+    /// Tells the control core when the status of the upstream session has changed.
     fn tell_change(&mut self, core: &mut Core<I>) {
         let (from, to) = (self.told, self.shard.status());
         if from != to {
@@ -260,7 +266,7 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// The state in numbers, that of the sockets included.
+    /// Reports the state of the shard and of its connections in numbers.
     pub fn report(&mut self) -> Report {
         let mut traffic = self.traffic.clone();
         for (_, client) in &self.clients {
@@ -276,7 +282,7 @@ impl<I: Io> Hosted<I> {
         Report { traffic, ..self.shard.report() }
     }
 
-    /// Counts that the proxy closes the connection of a client.
+    /// Counts a client's connection that the proxy closes.
     pub(super) fn count_closing(&mut self, closing: Closing) {
         self.traffic.closings[closing as usize] += 1;
     }
@@ -289,7 +295,7 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// Does what the session machine wants, and puts on its way what is to go to Discord.
+    /// Carries out the actions of the upstream session, and sends what is to go to Discord.
     fn act(&mut self, core: &mut Core<I>) {
         self.look(core);
         if !std::mem::take(&mut self.wants_upstream) {
@@ -309,7 +315,7 @@ impl<I: Io> Hosted<I> {
                     self.link = Link::None;
                 }
                 (Action::Connect(url), _) => self.dial(core, url),
-                // What was meant for a connection that is gone.
+                // The action was meant for a connection that is gone.
                 (Action::Send(_) | Action::Close(_), _) => {}
             }
         }
@@ -326,7 +332,8 @@ impl<I: Io> Hosted<I> {
         core.tell(ToControl::Dial { shard: self.shard.id().id, attempt: self.attempt, url });
     }
 
-    /// The control core has made a connection, or could not.
+    /// The control core has made the connection with the number `attempt`, or could not. The result of an older attempt
+    /// is ignored.
     pub fn dialled(&mut self, core: &mut Core<I>, attempt: u64, result: Result<super::Dialled<I::Socket>, String>) {
         if attempt != self.attempt || !matches!(self.link, Link::Dialling) {
             return;
@@ -359,22 +366,22 @@ impl<I: Io> Hosted<I> {
         } else if let Some((bytes, from)) = upstream.outgoing.take() {
             core.sockets.send(upstream.connection, bytes, from);
         } else if !upstream.outgoing.pending().is_empty() {
-            // It has to follow what was sent before within this turn.
+            // These bytes are sent when the send in flight has ended.
             core.sockets.hurry(upstream.connection);
         }
     }
 
-    /// Begins to close the connection to Discord, with the close frame that was put on its way.
+    /// Begins to close the connection to Discord: sends what is left, such as the close frame.
     fn hang_up(&mut self, core: &mut Core<I>) {
         let Link::Open(mut upstream) = std::mem::replace(&mut self.link, Link::None) else { return };
-        // What can not be encrypted can not be sent: then the connection just ends.
+        // If the close frame can not be encrypted, the connection ends without it.
         let _ = upstream.encrypt();
         let connection = upstream.connection;
         let mut outgoing = std::mem::take(&mut upstream.outgoing);
         if let Some((bytes, from)) = outgoing.take() {
             core.sockets.send(connection, bytes, from);
         }
-        // Our side of the stream ends when that has left.
+        // The proxy ends its side of the stream when the send has ended.
         core.sockets.hurry(connection);
         if self.leaving.len() >= MAX_LEAVING {
             core.sockets.close(self.leaving.remove(0).connection);
@@ -384,11 +391,12 @@ impl<I: Io> Hosted<I> {
         self.leaving.push(Leaving { connection, outgoing, half_closed: false, ended });
     }
 
-    /// Goes on closing former connections to Discord: after the close frame our end of the stream, then Discord's.
+    /// Goes on closing connections to Discord: after the close frame the proxy ends its side of the stream, then
+    /// Discord ends the other side.
     fn leave(&mut self, core: &mut Core<I>) {
         self.leaving.retain_mut(|leaving| {
             if let Some((bytes, from)) = leaving.outgoing.take() {
-                // The close frame had to wait for a send that was under way.
+                // The close frame had to wait for a send in flight.
                 core.sockets.send(leaving.connection, bytes, from);
                 core.sockets.hurry(leaving.connection);
             }
@@ -404,7 +412,7 @@ impl<I: Io> Hosted<I> {
         });
     }
 
-    /// An appointment is due.
+    /// Handles a timer of the shard that is due.
     pub fn on_timer(&mut self, core: &mut Core<I>, timer: Timer) {
         match timer.owner.client {
             Some(key) => self.on_client_timer(core, key as usize, timer.connection),
@@ -420,9 +428,9 @@ impl<I: Io> Hosted<I> {
 
     // ---- panics ----
 
-    /// Something has panicked within [`Hosted::turn`] or another call. A client on whose behalf it happened loses its
-    /// connection, and nobody else anything; otherwise the shard starts anew. `false`: it has to be made anew, and given to
-    /// [`Hosted::start_over`].
+    /// Handles a panic in [`Hosted::turn`] or another call. If the shard was serving a client, that client loses its
+    /// connection, and nothing else changes. Returns false when no client was being served: then the caller has to make
+    /// a new shard and pass it to [`Hosted::start_over`].
     pub fn recover(&mut self, core: &mut Core<I>) -> bool {
         let Some(key) = self.serving.take() else { return false };
         tracing::error!(shard = %self.shard.id(), "serving a client panicked; its connection is dropped");
@@ -430,7 +438,7 @@ impl<I: Io> Hosted<I> {
         true
     }
 
-    /// Goes on with another shard, which has no session: clients are told that theirs are gone.
+    /// Goes on with a new shard, which knows no sessions: the clients are closed, and have to identify again.
     pub fn start_over(&mut self, core: &mut Core<I>, shard: Shard) {
         tracing::error!(shard = %self.shard.id(), "the shard panicked and is started anew; its clients have to identify again");
         self.shard = shard;
@@ -442,7 +450,7 @@ impl<I: Io> Hosted<I> {
         self.wake_all();
     }
 
-    /// Every client is looked at in the next turn.
+    /// Queues every client, so that the next turn serves it.
     pub fn wake_all(&mut self) {
         for (key, client) in &mut self.clients {
             if !std::mem::replace(&mut client.queued, true) {

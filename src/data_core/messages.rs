@@ -1,4 +1,4 @@
-//! What a data core and the control core say to each other, and what it starts with.
+//! The messages between a data core and the control core, and the plan that a data core starts with.
 
 use crate::{
     compression::Transport,
@@ -17,82 +17,83 @@ use crate::{
 use serde_json::value::RawValue;
 use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
-/// What a data core needs to know to run its shards.
+/// What a data core needs to run its shards.
 #[derive(Clone)]
 pub struct Plan {
-    /// Its place among the data cores.
+    /// Index of the data core.
     pub index: usize,
-    /// Ids of its shards.
+    /// Ids of the core's shards.
     pub shards: Vec<u32>,
-    /// How many shards the bot has in total.
+    /// Number of shards that the bot has in total.
     pub shard_count: u32,
-    /// The bot's token, bare.
+    /// The bot's token, without a prefix such as `Bot`.
     pub token: Arc<str>,
-    /// What `/gateway/bot` returned.
+    /// The URL that `/gateway/bot` returned.
     pub gateway_url: String,
-    /// Intents to identify with.
+    /// The intents that the shards identify with.
     pub intents: u64,
-    /// Presence of each shard, in the order of `shards`.
+    /// The presence of each shard, in the order of `shards`.
     pub presences: Vec<Box<RawValue>>,
-    /// How Discord compresses what it sends.
+    /// The transport compression of the connections to Discord.
     pub transport: Transport,
-    /// What READY tells clients to resume at.
+    /// The URL at which clients resume, as READY tells them.
     pub public_url: String,
-    /// Bounds of each log.
+    /// Limits of each shard's log.
     pub log: Limits,
-    /// How long a client can resume.
+    /// How long a detached session can be resumed.
     pub resume_window: Duration,
-    /// What is cached.
+    /// Which entities are cached.
     pub cache: crate::cache::Flags,
-    /// Filter by the intents of each client.
+    /// Whether a client gets only the events of its intents.
     pub honor_client_intents: bool,
     /// Events that no client gets.
     pub denied: Denied,
-    /// How long a voice channel is kept whose client is gone.
+    /// How long the bot stays in a voice channel after the connection of the client that joined it has ended.
     pub voice_grace: Duration,
-    /// Join the voice channels again when Discord has begun a new session.
+    /// Whether the bot joins its voice channels again when Discord has begun a new session.
     pub voice_rejoin: bool,
-    /// Where state is kept between two processes.
+    /// Directory of the state files; `None`: no state is kept.
     pub state_dir: Option<PathBuf>,
-    /// Opcodes of commands that are passed on though nothing is known of them.
+    /// Opcodes of commands that are forwarded to Discord although the proxy does not know them.
     pub forward_opcodes: Vec<u64>,
-    /// What the clients of all cores may take together.
+    /// The memory budget of the clients of all cores.
     pub memory: Arc<MemoryBudget>,
 }
 
-/// A client's connection on its way between two cores: plain data, bound to no thread.
+/// A client's connection on its way between two cores, as plain data that is not bound to a thread.
 pub struct Parcel<S = OwnedFd> {
     /// The socket.
     pub socket: S,
-    /// Bytes received and not consumed yet.
+    /// Bytes that were received and not handled yet.
     pub inbound: FrameDecoder,
-    /// Bytes to send and the state of the compression.
+    /// Bytes to send, and the state of the compression.
     pub outbox: Outbox,
 }
 
-/// How a client asked to be let in.
+/// What a client has sent to the door.
 #[derive(Debug)]
 pub enum Entry {
-    /// A new session.
+    /// IDENTIFY: the client wants a new session.
     Identify(Options),
-    /// An old one, from this sequence on.
+    /// RESUME: the client wants to go on with a session.
     Resume {
-        /// Which.
+        /// The session that the client names.
         claim: Claim,
-        /// The last sequence that the client has seen.
+        /// The last sequence number that the client has received.
         sequence: u64,
     },
 }
 
-/// A client that passed the door.
+/// A client that the door hands to a data core.
 pub struct Arrival<S = OwnedFd> {
-    /// Its connection.
+    /// The client's connection.
     pub parcel: Parcel<S>,
-    /// The shard that it wants.
+    /// Id of the shard that the client wants.
     pub shard: u32,
-    /// What it asked for.
+    /// What the client has sent to the door.
     pub entry: Entry,
-    /// Its API version, for an IDENTIFY that follows on the same connection.
+    /// The API version in the client's URL. The door needs it when the connection comes back and the client identifies
+    /// again.
     pub version: u8,
 }
 
@@ -100,130 +101,132 @@ pub struct Arrival<S = OwnedFd> {
 pub struct Dialled<S = OwnedFd> {
     /// The socket.
     pub socket: S,
-    /// The state of its TLS, where the URL is a `wss` one.
+    /// The state of TLS; `None`: the URL was a `ws` one.
     pub tls: Option<Box<Tls>>,
-    /// Bytes that came after the response to the upgrade.
+    /// Bytes that were received after the response to the upgrade.
     pub inbound: FrameDecoder,
 }
 
-/// What the operator has changed in the configuration, for the shards of a core.
+/// The parts of a changed configuration that concern the shards of a core.
 pub struct Change {
-    /// Bounds of each log.
+    /// Limits of each shard's log.
     pub log: Limits,
-    /// How long a client can resume.
+    /// How long a detached session can be resumed.
     pub resume_window: Duration,
-    /// How long the bot stays in a voice channel after its client's connection has ended.
+    /// How long the bot stays in a voice channel after the connection of the client that joined it has ended.
     pub voice_grace: Duration,
-    /// Filter by the intents of each client.
+    /// Whether a client gets only the events of its intents.
     pub honor_client_intents: bool,
     /// Events that no client gets.
     pub denied: Denied,
-    /// Another presence of each shard, in the order of [`Plan::shards`]; `None`: it stays as it is.
+    /// The new presence of each shard, in the order of [`Plan::shards`]; `None`: the presences are unchanged.
     pub presences: Option<Vec<Box<RawValue>>>,
 }
 
 /// How an operator wants a shard repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
-    /// By a new connection, on which the session is resumed.
+    /// With a new connection, on which the session is resumed.
     Reconnect,
-    /// By a new session, which costs an IDENTIFY; clients have to identify anew.
+    /// With a new session, which costs an IDENTIFY. All clients have to identify again.
     Identify,
 }
 
-/// A change of a shard's state.
+/// A change of the status of a shard's upstream session.
 #[derive(Clone, Copy, Debug)]
 pub struct Changed {
-    /// Which shard.
+    /// Id of the shard.
     pub shard: u32,
-    /// When.
+    /// Time of the change.
     pub at: Time,
-    /// Its state before.
+    /// The status before.
     pub from: Status,
-    /// Its state now.
+    /// The status now.
     pub to: Status,
-    /// Why the connection was lost, and the close code if Discord gave one, when that was the change.
+    /// If the connection was lost: the reason, and the close code if Discord sent one.
     pub loss: Option<(Reason, Option<u16>)>,
 }
 
 /// The state of a data core in numbers.
 #[derive(Clone, Debug, Default)]
 pub struct CoreReport {
-    /// Its place among the data cores.
+    /// Index of the data core.
     pub index: usize,
-    /// Time that its thread has run on a CPU.
+    /// CPU time of the core's thread.
     pub cpu: Duration,
-    /// Turns of its loop.
+    /// Number of turns of the loop.
     pub turns: u64,
     /// The longest turn of this minute and the one before.
     pub longest_turn: Duration,
-    /// System calls that gave operations to the ring or waited for it (`io_uring_enter`).
+    /// Number of `io_uring_enter` system calls, which start operations or wait for completions.
     pub enters: u64,
-    /// Bytes that went into the compression of clients' connections.
+    /// Bytes that went into the compression for clients.
     pub compression_input: u64,
-    /// Bytes that came out of it.
+    /// Bytes that came out of the compression for clients.
     pub compression_output: u64,
-    /// Its shards.
+    /// The reports of the core's shards.
     pub shards: Vec<Report>,
 }
 
 /// Messages to a data core.
 pub enum ToCore<S = OwnedFd> {
-    /// Start. Comes once and first.
+    /// Starts the shards of the plan. The control core sends it once.
     Start(Box<Plan>),
-    /// The identify queue lets a shard go.
+    /// The identify queue permits this shard one IDENTIFY.
     Permit(u32),
-    /// `/gateway/bot` names another URL than the plan.
+    /// `/gateway/bot` has returned another URL than the plan has.
     GatewayUrl(String),
-    /// What came of [`ToControl::Dial`], with its number.
+    /// The result of [`ToControl::Dial`].
     Dialled {
-        /// For which shard.
+        /// Id of the shard.
         shard: u32,
-        /// The number of the attempt.
+        /// The number of the attempt, from [`ToControl::Dial`].
         attempt: u64,
-        /// A connection, or why there is none.
+        /// The connection, or why there is none.
         result: Result<Box<Dialled<S>>, String>,
     },
-    /// A client to serve.
+    /// A client that the core has to serve.
     Client(Box<Arrival<S>>),
-    /// Answer with [`ToControl::Reports`].
+    /// Asks for [`ToControl::Reports`] with this number.
     Report(u64),
-    /// Go on with other settings.
+    /// The operator has changed the configuration.
     Change(Box<Change>),
-    /// An operator wants a shard repaired.
+    /// An operator wants the shard with this id repaired.
     Repair(u32, Repair),
-    /// Leave Discord and the clients so that both can be resumed, then answer with [`ToControl::Stopped`].
+    /// Stops the core: it leaves Discord and the clients so that both sessions can be resumed, and answers with
+    /// [`ToControl::Stopped`].
     Stop,
 }
 
 /// Messages to the control core.
 pub enum ToControl<S = OwnedFd> {
-    /// A shard has a session of a former process: it needs no permit to start.
+    /// The shard with this id goes on with a session of a former process, so it needs no permit to start.
     Restored(u32),
-    /// Discord's id of a shard's session, by which clients may come to resume. Comes once when the shard begins, and with each
-    /// new session.
+    /// A shard's id, and the id of its session with Discord, by which clients may resume. Sent once when the shard
+    /// begins, and whenever the session's id changes.
     Named(u32, Option<String>),
-    /// A shard wants to identify.
+    /// The shard with this id wants a permit to identify.
     WantPermit(u32),
-    /// A shard wants a connection to this URL. It makes an earlier attempt for the same shard void.
+    /// A shard wants a connection to this URL. An earlier attempt of the same shard is void.
     Dial {
-        /// Which shard.
+        /// Id of the shard.
         shard: u32,
         /// The number of the attempt, which comes back with [`ToCore::Dialled`].
         attempt: u64,
         /// `ws://` or `wss://`, without a query.
         url: String,
     },
-    /// A client whose RESUME was refused: it may identify on the same connection.
+    /// A client whose RESUME was refused or whose session is over, and its API version. The client may identify on the
+    /// same connection.
     Return(Box<Parcel<S>>, u8),
-    /// The state of a core and its shards, in answer to the request of that number.
+    /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
-    /// A shard has got another state.
+    /// The status of a shard's upstream session has changed.
     Changed(Changed),
-    /// A panic has happened, and was contained.
+    /// A panic has happened and was contained.
     Panicked,
-    /// A core can not go on, or could not begin.
+    /// A core could not start or can not go on, for this reason.
     Failed(String),
-    /// A core has nothing left to do.
+    /// The core has stopped.
     Stopped,
 }

@@ -1,23 +1,25 @@
-//! A data core: one thread that owns shards, and everything that touches them, from socket to socket.
+//! A data core: one thread that owns shards and everything that belongs to them, from socket to socket.
 //!
-//! Owns its shards (s with s mod N = its index), their upstream connections and the connections of their clients. Talks
-//! to the control core through mailboxes only; shares nothing else with anyone.
+//! Owns its shards, their upstream connections, and the connections of their clients. With N data cores, a core owns
+//! the shards whose id modulo N is its index. It exchanges messages with the control core through mailboxes. Apart from
+//! them and the memory budget of all clients, it shares no state with other threads.
 //!
-//! It is one loop ([`DataCore::turn`]), generic over where completions come from ([`Io`]): wait, note what has happened, give every
-//! shard that it concerns its turn, and start what they want with the next wait, which is one system call in all. There are no
-//! tasks, no locks and no timers of the system: the wait ends at the next deadline.
+//! A core is one loop ([`DataCore::turn`]), generic over the source of completions ([`Io`]). A turn waits, notes what
+//! has happened, gives every shard concerned its turn, and starts the operations that the shards want together with the
+//! next wait. That is one system call for each turn. There are no tasks, no locks and no system timers: the wait ends
+//! at the next deadline.
 //!
-//! A panic within a shard's turn is contained there ([`Hosted::recover`]).
+//! A panic within a shard's turn affects that shard only ([`Hosted::recover`]).
 //!
 //! What an event costs, counted on a release build with twenty shards, one client each and all of the cache on:
 //!
-//! * copies in user space: the received bytes from the ring's buffer into the frame decoder; the payload into the log; for each
-//!   client the payload into the client's outbox. Decompression writes the payload once more. The kernel copies on receive and
-//!   on send;
-//! * allocations (`perf` probes on malloc and realloc of libc): 0.49 and 0.35 an event at 1,000 events/s, 0.21 and 0.14 at
-//!   20,000. They are records of the cache that change their size, and segments and tables of the log that grow;
-//! * system calls (`make bench`): 1.1, 0.9 and 0.5 an event at 1,000, 10,000 and 40,000 events/s, the sends of a turn and the wait
-//!   being one.
+//! * copies in user space: the received bytes from the ring's buffer into the frame decoder; the payload into the log;
+//!   for each client the payload into the client's outbox. Decompression writes the payload once more. The kernel
+//!   copies on receive and on send;
+//! * allocations (`perf` probes on malloc and realloc of libc): 0.49 and 0.35 an event at 1,000 events/s, 0.21 and 0.14
+//!   at 20,000. They are records of the cache that change their size, and segments and tables of the log that grow;
+//! * system calls (`make bench`): 1.1, 0.9 and 0.5 an event at 1,000, 10,000 and 40,000 events/s, the sends of a turn
+//!   and the wait being one.
 
 pub mod client;
 pub mod figures;
@@ -53,22 +55,23 @@ use std::{
 };
 use timers::Timers;
 
-/// Longest wait for clients to take their goodbye when the core stops.
+/// Longest time that a stopping core waits for its connections to be closed in order.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
-/// Messages of the control core that one turn looks at. Most of them are clients that arrive, and taking one over costs as much
-/// as some events: many that arrive at the same time must not delay the events of the clients that are there.
+/// The number of messages of the control core that one turn handles at most. Nearly all messages are clients that
+/// arrive. Taking over a client costs as much as some events, and many arrivals must not delay the events of the
+/// clients that are connected already.
 const MESSAGES_PER_TURN: usize = 8;
 
-/// Whose a connection is.
+/// The shard that a connection belongs to, and the client if it is a client's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Owner {
-    /// Which of the core's shards, by its place in the list.
+    /// Index of the shard in the core's list.
     shard: u32,
-    /// Which of its clients; `None`: it is the way to Discord.
+    /// Key of the client in the shard's list; `None`: the connection is one to Discord.
     client: Option<u32>,
 }
 
-/// What the shards of a core use together.
+/// What the shards of a core share.
 pub struct Core<I: Io> {
     sockets: Sockets<I, Owner>,
     timers: Timers,
@@ -76,9 +79,9 @@ pub struct Core<I: Io> {
     plan: Box<Plan>,
     /// The time of this turn.
     now: Time,
-    /// Nobody is let in any more.
+    /// Whether the core is stopping: it admits no clients and makes no connections.
     stopping: bool,
-    /// Clients that have come so far.
+    /// Number of clients that have arrived so far.
     clients: u64,
     figures: Figures,
 }
@@ -91,45 +94,46 @@ impl<I: Io> Core<I> {
     }
 }
 
-/// What a core takes from outside besides its plan.
+/// What a core gets from outside besides its plan.
 pub struct Surroundings {
-    /// Where shards are kept between two processes.
+    /// Where the states of shards are kept between two processes.
     pub states: Box<dyn States>,
-    /// A source of random bytes for each shard.
+    /// Makes a source of random bytes for a shard.
     pub entropy: Box<dyn Fn() -> Entropy>,
 }
 
-/// How far a core is with a client.
+/// How far a core is with a client, for tests.
 #[derive(Clone, Copy, Debug)]
 pub struct Served {
-    /// Its commands are listened to.
+    /// Whether the client is served and its commands are handled.
     pub open: bool,
-    /// Bytes received from it and not consumed.
+    /// Bytes that were received from the client and not handled yet.
     pub unheard: usize,
-    /// Bytes for it that have not been given to its socket.
+    /// Bytes for the client that have not been given to its socket.
     pub waiting: usize,
 }
 
-/// See the module's description.
+/// A data core. See the module's description.
 pub struct DataCore<I: Io> {
     core: Core<I>,
     mailbox: Receiver<ToCore<I::Socket>>,
     surroundings: Surroundings,
     shards: Vec<Hosted<I>>,
-    /// Place of a shard in `shards` by its id.
+    /// Index of a shard in `shards`, by the shard's id.
     places: HashMap<u32, usize>,
-    /// Shards that have a turn next, by their places.
+    /// Shards that have a turn next, by their indices in `shards`.
     dirty: VecDeque<usize>,
-    /// No shard has to be told the time before this.
+    /// No shard has a deadline before this time.
     next_deadline: Time,
-    /// The mailbox may have something.
+    /// Whether the mailbox may have a message.
     mail: bool,
-    /// When the core stops waiting for goodbyes.
+    /// When a stopping core stops waiting for connections to be closed.
     stop_at: Option<Time>,
 }
 
 impl<I: Io> DataCore<I> {
-    /// A core that begins with its shards, from the states of a former process where there are any.
+    /// Makes a core with the shards of its plan. A shard goes on from the state that a former process has left, if
+    /// there is one.
     pub fn start(
         plan: Box<Plan>,
         io: I,
@@ -175,17 +179,18 @@ impl<I: Io> DataCore<I> {
         this
     }
 
-    /// What carries out the operations, for a test that is the other side.
+    /// The implementation of [`Io`], for a test that plays the other end of the connections.
     pub fn io_mut(&mut self) -> &mut I {
         self.core.sockets.io_mut()
     }
 
-    /// The shards, for a test that looks at their reports.
+    /// The shards, for a test that reads their reports.
     pub fn shards_mut(&mut self) -> impl Iterator<Item = &mut Shard> {
         self.shards.iter_mut().map(|hosted| &mut hosted.shard)
     }
 
-    /// How far the core is with the client whose socket `is` this one, for a test that is the client. `None`: there is none.
+    /// How far the core is with the client whose socket `is` accepts, for a test that plays the client. `None`: there
+    /// is no such client.
     pub fn client(&self, is: impl Fn(&I::Socket) -> bool) -> Option<Served> {
         let (connection, owner) = self.core.sockets.find(is)?;
         let client = self.shards[owner.shard as usize].clients.get(owner.client? as usize)?;
@@ -196,14 +201,14 @@ impl<I: Io> DataCore<I> {
         })
     }
 
-    /// A shard at its beginning.
+    /// Makes a shard without a session.
     fn new_shard(&self, index: usize) -> Shard {
         let Parts { id, settings, identity } = Parts::new(&self.core.plan, index);
         let entropy = (self.surroundings.entropy)();
         Shard::new(id, settings, identity, self.core.plan.gateway_url.clone(), None, entropy)
     }
 
-    /// A shard that goes on where a former process has stopped, if there is a good state.
+    /// Makes a shard from the state that a former process has left; `None`: there is no usable state.
     fn old_shard(&mut self, index: usize) -> Option<Shard> {
         let plan = &self.core.plan;
         let Parts { id, settings, identity } = Parts::new(plan, index);
@@ -226,7 +231,7 @@ impl<I: Io> DataCore<I> {
         }
     }
 
-    /// One turn of the loop. `false`: the core has stopped.
+    /// Runs one turn of the loop. Returns false when the core has stopped.
     pub fn turn(&mut self) -> bool {
         self.wait();
         self.read_mail();
@@ -242,7 +247,7 @@ impl<I: Io> DataCore<I> {
         self.stop_at.is_none_or(|deadline| !self.has_stopped(deadline))
     }
 
-    /// Waits for completions, or not at all when there is something to do, and notes them at their shards.
+    /// Waits for completions, and notes them at their shards. Does not sleep when there is something to do already.
     fn wait(&mut self) {
         let wait = if self.dirty.is_empty() && !self.mail {
             let deadline = self.core.timers.next().into_iter().chain([self.next_deadline]).chain(self.stop_at).min();
@@ -264,7 +269,7 @@ impl<I: Io> DataCore<I> {
         self.mail |= woken;
     }
 
-    /// Calls into a shard; a panic is contained. `None`: there was one.
+    /// Calls into a shard and contains a panic; `None`: the call has panicked.
     fn contained<T>(&mut self, index: usize, call: impl FnOnce(&mut Hosted<I>, &mut Core<I>) -> T) -> Option<T> {
         let Self { core, shards, .. } = self;
         if let Ok(result) = catch_unwind(AssertUnwindSafe(|| call(&mut shards[index], core))) {
@@ -272,7 +277,7 @@ impl<I: Io> DataCore<I> {
         }
         self.core.tell(ToControl::Panicked);
         let Self { core, shards, .. } = self;
-        // Taking the client out calls into the shard, which may be in a state in which it panics again.
+        // Removing the client calls into the shard, which may panic again in the state that the first panic has left.
         let saved = catch_unwind(AssertUnwindSafe(|| shards[index].recover(core))).unwrap_or(false);
         if !saved {
             let shard = self.new_shard(index);
@@ -302,13 +307,13 @@ impl<I: Io> DataCore<I> {
                 for hosted in &mut self.shards {
                     hosted.shard.set_gateway_url(&url);
                 }
-                // For a shard that is made anew.
+                // A shard that replaces one that has panicked starts with this URL.
                 self.core.plan.gateway_url = url;
             }
             ToCore::Dialled { shard, attempt, result } => {
                 self.call(shard, |hosted, core| hosted.dialled(core, attempt, result.map(|dialled| *dialled)));
             }
-            // The door knows which shards there are; a client of one that does not exist is dropped.
+            // The door knows which shards exist. A client of a shard that does not exist is dropped.
             ToCore::Client(arrival) => {
                 self.call(arrival.shard, |hosted, core| hosted.admit(core, *arrival));
             }
@@ -342,7 +347,7 @@ impl<I: Io> DataCore<I> {
         }
     }
 
-    /// Goes on with what the operator has changed in the configuration.
+    /// Applies the configuration that the operator has changed to the plan and to every shard.
     fn change(&mut self, change: &Change) {
         let plan = &mut self.core.plan;
         plan.log = change.log;
@@ -372,7 +377,7 @@ impl<I: Io> DataCore<I> {
         }
     }
 
-    /// Lets time pass for whom it has come.
+    /// Handles the timers that are due, and gives a turn to each shard whose deadline has passed.
     fn pass_time(&mut self) {
         let now = self.core.now;
         while let Some(timer) = self.core.timers.pop(now) {
@@ -385,7 +390,7 @@ impl<I: Io> DataCore<I> {
             for index in 0..self.shards.len() {
                 let deadline = self.shards[index].deadline;
                 if now >= deadline {
-                    // Its turn sets the next one.
+                    // The turn of the shard sets its next deadline.
                     self.enqueue(index);
                 } else {
                     self.next_deadline = self.next_deadline.min(deadline);
@@ -408,7 +413,8 @@ impl<I: Io> DataCore<I> {
         }
     }
 
-    /// Has everyone had their goodbye, or time enough for it? Then the states are written.
+    /// Says whether the stopping core has nothing left to do: every connection has ended, or `deadline` has passed.
+    /// Then writes the states.
     fn has_stopped(&mut self, deadline: Time) -> bool {
         let waits = self.core.now < deadline && !self.shards.iter().all(Hosted::is_alone);
         if waits || !self.dirty.is_empty() && self.core.now < deadline {
@@ -417,7 +423,7 @@ impl<I: Io> DataCore<I> {
         for index in 0..self.shards.len() {
             let Self { core, shards, surroundings, .. } = self;
             let shard = &mut shards[index].shard;
-            // Nothing else runs on this core any more, so the disk may take its time.
+            // The core serves no connections any more, so a slow disk delays nothing.
             let stored = catch_unwind(AssertUnwindSafe(|| surroundings.states.store(&core.plan, shard)));
             match stored {
                 Ok(Ok(true)) => tracing::info!(shard = %shard.id(), "its state is kept for the next process"),
@@ -431,7 +437,7 @@ impl<I: Io> DataCore<I> {
     }
 }
 
-/// What a shard is made of.
+/// What a new shard is made from.
 struct Parts {
     id: ShardId,
     settings: Rc<Settings>,
@@ -462,7 +468,7 @@ impl Parts {
     }
 }
 
-/// Runs a data core on the calling thread until it is told to stop. `epoch` is the process's zero of time.
+/// Runs a data core on the calling thread until it is told to stop. `epoch` is the zero of time in this process.
 pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>, epoch: Instant) {
     let failed = |what: String| drop(control.send(ToControl::Failed(what)));
     let io = match Uring::new(waker, epoch) {
@@ -478,9 +484,10 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
                 drop(control.send(ToControl::Stopped));
                 return;
             }
-            // No shard can have asked, and no client be let in, before there is a plan.
+            // Before the plan has come, no shard can have asked for a permit or a connection, and no client can have
+            // been admitted.
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
-            // The plan that comes has what was changed meanwhile, and no shard has run that could be repaired.
+            // The plan has the changed configuration, and there is no shard to repair yet.
             Ok(ToCore::Change(_) | ToCore::Repair(..)) => {}
             Err(_) => return,
         }

@@ -1,4 +1,8 @@
-//! The clients of a shard: from their arrival over their commands and events to their end.
+//! The life of a shard's clients: taking them over from the door, handling their commands, sending them events, and
+//! closing their connections.
+//!
+//! A shard has two queues of clients that may have something to get. A turn serves the first queue completely and the
+//! second one within a budget ([`TURN_BYTES`]).
 
 use super::{
     Arrival, Core, Entry, Owner, Parcel, ToControl,
@@ -17,44 +21,47 @@ use crate::{
 };
 use std::time::Duration;
 
-/// What one turn of a shard may spend on the clients of its second queue, in bytes, so that the clients of its first queue
-/// and the other shards of the core are served in between. A client is given at most one outbox full (32 KiB) at a time.
+/// Budget in bytes that one turn of a shard spends on the clients of its second queue. The other clients of that queue
+/// wait for the next turn; before it, the other shards of the core have their turns. Serving a client once makes a
+/// slice of its snapshot (32 KiB) or fills its outbox.
 pub(super) const TURN_BYTES: usize = 64 << 10;
-/// What a client of the second queue takes from [`TURN_BYTES`] at least. A send costs some 3 us however short it is, and in
-/// that time some 4 KiB can be made and copied.
+/// Bytes that serving a client of the second queue takes from [`TURN_BYTES`] at least. A send costs some 3 us even when
+/// it is short. In that time the core can make and copy some 4 KiB.
 pub(super) const SERVE_COST: usize = 4 << 10;
-/// For this long after it has come a client is served from the second queue.
+/// How long a client is served from the second queue after it has arrived.
 ///
-/// When hundreds of clients come at once, what they cost at first is more than a core has: a snapshot for each, and after that
-/// every event of the shard for each. That must not hold up the clients that were there before. A client that reads nothing
-/// stops costing when the buffers of its socket are full. The faster the events, the sooner that is, and two seconds of a load
-/// that keeps a core busy fill them.
+/// When hundreds of clients arrive at once, each costs a snapshot, and from then on every event of the shard. Together
+/// that is more than a core can do, and it must not delay the clients that were there before. A client that does not
+/// read stops costing when the buffers of its socket are full. The higher the rate of events, the sooner the buffers
+/// are full: two seconds of a load that keeps a core busy fill them.
 pub(super) const NEWCOMER: Duration = Duration::from_secs(2);
 
-/// The close of a client for which the shard has no room.
+/// The close frame for a client when its shard has no room for more clients.
 const FULL: Close = (close::RATE_LIMITED, "too many clients on this shard");
 
-/// What a client wants that ends its connection.
+/// Why the connection of a client ends.
 enum End {
-    /// It closes, with this code.
+    /// The client has sent a close frame with this code.
     Closed(Option<u16>),
-    /// It has to be closed.
+    /// The client has to be closed with this code and reason.
     Close(Close),
 }
 
 impl<I: Io> Hosted<I> {
-    /// Takes a client over that has passed the door.
+    /// Takes over a client that the door has identified or that wants to resume. A RESUME that can not be served is
+    /// answered with Invalid Session, and the connection goes back to the door.
     pub fn admit(&mut self, core: &mut Core<I>, arrival: Arrival<I::Socket>) {
         let Arrival { parcel, entry, version, .. } = arrival;
         let Parcel { socket, inbound, mut outbox } = parcel;
         core.clients += 1;
-        // The shard names the client by its number, so the place in the list is in it.
+        // The lower half of the number is the client's key in `clients`, so [`Hosted::queue_number`] finds the client.
         let number = core.clients << 32 | self.clients.vacant_key() as u64;
         let charge = core.plan.memory.admit(outbox.memory());
         let session = match entry {
-            // It passed the door just before that was closed, and would only keep the others waiting.
+            // The client left the door just before the core began to stop. Serving it would only delay the end of the
+            // core.
             _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
-            // A session that it has stays, and can be resumed later.
+            // The session that the client wanted to resume stays, so the client can resume it later.
             _ if charge.is_none() => Err((close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up")),
             Entry::Resume { claim, sequence } if !self.has_room_for(&claim, sequence) => Err(FULL),
             Entry::Identify(_) if !self.shard.has_room_for(None) => Err(FULL),
@@ -76,7 +83,7 @@ impl<I: Io> Hosted<I> {
         client.session = session.ok();
         client.since = core.now;
         client.charge = charge;
-        // The door may have read more than the IDENTIFY.
+        // The door may have received more messages than the IDENTIFY or RESUME.
         client.noted = true;
         client.awake = true;
         let client = entry.insert(client);
@@ -92,7 +99,7 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// Is there room for the client that resumes the claimed session?
+    /// Says whether the shard has room for a client that resumes the claimed session.
     fn has_room_for(&self, claim: &Claim, sequence: u64) -> bool {
         self.shard.has_room_for(self.shard.claimed(claim, sequence).as_ref())
     }
@@ -107,7 +114,7 @@ impl<I: Io> Hosted<I> {
         session
     }
 
-    /// The client with this number may have something to get.
+    /// Queues the client with this number, because the shard may have something for it.
     pub(super) fn queue_number(&mut self, number: u64) {
         let key = number as u32 as usize;
         if self.clients.get(key).is_some_and(|client| client.number == number) {
@@ -115,7 +122,7 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// Puts a client that may have something to get into the queue that it is served from, if it is in none.
+    /// Adds a client that may have something to get to its queue, unless it is in a queue already.
     fn queue(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key)
             && !std::mem::replace(&mut client.queued, true)
@@ -125,7 +132,7 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// Looks at the clients on whose sockets something has happened.
+    /// Handles the clients on whose sockets something has happened.
     pub(super) fn hear_clients(&mut self, core: &mut Core<I>) {
         while let Some(key) = self.noted.pop() {
             if let Some(client) = self.clients.get_mut(key) {
@@ -152,7 +159,8 @@ impl<I: Io> Hosted<I> {
                         if let Some(session) = client.session {
                             self.shard.detach(core.now, session, client.number, close::ends_session(code));
                         }
-                        // Some libraries decide by the code that comes back, so it is theirs.
+                        // The close frame repeats the client's code, because some libraries decide by the code that
+                        // they receive.
                         return self.say_goodbye(core, key, code, "");
                     }
                     Some(End::Close((code, reason))) => {
@@ -182,7 +190,7 @@ impl<I: Io> Hosted<I> {
         self.listen(core, key);
     }
 
-    /// Handles every message of a client that is complete.
+    /// Handles the complete messages of a client until one ends the connection or the outbox is full.
     fn commands(&mut self, core: &Core<I>, key: usize) -> Option<End> {
         let Self { clients, shard, .. } = self;
         let client = &mut clients[key];
@@ -194,7 +202,7 @@ impl<I: Io> Hosted<I> {
         })
     }
 
-    /// Listens to a client as long as there is room for answers, and gives up the memory that it was heard with.
+    /// Receives from a client while its outbox has room for answers. Frees the empty buffers of its frame decoder.
     fn listen(&mut self, core: &mut Core<I>, key: usize) {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.inbound.shrink(0);
@@ -202,7 +210,8 @@ impl<I: Io> Hosted<I> {
         core.sockets.receive(client.connection, how);
     }
 
-    /// Puts what there is for the clients on its way. Returns whether there is more.
+    /// Serves the clients of both queues, the second one within its budget. Returns whether clients are left in a
+    /// queue.
     pub(super) fn serve_clients(&mut self, core: &mut Core<I>) -> bool {
         self.look(core);
         if std::mem::take(&mut self.news) {
@@ -224,7 +233,7 @@ impl<I: Io> Hosted<I> {
         !self.first.is_empty() || !self.second.is_empty()
     }
 
-    /// Fills the outbox of a client once, and puts it on its way. Returns how many bytes were made for the client.
+    /// Fills the outbox of a client once and sends it. Returns how many bytes were made for the client.
     fn serve(&mut self, core: &mut Core<I>, key: usize) -> usize {
         let Some(client) = self.clients.get_mut(key) else { return 0 };
         client.queued = false;
@@ -240,7 +249,7 @@ impl<I: Io> Hosted<I> {
         }
         match progress {
             Progress::Idle => {}
-            // What a full socket does not take yet is asked for again when it does.
+            // The client is queued again when its socket takes bytes.
             Progress::More | Progress::Snapshot { .. } if client.blocked => {}
             Progress::More | Progress::Snapshot { .. } => {
                 client.queued = true;
@@ -261,7 +270,8 @@ impl<I: Io> Hosted<I> {
         made
     }
 
-    /// Puts the outbox of a client on its way, and goes on with its end when it has one.
+    /// Gives the outbox of a client to its socket. A client that is to be closed goes on to its next [`Stage`] when its
+    /// outbox has been sent.
     fn flush(&mut self, core: &mut Core<I>, key: usize) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if client.broken {
@@ -286,7 +296,8 @@ impl<I: Io> Hosted<I> {
         if let Some((bytes, from)) = client.outbox.take() {
             core.sockets.send(client.connection, bytes, from);
         }
-        // More bytes have to follow, the client is listened to again when they have left, or it has to be served or closed then.
+        // The core has to know when this send ends if more bytes follow it, if the proxy receives from the client again
+        // then, or if the client becomes awake then.
         let waits = !client.outbox.pending().is_empty() || client.outbox.is_full() || !client.awake;
         if waits && !client.outbox.is_empty() {
             core.sockets.hurry(client.connection);
@@ -308,10 +319,12 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// The connection has to be closed. `reconnect`: the client is told to come back by op 7 first.
+    /// Closes the connection of a client. `reconnect`: the client gets op 7 first, and [`RECONNECT_GRACE`] to close the
+    /// connection itself.
     fn send_away(&mut self, core: &mut Core<I>, key: usize, close: Close, reconnect: bool) {
         let client = &mut self.clients[key];
-        // In the middle of a large guild that is compressed on the way the code alone has to do.
+        // Op 7 can not follow a payload that is half in the compressed stream. Then the client gets the close frame
+        // only.
         if reconnect && client.outbox.abandon() {
             client.outbox.message(&[payload::RECONNECT]);
             client.stage = Stage::Grace { until: core.now + RECONNECT_GRACE, close };
@@ -321,7 +334,8 @@ impl<I: Io> Hosted<I> {
         self.say_goodbye(core, key, Some(close.0), close.1);
     }
 
-    /// Says goodbye so that the client hears it: the close frame, our end of the stream, then its end.
+    /// Closes the connection of a client in order: the close frame is sent, the proxy ends its side of the stream, then
+    /// the client ends its own. [`LINGER`] limits the time for that.
     fn say_goodbye(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
         let client = &mut self.clients[key];
         client.outbox.close(code, reason);
@@ -331,8 +345,8 @@ impl<I: Io> Hosted<I> {
         self.listen(core, key);
     }
 
-    /// The session of a client is over, and the client is told so by what is in its outbox: its connection goes back to the
-    /// door, where it may identify anew.
+    /// Ends the session of a client whose outbox has Invalid Session already. The connection goes back to the door,
+    /// where the client can identify again.
     fn begin_return(&mut self, core: &mut Core<I>, key: usize) {
         let client = &mut self.clients[key];
         client.stage = Stage::Returning;
@@ -343,7 +357,8 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// Gives a connection back to the door once its socket is free. What waits to be sent goes with it.
+    /// Gives a connection back to the door once the socket has been released. Bytes that wait to be sent go along in
+    /// the outbox.
     fn give_back(&mut self, core: &mut Core<I>, key: usize) {
         let Some(socket) = self.clients[key].released.take() else { return };
         self.forget(key);
@@ -352,7 +367,7 @@ impl<I: Io> Hosted<I> {
         core.tell(ToControl::Return(Box::new(parcel), client.version));
     }
 
-    /// Takes a client out of the lists of those to be served.
+    /// Removes a client from the list of awake clients, the queues, and the list of noted clients.
     fn forget(&mut self, key: usize) {
         self.awake.retain(|&awake| awake != key);
         self.first.retain(|&queued| queued != key);
@@ -360,7 +375,7 @@ impl<I: Io> Hosted<I> {
         self.noted.retain(|&noted| noted != key);
     }
 
-    /// The connection of a client is over.
+    /// Closes the connection of a client at once and detaches its session.
     pub(super) fn drop_client(&mut self, core: &mut Core<I>, key: usize) {
         let Some(client) = self.clients.try_remove(key) else { return };
         self.forget(key);
@@ -381,11 +396,13 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// Time has passed for a client that was to react.
+    /// Handles a timer of a client. `connection` is the connection that the timer was made for; a timer of an earlier
+    /// client with the same key is ignored.
     pub(super) fn on_client_timer(&mut self, core: &mut Core<I>, key: usize, connection: ConnectionId) {
         let Some(client) = self.clients.get_mut(key).filter(|client| client.connection == connection) else { return };
         if client.timer.is_none_or(|at| at > core.now) {
-            // An earlier one was made meanwhile, and this one is void.
+            // This timer is void: an earlier one has been handled since, and the next timer of the client, if any, is
+            // later.
             return;
         }
         client.timer = None;
@@ -401,7 +418,7 @@ impl<I: Io> Hosted<I> {
                 tracing::info!(shard = %self.shard.id(), "a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
                 return self.drop_client(core, key);
             }
-            // There may be a reason to close it.
+            // The shard may have decided to close the client.
             Stage::Open => drop(self.serve(core, key)),
             _ => {}
         }

@@ -1,8 +1,9 @@
-//! State files: one for each shard in `state_dir`, written when the proxy stops, read when it starts.
+//! State files: one for each shard in `state_dir`, written when the proxy stops and read when it starts.
 //!
-//! A file is a line that says what it is and for whom, then the compressed stream of [`Shard::save`], sealed as
-//! [`StateDir`] does it. It is taken away as soon as it has been opened: what it says is true only once. A file that is old,
-//! damaged, changed by somebody, or for another bot or configuration is reported and ignored. No token is ever in it.
+//! The first line of a file says which shard, bot and configuration it is for. The compressed stream of [`Shard::save`]
+//! follows, sealed by [`StateDir`]. A file is removed as soon as it has been opened, because its content is valid only
+//! once. A file that is damaged, altered, too old, or of another version, bot or configuration is reported and ignored.
+//! No file contains a token.
 
 use super::Plan;
 use crate::{shard::Shard, state_dir::StateDir};
@@ -11,23 +12,25 @@ use std::{
     path::PathBuf,
 };
 
-/// Changes with everything that makes older files unreadable, which includes any change of how the cache packs a guild:
-/// the codec, the tables, the stores, the list of kinds.
+/// Version of the content. It changes with everything that makes older files unreadable. That includes every change of
+/// how the cache packs a guild: the codec, the tables, the stores, the list of kinds.
 const VERSION: u32 = 7;
-/// Packed guilds do not get much smaller, whatever the level, so it should not cost time either; logs do.
+/// The compression level. Packed guilds hardly shrink at any level, so a fast level is enough. The log shrinks at this
+/// one too.
 const ZSTD_LEVEL: i32 = -5;
-/// Changes with what is around the stream of the shard: the first line and the seal.
+/// Version of the container: the first line and the seal.
 const CONTAINER: u32 = 2;
-/// Longest first line.
+/// Longest first line in bytes.
 const MAX_HEAD: usize = 1024;
 
 fn name(shard: u32) -> String {
     format!("shard-{shard}.state")
 }
 
-/// Where shards are kept between two processes.
+/// Storage for the states of shards between two processes.
 pub trait States {
-    /// Reads the state of a shard and takes it away. `Ok(None)`: there is none. `make` makes a shard of the stream.
+    /// Reads the state of a shard and removes it. `make` makes a shard of the stream. `Ok(None)`: there is no state.
+    /// `Err`: the state can not be read or used.
     fn load(
         &self,
         plan: &Plan,
@@ -35,11 +38,11 @@ pub trait States {
         make: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
     ) -> io::Result<Option<Shard>>;
 
-    /// Keeps a shard. `Ok(false)`: it has nothing to go on from.
+    /// Stores the state of a shard. `Ok(false)`: the shard has no session to go on with, and nothing is stored.
     fn store(&self, plan: &Plan, shard: &mut Shard) -> io::Result<bool>;
 }
 
-/// Nothing is kept.
+/// Stores nothing.
 pub struct NoStates;
 
 impl States for NoStates {
@@ -57,7 +60,7 @@ impl States for NoStates {
     }
 }
 
-/// Files in this directory; see the module's description.
+/// State files in this directory. See the module's description.
 pub struct StateFiles(pub PathBuf);
 
 impl States for StateFiles {
@@ -77,7 +80,8 @@ impl States for StateFiles {
     }
 }
 
-/// What has to be the same for a file to be of use. The token is in it as a digest only.
+/// The first line of a file. A file is of use only if its first line is exactly this one. The token is in it as a
+/// digest only.
 fn head(plan: &Plan, shard: u32) -> String {
     let token = ring::digest::digest(&ring::digest::SHA256, plan.token.as_bytes());
     let token: String = token.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
@@ -87,7 +91,7 @@ fn head(plan: &Plan, shard: u32) -> String {
     )
 }
 
-/// Writes the file of a shard. `Ok(false)`: it has nothing to go on from.
+/// Writes the file of a shard. `Ok(false)`: the shard has no session to go on with, and no file is written.
 fn store(directory: &StateDir, plan: &Plan, shard: &mut Shard) -> io::Result<bool> {
     let id = shard.id().id;
     directory.write(&name(id), |out| {
@@ -101,7 +105,7 @@ fn store(directory: &StateDir, plan: &Plan, shard: &mut Shard) -> io::Result<boo
     })
 }
 
-/// Reads the file of a shard and takes it away. `Ok(None)`: there is none. `make` makes a shard of the stream.
+/// Reads the file of a shard and removes it. `make` makes a shard of the stream. `Ok(None)`: there is no file.
 fn load(
     directory: &StateDir,
     plan: &Plan,
@@ -109,7 +113,7 @@ fn load(
     make: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
 ) -> io::Result<Option<Shard>> {
     let opened = directory.open(&name(shard));
-    // From here on it is gone, whatever it says.
+    // The file is removed before its content is looked at.
     directory.remove(&name(shard))?;
     let Some(mut sealed) = opened? else { return Ok(None) };
     let expected = head(plan, shard);

@@ -1,4 +1,5 @@
-//! A core's tasks: a panic in one shard, seen from Discord's side; a client that nothing wakes but its own socket.
+//! Tests of a data core on its own thread: a panic affects one shard or one client only, and a client is served that
+//! nothing but its own socket wakes.
 
 mod crowd;
 
@@ -61,7 +62,7 @@ impl Peer {
         self.say(&format!(r#"{{"t":"{name}","s":{},"op":0,"d":{{}}}}"#, self.sequence));
     }
 
-    /// The next payload with this opcode; `None` when the connection ends before.
+    /// Returns the next payload with this opcode; `None`: the connection ends before.
     fn hears(&mut self, op: u64) -> Option<serde_json::Value> {
         loop {
             while let Some(message) = self.inbound.next().unwrap() {
@@ -83,7 +84,7 @@ impl Peer {
         }
     }
 
-    /// IDENTIFY, answered with READY; returns the shard.
+    /// Receives IDENTIFY and answers with READY. Returns the shard that identifies.
     fn identified(&mut self) -> u64 {
         let identify = self.hears(2).expect("IDENTIFY");
         self.say(
@@ -117,7 +118,7 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
     }
 }
 
-/// Reads up to a message that is wanted.
+/// Reads messages up to the first one that is wanted.
 fn read_until(far: &mut TcpStream, inbound: &mut FrameDecoder, wanted: impl Fn(&Message) -> bool) {
     loop {
         while let Some(message) = inbound.next().unwrap() {
@@ -131,11 +132,11 @@ fn read_until(far: &mut TcpStream, inbound: &mut FrameDecoder, wanted: impl Fn(&
     }
 }
 
-/// A core with a control core that lets everyone identify, and a clock.
+/// A data core on a thread, and a control core that permits every IDENTIFY and makes the connections.
 struct Rig {
     listener: TcpListener,
     core: Arc<Postbox<ToCore>>,
-    /// Tasks that have panicked.
+    /// One message for each panic that the core reports.
     panics: mpsc::Receiver<()>,
     threads: Vec<thread::JoinHandle<()>>,
 }
@@ -179,12 +180,12 @@ impl Rig {
         Self { listener, core, panics, threads }
     }
 
-    /// A client of this shard; returns its end.
+    /// Sends the core a client that identifies with this shard. Returns the far end of its connection.
     fn client(&self, shard: u32) -> Far {
         self.client_with(shard, Outbox::new(Transport::None, Encoding::Json))
     }
 
-    /// The same, with something in its outbox.
+    /// Like [`Rig::client`], with the outbox of the client given.
     fn client_with(&self, shard: u32, outbox: Outbox) -> Far {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -200,9 +201,9 @@ impl Rig {
         Far { stream, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }
 
-    /// Stops the core, while Discord's ends read on.
+    /// Stops the core and waits for its threads, while Discord's ends of the connections read on.
     fn stop(self, peers: impl IntoIterator<Item = Peer>) {
-        // It may have been told already.
+        // The test may have stopped the core already.
         let _ = self.core.send(ToCore::Stop);
         let drains = peers.into_iter().map(|mut peer| thread::spawn(move || while peer.hears(99).is_some() {}));
         let drains: Vec<_> = drains.collect();
@@ -213,14 +214,15 @@ impl Rig {
     }
 }
 
-/// A client's end of its connection.
+/// The client's end of a connection.
 struct Far<S = TcpStream> {
     stream: S,
     inbound: FrameDecoder,
 }
 
 impl<S: Read> Far<S> {
-    /// The next event of this name; `None` when the connection ends before, or has nothing more and does not wait.
+    /// Returns the next event with this name; `None`: the connection ends before, or its socket does not block and has
+    /// no more bytes.
     fn hears(&mut self, name: &str) -> Option<serde_json::Value> {
         loop {
             while let Some(message) = self.inbound.next().unwrap() {
@@ -246,7 +248,7 @@ fn a_client_that_could_not_be_listened_to_is_heard_afterwards() {
     outbox.message(&[&[b' '; 100_000]]);
     let Far { stream: mut far, mut inbound } = rig.client_with(0, outbox);
     read_until(&mut far, &mut inbound, |message| matches!(message, Message::Text(text) if text.len() == 100_000));
-    // There is nothing to send to it any more; the core has to wait for this.
+    // Nothing is left to send to the client, so the core sleeps. The heartbeat has to wake it.
     thread::sleep(Duration::from_millis(200));
     let mut beat = Vec::new();
     write_frame(&mut beat, Opcode::Text, br#"{"op":1,"d":null}"#, Some([1, 2, 3, 4]));
@@ -263,7 +265,7 @@ fn a_client_that_could_not_be_listened_to_is_heard_afterwards() {
 #[test]
 fn a_client_that_comes_too_late_is_sent_away() {
     let rig = Rig::start(vec![0]);
-    // The core waits for this one, which does not react to anything.
+    // This client does not close its connection, so the stopping core waits for it.
     let silent = rig.client(0);
     assert!(rig.core.send(ToCore::Stop).is_ok());
     let Far { stream: mut far, mut inbound } = rig.client(0);
@@ -282,20 +284,21 @@ fn a_panic_restarts_its_shard_and_no_other() {
         peers[shard] = Some(peer);
     }
     let [Some(mut first), Some(mut second)] = peers else { panic!("both shards identify") };
-    // In its own task, and in one that it shares with its neighbour.
+    // The shard panics in two places.
     for name in ["PANIC_IN_A_TEST", "PANIC_AT_A_TICK_IN_A_TEST"] {
         first.dispatches(name);
         assert_eq!(first.hears(99), None, "its connection is gone");
         first = Peer::accept(&rig.listener);
         assert_eq!(first.identified(), 0, "it starts anew");
-        // The neighbour is still there and answers.
+        // The other shard goes on and answers.
         second.say(r#"{"t":null,"s":null,"op":1,"d":null}"#);
         assert!(second.hears(1).is_some());
     }
     rig.stop([first, second]);
 }
 
-/// The only client of a shard is served by the task of the shard: what goes wrong there is still the client's alone.
+/// A panic while the only client of a shard is served ends the connection of that client. The session of the shard goes
+/// on.
 #[test]
 fn a_panic_for_a_client_costs_that_client_its_connection_and_nobody_else_anything() {
     let rig = Rig::start(vec![0]);
@@ -303,14 +306,14 @@ fn a_panic_for_a_client_costs_that_client_its_connection_and_nobody_else_anythin
     peer.identified();
     let mut client = rig.client(0);
     assert!(client.hears("READY").is_some());
-    // It is idle after a while; when not, its own task comes upon the same.
+    // Gives the core time to become idle.
     thread::sleep(Duration::from_millis(100));
     peer.dispatches("AN_EVENT");
     assert!(client.hears("AN_EVENT").is_some());
     peer.dispatches("PANIC_FOR_A_CLIENT_IN_A_TEST");
     assert_eq!(client.hears("PANIC_FOR_A_CLIENT_IN_A_TEST"), None, "its connection is dropped");
     assert!(rig.panics.recv_timeout(Duration::from_secs(30)).is_ok(), "it is counted");
-    // The shard's session goes on, with another client.
+    // The session of the shard goes on, and serves another client.
     let mut other = rig.client(0);
     assert!(other.hears("READY").is_some());
     peer.dispatches("ANOTHER_EVENT");
@@ -319,7 +322,7 @@ fn a_panic_for_a_client_costs_that_client_its_connection_and_nobody_else_anythin
     rig.stop([peer]);
 }
 
-/// Several clients of one shard have turns of their own.
+/// Every client of a shard gets every event, also when clients come and go.
 #[test]
 fn one_client_or_several_get_every_event() {
     let rig = Rig::start(vec![0]);
@@ -338,7 +341,7 @@ fn one_client_or_several_get_every_event() {
             }
         }
     }
-    // Of those that leave nothing is left in the way of the last one.
+    // Clients that have left do not delay the one that stays.
     clients.truncate(1);
     for round in 0..20 {
         let name = format!("EVENT_{round}");

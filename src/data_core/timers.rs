@@ -1,17 +1,17 @@
-//! When the core has to look at a connection although nothing happens there.
+//! Timers: when the core has to look at a connection although nothing happens on it.
 
 use super::Owner;
 use crate::{io::sockets::ConnectionId, protocol::Time};
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-/// One appointment.
+/// One timer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timer {
-    /// When.
+    /// When the timer is due.
     pub at: Time,
-    /// With whom.
+    /// The owner of the connection.
     pub owner: Owner,
-    /// On which connection: when the owner has another one by then, the appointment is void.
+    /// The connection that the timer is for. The timer is void when the owner has another connection by then.
     pub connection: ConnectionId,
 }
 
@@ -27,23 +27,23 @@ impl PartialOrd for Timer {
     }
 }
 
-/// All appointments of a core. Each connection makes a new one only when it is earlier than the one that it has, so there are
-/// few more than connections that wait for something.
+/// All timers of a core. A client adds a timer only when it is earlier than the client's earliest one, so there are few
+/// more timers than connections that wait for something.
 #[derive(Default)]
 pub struct Timers(BinaryHeap<Reverse<Timer>>);
 
 impl Timers {
-    /// Adds one.
+    /// Adds a timer.
     pub fn add(&mut self, timer: Timer) {
         self.0.push(Reverse(timer));
     }
 
-    /// When the next one is.
+    /// When the earliest timer is due.
     pub fn next(&self) -> Option<Time> {
         self.0.peek().map(|timer| timer.0.at)
     }
 
-    /// Takes one that is due.
+    /// Removes a timer that is due at `now`, the earliest first.
     pub fn pop(&mut self, now: Time) -> Option<Timer> {
         self.next().filter(|&at| at <= now)?;
         self.0.pop().map(|timer| timer.0)

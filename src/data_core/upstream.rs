@@ -1,9 +1,10 @@
-//! One connection to Discord as the data core sees it: received bytes go in, payloads come out, frames are put on their way.
+//! One connection to Discord: received bytes go in, payloads come out, and frames to send become bytes for the socket.
 //!
-//! Owns the TLS state, the frame decoder, the decompressor and the bytes to send. It decides nothing about the session.
+//! Owns the TLS state, the frame decoder, the decompressor and the bytes to send. Never: decides anything about the
+//! session.
 //!
-//! Copies of a payload on its way in, without TLS: from the kernel's buffer into the decoder, decompressed into `payload`, from
-//! there into the shard's log. Allocations: none once the buffers have grown.
+//! Copies of a payload that comes in, without TLS: from the ring's buffer into the frame decoder, decompressed into
+//! `payload`, from there into the log of the shard. Allocations: none once the buffers have grown.
 
 use crate::{
     compression::{InflateError, Inflater, Transport},
@@ -16,23 +17,24 @@ use std::io;
 
 /// Largest payload after decompression, in bytes. A guild with 100,000 members comes to some 60 MB.
 const MAX_PAYLOAD: usize = 256 << 20;
-/// The buffer of payloads is given back when it grew beyond this, in bytes.
+/// Largest capacity in bytes at which the buffer of payloads is kept. A larger one is freed when it is empty.
 const KEEP_PAYLOAD: usize = 256 << 10;
-/// When so many bytes wait for Discord, of its pings only the newest one is answered (RFC 6455 section 5.5.3 allows that), and with
-/// [`MAX_OWED`] the connection is given up. One that takes something never gets there: commands are limited, and so are
-/// heartbeats.
+/// When this many bytes wait for Discord, only its newest ping is answered, which RFC 6455 section 5.5.3 allows. At
+/// [`MAX_OWED`] bytes the connection is given up. A connection whose peer reads does not reach that, because commands
+/// and heartbeats are limited.
 const HIGH_WATER: usize = 64 << 10;
-/// See [`HIGH_WATER`].
+/// Bytes waiting for Discord at which the connection is given up.
 const MAX_OWED: usize = 1 << 20;
-/// The buffers of frames and of TLS records are given back when they grew beyond this, in bytes.
+/// Largest capacity in bytes at which the buffers of frames and of TLS records are kept. Larger ones are freed when
+/// they are empty.
 const KEEP_FRAMES: usize = 16 << 10;
 
-/// Why a connection can not be read on.
+/// Why nothing more can be read from a connection.
 #[derive(Debug)]
 pub struct Broken {
     /// Discord's close code, when it has sent one.
     pub code: Option<u16>,
-    /// For the log.
+    /// The reason as text, for the log line.
     pub why: String,
 }
 
@@ -42,33 +44,34 @@ impl Broken {
     }
 }
 
-/// See the module's description.
+/// One connection to Discord. See the module's description.
 pub struct Upstream {
-    /// Its socket.
+    /// The connection in the core's [`Sockets`](crate::io::sockets::Sockets).
     pub connection: ConnectionId,
     tls: Option<Box<Tls>>,
     /// TLS records that were received and not decrypted yet.
     records: Vec<u8>,
     inbound: FrameDecoder,
     inflater: Inflater,
-    /// The payload under assembly, or the one that was handed out last.
+    /// The payload that is being decompressed, or the one that was returned last.
     payload: Vec<u8>,
-    /// `payload` was handed out and can be cleared.
+    /// Whether `payload` was returned to the caller, so that the next call clears it.
     handed_out: bool,
     /// Frames to send that are not encrypted yet.
     frames: Vec<u8>,
-    /// The payload of the newest ping that is not answered yet because too much waits.
+    /// The payload of the newest ping, if its pong has to wait until fewer than [`HIGH_WATER`] bytes wait.
     ping: Option<Vec<u8>>,
-    /// Bytes for the socket.
+    /// Bytes for the socket, encrypted where the connection uses TLS.
     pub outgoing: Outgoing,
-    /// The socket takes no more bytes now; the core is told when that changes.
+    /// Whether the socket is full. The core gets [`Event::Writable`](crate::io::sockets::Event::Writable) when the
+    /// socket takes bytes again.
     pub blocked: bool,
-    /// The peer has ended the stream, or the connection broke; what was received before is still to be read.
+    /// Why the stream has ended, once it has. What was received before is still to be read.
     pub ended: Option<String>,
 }
 
 impl Upstream {
-    /// A connection after its upgrade.
+    /// Makes the state of a connection whose upgrade is done.
     pub fn new(connection: ConnectionId, tls: Option<Box<Tls>>, inbound: FrameDecoder, transport: Transport) -> Self {
         Self {
             connection,
@@ -86,7 +89,7 @@ impl Upstream {
         }
     }
 
-    /// Takes bytes from the socket.
+    /// Takes bytes that the socket has received.
     pub fn received(&mut self, bytes: &[u8]) {
         match self.tls {
             None => self.inbound.receive(bytes),
@@ -94,7 +97,7 @@ impl Upstream {
         }
     }
 
-    /// Decrypts what was received. To be called before [`Upstream::next`].
+    /// Decrypts what was received. The caller calls this before [`Upstream::next`].
     pub fn decrypt(&mut self) {
         let Some(tls) = &mut self.tls else { return };
         if self.records.is_empty() {
@@ -110,7 +113,8 @@ impl Upstream {
         self.ended.get_or_insert(why);
     }
 
-    /// The next payload; `None`: there is no whole one. Pings are answered on the way.
+    /// Returns the next payload; `None`: no payload is complete. Pings are answered with pongs. `Err`: Discord has
+    /// closed the connection, or has violated a protocol; the close frame is then among the frames to send.
     pub fn next(&mut self) -> Result<Option<&[u8]>, Broken> {
         if std::mem::take(&mut self.handed_out) {
             clear(&mut self.payload, KEEP_PAYLOAD);
@@ -118,7 +122,7 @@ impl Upstream {
         loop {
             let complete = match self.inbound.next() {
                 Ok(None) => return Ok(None),
-                // Plain text is legal on a connection that asked for compression.
+                // Discord may send text messages on a connection that asked for compression.
                 Ok(Some(Message::Text(_))) if !self.payload.is_empty() => {
                     self.close(Some(close::UNKNOWN_ERROR));
                     return Err(Broken::new("a text message in the middle of a compressed payload"));
@@ -162,27 +166,28 @@ impl Upstream {
         }
     }
 
-    /// Gives memory back that a burst needed. To be called when there is nothing more to read.
+    /// Frees memory that a burst needed. The caller calls this when there is nothing more to read.
     pub fn shrink(&mut self) {
         match self.tls {
             None => self.inbound.shrink(KEEP_FRAMES),
-            // rustls wants initialised memory to write to, which all connections of the core share.
+            // rustls needs initialised memory to write to. The connections of the core share one such buffer, which an
+            // empty decoder gives back to the thread.
             Some(_) => self.inbound.release(),
         }
     }
 
-    /// Puts a payload on its way.
+    /// Adds a payload to the frames to send.
     pub fn send(&mut self, payload: &[u8]) {
         write_frame(&mut self.frames, Opcode::Text, payload, Some(mask()));
     }
 
-    /// Puts a close frame on its way.
+    /// Adds a close frame to the frames to send.
     pub fn close(&mut self, code: Option<u16>) {
         write_close(&mut self.frames, code, "", Some(mask()));
     }
 
-    /// Makes bytes for the socket of everything that was put on its way. An error: nothing can be sent any more, or Discord has
-    /// taken nothing for too long.
+    /// Turns the frames to send into bytes for the socket. `Err`: nothing can be sent any more, or Discord has left
+    /// [`MAX_OWED`] bytes waiting.
     pub fn encrypt(&mut self) -> io::Result<()> {
         let owed = self.frames.len() + self.outgoing.len();
         if owed >= MAX_OWED {
@@ -209,7 +214,7 @@ impl Upstream {
     }
 }
 
-/// Empties a buffer, and gives its memory back when that is more than `keep` bytes.
+/// Empties a buffer. Frees its memory when the capacity is more than `keep` bytes.
 fn clear(buffer: &mut Vec<u8>, keep: usize) {
     if buffer.capacity() > keep {
         *buffer = Vec::new();

@@ -1,21 +1,23 @@
 //! The memory that the connections of all clients of the process may take together (config key `client_memory`).
 //!
-//! Counted are encoders, bytes that wait to be sent, and a fixed amount for each client; not the events that wait in the logs of
-//! the shards, which have bounds of their own, nor what the kernel holds.
+//! Counted are compressors, bytes that wait to be sent, and a fixed amount for each client. Not counted are the events
+//! that wait in the logs of the shards, which have their own bounds, and the buffers of the kernel.
 //!
-//! Promises: a client that would lead beyond the budget is not let in. When those that are in grow beyond it, whoever takes
-//! nothing and has much waiting is dropped; its session stays and can be resumed. The count is exact to [`STEP`] bytes for
-//! each client, and touches memory that the cores share only when a client's need changes by more.
+//! Promises: a client that would exceed the budget is refused. When the clients that are connected grow beyond the
+//! budget, those whose sockets are full and that have more than [`STEP`] bytes waiting are dropped; their sessions stay
+//! and can be resumed. The count of a client is never below its need and less than two [`STEP`]s above it. Only a
+//! change of the count touches memory that the cores share.
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
-/// What a client is counted for is a multiple of this. Its buffers come and go within one step.
+/// The count of a client in bytes is a multiple of this, so that most buffers come and go without a change of the
+/// count.
 pub const STEP: usize = 32 << 10;
 
-/// See the module's description. One for the process.
+/// The budget of the process. See the module's description.
 #[derive(Debug)]
 pub struct MemoryBudget {
     limit: usize,
@@ -25,50 +27,51 @@ pub struct MemoryBudget {
 }
 
 impl Default for MemoryBudget {
-    /// Without a limit.
+    /// Makes a budget without a limit.
     fn default() -> Self {
         Self::new(usize::MAX)
     }
 }
 
 impl MemoryBudget {
-    /// Of so many bytes.
+    /// Makes a budget of `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self { limit, used: AtomicUsize::new(0), refused: AtomicU64::new(0), dropped: AtomicU64::new(0) }
     }
 
-    /// The most bytes.
+    /// The most bytes that all clients may take together.
     pub fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Bytes that clients take now.
+    /// Bytes that the clients are counted for now.
     pub fn used(&self) -> usize {
         self.used.load(Relaxed)
     }
 
-    /// Clients that were not let in so far.
+    /// Number of clients that were refused so far.
     pub fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
     }
 
-    /// Clients that were dropped so far.
+    /// Number of clients that were dropped so far.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Relaxed)
     }
 
-    /// Do those that are in take more than all may?
+    /// Says whether the connected clients take more than the limit.
     pub fn is_exceeded(&self) -> bool {
         self.used() > self.limit
     }
 
-    /// Lets a client in that will need so many bytes; `None`: there is no room for it.
+    /// Counts a new client that needs `bytes` bytes. `None`: the budget has no room for the client, which counts as
+    /// refused.
     pub fn admit(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
         let bytes = steps(bytes);
         let before = self.used.fetch_add(bytes, Relaxed);
         let charge = Charge { budget: self.clone(), bytes };
         if before.saturating_add(bytes) > self.limit {
-            // What was counted goes with the charge.
+            // Dropping the charge takes the bytes off again.
             self.refused.fetch_add(1, Relaxed);
             return None;
         }
@@ -80,7 +83,7 @@ fn steps(bytes: usize) -> usize {
     bytes.div_ceil(STEP) * STEP
 }
 
-/// What one client is counted for. Dropping it gives the bytes back.
+/// The bytes that one client is counted for. Dropping the charge takes them off the budget.
 #[derive(Debug)]
 pub struct Charge {
     budget: Arc<MemoryBudget>,
@@ -88,7 +91,7 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// The client needs so many bytes now.
+    /// Reports that the client needs `bytes` bytes now.
     pub fn set(&mut self, bytes: usize) {
         let bytes = steps(bytes);
         if bytes > self.bytes {
@@ -101,7 +104,8 @@ impl Charge {
         self.bytes = bytes;
     }
 
-    /// Has the client to be dropped, with so many bytes waiting that it does not take?
+    /// Says whether a client whose socket is full has to be dropped, which is then counted: the budget is exceeded, and
+    /// more than [`STEP`] bytes are `waiting` for the client.
     pub fn must_go(&self, waiting: usize) -> bool {
         let must = waiting > STEP && self.budget.is_exceeded();
         if must {
@@ -134,7 +138,7 @@ mod tests {
         assert!(budget.is_exceeded());
         assert!(third.must_go(STEP + 1) && !third.must_go(STEP), "who has much waiting goes");
         assert_eq!(budget.dropped(), 1);
-        // Within a step nothing is counted anew.
+        // The count does not fall for a difference of one step.
         first.set(8 * STEP);
         assert_eq!(budget.used(), 11 * STEP);
         first.set(STEP);

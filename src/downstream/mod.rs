@@ -1,5 +1,6 @@
-//! A client's connection to the proxy: its session (pure) and the encoder of its stream (pure). The sockets are in
-//! `control/door.rs` before IDENTIFY and in [`crate::data_core`] after it.
+//! One client of the proxy: its session, the output side of its connection, and the memory budget of all clients.
+//! Sessions and outboxes are pure. The sockets are in `control/door.rs` before IDENTIFY, and in [`crate::data_core`]
+//! after it.
 
 pub mod budget;
 pub mod outbox;

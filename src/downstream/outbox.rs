@@ -1,11 +1,13 @@
-//! What is on its way to one client: payloads go in as JSON text, framed, encoded and compressed bytes come out.
+//! The output side of one client's connection: JSON payloads go in, and WebSocket frames come out, encoded and
+//! compressed as the client wants.
 //!
-//! Every byte to a client passes here, so frames can not interleave and a compressed stream has all its messages. What a
-//! connection needs to remember of its encoding travels with it; what is needed only while a payload is being written is
-//! shared by all connections of a core. A client that asks for nothing has nothing.
+//! Every byte for the client goes through its outbox, so frames do not interleave, and a compressed stream contains all
+//! messages in order. The state of a connection's compression is in its outbox and moves with the connection to another
+//! core. Encoders and buffers that are needed for one payload at a time are shared by all connections of a core. Only a
+//! connection with a compressed stream has a compressor of its own.
 //!
-//! Memory of a connection besides the bytes that wait to be sent: none for JSON, ETF and payload compression; for a
-//! compressed stream that of its [`Deflater`].
+//! Memory of a connection besides the bytes that wait to be sent: none for JSON, ETF and payload compression. For a
+//! compressed stream it is that of its [`Deflater`].
 
 use crate::{
     compression::{Deflater, PayloadCompressor, Transport, count},
@@ -14,35 +16,37 @@ use crate::{
 };
 use std::cell::RefCell;
 
-/// Producers stop filling at this many bytes and wait until they are written.
+/// An outbox with this many bytes is full: producers wait until some have been sent.
 pub const HIGH_WATER: usize = 64 << 10;
-/// Memory beyond this is given back once it was written.
+/// Buffers with a larger capacity, in bytes, are freed when they are empty.
 const KEEP: usize = 2 * HIGH_WATER;
-/// Payload compression leaves smaller payloads alone: they would shrink little, and every client has to unpack them.
+/// Smallest payload in bytes that payload compression compresses. Smaller payloads would hardly shrink, and the client
+/// would have to inflate them.
 pub const PACK_FROM: usize = 1024;
-/// Empty buffers that a core keeps, each of at most [`KEEP_SPARE`] bytes.
+/// Number of empty buffers that a core keeps, each of at most [`KEEP_SPARE`] bytes.
 const SPARES: usize = 64;
-/// See [`SPARES`].
+/// Largest capacity in bytes of a buffer that is kept; see [`SPARES`].
 const KEEP_SPARE: usize = 16 << 10;
-/// Room for the commonest header of a message whose size is known only afterwards.
+/// Bytes reserved for the header of a message whose length is known only after it was written. Most messages need
+/// exactly this many.
 const HEADER: usize = 4;
-/// Room for any header.
+/// Length in bytes of the longest header.
 const LONGEST_HEADER: usize = 10;
-/// What a client is counted for besides its outbox: its session, its decoder, its place in the lists.
+/// Bytes that a client is charged for besides its outbox: its session, its frame decoder, its entries in lists.
 const REST_OF_CLIENT: usize = 4 << 10;
-/// Messages that can wait for the end of one that is being made; more are dropped.
+/// The number of messages that can wait while a payload is written in pieces. More messages are dropped.
 pub const MAX_DEFERRED: usize = 64;
 
-/// What the connections of a core share, because nobody needs it for longer than one payload.
+/// Encoders and buffers that the connections of a core share. A connection uses them for one payload at a time.
 #[derive(Default)]
 struct Tools {
     encoder: etf::Encoder,
-    /// Made for the first client that wants payload compression.
+    /// The compressor, made when the first payload is compressed.
     compressor: Option<PayloadCompressor>,
-    /// A payload in between two steps.
+    /// Holds a payload between two steps, such as encoding and compressing.
     scratch: Vec<u8>,
-    /// Empty buffers of connections that have written everything, at most [`SPARES`]. The one used last is taken first: it is
-    /// in the CPU's cache.
+    /// Empty buffers of connections whose bytes have all been sent, at most [`SPARES`]. The last one is used first,
+    /// because it is in the CPU's cache.
     spares: Vec<Vec<u8>>,
 }
 
@@ -50,37 +54,37 @@ thread_local! {
     static TOOLS: RefCell<Tools> = RefCell::default();
 }
 
-/// How payloads are written on a connection.
+/// The encoding and compression of a connection.
 enum Form {
     /// JSON in text messages.
     Plain,
-    /// The same, but a large payload may be compressed by itself.
+    /// JSON with payload compression: large payloads are compressed one by one and go into binary messages.
     Packed,
     /// ETF in binary messages.
     Etf,
-    /// A compressed stream.
+    /// A compressed stream of payloads in this encoding.
     Stream(Deflater, Encoding),
 }
 
-/// A message that is being made piece by piece, so that nobody has to wait for all of it.
+/// A message that is written piece by piece, so that the core can serve other clients in between.
 struct Open {
-    /// Room for the header, and the payload as far as it is made.
+    /// Room for the header, then the payload so far.
     frame: Vec<u8>,
-    /// Messages that came meanwhile.
+    /// Messages that were added since [`Outbox::begin`], at most [`MAX_DEFERRED`].
     deferred: Vec<Vec<u8>>,
 }
 
-/// See the module's description.
+/// The output side of one client's connection. See the module's description.
 pub struct Outbox {
     form: Form,
     open: Option<Open>,
     wire: Outgoing,
-    /// A close frame is in it: nothing may follow.
+    /// A close frame was added, and no frame may follow it.
     closed: bool,
 }
 
 impl Outbox {
-    /// An empty one.
+    /// Makes an empty outbox.
     pub fn new(transport: Transport, encoding: Encoding) -> Self {
         let form = match (Deflater::new(transport), encoding) {
             (Some(deflater), encoding) => Form::Stream(deflater, encoding),
@@ -90,9 +94,9 @@ impl Outbox {
         Self { form, open: None, wire: Outgoing::default(), closed: false }
     }
 
-    /// The client has identified or resumed: from now on what it gets is compressed as it wants. `payloads`: it has asked
-    /// for payload compression (docs: Gateway, Payload Compression). That is for JSON only, and not on top of transport
-    /// compression: there it changes nothing.
+    /// Starts compression, because the client has identified or resumed. `payloads`: the client has asked for payload
+    /// compression (docs: Gateway, Payload Compression). Payload compression is for JSON without transport compression;
+    /// on other connections `payloads` changes nothing.
     pub fn start_compressing(&mut self, payloads: bool) {
         match &mut self.form {
             Form::Plain if payloads => self.form = Form::Packed,
@@ -101,7 +105,7 @@ impl Outbox {
         }
     }
 
-    /// How payloads are written, in both directions.
+    /// The encoding of payloads in both directions.
     pub fn encoding(&self) -> Encoding {
         match self.form {
             Form::Plain | Form::Packed => Encoding::Json,
@@ -110,7 +114,7 @@ impl Outbox {
         }
     }
 
-    /// How payloads are compressed: `none`, `payload`, `zlib-stream` or `zstd-stream`.
+    /// The compression of payloads, for metrics: `none`, `payload`, `zlib-stream` or `zstd-stream`.
     pub fn compression(&self) -> &'static str {
         match &self.form {
             Form::Plain | Form::Etf => "none",
@@ -119,7 +123,9 @@ impl Outbox {
         }
     }
 
-    /// Adds one payload: JSON text, in parts that end where tokens do.
+    /// Adds one payload. `parts` are the parts of its JSON text; each ends between two tokens. A payload is dropped
+    /// after a close frame, or when [`MAX_DEFERRED`] payloads wait already. A payload that can not be encoded as ETF is
+    /// logged and dropped.
     pub fn message(&mut self, parts: &[&[u8]]) {
         if self.closed {
             return;
@@ -162,8 +168,8 @@ impl Outbox {
         }
     }
 
-    /// Begins a payload that comes in pieces; false when the connection's encoding needs it whole. Until [`Outbox::end`]
-    /// other payloads wait.
+    /// Begins a payload that comes in pieces. Until [`Outbox::end`] other payloads wait. Returns false when the
+    /// connection's encoding needs the payload as a whole, or after a close frame.
     pub fn begin(&mut self) -> bool {
         let pieces = matches!(self.form, Form::Plain | Form::Stream(_, Encoding::Json)) && !self.closed;
         if pieces {
@@ -173,7 +179,7 @@ impl Outbox {
         pieces
     }
 
-    /// Adds a piece of the payload that was begun.
+    /// Adds a piece to the payload that [`Outbox::begin`] began.
     pub fn piece(&mut self, piece: &[u8]) {
         let Some(open) = &mut self.open else { return };
         match &mut self.form {
@@ -185,7 +191,7 @@ impl Outbox {
         }
     }
 
-    /// The payload that was begun is complete.
+    /// Ends the payload that [`Outbox::begin`] began. The payloads that waited follow it.
     pub fn end(&mut self) {
         let Some(Open { mut frame, deferred }) = self.open.take() else { return };
         let opcode = match &mut self.form {
@@ -201,7 +207,7 @@ impl Outbox {
         let start = LONGEST_HEADER - header.len();
         frame[start..LONGEST_HEADER].copy_from_slice(&header);
         if self.pending().is_empty() {
-            // A large one is not copied again.
+            // The frame becomes the buffer, so a large payload is not copied.
             self.wire.replace(frame, start);
         } else {
             self.wire.buffer().extend_from_slice(&frame[start..]);
@@ -209,8 +215,9 @@ impl Outbox {
         deferred.iter().for_each(|payload| self.message(&[payload]));
     }
 
-    /// Gives up the payload that is being made, if there is one. False: no other can be sent any more, because a part of
-    /// it is in the compressed stream already.
+    /// Discards the payload that is being written in pieces, if there is one. The payloads that waited are added.
+    /// Returns false when a part of the payload is in the compressed stream already: then only a close frame can
+    /// follow.
     pub fn abandon(&mut self) -> bool {
         if self.open.is_some() && matches!(self.form, Form::Stream(..)) {
             return false;
@@ -220,14 +227,14 @@ impl Outbox {
         true
     }
 
-    /// Adds a pong.
+    /// Adds a pong frame. Nothing is added after a close frame.
     pub fn pong(&mut self, payload: &[u8]) {
         if !self.closed {
             write_frame(self.wire.buffer(), Opcode::Pong, payload, None);
         }
     }
 
-    /// Adds a close frame; whatever is added afterwards is dropped, and so is a payload that is not complete.
+    /// Adds a close frame. Frames that are added later are dropped, and so is a payload that is not complete.
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
         self.open = None;
         if !self.closed {
@@ -236,45 +243,46 @@ impl Outbox {
         }
     }
 
-    /// Adds bytes that are no WebSocket frames: the HTTP response of the upgrade.
+    /// Adds bytes that are no WebSocket frame: the HTTP response of the upgrade.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.wire.buffer().extend_from_slice(bytes);
     }
 
-    /// What has to be written next, besides what was taken.
+    /// The bytes that have to be sent next. Bytes that were taken are not among them.
     pub fn pending(&self) -> &[u8] {
         self.wire.pending()
     }
 
-    /// Announces that the first `n` bytes of [`Outbox::pending`] were written.
+    /// Reports that the first `n` bytes of [`Outbox::pending`] were sent.
     pub fn wrote(&mut self, n: usize) {
         self.wire.wrote(n, KEEP);
     }
 
-    /// Takes everything that is pending, to be sent from the returned index on. `None`: there is nothing, or what was taken
-    /// before is not back yet.
+    /// Takes the buffer with all pending bytes, to be sent from the returned offset on. `None`: nothing is pending, or
+    /// the buffer that was taken before has not been returned.
     pub fn take(&mut self) -> Option<(Vec<u8>, usize)> {
         self.wire.take()
     }
 
-    /// Brings back what [`Outbox::take`] gave, of which `sent` bytes have left.
+    /// Returns the buffer of [`Outbox::take`], of which `sent` bytes were sent.
     pub fn returned(&mut self, bytes: Vec<u8>, sent: usize) {
         if let Some(bytes) = self.wire.returned(bytes, sent) {
             spare(bytes);
         }
     }
 
-    /// Has everything left, what was taken included?
+    /// Says whether all bytes were sent, including those that were taken.
     pub fn is_empty(&self) -> bool {
         self.wire.is_empty()
     }
 
-    /// Bytes that have not left.
+    /// Number of bytes that were not sent yet, including those that were taken.
     pub fn len(&self) -> usize {
         self.wire.len()
     }
 
-    /// Bytes that the connection takes, of which those of the encoder count from the beginning on.
+    /// Bytes that the client is charged for, the rest of its connection included. For a compressed stream the memory of
+    /// the compressor counts from the beginning, before it is allocated.
     pub fn memory(&self) -> usize {
         let encoder = match &self.form {
             Form::Stream(deflater, _) => deflater.memory(),
@@ -287,13 +295,13 @@ impl Outbox {
         REST_OF_CLIENT + encoder + open + self.wire.capacity().max(self.wire.len())
     }
 
-    /// Should producers wait?
+    /// Says whether producers have to wait: the outbox has [`HIGH_WATER`] bytes or more.
     pub fn is_full(&self) -> bool {
         self.wire.len() >= HIGH_WATER
     }
 }
 
-/// Keeps the memory of an empty buffer for the next connection that writes.
+/// Keeps the memory of an empty buffer for the next connection of the core that writes.
 fn spare(mut bytes: Vec<u8>) {
     if bytes.capacity() <= KEEP_SPARE {
         bytes.clear();
@@ -315,8 +323,8 @@ impl Tools {
     }
 }
 
-/// Discord's payloads are checked for structure only when they come, so this can still happen. A JSON client would get
-/// the text as it is; there is no term for it.
+/// Logs a payload that can not be encoded as ETF. The proxy checks only the structure of Discord's payloads when it
+/// receives them, so malformed values are found here. A JSON client gets such a payload as it is.
 fn report(malformed: crate::protocol::json::Malformed) {
     tracing::error!("a payload is no JSON and does not reach a client that wants ETF: {malformed}");
 }
@@ -361,14 +369,14 @@ fn write_stream(wire: &mut Vec<u8>, deflater: &mut Deflater, parts: &[&[u8]]) {
     end_binary(wire, start);
 }
 
-/// Leaves room for the header of a message and returns where it starts.
+/// Reserves [`HEADER`] bytes for the header of a message. Returns the offset where the message starts.
 fn begin_binary(wire: &mut Vec<u8>) -> usize {
     let start = wire.len();
     wire.extend_from_slice(&[0; HEADER]);
     start
 }
 
-/// Writes the header of the message that began at `start` and ends here.
+/// Writes the header of the message that starts at `start` and ends with the buffer.
 fn end_binary(wire: &mut Vec<u8>, start: usize) {
     let mut header = Vec::with_capacity(10);
     write_header(&mut header, Opcode::Binary, wire.len() - start - HEADER, None);
@@ -387,7 +395,7 @@ mod tests {
         websocket::{FrameDecoder, Message, Role},
     };
 
-    /// Reads everything that is pending, in writes of `step` bytes, as a client would.
+    /// Reads all pending bytes as a client does, in writes of at most `step` bytes. Returns the messages.
     fn read(outbox: &mut Outbox, inbound: &mut FrameDecoder, inflater: &mut Inflater, step: usize) -> Vec<String> {
         let mut got = Vec::new();
         while !outbox.pending().is_empty() {
@@ -431,7 +439,7 @@ mod tests {
         }
     }
 
-    /// The messages that are pending: their opcodes and payloads.
+    /// Returns the pending messages: their opcodes and payloads.
     fn messages(outbox: &mut Outbox) -> Vec<(Opcode, Vec<u8>)> {
         let mut inbound = FrameDecoder::new(Role::Client, 64 << 20);
         let mut got = Vec::new();

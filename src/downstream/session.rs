@@ -1,11 +1,12 @@
-//! A client's session: which events it gets, under which numbers, and what it can still resume from.
+//! The session of one client: which events the client gets, under which sequence numbers, and from where it can resume.
 //!
-//! Pure numbers, no payloads: the events are in the shard's log, and a session is a cursor into it. Its own sequence is
-//! 1 for READY and one more for every dispatch sent to it. For RESUME it remembers at which log position it stood after
-//! each number that the client has not acknowledged yet, so going back is moving the cursor back.
+//! A session holds numbers and no payloads. The events are in the [log](crate::log::Log) of the shard, and the session
+//! has a cursor: the log position that it reads next. It numbers its own dispatches: READY is 1, and every dispatch
+//! that is sent to the client adds 1. For RESUME the session remembers its cursor after each number that the client has
+//! not acknowledged yet. To resume is to move the cursor back.
 //!
-//! Promises: every event that the session is meant to get comes exactly once and in order, from one number to any later
-//! one; the numbers have no gap; what is remembered is bounded by what the log still holds.
+//! Promises: the client gets every event that it is meant to get once and in order. The numbers have no gap. The memory
+//! for cursors is bounded by the events that the log still holds.
 
 pub use super::session_id::{Claim, ID_LENGTH, SessionId};
 use crate::protocol::{
@@ -19,29 +20,29 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
-/// Where a session is in its life.
+/// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Identified, but the shard has no READY from Discord yet.
+    /// The client has identified, but the shard has received no READY from Discord yet.
     Waiting,
-    /// READY and the guilds are being sent; it can not be resumed yet.
+    /// The shard sends READY and the guilds. The session can not be resumed yet.
     Syncing,
-    /// Replaying what a resuming client has missed, up to this position; then RESUMED.
+    /// The shard sends the events that a resuming client has missed, up to a log position, and then RESUMED.
     Replaying {
-        /// Log position where the replay ends.
+        /// Log position at which the replay ends.
         until: u64,
     },
-    /// Gets events as they come.
+    /// The client gets the events of the log as they come.
     Live,
-    /// The shard has a new session with Discord, so what this one was told may be wrong by now. It gets no event any
-    /// more, only Invalid Session (op 9), at this time.
+    /// The shard has a new session with Discord, so the client may know a state that is out of date. The client gets no
+    /// more events, only Invalid Session (op 9) at time `at`.
     Invalid {
-        /// When.
+        /// Time at which the shard sends Invalid Session.
         at: Time,
     },
 }
 
-/// A session between two processes: everything that a RESUME needs.
+/// A session in a state file: all that the next process needs to serve a RESUME.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Saved {
     /// See [`Session::number`].
@@ -58,85 +59,87 @@ pub struct Saved {
     user: Option<u64>,
     sequence: u64,
     cursor: u64,
-    /// The oldest number that it can be resumed from, and the cursor after it.
+    /// The lowest sequence number that the client can resume from, and the cursor after it.
     pub base: (u64, u64),
     sent: Vec<u64>,
-    /// Guild, position, what the snapshot has of it.
+    /// For each guild of the snapshot: its id, the log position of [`Session::contain`], and what the client was sent
+    /// of it.
     contained: Vec<(u64, u64, Shown)>,
 }
 
-/// What the client asked for in its IDENTIFY.
+/// What a client asked for in its IDENTIFY and in the URL of its connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// What it wants to hear.
+    /// The intents of the client.
     pub intents: Intents,
-    /// The API version in its URL, echoed in READY.
+    /// The API version in the client's URL. READY repeats it.
     pub version: u8,
-    /// Payload compression, for connections whose URL does not say otherwise. RESUME has no such field, so it is the
-    /// session's: libraries tell by the type of each message whether it is compressed.
+    /// Whether payloads are compressed (docs: Gateway, Payload Compression) on connections without transport
+    /// compression. RESUME has no such field, so the choice belongs to the session. Libraries tell from the type of
+    /// each message whether it is compressed.
     pub compress: bool,
-    /// What it is written with.
+    /// The library that the client is written with.
     pub library: Library,
 }
 
-/// See the module's description.
+/// The session of one client. See the module's description.
 pub struct Session {
-    /// Its number on the shard, unique as long as the process lives.
+    /// The number of the session on its shard, unique in the life of the process.
     pub number: u32,
-    /// Its public name.
+    /// The id that READY tells the client.
     pub id: SessionId,
     /// What the client asked for.
     pub options: Options,
-    /// Its client knows it by Discord's id of the shard's session, not by its own.
+    /// Whether the client knows the session by the id of Discord's session with the shard instead of [`Session::id`].
     pub named: bool,
-    /// Where it is in its life.
+    /// The state of the session.
     pub phase: Phase,
-    /// The connection that it is attached to.
+    /// The connection that the session is attached to; `None`: the session is detached.
     pub connection: Option<u64>,
-    /// Since when it has none.
+    /// When the session was detached; `None`: it is attached.
     pub detached_at: Option<Time>,
-    /// When the client last sent a heartbeat, or READY was sent.
+    /// When the client last sent a heartbeat, resumed, or was sent READY, whichever was last.
     pub last_heartbeat: Time,
-    /// Commands in the current window, and when that began.
+    /// The number of commands in the current window of the rate limit, and when that window began.
     pub commands: (u32, Time),
     delivery: [Delivery; EventKind::ALL.len()],
-    /// The bot itself.
+    /// The user id of the bot.
     user: Option<u64>,
-    /// Number of the last dispatch sent.
+    /// Sequence number of the last dispatch that was sent.
     sequence: u64,
-    /// Log position to read next.
+    /// Log position that the session reads next.
     cursor: u64,
-    /// The oldest number that it can be resumed from, and the cursor after it.
+    /// The lowest sequence number that the client can resume from, and the cursor after it.
     base: (u64, u64),
-    /// Cursor after each number above the base.
+    /// The cursor after each sequence number above the base.
     sent: VecDeque<u64>,
-    /// For each guild of the snapshot the log position that its GUILD_CREATE was made at, and whether the guild was gone.
+    /// For each guild that READY named: which events the snapshot covers, and what the client was sent of the guild.
     contained: HashMap<u64, Contained>,
-    /// The highest of those positions.
+    /// The highest [`Contained::before`]. From this position on every event is new to the client.
     contained_until: u64,
 }
 
-/// What a snapshot tells of a guild that READY names.
+/// What the snapshot for a client told about a guild that READY names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shown {
-    /// Everything, by its GUILD_CREATE.
+    /// The whole guild, in a GUILD_CREATE.
     Whole,
-    /// Nothing, because it is down or has not been sent yet. Its GUILD_CREATE will follow; older events are about what the
-    /// client has never seen.
+    /// Nothing, because the guild is unavailable or Discord has not sent it yet. Its GUILD_CREATE will follow. The
+    /// events of the guild before that are about a state that the client has never seen.
     Unavailable,
-    /// Nothing, because the bot has left it meanwhile. The GUILD_DELETE that said so follows.
+    /// Nothing, because the bot has left the guild meanwhile. The GUILD_DELETE that says so follows.
     Left,
 }
 
 #[derive(Clone, Copy)]
 struct Contained {
-    /// Events before this position are in the snapshot.
+    /// The snapshot covers the events of the guild before this log position.
     before: u64,
     shown: Shown,
 }
 
 impl Session {
-    /// A session that has received nothing yet.
+    /// Makes a session whose client has received nothing yet.
     pub fn new(number: u32, id: SessionId, options: Options, now: Time) -> Self {
         let mut delivery = [Delivery::Always; EventKind::ALL.len()];
         for &kind in EventKind::ALL {
@@ -163,17 +166,17 @@ impl Session {
         }
     }
 
-    /// The number of the last dispatch sent.
+    /// The sequence number of the last dispatch that was sent.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// The log position to read next.
+    /// The log position that the session reads next.
     pub fn cursor(&self) -> u64 {
         self.cursor
     }
 
-    /// The oldest log position that this session still needs.
+    /// The oldest log position that this session still needs; `u64::MAX`: it needs no event of the log.
     pub fn needs(&self) -> u64 {
         match self.phase {
             Phase::Waiting | Phase::Invalid { .. } => u64::MAX,
@@ -182,13 +185,13 @@ impl Session {
         }
     }
 
-    /// Can the client go on with this session after its connection was lost?
+    /// Says whether the client can resume this session after its connection was lost.
     pub fn is_resumable(&self) -> bool {
         matches!(self.phase, Phase::Live | Phase::Replaying { .. })
     }
 
-    /// READY is about to be sent; events from `position` on will follow the snapshot.
-    /// `user` is the bot itself.
+    /// Begins the snapshot; READY is sent next. After the snapshot the client gets the events from log position
+    /// `position` on, without those that the snapshot has. `user` is the id of the bot.
     pub fn begin_sync(&mut self, position: u64, now: Time, user: Option<u64>) {
         self.phase = Phase::Syncing;
         self.user = user;
@@ -196,40 +199,42 @@ impl Session {
         self.last_heartbeat = now;
     }
 
-    /// The number for a dispatch that is part of the snapshot.
+    /// Returns the sequence number for a dispatch that is part of the snapshot.
     pub fn number_snapshot(&mut self) -> u64 {
         debug_assert_eq!(self.phase, Phase::Syncing);
         self.sequence += 1;
         self.sequence
     }
 
-    /// A guild was written as it was before the event at `position`.
+    /// Notes what the client was sent of `guild`: its state before the event at log position `position`.
     pub fn contain(&mut self, guild: u64, position: u64, shown: Shown) {
         self.contained.insert(guild, Contained { before: position, shown });
         self.contained_until = self.contained_until.max(position);
     }
 
-    /// The snapshot is complete: from here on the session can be resumed.
+    /// Ends the snapshot: the client gets events now and can resume.
     pub fn finish_sync(&mut self) {
         self.phase = Phase::Live;
         self.base = (self.sequence, self.cursor);
     }
 
-    /// Moves past the event at `position`, the one at the cursor, with the text `data`; the number under which it has to
-    /// be sent, if it is for this session at all.
+    /// Moves the cursor past the event at `position`, which must be the event at the cursor. `data` is the text of the
+    /// event's data. Returns the sequence number for the client; `None`: the event is not for this session.
     pub fn pass(&mut self, position: u64, meta: Meta, data: &[u8]) -> Option<u64> {
         debug_assert_eq!(position, self.cursor);
         self.cursor = position + 1;
         self.wants(position, meta, data).then(|| self.record())
     }
 
-    /// Moves past the event at `position`, the one at the cursor, without sending it.
+    /// Moves the cursor past the event at `position`, which must be the event at the cursor. The client does not get
+    /// the event.
     pub fn skip(&mut self, position: u64) {
         debug_assert_eq!(position, self.cursor);
         self.cursor = position + 1;
     }
 
-    /// The number for a dispatch that is not in the log, such as RESUMED.
+    /// Returns the sequence number for the next dispatch, and remembers the cursor for it. The caller uses it for
+    /// dispatches that are not in the log, such as RESUMED.
     pub fn record(&mut self) -> u64 {
         self.sequence += 1;
         self.sent.push_back(self.cursor);
@@ -243,7 +248,7 @@ impl Session {
         let in_guild = || json::get(data, "guild_id").is_some_and(|id| id != b"null");
         let asked_for = match self.delivery[meta.kind as usize] {
             Delivery::Always => true,
-            // A bot always hears of changes to itself.
+            // A bot always gets changes to its own member, whatever its intents.
             Delivery::Never => {
                 meta.kind == EventKind::GuildMemberUpdate && self.user.is_some() && self.user == user_of(data)
             }
@@ -253,16 +258,18 @@ impl Session {
         asked_for && (position >= self.contained_until || !self.is_contained(position, meta, data))
     }
 
-    /// Has the snapshot already told what this event tells?
+    /// Says whether the client must not get the event because of its snapshot: the snapshot has the change already, or
+    /// the event is about a guild that the snapshot did not show.
     fn is_contained(&self, position: u64, meta: Meta, data: &[u8]) -> bool {
         let before = |guild: u64| self.contained.get(&guild).filter(|contained| position < contained.before);
         match meta.state_of {
             Some(guild) => match before(guild) {
-                // READY named the guild, so the client has to hear that it is gone.
+                // READY named the guild, so the client needs the GUILD_DELETE.
                 Some(contained) if contained.shown == Shown::Left => meta.kind != EventKind::GuildDelete,
                 contained => contained.is_some(),
             },
-            // Nothing else is told by a snapshot, but of a guild that the client never saw it must not hear either.
+            // A snapshot does not have events that change no state, such as messages. The client does not get those of
+            // a guild that it was not shown.
             None => json::get(data, "guild_id")
                 .and_then(json::parse_id)
                 .and_then(before)
@@ -270,7 +277,7 @@ impl Session {
         }
     }
 
-    /// The client has received everything up to `sequence`.
+    /// The client has received every dispatch up to `sequence`: forgets the cursors that only an earlier RESUME needs.
     pub fn acknowledge(&mut self, sequence: u64) {
         if !self.is_resumable() || sequence > self.sequence {
             return;
@@ -280,7 +287,7 @@ impl Session {
             self.base = (self.base.0 + 1, cursor);
         }
         if self.base.0 == self.sequence {
-            // Whatever was passed since was not for this session.
+            // The events between the last dispatch and the cursor were not for this session.
             self.base.1 = self.cursor;
         }
         if self.base.1 >= self.contained_until && !self.contained.is_empty() {
@@ -291,7 +298,7 @@ impl Session {
         }
     }
 
-    /// The log has dropped everything before `oldest`: what can not be resumed from any more is forgotten.
+    /// The log has dropped the events before position `oldest`: forgets the cursors that point to them.
     pub fn forget_before(&mut self, oldest: u64) {
         while self.base.1 < oldest {
             let Some(cursor) = self.sent.pop_front() else { return };
@@ -299,7 +306,7 @@ impl Session {
         }
     }
 
-    /// The session for another process; `None` when it can not be resumed.
+    /// Returns the session for a state file; `None`: the client can not resume it.
     pub fn save(&self) -> Option<Saved> {
         if !self.is_resumable() {
             return None;
@@ -321,7 +328,8 @@ impl Session {
         })
     }
 
-    /// A session of another process, without a connection; `None` when it contradicts itself.
+    /// Makes a detached session from a state file; `None`: the numbers of `saved` contradict each other, or its id is
+    /// malformed.
     pub fn restore(saved: Saved, now: Time) -> Option<Self> {
         let id = SessionId::parse(&saved.id)?;
         let cursors = std::iter::once(&saved.base.1).chain(&saved.sent).chain([&saved.cursor]);
@@ -347,13 +355,14 @@ impl Session {
         Some(session)
     }
 
-    /// Numbers that are remembered for a RESUME.
+    /// The number of cursors that are remembered for a RESUME.
     pub fn remembered(&self) -> usize {
         self.sent.len()
     }
 
-    /// Goes back to `sequence`, the last one that the client has seen; false when that can not be done. `oldest` is the
-    /// oldest position in the log and `next` the one that the next event will get.
+    /// Moves the cursor back to where it was after `sequence`, the last number that the client has received, and begins
+    /// the replay. Returns false when the session can not be resumed from there, and then changes nothing. `oldest` is
+    /// the oldest position in the log, and `next` the position that the next event will get.
     pub fn rewind(&mut self, sequence: u64, oldest: u64, next: u64) -> bool {
         if !self.is_resumable() || !(self.base.0..=self.sequence).contains(&sequence) {
             return false;
@@ -371,7 +380,7 @@ impl Session {
     }
 }
 
-/// The user that an event is about.
+/// The id in the `user` object of an event's data.
 fn user_of(data: &[u8]) -> Option<u64> {
     json::get(data, "user").and_then(|user| json::get(user, "id")).and_then(json::parse_id)
 }
@@ -396,7 +405,7 @@ mod tests {
         log.append(kind.name().as_bytes(), data.as_bytes(), Meta { kind, state_of: state.then_some(guild), only: None })
     }
 
-    /// Delivers everything there is; returns (number, position) pairs.
+    /// Passes every event that is in the log. Returns the sequence number and the position of each event that was sent.
     fn deliver(session: &mut Session, log: &Log) -> Vec<(u64, u64)> {
         let mut got = Vec::new();
         for entry in log.read(session.cursor()).unwrap() {
@@ -470,7 +479,7 @@ mod tests {
             let restored = restore(&text);
             let library = restored.library.name();
             assert_eq!((restored.intents.0, restored.version, restored.compress, library), (5, 9, compress, "eris"));
-            // From before there was payload compression, or names of libraries.
+            // State files of earlier versions have no library and no payload compression.
             text.as_object_mut().unwrap().remove("library");
             assert_eq!(restore(&text).library, Library::UNKNOWN);
             text.as_object_mut().unwrap().remove("compress");
@@ -505,8 +514,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a model that keeps every event it was ever sent: any mix of deliveries, acknowledgements and resumes
-        /// gives exactly the wanted events, in order, with gapless numbers.
+        /// Compares the session with a model that keeps every event it was sent. Any mix of deliveries,
+        /// acknowledgements and resumes gives the wanted events, in order, with numbers that have no gap.
         #[test]
         fn exactly_once_in_order(steps in prop::collection::vec((0u8..12, 0u64..40), 1..200), intents in prop_oneof![Just(Intents::ALL), Just(Intents::GUILD_MESSAGES)]) {
             let mut log = Log::new(Limits { bytes: 0, entries: 30 });
@@ -514,7 +523,7 @@ mod tests {
             session.begin_sync(log.next(), Time::ZERO, None);
             session.number_snapshot();
             session.finish_sync();
-            // What the client has: positions by number, from number 2 on.
+            // The log positions of the dispatches that the client has received. The first one has number 2.
             let mut seen: Vec<u64> = Vec::new();
             let mut wanted: Vec<u64> = Vec::new();
             for (what, amount) in steps {

@@ -1,14 +1,15 @@
-//! The names of clients' sessions.
+//! The ids by which clients know their sessions.
 
-/// Longest session id; ours have exactly this length.
+/// Length of the proxy's session ids in bytes.
 pub const ID_LENGTH: usize = 32;
 
-/// An unguessable name that carries the id of its shard, so that the door can route a RESUME without a table.
+/// A session id that can not be guessed. The id contains the id of its shard, so the door routes a RESUME without a
+/// table.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId([u8; ID_LENGTH]);
 
 impl SessionId {
-    /// Of a shard, with 96 bits from a cryptographic source.
+    /// Makes the id of a session on `shard`. `random` comes from a cryptographic source.
     pub fn new(shard: u32, random: [u8; 12]) -> Self {
         let mut id = [0; ID_LENGTH];
         let bytes = shard.to_be_bytes().into_iter().chain(random);
@@ -19,18 +20,18 @@ impl SessionId {
         Self(id)
     }
 
-    /// Reads what a client sent; `None` when it can not be one of ours.
+    /// Reads the id that a client has sent; `None`: it is not an id of this form.
     pub fn parse(text: &str) -> Option<Self> {
         let id: [u8; ID_LENGTH] = text.as_bytes().try_into().ok()?;
         id.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(id))
     }
 
-    /// The shard that it belongs to.
+    /// The shard of the session.
     pub fn shard(&self) -> u32 {
         u32::from_str_radix(&self.as_str()[..8], 16).expect("checked to be hexadecimal")
     }
 
-    /// As it stands in READY.
+    /// The text of the id, as READY has it.
     pub fn as_str(&self) -> &str {
         std::str::from_utf8(&self.0).expect("checked to be hexadecimal")
     }
@@ -38,21 +39,21 @@ impl SessionId {
 
 impl std::fmt::Debug for SessionId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Whoever knows all of it, and the token, can take the session over.
+        // A log must not show a whole id: together with the token it is enough to take the session over.
         write!(f, "{}…", &self.as_str()[..12])
     }
 }
 
-/// Which session a client says that it resumes.
+/// The session that a client names in its RESUME.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {
-    /// The one with this id of the proxy's.
+    /// A session by the proxy's id.
     Own(SessionId),
-    /// One with Discord's id of the shard's session.
+    /// A session by the id of Discord's session with the shard.
     Upstream {
-        /// That id.
+        /// The id of Discord's session.
         id: String,
-        /// The proxy's id, from the path of the URL.
+        /// The proxy's id of the client's session, from the path of the URL; `None`: the URL has none.
         key: Option<SessionId>,
     },
 }

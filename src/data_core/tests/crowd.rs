@@ -1,4 +1,5 @@
-//! Clients that arrive at once, beside one that was there before. The test is the loop, so it sees what each turn sends.
+//! Tests with many clients that arrive at once while another client is connected already. The test calls each turn of
+//! the core itself, so it sees what each turn sends.
 
 use super::*;
 use crate::{
@@ -9,7 +10,7 @@ use std::os::{fd::OwnedFd, unix::net::UnixStream};
 
 const SHARD: u32 = 0;
 
-/// A core whose turns are called one by one, and Discord's end of its only shard's connection.
+/// A core whose turns the test calls one by one, and Discord's end of the connection of its only shard.
 struct Stepped {
     core: DataCore<Uring>,
     to_core: Postbox<ToCore>,
@@ -18,7 +19,7 @@ struct Stepped {
     _control: Mailbox<ToControl>,
 }
 
-/// The near end for the core, and a far end that never waits.
+/// Makes a pair of sockets: a near end for the core, and a far end that does not block.
 fn pair() -> (OwnedFd, UnixStream) {
     let (near, far) = UnixStream::pair().unwrap();
     far.set_nonblocking(true).unwrap();
@@ -56,7 +57,7 @@ impl Stepped {
         assert!(self.to_core.send(message).is_ok());
     }
 
-    /// Some turns, none of which may sleep: the core is woken for each.
+    /// Runs `count` turns. The core is woken for each of them, so none sleeps.
     fn turns(&mut self, count: usize) {
         for _ in 0..count {
             self.core.mail = true;
@@ -75,7 +76,7 @@ impl Stepped {
         self.say(&format!(r#"{{"t":"{name}","s":{},"op":0,"d":{data}}}"#, self.sequence));
     }
 
-    /// A client that identifies; returns its end.
+    /// Sends the core a client that identifies. Returns the far end of its connection.
     fn client(&self) -> Far<UnixStream> {
         let (near, far) = pair();
         let outbox = Outbox::new(Transport::None, Encoding::Json);
@@ -110,7 +111,7 @@ fn clients_that_arrive_at_once_are_served_after_those_that_were_there() {
             turns += 1;
             assert!(turns < 10, "the client that was there waits for the others");
         }
-        // The send of a turn is given to the kernel at the beginning of the next one.
+        // The sends of a turn are given to the kernel at the beginning of the next turn.
         let served = crowd.iter_mut().filter_map(|client| client.hears(&name)).count();
         assert!(served <= 2 * most, "{served} clients of the crowd were served before it, at most {most} a turn");
         stepped.turns(CROWD / most + 2);
