@@ -191,11 +191,11 @@ impl Peer {
 pub enum State {
     /// Read and write.
     Open,
-    /// Neither read nor write.
+    /// Neither read nor write, and keep the socket open.
     Frozen,
-    /// End, after what was produced.
+    /// Write what the gateway produces, then end the connection.
     Ending(Ending),
-    /// Forgotten: drop the socket.
+    /// Drop the socket: the gateway has removed the connection.
     Gone,
 }
 

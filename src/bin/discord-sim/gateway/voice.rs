@@ -40,11 +40,11 @@ struct Grant {
 pub struct Credentials<'a> {
     /// The guild.
     pub server: u64,
-    /// The bot; a RESUME does not say.
+    /// The bot's user id; a RESUME has none.
     pub user: Option<u64>,
-    /// The id of the gateway session that is in the channel.
+    /// Id of the gateway session with the bot in the channel.
     pub session: &'a str,
-    /// From VOICE_SERVER_UPDATE.
+    /// The token from VOICE_SERVER_UPDATE.
     pub token: &'a str,
 }
 
