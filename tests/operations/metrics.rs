@@ -13,7 +13,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Names from an earlier proxy. They break the conventions of Prometheus, and are kept for existing dashboards.
+/// Names that an older gateway proxy uses. They break the conventions of Prometheus, and are kept for existing
+/// dashboards.
 const PRIOR_ART: [&str; 2] = ["gateway_shard_events", "gateway_shard_latency_histogram"];
 
 /// The text of `/metrics` about one metric.
