@@ -113,7 +113,7 @@ fn behind(program: &str, command: impl Fn(&Path, u16, &str) -> Command) {
     sees_its_guilds(&mut bot, &simulator);
     emit(&simulator);
     catches_up(&mut bot, &simulator);
-    bot.tolerate_errors(); // nobody listens for a moment, and the library says so
+    bot.tolerate_errors(); // the library reports that the port is closed for a moment
     drop(terminator);
     emit(&simulator);
     let _terminator = start();

@@ -46,7 +46,7 @@ fn refusals_have_discords_close_codes_and_a_reason() {
         (identify("wrong", json!([0, 2])), 4004),
         (identify(TOKEN, json!([2, 2])), 4010),
         (identify(TOKEN, json!([0, 3])), 4010),
-        (json!({"op": 2, "d": {"token": TOKEN, "intents": 1}}).to_string(), 4010), // [0,1] of a bot with two
+        (json!({"op": 2, "d": {"token": TOKEN, "intents": 1}}).to_string(), 4010), // the default [0, 1] is wrong for a bot with two shards
         (json!({"op": 6, "d": {"token": "wrong", "session_id": "x", "seq": 1}}).to_string(), 4004),
         (json!({"op": 2, "d": {}}).to_string(), 4002),
         ("{\"op\":".to_owned(), 4002),

@@ -247,14 +247,14 @@ fn exercise(library: &str, compress: &str) {
     let _restarted = proxy.map(|proxy| {
         story.the_proxy_restarts(|| {
             proxy.stop();
-            simulator.emit(0, 20); // nobody listens to Discord now
+            simulator.emit(0, 20); // the proxy is down and gets these with its RESUME
             Proxy::start_on(&socket, &directory, &simulator, &config)
         })
     });
     story.bot.kill();
 
     for shard in 0..SHARDS {
-        simulator.emit(shard, 10); // nobody is there to receive these
+        simulator.emit(shard, 10); // no bot is connected for these
     }
     let down = simulator.guilds(0).pop_first().expect("a guild").0;
     simulator.set_available(&down, false);
@@ -409,7 +409,7 @@ impl<'a> Story<'a> {
             self.bot.reconnect(shard);
             for _ in 0..20 {
                 self.emit(10);
-                thread::sleep(Duration::from_millis(5)); // so that it is away for some of them
+                thread::sleep(Duration::from_millis(5)); // some messages are sent while the bot is disconnected
             }
             self.bot.wait(&format!("shard {shard} to resume"), |bot| {
                 let resumed = bot.shard(shard).resumed;

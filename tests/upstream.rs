@@ -182,8 +182,8 @@ fn a_new_session_invalidates_those_of_clients() {
     compare_guilds(&proxy, &simulator, 0, 1, true);
 }
 
-/// Discord has the session and refuses to resume it. After one refusal the shard tries again. After three refusals with
-/// the same close code it begins a new session.
+/// Discord has the session and refuses to resume it. After one refusal the shard tries again. After three refusals in
+/// a row with close codes of Discord's own it begins a new session.
 #[test]
 fn a_session_that_discord_does_not_resume_is_replaced() {
     let directory = scratch("upstream_refused");

@@ -125,7 +125,8 @@ fn the_profile_for_containers_allows_all_that_is_needed() {
         let program = filter();
         let install = move || {
             let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-            // SAFETY: both calls only set attributes of this process; the filter lives as long as the call that copies it.
+            // SAFETY: both calls only set attributes of this process; the filter lives as long as the call that copies
+            // it.
             let set = unsafe {
                 libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
                     && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0

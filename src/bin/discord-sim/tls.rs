@@ -13,7 +13,7 @@ use std::{fs, io};
 /// directory, which is made if it is missing. The keys stay in memory.
 ///
 /// # Errors
-/// When the directory can not be written.
+/// When the directory cannot be written.
 pub fn server_config(directory: &Path) -> io::Result<Arc<ServerConfig>> {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -255,7 +255,6 @@ async fn converse(
 /// Starts a thread that answers IP discovery on a free UDP port of this IP address. Returns the socket's address.
 ///
 /// # Errors
-///
 /// When no socket can be bound or the thread cannot be started.
 pub fn answer_discovery(ip: std::net::IpAddr) -> io::Result<SocketAddr> {
     let socket = UdpSocket::bind((ip, 0))?;

@@ -289,7 +289,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Ends the oldest session of a shard if the shard has the maximum number of sessions.
+    /// Ends a session if the shard has [`MOST_SESSIONS`]: the oldest one without a connection, or the oldest one of all.
     fn evict(&mut self, shard: usize, now: Instant) {
         let sessions = &self.shards[shard].sessions;
         if sessions.len() < MOST_SESSIONS {

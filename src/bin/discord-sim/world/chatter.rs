@@ -54,8 +54,9 @@ fn message(message: &Message<'_>, dice: &mut Dice) -> (Object, std::ops::Range<u
     (object, from..to)
 }
 
-/// A numbered MESSAGE_CREATE. The content starts with `n:<number>`. The key `sim_number` has the number too, and
-/// `sim_sent_ns` the time in ns of CLOCK_MONOTONIC; clients that do not get the content get these.
+/// A numbered MESSAGE_CREATE. The content starts with `n:<number>`. For clients without the content, the key
+/// `sim_number` has the number too, and `sim_sent_ns` has the time at which the message was made, in ns of
+/// CLOCK_MONOTONIC.
 pub(super) fn message_create(guild: &mut Guild, dice: &mut Dice, number: u64, size: Option<usize>) -> Event {
     let id = dice.live_id();
     let channel = text_channel(guild, dice).unwrap_or(guild.id);

@@ -28,7 +28,7 @@ enum Act {
 struct Kind {
     name: &'static str,
     weight: u32,
-    /// Whether it changes what GUILD_CREATE says.
+    /// Whether an event of this kind changes the guild's GUILD_CREATE.
     state: bool,
     act: Act,
 }
@@ -103,7 +103,7 @@ pub enum Wish<'a> {
     Steady,
     /// Any event that changes a guild's state.
     State,
-    /// This type of event. `GUILD_OUTAGE` is the begin or the end of an outage.
+    /// This type of event. `GUILD_OUTAGE` is the beginning or the end of an outage.
     Only(&'a str),
 }
 

@@ -1,6 +1,7 @@
 //! Names of users, guilds and channels, texts and hashes, drawn from a seeded generator.
 //!
-//! They contain what real names contain: other scripts, emoji, joiners, quotes, backslashes and line ends. Pure.
+//! Generated names contain what real names contain: other scripts, emoji, joiners, quotes, backslashes and line ends.
+//! Pure.
 
 use fastrand::Rng;
 
