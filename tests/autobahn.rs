@@ -89,7 +89,7 @@ fn run(name: &str, cases: &[&str], count: usize, lenient: &[&str]) {
         "cases": cases,
         "exclude-cases": [],
         "exclude-agent-cases": {},
-        // The default of one second is too short on a busy machine.
+        // Timeouts of one second are too short on a busy machine.
         "options": {"openHandshakeTimeout": 60, "closeHandshakeTimeout": 60, "serverConnectionDropTimeout": 60},
     });
     let file = directory.join("spec.json");

@@ -103,7 +103,7 @@ fn every_client_gets_the_same() {
         assert!(client.events(events.len()) == events, "{options:?} gets other events");
     }
 
-    // Each client sends two commands: a request for members, which is answered, and a presence, which goes to Discord.
+    // Each client requests members, which the proxy answers. Some clients also send a presence, which goes to Discord.
     let mut members = Value::Null;
     for (index, (options, client)) in clients.iter_mut().enumerate() {
         let command = json!({"guild_id": largest.0, "query": "", "limit": 0, "nonce": "n", "presences": true});

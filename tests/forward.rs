@@ -165,7 +165,7 @@ fn failures_are_answered_and_named() {
             Some("truncated") => b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
             _ => b"",
         };
-        // Writing may fail, because the proxy may have closed the connection after an answer.
+        // Writing may fail, because the proxy may already have answered its client and closed the connection.
         let _ = stream.write_all(answer);
     });
     let (_simulator, proxy) = start("forward_failures", address);

@@ -34,7 +34,7 @@ impl Shard {
     }
 
     /// Receives the next payload. Its four keys have to be atoms, because nostrum reads `payload.op` before it converts
-    /// other keys to atoms.
+    /// keys to atoms.
     fn receive(&mut self) -> Value {
         let term = self.gateway.receive_bytes().expect("a payload");
         let payload = etf::read_with_atoms(&term).expect("a term");

@@ -6,7 +6,7 @@ use super::{
 };
 use std::{net::TcpListener, os::unix::fs::PermissionsExt, process::Command, thread};
 
-/// In an earlier version each request made the data cores report and the control core write the text again, and the text
+/// In an earlier version each request made the data cores report and the control core write the text again. The text
 /// stayed in memory while the client did not read it.
 #[test]
 fn requests_for_metrics_that_nobody_reads_cost_what_one_costs() {

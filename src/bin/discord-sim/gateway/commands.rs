@@ -289,7 +289,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Ends a session if the shard has [`MOST_SESSIONS`]: the oldest one without a connection, or the oldest one of all.
+    /// Ends a session if the shard has [`MOST_SESSIONS`]: the oldest one without a connection, or the oldest of all.
     fn evict(&mut self, shard: usize, now: Instant) {
         let sessions = &self.shards[shard].sessions;
         if sessions.len() < MOST_SESSIONS {
