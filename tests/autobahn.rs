@@ -1,16 +1,17 @@
-//! The Autobahn test suite, by which implementations of WebSocket are compared, against what the door and the data cores do
-//! with a connection.
+//! Runs the Autobahn test suite, which compares implementations of WebSocket, against the code that serves clients.
 //!
-//! The suite wants an echo, and a gateway has none. So there is an echo endpoint here, made of the code that serves clients:
-//! the request head and its answer are the door's, messages and control frames go through `ClientConnection` with its decoder
-//! and its outbox, a violation gets the close that it gets from a shard, and the connection ends in the same way. Its own are the echo, and
-//! a limit for messages that lets the suite's largest one through.
+//! The suite needs an echo server, and a gateway has none. So this file has an echo endpoint, made of the code that
+//! serves clients: the door parses the request head and answers it, messages and control frames go through
+//! `ClientConnection` with its decoder and its outbox, a violation gets the same close as from a shard, and the
+//! connection ends in the same way. Only two parts are the test's own: the echo, and a message limit that admits the
+//! suite's largest message.
 //!
-//! Every case of the sections 1 to 7 (framing, pings, reserved bits, opcodes, fragments, UTF-8, closing), 9 (limits) and 10 has
-//! to be run and to pass, its close included. Sections 12 and 13 are about an extension that compresses messages. It is declined
-//! on purpose, as `bad_clients.rs` shows; the sections 8 and 11 have no cases. The reports stay in the directory of the test.
+//! Each case of the sections 1 to 7 (framing, pings, reserved bits, opcodes, fragments, UTF-8, closing), 9 (limits) and
+//! 10 must run and pass, its close included. Sections 12 and 13 test an extension that compresses messages. The proxy
+//! declines it on purpose, as `bad_clients.rs` shows. The sections 8 and 11 have no cases. The reports stay in the
+//! directory of the test.
 //!
-//! `tests/autobahn/` says how the suite, which is of the time of Python 2, is run with Python 3.
+//! The suite was written for Python 2. `tests/autobahn/` says how it is run with Python 3.
 
 mod support;
 
@@ -42,15 +43,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use support::{Process, install, root, scratch};
 
-/// The largest message of the suite.
+/// Size in bytes of the suite's largest message.
 const MAX_MESSAGE: usize = 16 << 20;
 
-/// How long a test may take that takes less than a minute on a machine with nothing else to do.
+/// Maximum time of one test. It takes less than a minute on an idle machine.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// The cases that may be passed in the way that the suite calls not strict: text that is not UTF-8 is refused when the message
-/// is complete, and not while it comes. RFC 6455 leaves that open (section 8.1). A client's message has 4096 bytes at most, and
-/// nothing is done with a part of it.
+/// Cases that pass only in the suite's non-strict way: text that is not UTF-8 is refused when the message is complete,
+/// not while it is being received. RFC 6455 allows both (section 8.1). A client's message has at most 4096 bytes, and
+/// the proxy does not use a part of a message.
 const NOT_FAIL_FAST: [&str; 4] = ["6.4.1", "6.4.2", "6.4.3", "6.4.4"];
 
 #[test]
@@ -68,7 +69,7 @@ fn limits_of_binary() {
     run("binary", &["9.2.*", "9.4.*", "9.6.*", "9.8.*"], 27, &[]);
 }
 
-/// What `index.json` says of a case.
+/// One case in `index.json`.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Case {
@@ -77,7 +78,8 @@ struct Case {
     reportfile: String,
 }
 
-/// Runs `cases`, which have to be `count`. Those of `lenient` may, and have to, pass in the way that is not strict.
+/// Runs `cases`, of which there are `count`. The cases in `lenient` must pass in the non-strict way, all others in the
+/// strict way.
 fn run(name: &str, cases: &[&str], count: usize, lenient: &[&str]) {
     install("autobahn");
     let directory = scratch(&format!("autobahn-{name}"));
@@ -87,7 +89,7 @@ fn run(name: &str, cases: &[&str], count: usize, lenient: &[&str]) {
         "cases": cases,
         "exclude-cases": [],
         "exclude-agent-cases": {},
-        // A second each is too short for a machine that is busy.
+        // Timeouts of one second are too short on a busy machine.
         "options": {"openHandshakeTimeout": 60, "closeHandshakeTimeout": 60, "serverConnectionDropTimeout": 60},
     });
     let file = directory.join("spec.json");
@@ -107,7 +109,7 @@ fn run(name: &str, cases: &[&str], count: usize, lenient: &[&str]) {
     judge(&directory.join("reports"), count, lenient);
 }
 
-/// Reads the reports: every case there, and passed.
+/// Checks that the reports have all cases, and that each case has passed.
 fn judge(reports: &Path, count: usize, lenient: &[&str]) {
     let index = fs::read(reports.join("index.json")).expect("reports");
     let mut index: BTreeMap<String, BTreeMap<String, Case>> =
@@ -134,7 +136,7 @@ fn judge(reports: &Path, count: usize, lenient: &[&str]) {
     assert!(lenient.is_empty(), "cases that were not run: {lenient:?}");
 }
 
-/// Starts the endpoint, on a thread that ends with the process.
+/// Starts the echo endpoint on its own thread, which ends with the process.
 fn echo_endpoint() -> SocketAddr {
     let (tell, address) = mpsc::channel();
     LocalExecutorBuilder::default()
@@ -171,7 +173,8 @@ fn echo(payload: Payload<'_>, outbox: &mut Outbox) -> Option<Ended> {
     match payload {
         Payload::Text(bytes) => outbox.message(&[bytes]),
         Payload::Binary(bytes) => {
-            // The gateway sends no such thing to a client that has asked for JSON.
+            // The gateway sends no binary message to a client that has asked for JSON, so the test writes the frame
+            // itself.
             let mut frame = Vec::new();
             write_frame(&mut frame, Opcode::Binary, bytes, None);
             outbox.raw(&frame);

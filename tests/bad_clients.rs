@@ -1,5 +1,6 @@
-//! Clients that break the rules, by mistake or on purpose: each is refused or closed as Discord would, within bounds, and
-//! nobody else notices. Framing follows RFC 6455, by the cases of the Autobahn test suite that apply to a gateway.
+//! Clients that break the rules, by mistake or on purpose. The proxy refuses or closes each one as Discord would, uses
+//! a bounded amount of memory, and other clients notice nothing. Framing follows RFC 6455, with the cases of the
+//! Autobahn test suite that apply to a gateway.
 
 mod support;
 
@@ -30,7 +31,7 @@ fn start(name: &str) -> (Simulator, Proxy) {
     (simulator, proxy)
 }
 
-/// A client that has its guilds.
+/// A client that has got READY and all guilds.
 fn synced(proxy: &Proxy) -> Gateway {
     let mut gateway = Gateway::connect(proxy.address, Transport::None);
     gateway.identify(SHARD, INTENTS);
@@ -47,7 +48,7 @@ fn metric(proxy: &Proxy, name: &str) -> f64 {
     line.rsplit(' ').next().expect("a value").parse().expect("a number")
 }
 
-/// What comes in the end: a close, or nothing but the end.
+/// Reads until the connection ends. Returns the close, or the end without one.
 fn end_of(gateway: &mut Gateway) -> Gone {
     loop {
         if let Err(gone) = gateway.receive() {
@@ -76,14 +77,14 @@ fn a_flood_ends_in_4008_and_costs_the_shard_nothing() {
     let mut good = synced(&proxy);
     let mut flood = synced(&proxy);
     let command = masked(0x81, br#"{"op":31,"d":{"guild_ids":["1"]}}"#);
-    // It may be closed before it has said everything.
+    // Sending may fail, because the proxy may close the connection before everything is sent.
     let _ = flood.send_raw(&command.repeat(300));
     match end_of(&mut flood) {
         Gone::Closed(Some(4008), reason) => assert!(reason.contains("120 commands"), "{reason}"),
         Gone::Ended => {}
         gone => panic!("{gone:?}"),
     }
-    // The other client's command is not behind any of them.
+    // The other client's command does not wait behind the commands of the flood.
     good.send(31, &json!({"guild_ids": [simulator.guilds(0).pop_first().expect("a guild").0]}));
     wait_until("the good command", || {
         let sent = simulator.shard_stats(0)["commands"]["31"].as_u64().unwrap_or(0);
@@ -97,7 +98,7 @@ fn a_flood_ends_in_4008_and_costs_the_shard_nothing() {
 #[test]
 fn connections_that_never_identify_are_bounded() {
     const MOST: usize = 4096;
-    // Each of them is a file of this process.
+    // Each connection takes a file descriptor of this process.
     assert_eq!(gateway_proxy::preflight::limits(1), Ok(None));
     let (simulator, proxy) = start("crowd");
     let mut good = synced(&proxy);
@@ -107,7 +108,8 @@ fn connections_that_never_identify_are_bounded() {
         crowd.push(TcpStream::connect(proxy.address).expect("a connection"));
     }
     wait_until("the bound", || {
-        // More connections can not ask either, so the client that has its place tells.
+        // At the bound the proxy accepts no further request, so a client that is already connected shows that the proxy
+        // still serves.
         simulator.emit(0, 1);
         good.receive().map(|_| ()).map_err(|gone| format!("{gone:?}"))
     });
@@ -141,7 +143,7 @@ fn a_head_that_does_not_end_is_cut_off() {
     slow.write_all(b"GET /shard-count HTTP/1.1\r\n").expect("taken");
     slow.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
     let start = Instant::now();
-    // A byte now and then does not help.
+    // A single byte from time to time does not extend the time limit.
     while !is_closed(&mut slow) {
         assert!(start.elapsed() < Duration::from_secs(60), "it is still there");
         let _ = slow.write_all(b"X");
@@ -205,7 +207,7 @@ fn what_the_websocket_protocol_allows_is_understood() {
             assert_eq!(gateway.receive().expect("an ACK").op, 11);
         }
     };
-    // In fragments of every size, also within a character, with pings between them.
+    // Fragments of every size, some of which split a character, with pings between them.
     for size in 1..bytes.len() {
         let mut gateway = Gateway::connect(proxy.address, Transport::None);
         let parts: Vec<&[u8]> = bytes.chunks(size).collect();
@@ -221,14 +223,14 @@ fn what_the_websocket_protocol_allows_is_understood() {
         gateway.send_raw(&frames).expect("taken");
         acks(&mut gateway, 2);
     }
-    // Byte by byte.
+    // One byte in each write.
     let mut gateway = Gateway::connect(proxy.address, Transport::None);
     for byte in masked(0x81, bytes) {
         gateway.send_raw(&[byte]).expect("taken");
         thread::sleep(Duration::from_micros(200));
     }
     acks(&mut gateway, 1);
-    // Empty fragments, unasked pongs, an empty close.
+    // Empty fragments, a pong without a ping, and a close frame without a code.
     gateway
         .send_raw(&[masked(0x01, b""), masked(0x00, bytes), masked(0x80, b""), masked(0x8a, b"x")].concat())
         .expect("taken");
@@ -271,7 +273,7 @@ fn a_thousand_clients_that_read_nothing_cost_little_and_nobody_notices() {
         gateway.identify(SHARD, INTENTS);
         stuck.push(gateway);
     }
-    // Some 30 MB of events for each of them.
+    // About 30 MB of events for each client.
     for round in 0..60 {
         let (first, last) = simulator.emit(0, 100);
         for number in first..=last {
@@ -283,7 +285,7 @@ fn a_thousand_clients_that_read_nothing_cost_little_and_nobody_notices() {
         assert_eq!(good.receive().expect("an event").t.as_deref(), Some("SOMETHING_LARGE"));
     }
     let growth = rss_mib(proxy.id()) - before;
-    // The ring of 16 MiB, and for each of them an outbox that is full, with one message beyond that at most.
+    // The shard's log of 16 MiB, and for each stuck client a full outbox plus at most one message.
     assert!(growth < 700.0, "{growth:.0} MiB more");
     drop(stuck);
     wait_until("the memory", || {

@@ -1,8 +1,8 @@
-//! The proxy in company: behind nginx and HAProxy that end TLS for its clients, as the examples in config/ set them up, and
-//! in front of another proxy of its kind. A client loses its connections there, too, and misses nothing.
+//! The proxy together with other servers: behind nginx and HAProxy that terminate TLS, set up as in the examples in
+//! config/, and as the gateway of a second proxy. The client loses connections there, too, and misses no event.
 //!
-//! nginx and HAProxy are the system's. Where one is not installed its test says so and does nothing, unless the variable
-//! `BEHIND` is set, which makes that a failure.
+//! nginx and HAProxy come from the system. Where one is not installed, its test prints that and passes. With the
+//! variable `BEHIND` set, it fails.
 
 mod support;
 
@@ -14,7 +14,7 @@ use support::{Bot, Process, Proxy, Settings, Simulator, free_port, root, scratch
 
 const SHARDS: u32 = 2;
 
-/// The client's library.
+/// Library of the client.
 const LIBRARY: &str = "discord.js";
 
 const WORLD: &str = "--shards 2 --max-concurrency 2 --identify-interval-ms 0 --guilds 10 --members 30 --rate 0";
@@ -65,7 +65,7 @@ fn haproxy_ends_tls_for_clients() {
     });
 }
 
-/// Discord, a proxy, a second proxy that takes the first for Discord, and a client of the second.
+/// A chain: the simulator, a proxy, a second proxy that uses the first one as Discord, and a client of the second one.
 #[test]
 fn another_proxy_of_its_kind_is_discord_enough() {
     let directory = scratch("chained");
@@ -92,7 +92,7 @@ fn another_proxy_of_its_kind_is_discord_enough() {
     assert_eq!((simulator.identifies(), simulator.resumes()), (2, 1), "what Discord has seen");
 }
 
-/// A program of the system ends TLS; it is killed and started again in the middle of a stream of events.
+/// Tests the proxy behind a program that terminates TLS. The program is killed and started again while events are sent.
 fn behind(program: &str, command: impl Fn(&Path, u16, &str) -> Command) {
     if Command::new(program).arg("-v").output().is_err() {
         assert!(env::var_os("BEHIND").is_none(), "{program} is not installed");
@@ -113,7 +113,7 @@ fn behind(program: &str, command: impl Fn(&Path, u16, &str) -> Command) {
     sees_its_guilds(&mut bot, &simulator);
     emit(&simulator);
     catches_up(&mut bot, &simulator);
-    bot.tolerate_errors(); // nobody listens for a moment, and the library says so
+    bot.tolerate_errors(); // the library reports that the port is closed for a moment
     drop(terminator);
     emit(&simulator);
     let _terminator = start();
@@ -122,7 +122,7 @@ fn behind(program: &str, command: impl Fn(&Path, u16, &str) -> Command) {
     assert_eq!(simulator.identifies(), 2, "what Discord has seen");
 }
 
-/// An example of config/ with its places changed to those of the test.
+/// The text of an example in config/, with its addresses and paths replaced by those of the test.
 fn example(name: &str, changes: &[(&str, &str)]) -> String {
     let mut text = fs::read_to_string(root().join("config").join(name)).expect("an example in config/");
     for (place, here) in changes {
@@ -132,7 +132,7 @@ fn example(name: &str, changes: &[(&str, &str)]) -> String {
     text
 }
 
-/// A certificate for localhost and its key, as nginx and as HAProxy want them.
+/// Writes a certificate for localhost and its key, in the forms that nginx and HAProxy need.
 fn certificate(directory: &Path) {
     let key = KeyPair::generate().expect("a key");
     let parameters = CertificateParams::new(vec!["localhost".to_owned()]).expect("parameters");
@@ -143,7 +143,7 @@ fn certificate(directory: &Path) {
     fs::write(directory.join("key.pem"), key).expect("writing key.pem");
 }
 
-/// The bot is ready on each shard, and has been sent its guilds.
+/// Waits until the bot is ready on each shard and has all its guilds.
 fn sees_its_guilds(bot: &mut Bot, simulator: &Simulator) {
     for shard in 0..SHARDS {
         let guilds = simulator.guilds(shard);
@@ -164,14 +164,14 @@ fn emit(simulator: &Simulator) {
     }
 }
 
-/// Every message until now arrives: completely, in order, once.
+/// Waits until each message so far has arrived once, in order, without a gap.
 fn catches_up(bot: &mut Bot, simulator: &Simulator) {
     for shard in 0..SHARDS {
         bot.wait_for_numbers(shard, 0, simulator.last_number(shard));
     }
 }
 
-/// Each shard resumes, and has had one READY in all.
+/// Waits until each shard has resumed, and checks that each has had only one READY.
 fn keeps_its_session(bot: &mut Bot) {
     for shard in 0..SHARDS {
         bot.wait(&format!("shard {shard} to resume"), |bot| {

@@ -1,10 +1,11 @@
-//! Chaos, with real processes and real libraries: `make chaos SECONDS=600`, `SEED=` for the same faults again. In `cargo
-//! test` it lasts for a few seconds.
+//! Random faults with real processes and real libraries: `make chaos SECONDS=600`; `SEED=` repeats a run. `cargo test`
+//! runs it for a few seconds.
 //!
-//! First come faults that must not cost anybody anything: connections cut, frozen, refused and hanging on Discord's side,
-//! op 7, op 9, clients that reconnect, restarts of the proxy. Through all of that every bot receives every message once and in
-//! order, in its first session, and Discord sees no IDENTIFY. Then come those that end sessions, kills of the proxy among
-//! them: afterwards everybody is back by himself, nothing has come twice, and what is cached is the truth.
+//! The first part has faults that must not end a session: connections that Discord cuts, freezes, refuses or leaves
+//! unanswered, op 7, op 9, clients that reconnect, restarts of the proxy. Each bot receives each message once and in
+//! order, in its first session, and Discord sees no IDENTIFY. The second part also has faults that end sessions, and
+//! kills of the proxy. After it each bot is back without help, no message has come twice, and the cache matches the
+//! simulator.
 
 mod support;
 
@@ -22,9 +23,9 @@ use support::{Bot, Proxy, Settings, Simulator, compare_guilds, scratch, wait_unt
 
 const SHARDS: u32 = 2;
 const LIBRARIES: [&str; 3] = ["twilight", "discord.js", "discord.py"];
-/// How long a library may take to come back when its sessions have been ended.
+/// Maximum time that a library needs to come back after its sessions have ended.
 const COMING_BACK: Duration = Duration::from_secs(300);
-/// Seconds of each of the two parts in `cargo test`.
+/// Length of each of the two parts in `cargo test`, in seconds.
 const MOMENT: u64 = 8;
 
 struct Chaos {
@@ -35,14 +36,14 @@ struct Chaos {
     config: Value,
     proxy: Option<Proxy>,
     bots: Vec<Bot>,
-    /// The newest message of each shard before the bots came.
+    /// Number of the newest message of each shard before the bots started.
     before: Vec<u64>,
 }
 
 impl Chaos {
     fn begin(rng: Rng) -> Self {
         let directory = scratch("chaos");
-        // Heartbeats are quick, so that what is frozen is noticed soon.
+        // The heartbeat interval is short, so that a frozen connection is noticed soon.
         let world = "--shards 2 --max-concurrency 2 --identify-interval-ms 100 --heartbeat-interval-ms 1500 --guilds 30 \
                      --members 60 --seed 4 --rate 0 --remaining 100000";
         let simulator = Simulator::start(&directory, world);
@@ -87,7 +88,7 @@ impl Chaos {
         }
     }
 
-    /// One fault, of those that must not cost anything or of all.
+    /// Causes one random fault: one that must not end a session if `harmless`, otherwise any.
     fn disturb(&mut self, harmless: bool) -> &'static str {
         let shard = self.rng.u32(0..SHARDS);
         let fault = |what: &str| self.simulator.fault(&format!("{what}shard={shard}"));
@@ -100,7 +101,7 @@ impl Chaos {
             5 => {
                 fault("drop?");
                 self.simulator.fault("refuse?seconds=1");
-                // It refuses those of this test too.
+                // The simulator refuses connections of this test, too, so the test waits.
                 thread::sleep(Duration::from_millis(1_100));
                 "Discord refuses connections"
             }
@@ -131,8 +132,8 @@ impl Chaos {
         self.simulator.last_number(shard)
     }
 
-    /// Sends messages until every bot has got some on every shard. Libraries take their time when their sessions have ended
-    /// again and again: discord.js identifies once in 5 s, also for the connections that are gone, discord.py waits longer
+    /// Sends messages until every bot has received a new one on every shard. Libraries need time after several lost
+    /// sessions: discord.js identifies once in 5 s, also for connections that have ended, and discord.py waits longer
     /// after each failure.
     fn wait_for_everybody(&mut self) {
         let marks: Vec<u64> = (0..SHARDS).map(|shard| self.last(shard)).collect();
@@ -174,13 +175,13 @@ fn nothing_is_lost_and_everybody_comes_back() {
     let mut chaos = Chaos::begin(Rng::with_seed(seed));
     let identifies = chaos.simulator.identifies();
 
-    // What must not cost anything.
+    // Faults that must not end a session.
     chaos.simulator.traffic(200);
     let end = Instant::now() + Duration::from_secs(seconds);
     while Instant::now() < end {
         chaos.emit();
         println!("{}", chaos.disturb(true));
-        // After some failures in short time the proxy waits longer for Discord, as it should.
+        // After several failures in a short time the proxy waits longer before it connects again.
         thread::sleep(Duration::from_millis(chaos.rng.u64(300..1_500)));
     }
     chaos.quiet();
@@ -197,7 +198,7 @@ fn nothing_is_lost_and_everybody_comes_back() {
         compare_guilds(chaos.proxy.as_ref().expect("a proxy"), &chaos.simulator, shard, SHARDS, true);
     }
 
-    // What ends sessions.
+    // Faults that end sessions.
     for bot in &mut chaos.bots {
         bot.tolerate_errors();
     }

@@ -1,15 +1,15 @@
-//! What the bots of tests/clients/ promise to their readers: a recipe that shows how the library is pointed at the proxy,
-//! a test that runs it, and lock files that pin every package and name no place to get it from.
+//! Checks of the bots in tests/clients/: each has a recipe that shows how to point the library at the proxy, a test
+//! that runs it, and lock files that pin all packages without naming a registry.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// A recipe longer than this is none.
+/// Maximum length of a recipe in lines.
 const LONGEST_RECIPE: usize = 45;
 
-/// What pins the packages of a bot, for each kind of registry.
+/// The lock files that pin the packages of a bot, one name for each kind of registry.
 const LOCKS: [&str; 5] = ["package-lock.json", "requirements.txt", "Cargo.lock", "maven.sha256", "go.sum"];
 
 #[test]
@@ -34,7 +34,7 @@ fn every_bot_is_run_by_a_test() {
     }
 }
 
-/// A directory in that of a library pins what one way to speak needs besides.
+/// A directory inside a library's directory pins the packages that one compression or encoding needs besides.
 #[test]
 fn every_way_to_speak_with_packages_of_its_own_is_run_by_a_test() {
     let tests = read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/real_clients.rs"));
@@ -91,7 +91,7 @@ fn lock_files_pin_everything_and_name_no_registry() {
     }
 }
 
-/// The directories below tests/clients/ with a lock file, by the name of their library.
+/// The directories below tests/clients/ with a lock file, and the names of their libraries.
 fn libraries() -> Vec<(String, PathBuf)> {
     let clients = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
     let found = with_lock_files(&clients);
@@ -99,7 +99,7 @@ fn libraries() -> Vec<(String, PathBuf)> {
     found
 }
 
-/// The directories with a lock file in those of the libraries, by both names.
+/// The directories with a lock file inside the libraries' directories, named `LIBRARY/DIRECTORY`.
 fn ways() -> Vec<(String, PathBuf)> {
     let of = |(library, directory): (String, PathBuf)| {
         let named = move |(way, path)| (format!("{library}/{way}"), path);
@@ -108,7 +108,7 @@ fn ways() -> Vec<(String, PathBuf)> {
     libraries().into_iter().flat_map(of).collect()
 }
 
-/// The directories in a directory that have a lock file, by their names.
+/// The subdirectories that have a lock file, with their names.
 fn with_lock_files(directory: &Path) -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let mut found: Vec<_> = entries
@@ -120,7 +120,7 @@ fn with_lock_files(directory: &Path) -> Vec<(String, PathBuf)> {
     found
 }
 
-/// The file that has the recipe.
+/// The source file that contains the recipe.
 fn program(directory: &Path) -> PathBuf {
     ["bot.js", "bot.py", "src/main.rs", "Bot.java", "Bot.kt", "bot.go"]
         .map(|name| directory.join(name))
@@ -129,7 +129,7 @@ fn program(directory: &Path) -> PathBuf {
         .expect("a bot")
 }
 
-/// The lines between the marks, several such parts one after the other.
+/// The lines between the marks. A recipe may have several such parts.
 fn recipe<'a>(library: &str, program: &'a str) -> Vec<&'a str> {
     let mut inside = false;
     let mut lines = Vec::new();

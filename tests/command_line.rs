@@ -1,4 +1,4 @@
-//! The command line as a user meets it: what it prints, and how it ends.
+//! The command line: what the program prints, and its exit codes.
 
 mod support;
 
@@ -69,7 +69,7 @@ fn a_wrong_number_of_inherited_sockets_is_an_error() {
     let directory = scratch("inherited");
     fs::write(directory.join("config.json"), r#"{"intents":1,"token":"t","host":"127.0.0.1","port":1}"#)
         .expect("a file");
-    // Descriptors 3 and 4 exist, so that the number alone is wrong.
+    // Descriptors 3 and 4 are open, so that only the number of sockets is wrong.
     let script = r#"exec 3</dev/null 4</dev/null; LISTEN_PID=$$ LISTEN_FDS=2 exec "$0""#;
     let mut command = Command::new("sh");
     command.args(["-c", script, env!("CARGO_BIN_EXE_gateway-proxy")]).current_dir(directory).env_remove("TOKEN");
@@ -83,7 +83,7 @@ fn a_wrong_number_of_inherited_sockets_is_an_error() {
 fn the_service_manager_is_told_when_the_port_is_open() {
     let directory = scratch("notify");
     let port = support::free_port();
-    // Discord does not answer. The proxy serves clients all the same.
+    // Discord does not answer. The proxy opens its port in spite of that.
     let config =
         format!(r#"{{"intents":1,"token":"t","host":"127.0.0.1","port":{port},"twilight_http_proxy":"127.0.0.1:1"}}"#);
     fs::write(directory.join("config.json"), config).expect("a file");
@@ -123,23 +123,24 @@ fn the_example_is_right() {
 struct Deny {
     /// The number of the system call.
     call: libc::c_long,
-    /// Only with this second argument; `None`: always.
+    /// The rule applies only to calls with this second argument; `None` is any.
     second_argument: Option<u32>,
-    /// What the caller gets.
+    /// The error that the caller gets.
     errno: i32,
 }
 
-/// Makes `command` run with a seccomp filter, as a container's profile would.
+/// Makes `command` run with a seccomp filter, as with a container's profile.
 fn deny(command: &mut Command, rule: &Deny) {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    // struct seccomp_data: the number of the call at 0, the arguments of 8 bytes each from 16 on (little endian).
+    // Offsets in struct seccomp_data: the number of the call at 0, and the arguments, 8 bytes each in little endian,
+    // from 16 on.
     const NUMBER: u32 = 0;
     const SECOND_ARGUMENT: u32 = 24;
     let statement = |code, k| libc::sock_filter { code, jt: 0, jf: 0, k };
     let mut program = vec![statement(LOAD, NUMBER)];
-    // A call that is not equal jumps to the last statement but one, which allows it.
+    // Any other call jumps to the last statement, which allows it.
     let left = if rule.second_argument.is_some() { 2 } else { 0 };
     program.push(libc::sock_filter { code: EQUAL, jt: 0, jf: left + 1, k: rule.call as u32 });
     if let Some(argument) = rule.second_argument {
@@ -161,7 +162,7 @@ fn deny(command: &mut Command, rule: &Deny) {
     unsafe { command.pre_exec(install) };
 }
 
-/// Runs the proxy with a filter up to the error that it has to end with.
+/// Runs the proxy with a filter until it ends with an error. Returns its stderr.
 fn run_denied(name: &str, rule: &Deny) -> String {
     let directory = scratch(name);
     let port = support::free_port();
@@ -187,7 +188,7 @@ fn run_denied(name: &str, rule: &Deny) -> String {
     err
 }
 
-/// Profiles of containers deny some of the calls and not all, with one error or another.
+/// Container profiles deny some of the calls, with different errors.
 #[test]
 fn a_denied_system_call_of_io_uring_is_named_with_what_to_do() {
     for (call, name) in [
@@ -206,7 +207,7 @@ fn a_denied_system_call_of_io_uring_is_named_with_what_to_do() {
     }
 }
 
-/// A kernel before 5.19 has no rings of provided buffers.
+/// A kernel before 5.19 does not support rings of provided buffers.
 #[test]
 fn an_old_kernel_is_told_which_one_is_needed() {
     const IORING_REGISTER_PBUF_RING: u32 = 22;

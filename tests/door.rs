@@ -1,5 +1,5 @@
-//! What clients meet at the door, seen from outside: refusals with the right close code and a reason, RESUMEs that can not
-//! be served, HTTP, and a proxy whose Discord is down.
+//! The door as clients see it: refusals with the right close code and a reason, RESUMEs that cannot be served, HTTP,
+//! and a proxy whose Discord is down.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn start(name: &str) -> (Simulator, Proxy) {
     (simulator, proxy)
 }
 
-/// The close that follows, whatever comes before it.
+/// Reads until the close, and returns its code and reason.
 fn close_of(gateway: &mut Gateway) -> (Option<u16>, String) {
     loop {
         match gateway.receive() {
@@ -46,7 +46,7 @@ fn refusals_have_discords_close_codes_and_a_reason() {
         (identify("wrong", json!([0, 2])), 4004),
         (identify(TOKEN, json!([2, 2])), 4010),
         (identify(TOKEN, json!([0, 3])), 4010),
-        (json!({"op": 2, "d": {"token": TOKEN, "intents": 1}}).to_string(), 4010), // [0,1] of a bot with two
+        (json!({"op": 2, "d": {"token": TOKEN, "intents": 1}}).to_string(), 4010), // the default [0, 1] is wrong for a bot with two shards
         (json!({"op": 6, "d": {"token": "wrong", "session_id": "x", "seq": 1}}).to_string(), 4004),
         (json!({"op": 2, "d": {}}).to_string(), 4002),
         ("{\"op\":".to_owned(), 4002),
@@ -64,7 +64,7 @@ fn refusals_have_discords_close_codes_and_a_reason() {
             assert!(!reason.is_empty(), "a reason for {expected}");
         }
     }
-    // After IDENTIFY.
+    // Refusals after IDENTIFY.
     for (text, expected) in [(identify(TOKEN, json!([0, 2])), 4005), ("garbage".to_owned(), 4002)] {
         let mut gateway = Gateway::connect(proxy.address, Transport::None);
         gateway.identify((0, 2), INTENTS);
@@ -79,7 +79,7 @@ fn refusals_have_discords_close_codes_and_a_reason() {
 #[test]
 fn what_libraries_do_is_accepted() {
     let (_simulator, proxy) = start("dresses");
-    // A heartbeat before IDENTIFY is acknowledged; the token may have its prefix; keys may be missing or too many.
+    // A heartbeat before IDENTIFY is acknowledged. The token may have its prefix. Keys may be missing or unknown.
     let mut gateway = Gateway::connect(proxy.address, Transport::Zstd);
     for beat in [json!({"op": 1, "d": null}), json!({"op": 1, "d": 0}), json!({"op": 1})] {
         gateway.send_text(&beat.to_string()).expect("an open connection");
@@ -94,12 +94,12 @@ fn what_libraries_do_is_accepted() {
     for key in ["v", "user", "guilds", "session_id", "resume_gateway_url", "shard", "application", "private_channels"] {
         assert!(!ready[key].is_null(), "READY has {key}");
     }
-    // The only client of the shard has Discord's session id, and its own one in the URL.
+    // The only client of the shard gets Discord's session id. The URL contains the proxy's own id of the session.
     let url = ready["resume_gateway_url"].as_str().expect("a URL");
     assert!(url.starts_with(&format!("ws://{}/r/", proxy.address)), "{url}");
     assert_eq!((&ready["v"], &ready["shard"]), (&json!(10), &json!([1, 2])));
     assert!(ready["application"]["id"].is_string() && ready["application"]["flags"].is_number());
-    // The code that comes back is the client's.
+    // The proxy answers with the client's own close code.
     for code in [1000, 3000, 4000, 4900] {
         let gateway = Gateway::connect(proxy.address, Transport::None);
         assert_eq!(gateway.close(code), Some(code));
@@ -151,7 +151,7 @@ fn the_newest_resume_wins() {
     }
     simulator.emit(0, 3);
     let numbers: Vec<_> = (0..3).map(|_| old.receive().expect("a message").number()).collect();
-    // The old connection still looks alive.
+    // The old connection has not been closed.
     let mut new = Gateway::connect(proxy.address, Transport::Zstd);
     let session = ready["session_id"].as_str().expect("an id");
     new.resume(session, guilds + 2);
@@ -164,7 +164,7 @@ fn the_newest_resume_wins() {
     assert_eq!(close_of(&mut old).0, Some(4000));
     simulator.emit(0, 1);
     assert_eq!(new.receive().expect("what is new").s, Some(guilds + 6));
-    // A client that closes with 1000 gives its session up.
+    // A close with 1000 ends the session.
     new.close(1000);
     let mut gone = Gateway::connect(proxy.address, Transport::None);
     gone.resume(session, guilds + 6);
@@ -221,7 +221,7 @@ fn http_on_the_same_port() {
     assert!(raw(proxy.address, "nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
 }
 
-/// Everything that comes back for these bytes.
+/// Sends a request, and returns all bytes of the answer.
 fn raw(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a timeout");
@@ -253,12 +253,12 @@ fn hello_comes_even_when_discord_is_down() {
     assert_eq!(simulator.stats()["violations"], json!([]));
 }
 
-/// Through TLS, with a certificate authority that only `SSL_CERT_FILE` names.
+/// The gateway uses TLS, and only `SSL_CERT_FILE` names its certificate authority.
 #[test]
 fn discord_over_tls() {
     let directory = scratch("tls");
     let tls = directory.join("ca");
-    // REST comes in plain text from one simulator, which names the other one, behind TLS, as the gateway.
+    // One simulator serves REST in plain text, and names the other one, which uses TLS, as the gateway.
     let secure = Simulator::start(&directory, &format!("{WORLD} --tls-dir {}", tls.display()));
     let ca = tls.join("ca.pem");
     let port = secure.address.port();
@@ -274,7 +274,7 @@ fn discord_over_tls() {
             assert_eq!(gateway.receive().expect("a guild").t.as_deref(), Some("GUILD_CREATE"));
         }
     }
-    // Without it the certificate is not trusted, and nothing else is wrong.
+    // Without `SSL_CERT_FILE` the proxy does not trust the certificate.
     let proxy = Proxy::spawn_before(&directory, plain.address, &json!({}), &[]);
     wait_until("the refusal of the certificate", || {
         let log = std::fs::read_to_string(directory.join("gateway-proxy.log")).map_err(|error| error.to_string())?;

@@ -1,4 +1,4 @@
-//! Whatever encoding and compression a client asks for, it gets the same payloads, and its commands do the same.
+//! Clients with different encodings and compressions get the same payloads, and their commands have the same effect.
 
 mod support;
 
@@ -11,7 +11,7 @@ const WORLD: &str =
 const INTENTS: u64 = 53_608_447;
 const SHARD: (u32, u32) = (0, 2);
 
-/// All of them; the first one is what the others are measured by.
+/// All combinations of encoding and compression. The first one is the reference for the others.
 fn all() -> Vec<Options> {
     let mut all = Vec::new();
     for encoding in [Encoding::Json, Encoding::Etf] {
@@ -24,7 +24,7 @@ fn all() -> Vec<Options> {
     all
 }
 
-/// Payload compression is for JSON only, and the URL wins.
+/// Whether the proxy compresses single payloads: only for JSON, and only if the URL asks for no transport compression.
 fn packs(options: Options) -> bool {
     options.compress && options.transport == Transport::None && options.encoding == Encoding::Json
 }
@@ -36,7 +36,7 @@ struct Client {
 }
 
 impl Client {
-    /// The next dispatch: its name and data.
+    /// Receives the next dispatch. Returns its type and its data.
     fn event(&mut self) -> (String, Value) {
         let payload = self.gateway.receive().expect("an event");
         assert_eq!(payload.op, 0, "{payload:?}");
@@ -59,7 +59,7 @@ fn every_client_gets_the_same() {
     let guilds = simulator.guilds(0).len();
     let largest = simulator.guilds(0).into_iter().max_by_key(|(_, guild)| guild.members).expect("a guild");
 
-    // READY and the guilds.
+    // Each client gets READY and its guilds.
     let mut clients = Vec::new();
     let mut snapshot = Vec::new();
     for options in all() {
@@ -74,7 +74,8 @@ fn every_client_gets_the_same() {
         let mut events = client.events(1 + guilds);
         let session = events[0].1["session_id"].take();
         client.session = session.as_str().expect("an id").to_owned();
-        // The first client has Discord's session id, so its URL carries the key of its own session.
+        // Only the first client has Discord's session id, so only its URL ends in a key of its session. The URL is left
+        // out of the comparison.
         let url = events[0].1["resume_gateway_url"].take();
         assert!(url.as_str().is_some_and(|url| url.starts_with("ws://")), "{options:?}: {url}");
         events[1..].sort_by_key(|(_, data)| data["id"].as_str().expect("an id").to_owned());
@@ -88,7 +89,7 @@ fn every_client_gets_the_same() {
     }
     assert_eq!((snapshot[0].0.as_str(), snapshot[1].0.as_str()), ("READY", "GUILD_CREATE"));
 
-    // Events of all kinds.
+    // Events of all types.
     simulator.emit(0, 3);
     simulator.mutate(0, 40);
     simulator.emit(0, 1);
@@ -102,7 +103,7 @@ fn every_client_gets_the_same() {
         assert!(client.events(events.len()) == events, "{options:?} gets other events");
     }
 
-    // Commands: members, with an answer, and a presence, which goes on to Discord.
+    // Each client requests members, which the proxy answers. Some clients also send a presence, which goes to Discord.
     let mut members = Value::Null;
     for (index, (options, client)) in clients.iter_mut().enumerate() {
         let command = json!({"guild_id": largest.0, "query": "", "limit": 0, "nonce": "n", "presences": true});
@@ -123,12 +124,12 @@ fn every_client_gets_the_same() {
             chunk.to_string(),
             members.to_string()
         );
-        // Of each encoding, but not of each client: Discord takes five in 20 s.
+        // Only some clients send a presence, at least one for each encoding: Discord allows five in 20 s.
         if !index.is_multiple_of(3) {
             continue;
         }
         let name = format!("client {index} ü");
-        // More than a float of 32 bits holds, which erlpack makes a float of.
+        // The number needs more precision than a float of 32 bits, which erlpack writes.
         let presence = json!({"status": "dnd", "afk": true, "since": 1_700_000_000_001u64, "activities": [{"name": name, "type": 0}]});
         client.gateway.send(3, &presence);
         wait_until("the presence", || {
@@ -139,7 +140,7 @@ fn every_client_gets_the_same() {
         assert_eq!(client.gateway.receive().expect("an ACK").op, 11, "{options:?}");
     }
 
-    // RESUME, over each.
+    // Each client resumes.
     simulator.emit(0, 20);
     for (options, client) in &mut clients {
         let missed = client.events(20);
@@ -167,14 +168,14 @@ fn every_client_gets_the_same() {
     assert_eq!(simulator.stats()["violations"], json!([]));
 }
 
-/// The number of the newest message.
+/// The number of the newest message in the events.
 fn number(events: &[(String, Value)]) -> Option<u64> {
     let (name, data) = events.last()?;
     let payload = Payload { op: 0, s: None, t: Some(name.clone()), d: data.to_string() };
     payload.number()
 }
 
-/// A session may go on in another encoding: that is the connection's.
+/// A session can resume in another encoding, because the encoding belongs to the connection.
 #[test]
 fn a_session_changes_its_encoding() {
     let directory = scratch("encodings_change");
@@ -209,7 +210,7 @@ fn commands_that_are_no_terms_are_refused() {
     let identify = json!({"op": 2, "d": {"token": TOKEN, "intents": INTENTS, "shard": SHARD, "properties": {}}});
     let identify = support::etf::write(&identify, support::etf::Style::Elixir);
     let atom_key = b"\x83t\0\0\0\x01s\x02opa\x01";
-    // Its text is longer than what may go on to Discord.
+    // The term is short enough, but its JSON text is longer than Discord allows.
     let long = [&b"\x83t\0\0\0\x02m\0\0\0\x02opa\x08m\0\0\0\x01dk\x0f\x00"[..], &[200; 0xf00]].concat();
     let bad: [&[u8]; 7] = [b"", b"\x83", b"{\"op\":1}", b"\x82a\x01", atom_key, &long, &[131; 5000]];
     for identified in [false, true] {
@@ -231,7 +232,7 @@ fn commands_that_are_no_terms_are_refused() {
             assert!(!reason.is_empty());
         }
     }
-    // A term where JSON was agreed on.
+    // An ETF term on a connection with JSON.
     let mut gateway = Gateway::connect(proxy.address, Transport::None);
     gateway.send_binary(&identify).expect("an open connection");
     assert!(matches!(gateway.receive(), Err(Gone::Closed(Some(4002), _))));

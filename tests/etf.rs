@@ -1,5 +1,5 @@
-//! All of JSON comes through ETF in both directions, and noise does no harm. What comes out is read by code that shares
-//! nothing with the proxy's.
+//! Any JSON value passes through ETF in both directions, and damaged input does no harm. The results are read by code
+//! that shares nothing with the proxy.
 
 mod support;
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use support::etf::{Style, read, write};
 
-/// Keys with a meaning to the proxy, and others.
+/// Some keys have a meaning to the proxy, others have none.
 const KEYS: [&str; 14] = [
     "id",
     "guild_id",
@@ -50,7 +50,7 @@ fn values() -> impl Strategy<Value = Value> {
     })
 }
 
-/// What JSON has for these values: integers that it can not have are strings.
+/// The JSON values that the proxy's term stands for: an integer of 2^53 or more becomes a string.
 fn expected(value: &Value) -> Value {
     match value {
         Value::Number(number) => {
@@ -65,11 +65,11 @@ fn expected(value: &Value) -> Value {
     }
 }
 
-/// What a command has: floats without a fraction are integers too.
+/// The JSON values of a command: a float without a fraction becomes an integer.
 fn expected_command(value: &Value, style: Style) -> Value {
     match value {
         Value::Number(number) => {
-            // erlpack loses what a float can not hold, long before it gets here.
+            // erlpack writes large integers as floats, which lose precision before the proxy reads them.
             let exact =
                 !number.is_f64() && (matches!(style, Style::Elixir) || number.as_f64().is_some_and(|f| f.abs() < 2e9));
             let float = number.as_f64().expect("a number");
@@ -85,7 +85,7 @@ fn expected_command(value: &Value, style: Style) -> Value {
     }
 }
 
-/// JSON text with white space and with escapes where none are needed.
+/// Writes JSON text with escapes and white space where none are needed.
 fn print(value: &Value, random: &mut fastrand::Rng, out: &mut String) {
     let string = |string: &str, random: &mut fastrand::Rng, out: &mut String| {
         out.push('"');
@@ -148,7 +148,7 @@ proptest! {
         print(&value, &mut fastrand::Rng::with_seed(seed), &mut text);
         let term = encode(&[text.as_bytes()]).expect("JSON");
         prop_assert_eq!(read(&term).expect("a term"), expected(&value));
-        // As data of a dispatch.
+        // The value as the data of a dispatch.
         let term = encode(&[br#"{"t":"X","s":"#, b"17", br#","op":0,"d":"#, text.as_bytes(), b"}"]).expect("JSON");
         let payload = json!({"t": "X", "s": 17, "op": 0, "d": expected(&value)});
         prop_assert_eq!(read(&term).expect("a term"), payload);
@@ -169,7 +169,7 @@ proptest! {
         if cut {
             text.truncate(at + 1);
         }
-        // What is taken for JSON has become a whole term; only the text of strings may be no UTF-8.
+        // If `encode` accepts the text, the result is a complete term. Only the bytes of strings may be invalid UTF-8.
         if let Some(term) = encode(&[&text])
             && std::str::from_utf8(&text).is_ok()
         {

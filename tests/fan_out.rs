@@ -1,5 +1,5 @@
-//! Many clients on many shards over several cores, while bursts come and clients come and go: every stream is complete,
-//! in order and without duplicates.
+//! Many clients on many shards over several cores, with bursts of events, while clients connect and disconnect: each
+//! client's stream is complete, in order and without duplicates.
 
 mod support;
 
@@ -21,17 +21,17 @@ use support::{Gateway, Gone, Options, Payload, Proxy, Simulator, scratch, wait_u
 const SHARDS: u32 = 8;
 const EVENTS: u64 = 200_000;
 const BURST: u64 = 500;
-/// Guilds, members, messages and so on: everything that the proxy itself has.
+/// All intents of the proxy.
 const INTENTS: u64 = 53_608_447;
 
-/// What one client does besides reading.
+/// How a client behaves besides reading.
 #[derive(Clone, Copy, Debug)]
 enum Habit {
-    /// Stays to the end.
+    /// The client stays connected to the end.
     Steady,
-    /// Drops its connection again and again and resumes.
+    /// The client repeatedly drops its connection and resumes.
     Resumes,
-    /// Closes for good again and again and identifies anew.
+    /// The client repeatedly closes its session and identifies again.
     Restarts,
 }
 
@@ -40,23 +40,23 @@ struct Client {
     shard: u32,
     options: Options,
     habit: Habit,
-    /// The last number that the simulator will send on this shard; 0 while that is not known.
+    /// Number of the last message of this shard; 0 while it is not known.
     last: Arc<AtomicU64>,
     failed: Arc<AtomicBool>,
-    /// Set when the bursts are over: from then on nobody comes and goes.
+    /// Set after the bursts: clients no longer disconnect.
     settling: Arc<AtomicBool>,
-    /// Clients that have noticed, and have all guilds.
+    /// Number of clients that have seen `settling` and have all guilds.
     settled: Arc<AtomicUsize>,
     random: fastrand::Rng,
 }
 
-/// What a client has seen of one session.
+/// The events that a client has got in one session.
 struct Seen {
     session: String,
     sequence: u64,
     number: Option<u64>,
     first: Option<u64>,
-    /// Guilds of READY, those of them that were told about since, and all that are there.
+    /// Guilds of READY, those of them with a GUILD_CREATE or GUILD_DELETE since, and all guilds that are present.
     announced: BTreeSet<String>,
     answered: BTreeSet<String>,
     present: BTreeSet<String>,
@@ -97,12 +97,12 @@ impl Seen {
         }
     }
 
-    /// Has every guild of READY come, or been said to be down?
+    /// Whether each guild of READY has come or has been reported as unavailable.
     fn is_synced(&self) -> bool {
         self.answered.len() == self.announced.len()
     }
 
-    /// Is everything there that will come?
+    /// Whether the client has got the last message, and all guilds of READY.
     fn is_complete(&self, last: u64) -> bool {
         last > 0 && self.number == Some(last) && self.is_synced()
     }
@@ -172,7 +172,7 @@ impl Client {
                 Habit::Steady => {}
                 Habit::Resumes => {
                     resumes += 1;
-                    // Every other time the client closes its socket without a close frame.
+                    // Every second time the client closes its socket without a close frame.
                     if resumes % 2 == 0 {
                         drop(gateway);
                     } else {
@@ -258,7 +258,7 @@ fn every_stream_is_complete() {
     let mut emitted = vec![0; SHARDS as usize];
     for round in 0..per_shard / BURST {
         for shard in 0..SHARDS {
-            // State changes between the bursts, so that snapshots and events have something to disagree about.
+            // The state changes between the bursts, so that a wrong order of snapshots and events shows.
             simulator.mutate(shard, 20);
             let (_, to) = simulator.emit(shard, BURST);
             emitted[shard as usize] = to;
@@ -266,7 +266,8 @@ fn every_stream_is_complete() {
         if failed.load(Relaxed) {
             break;
         }
-        // The bursts must not outrun the slowest client by more than the log keeps: it would have to start over.
+        // The pause keeps the slowest client within the log. A client that falls off the log would have to identify
+        // again.
         thread::sleep(Duration::from_millis(if round % 10 == 9 { 100 } else { 10 }));
     }
     settling.store(true, Relaxed);
@@ -275,7 +276,7 @@ fn every_stream_is_complete() {
         count if count == clients.len() => Ok(()),
         count => Err(format!("{count} have")),
     });
-    // The last event of each shard, by which its clients know that they have seen everything.
+    // The last message of each shard. A client that has it has got all.
     for shard in 0..SHARDS {
         let (_, to) = simulator.emit(shard, 1);
         last[shard as usize].store(to, Relaxed);

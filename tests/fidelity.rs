@@ -1,5 +1,5 @@
-//! Through a whole proxy: what a client that identifies gets to know about every guild is compared with the simulator's
-//! state, several times with many changes of state in between.
+//! A client of a whole proxy identifies, and its guilds are compared with the simulator's state. The comparison is made
+//! several times, with many changes of state in between.
 
 mod support;
 

@@ -1,5 +1,5 @@
-//! Requests for the rest of Discord's API, passed through to `rest_proxy`: bodies of any kind both ways, who may do so, and
-//! what comes when the other side fails.
+//! Requests for the rest of Discord's API, which the proxy forwards to `rest_proxy`: bodies of any kind in both
+//! directions, which requests are allowed, and the answers when `rest_proxy` fails.
 
 mod support;
 
@@ -17,7 +17,7 @@ const WORLD: &str =
     "--shards 1 --max-concurrency 1 --identify-interval-ms 100 --guilds 2 --members 5 --seed 3 --rate 0";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Sends bytes, returns all that comes back.
+/// Sends bytes, and returns everything that the server sends until it closes the connection.
 fn exchange(address: SocketAddr, request: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -34,7 +34,7 @@ fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).expect("UTF-8")
 }
 
-/// A proxy for the API that answers each connection with `answer`, given the stream after its request head.
+/// A stand-in for `rest_proxy`. Calls `answer` with each request head and the stream after it.
 fn api(answer: impl Fn(String, TcpStream) + Send + 'static) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -66,7 +66,7 @@ fn start(name: &str, rest_proxy: SocketAddr) -> (Simulator, Proxy) {
 #[test]
 fn bodies_of_any_kind_pass_both_ways() {
     const SIZE: usize = 3 << 20;
-    // Sends back what it has received, in chunks, and would like to keep the connection.
+    // The stand-in sends back what it has received, in chunks, and offers to keep the connection.
     let address = api(|head, mut stream| {
         let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).expect("a length");
         let mut body = vec![0; length.parse().expect("a number")];
@@ -127,7 +127,7 @@ fn who_does_not_bring_the_token_is_not_passed_on() {
 
 #[test]
 fn nothing_passes_behind_a_request() {
-    // An API that goes on reading, whatever it is told, and answers with what it has read.
+    // The stand-in ignores lengths: it reads everything that comes, and sends it back.
     let address = api(|_, mut stream| {
         stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
         let mut rest = Vec::new();
@@ -156,7 +156,7 @@ fn nothing_passes_behind_a_request() {
 
 #[test]
 fn failures_are_answered_and_named() {
-    // The path says how it fails.
+    // The path selects the failure.
     let address = api(|head, mut stream| {
         let answer: &[u8] = match head.split([' ', '/']).nth(3) {
             Some("garbage") => b"\x15\x03\x01\x02\x02",
@@ -165,7 +165,7 @@ fn failures_are_answered_and_named() {
             Some("truncated") => b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
             _ => b"",
         };
-        // A client that got its answer already does not take the rest.
+        // Writing may fail, because the proxy may already have answered its client and closed the connection.
         let _ = stream.write_all(answer);
     });
     let (_simulator, proxy) = start("forward_failures", address);
@@ -178,9 +178,9 @@ fn failures_are_answered_and_named() {
         assert!(answer.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{what}: {answer}");
         assert!(answer.contains("`rest_proxy`"), "{what}: {answer}");
     }
-    // What has begun can only be cut short; the length tells the client.
+    // An answer that has begun cannot be replaced. The client sees by the length that it is cut short.
     assert!(ask(proxy.address, "truncated").ends_with("\r\n\r\nhalf"));
-    // A client that disconnects in the middle of its request leaves nothing behind.
+    // A client disconnects in the middle of its request: the proxy ends the request.
     let mut stream = TcpStream::connect(proxy.address).expect("a connection");
     let head = format!("POST /api/upload HTTP/1.1\r\nAuthorization: Bot {TOKEN}\r\nContent-Length: 9\r\n\r\n");
     stream.write_all(head.as_bytes()).expect("taken");

@@ -1,10 +1,11 @@
-//! Hostile bytes, without end: `make fuzz SECONDS=60`, with `SEED=` for one run again. In `cargo test` it runs for a moment.
+//! Random damaged input: `make fuzz SECONDS=60`; `SEED=` repeats a run. `cargo test` runs it for a few seconds.
 //!
-//! Real payloads are mutated (bits, cuts, repetitions, pieces of others, tokens that mean something) and go to everything
-//! that reads bytes from outside: the envelope scan, the JSON cursor, the codec and its records, the cache with all its
-//! events and its packed guilds, ETF in both directions, frames of both sides, decompression. The targets of cargo-fuzz
-//! (`fuzz/targets.rs`) run here, too, with mutations of their corpora. Nothing may panic, what is taken has to come back as it
-//! was, and what the cache shows has to be JSON. There is no coverage feedback; the mutations know the formats instead.
+//! Real payloads are mutated (bits, cuts, repetitions, pieces of other payloads, tokens with a meaning) and given to
+//! all code that reads bytes from outside: the envelope scan, the JSON cursor, the codec and its records, the cache
+//! with all its events and its packed guilds, ETF in both directions, frames of both sides, decompression. The targets
+//! of cargo-fuzz (`fuzz/targets.rs`) run here, too, with mutations of their corpora. No input may cause a panic.
+//! Accepted input must come out unchanged, and snapshots of the cache must be JSON. There is no coverage feedback; the
+//! mutations know the formats instead.
 
 include!("support/world.rs");
 #[path = "../fuzz/targets.rs"]
@@ -29,14 +30,14 @@ use std::{
 };
 use world::{Body, Settings, Wish, World};
 
-/// How long `cargo test` fuzzes.
+/// Duration of the fuzzing in `cargo test`.
 const MOMENT: Duration = Duration::from_secs(3);
-/// Rounds between two looks at the clock, and lives of a cache.
+/// Number of rounds between two checks of the time. Each cache is used for as many rounds.
 const ROUNDS: u64 = 200;
-/// A cache is given no larger texts than this, so that there are many of them.
+/// Maximum length of a text in bytes. With short texts there are more rounds.
 const MOST: usize = 64 << 10;
 
-/// What means something somewhere.
+/// Pieces of text that have a meaning in one of the formats.
 const TOKENS: [&[u8]; 28] = [
     b"{",
     b"}",
@@ -68,7 +69,7 @@ const TOKENS: [&[u8]; 28] = [
     b"\n",
 ];
 
-/// A target and what it is known to take.
+/// A target of cargo-fuzz and the inputs of its corpus.
 struct Seeds {
     name: &'static str,
     target: targets::Target,
@@ -81,7 +82,8 @@ impl Seeds {
             let directory = format!("{}/fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR"));
             let files = std::fs::read_dir(&directory).expect("a corpus");
             let mut paths: Vec<_> = files.map(|file| file.expect("a file").path()).collect();
-            // So that a seed of the generator means the same everywhere.
+            // The order of the files differs between machines. Sorted, a seed of the generator gives the same run on
+            // all of them.
             paths.sort();
             let seeds: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).expect("a file")).collect();
             assert!(!seeds.is_empty(), "{directory} is empty");
@@ -94,7 +96,7 @@ impl Seeds {
         let mut bytes = self.seeds[rng.usize(0..self.seeds.len())].clone();
         for _ in 0..rng.usize(0..6) {
             if rng.u8(0..4) == 0 {
-                // A piece of another one that the same target takes.
+                // The rest of another input of the same target.
                 let other = &self.seeds[rng.usize(0..self.seeds.len())];
                 let (at, from) = (rng.usize(0..=bytes.len()), rng.usize(0..=other.len()));
                 bytes.splice(at.., other[from..].iter().copied());
@@ -107,7 +109,7 @@ impl Seeds {
 }
 
 struct Corpus {
-    /// Names of events and their data.
+    /// Event types and their data.
     events: Vec<(&'static str, Vec<u8>)>,
 }
 
@@ -136,7 +138,7 @@ impl Corpus {
         (name, text)
     }
 
-    /// A text, changed in a few places or not at all.
+    /// The data of a random event, with up to four mutations.
     fn mutated(&self, rng: &mut Rng) -> (&'static str, Vec<u8>) {
         let (name, text) = self.any(rng);
         let mut text = text.to_vec();
@@ -144,7 +146,7 @@ impl Corpus {
             self.mutate(rng, &mut text);
         }
         text.truncate(MOST);
-        // An event may get the data of another one.
+        // Sometimes the type is that of another event.
         (if rng.u8(0..8) == 0 { self.any(rng).0 } else { name }, text)
     }
 
@@ -179,7 +181,7 @@ impl Corpus {
     }
 }
 
-/// The codec: what it takes comes back byte for byte; records that are not its own do no harm.
+/// The codec: the text of an accepted object comes back byte for byte, and damaged records cause no panic.
 fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut IdTable) {
     let mut encoder = Encoder::default();
     let shape = match rng.u8(0..5) {
@@ -199,7 +201,7 @@ fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut IdTable) {
     }
     serde_json::from_slice::<serde::de::IgnoredAny>(&out).expect("JSON");
     let mut record = encoder.record().to_vec();
-    // Now the codec may know the form of the object.
+    // The second time the codec may already have the template of the object.
     let again = encoder.encode(tables, ids, &shape, text, 0).expect("as before");
     let mut followed = Vec::new();
     let decoder = Decoder { tables, ids };
@@ -221,7 +223,7 @@ fn codec(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut IdTable) {
     }
 }
 
-/// One record over another: as JSON what merging their texts gives.
+/// Merging two records must give the same JSON as merging their texts.
 fn merging(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut IdTable) {
     let Ok(Value::Object(old)) = serde_json::from_slice::<Value>(text) else { return };
     let mut new = old.clone();
@@ -251,7 +253,7 @@ fn merging(rng: &mut Rng, text: &[u8], tables: &mut Tables, ids: &mut IdTable) {
     assert_eq!(value(&out), value(&texts), "{new} over {old}");
 }
 
-/// The cache: any event, any data; what it shows stays JSON.
+/// The cache takes any event with any data, and its snapshots stay JSON.
 fn cache(cache: &mut Cache, name: &str, text: &[u8]) {
     let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok();
     let outcome = cache.apply(EventKind::from_name(name.as_bytes()), text);
@@ -262,7 +264,8 @@ fn cache(cache: &mut Cache, name: &str, text: &[u8]) {
         let (mut out, length) = (Vec::new(), snapshot.len());
         while !snapshot.write(&mut out, 10_000) {}
         assert_eq!(out.len(), length, "the length that was announced");
-        // What Discord sends is JSON: the envelope has been looked through before it comes here. What is not may be kept as it is.
+        // In the proxy all data is JSON, because the envelope has been scanned before. The cache may keep other data as
+        // it is.
         if is_json {
             serde_json::from_slice::<serde::de::IgnoredAny>(&out).expect("a guild that is JSON");
         } else {
@@ -279,7 +282,7 @@ fn cache(cache: &mut Cache, name: &str, text: &[u8]) {
     }
 }
 
-/// Guilds of another process, changed on their way: what is taken is JSON, and can be changed and taken away.
+/// Damaged packed guilds, as from another process: an accepted guild is JSON, and can be changed and removed.
 fn packed(rng: &mut Rng, from: &mut Cache, flags: Flags) {
     let guilds: Vec<u64> = from.guilds().filter(|(_, available)| *available).map(|(guild, _)| guild).collect();
     let Some(guild) = rng.choice(guilds) else { return };
@@ -313,7 +316,7 @@ fn packed(rng: &mut Rng, from: &mut Cache, flags: Flags) {
     assert_eq!((into.counts().members, into.counts().channels, into.counts().presences), (0, 0, 0));
 }
 
-/// Everything else that reads bytes.
+/// All other code that reads bytes.
 fn readers(rng: &mut Rng, text: &[u8]) {
     let _ = Envelope::scan(text);
     let _ = Envelope::scan(&[br#"{"t":"X","s":1,"op":0,"d":"#, text, b"}"].concat());

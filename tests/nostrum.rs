@@ -1,5 +1,6 @@
-//! A shard as nostrum runs it, written after its source (0.11.0-dev, `lib/nostrum/shard/`): Erlang's terms in both directions
-//! over zstd-stream, on connections that end without a close frame. The library itself needs Elixir, and TLS on port 443.
+//! A shard with the behaviour of nostrum, written after its source (0.11.0-dev, `lib/nostrum/shard/`): ETF in both
+//! directions over zstd-stream, on connections that end without a close frame. The library itself needs Elixir, and TLS
+//! on port 443.
 
 mod support;
 
@@ -11,15 +12,15 @@ const WORLD: &str =
     "--shards 2 --max-concurrency 2 --identify-interval-ms 0 --guilds 8 --members 300 --seed 5 --rate 0";
 const INTENTS: u64 = 53_608_447;
 
-/// One connection of a shard, and what nostrum keeps of it.
+/// One connection of a shard, with the state that nostrum keeps.
 struct Shard {
     gateway: Gateway,
-    /// The newest sequence, `nil` before the first dispatch.
+    /// The newest sequence number; `nil` before the first dispatch.
     seq: Value,
 }
 
 impl Shard {
-    /// Connects and reads HELLO, whose interval nostrum takes by an atom.
+    /// Connects and reads HELLO. nostrum reads the interval by an atom as the key.
     fn connect(proxy: &Proxy, seq: Value) -> Self {
         let options = Options { transport: Transport::Zstd, encoding: Encoding::Etf, compress: false };
         let target = "/?encoding=etf&v=10&compress=zstd-stream";
@@ -32,7 +33,8 @@ impl Shard {
         shard
     }
 
-    /// The next payload. Its four keys have to be atoms, because nostrum reads `payload.op` before anything makes atoms of keys.
+    /// Receives the next payload. Its four keys have to be atoms, because nostrum reads `payload.op` before it converts
+    /// keys to atoms.
     fn receive(&mut self) -> Value {
         let term = self.gateway.receive_bytes().expect("a payload");
         let payload = etf::read_with_atoms(&term).expect("a term");
@@ -44,7 +46,7 @@ impl Shard {
         payload
     }
 
-    /// The data of the next payload, which has to be this dispatch.
+    /// Receives the next payload, which must be a dispatch of this type. Returns its data.
     fn dispatch(&mut self, name: &str) -> Value {
         let mut payload = self.receive();
         assert_eq!((&payload[":op"], &payload[":t"]), (&json!(0), &json!(format!(":{name}"))), "{payload:.300}");
@@ -69,7 +71,7 @@ impl Shard {
         self.send(6, &json!({"token": TOKEN, "session_id": session, "seq": self.seq}));
     }
 
-    /// The data of READY, and the guilds behind it.
+    /// Receives READY and the guilds after it. Returns the data of READY.
     fn starts(&mut self, guilds: usize) -> Value {
         let ready = self.dispatch("READY");
         assert_eq!(ready["guilds"].as_array().map(Vec::len), Some(guilds));
@@ -91,7 +93,7 @@ fn a_shard_of_nostrum() {
     let ready = shard.starts(guilds.len());
     assert!(ready["resume_gateway_url"].is_string(), "{ready:.300}");
 
-    // Ids are integers to Elixir.
+    // nostrum sends ids as integers.
     let (id, guild) = guilds.iter().max_by_key(|(_, guild)| guild.members).expect("a guild");
     let id: u64 = id.parse().expect("an id");
     shard.send(8, &json!({"guild_id": id, "query": "", "limit": 0}));
@@ -126,7 +128,8 @@ fn a_shard_of_nostrum() {
     }
     shard.dispatch("RESUMED");
 
-    // A session that is not known: Invalid Session has to say `false`, not `nil`; nostrum connects anew then.
+    // The session is unknown to the proxy. Invalid Session has to have `false`, not `nil`; nostrum then identifies
+    // again.
     let mut shard = Shard::connect(&proxy, json!(7));
     shard.resume(&json!("unknown"));
     let invalid = shard.receive();

@@ -1,6 +1,6 @@
-//! Guilds go from one process to the next as packed records, after events as they happen in real guilds. They must be
-//! the same there, whatever the codec's tables of the thread that reads them are: empty, the same, larger, or from
-//! other guilds.
+//! Guilds pass from one process to the next as packed records, after events of real guilds. In the next process they
+//! must be the same, whatever the codec's tables of the reading thread contain: nothing, the same entries, more
+//! entries, or those of other guilds.
 
 include!("support/world.rs");
 
@@ -100,7 +100,7 @@ fn next_process(story: &Story, (tables, guilds): &(Vec<u8>, Vec<Vec<u8>>)) -> [(
     for guild in guilds {
         assert!(cache.read_guild(&origin, guild).is_some());
     }
-    // The order of guilds is that of READY. Guilds that came later are behind those.
+    // Guilds are ordered as in READY, and guilds that were joined later come after those.
     let start = (shown(&cache), counted(&cache));
     play(&mut cache, &story.after);
     [start, (shown(&cache), counted(&cache))]

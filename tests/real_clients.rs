@@ -1,9 +1,11 @@
-//! The promise of the proxy, kept to real client libraries: each library's bot (tests/clients/) logs in through the proxy,
-//! sees exactly the guilds that there are, receives every event once and in order, asks for members, sets its presence,
-//! loses its connection and resumes, outlives a restart of the proxy, dies and comes back; and Discord sees no IDENTIFY of it.
+//! Tests the proxy with real client libraries. Each library's bot (tests/clients/) logs in through the proxy, sees
+//! exactly the existing guilds, receives each event once and in order, requests members, sets its presence, loses its
+//! connection and resumes, keeps its session over a restart of the proxy, is killed and starts again. Discord sees no
+//! IDENTIFY from it.
 //!
-//! `CLIENTS` chooses the libraries: `all`, or a list of names; without it those that stand for the others.
-//! `CLIENTS_DIRECT=1` leaves the proxy out: the bots connect to the simulator. That tests the bots and the simulator.
+//! `CLIENTS` chooses the libraries: `all`, or a list of names. Without it only the libraries that stand for the others
+//! run. `CLIENTS_DIRECT=1` leaves the proxy out: the bots connect to the simulator. That tests the bots and the
+//! simulator.
 
 mod support;
 
@@ -12,10 +14,10 @@ use std::{collections::BTreeMap, env, fs, net::TcpListener, path::Path, thread, 
 use serde_json::json;
 use support::{Bot, Proxy, Settings, Simulator, chosen_to_speak, scratch, wait_until};
 
-/// The shards of each test.
+/// Number of shards in each test.
 const SHARDS: u32 = 2;
 
-/// Instead of a compression: the bot is told the base of the REST API alone, and has to find the gateway by it.
+/// In place of a compression: the bot gets only the base URL of the REST API, and asks it for the gateway.
 const REST_ONLY: &str = "rest-only";
 
 #[test]
@@ -33,7 +35,7 @@ fn discord_js() {
     exercise("discord.js", "");
 }
 
-/// With zlib-sync, which makes the library ask for compression.
+/// The package zlib-sync makes the library ask for compression.
 #[test]
 fn discord_js_with_zlib() {
     exercise("discord.js", "zlib-stream");
@@ -84,7 +86,7 @@ fn discordjs_ws() {
     exercise("discordjs-ws", "zlib-stream");
 }
 
-/// With zlib-sync instead of what Node.js itself has.
+/// The library decompresses with zlib-sync instead of Node.js's own zlib.
 #[test]
 fn discordjs_ws_with_zlib_sync() {
     exercise("discordjs-ws", "zlib-sync");
@@ -120,7 +122,7 @@ fn eris_with_zlib() {
     exercise("eris", "zlib-stream");
 }
 
-/// With erlpack: eris then speaks ETF in both directions.
+/// With the package erlpack eris speaks ETF in both directions.
 #[test]
 fn eris_etf() {
     exercise("eris-etf", "none");
@@ -181,13 +183,13 @@ fn oceanic_js() {
     exercise("oceanic.js", "");
 }
 
-/// With pako.
+/// The library decompresses with pako.
 #[test]
 fn oceanic_js_with_zlib() {
     exercise("oceanic.js", "zlib-stream");
 }
 
-/// With zstd-napi.
+/// The library decompresses with zstd-napi.
 #[test]
 fn oceanic_js_with_zstd() {
     exercise("oceanic.js", "zstd-stream");
@@ -208,7 +210,7 @@ fn seyfert() {
     exercise("seyfert", "");
 }
 
-/// The whole story of one bot. `compress` is what the bot is told to use, empty for its library's default.
+/// Runs all steps with one bot. `compress` is the compression that the bot has to use; empty is the library's default.
 fn exercise(library: &str, compress: &str) {
     if !chosen_to_speak(library, compress) {
         return;
@@ -218,7 +220,7 @@ fn exercise(library: &str, compress: &str) {
     let world = "--shards 2 --max-concurrency 2 --identify-interval-ms 200 --guilds 20 --members 150 --seed 1 --rate 0";
     let simulator = Simulator::start(&directory, world);
     let direct = env::var_os("CLIENTS_DIRECT").is_some();
-    // The port is held for the proxy while it restarts, as systemd does it.
+    // The test holds the port while the proxy restarts, as systemd does.
     let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
     let config = json!({
         "shards": SHARDS,
@@ -245,14 +247,14 @@ fn exercise(library: &str, compress: &str) {
     let _restarted = proxy.map(|proxy| {
         story.the_proxy_restarts(|| {
             proxy.stop();
-            simulator.emit(0, 20); // nobody listens to Discord now
+            simulator.emit(0, 20); // the proxy is down and gets these with its RESUME
             Proxy::start_on(&socket, &directory, &simulator, &config)
         })
     });
     story.bot.kill();
 
     for shard in 0..SHARDS {
-        simulator.emit(shard, 10); // nobody is there to receive these
+        simulator.emit(shard, 10); // no bot is connected for these
     }
     let down = simulator.guilds(0).pop_first().expect("a guild").0;
     simulator.set_available(&down, false);
@@ -271,8 +273,8 @@ fn exercise(library: &str, compress: &str) {
     }
 }
 
-/// Leaves what the table of libraries in docs/clients.md says: that the whole story was told, and how the library spoke, by
-/// the log of the proxy.
+/// Writes a result for the table of libraries in docs/clients.md: all steps have passed, and which encoding and
+/// compression the library used, by the log of the proxy.
 fn note_success(library: &str, label: &str, directory: &Path) {
     let log = fs::read_to_string(directory.join("gateway-proxy.log")).expect("the log of the proxy");
     let connects = log.lines().find(|line| line.contains("a client connects")).expect("a connection");
@@ -300,11 +302,11 @@ fn note_success(library: &str, label: &str, directory: &Path) {
     fs::write(results.join(format!("{library}-{label}.json")), result.to_string()).expect("writing a result");
 }
 
-/// One life of a bot.
+/// One process of a bot.
 struct Story<'a> {
     simulator: &'a Simulator,
     bot: Bot,
-    /// The number of the newest message of each shard from before the bot was started.
+    /// Number of the newest message of each shard before the bot started.
     before: BTreeMap<u32, u64>,
 }
 
@@ -314,7 +316,7 @@ impl<'a> Story<'a> {
         Self { simulator, bot, before }
     }
 
-    /// READY with the guilds of the shard, then each guild as it is, as one that was there before.
+    /// Waits for READY with the guilds of the shard, and then for each guild. None of them may be reported as joined.
     fn sees_the_guilds(&mut self) {
         for shard in 0..SHARDS {
             let truth = self.simulator.guilds(shard);
@@ -336,7 +338,7 @@ impl<'a> Story<'a> {
             for (id, guild) in &seen.guilds {
                 let truth = &truth[id];
                 assert_eq!(guild.unavailable, truth.unavailable, "shard {shard}: guild {id}");
-                // Of a guild that is down a library shows what it knew before, or nothing.
+                // For an unavailable guild a library shows its older state, or nothing.
                 if !guild.unavailable {
                     assert_eq!(guild.members, truth.members, "shard {shard}: members of guild {id}");
                 }
@@ -351,14 +353,14 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Every message until now arrives: completely, in order, once.
+    /// Waits until each message so far has arrived once, in order, without a gap.
     fn catches_up(&mut self) {
         for (&shard, &before) in &self.before {
             self.bot.wait_for_numbers(shard, before, self.simulator.last_number(shard));
         }
     }
 
-    /// Several bursts, alone and among other traffic, arrive completely and in order.
+    /// Several bursts, with and without other traffic, arrive completely and in order.
     fn receives_bursts(&mut self) {
         for count in [1, 50, 300] {
             self.emit(count);
@@ -373,7 +375,7 @@ impl<'a> Story<'a> {
         self.catches_up();
     }
 
-    /// Op 8 for the largest guild of each shard returns all its members; one has more than fit into one chunk.
+    /// Op 8 for the largest guild of each shard returns all members. One of these guilds needs more than one chunk.
     fn requests_members(&mut self) {
         for shard in 0..SHARDS {
             let guilds = self.simulator.guilds(shard);
@@ -390,7 +392,7 @@ impl<'a> Story<'a> {
         for shard in 0..SHARDS {
             wait_until(&format!("the presence of shard {shard}"), || {
                 let presence = self.simulator.shard_stats(shard)["last_presence"].clone();
-                // hikari still sends the name that the field had in an older version of the API.
+                // hikari still uses the field's name from an older version of the API.
                 let activity = if presence["game"].is_null() { &presence["activities"][0] } else { &presence["game"] };
                 let found = presence["status"] == "dnd" && activity["name"] == name;
                 if found { Ok(()) } else { Err(presence.to_string()) }
@@ -398,7 +400,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// The bot's connection is lost in the middle of a stream of events: it resumes and has missed nothing.
+    /// The bot loses its connection while events are sent. It resumes and gets all events.
     fn loses_its_connection(&mut self, direct: bool) {
         let resumes = self.simulator.resumes();
         for shard in 0..SHARDS {
@@ -407,7 +409,7 @@ impl<'a> Story<'a> {
             self.bot.reconnect(shard);
             for _ in 0..20 {
                 self.emit(10);
-                thread::sleep(Duration::from_millis(5)); // so that it is away for some of them
+                thread::sleep(Duration::from_millis(5)); // some messages are sent while the bot is disconnected
             }
             self.bot.wait(&format!("shard {shard} to resume"), |bot| {
                 let resumed = bot.shard(shard).resumed;
@@ -421,7 +423,8 @@ impl<'a> Story<'a> {
         self.keeps_its_session();
     }
 
-    /// The connection to Discord is lost, and Discord asks for a new one. Through the proxy, the bot does not even notice.
+    /// Discord cuts one shard's connection, and asks the other shard to reconnect. Behind the proxy the bot's
+    /// connections stay.
     fn upstream_loses_its_connection(&mut self, direct: bool) {
         let reconnecting = |bot: &Bot| (0..SHARDS).map(|shard| bot.shard(shard).reconnecting).sum::<usize>();
         let resumes = self.simulator.resumes();
@@ -442,7 +445,7 @@ impl<'a> Story<'a> {
         self.keeps_its_session();
     }
 
-    /// The proxy restarts in the middle of a stream of events: the bot resumes and has missed nothing.
+    /// The proxy restarts while events are sent. The bot resumes and gets all events.
     fn the_proxy_restarts(&mut self, restart: impl FnOnce() -> Proxy) -> Proxy {
         let before: Vec<usize> = (0..SHARDS).map(|shard| self.bot.shard(shard).resumed).collect();
         self.simulator.traffic(200);
@@ -462,7 +465,7 @@ impl<'a> Story<'a> {
         proxy
     }
 
-    /// A new guild is reported as one, a guild that comes back after an outage is not.
+    /// A new guild is reported as joined. A guild that comes back after an outage is not.
     fn guilds_come_and_go(&mut self) {
         for shard in 0..SHARDS {
             let down = self.simulator.guilds(shard).pop_first().expect("a guild").0;
@@ -478,7 +481,7 @@ impl<'a> Story<'a> {
         }
     }
 
-    /// Ends the outage of a guild: it arrives as it is, and not as a new one.
+    /// Ends the outage of a guild: the guild arrives with its current state, and is not reported as joined.
     fn ends_outage(&mut self, shard: u32, id: &str) {
         let arrivals = |bot: &Bot| bot.shard(shard).arrivals.iter().filter(|arrived| *arrived == id).count();
         let (before, joined) = (arrivals(&self.bot), self.bot.shard(shard).joined.len());
@@ -491,7 +494,7 @@ impl<'a> Story<'a> {
         assert_eq!(self.bot.shard(shard).joined.len(), joined, "guild {id} is no new one");
     }
 
-    /// No second READY so far.
+    /// Checks that each shard has had one READY only.
     fn keeps_its_session(&self) {
         for shard in 0..SHARDS {
             assert_eq!(self.bot.shard(shard).ready.len(), 1, "shard {shard}: still the first session");

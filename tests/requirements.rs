@@ -1,6 +1,7 @@
-//! What client libraries require of a gateway besides Discord's documentation, each point seen from outside. Other points
-//! have tests of their own: encodings and compressions in `encodings.rs`, refused RESUMEs and close codes in `door.rs`,
-//! streams without gaps in `fan_out.rs`, fatal close codes in `upstream.rs`, whole libraries in `real_clients.rs`.
+//! What client libraries require of a gateway beyond Discord's documentation. Each test checks one requirement through
+//! a whole proxy. Other requirements are tested elsewhere: encodings and compressions in `encodings.rs`, refused
+//! RESUMEs and close codes in `door.rs`, streams without gaps in `fan_out.rs`, fatal close codes in `upstream.rs`,
+//! whole libraries in `real_clients.rs`.
 
 mod support;
 
@@ -25,7 +26,7 @@ fn start(name: &str) -> (Simulator, Proxy) {
     (simulator, proxy)
 }
 
-/// A client that has its guilds: the connection, READY, the guilds, and the sequence it has reached.
+/// A client that has all guilds: the connection, READY, the guilds, and the newest sequence number.
 struct Client {
     gateway: Gateway,
     ready: Value,
@@ -69,7 +70,7 @@ fn identify() -> String {
 #[test]
 fn a_session_outlives_every_end_but_1000_and_1001() {
     let (simulator, proxy) = start("ends");
-    // None: the connection is just gone.
+    // `None`: the connection ends without a close frame.
     for (code, outlives) in [
         (None, true),
         (Some(1000), false),
@@ -112,7 +113,7 @@ fn guilds_of_ready_arrive_as_old_and_joined_ones_as_new() {
     let (simulator, proxy) = start("arrivals");
     let down = simulator.guilds(0).pop_first().expect("a guild").0;
     simulator.set_available(&down, false);
-    // The proxy has heard of it when it has heard what came after it.
+    // An event that comes after the outage shows that the proxy knows of the outage.
     let mut watcher = Client::identified(&proxy);
     let (_, last) = simulator.emit(0, 1);
     while watcher.gateway.receive().expect("an event").number() != Some(last) {}
@@ -135,7 +136,7 @@ fn guilds_of_ready_arrive_as_old_and_joined_ones_as_new() {
     let mut ids: Vec<_> = listed.iter().map(|guild| guild["id"].as_str().expect("an id").to_owned()).collect();
     ids.sort();
     assert_eq!(arrived, ids);
-    // A guild that is really new is recognised by the missing key.
+    // A guild that the bot has joined has no key `unavailable`.
     let joined = simulator.join_guild(0);
     let arrival = client.gateway.receive().expect("the new guild");
     assert_eq!((arrival.t.as_deref(), &arrival.data()["id"]), (Some("GUILD_CREATE"), &json!(joined)));
@@ -167,7 +168,7 @@ fn the_interval_of_heartbeats_suits_all() {
     let mut gateway = Gateway::open(proxy.address, Transport::None).expect("an upgrade");
     let hello = gateway.receive().expect("HELLO").data();
     let interval = hello["heartbeat_interval"].as_u64().expect("an integer");
-    // Some libraries give up after a minute of silence.
+    // Some libraries reconnect after one minute without a message.
     assert!((10_000..60_000).contains(&interval), "{interval}");
 }
 
@@ -209,7 +210,7 @@ fn ids_may_be_numbers_and_guilds_a_list_and_text_binary() {
     ] {
         for binary in [false, true] {
             let mut data = data.clone();
-            // As long as Discord takes it, or nothing at all.
+            // The longest nonce that Discord accepts, and the empty one.
             let nonce = if binary { "x".repeat(32) } else { String::new() };
             data["nonce"] = json!(nonce);
             let command = json!({"op": 8, "d": data, "compress": true}).to_string();
@@ -247,7 +248,7 @@ fn unknown_opcodes_reach_discord_and_presences_are_put_right() {
     let stats = simulator.shard_stats(0);
     assert_eq!(stats["last_presence"]["activities"], json!([]), "null would end the session");
     assert_eq!(stats["last_presence"]["status"], "idle");
-    // The connection is as it was.
+    // The connection still works.
     client.gateway.heartbeat(client.sequence);
     assert!((0..10).any(|_| client.gateway.receive().expect("an ACK").op == 11));
     assert_eq!(simulator.stats()["violations"], json!([]));
@@ -299,7 +300,7 @@ fn nobody_is_asked_for_heartbeats_before_ready() {
         wait_until("the port", || Gateway::open(proxy.address, Transport::None).map_err(|e| e.to_string()));
     assert_eq!(gateway.receive().expect("HELLO").op, 10);
     gateway.identify(SHARD, INTENTS);
-    // Discord does not let the shards in yet: the client is kept waiting, and is answered as soon as they are.
+    // Discord refuses connections at first. The client waits, and gets READY when the shard is connected.
     gateway.set_patience(Duration::from_secs(2));
     assert_eq!(gateway.receive(), Err(Gone::Silent));
     gateway.heartbeat(0);

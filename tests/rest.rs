@@ -1,5 +1,5 @@
-//! What the proxy makes of Discord's answers to `GET /gateway/bot`: how long it waits before it asks again, and how it ends
-//! when Discord does not take the token any more.
+//! How the proxy handles responses to `GET /gateway/bot`: how long it waits before the next request, and how it ends
+//! when Discord refuses the token.
 
 mod support;
 
@@ -20,8 +20,8 @@ use support::{PATIENCE, Proxy, Simulator, get, scratch, wait_until};
 const WORLD: &str =
     "--shards 1 --max-concurrency 1 --identify-interval-ms 100 --guilds 2 --members 5 --seed 3 --rate 0";
 
-/// A REST API that gives these answers in turn (the last one again and again), each a status line with headers and a body.
-/// Also the head of each request, with the moment of its arrival.
+/// A REST API that gives these responses in turn, and repeats the last one. A response is a status line with headers,
+/// and a body. Also returns the head of each request with the time of its arrival.
 fn rest(answers: Vec<(String, String)>) -> (SocketAddr, Receiver<(Instant, String)>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -38,7 +38,7 @@ fn rest(answers: Vec<(String, String)>) -> (SocketAddr, Receiver<(Instant, Strin
             }
             let (status, body) = &answers[index.min(answers.len() - 1)];
             let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            // A proxy that is stopped meanwhile does not take it.
+            // Writing may fail, because the proxy may have been stopped meanwhile.
             let _ = stream.write_all(&[head.as_bytes(), body.as_bytes()].concat());
         }
     });
@@ -61,7 +61,8 @@ fn log(directory: &Path) -> String {
     fs::read_to_string(directory.join("gateway-proxy.log")).expect("a log")
 }
 
-/// Header and body, whole and not, on 429 and on others: the proxy waits as long as the longer one says, not 1, 2, 4 s.
+/// A response can ask for a pause in its header and in its body, in whole seconds or fractions, with 429 or another
+/// status. The proxy waits for the longer one instead of its own 1, 2, 4 s.
 #[test]
 fn an_answer_that_asks_to_wait_is_obeyed_and_told() {
     let directory = scratch("retry_after");
@@ -89,7 +90,7 @@ fn an_answer_that_asks_to_wait_is_obeyed_and_told() {
         let told: f64 = told.unwrap_or_else(|| panic!("no wait in {}", health.body));
         assert!(told <= wait.ceil(), "{}", health.body);
         let line = format!("status {status}; trying again in {} s, as the answer asks (Retry-After)", wait.ceil());
-        // The log comes through a pipe.
+        // The log arrives through a pipe, so a line can be late.
         wait_until("the log to tell", || if log(&directory).contains(&line) { Ok(()) } else { Err(line.clone()) });
         let (at, _) = next();
         let waited = at.duration_since(last);
@@ -101,7 +102,7 @@ fn an_answer_that_asks_to_wait_is_obeyed_and_told() {
     assert!(!health.contains("trying again"), "{health}");
 }
 
-/// Numbers that no bot has: named, and asked for again.
+/// Numbers that no bot can have are logged, and the proxy asks again.
 #[test]
 fn an_absurd_answer_is_a_failure_that_may_pass() {
     let directory = scratch("absurd");
@@ -120,7 +121,7 @@ fn an_absurd_answer_is_a_failure_that_may_pass() {
     }
 }
 
-/// A token that was renewed while the shards run: the process can not go on, and leaves as it does after SIGTERM.
+/// The token is replaced while the shards run. The proxy cannot continue, and ends in the same way as after SIGTERM.
 #[test]
 fn a_refused_token_ends_the_proxy_with_its_state_written() {
     let directory = scratch("refused_token");
@@ -128,8 +129,8 @@ fn a_refused_token_ends_the_proxy_with_its_state_written() {
         &directory,
         &WORLD.replace("--shards 1 --max-concurrency 1", "--shards 2 --max-concurrency 2"),
     );
-    // No IDENTIFY is left after the start, so that the proxy asks again when a session is lost. The budget is renewed after
-    // 8 s, which is later than the pause of 1 to 5 s before the shard asks for a permit.
+    // After the start no IDENTIFY is left, so that the proxy asks again when a session is lost. The budget is renewed
+    // after 8 s. That is later than the pause of 1 to 5 s before the shard asks for a permit.
     let (address, _arrivals) = rest(vec![
         gateway_bot(&simulator, 2, 2, 8000),
         answer("401 Unauthorized", r#"{"message":"401: Unauthorized"}"#),
@@ -142,8 +143,8 @@ fn a_refused_token_ends_the_proxy_with_its_state_written() {
     assert_eq!(status.code(), Some(1));
     let log = log(&directory);
     assert!(log.contains("Discord refused the token (401)"), "{log}");
-    // One file of the gateway and one of each shard that has a session. Shard 0 asks for its IDENTIFY after the 1 to 5 s that
-    // Discord wants it to wait, so it may or may not have a new session before the 401 arrives; the log says which.
+    // One file of the gateway, and one of each shard that has a session. Shard 0 identifies after the pause of 1 to 5 s
+    // that Discord asks for, so it may have a new session when the 401 arrives. The log says whether it has.
     let files = fs::read_dir(&state).expect("a directory").map(|file| file.expect("a file").file_name());
     let files: BTreeSet<_> = files.map(|name| name.into_string().expect("ASCII")).collect();
     let mut expected = BTreeSet::from(["gateway.json".to_owned(), "shard-1.state".to_owned()]);

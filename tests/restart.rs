@@ -1,5 +1,5 @@
-//! The proxy itself is restarted, with clients connected and events flowing: no IDENTIFY is spent, no client misses an
-//! event or sees one twice, and what is cached is still the truth. What can not be used is not used.
+//! The proxy is restarted while clients are connected and events are sent: no IDENTIFY is spent, each client gets each
+//! event once, and the cache still matches the simulator. Damaged or foreign state files are not used.
 
 mod support;
 
@@ -23,19 +23,19 @@ use support::{Gateway, Gone, Proxy, Simulator, compare_guilds, free_port, get, s
 const SHARDS: u32 = 3;
 const INTENTS: u64 = 53_608_447;
 
-/// A client as a library would be: connects, resumes when the connection ends, and checks every number.
+/// A client that behaves like a library: it resumes when its connection ends, and checks every number.
 struct Client {
     address: std::net::SocketAddr,
     shard: u32,
     transport: Transport,
-    /// The number of the message that ends it; 0 while that is not known.
+    /// Number of the message after which the client ends; 0 while it is not known.
     last: Arc<AtomicU64>,
-    /// What it has seen last.
+    /// Number of the newest message that the client has got.
     number: Arc<AtomicU64>,
     failed: Arc<AtomicBool>,
 }
 
-/// What a client has to tell in the end.
+/// The result of a client.
 struct Told {
     resumes: u32,
     members: BTreeMap<String, i64>,
@@ -100,7 +100,7 @@ impl Client {
         }
     }
 
-    /// The members of each guild, by what this client was told.
+    /// Counts the members of each guild from the events of this client.
     fn count(&self, told: &mut Told, name: &str, data: impl Fn() -> Value) {
         let guild = |data: &Value, key: &str| data[key].as_str().expect("an id").to_owned();
         match name {
@@ -202,7 +202,7 @@ fn a_restart_costs_no_identify_and_no_event() {
         }
         proxy.stop();
         assert_eq!(state_files(&directory), ["gateway.json", "shard-0.state", "shard-1.state", "shard-2.state"]);
-        // Discord goes on meanwhile, and sends it all with the RESUME.
+        // Discord has further events meanwhile, and sends them after the RESUME.
         for shard in 0..SHARDS {
             simulator.mutate(shard, 100);
             simulator.emit(shard, 30);
@@ -221,7 +221,7 @@ fn a_restart_costs_no_identify_and_no_event() {
     }
     simulator.traffic(0);
     for (shard, last) in last.iter().enumerate() {
-        // Nothing random may follow the last number: what was on its way when the traffic ended comes first.
+        // The traffic's last events must come before the last number, so the test waits until they have been sent.
         thread::sleep(Duration::from_millis(50));
         let (_, number) = simulator.emit(shard as u32, 1);
         last.store(number, Relaxed);
@@ -257,7 +257,7 @@ fn a_state_file_that_is_not_good_is_reported_and_not_used() {
         let bytes = fs::read(path(shard)).expect("a state file");
         assert!(!bytes.windows(support::TOKEN.len()).any(|part| part == support::TOKEN.as_bytes()));
     }
-    // Cut off, and one bit turned; the third is good.
+    // One file is cut off, and one has a flipped bit. The third file is good.
     let bytes = fs::read(path(0)).expect("a state file");
     fs::write(path(0), &bytes[..bytes.len() / 2]).expect("writing");
     let mut turned = fs::read(path(1)).expect("a state file");
@@ -275,17 +275,17 @@ fn a_state_file_that_is_not_good_is_reported_and_not_used() {
     for shard in 0..SHARDS {
         compare_guilds(&proxy, &simulator, shard, SHARDS, true);
     }
-    // Another configuration can not go on with the sessions of this one.
+    // A proxy with other intents cannot continue these sessions.
     proxy.stop();
     let mut other = config(&directory, port, 2);
     other["intents"] = json!(INTENTS & !2);
     let proxy = Proxy::start(&directory, &simulator, &other);
     assert_eq!(simulator.identifies(), 8);
     assert!(log_of(&directory).contains("another version, bot or configuration"));
-    // A kill leaves nothing, so what follows is a clean start.
+    // A killed proxy writes no state files, so the next start is a clean one.
     proxy.kill();
     assert_eq!(state_files(&directory), [""; 0]);
-    // Nor is the half of a file of use that a kill in the middle of writing leaves.
+    // A kill during the writing of a file leaves a part of it, which is not used either.
     fs::write(directory.join("state/shard-0.state.new"), &bytes).expect("writing");
     let proxy = Proxy::start(&directory, &simulator, &other);
     assert_eq!(simulator.identifies(), 11);
@@ -295,7 +295,7 @@ fn a_state_file_that_is_not_good_is_reported_and_not_used() {
     assert_eq!(simulator.stats()["violations"], json!([]));
 }
 
-/// Some libraries wait 15 s for READY only.
+/// Some libraries wait only 15 s for READY.
 #[test]
 fn who_identifies_while_discord_is_away_is_served_from_what_was_kept() {
     let directory = scratch("restart_away");
@@ -304,7 +304,7 @@ fn who_identifies_while_discord_is_away_is_served_from_what_was_kept() {
     Proxy::start(&directory, &simulator, &config).stop();
     let expected = simulator.guilds(0).len();
     simulator.fault("refuse?seconds=3600");
-    // REST is there, and names a gateway that is not.
+    // REST is up, and names a gateway that is down.
     let rest = Simulator::start(&directory, &format!("{} --public-url ws://127.0.0.1:{}", world(11), free_port()));
     let proxy = Proxy::spawn_before(&directory, rest.address, &config, &[]);
     let mut gateway =
@@ -326,7 +326,7 @@ fn shards_that_can_resume_do_not_wait_for_rest() {
     let simulator = Simulator::start(&directory, &world(12));
     let config = config(&directory, free_port(), 1);
     Proxy::start(&directory, &simulator, &config).stop();
-    // One of them can not.
+    // The third shard has no state file.
     fs::remove_file(directory.join("state/shard-2.state")).expect("a state file");
     // A proxy that is told to stop before the REST API has answered leaves all state files as they are.
     let before = state_files(&directory);
@@ -350,7 +350,7 @@ fn shards_that_can_resume_do_not_wait_for_rest() {
         compare_guilds(&proxy, &simulator, shard, SHARDS, true);
     }
     assert_eq!(simulator.identifies(), u64::from(SHARDS), "nobody identifies without a budget");
-    // REST is back: the third one starts.
+    // REST is up again: the third shard starts.
     let _rest =
         Simulator::start_at(&directory, port, &format!("{} --public-url ws://{}", world(12), simulator.address));
     wait_until("health", || match get(proxy.address, "/health") {
@@ -368,7 +368,7 @@ fn without_a_state_dir_nothing_is_written_and_a_second_signal_quits_at_once() {
     let directory = scratch("restart_without");
     let simulator = Simulator::start(&directory, &world(10));
     let mut proxy = Proxy::start(&directory, &simulator, &json!({"shards": SHARDS}));
-    // A client that does not close its connection delays the end of the proxy by some seconds.
+    // A client that does not close its connection delays the end of the proxy by a few seconds.
     let mut gateway = Gateway::connect(proxy.address, Transport::None);
     gateway.identify((0, SHARDS), INTENTS);
     assert_eq!(gateway.receive().expect("READY").t.as_deref(), Some("READY"));

@@ -1,4 +1,4 @@
-//! `discord-sim` as its users start it: processes, sockets, HTTP.
+//! `discord-sim` as its users run it: processes, sockets, HTTP.
 
 use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, Role, client_request, parse_response, write_frame};
 use serde_json::{Value, json};
@@ -9,12 +9,12 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long anything may take before a test gives up; nothing is expected to take nearly as long.
+/// Time limit for each wait. It is far above what any wait should take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const BINARY: &str = env!("CARGO_BIN_EXE_discord-sim");
 
-/// A process that prints where it listens; it ends with the test.
+/// A process that prints the address that it listens on. It is killed at the end of the test.
 struct Listening {
     child: Child,
     address: String,
@@ -34,7 +34,7 @@ impl Listening {
         Self { child, address }
     }
 
-    /// A simulator of `shards` that may all identify at once.
+    /// Starts a simulator with `shards` shards, all of which may identify at once.
     fn sim(shards: usize, more: &[&str]) -> Self {
         let shards = shards.to_string();
         let mut args = vec!["serve", "--shards", &shards, "--max-concurrency", &shards, "--identify-interval-ms", "0"];
@@ -52,7 +52,7 @@ impl Listening {
         serde_json::from_str(&response.body_mut().read_to_string().unwrap()).unwrap()
     }
 
-    /// Waits until `/sim/stats` says so.
+    /// Waits until `/sim/stats` meets the condition.
     fn until(&self, what: &str, done: impl Fn(&Value) -> bool) -> Value {
         let give_up = Instant::now() + PATIENCE;
         loop {
@@ -73,7 +73,7 @@ impl Drop for Listening {
     }
 }
 
-/// A bot that runs until it is told to end.
+/// Starts a bot that runs until it gets SIGTERM.
 fn bot(url: &str, more: &[&str]) -> Child {
     Command::new(BINARY)
         .args(["bot", "--json", "--seconds", "3600", "--url", url])
@@ -84,7 +84,7 @@ fn bot(url: &str, more: &[&str]) -> Child {
         .expect("the binary starts")
 }
 
-/// SIGTERM; what the bot has to say, and whether it was content.
+/// Sends SIGTERM to the bot. Returns its summary, and whether its exit code is 0.
 fn end(bot: Child) -> (Value, bool) {
     assert!(Command::new("kill").args(["-TERM", &bot.id().to_string()]).status().unwrap().success());
     let Output { status, stdout, .. } = bot.wait_with_output().unwrap();
@@ -96,7 +96,7 @@ fn all(stats: &Value, check: impl Fn(&Value) -> bool) -> bool {
     stats["shards"].as_array().unwrap().iter().all(check)
 }
 
-/// Every shard is connected and has been sent everything that there is.
+/// Whether each shard is connected and has been sent all guilds.
 fn caught_up(stats: &Value) -> bool {
     all(stats, |shard| {
         shard["connected"] == true && shard["guilds_pending"] == 0 && shard["sequence"].as_u64() > Some(1)
@@ -128,7 +128,7 @@ fn a_bot_loses_nothing_over_drops_and_bursts() {
         sim.post("/sim/mutate?shard=all&count=500", "");
         sim.until("a fourth", |stats| stats["resumes"] == 4 && caught_up(stats));
         sim.post("/sim/traffic?rate=0", "");
-        // What was sent last has to be answered, so everything before it has arrived.
+        // Each bot has to answer a heartbeat request. When it has, it has received everything before the request.
         let beats = sim.get("/sim/stats")["shards"].as_array().unwrap().clone();
         sim.post("/sim/heartbeat?shard=all", "");
         sim.until("heartbeats", |stats| {
@@ -159,7 +159,8 @@ fn a_bot_notices_a_lost_event() {
     sim.until("ready", caught_up);
     sim.post("/sim/raw?shard=0", r#"{"t":"TYPING_START","s":4000,"op":0,"d":{}}"#);
     sim.post("/sim/drop?shard=0", "");
-    // It resumes with a sequence that there never was: 4007, and a new session.
+    // The bot resumes with a sequence number that was never sent: the simulator closes with 4007, and the bot
+    // identifies.
     sim.until("a new session", |stats| stats["identifies"] == 2 && caught_up(stats));
     let (summary, content) = end(bot);
     assert!(!content);
@@ -199,7 +200,7 @@ fn tls_serves_what_plain_text_does() {
     assert!(summary["guilds"].as_u64().unwrap() >= 18);
 }
 
-/// A WebSocket that is used by hand.
+/// A WebSocket whose messages the test sends and reads one by one.
 struct Client {
     stream: TcpStream,
     inbound: FrameDecoder,
@@ -229,7 +230,7 @@ impl Client {
         self.stream.write_all(&frame).unwrap();
     }
 
-    /// The next payload, or the code of a close frame; `None` when the connection is cut.
+    /// The next payload, or the code of a close frame. `None` when the connection ends without one.
     fn next(&mut self) -> Option<Result<Value, u16>> {
         loop {
             match self.inbound.next().unwrap() {
@@ -249,7 +250,7 @@ impl Client {
         self.next().expect("a payload").expect("no close frame")
     }
 
-    /// Payloads up to one of this type.
+    /// Reads payloads up to the first one of this type.
     fn until(&mut self, name: &str) -> Vec<Value> {
         let mut payloads = Vec::new();
         loop {
@@ -354,7 +355,7 @@ fn faults_reach_the_client() {
     assert_eq!(second.payload()["op"], 10);
     second.send(json!({"op": 6, "d": {"token": "sim-token", "session_id": session, "seq": 10}}));
     assert_eq!(second.until("RESUMED").len(), 3);
-    // No heartbeat was ever sent.
+    // The client has sent no heartbeat.
     assert_eq!(second.next(), Some(Err(4009)));
     let stats = sim.until("the violation", |stats| stats["violation_count"] == 1);
     assert!(stats["violations"][0]["what"].as_str().unwrap().starts_with("4009"));

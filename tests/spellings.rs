@@ -1,6 +1,6 @@
-//! The cache shows the same however a payload's JSON is spelled. Every event goes to two caches: to one as Discord
-//! writes it, and to the other one in another valid spelling, with white space between tokens, keys in another order,
-//! escapes in keys and strings, and repeated keys, of which the last one counts.
+//! The cache shows the same result however the JSON of a payload is spelled. Each event goes to two caches: to one in
+//! Discord's spelling, and to the other one in another valid spelling, with white space between tokens, keys in another
+//! order, escapes in keys and strings, and repeated keys, of which the last one counts.
 
 include!("support/world.rs");
 
@@ -152,7 +152,7 @@ fn shown(cache: &Cache, guild: u64) -> Option<Value> {
     Some(serde_json::from_slice(&out).unwrap_or_else(|error| panic!("{error} in {}", String::from_utf8_lossy(&out))))
 }
 
-/// Two caches that have to show the same.
+/// Two caches that must always show the same.
 struct Pair {
     usual: Cache,
     other: Cache,
@@ -343,7 +343,7 @@ fn any_spelling_of_real_guilds_and_their_events_shows_the_same() {
     }
 }
 
-/// A payload with one space between the key `user` and its object once lost data.
+/// In an earlier version a payload with one space between the key `user` and its object lost data.
 #[test]
 fn a_space_before_a_user_object_loses_nothing() {
     for flags in [Flags::ALL, Flags { users: false, ..Flags::ALL }, Flags { current_member: true, ..Flags::default() }]

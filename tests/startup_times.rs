@@ -1,5 +1,6 @@
-//! Sharded bots start through the proxy when nothing but a URL is changed, and cost no IDENTIFY: `scripts/startup-times` measures
-//! that with 64 shards and fails when it is not so; here it runs with two, and without those bots that wait for long by themselves.
+//! Sharded bots start through the proxy when only a URL is changed, and spend no IDENTIFY. `scripts/startup-times`
+//! measures this with 64 shards, and fails when a bot does not start or an IDENTIFY is spent. This test runs the script
+//! with two shards, without the bots that have long waits of their own.
 
 mod support;
 
@@ -8,7 +9,7 @@ use std::{fs, path::Path, process::Command};
 use serde_json::Value;
 use support::{chosen, root, scratch};
 
-/// Bots of the script, and the library in tests/clients/ that each needs.
+/// The bots of the script, each with the library in tests/clients/ that it needs.
 const BOTS: [(&str, &str); 4] = [
     ("jda", "jda"),
     ("discord.js", "discord.js"),

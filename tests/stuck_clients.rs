@@ -1,4 +1,5 @@
-//! Clients that identify and then read nothing: what they take of the kernel's memory, and that nobody else loses anything.
+//! Clients that identify and then read nothing: how much kernel memory they take, and that other clients lose no
+//! events.
 
 mod support;
 
@@ -10,11 +11,11 @@ const WORLD: &str =
     "--shards 1 --max-concurrency 1 --identify-interval-ms 100 --guilds 6 --members 20 --seed 3 --rate 0";
 const INTENTS: u64 = 53_608_447;
 const SHARD: (u32, u32) = (0, 1);
-/// Most kernel memory of one client that reads nothing, in bytes.
+/// Maximum kernel memory of one client that reads nothing, in bytes.
 const MOST: u64 = 256 << 10;
 
-/// 150 clients connect at once and read nothing, at 1,500 events per second on their shard. Before the log ends their
-/// sessions, each of them is sent three times as many bytes as a send buffer of Linux grows to.
+/// 150 clients connect at once and read nothing, while their shard has 1,500 events per second. Until the log drops
+/// their next event, the proxy has three times as many bytes for each client as a send buffer of Linux grows to.
 #[test]
 fn a_crowd_that_reads_nothing_takes_little_kernel_memory() {
     const CROWD: usize = 150;
@@ -23,7 +24,7 @@ fn a_crowd_that_reads_nothing_takes_little_kernel_memory() {
     let simulator = Simulator::start(&directory, WORLD);
     let proxy = Proxy::start(&directory, &simulator, &json!({"shards": 1, "log_level": "info"}));
     simulator.steady_traffic(1_500);
-    // Upgraded before, so that the IDENTIFYs come together.
+    // The WebSocket upgrades are done first, so that the IDENTIFYs come together.
     let open = |_| Gateway::open_at(proxy.address, "/?v=10", Options::default(), &[]).expect("an upgrade");
     let mut crowd: Vec<Gateway> = (0..CROWD).map(open).collect();
     for gateway in &mut crowd {
@@ -36,7 +37,7 @@ fn a_crowd_that_reads_nothing_takes_little_kernel_memory() {
     let padding = json!({"guild_id": "1", "text": "x".repeat(LARGE)}).to_string();
     for _ in 0..30 {
         simulator.dispatch(0, "SOMETHING_LARGE", &padding);
-        // The healthy client is sent it, so everyone is, as far as there is room.
+        // When the healthy client gets the event, the proxy has sent it to all clients whose send buffer had room.
         while good.receive().expect("an event").t.as_deref() != Some("SOMETHING_LARGE") {}
         let memory = memory_of_connections(proxy.address);
         worst = worst.max(memory.iter().copied().max().unwrap_or(0));

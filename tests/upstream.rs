@@ -1,5 +1,5 @@
-//! Discord's side fails in every way that it can announce, and in some that it can not: the shard comes back by a RESUME
-//! where that is possible, and a connected client gets every event once and in order.
+//! Discord fails in every way that it can announce, and in some that it cannot. The shard resumes where that is
+//! possible, and a connected client gets each event once and in order.
 
 mod support;
 
@@ -14,7 +14,7 @@ use support::{
 const WORLD: &str = "--shards 1 --identify-interval-ms 100 --guilds 12 --members 10 --seed 3";
 const INTENTS: u64 = 53_608_447;
 
-/// Nothing happens in it by itself.
+/// A world without traffic.
 fn quiet() -> String {
     format!("{WORLD} --rate 0")
 }
@@ -40,12 +40,13 @@ impl Client {
         Self { gateway, session, sequence: guilds + 1, number: None, others: Vec::new() }
     }
 
-    /// Reads up to the message of that number; every sequence and every number has to be one more than the last.
+    /// Reads up to the message with this number. Each sequence number and each message number must be one higher than
+    /// the one before.
     fn read_to(&mut self, last: u64) {
         self.read_while(|number| number != Some(last));
     }
 
-    /// Reads so many messages more.
+    /// Reads this many further messages.
     fn read_messages(&mut self, count: u64) {
         let mut last = None;
         self.read_while(|number| number.is_none() || number < Some(*last.get_or_insert(number.unwrap_or(0) + count)));
@@ -86,7 +87,7 @@ fn what_can_be_resumed_is_resumed_and_nothing_is_lost() {
         ["drop?shard=0&code=4001", "invalid?shard=0&resumable=true", "drop?shard=0&code=1000"],
         ["drop?shard=0&code=1001", "reconnect?shard=0", "drop?shard=0&code=4008"],
     ];
-    // Few in a row, because each further one waits longer.
+    // Only three faults for each proxy, because the proxy waits longer after each further one.
     for (compression, faults) in ["zstd-stream", "zlib-stream", "none"].into_iter().zip(faults) {
         let identifies = simulator.identifies();
         let changes = json!({"shards": 1, "upstream_compression": compression});
@@ -96,7 +97,7 @@ fn what_can_be_resumed_is_resumed_and_nothing_is_lost() {
         for fault in faults {
             simulator.emit(0, 50);
             simulator.fault(fault);
-            // Some of these come while the shard is away.
+            // Some of these messages are sent while the shard is disconnected.
             let (_, last) = simulator.emit(0, 200);
             resumes += 1;
             wait_for_session(&simulator, resumes);
@@ -139,7 +140,8 @@ fn a_half_open_connection_is_noticed_by_its_missing_acks() {
     assert_eq!(simulator.identifies(), 1);
 }
 
-/// What happened while the shard had no session, nobody has told: clients have to start over, as they would at Discord.
+/// Events that happen while the shard has no session are lost. So the proxy ends the sessions of its clients, as
+/// Discord would.
 #[test]
 fn a_new_session_invalidates_those_of_clients() {
     let directory = scratch("upstream_identify");
@@ -152,11 +154,11 @@ fn a_new_session_invalidates_those_of_clients() {
     simulator.fault("drop?shard=0&end_session=1");
     simulator.leave_guild(&gone);
     simulator.mutate(0, 300);
-    // The next thing that it hears is the end of its session.
+    // The next payload that the client gets is Invalid Session.
     let told = client.gateway.receive().expect("op 9");
     assert_eq!((told.op, told.d.as_str()), (9, "false"), "{told:?}");
     assert_eq!(simulator.identifies(), 2);
-    // What it had sent before it read that does it no harm.
+    // Commands that the client sends before it reads Invalid Session do no harm.
     client.gateway.send(3, &json!({"status": "idle", "activities": [], "since": null, "afk": false}));
     client.gateway.heartbeat(sequence);
     assert_eq!(client.gateway.receive().expect("an ACK").op, 11);
@@ -171,7 +173,7 @@ fn a_new_session_invalidates_those_of_clients() {
         let guild = client.gateway.receive().expect("a guild");
         assert!(matches!(guild.t.as_deref(), Some("GUILD_CREATE" | "GUILD_DELETE")), "{guild:?}");
     }
-    // Nor can the session be resumed that had no connection when that happened.
+    // The session that had no connection at that time cannot be resumed either.
     let mut late = Gateway::connect(proxy.address, Transport::None);
     late.resume(&session, sequence);
     let told = late.receive().expect("op 9");
@@ -180,7 +182,8 @@ fn a_new_session_invalidates_those_of_clients() {
     compare_guilds(&proxy, &simulator, 0, 1, true);
 }
 
-/// Discord has the session and serves no RESUME of it: one refusal costs a RESUME, three with a code of its own the session.
+/// Discord has the session and refuses to resume it. After one refusal the shard tries again. After three refusals in
+/// a row with close codes of Discord's own it begins a new session.
 #[test]
 fn a_session_that_discord_does_not_resume_is_replaced() {
     let directory = scratch("upstream_refused");
@@ -220,7 +223,7 @@ fn a_fatal_close_is_told_and_not_retried() {
             Err(gone) => panic!("{gone:?}"),
         }
     }
-    // What it says may be a second old.
+    // The answer of `/health` can be one second old.
     let mut health = get(proxy.address, "/health").expect("an answer");
     wait_until("/health to say so", || {
         health = get(proxy.address, "/health")?;
@@ -284,14 +287,14 @@ fn metric(proxy: &Proxy, name: &str) -> f64 {
     line.rsplit(' ').next().expect("a value").parse().expect("a number")
 }
 
-/// Whatever stands where Discord should be, the shard comes up when Discord does, and comes back when it does.
+/// Faults between the proxy and Discord: the shard connects when Discord can be reached, and resumes after each fault.
 #[test]
 fn broken_networks_are_outlasted() {
     let directory = scratch("upstream_network");
     let (tls, port) = (directory.join("ca"), free_port());
     let relay = FaultyRelay::before(port);
     let url = format!("wss://localhost:{}", relay.address.port());
-    // REST comes in plain text from another one, which names the same gateway.
+    // Another simulator serves REST in plain text. It names the same gateway.
     let world = format!("{WORLD} --public-url {url}");
     let _discord = Simulator::start_at(&directory, port, &format!("{world} --rate 200 --tls-dir {}", tls.display()));
     let rest = Simulator::start(&directory, &format!("{world} --rate 0"));
@@ -321,13 +324,13 @@ fn broken_networks_are_outlasted() {
             let back = seen >= f64::from(resumes) && status == 4.0;
             if back { Ok(()) } else { Err(format!("{seen} RESUMEs, status {status}")) }
         });
-        // The messages that the broken connection did not deliver are among these.
+        // These messages include those that the broken connection has not delivered.
         client.read_messages(200);
     }
     assert_eq!(metric(&proxy, "gateway_shard_identifies_total{"), 1.0);
 }
 
-/// A name that can not be looked up is Discord being down, and no more.
+/// A host name that cannot be resolved counts as Discord being down.
 #[test]
 fn a_name_that_is_unknown_is_told_and_tried_again() {
     let directory = scratch("upstream_dns");

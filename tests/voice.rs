@@ -1,5 +1,5 @@
-//! Voice through the proxy, up to a complete connection to the simulator's voice server, which refuses what Discord refuses:
-//! one owner for each guild, bots that restart, the proxy's own restart, and what Discord does by itself.
+//! Voice through the proxy, up to a complete connection to the simulator's voice server, which refuses what Discord
+//! refuses: one owner for each guild, bots that restart, restarts of the proxy, and changes that Discord makes.
 
 mod support;
 
@@ -11,9 +11,9 @@ use support::{Credentials, Gateway, Options, Payload, Proxy, Simulator, Voice, f
 
 const WORLD: &str = "--shards 1 --identify-interval-ms 100 --guilds 3 --members 20 --seed 4 --rate 0";
 const INTENTS: u64 = 53_608_447;
-/// The close code for a session that is not, or not any more, in the channel.
+/// The close code for a session that is not in the channel, or no longer.
 const NO_LONGER_VALID: u16 = 4006;
-/// The close code of a connection whose channel was left.
+/// The close code of a voice connection after the bot has left its channel.
 const DISCONNECTED: u16 = 4014;
 
 /// A guild and two of its voice channels.
@@ -32,18 +32,18 @@ fn place(simulator: &Simulator) -> Place {
     found.expect("a guild with two voice channels")
 }
 
-/// A client as libraries are, which remembers what it has been told of its own voice state.
+/// A client that behaves like a library: it keeps the bot's own voice states that it has been sent.
 struct Client {
     gateway: Gateway,
     session: String,
     resume_url: String,
     user: String,
     sequence: u64,
-    /// Its own voice state in each GUILD_CREATE and since: guild and channel, in order.
+    /// The bot's own voice states from GUILD_CREATE and VOICE_STATE_UPDATE, in order: guild and channel.
     states: Vec<(String, Option<String>)>,
     /// Data of each VOICE_SERVER_UPDATE.
     servers: Vec<Value>,
-    /// Of the newest own voice state.
+    /// Session id in the newest own voice state.
     voice_session: String,
 }
 
@@ -102,7 +102,7 @@ impl Client {
         }
     }
 
-    /// Everything that Discord has sent until now has come.
+    /// Reads until everything that Discord has sent so far has come.
     fn catch_up(&mut self, simulator: &Simulator) {
         let (_, last) = simulator.emit(0, 1);
         self.until(|payload| payload.number() == Some(last));
@@ -113,7 +113,7 @@ impl Client {
         self.gateway.send(4, &data);
     }
 
-    /// Joins a channel, and returns what a voice connection needs, once a voice server has come.
+    /// Joins a channel, waits for a voice server, and returns the credentials of a voice connection.
     fn join(&mut self, place: &Place, channel: &String) -> Credentials {
         let before = self.states.len();
         self.ask(place, Some(channel));
@@ -123,14 +123,14 @@ impl Client {
         self.credentials()
     }
 
-    /// The next voice server that is one.
+    /// Waits for a VOICE_SERVER_UPDATE that has an endpoint.
     fn server(&mut self, place: &Place) {
         let update = |payload: &Payload| payload.t.as_deref() == Some("VOICE_SERVER_UPDATE");
         let data = self.until(|payload| update(payload) && !payload.data()["endpoint"].is_null()).data();
         assert_eq!(data["guild_id"], *place.guild);
     }
 
-    /// What came last.
+    /// The credentials from the newest voice state and voice server.
     fn credentials(&self) -> Credentials {
         let server = self.servers.last().expect("a voice server");
         let text = |key: &str| server[key].as_str().unwrap_or_default().to_owned();
@@ -138,7 +138,7 @@ impl Client {
         Credentials { guild: text("guild_id"), user, session, token: text("token"), endpoint: text("endpoint") }
     }
 
-    /// Resumes at what READY has said, and reads up to RESUMED.
+    /// Resumes at the URL of READY, and reads up to RESUMED.
     fn resume(&mut self, proxy: &Proxy) {
         let path = self.resume_url.split_once("://").and_then(|(_, rest)| rest.split_once('/'));
         let target = format!("/{}?v=10&encoding=json", path.map_or("", |(_, path)| path));
@@ -157,7 +157,7 @@ impl Client {
     }
 }
 
-/// What the simulator says of a guild's voice server.
+/// The guild's voice grant in `/sim/stats`.
 fn grant(simulator: &Simulator, place: &Place) -> Option<Value> {
     let stats = simulator.stats();
     let guilds = stats["voice"]["guilds"].as_array().expect("a list");
@@ -168,7 +168,7 @@ fn sent_op_4(simulator: &Simulator) -> u64 {
     simulator.shard_stats(0)["commands"]["4"].as_u64().unwrap_or(0)
 }
 
-/// Metrics may be a second old.
+/// Waits until a metric has a value. The values in `/metrics` can be one second old.
 fn wait_for_metric(proxy: &Proxy, name: &str, expected: f64) {
     wait_until(name, || {
         let text = get(proxy.address, "/metrics")?.body;
@@ -185,7 +185,7 @@ fn a_client_is_connected_and_another_one_gets_no_token() {
     let place = place(&simulator);
     let (mut client, mut other) = (Client::identify(&proxy), Client::identify(&proxy));
     let credentials = client.join(&place, &place.channels[0]);
-    // Libraries that take the id from READY have the same one, which is Discord's.
+    // Some libraries take the session id from READY. It is the same one, which is Discord's.
     assert_eq!(credentials.session, client.session);
     assert_eq!(simulator.shard_stats(0)["session_id"], *client.session);
     let mut voice = Voice::connect(&credentials).expect("a connection");
@@ -193,7 +193,8 @@ fn a_client_is_connected_and_another_one_gets_no_token() {
     other.catch_up(&simulator);
     assert_eq!(other.channel(&place), Some(&place.channels[0]), "everyone sees the bot there");
     assert_eq!(other.servers, Vec::<Value>::new());
-    // The proxy's own ids, and credentials that are made up, are refused; so is a channel change with the old token.
+    // The voice server refuses the proxy's own session ids, invented tokens, and the old token after a change of the
+    // channel.
     let forged = Credentials { session: other.session.clone(), ..credentials.clone() };
     assert_eq!(Voice::connect(&forged).err(), Some(NO_LONGER_VALID));
     let wrong = Credentials { token: "x".into(), ..credentials.clone() };
@@ -208,7 +209,7 @@ fn a_client_is_connected_and_another_one_gets_no_token() {
     wait_for_metric(&proxy, "gateway_voice_connections", 0.0);
 }
 
-/// The old process closes with 1000, or is killed and could still resume.
+/// In one run the old process closes with 1000. In the other one it is killed, and could still resume.
 #[test]
 fn a_bot_that_restarts_gets_its_voice_back() {
     for goodbye in [true, false] {
@@ -231,7 +232,7 @@ fn a_bot_that_restarts_gets_its_voice_back() {
             Some(&place.channels[0]),
             "the bot is still in the channel, and the guild says so"
         );
-        // The shard says at its own pace that the old connection is gone.
+        // The shard detects later that the old connection has ended.
         let credentials = new.join(&place, &place.channels[0]);
         assert_eq!(voice.closed(), DISCONNECTED);
         assert_eq!(Voice::connect(&stale).err(), Some(NO_LONGER_VALID), "the old token");
@@ -243,7 +244,7 @@ fn a_bot_that_restarts_gets_its_voice_back() {
         assert_eq!(other.servers, Vec::<Value>::new());
         wait_for_metric(&proxy, "gateway_voice_takeovers_total", 1.0);
         if !goodbye {
-            // The killed process was only away. It is told that its connection is over, and gets no token.
+            // The killed process was only disconnected. It is told that it has left the channel, and gets no token.
             let mut back = Client {
                 gateway: Gateway::connect(proxy.address, Transport::None),
                 session,
@@ -259,7 +260,7 @@ fn a_bot_that_restarts_gets_its_voice_back() {
             let all: Vec<_> = back.states.iter().map(|(_, channel)| channel.as_deref()).collect();
             assert_eq!(all, [None, Some(&*place.channels[0])]);
             assert_eq!(back.servers, Vec::<Value>::new());
-            // Its library tidies up, which must not throw the new one out.
+            // Its library leaves the channel, which must not remove the new process.
             back.ask(&place, None);
             wait_for_metric(&proxy, "gateway_voice_refused_total", 1.0);
             assert_eq!(grant(&simulator, &place).expect("a voice server")["connected"], false, "the test has hung up");
@@ -295,7 +296,7 @@ fn the_owner_keeps_its_voice_over_a_restart_of_the_proxy_and_of_the_connection_t
     voice.beat().expect("it stays");
     assert_eq!(sent_op_4(&simulator), commands, "nobody had to ask again");
     assert_eq!((client.servers.len(), other.servers.len()), (1, 0));
-    // The client is still the owner: a new voice server goes to it.
+    // The client is still the owner: it gets the new voice server.
     simulator.fault(&format!("voice-server?guild={}", place.guild));
     client.server(&place);
     assert_eq!(client.servers[1]["endpoint"], Value::Null, "first the old one goes");
@@ -334,7 +335,7 @@ fn a_channel_is_left_when_nobody_comes_back() {
     client.join(&place, &place.channels[0]);
     client.gateway.close(1000);
     wait_until("the bot to leave", || grant(&simulator, &place).map_or(Ok(()), |grant| Err(grant.to_string())));
-    // A client that asks within the grace keeps the bot in the channel.
+    // A client that joins within `voice_grace` keeps the bot in the channel.
     let mut client = Client::identify(&proxy);
     assert_eq!(client.channel(&place), None);
     client.join(&place, &place.channels[0]);
@@ -373,8 +374,8 @@ fn when_discords_session_is_lost_the_owner_is_told() {
     }
 }
 
-/// At most one client that is connected has Discord's id, and whatever ids and URLs libraries mix, nobody gets the session of
-/// another client.
+/// At most one connected client has Discord's session id. Whatever ids and URLs the libraries combine, no client gets
+/// the session of another client.
 #[test]
 fn two_clients_resume_their_own() {
     let directory = scratch("voice-ids");
@@ -388,7 +389,8 @@ fn two_clients_resume_their_own() {
     assert_ne!(second.session, discords);
     let key = first.resume_url.rsplit_once("/r/").expect("a key").1.to_owned();
     assert!(!second.resume_url.contains("/r/"), "{}", second.resume_url);
-    // The one with READY's URL, as most libraries, or at the URL that it was given first, as py-cord and serenity.
+    // The clients resume at READY's URL, as most libraries do, or at the URL that they were first given, as py-cord and
+    // serenity do.
     for bare in [false, true] {
         for restart in [false, true] {
             if restart {
@@ -413,8 +415,8 @@ fn two_clients_resume_their_own() {
     };
     refused(&format!("/r/{key}"), "0123456789abcdef0123456789abcdef", 1);
     refused("/", &discords, u64::MAX);
-    // The first process dies, the next one gets Discord's id. Its number is far below that of the one that died, which can
-    // still come back: what could be either of them is neither.
+    // The first process is killed, and the next one gets Discord's session id. The old session can still be resumed,
+    // with a much higher sequence number. A RESUME without the key that could mean either session is refused.
     drop(first.gateway);
     let mut third = wait_until("a client with Discord's id", || {
         let client = Client::identify(&proxy);

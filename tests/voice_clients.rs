@@ -1,8 +1,10 @@
-//! Voice of real client libraries through the proxy: each library's bot joins a voice channel and takes itself for connected,
-//! keeps that over a restart of the proxy and of the connection to Discord, is moved, is killed, and gets its voice
-//! back in the same channel. The voice server is the simulator's, which refuses what Discord refuses.
+//! Voice of real client libraries through the proxy. Each library's bot joins a voice channel and reports that it is
+//! connected, keeps the connection over a restart of the proxy and of the connection to Discord, is moved, is killed,
+//! and gets its voice back in the same channel. The voice server is the simulator's, which refuses what Discord
+//! refuses.
 //!
-//! `CLIENTS` chooses as in `tests/real_clients.rs`. `CLIENTS_DIRECT=1` leaves the proxy out, and the parts that need it.
+//! `CLIENTS` chooses the libraries as in `tests/real_clients.rs`. `CLIENTS_DIRECT=1` leaves the proxy out, and the
+//! steps that need it.
 
 mod support;
 
@@ -21,7 +23,7 @@ fn discord_py() {
     exercise("discord.py");
 }
 
-/// eris hands the session id of READY to the voice server.
+/// eris sends the session id of READY to the voice server.
 #[test]
 fn eris() {
     exercise("eris");
@@ -38,7 +40,7 @@ fn place(simulator: &Simulator) -> (String, [String; 2]) {
     found.expect("a guild with two voice channels")
 }
 
-/// What the simulator says of a guild's voice server, once a library has completed its connection to it.
+/// Waits until a library has completed its voice connection. Returns the guild's grant in `/sim/stats`.
 fn connected(simulator: &Simulator, guild: &str) -> Value {
     wait_until("the voice server to have a connection", || {
         let stats = simulator.stats();
@@ -58,14 +60,14 @@ fn start(library: &str, directory: &Path, name: &str, gateway: &str, api: &str, 
     bot
 }
 
-/// The whole story.
+/// Runs all steps with one library.
 fn exercise(library: &str) {
     if !chosen(library) {
         return;
     }
     let directory = scratch(&format!("voice-{library}"));
     let (port, tls) = (free_port(), directory.join("tls"));
-    // Libraries want TLS of voice servers.
+    // Libraries connect to voice servers with TLS only.
     let world = format!(
         "--shards 1 --identify-interval-ms 100 --guilds 6 --members 20 --seed 4 --rate 0 --old-voice-modes --tls-dir {} \
          --public-url ws://127.0.0.1:{port}",
@@ -86,7 +88,7 @@ fn exercise(library: &str) {
     let first = connected(&simulator, &guild);
     let Some(proxy) = proxy else { return };
 
-    // Discord drops the shard's connection, then the proxy restarts: the voice connection is none of their business.
+    // Discord cuts the shard's connection, then the proxy restarts. The voice connection stays.
     let (resumes, resumed) = (simulator.resumes(), bot.shard(0).resumed);
     simulator.drop_connection(0);
     wait_until("the shard to resume", || (simulator.resumes() > resumes).then_some(()).ok_or_else(String::new));
@@ -98,12 +100,12 @@ fn exercise(library: &str) {
     assert_eq!(connected(&simulator, &guild), first, "the same connection");
     assert_eq!(bot.voice(&guild), Some("connected"));
 
-    // The voice server is moved: the library follows.
+    // Discord moves the voice server, and the library connects to the new one.
     simulator.fault(&format!("voice-server?guild={guild}"));
     let second = connected(&simulator, &guild);
     assert!(second["number"].as_u64() > first["number"].as_u64());
 
-    // The bot is killed, and the next process joins the channel in which the account still is.
+    // The bot is killed. The next process joins the channel in which the bot still is.
     bot.kill();
     let mut bot = start(library, &directory, "bot-2", &gateway, &api, &ca);
     bot.join_voice(&guild, &channels[0]);
@@ -111,7 +113,7 @@ fn exercise(library: &str) {
     assert!(third["number"].as_u64() > second["number"].as_u64(), "a new voice server");
     assert_eq!(third["session_id"], simulator.shard_stats(0)["session_id"]);
 
-    // It leaves.
+    // The bot leaves the channel.
     bot.leave_voice(&guild);
     wait_until("the bot to leave", || {
         let stats = simulator.stats();

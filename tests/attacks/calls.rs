@@ -1,6 +1,6 @@
-//! Numbers of system calls, for a filter made of a profile that names them.
+//! The numbers of the system calls that the seccomp profile names. The test builds its filter from them.
 
-/// Name and number.
+/// Name and number of each call.
 pub const NUMBERS: &[(&str, libc::c_long)] = &[
     ("accept", libc::SYS_accept),
     ("accept4", libc::SYS_accept4),

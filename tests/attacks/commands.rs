@@ -1,9 +1,10 @@
-//! Commands that Discord closes the connection of the shard for, and with it everybody's.
+//! Attacks with commands for which Discord closes the shard's connection. All clients of the shard lose that
+//! connection.
 
 use super::*;
 use support::{Gone, wait_until};
 
-/// A client that has all that there is.
+/// A client that has got READY and all guilds.
 fn synced(proxy: &Proxy) -> Gateway {
     let mut gateway = identified(proxy, 1);
     for _ in 0..4 {
@@ -20,13 +21,14 @@ fn end_of(gateway: &mut Gateway) -> Gone {
     }
 }
 
-/// Any client could make Discord close the shard with 4001 or 4002, and again after each RESUME, so that it stayed down.
+/// An earlier version forwarded any command. A client could make Discord close the shard with 4001 or 4002 again after
+/// each RESUME, so that the shard stayed down.
 #[test]
 fn bad_commands_are_their_senders_matter() {
     let (simulator, proxy) = start_with("bad_commands", &json!({}));
     let mut good = synced(&proxy);
     for op in [5, 12, 44, 99, 1_000_000] {
-        // One library never comes back after 4001, so who sends what is not known stays.
+        // The proxy drops an unknown op and keeps the client, because one library never reconnects after 4001.
         let mut bad = synced(&proxy);
         bad.send(op, &json!({"guild_id": "1"}));
         bad.heartbeat(1);
@@ -56,7 +58,7 @@ fn bad_commands_are_their_senders_matter() {
     counted(&proxy, "gateway_shard_commands_unknown_total", 5.0);
 }
 
-/// Metrics may be a second old.
+/// Waits until a counter of shard 0 has a value. The values in `/metrics` can be one second old.
 fn counted(proxy: &Proxy, name: &str, expected: f64) {
     wait_until(name, || {
         let value = metric(proxy, &format!("{name}{{shard=\"0\"}}"));
@@ -64,7 +66,8 @@ fn counted(proxy: &Proxy, name: &str, expected: f64) {
     });
 }
 
-/// What only Discord finds out is its sender's matter, too, and the shard is back at once however often it happens.
+/// Some bad commands only Discord detects. Then the proxy closes the client that sent the command, and the shard
+/// resumes at once, however often this happens.
 #[test]
 fn who_makes_discord_close_the_shard_is_closed() {
     let (simulator, proxy) = start_with("culprit", &json!({}));

@@ -1,4 +1,4 @@
-//! Crowds, hostile requests, and configurations that are open to all.
+//! Attacks with many connections, with hostile requests, and on configurations that let everyone in.
 
 use super::{
     support::{Gateway, Gone, Options, Proxy, Simulator, TOKEN, get, scratch, wait_until},
@@ -6,7 +6,8 @@ use super::{
 };
 use std::{net::TcpListener, os::unix::fs::PermissionsExt, process::Command, thread};
 
-/// Each request made the data cores report and the text anew, and each text that nobody read stayed in memory.
+/// In an earlier version each request made the data cores report and the control core write the text again. The text
+/// stayed in memory while the client did not read it.
 #[test]
 fn requests_for_metrics_that_nobody_reads_cost_what_one_costs() {
     const SHARDS: u32 = 200;
@@ -18,7 +19,7 @@ fn requests_for_metrics_that_nobody_reads_cost_what_one_costs() {
     let simulator = Simulator::start(&directory, &world);
     let proxy = Proxy::start(&directory, &simulator, &json!({"shards": SHARDS, "log_level": "warn"}));
     let _bot = identified(&proxy, SHARDS);
-    // What one costs, when nobody has asked for a while.
+    // The cost of one request when no report is cached.
     thread::sleep(Duration::from_millis(1_500));
     let before = cpu(proxy.id());
     let size = get(proxy.address, "/metrics").expect("metrics").body.len() as u64;
@@ -39,12 +40,12 @@ fn requests_for_metrics_that_nobody_reads_cost_what_one_costs() {
     drop(unread);
 }
 
-/// To make room, the proxy closes the oldest silent connection, so 4,096 of these do not keep a bot out.
+/// The proxy closes the oldest silent connection to make room, so 4,096 silent connections do not keep a bot out.
 #[test]
 fn silent_connections_do_not_keep_bots_out() {
     assert_eq!(gateway_proxy::preflight::limits(1), Ok(None), "each connection is a file of this process");
     let (simulator, proxy) = start_with("silent", &json!({}));
-    // Upgraded, they have a minute.
+    // After its upgrade a client has one minute to identify.
     let request = "GET /?v=10 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     let mut silent = Vec::new();
@@ -60,7 +61,8 @@ fn silent_connections_do_not_keep_bots_out() {
     drop(silent);
 }
 
-/// A proxy for the API that keeps a request as long as its client does, unless it is for `/users/@me`.
+/// A stand-in for `rest_proxy`. It answers requests for `/users/@me` and `/echo`, and holds all others until their
+/// client disconnects.
 fn patient_api() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -88,7 +90,7 @@ fn patient_api() -> SocketAddr {
     address
 }
 
-/// Each request whose client had gone kept its place for two minutes.
+/// In an earlier version a request held its place for two minutes after its client had disconnected.
 #[test]
 fn requests_of_clients_that_are_gone_end_at_once() {
     let api = patient_api();
@@ -102,7 +104,7 @@ fn requests_of_clients_that_are_gone_end_at_once() {
         for _ in 0..1_100 {
             drop(send(proxy.address, &format!("POST {path} HTTP/1.1\r\n{token}Content-Length: 100\r\n\r\n")));
         }
-        // Without a body to wait for, too.
+        // Requests without a body, too: the proxy does not wait for a body of theirs.
         for _ in 0..100 {
             drop(send(proxy.address, &format!("POST {path} HTTP/1.1\r\n{token}\r\n")));
         }
@@ -114,7 +116,7 @@ fn requests_of_clients_that_are_gone_end_at_once() {
     }
 }
 
-/// Requests without the token share a few places, and can not take the places of requests with the token.
+/// Requests without the token share a small number of places, and cannot take the places of requests with the token.
 #[test]
 fn requests_without_the_token_have_places_of_their_own() {
     let api = patient_api();
@@ -135,7 +137,7 @@ fn requests_without_the_token_have_places_of_their_own() {
     assert_eq!(metric(&proxy, "gateway_api_requests_active"), 0.0);
     let good = format!("GET /api/users/@me HTTP/1.1\r\nAuthorization: Bot {TOKEN}\r\n\r\n");
     assert!(ask(proxy.address, &good).starts_with("HTTP/1.1 200 "));
-    // Faster than Discord would allow a bot.
+    // More requests per second than Discord allows a bot.
     let fast: Vec<TcpStream> = (0..300).map(|_| send(proxy.address, &hanging)).collect();
     let mut limited = 0;
     for mut stream in fast {
@@ -147,7 +149,8 @@ fn requests_without_the_token_have_places_of_their_own() {
     assert!(limited > 0, "nothing was limited");
 }
 
-/// Any path of that form, with any method and any `Authorization`, went out through the operator's address.
+/// In an earlier version any path of this form, with any method and any `Authorization`, was forwarded from the
+/// operator's address.
 #[test]
 fn only_documented_routes_pass_without_the_token_and_only_if_wanted() {
     let api = patient_api();
@@ -179,7 +182,7 @@ fn only_documented_routes_pass_without_the_token_and_only_if_wanted() {
     }
 }
 
-/// Without `validate_token` any page in a browser on this machine had the bot.
+/// In an earlier version any web page in a browser on this machine could use the bot when `validate_token` was off.
 #[test]
 fn web_pages_have_nothing_of_a_proxy_that_asks_for_no_token() {
     let api = patient_api();
@@ -202,7 +205,7 @@ fn web_pages_have_nothing_of_a_proxy_that_asks_for_no_token() {
     bot_is_served(&simulator, &proxy, 1);
 }
 
-/// `--check-config` called that configuration right.
+/// In an earlier version `--check-config` accepted this configuration.
 #[test]
 fn a_bot_that_is_open_to_all_is_no_right_configuration() {
     let directory = scratch("open_to_all");
@@ -225,7 +228,8 @@ fn a_bot_that_is_open_to_all_is_no_right_configuration() {
     assert!(error.contains("the port is open on all addresses"), "{error}");
 }
 
-/// With 600 connections on 300 files, a shard found none for its connection to Discord.
+/// In an earlier version 600 client connections with a limit of 300 files left a shard no file for its connection to
+/// Discord.
 #[test]
 fn connections_leave_files_for_the_shards() {
     let directory = scratch("files");
@@ -251,7 +255,7 @@ fn connections_leave_files_for_the_shards() {
     bot_is_served(&simulator, &proxy, 1);
 }
 
-/// The last bytes of a long head were read one by one, and the head parsed for each.
+/// An earlier version read the last bytes of a long head one by one, and parsed the head again for each of them.
 #[test]
 fn a_long_head_costs_as_much_as_its_length() {
     const HEADS: usize = 300;
@@ -271,7 +275,7 @@ fn a_long_head_costs_as_much_as_its_length() {
     assert!(long.max(longest) < short * 8, "3,000 bytes take {short:?}, 7,000 {long:?}, 9,000 {longest:?}");
 }
 
-/// RESUMEs that the door itself refuses were answered without an end.
+/// An earlier version answered any number of RESUMEs on a connection that had no session.
 #[test]
 fn a_connection_has_three_resumes() {
     let (_simulator, proxy) = start_with("resumes", &json!({}));
@@ -284,7 +288,7 @@ fn a_connection_has_three_resumes() {
     assert!(matches!(gateway.receive(), Err(Gone::Closed(Some(4009), _))));
 }
 
-/// Attempts with a wrong token have to show in the metrics and in the log.
+/// Attempts with a wrong token are counted in the metrics, and logged at most once a minute.
 #[test]
 fn wrong_tokens_are_counted_and_told_once_a_minute() {
     let (_simulator, proxy) = start_with("wrong_tokens", &json!({"rest_proxy": "127.0.0.1:1"}));

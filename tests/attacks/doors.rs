@@ -1,4 +1,5 @@
-//! What is served where, and to whom: `admin_listen`, the PROXY protocol, `X-Forwarded-For`, HTTP/1.0.
+//! Which routes each listener serves, and which client address a request counts for: `admin_listen`, the PROXY
+//! protocol, `X-Forwarded-For`, HTTP/1.0.
 
 use super::*;
 use std::{net::TcpListener, os::unix::net::UnixStream, thread};
@@ -8,7 +9,7 @@ fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or(answer)
 }
 
-/// Metrics and health were served on the port of the bots, to every client that reached it.
+/// With `admin_listen`, metrics and health are served only there. Bots cannot read them on the port for clients.
 #[test]
 fn what_is_for_operators_is_not_on_the_port_of_the_bots() {
     let directory = scratch("admin");
@@ -38,12 +39,12 @@ fn what_is_for_operators_is_not_on_the_port_of_the_bots() {
     proxy.stop();
 }
 
-/// Or at a socket that only its owner and its group can open.
+/// `admin_listen` can be a Unix socket that only its owner and its group can open.
 #[test]
 fn operators_may_have_a_socket_in_the_file_system() {
     let directory = scratch("admin_socket");
     let simulator = Simulator::start(&directory, WORLD);
-    // The path of a socket has to be short.
+    // A socket address has room for a short path only.
     let path = std::env::temp_dir().join(format!("gateway-proxy-{}", std::process::id()));
     let changes = json!({"shards": 1, "log_level": "info", "admin_listen": format!("unix:{}", path.display())});
     let proxy = Proxy::spawn(&directory, &simulator, &changes);
@@ -64,7 +65,8 @@ fn operators_may_have_a_socket_in_the_file_system() {
     assert!(!path.exists(), "it is taken away");
 }
 
-/// Behind a terminator all connections had one address, so that a limit for one client was one for all.
+/// Behind a terminator all connections come from one address. With the PROXY protocol, limits and log lines use the
+/// address of the client.
 #[test]
 fn connections_of_a_terminator_count_for_whom_they_are() {
     let changes = json!({"proxy_protocol_from": ["127.0.0.1"], "admin_listen": null});
@@ -92,22 +94,22 @@ fn connections_of_a_terminator_count_for_whom_they_are() {
     });
     let version_2 = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c"[..], &[192, 0, 2, 1, 127, 0, 0, 1, 9, 9, 9, 9]].concat();
     assert_eq!(status(&ask_as(&version_2, count).expect("an answer")), "200");
-    // A terminator that sends no header, or a malformed one, is not served.
+    // The proxy closes a connection from a terminator with a missing or malformed header.
     assert_eq!(ask_as(b"", count).unwrap_or_default(), "");
     assert_eq!(ask_as(b"PROXY TCP4 nonsense\r\n", count).unwrap_or_default(), "");
     logged("proxy_protocol", "is one of `proxy_protocol_from`, and sends no header of the PROXY protocol");
-    // What one of them does too often the others still may.
+    // The limit of one client does not apply to another client of the same terminator.
     let webhook = format!("GET /api/webhooks/1/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(68));
     let limited = (0..300).any(|_| status(&ask_as(&line(1), &webhook).expect("an answer")) == "429");
     assert!(limited, "nothing was limited");
     assert_eq!(status(&ask_as(&line(2), &webhook).expect("an answer")), "502");
-    // The log tells of them by their own addresses.
+    // The log names a client by its own address.
     let wrong = "GET /api/gateway/bot HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bot guess\r\n\r\n";
     assert_eq!(status(&ask_as(&line(77), wrong).expect("an answer")), "401");
     logged("proxy_protocol", "192.0.2.77:5000 has not shown the token");
 }
 
-/// A terminator may name the client in `X-Forwarded-For`. Nobody but the listed networks is believed.
+/// A terminator can name the client in `X-Forwarded-For`. The header counts only when it comes from a listed network.
 #[test]
 fn a_header_of_a_terminator_says_for_whom_a_request_is() {
     let wrong = "GET /api/gateway/bot HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.66\r\nAuthorization: Bot guess\r\n\r\n";
@@ -122,7 +124,8 @@ fn a_header_of_a_terminator_says_for_whom_a_request_is() {
     }
 }
 
-/// An answer in chunks cannot be read by who asks by HTTP/1.0, for whom the request was passed on as HTTP/1.1.
+/// A client of HTTP/1.0 cannot read a chunked response. An earlier version forwarded its request as HTTP/1.1, which
+/// allows such a response.
 #[test]
 fn old_requests_are_passed_on_as_they_are() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");

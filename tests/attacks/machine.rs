@@ -1,4 +1,4 @@
-//! What the proxy shows to others on its machine, and how little it needs of the kernel.
+//! What other users of the machine can read of the proxy, and which system calls the proxy needs.
 
 use super::*;
 use calls::NUMBERS;
@@ -8,7 +8,8 @@ use std::{
 };
 use support::{Process, free_port, wait_until};
 
-/// The token stood in the environment or in the configuration, or nowhere.
+/// The token can also come from a systemd credential or from a file. Before, it could only come from the environment or
+/// the configuration.
 #[test]
 fn the_token_may_be_a_credential_or_a_file() {
     let directory = scratch("credentials");
@@ -34,7 +35,7 @@ fn the_token_may_be_a_credential_or_a_file() {
     assert_eq!(warning.contains("every user of this machine can read"), is_open, "{warning}");
 }
 
-/// A debugger of the same user could read the token, and so could who found a core file.
+/// In an earlier version a debugger of the same user could read the token from memory, and a core file contained it.
 #[test]
 fn the_memory_of_the_process_is_hidden() {
     const SOMEBODY: u32 = 12_345;
@@ -45,7 +46,7 @@ fn the_memory_of_the_process_is_hidden() {
         "token": "t", "intents": 1, "host": "127.0.0.1", "port": port, "shards": 1, "twilight_http_proxy": "127.0.0.1:1",
     });
     fs::write(directory.join("config.json"), config.to_string()).expect("a file");
-    // The binary may lie where only its owner can go.
+    // Other users may be unable to reach the directory of the original binary.
     let program = directory.join("gateway-proxy");
     fs::copy(env!("CARGO_BIN_EXE_gateway-proxy"), &program).expect("a copy");
     let mut command = Command::new(&program);
@@ -57,7 +58,7 @@ fn the_memory_of_the_process_is_hidden() {
         command.uid(user);
     }
     let mut child = command.spawn().expect("a program that runs");
-    // What /proc tells of a process that hides is root's, and otherwise its own user's.
+    // The files in /proc of a process that is not dumpable belong to root; otherwise they belong to the process's user.
     let memory = format!("/proc/{}/mem", child.id());
     let owner = || fs::metadata(&memory).map(|metadata| metadata.uid());
     wait_until("the port", || TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|error| error.to_string()));
@@ -68,12 +69,12 @@ fn the_memory_of_the_process_is_hidden() {
     assert_eq!(owner.expect("a process that runs"), 0, "the memory is user {user}'s");
 }
 
-/// A filter as a container runtime makes it of the profile.
+/// The filter that a container runtime builds from the profile.
 fn filter() -> Vec<libc::sock_filter> {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
-    // The number of the call is at the beginning of struct seccomp_data.
+    // Offset of the number of the call in struct seccomp_data.
     const NUMBER: u32 = 0;
     let profile = fs::read_to_string(support::root().join("config/seccomp.json")).expect("the profile");
     let profile: Value = serde_json::from_str(&profile).expect("JSON");
@@ -100,7 +101,7 @@ fn filter() -> Vec<libc::sock_filter> {
     program
 }
 
-/// Containers had to run without any filter, because Docker's own refuses io_uring.
+/// Docker's own profile denies io_uring. Without a profile of ours, containers had to run without any filter.
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn the_profile_for_containers_allows_all_that_is_needed() {
@@ -110,7 +111,7 @@ fn the_profile_for_containers_allows_all_that_is_needed() {
     let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let config = json!({
         "token": support::TOKEN, "intents": INTENTS, "host": "127.0.0.1", "port": port, "shards": 1, "cores": 1,
-        // A name, so that names are looked up.
+        // A host name, so that the proxy has to look it up.
         "twilight_http_proxy": format!("localhost:{}", simulator.address.port()),
         "rest_proxy": format!("localhost:{}", simulator.address.port()),
         "externally_accessible_url": format!("ws://127.0.0.1:{port}"), "state_dir": "state",
@@ -124,7 +125,8 @@ fn the_profile_for_containers_allows_all_that_is_needed() {
         let program = filter();
         let install = move || {
             let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-            // SAFETY: both calls only set attributes of this process; the filter lives as long as the call that copies it.
+            // SAFETY: both calls only set attributes of this process; the filter lives as long as the call that copies
+            // it.
             let set = unsafe {
                 libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
                     && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0
@@ -148,7 +150,7 @@ fn the_profile_for_containers_allows_all_that_is_needed() {
         let request =
             format!("GET /api/users/@me HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bot {}\r\n\r\n", support::TOKEN);
         assert!(ask(address, &request).starts_with("HTTP/1.1 200 "));
-        // READY may have come from what was kept.
+        // READY may have come from the state file, before the shard has resumed.
         wait_until("the shard", || match get(admin, "/health") {
             Ok(health) if health.status == 200 => Ok(()),
             other => Err(format!("{other:?}")),
@@ -162,7 +164,7 @@ fn the_profile_for_containers_allows_all_that_is_needed() {
     assert!(calls < 200, "{calls} calls are no filter");
 }
 
-/// The unit had neither a mask for the files that it makes, nor a limit of memory, nor a filter of system calls.
+/// The unit limits the mode of new files, the memory and the system calls.
 #[test]
 fn the_unit_confines_the_process() {
     let unit = fs::read_to_string(support::root().join("config/gateway-proxy.service")).expect("the unit");
@@ -171,7 +173,7 @@ fn the_unit_confines_the_process() {
     {
         assert!(lines.contains(&wanted), "{wanted}");
     }
-    // What the filter of systemd leaves out has to be what the proxy does not need.
+    // systemd's filter has to allow the calls that the proxy needs. They are listed where systemd is installed.
     let Ok(listed) = Command::new("systemd-analyze").args(["syscall-filter", "@system-service"]).output() else {
         return;
     };

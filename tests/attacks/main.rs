@@ -1,6 +1,6 @@
-//! Attacks: each one is carried out, and a bot has to stay served meanwhile. The attackers are clients without the token
-//! (`door`, `doors`), clients with it (`commands`, `memory`), servers in Discord's place (`upstream`), and other users of the
-//! machine (`state_files`, `machine`).
+//! Attacks: each test carries one out, and checks that a bot is served meanwhile. The attackers are clients without the
+//! token (`door`, `doors`), clients with the token (`commands`, `memory`), servers in Discord's place (`upstream`), and
+//! other users of the machine (`state_files`, `machine`).
 
 #[cfg(target_arch = "x86_64")]
 mod calls;
@@ -41,7 +41,7 @@ fn start_with(name: &str, changes: &Value) -> (Simulator, Proxy) {
     (simulator, proxy)
 }
 
-/// A client that has its READY.
+/// A client that has got READY.
 fn identified(proxy: &Proxy, of: u32) -> Gateway {
     let mut gateway = Gateway::connect(proxy.address, Transport::None);
     gateway.identify((0, of), INTENTS);
@@ -49,7 +49,7 @@ fn identified(proxy: &Proxy, of: u32) -> Gateway {
     gateway
 }
 
-/// A bot is served: it gets in, and gets an event.
+/// Checks that a bot can identify and gets an event.
 fn bot_is_served(simulator: &Simulator, proxy: &Proxy, of: u32) {
     let mut gateway = identified(proxy, of);
     let (first, _) = simulator.emit(0, 1);
@@ -62,7 +62,7 @@ fn metric(proxy: &Proxy, name: &str) -> f64 {
     line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("{name} in {metrics}"))
 }
 
-/// CPU time of a process, as the scheduler counts it.
+/// The CPU time of a process in the scheduler's statistics.
 fn cpu(pid: u32) -> Duration {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process that runs");
     let nanoseconds: u64 = tasks
@@ -78,7 +78,7 @@ fn rss(pid: u32) -> u64 {
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
 }
 
-/// Sends a request; the connection is left to the caller.
+/// Sends a request, and returns the open connection.
 fn send(address: SocketAddr, request: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
@@ -86,14 +86,15 @@ fn send(address: SocketAddr, request: &str) -> TcpStream {
     stream
 }
 
-/// Everything that comes back for a request.
+/// Sends a request, and returns everything that the server sends until it closes the connection.
 fn ask(address: SocketAddr, request: &str) -> String {
     let mut answer = Vec::new();
     send(address, request).read_to_end(&mut answer).expect("an answer");
     String::from_utf8_lossy(&answer).into_owned()
 }
 
-/// Waits until the log of the proxy contains a text, and returns the log. What a process logs arrives a moment later.
+/// Waits until the log of the proxy contains a text, and returns the log. A log line reaches the file a moment after it
+/// is written.
 fn logged(name: &str, text: &str) -> String {
     support::wait_until("a line of the log", || {
         let log = log(name);

@@ -1,9 +1,10 @@
-//! Clients that take memory.
+//! Clients whose compression takes memory.
 
 use super::*;
 use support::Gone;
 
-/// However many clients asked for compression, each got its 300 KiB: 4,450 of them took 1.4 GB.
+/// In an earlier version the number of clients with compression had no limit, and each one took 300 KiB: 4,450 clients
+/// took 1.4 GB.
 #[test]
 fn clients_take_no_more_memory_than_they_may() {
     const LIMIT: u64 = 16 << 20;

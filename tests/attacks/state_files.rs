@@ -1,4 +1,4 @@
-//! Other users of the machine, and files that they have changed.
+//! Attacks by other users of the machine, who change or plant state files.
 
 use super::*;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -8,7 +8,7 @@ fn config(directory: &Path, port: u16) -> Value {
     json!({"shards": 1, "port": port, "log_level": "info", "state_dir": directory.join("state")})
 }
 
-/// A proxy that has run and stopped, and left its files.
+/// The directory, the simulator and the configuration of a proxy that has run and has left its state files.
 fn stopped(name: &str) -> (std::path::PathBuf, Simulator, Value) {
     let directory = scratch(name);
     let simulator = Simulator::start(&directory, WORLD);
@@ -17,7 +17,8 @@ fn stopped(name: &str) -> (std::path::PathBuf, Simulator, Value) {
     (directory, simulator, config)
 }
 
-/// The proxy believed a changed file with a matching checksum, which could send the RESUME and its token to any host.
+/// An earlier version accepted a changed file with a matching checksum. Such a file could send the RESUME and its token
+/// to any host.
 #[test]
 fn a_file_with_a_checksum_of_somebody_else_is_ignored() {
     let (directory, simulator, config) = stopped("edited_state");
@@ -26,7 +27,7 @@ fn a_file_with_a_checksum_of_somebody_else_is_ignored() {
     assert_eq!(fs::metadata(&path).expect("a file").mode() & 0o777, 0o600);
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    // What who does not know the token can do: the checksum of before, over what is there now.
+    // An attacker without the token can compute only the old, unkeyed checksum of the changed file.
     let mut sum = flate2::Crc::new();
     sum.update(&bytes[..bytes.len() - 4]);
     let at = bytes.len() - 4;
@@ -39,7 +40,7 @@ fn a_file_with_a_checksum_of_somebody_else_is_ignored() {
     assert!(line.is_some_and(|line| line.contains("keyed checksum is wrong")), "{log}");
 }
 
-/// A planted `gateway.json` led all shards to another gateway while REST was away.
+/// In an earlier version a planted `gateway.json` sent all shards to another gateway while REST was down.
 #[test]
 fn a_planted_gateway_is_ignored() {
     let (directory, _simulator, config) = stopped("planted_gateway");
@@ -58,7 +59,7 @@ fn a_planted_gateway_is_ignored() {
     assert_eq!(get(proxy.address, "/health").expect("an answer").status, 503);
 }
 
-/// What Discord says anew wins over what the last process has left.
+/// A new answer of Discord replaces the URL from the state file.
 #[test]
 fn a_fresh_answer_wins_over_the_remembered_one() {
     let directory = scratch("fresh_gateway");
@@ -68,11 +69,11 @@ fn a_fresh_answer_wins_over_the_remembered_one() {
     let rest = SocketAddr::from(([127, 0, 0, 1], free_port()));
     config["twilight_http_proxy"] = json!(old.address.to_string());
     Proxy::start(&directory, &old, &config).stop();
-    // REST is away, so the shard begins at the gateway that is remembered.
+    // REST is down, so the shard connects to the gateway from the state file.
     config["twilight_http_proxy"] = json!(rest.to_string());
     let proxy = Proxy::spawn(&directory, &old, &config);
     wait_until("the RESUME", || if old.resumes() == 1 { Ok(()) } else { Err(format!("{}", old.resumes())) });
-    // REST is back, and names another gateway.
+    // REST is up again, and names another gateway.
     let new = Simulator::start(&directory, WORLD);
     let _rest = Simulator::start_at(&directory, rest.port(), &format!("{WORLD} --public-url ws://{}", new.address));
     wait_until("the answer", || {
@@ -88,7 +89,7 @@ fn a_fresh_answer_wins_over_the_remembered_one() {
     assert_eq!(get(proxy.address, "/health").expect("an answer").status, 200);
 }
 
-/// A link in the place of a file was written through.
+/// An earlier version wrote through a symbolic link in the place of a state file.
 #[test]
 fn links_are_not_followed() {
     let directory = scratch("linked_state");
@@ -108,7 +109,7 @@ fn links_are_not_followed() {
     assert!(metadata.is_file() && metadata.mode() & 0o777 == 0o600, "{metadata:?}");
 }
 
-/// The start said nothing about a directory in which everybody can plant files.
+/// An earlier version accepted a state directory in which all users can create files.
 #[test]
 fn a_directory_that_others_can_write_to_is_refused() {
     let directory = scratch("open_state");

@@ -1,4 +1,4 @@
-//! Attacks by a server that answers in Discord's place, or that a URL of Discord's names.
+//! Attacks by a server that answers in Discord's place, or by a host that a URL from Discord names.
 
 use super::*;
 use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, Role, server_response, upgrade_of, write_frame};
@@ -12,7 +12,7 @@ use std::{
 };
 use support::{Fault, FaultyRelay, free_port, post_body, wait_until};
 
-/// A listener that counts who comes.
+/// A listener that counts connections and closes them.
 fn trap(host: &str) -> (SocketAddr, Arc<AtomicU64>) {
     let listener = TcpListener::bind((host, 0)).expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -34,7 +34,7 @@ fn resumes(simulator: &Simulator, at_least: u64) {
     });
 }
 
-/// READY could lead the next RESUME, with the token, to any host.
+/// In an earlier version READY could send the next RESUME, with the token, to any host.
 #[test]
 fn a_session_is_resumed_at_listed_hosts_only() {
     let directory = scratch("resume_hosts");
@@ -52,7 +52,7 @@ fn a_session_is_resumed_at_listed_hosts_only() {
     assert_eq!(gateway.identifies(), 1);
 }
 
-/// The same for `/gateway/bot` itself: an answer that leads elsewhere is none.
+/// An answer of `/gateway/bot` that names a host outside `gateway_hosts` is refused.
 #[test]
 fn a_gateway_that_is_not_listed_is_not_asked() {
     let directory = scratch("first_host");
@@ -67,7 +67,7 @@ fn a_gateway_that_is_not_listed_is_not_asked() {
     assert_eq!(visits.load(Relaxed), 0);
 }
 
-/// Encryption was given up when READY said so.
+/// In an earlier version the shard gave up encryption when READY named a URL without it.
 #[test]
 fn a_session_that_began_encrypted_is_resumed_encrypted() {
     let directory = scratch("resume_plain");
@@ -82,7 +82,7 @@ fn a_session_that_began_encrypted_is_resumed_encrypted() {
     let variables = [("SSL_CERT_FILE", ca.to_str().expect("a path in UTF-8"))];
     let changes = json!({"shards": 1, "log_level": "info"});
     let proxy = Proxy::spawn_before(&directory, rest.address, &changes, &variables).wait_until_ready();
-    // An event is garbled on its way, so that the shard connects again.
+    // The relay flips a bit of an event, so that the connection breaks and the shard connects again.
     relay.set_fault(Fault::Flip);
     wait_until("the connection to break", || {
         let status = metric(&proxy, "gateway_shard_status{shard=\"0\"}");
@@ -99,7 +99,7 @@ fn a_session_that_began_encrypted_is_resumed_encrypted() {
     logged("resume_plain", &told);
 }
 
-/// The proxy followed a redirect of `/gateway/bot` to any host.
+/// An earlier version followed a redirect of `/gateway/bot` to any host.
 #[test]
 fn a_redirect_is_not_followed() {
     let directory = scratch("redirect");
@@ -125,7 +125,7 @@ fn a_redirect_is_not_followed() {
     assert_eq!(visits.load(Relaxed), 0);
 }
 
-/// A gateway that sends pings and reads nothing made the proxy keep a pong for each.
+/// In an earlier version a gateway that sent pings and read nothing made the proxy keep one pong for each ping.
 #[test]
 fn pings_that_nobody_takes_the_answers_of_are_not_kept() {
     const PINGS: usize = 400_000;
@@ -157,7 +157,7 @@ fn pings_that_nobody_takes_the_answers_of_are_not_kept() {
     for _ in 0..PINGS / 1_000 {
         stream.write_all(&pings).expect("the proxy goes on reading");
     }
-    // All of them have been read once a ping that is behind them has an answer; then the answers are read, too.
+    // The proxy has read all pings when it answers a ping behind them. After that ping the test reads the answers.
     write_frame(&mut hello, Opcode::Ping, b"last", None);
     stream.write_all(&hello).expect("the last one");
     let mut inbound = FrameDecoder::new(Role::Server, 1 << 20);
@@ -181,7 +181,8 @@ fn pings_that_nobody_takes_the_answers_of_are_not_kept() {
     assert!(answers < PINGS, "each of them was kept");
 }
 
-/// Behind a sequence of 2^64 - 1 every event was out of sequence, and two of them overflowed a count.
+/// In an earlier version a sequence of 2^64 - 1 made every later event out of sequence, and a second one overflowed a
+/// counter.
 #[test]
 fn an_absurd_sequence_is_not_believed() {
     let (simulator, proxy) = start_with("sequence", &json!({}));

@@ -1,8 +1,9 @@
-//! Every library can read what every configuration of the proxy's cache sends it. Libraries parse with types of their own:
-//! a user object without a name ends discord.py at login, and lets hikari drop the guild.
+//! Every library can read what the proxy sends it with every configuration of the cache. Libraries parse with their own
+//! types: a user object without a name makes discord.py fail at login, and makes hikari drop the guild.
 //!
-//! The libraries have the intents and caches that they have by default. Without `CLIENTS` only what users begin with is
-//! tested: the example configuration, and one without the key `cache`; with it every flag alone, too.
+//! The bots have the default intents and the default caches of their libraries. Without `CLIENTS` only two
+//! configurations are tested: the example configuration, and one without the key `cache`. With `CLIENTS` each flag is
+//! tested alone, too.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,11 +20,11 @@ use crate::support::{Bot, DEFAULT_INTENTS, Proxy, Settings, Simulator, chosen, i
 
 const SHARDS: u32 = 2;
 
-/// Bots that run at the same time. Most of their time they wait for their library's own timers.
+/// Number of bots that run at the same time. Most of the time a bot waits for timers of its library.
 const AT_ONCE: usize = 4;
 
-/// Libraries that can not do without a flag, and why. Their sources are named in docs/clients.md; with these flags off they are not
-/// run with one flag alone.
+/// Libraries that need a certain flag, and why. docs/clients.md names their sources. A library is not tested with
+/// another flag alone.
 const NEEDS: [(&str, &str, &str); 5] = [
     ("discord.js", "channels", "drops messages of channels that it does not know"),
     ("eris", "channels", "can not read an interaction of a channel that it does not know"),
@@ -32,7 +33,8 @@ const NEEDS: [(&str, &str, &str); 5] = [
     ("jda", "current_member", "reports a guild without the bot's own member as an error"),
 ];
 
-/// Keys of the example configuration that say where the proxy is: the test has its own.
+/// Keys of the example configuration that the test replaces, because they say where the proxy listens and keeps its
+/// files.
 const PLACES: [&str; 4] = ["host", "port", "externally_accessible_url", "state_dir"];
 
 #[test]
@@ -56,7 +58,7 @@ fn every_library_reads_what_every_configuration_sends() {
         .collect();
     let proxies: Vec<(String, Proxy)> =
         proxies.into_iter().map(|(name, proxy)| (name, proxy.wait_until_ready())).collect();
-    // Events of every kind about entities that the bots know and about those that they do not.
+    // Events of all types, about entities that the bots know and entities that they do not know.
     simulator.steady_traffic(60);
 
     let jobs = proxies.iter().flat_map(|proxy| libraries.iter().map(move |library| (library.as_str(), proxy)));
@@ -88,7 +90,7 @@ fn every_library_reads_what_every_configuration_sends() {
     assert!(failed.is_empty(), "{} of {count} failed:\n{}", failed.len(), failed.join("\n"));
 }
 
-/// What is tested, by name: keys of a configuration, null for those that are not in it.
+/// The configurations to test: a name, and keys for the proxy's configuration. A key with null is left out.
 fn configurations(all: bool) -> Vec<(String, Value)> {
     let example = fs::read_to_string(root().join("config/config.example.json")).expect("the example configuration");
     let mut example: Value = serde_json::from_str(&example).expect("the example configuration is JSON");
@@ -104,7 +106,7 @@ fn configurations(all: bool) -> Vec<(String, Value)> {
     found
 }
 
-/// Whether a configuration has every flag that a library can not do without.
+/// Whether a configuration has the flag that a library needs.
 fn has_what_it_needs(library: &str, name: &str) -> bool {
     let few = name == "nothing" || name.starts_with("only-");
     let lacking =
@@ -115,7 +117,8 @@ fn has_what_it_needs(library: &str, name: &str) -> bool {
     lacking.is_none()
 }
 
-/// A bot starts, sees its guilds as those that it was in before, and receives messages in order; and reports no error.
+/// Starts a bot and checks that its guilds are not new to it, that it receives messages in order, and that it reports
+/// no error.
 fn logs_in_and_listens(library: &str, name: &str, proxy: &Proxy, simulator: &Simulator, directory: &Path) {
     let (gateway, api) = (format!("ws://{}", proxy.address), format!("http://{}/api", simulator.address));
     let settings = Settings { gateway: &gateway, api: &api, intents: Some(DEFAULT_INTENTS), ..Settings::default() };

@@ -1,18 +1,19 @@
-//! Heartbeats are acknowledged no sooner than a library can bear. discord.py sends a heartbeat from a thread of its own and
-//! notes the time when the sending is over; an acknowledgement that comes before that is measured from the heartbeat before, and
-//! the library warns that it "can't keep up" by a whole interval.
+//! The proxy acknowledges a heartbeat late enough for discord.py. That library sends a heartbeat from its own thread
+//! and notes the time after sending. If the acknowledgement arrives before that, the library measures from the
+//! heartbeat before, and warns that it "can't keep up" by a whole interval.
 
 use serde_json::json;
 
 use crate::support::{Bot, Proxy, Settings, Simulator, chosen, scratch};
 
-/// Shards of the bot, each with heartbeats of its own: a client may send 120 commands a minute.
+/// Number of shards of the bot. Each shard has its own connection, because a client may send only 120 commands a
+/// minute.
 const SHARDS: u32 = 8;
 
 /// Time between two heartbeats of a shard, in ms.
 const INTERVAL: u64 = 600;
 
-/// Heartbeats that are looked at.
+/// Number of heartbeats to check.
 const HEARTBEATS: usize = 240;
 
 #[test]
@@ -33,6 +34,7 @@ fn discord_py_can_tell_how_long_a_heartbeat_takes() {
     });
     bot.kill();
     eprintln!("{early} of {HEARTBEATS} heartbeats were acknowledged before discord.py had noted when it sent them");
-    // A few can be the machine's: a thread that does not get to run for as long as the proxy waits.
+    // Some may be early because the machine is busy: a thread of the library may not run for as long as the proxy
+    // waits.
     assert!(early * 20 <= HEARTBEATS, "{early} of {HEARTBEATS} heartbeats were acknowledged too soon");
 }

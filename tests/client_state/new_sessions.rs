@@ -1,8 +1,9 @@
-//! Discord loses a session, or the proxy is killed and has no state files: the shard has to IDENTIFY, and nobody will ever tell
-//! what happened in between. The bots run on, so their libraries hold guilds as they were. What the proxy sends has to lead to
-//! the truth in the library's own cache: channels, roles, names, members, voice states, threads, and which guilds there are.
+//! Discord loses a session, or the proxy is killed and has no state files. The shard then has to IDENTIFY, and the
+//! events in between are lost. The bots keep running, so their libraries still hold the old guilds. After the new
+//! session the library's own cache has to match the simulator: channels, roles, names, members, voice states, threads,
+//! and the list of guilds.
 //!
-//! `CLIENTS_DIRECT=1` leaves the proxy out, and shows what a library makes of a lost session at Discord.
+//! `CLIENTS_DIRECT=1` leaves the proxy out, and shows how a library handles a lost session at Discord.
 
 use std::{
     env,
@@ -17,10 +18,10 @@ use crate::support::{Bot, PATIENCE, Proxy, Settings, Simulator, View, chosen, sc
 
 const SHARDS: u32 = 2;
 
-/// Changes of every kind on each shard while a session is lost.
+/// Number of changes of each kind on each shard while a session is lost.
 const CHANGES: u32 = 6;
 
-/// Members above which a guild may be sent with only those who are online: the least `large_threshold` that there is.
+/// Number of members above which GUILD_CREATE may leave out members who are offline: the smallest `large_threshold`.
 const LARGE: usize = 50;
 
 #[test]
@@ -63,7 +64,7 @@ fn py_cord() {
     sees_the_truth_after_new_sessions("py-cord");
 }
 
-/// With twilight-cache-inmemory.
+/// The bot uses twilight-cache-inmemory.
 #[test]
 fn twilight() {
     sees_the_truth_after_new_sessions("twilight");
@@ -95,8 +96,8 @@ fn sees_the_truth_after_new_sessions(library: &str) {
         proxy.kill();
         story.loses_its_sessions();
         let _proxy = start();
-        // Of the guilds that were left meanwhile nobody knows any more that they were there: READY lacks them, as it would at
-        // Discord, and libraries do not compare.
+        // The new proxy does not know the guilds that the bot has left since: READY lacks them, as at Discord, and
+        // libraries do not compare READY with their caches.
         story.holds_the_truth("after the proxy was killed", &[]);
         story.bot.kill();
     }
@@ -109,7 +110,7 @@ struct Story<'a> {
 }
 
 impl Story<'_> {
-    /// The library takes every shard for ready.
+    /// Waits until the library reports each shard as ready.
     fn is_ready(&mut self) {
         for shard in 0..SHARDS {
             self.bot.wait(&format!("shard {shard} to be ready"), |bot| {
@@ -118,7 +119,7 @@ impl Story<'_> {
         }
     }
 
-    /// The sessions of all shards are lost, and the world goes on; which guilds the bot has left.
+    /// Makes Discord lose the sessions of all shards, and changes the guilds. Returns the guilds that the bot has left.
     fn loses_its_sessions(&mut self) -> Vec<String> {
         (0..SHARDS)
             .map(|shard| {
@@ -129,8 +130,8 @@ impl Story<'_> {
             .collect()
     }
 
-    /// Soon the library holds what is true of every guild, and nothing of those that the bot has left. It tells its user of no
-    /// guild that the bot has joined just now: what was joined while a session was lost is in READY.
+    /// Waits until the library holds the true state of every guild, and none of the guilds that the bot has left. The
+    /// library reports no guild as newly joined: guilds that were joined while the session was lost are in READY.
     fn holds_the_truth(&mut self, when: &str, left: &[String]) {
         let start = Instant::now();
         while let Err(difference) = self.compare(left) {

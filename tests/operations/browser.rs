@@ -1,5 +1,5 @@
-//! Chromium without a window, over the DevTools protocol on a pipe (`--remote-debugging-pipe`): descriptors 3 and 4 of the
-//! browser carry JSON messages, each ended by a zero byte.
+//! Headless Chromium, controlled by the DevTools protocol over a pipe (`--remote-debugging-pipe`). Descriptors 3 and 4
+//! of the browser carry JSON messages, each with a zero byte at its end.
 
 use crate::support::{PATIENCE, Process, wait_until};
 use serde_json::{Value, json};
@@ -21,21 +21,21 @@ pub struct Browser {
     stream: UnixStream,
     received: Vec<u8>,
     calls: u64,
-    /// What the browser has reported besides answers.
+    /// Events that the browser has sent between answers.
     events: Vec<Value>,
     _process: Process,
 }
 
-/// A tab, by its session of the protocol.
+/// A tab, identified by its session of the protocol.
 pub struct Tab(String);
 
-/// Does a program of this name run?
+/// Whether the program can be run.
 fn runs(name: &str) -> bool {
     Command::new(name).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
 impl Browser {
-    /// Starts it. `None`, and a line that says so: there is no Chromium on this machine.
+    /// Starts Chromium. Where it is not installed, the result is `None` and a line on stderr says so.
     pub fn start(directory: &Path) -> Option<Self> {
         let Some(name) = NAMES.into_iter().find(|name| runs(name)) else {
             eprintln!("SKIPPED: there is no Chromium; scripts/operations-setup installs it");
@@ -53,7 +53,7 @@ impl Browser {
         // SAFETY: between fork and exec only fcntl and dup2 are called, which are async-signal-safe.
         unsafe {
             command.pre_exec(move || {
-                // Away from 3 and 4 first, in case it is one of them.
+                // The copy is above 4, in case the descriptor itself is 3 or 4.
                 let copy = libc::fcntl(descriptor, libc::F_DUPFD, 10);
                 let done = copy >= 0 && libc::dup2(copy, 3) >= 0 && libc::dup2(copy, 4) >= 0;
                 if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
@@ -83,19 +83,19 @@ impl Browser {
         tab
     }
 
-    /// The value of an expression of JavaScript.
+    /// Evaluates a JavaScript expression. Panics if the expression throws.
     pub fn evaluate(&mut self, tab: &Tab, expression: &str) -> Value {
         self.try_evaluate(tab, expression).unwrap_or_else(|thrown| panic!("{expression}: {thrown}"))
     }
 
-    /// The value of an expression of JavaScript, or what the expression throws.
+    /// Evaluates a JavaScript expression. The error is what the expression throws.
     fn try_evaluate(&mut self, tab: &Tab, expression: &str) -> Result<Value, Value> {
         let parameters = json!({"expression": expression, "returnByValue": true, "awaitPromise": true});
         let mut answer = self.on(tab, "Runtime.evaluate", &parameters);
         if answer["exceptionDetails"].is_null() { Ok(answer["result"]["value"].take()) } else { Err(answer) }
     }
 
-    /// Waits until an expression is true. An expression may throw as long as the page that it is about is not loaded.
+    /// Waits until an expression is true. The expression may throw while the page is not loaded.
     pub fn wait_for(&mut self, tab: &Tab, expression: &str) {
         wait_until(expression, || match self.try_evaluate(tab, expression) {
             Ok(Value::Bool(true)) => Ok(()),
@@ -128,18 +128,18 @@ impl Browser {
         }
     }
 
-    /// Writes text where the focus is.
+    /// Enters text into the focused element.
     pub fn write(&mut self, tab: &Tab, text: &str) {
         self.on(tab, "Input.insertText", &json!({"text": text}));
     }
 
-    /// A picture of what the window shows, as the text of a PNG in base64.
+    /// A screenshot of the window as PNG in base64.
     pub fn screenshot(&mut self, tab: &Tab) -> String {
         let picture = self.on(tab, "Page.captureScreenshot", &json!({"format": "png"}));
         picture["data"].as_str().expect("a picture").to_owned()
     }
 
-    /// The URLs that the tab has asked for.
+    /// The URLs that the tab has requested.
     pub fn requests(&self, tab: &Tab) -> Vec<String> {
         let sent = self
             .events
@@ -148,7 +148,7 @@ impl Browser {
         sent.map(|event| event["params"]["request"]["url"].as_str().expect("a URL").to_owned()).collect()
     }
 
-    /// What the page did wrong: exceptions, and messages of the console but for requests that failed.
+    /// Exceptions of the page and messages on its console, except those about failed requests.
     pub fn complaints(&self) -> Vec<String> {
         let wrong = self.events.iter().filter(|event| match event["method"].as_str() {
             Some("Runtime.exceptionThrown") => true,

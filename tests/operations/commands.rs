@@ -1,4 +1,4 @@
-//! The subcommands `status` and `check`, as a user meets them.
+//! The subcommands `status` and `check`: their output and their exit codes.
 
 use crate::{
     HTTP_TOKEN, WORLD, client, run, start,
@@ -36,7 +36,7 @@ fn status_shows_the_running_proxy() {
     let output = run(&directory, &["status", "--json"]);
     let document: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(document["states"]["active"], 2);
-    // Exit code 3 as long as a shard is not active.
+    // The exit code is 3 while a shard is not active.
     simulator.fault("drop?shard=0&code=4014");
     let table = wait_until("a shard that is closed for good", || {
         let output = run(&directory, &["status"]);
@@ -64,7 +64,7 @@ fn a_proxy_that_can_not_be_asked_is_named_with_what_to_do() {
     fails(&["status", "--url", "ftp://x"], "expected http://HOST:PORT");
     let nobody = format!("http://127.0.0.1:{}", free_port());
     fails(&["status", "--url", &nobody], "no proxy answers at");
-    // With the token in the environment it works from everywhere.
+    // With the token in the environment the subcommand needs no configuration.
     let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
     let output = command
         .args(["status", "--json", "--url", &url])
@@ -109,7 +109,7 @@ fn check_asks_discord_and_the_machine() {
         ", 40 shards".to_owned(),
         "IDENTIFY budget  30 of 1000 left, renewed in ".to_owned(),
         ", 2 at a time".to_owned(),
-        // Twenty turns of 5.2 s each, of which the first costs nothing.
+        // 40 shards at two in 5.2 s need 20 turns, of which the first has no wait.
         "start            1 min 39 s for 40 shards without state files".to_owned(),
         "warning          30 IDENTIFYs are left and 40 shards would need one".to_owned(),
         "warning          `state_dir` is missing: each restart of the proxy costs 40 of 1000 IDENTIFYs a day"
@@ -135,7 +135,7 @@ fn check_asks_discord_and_the_machine() {
     assert_eq!((code, said.contains("`shards` is \"x\"")), (Some(2), true), "{said}");
 }
 
-/// The old command line means what it meant.
+/// The command line without subcommands still works.
 #[test]
 fn a_subcommand_is_no_need() {
     let directory = scratch("command_old");

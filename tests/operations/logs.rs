@@ -14,7 +14,7 @@ fn each_line_is_an_object() {
     let find = |message: &str| {
         wait_until(message, || {
             let text = fs::read_to_string(&path).expect("the log");
-            // The last line may be half written.
+            // The last line may be incomplete while the proxy writes it.
             let lines: Vec<&str> = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).collect();
             let parsed = lines
                 .iter()

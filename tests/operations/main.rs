@@ -1,6 +1,6 @@
-//! What operators see and do, from outside: the live page (`page`), metrics (`metrics`), the subcommands (`commands`), reading
-//! the configuration again (`reload`), repairing a shard (`repair`), what is kept off the wire (`wire`), several proxies of one bot
-//! (`queue`), and the log (`logs`).
+//! What operators use: the live page (`page`), metrics (`metrics`), the subcommands (`commands`), reading the
+//! configuration again (`reload`), repairing a shard (`repair`), events and compression that clients do not get
+//! (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
 
 mod browser;
 mod commands;
@@ -26,14 +26,14 @@ use support::{Gateway, Proxy, Simulator, TOKEN, scratch};
 
 /// A token for the routes of operators.
 const HTTP_TOKEN: &str = "token-of-the-operator-0123456789";
-/// All intents that the proxy of the tests has.
+/// All intents of the proxy in these tests.
 const INTENTS: u64 = 53_608_447;
 
-/// A small world in which nothing happens by itself.
+/// A small world without traffic.
 const WORLD: &str =
     "--shards 2 --max-concurrency 2 --identify-interval-ms 100 --guilds 8 --members 10 --seed 3 --rate 0";
 
-/// The simulator with [`WORLD`] and the proxy before it.
+/// Starts the simulator with [`WORLD`], and a proxy in front of it.
 fn start(name: &str, changes: &Value) -> (Simulator, Proxy) {
     let directory = scratch(name);
     let simulator = Simulator::start(&directory, WORLD);
@@ -41,7 +41,7 @@ fn start(name: &str, changes: &Value) -> (Simulator, Proxy) {
     (simulator, proxy)
 }
 
-/// An answer: status, header, body.
+/// An HTTP response: status, header, body.
 struct Answer {
     status: u16,
     header: String,
@@ -54,7 +54,7 @@ impl Answer {
     }
 }
 
-/// One request, with a Bearer token or without.
+/// Sends one request, with the Bearer token if there is one.
 fn ask(address: SocketAddr, method: &str, path: &str, token: Option<&str>) -> Answer {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
@@ -68,14 +68,14 @@ fn ask(address: SocketAddr, method: &str, path: &str, token: Option<&str>) -> An
     Answer { status, header: header.to_owned(), body: body.to_owned() }
 }
 
-/// `/status.json`, without a token.
+/// The document of `/status.json`, requested without a token.
 fn status(address: SocketAddr) -> Value {
     let answer = ask(address, "GET", "/status.json", None);
     assert_eq!(answer.status, 200, "{}", answer.body);
     answer.json()
 }
 
-/// A client that says that it is discord.py, and has got READY and all guilds.
+/// A client that says that it is discord.py. It has got READY and all guilds.
 fn client(proxy: &Proxy, shard: (u32, u32), options: impl Into<support::Options>) -> Gateway {
     let mut gateway = Gateway::connect(proxy.address, options);
     let properties = serde_json::json!({"os": "linux", "browser": "discord.py", "device": "discord.py"});

@@ -1,4 +1,5 @@
-//! /metrics: read by a parser that lets nothing pass, by promtool, and compared with what refers to it.
+//! `/metrics`: parsed strictly, checked by promtool, and compared with the dashboard, the alert rules and the
+//! documentation.
 
 use crate::{
     ask, client, start,
@@ -12,14 +13,15 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// Names of the prior art that do not follow the conventions of Prometheus, and are kept so that dashboards go on working.
+/// Names that an older gateway proxy uses. They break the conventions of Prometheus, and are kept for existing
+/// dashboards.
 const PRIOR_ART: [&str; 2] = ["gateway_shard_events", "gateway_shard_latency_histogram"];
 
-/// Everything that /metrics says of one name.
+/// The text of `/metrics` about one metric.
 #[derive(Debug, Default)]
 struct Family {
     kind: String,
-    /// Name of the series, its labels in the order of their names, and its value.
+    /// Each sample: name of the series, labels ordered by name, value.
     samples: Vec<(String, BTreeMap<String, String>, f64)>,
 }
 
@@ -28,7 +30,7 @@ fn is_name(text: &str) -> bool {
         && text.starts_with(|first: char| first.is_ascii_lowercase())
 }
 
-/// Reads labels up to the closing brace; returns what follows it.
+/// Parses labels up to the closing brace. Also returns the text after it.
 fn labels(mut text: &str) -> Result<(BTreeMap<String, String>, &str), String> {
     let mut labels = BTreeMap::new();
     loop {
@@ -60,7 +62,7 @@ fn labels(mut text: &str) -> Result<(BTreeMap<String, String>, &str), String> {
     }
 }
 
-/// Reads the text format (version 0.0.4) and checks everything that it and the conventions ask for.
+/// Parses the text format (version 0.0.4), and checks all rules of the format and the conventions.
 fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
     let mut families: BTreeMap<String, Family> = BTreeMap::new();
     let mut current = String::new();
@@ -135,7 +137,7 @@ fn check(name: &str, family: &Family) -> Result<(), String> {
 }
 
 fn check_histogram(name: &str, samples: &[(String, BTreeMap<String, String>, f64)]) -> Result<(), String> {
-    /// Of one histogram: its labels but for `le`, in order.
+    /// The labels of one histogram without `le`, in order.
     type Key<'a> = Vec<(&'a String, &'a String)>;
     let mut buckets: BTreeMap<Key, Vec<(f64, f64)>> = BTreeMap::new();
     for (series, labels, value) in samples.iter().filter(|(series, ..)| series.ends_with("_bucket")) {
@@ -171,7 +173,7 @@ fn scrape(proxy: &Proxy) -> (String, BTreeMap<String, Family>) {
     (answer.body, families)
 }
 
-/// A proxy to which has happened what makes every series exist.
+/// Starts a proxy and causes events of all kinds, so that every series exists.
 fn eventful() -> (Simulator, Proxy) {
     let (simulator, proxy) = start("metrics", &json!({"events": {"deny": ["TYPING_START"]}}));
     let mut gateway = client(&proxy, (0, 2), Transport::Zstd);
@@ -180,7 +182,7 @@ fn eventful() -> (Simulator, Proxy) {
         gateway.receive().expect("a message");
     }
     simulator.dispatch(0, "TYPING_START", r#"{"channel_id":"1","user_id":"2","timestamp":3}"#);
-    // It breaks the rules.
+    // A text that is not JSON: the proxy closes the client.
     gateway.send_text("garbage").expect("an open connection");
     while !matches!(gateway.receive(), Err(Gone::Closed(Some(4002), _))) {}
     simulator.reconnect(1);
@@ -234,7 +236,7 @@ fn figures_are_right_and_the_format_is_strict() {
     check_references(&families);
 }
 
-/// promtool finds nothing but the names of the prior art.
+/// promtool may only complain about the names in [`PRIOR_ART`].
 fn check_promtool(text: &str) {
     let local = root().join("target/tools/promtool");
     let promtool = if local.exists() { local.into_os_string() } else { "promtool".into() };
@@ -252,21 +254,21 @@ fn check_promtool(text: &str) {
         .filter(|line| !PRIOR_ART.iter().any(|name| line.split_whitespace().next() == Some(name)))
         .collect();
     assert_eq!(unexpected, Vec::<&str>::new());
-    // 3 is for complaints; an unreadable text is 1.
+    // promtool exits with 3 for complaints, and with 1 for a text that it cannot parse.
     assert!(matches!(output.status.code(), Some(0 | 3)), "{complaints}");
     let rules = Command::new(&promtool).args(["check", "rules"]).arg(root().join("config/alerts.yml")).output();
     let rules = rules.expect("promtool runs");
     assert!(rules.status.success(), "{}", String::from_utf8_lossy(&rules.stderr));
 }
 
-/// Names of metrics in a text of queries.
+/// The names of metrics in a text.
 fn names(text: &str) -> BTreeSet<String> {
     let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
     let metric = |name: &&str| name.starts_with("gateway_") || name.starts_with("process_");
     text.split(word).filter(metric).map(ToOwned::to_owned).collect()
 }
 
-/// What the dashboard, the alert rules and the documentation name exists, and everything that exists is documented.
+/// The dashboard and the alert rules name only existing metrics, and the documentation names exactly the existing ones.
 fn check_references(families: &BTreeMap<String, Family>) {
     let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("a file of the repository");
     let dashboard: Value = serde_json::from_str(&read("config/grafana.json")).expect("a dashboard that is JSON");
@@ -295,8 +297,8 @@ fn check_references(families: &BTreeMap<String, Family>) {
     }
 }
 
-/// Metrics of the tables of the documentation: the first column, in which `gateway_{a,b}_total` stands for two names and
-/// `_c_total` behind `gateway_shard_b_total` for `gateway_shard_c_total`.
+/// The metrics in the tables of the documentation. The first column may have `gateway_{a,b}_total` for two names, and
+/// `_c_total` after `gateway_shard_b_total` for `gateway_shard_c_total`.
 fn documented(text: &str) -> BTreeSet<String> {
     let mut all = BTreeSet::new();
     for line in text.lines().filter(|line| line.starts_with("| `gateway_") || line.starts_with("| `process_")) {

@@ -14,7 +14,7 @@ const SIXTEEN: &str =
     "--shards 16 --max-concurrency 16 --identify-interval-ms 100 --guilds 160 --members 20 --seed 3 --rate 400";
 const ALL_ACTIVE: &str = "document.querySelectorAll('#grid [data-state=active]').length === 16 && document.getElementById('health').dataset.health === 'good'";
 
-/// Bytes of base64.
+/// Decodes base64.
 fn decode(text: &str) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digits = text.bytes().filter_map(|byte| ALPHABET.iter().position(|digit| *digit == byte));
@@ -30,7 +30,8 @@ fn decode(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// Keeps a picture of the page; `LIVE_PAGE_PNG` names a further file for the one of a busy proxy.
+/// Writes a screenshot into the directory of the test. `LIVE_PAGE_PNG` names another file for the screenshot of a busy
+/// proxy.
 fn keep(picture: &str, directory: &Path, name: &str) {
     let png = decode(picture);
     assert!(png.starts_with(b"\x89PNG") && png.len() > 5_000, "{} bytes are no picture of a page", png.len());
@@ -60,7 +61,7 @@ fn the_page_shows_states_details_faults_and_a_restart() {
         &tab,
         "/discord.py.*zstd-stream/.test(document.getElementById('clients').innerText.replace(/\\s+/g, ' '))",
     );
-    // With the keyboard: the first shard has the focus, the next one is shown.
+    // Uses the keyboard: the focus moves from the first shard to the second one, whose details open.
     browser.evaluate(&tab, "document.querySelector('#grid [tabindex=\"0\"]').focus()");
     browser.press(&tab, "ArrowRight");
     browser.press(&tab, "Enter");
@@ -74,13 +75,13 @@ fn the_page_shows_states_details_faults_and_a_restart() {
         assert!(details.contains(part), "{part} in\n{details}");
     }
     assert!(!details.contains(TOKEN));
-    // For a while, so that the sparklines have something to show.
+    // The sparklines need some updates before they show a line.
     browser.wait_for(&tab, "Number(document.documentElement.dataset.updates) >= 15");
     let picture = browser.screenshot(&tab);
     keep(&picture, &directory, "page.png");
     browser.press(&tab, "Escape");
     browser.wait_for(&tab, "document.getElementById('details').hidden");
-    // A connection that is lost for a moment is in the feed; a shard that Discord closes for good is a state.
+    // A lost connection appears in the feed. A shard that Discord closes for good has a state of its own.
     simulator.fault("drop?shard=2&code=4000");
     browser.wait_for(
         &tab,
@@ -96,7 +97,7 @@ fn the_page_shows_states_details_faults_and_a_restart() {
     );
     let label = browser.evaluate(&tab, "document.querySelector('[data-shard=\"3\"]').getAttribute('aria-label')");
     assert!(label.as_str().expect("a label").starts_with("shard 3, closed by Discord for good"), "{label}");
-    // The process goes away and comes back.
+    // The process ends and starts again.
     drop(clients);
     proxy.kill();
     browser.wait_for(&tab, "document.getElementById('health').textContent.startsWith('The proxy does not answer')");
@@ -130,7 +131,7 @@ fn the_page_asks_for_the_token_and_keeps_it_out_of_the_address() {
     browser.wait_for(&tab, "document.getElementById('refused').textContent === 'That is not the token.'");
     enter(&mut browser, HTTP_TOKEN);
     browser.wait_for(&tab, all);
-    // On a phone nothing is wider than the window.
+    // On a phone nothing is wider than the screen.
     let overflow = "document.documentElement.scrollWidth - window.innerWidth";
     assert_eq!(browser.evaluate(&tab, overflow), 0, "pixels that are beyond the window");
     let dark = browser.evaluate(&tab, "getComputedStyle(document.body).backgroundColor");
@@ -197,7 +198,7 @@ fn the_document_has_what_is_documented_and_nothing_secret() {
     assert!(document["cores"][0]["cpu_seconds"].as_f64() > Some(0.0));
     let feed = document["feed"].as_array().expect("a feed");
     assert!(feed.iter().any(|entry| entry["shard"] == 1 && entry["to"] == "active"), "{document}");
-    // Every field of the document stands in the documentation.
+    // The documentation has every field of the document.
     let docs = std::fs::read_to_string(crate::support::root().join("docs/operations.md")).expect("the documentation");
     let details = ask(proxy.address, "GET", "/status.json?shard=0", None).json();
     let mut keys = Vec::new();
@@ -214,7 +215,7 @@ fn the_document_has_what_is_documented_and_nothing_secret() {
     assert_eq!(ask(proxy.address, "GET", "/status.json?shard=a", None).status, 400);
 }
 
-/// Names of fields. Those whose names are values themselves (types of events, reasons) are not looked into.
+/// Collects the names of fields. Objects whose keys are values (types of events, reasons) are skipped.
 fn collect_keys(value: &Value, keys: &mut Vec<String>) {
     const COUNTS: [&str; 3] = ["events", "reconnects", "clients_closed"];
     match value {
@@ -231,7 +232,7 @@ fn collect_keys(value: &Value, keys: &mut Vec<String>) {
     }
 }
 
-/// The id of a session of a client.
+/// The session id of a new client.
 fn gateway_session(proxy: &Proxy) -> String {
     let mut gateway = crate::support::Gateway::connect(proxy.address, Transport::None);
     gateway.identify((1, 2), crate::INTENTS);
@@ -259,6 +260,6 @@ fn everything_but_health_and_the_number_of_shards_asks_for_the_token() {
     {
         assert!(page.header.contains(header), "{header} in\n{}", page.header);
     }
-    // The gateway itself is not touched by it.
+    // Clients connect without the operator's token.
     client(&proxy, (0, 2), Transport::None);
 }

@@ -1,4 +1,4 @@
-//! Several proxies of one bot: who has which shards, and the queue for IDENTIFYs that they share.
+//! Several proxies of one bot: each has a part of the shards, and they share a queue for IDENTIFYs.
 
 use crate::{
     ask, status,
@@ -13,13 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Discord's time between two IDENTIFYs, shortened.
+/// The time between two IDENTIFYs at the simulator, shorter than Discord's.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// A queue that speaks the protocol of twilight's: GET with `shard`, and the answer is the permit. It runs until the test ends.
+/// A queue that speaks the protocol of twilight's queue: the request is a GET with `shard`, and the response is the
+/// permit. It runs until the test ends.
 struct Queue {
     address: SocketAddr,
-    /// Shards in the order of their permits.
+    /// The shards in the order in which they got permits.
     permits: Arc<Mutex<Vec<u32>>>,
 }
 
@@ -59,7 +60,7 @@ fn answer(mut stream: TcpStream, next: &Mutex<Instant>, given: &Mutex<Vec<u32>>)
     let at = {
         let mut next = next.lock().expect("nobody panics with it");
         let at = (*next).max(Instant::now());
-        // More than Discord asks for, for the way of the IDENTIFY.
+        // Longer than the simulator asks for, because an IDENTIFY takes some time to arrive.
         *next = at + 2 * INTERVAL;
         at
     };
@@ -76,7 +77,7 @@ fn simulator(name: &str) -> Simulator {
     Simulator::start(&scratch(&format!("{name}_discord")), &options)
 }
 
-/// Three proxies that share six shards.
+/// Starts three proxies that share six shards.
 fn group(name: &str, simulator: &Simulator, queue: Option<SocketAddr>) -> Vec<Proxy> {
     let one = |index: u32| {
         let directory = scratch(&format!("{name}_{index}"));
@@ -91,7 +92,7 @@ fn group(name: &str, simulator: &Simulator, queue: Option<SocketAddr>) -> Vec<Pr
 
 #[test]
 fn three_proxies_share_a_bot_without_a_collision() {
-    // Without a queue each of them believes that the bucket is its own.
+    // Without a queue each proxy uses the bucket as if it were alone.
     let alone = simulator("queue_alone");
     let proxies = group("queue_alone", &alone, None);
     wait_until("a collision", || match alone.stats()["violations"].as_array() {
@@ -99,7 +100,7 @@ fn three_proxies_share_a_bot_without_a_collision() {
         _ => Err(alone.stats().to_string()),
     });
     drop(proxies);
-    // With one they do not collide, and each has its part of the shards.
+    // With a queue the IDENTIFYs keep their distance, and each proxy has its part of the shards.
     let queue = Queue::start(0);
     let simulator = simulator("queue_shared");
     let proxies = group("queue_shared", &simulator, Some(queue.address));
@@ -146,7 +147,7 @@ fn nobody_identifies_while_the_queue_is_away() {
         let document = ask(proxy.address, "GET", "/status.json", None).json();
         if document["identify"]["queue_error"].is_null() { Ok(()) } else { Err(document.to_string()) }
     });
-    // A session that goes on needs no permit.
+    // A RESUME needs no permit.
     simulator.drop_connection(2);
     wait_until("the RESUME", || if simulator.resumes() == 1 { Ok(()) } else { Err(simulator.stats().to_string()) });
     assert_eq!(queue.permits().len(), 2);

@@ -16,7 +16,7 @@ fn directory(name: &str) -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
 }
 
-/// Changes keys of the file; null takes a key out.
+/// Changes keys of the configuration file; null removes a key.
 fn change(name: &str, changes: &Value) {
     let path = directory(name).join("config.json");
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).expect("the file")).expect("JSON");
@@ -56,7 +56,7 @@ fn a_signal_makes_what_can_change_change() {
         log(NAME)
             .contains("configuration read again (SIGHUP): log_level, activity, status, events, client_compression")
     );
-    // Discord is told the presence of each shard, by op 3, without a new session.
+    // Each shard sends its new presence to Discord with op 3, without a new session.
     for shard in 0..2 {
         wait_until("the presence", || {
             let presence = &simulator.shard_stats(shard)["last_presence"];
@@ -69,7 +69,7 @@ fn a_signal_makes_what_can_change_change() {
         });
     }
     assert_eq!(simulator.identifies(), 2);
-    // A client that was there before does not get the event any more.
+    // A client that was connected before no longer gets the event.
     wait_until("the event to be denied", || {
         simulator.dispatch(0, "TYPING_START", r#"{"channel_id":"1","user_id":"2","timestamp":3}"#);
         match status(proxy.address)["totals"]["events_denied"].as_u64() {
@@ -79,14 +79,14 @@ fn a_signal_makes_what_can_change_change() {
     });
     simulator.emit(0, 1);
     while gateway.receive().expect("an event").t.as_deref() != Some("MESSAGE_CREATE") {}
-    // The log says more.
+    // With the new log level the log has more lines.
     let mut late =
         Gateway::open_at(proxy.address, "/?v=10&encoding=json&compress=zlib-stream", Default::default(), b"")
             .expect("a connection");
     assert_eq!(late.receive().expect("HELLO as text, because compression is off now").op, 10);
     late.identify((1, 2), INTENTS);
     wait_for_log(NAME, "a client identifies");
-    // A new session begins with the new presence.
+    // A new session starts with the new presence.
     simulator.fault("invalid?shard=1&resumable=false");
     wait_until("the next IDENTIFY", || {
         let presence = &simulator.shard_stats(1)["last_identify"]["presence"];
@@ -150,20 +150,21 @@ fn the_subcommand_says_what_came_of_it() {
         "these keys hold now: backpressure, resume_window, honor_client_intents\nthese keys need a restart: intents\n"
     );
     assert!(err.starts_with("warning: ") && err.contains("unknown key `prot`"), "{err}");
-    // What needs a restart is named until there was one.
+    // Keys that need a restart are named again until the restart.
     let (_, out, _) = reload();
     assert_eq!(
         out,
         "the configuration is read; nothing that holds at once has changed\nthese keys need a restart: intents\n"
     );
-    // From now on a client gets all, whatever it asked for: with no intent at all it gets messages.
+    // Clients now get all events whatever their intents are: a client without intents gets GUILD_CREATE.
     let mut gateway = Gateway::connect(proxy.address, Transport::None);
     gateway.identify((0, 2), 0);
     let guilds = gateway.receive().expect("READY").data()["guilds"].as_array().expect("guilds").len();
     for _ in 0..guilds {
         assert_eq!(gateway.receive().expect("a guild").t.as_deref(), Some("GUILD_CREATE"));
     }
-    // The token changes: from now on it is asked for, and this process does not know the next one.
+    // The routes for operators ask for the new token at once. After the next change the subcommand sends a token that
+    // the process has not read.
     change(NAME, &json!({"http_token": HTTP_TOKEN}));
     let (code, out, err) = reload();
     assert_eq!((code, out.lines().next()), (Some(0), Some("these keys hold now: http_token")), "{err}");

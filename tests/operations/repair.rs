@@ -1,4 +1,4 @@
-//! Repairing one shard by hand.
+//! An operator repairs one shard.
 
 use crate::{
     HTTP_TOKEN, ask, client, run, start, status,
@@ -14,7 +14,7 @@ fn a_shard_is_repaired_without_touching_the_others() {
     let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("repair");
     let mut gateways = [0, 1].map(|shard| client(&proxy, (shard, 2), Transport::None));
     let count = |shard: u32, what: &str| simulator.shard_stats(shard)[what].as_u64().expect("a count");
-    // A new connection: the session goes on, and clients notice nothing.
+    // A new connection: the shard resumes its session, and its clients notice nothing.
     let output = run(&directory, &["shard", "1", "reconnect"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout), "shard 1 reconnects and resumes its session\n");
@@ -24,7 +24,7 @@ fn a_shard_is_repaired_without_touching_the_others() {
     });
     simulator.emit(1, 1);
     assert_eq!(gateways[1].receive().expect("the next event").t.as_deref(), Some("MESSAGE_CREATE"));
-    // A new session: it costs an IDENTIFY, and clients are told that theirs are over.
+    // A new session: the shard spends an IDENTIFY, and its clients get Invalid Session.
     let output = run(&directory, &["shard", "1", "identify"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     gateways[1].set_patience(PATIENCE);

@@ -1,4 +1,4 @@
-//! What is kept off the wire to clients: denied events, and compression.
+//! Denied events are not sent to clients, and compression can be turned off.
 
 use crate::{
     INTENTS, client, start, status,
@@ -7,7 +7,7 @@ use crate::{
 use gateway_proxy::{compression::Transport, protocol::Encoding};
 use serde_json::{Value, json};
 
-/// The next event that is no message.
+/// The types of the events before the next message.
 fn kinds_until_message(gateway: &mut Gateway) -> Vec<String> {
     let mut kinds = Vec::new();
     loop {
@@ -46,10 +46,10 @@ fn denied_events_reach_the_cache_and_no_client() {
     }
     simulator.emit(0, 1);
     assert_eq!(kinds_until_message(&mut gateway), ["ANOTHER_NEW_EVENT"]);
-    // Numbers have no gap for what was not sent: READY, four guilds, and these two.
+    // Denied events take no sequence number: READY, four guilds and two events are numbered without a gap.
     simulator.emit(0, 1);
     assert_eq!(gateway.receive().expect("a message").s, Some(8));
-    // A client that identifies now is shown what the denied events said.
+    // A client that identifies now gets guilds in which the denied events are applied.
     let mut late = Gateway::connect(proxy.address, Transport::None);
     late.identify((0, 2), INTENTS);
     let ready = late.receive().expect("READY").data();
@@ -88,7 +88,7 @@ fn a_lagging_client_and_a_resume_miss_nothing_but_what_is_denied() {
     }
     let mut gateway = Gateway::connect(proxy.address, Transport::Zlib);
     gateway.resume(&session, 5);
-    // Events that were still on their way at the RESUME come after RESUMED, which has a number of its own.
+    // Events that reach the proxy after the RESUME come after RESUMED, which has a sequence number too.
     let (mut numbers, mut sequences, mut resumed) = (Vec::new(), Vec::new(), false);
     while numbers.len() < 6 || !resumed {
         let payload = gateway.receive().expect("the replay, and what comes after it");
@@ -107,7 +107,7 @@ fn a_lagging_client_and_a_resume_miss_nothing_but_what_is_denied() {
 fn without_client_compression_everybody_gets_text() {
     let (simulator, proxy) = start("uncompressed", &json!({"client_compression": false}));
     for asked in ["zlib-stream", "zstd-stream"] {
-        // The options say what comes; the URL says what was asked for.
+        // The URL asks for compression; the options say that the test expects none.
         let target = format!("/?v=10&encoding=json&compress={asked}");
         let mut gateway = Gateway::open_at(proxy.address, &target, Options::default(), b"").expect("a connection");
         assert_eq!(gateway.receive().expect("HELLO, as text").op, 10);
@@ -124,7 +124,7 @@ fn without_client_compression_everybody_gets_text() {
             compression => Err(compression.to_string()),
         });
     }
-    // ETF stays what it is, without the compression.
+    // An ETF client still gets ETF, without compression.
     let options = Options { encoding: Encoding::Etf, ..Options::default() };
     let mut gateway = Gateway::open_at(proxy.address, "/?v=10&encoding=etf&compress=zlib-stream", options, b"")
         .expect("a connection");

@@ -1,4 +1,4 @@
-//! The client's side of a connection: URLs, TCP with or without TLS, one HTTP request, the WebSocket handshake.
+//! The client's side of a connection: URLs, TCP with or without TLS, a single HTTP request, the WebSocket handshake.
 
 use crate::link::{Link, inbound};
 use gateway_proxy::websocket::{FrameDecoder, Role, client_request, parse_response};
@@ -8,21 +8,21 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
-/// Largest head or body of an HTTP response.
+/// Maximum length in bytes of the head, and of the body, of an HTTP response.
 const MOST_RESPONSE: usize = 1 << 20;
 
-/// Largest WebSocket message: a GUILD_CREATE of a very large guild.
+/// Largest WebSocket message in bytes. A GUILD_CREATE of a very large guild fits.
 const MOST_MESSAGE: usize = 256 << 20;
 
-/// A `ws://` or `wss://` URL, resolved.
+/// A `ws://` or `wss://` URL whose host has been resolved.
 #[derive(Clone, Debug)]
 pub struct Url {
     /// Host and port as in the URL.
     pub authority: String,
-    /// Path without query, `/` at least.
+    /// Path without query; at least `/`.
     pub path: String,
     host: String,
-    /// Where it is.
+    /// The address of the host.
     pub address: SocketAddr,
     secure: bool,
 }
@@ -32,10 +32,10 @@ fn invalid(text: &str, what: &str) -> io::Error {
 }
 
 impl Url {
-    /// Takes a URL apart and resolves its host, blocking.
+    /// Parses a URL and resolves its host. The thread blocks during the look-up.
     ///
     /// # Errors
-    /// When it is no gateway URL, or the host has no address.
+    /// When the text is not a gateway URL, or the host has no address.
     pub fn parse(text: &str) -> io::Result<Self> {
         let (secure, rest) = match text.split_once("://") {
             Some(("ws", rest)) => (false, rest),
@@ -57,10 +57,10 @@ impl Url {
         Ok(Self { authority: authority.to_owned(), path: path.to_owned(), host: host.to_owned(), address, secure })
     }
 
-    /// Connects. `wss` needs `tls`.
+    /// Connects to the address. A `wss` URL needs `tls`.
     ///
     /// # Errors
-    /// Of the network, or without `tls`.
+    /// When connecting fails, or a `wss` URL comes without `tls`.
     pub async fn connect(&self, tls: Option<&Arc<ClientConfig>>) -> io::Result<Link> {
         let session = if self.secure {
             let config = tls.ok_or_else(|| invalid(&self.authority, "wss:// needs --ca"))?;
@@ -79,7 +79,7 @@ impl Url {
     /// Connects and upgrades to a WebSocket at this path and query.
     ///
     /// # Errors
-    /// Of the network, or when the server refuses.
+    /// When connecting fails, or the server refuses the handshake.
     pub async fn upgrade(&self, target: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<(Link, FrameDecoder)> {
         let mut link = self.connect(tls).await?;
         let (request, key) = client_request(&self.authority, target);
@@ -98,10 +98,10 @@ impl Url {
         }
     }
 
-    /// Requests a path on the same host over HTTP and gives the body of a 200.
+    /// Requests a path from the same host over HTTP. Returns the body of a response with status 200.
     ///
     /// # Errors
-    /// Of the network, or for any other status.
+    /// When connecting fails, or the response has another status.
     pub async fn get(&self, path: &str, token: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<String> {
         let mut link = self.connect(tls).await?;
         let request = format!(

@@ -4,13 +4,14 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The first millisecond of 2015, where the timestamp of a snowflake starts (Reference: "Snowflakes").
+/// Milliseconds from 1970 to the first millisecond of 2015, the epoch of snowflakes (Reference: "Snowflakes").
 pub const DISCORD_EPOCH_MS: u64 = 1_420_070_400_000;
 
-/// 2026-01-01T00:00:00Z. Generated worlds end here, so that a seed gives the same world on every day.
+/// 2026-01-01T00:00:00Z. The newest generated ids and times are before it, so that a seed gives the same world on every
+/// day.
 pub const GENERATED_UNTIL_MS: u64 = 1_767_225_600_000;
 
-/// Nanoseconds of `CLOCK_MONOTONIC`, comparable between processes of one machine.
+/// Nanoseconds of `CLOCK_MONOTONIC`. Processes of one machine can compare them.
 pub fn monotonic_ns() -> u64 {
     let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
     // SAFETY: `now` is a valid timespec that outlives the call, and CLOCK_MONOTONIC exists on every Linux.
@@ -31,7 +32,7 @@ pub fn created_ms(snowflake: u64) -> u64 {
     (snowflake >> 22) + DISCORD_EPOCH_MS
 }
 
-/// A timestamp in the one form that Discord uses: `2021-08-14T09:12:44.731000+00:00`.
+/// A timestamp in Discord's format: `2021-08-14T09:12:44.731000+00:00`.
 pub fn iso8601(unix_ms: u64) -> String {
     let days = unix_ms / 86_400_000;
     let of_day = unix_ms % 86_400_000;
@@ -47,7 +48,7 @@ pub fn iso8601(unix_ms: u64) -> String {
 
 /// Year, month and day of a number of days since 1970, in the Gregorian calendar.
 fn civil(days: u64) -> (u64, u64, u64) {
-    // Counted from 0000-03-01, so that a leap day is the last day of its year.
+    // Days are counted from 0000-03-01, so that a leap day is the last day of its year.
     let days = days + 719_468;
     let era = days / 146_097;
     let of_era = days % 146_097;

@@ -1,4 +1,4 @@
-//! The control API under `/sim/`: look at the truth, let things happen, and break things.
+//! The control API under `/sim/`: it shows the simulator's state, makes events, and causes faults.
 
 use crate::gateway::{Cut, MOST_EVENTS};
 use crate::http::{Request, Response};
@@ -7,19 +7,21 @@ use crate::serve::{BREATH, Server};
 use crate::world::{Event, Wish, known_event};
 use std::time::{Duration, Instant};
 
-/// Events between two pauses in which the others are served.
+/// Number of events that are made before the task yields to other tasks.
 const SLICE: u64 = 128;
 
-/// The most changes of each kind while a session is lost. They are made in one go, so that nobody sees a part of them.
+/// Maximum number of changes of each kind in one `/sim/lose`. They are made without yielding, so that no client sees
+/// only some of them.
 const MOST_WHILE_LOST: u64 = 32;
 
-/// The most events at once; more would fall out of the replay buffer before they are sent.
+/// Maximum number of events of one request. With more, the first ones would leave the replay buffer before they are
+/// sent.
 const MOST_AT_ONCE: u64 = MOST_EVENTS as u64;
 
-/// The most RESUMEs that `/sim/refuse-resume` refuses.
+/// Maximum number of RESUMEs that one `/sim/refuse-resume` refuses.
 const MOST_REFUSALS: u64 = 1_000;
 
-/// The largest message that `/sim/emit` makes, in bytes.
+/// Largest message in bytes that `/sim/emit` makes.
 const LARGEST_MESSAGE: usize = 16 << 20;
 
 fn wrong(what: &str) -> Response {
@@ -37,7 +39,7 @@ fn flag(request: &Request, name: &str) -> bool {
     matches!(request.get(name), Some("1" | "true" | ""))
 }
 
-/// The shards that `shard` names: one, or `all`.
+/// The shards that the parameter `shard` names: one, or `all`.
 fn shards(server: &Server, request: &Request) -> Result<Vec<usize>, Response> {
     let count = server.gateway.borrow().shards.len();
     match request.get("shard") {
@@ -148,7 +150,8 @@ async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Respon
     }
 }
 
-/// A moderator moves the bot within a guild's voice channels, or out of them; or Discord moves the bot's voice server.
+/// Handles the requests about voice: a moderator moves the bot to another voice channel or disconnects it, or Discord
+/// moves the bot's voice server.
 fn voice(server: &Server, request: &Request) -> Result<Response, Response> {
     let guild = number(request, "guild")?.ok_or_else(|| wrong("which guild?"))?;
     let mut gateway = server.gateway.borrow_mut();
@@ -172,8 +175,9 @@ fn guilds(server: &Server, request: &Request) -> Result<Response, Response> {
     Ok(Response::ok(json::array(rows)))
 }
 
-/// Discord loses the session of a shard: its connections are reset, a RESUME is refused, and what happens before the next
-/// IDENTIFY is told to nobody. All of it is one step of the simulator's thread: no client can identify before its end.
+/// Makes Discord lose the session of a shard: the shard's connections are reset, its sessions end, and the requested
+/// changes of the world are sent to no session. All of this happens without yielding, so that no client can identify in
+/// between.
 fn lose(server: &Server, request: &Request, now: Instant) -> Result<Response, Response> {
     let changes = number(request, "changes")?.unwrap_or(0);
     if changes > MOST_WHILE_LOST {

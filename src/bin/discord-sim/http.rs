@@ -1,4 +1,4 @@
-//! As much HTTP/1.1 as the simulator needs: requests with a length, JSON responses, keep-alive.
+//! The part of HTTP/1.1 that the simulator needs: requests with a Content-Length, JSON responses, keep-alive.
 
 use gateway_proxy::websocket::{HandshakeError, Upgrade, upgrade_of};
 
@@ -15,27 +15,27 @@ const MOST_HEADERS: usize = 64;
 pub struct Request {
     /// GET, POST, ...
     pub method: String,
-    /// Path without query, also if the target was a whole URI.
+    /// Path without query, also when the target is an absolute URI.
     pub path: String,
-    /// Query in order, decoded.
+    /// Parameters of the query in order, decoded.
     pub query: Vec<(String, String)>,
     /// Value of `Authorization`.
     pub authorization: Option<String>,
-    /// A WebSocket handshake.
+    /// The WebSocket handshake, or its error. `None` for a plain request.
     pub upgrade: Option<Result<Upgrade, HandshakeError>>,
-    /// Bytes of body that follow.
+    /// Length of the body in bytes.
     pub body: usize,
-    /// The client waits for a word before it sends the body.
+    /// The client waits for `100 Continue` before it sends the body.
     pub expects_continue: bool,
-    /// Whether another request may follow.
+    /// Whether the connection stays open for another request.
     pub keep_alive: bool,
 }
 
-/// What is wrong with a request, as status.
+/// The status that answers a bad request.
 pub type BadRequest = u16;
 
 impl Request {
-    /// Parses a head from the start of `bytes`, and says how long it is; `None` when it is not complete.
+    /// Parses a head at the start of `bytes`, and returns it with its length. `None` when the head is not complete.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, BadRequest> {
         let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
         let mut head = httparse::Request::new(&mut headers);
@@ -73,13 +73,13 @@ impl Request {
         Ok(Some((request, length)))
     }
 
-    /// A value of the query.
+    /// The value of a query parameter.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// Path and query of a request target, which proxies write as a whole URI.
+/// Path and query of a request target. A proxy sends an absolute URI as target.
 fn target(target: &str) -> (String, Vec<(String, String)>) {
     let target = match target.split_once("://") {
         Some((_, rest)) => rest.find(['/', '?']).map_or("/", |at| &rest[at..]),
@@ -94,7 +94,7 @@ fn target(target: &str) -> (String, Vec<(String, String)>) {
     (path.to_owned(), query.collect())
 }
 
-/// Percent decoding.
+/// Decodes percent encoding.
 fn decode(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -113,7 +113,7 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// An answer; the body is always JSON.
+/// A response; its body is always JSON.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Response {
     /// Status code.
@@ -123,17 +123,17 @@ pub struct Response {
 }
 
 impl Response {
-    /// 200.
+    /// A response with status 200.
     pub fn ok(body: impl Into<String>) -> Self {
         Self { status: 200, body: body.into() }
     }
 
-    /// An error as Discord writes it.
+    /// An error response with the body that Discord uses.
     pub fn error(status: u16, message: &str, code: u32) -> Self {
         Self { status, body: format!(r#"{{"message":{},"code":{code}}}"#, crate::json::string(message)) }
     }
 
-    /// Appends it to `out`.
+    /// Appends the response to `out`.
     pub fn write(&self, keep_alive: bool, out: &mut Vec<u8>) {
         let reason = match self.status {
             200 => "OK",
@@ -143,7 +143,7 @@ impl Response {
             405 => "Method Not Allowed",
             _ => "Error",
         };
-        // Exactly this content type: some libraries compare it as a whole.
+        // Some libraries compare the content type as a whole.
         let head = format!(
             "HTTP/1.1 {} {reason}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: {}\r\n\r\n",
             self.status,

@@ -1,14 +1,15 @@
-//! JSON as text: writing objects key by key, and changing single keys of an object without touching the others.
+//! JSON as text: writes objects key by key, and changes single keys of an object without touching the others.
 //!
-//! The simulator keeps every entity as the text that it would send. Order of keys, unknown keys and the spelling of
-//! numbers and escapes survive a change, because only the changed value is written anew. It never builds a tree.
+//! The simulator keeps each entity as the text that it sends. A change rewrites only the changed value, so the order of
+//! keys, unknown keys, and the spelling of numbers and escapes stay the same. No tree of values is built.
 
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-/// An object under construction. Keys are written in the order of the calls; they must need no escaping.
+/// An object under construction. Keys are written in the order of the calls, without escaping: the caller passes only
+/// keys that need none.
 pub struct Object {
     text: String,
 }
@@ -35,21 +36,21 @@ impl Object {
         self.text.push_str("\":");
     }
 
-    /// A value that is JSON text already.
+    /// Adds a value that is JSON text already.
     pub fn raw(mut self, key: &str, json: &str) -> Self {
         self.key(key);
         self.text.push_str(json);
         self
     }
 
-    /// A snowflake: a string of digits.
+    /// Adds a snowflake, as a string of digits.
     pub fn id(mut self, key: &str, id: u64) -> Self {
         self.key(key);
         push_id(&mut self.text, id);
         self
     }
 
-    /// A snowflake or null.
+    /// Adds a snowflake or null.
     pub fn opt_id(self, key: &str, id: Option<u64>) -> Self {
         match id {
             Some(id) => self.id(key, id),
@@ -57,14 +58,14 @@ impl Object {
         }
     }
 
-    /// A string.
+    /// Adds a string.
     pub fn str(mut self, key: &str, value: &str) -> Self {
         self.key(key);
         push_str(&mut self.text, value);
         self
     }
 
-    /// A string or null.
+    /// Adds a string or null.
     pub fn opt_str(self, key: &str, value: Option<&str>) -> Self {
         match value {
             Some(value) => self.str(key, value),
@@ -72,24 +73,24 @@ impl Object {
         }
     }
 
-    /// An integer.
+    /// Adds an integer.
     pub fn int(mut self, key: &str, value: u64) -> Self {
         self.key(key);
         self.text.push_str(itoa::Buffer::new().format(value));
         self
     }
 
-    /// A boolean.
+    /// Adds a boolean.
     pub fn bool(self, key: &str, value: bool) -> Self {
         self.raw(key, if value { "true" } else { "false" })
     }
 
-    /// A null.
+    /// Adds a null.
     pub fn null(self, key: &str) -> Self {
         self.raw(key, "null")
     }
 
-    /// All keys of another object, in its order. `object` must be the text of an object.
+    /// Adds all keys of another object, in its order. `object` must be the text of an object.
     pub fn spread(mut self, object: &str) -> Self {
         let inner = object.trim().strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or("");
         if !inner.is_empty() {
@@ -101,7 +102,7 @@ impl Object {
         self
     }
 
-    /// Bytes written so far; the value of the next key starts `key.len() + 4` bytes further.
+    /// Number of bytes written so far. The value of the next key starts `key.len() + 4` bytes further.
     pub fn len(&self) -> usize {
         self.text.len()
     }
@@ -183,7 +184,8 @@ pub fn ids(values: impl IntoIterator<Item = u64>) -> String {
 pub struct Fields<'a>(Vec<(&'a str, Cow<'a, str>)>);
 
 impl<'a> Fields<'a> {
-    /// Splits an object. `None` if the text is not an object, or a key needs escapes (ours never do).
+    /// Splits an object. `None` if the text is not an object, or a key contains escapes; the simulator writes no such
+    /// keys.
     pub fn parse(text: &'a str) -> Option<Self> {
         struct Keys;
         impl<'de> Visitor<'de> for Keys {
@@ -208,12 +210,12 @@ impl<'a> Fields<'a> {
         self.0.iter().find(|(name, _)| *name == key).map(|(_, value)| value.as_ref())
     }
 
-    /// A value that is a snowflake, as string of digits or as number.
+    /// The value of a key as a snowflake: a string of digits or a number.
     pub fn id(&self, key: &str) -> Option<u64> {
         self.get(key)?.trim_matches('"').parse().ok()
     }
 
-    /// Replaces a value in place, or appends the key.
+    /// Replaces the value of a key in place, or appends the key.
     pub fn set(mut self, key: &'a str, json: impl Into<Cow<'a, str>>) -> Self {
         let json = json.into();
         match self.0.iter_mut().find(|(name, _)| *name == key) {
@@ -250,7 +252,7 @@ pub fn field<'a>(object: &'a str, key: &str) -> Option<&'a str> {
     }
 }
 
-/// The object with one value replaced.
+/// The object with the value of one key replaced.
 pub fn with_field(object: &str, key: &str, json: &str) -> String {
     Fields::parse(object).map_or_else(|| object.to_owned(), |fields| fields.set(key, json).text())
 }

@@ -1,7 +1,8 @@
-//! A byte stream: TCP on this executor, with or without TLS, and one output buffer.
+//! A byte stream: TCP on this executor, with or without TLS, with one output buffer.
 //!
-//! Promises: what is appended to [`Link::out`] leaves in order, as few writes as the kernel allows; TCP_NODELAY is set.
-//! It is polled by the task that owns it and wakes only that task. Plaintext and TLS look the same from outside.
+//! Promises: bytes that are appended to [`Link::out`] are sent in order, in as few writes as the kernel allows.
+//! TCP_NODELAY is set. The task that owns the link polls it, and only that task is woken. TCP and TLS have the same
+//! interface.
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use gateway_proxy::websocket::{FrameDecoder, Role};
@@ -14,15 +15,15 @@ use std::os::fd::AsRawFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-/// Bytes of ciphertext read at a time.
+/// Maximum number of bytes of ciphertext in one read.
 const TLS_CHUNK: usize = 16 << 10;
 
 struct Tls {
     connection: Connection,
-    /// Ciphertext that was read and not taken yet: `received[taken..]`.
+    /// Ciphertext that was read. `received[taken..]` has not been decrypted.
     received: Vec<u8>,
     taken: usize,
-    /// Ciphertext to be sent.
+    /// Ciphertext that waits to be sent.
     wire: Vec<u8>,
 }
 
@@ -30,21 +31,21 @@ struct Tls {
 pub struct Link {
     tcp: TcpStream,
     tls: Option<Tls>,
-    /// What is to be sent; the owner appends.
+    /// Plain text that waits to be sent; the owner appends to it.
     pub out: Vec<u8>,
-    /// Bytes at the start of the outgoing buffer that were sent.
+    /// Number of bytes at the start of the outgoing buffer that have been sent.
     sent: usize,
 }
 
 impl Link {
-    /// A connection, already established, and its side of TLS if there is any.
+    /// A link over an established TCP connection, with TLS if `tls` is given.
     ///
     /// # Errors
-    /// When TCP_NODELAY can not be set, so the connection is gone.
+    /// When TCP_NODELAY cannot be set, because the connection has ended.
     pub fn new(tcp: TcpStream, tls: Option<Connection>) -> io::Result<Self> {
         tcp.set_nodelay(true).map_err(|error| io::Error::other(error.to_string()))?;
         let tls = tls.map(|mut connection| {
-            // Bounded by the owner, who looks at `backlog`.
+            // The owner limits the buffer: it checks `backlog`.
             connection.set_buffer_limit(None);
             Tls { connection, received: Vec::new(), taken: 0, wire: Vec::new() }
         });
@@ -56,7 +57,7 @@ impl Link {
         self.out.len() + self.tls.as_ref().map_or(0, |tls| tls.wire.len()) - self.sent
     }
 
-    /// Reads into `space`; 0 is the end of the stream.
+    /// Reads into `space`. Returns 0 at the end of the stream.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
         let Some(tls) = &mut self.tls else {
             return Pin::new(&mut self.tcp).poll_read(cx, space);
@@ -85,7 +86,7 @@ impl Link {
         }
     }
 
-    /// Sends what is there, as far as the socket takes it. Ready when nothing is left.
+    /// Sends as much as the socket takes. Ready when everything is sent.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let out = match &mut self.tls {
             None => &mut self.out,
@@ -120,11 +121,11 @@ impl Link {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what has come and appends it to `buffer`; 0 is the end of the stream.
+    /// Reads the bytes that have come and appends them to `buffer`. Returns 0 at the end of the stream.
     pub async fn read_more(&mut self, buffer: &mut Vec<u8>) -> io::Result<usize> {
         let mut chunk = [0; 8 << 10];
         let read = poll_fn(|cx| {
-            // A TLS handshake has something to say before anything can be read.
+            // A TLS handshake may have to send before it can read.
             let _ = self.poll_flush(cx)?;
             let read = self.poll_read(cx, &mut chunk);
             let _ = self.poll_flush(cx)?;
@@ -135,12 +136,12 @@ impl Link {
         Ok(read)
     }
 
-    /// Sends everything.
+    /// Sends everything that waits.
     pub async fn flush(&mut self) -> io::Result<()> {
         poll_fn(|cx| self.poll_flush(cx)).await
     }
 
-    /// Says that nothing more is sent.
+    /// Sends everything that waits, then the end of the stream.
     pub async fn finish(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.connection.send_close_notify();
@@ -149,7 +150,7 @@ impl Link {
         let _ = poll_fn(|cx| Pin::new(&mut self.tcp).poll_close(cx)).await;
     }
 
-    /// Makes closing the socket a TCP reset.
+    /// Makes the close of the socket send a TCP reset.
     pub fn reset(self) {
         let linger = libc::linger { l_onoff: 1, l_linger: 0 };
         // SAFETY: the descriptor is open as long as `self` lives, and the option is a `linger` of that size.
@@ -165,7 +166,7 @@ impl Link {
     }
 }
 
-/// A decoder that already holds the bytes that came with the handshake.
+/// A frame decoder that already holds the bytes that came together with the handshake.
 pub fn inbound(role: Role, most_message: usize, mut bytes: &[u8]) -> FrameDecoder {
     let mut inbound = FrameDecoder::new(role, most_message);
     while !bytes.is_empty() {

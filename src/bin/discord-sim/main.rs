@@ -1,5 +1,5 @@
-//! A faithful model of Discord's Gateway and of the REST routes of a login, with a bot to check it and a null relay to
-//! measure against. See `discord-sim --help`.
+//! A model of Discord's Gateway and of the REST routes that libraries call at login. It also has a bot that checks
+//! event streams, and a null relay as a yardstick. See `discord-sim --help`.
 
 mod bot;
 mod cli;
@@ -26,10 +26,10 @@ use std::process::{ExitCode, exit};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// Memory for direct I/O of the executor, which is not used here.
+/// Bytes of memory that the executor reserves for direct I/O, which the simulator does not use.
 const IO_MEMORY: usize = 64 << 10;
 
-/// How long tasks that always have work may keep others from the news of the kernel.
+/// Maximum time that busy tasks can delay the handling of completions from the kernel.
 const PREEMPT: Duration = Duration::from_millis(2);
 
 /// Runs a future on an executor of its own, in this thread.

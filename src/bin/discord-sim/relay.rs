@@ -1,8 +1,8 @@
-//! `discord-sim relay`: a relay that does nothing but relay, as a yardstick for what a proxy costs.
+//! `discord-sim relay`: a relay that only copies bytes. It is the yardstick for the cost of a proxy.
 //!
-//! It is what a careful engineer writes in an afternoon instead of a proxy: one thread, epoll, one `recv` and one `send` for what
-//! has come, no runtime, nothing shared with the proxy's own I/O. Each client gets a connection of its own to the gateway, and
-//! bytes pass in both directions as they are, the handshake included, so nothing is decoded, framed or compressed anew.
+//! It is as simple as a relay can be: one thread, epoll, one `recv` and one `send` for the bytes that have come, no
+//! runtime, and no code of the proxy's I/O. Each client gets its own connection to the gateway. Bytes pass unchanged in
+//! both directions, the handshake included: nothing is decoded, framed or compressed.
 
 use crate::{cli::Relay, client::Url};
 use rustix::event::epoll;
@@ -13,33 +13,33 @@ use std::{
     time::Duration,
 };
 
-/// Bytes of one read.
+/// Maximum number of bytes of one read.
 const CHUNK: usize = 64 << 10;
-/// Above this many bytes waiting for one side, nothing more is read from the other.
+/// Bytes of backlog of one side above which the other side is not read.
 const FULL: usize = 1 << 20;
-/// Events of one turn.
+/// Maximum number of epoll events in one turn.
 const EVENTS: usize = 256;
-/// Pause after a failed accept, most likely for want of descriptors.
+/// Pause after a failed accept; most likely the process has no descriptor left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// What events of the listener carry.
+/// Data of the listener's epoll events.
 const LISTENER: u64 = u64::MAX;
 
-/// One end of a pair, with what waits to be written to it.
+/// One socket of a pair, and the bytes that wait to be written to it.
 struct Side {
     stream: TcpStream,
     backlog: Vec<u8>,
-    /// What epoll watches it for.
+    /// The events that epoll watches the socket for.
     watched: epoll::EventFlags,
-    /// The other end has ended: so does this one, when the backlog is written.
+    /// The other side's stream has ended. This side is shut down for writing after its backlog is written.
     ending: bool,
-    /// Its own end was read.
+    /// The end of this side's stream has been read.
     ended: bool,
 }
 
 /// A client and its connection to the gateway.
 type Pair = [Side; 2];
 
-/// Runs until the process ends. Prints `listening on ADDRESS` when clients may come.
+/// Relays until the process ends. Prints `listening on ADDRESS` when the listener is ready.
 ///
 /// # Errors
 /// When the port is taken, the upstream URL is bad or epoll fails.
@@ -69,10 +69,10 @@ pub fn run(options: &Relay) -> io::Result<()> {
                 continue;
             }
             let (key, side) = ((data >> 1) as usize, (data & 1) as usize);
-            // It may have ended within this turn.
+            // An earlier event of this turn may have removed the pair.
             let Some(pair) = pairs.get_mut(key) else { continue };
             if !matches!(serve(pair, side, event.flags, &mut scratch), Ok(true)) {
-                // The end of one client concerns nobody else; closing takes it out of epoll.
+                // A failure of one pair does not affect the others. Closing its sockets removes them from epoll.
                 pairs.remove(key);
                 continue;
             }
@@ -115,7 +115,8 @@ fn accept(
     }
 }
 
-/// Moves bytes from one side of a pair to the other, and what waits for this side. `false`: both have ended.
+/// Handles epoll events of one side: writes its backlog, and copies bytes from it to the other side. `false` when both
+/// sides have ended.
 fn serve(pair: &mut Pair, side: usize, flags: epoll::EventFlags, scratch: &mut [u8]) -> io::Result<bool> {
     let [near, far] = pair;
     let (from, to) = if side == 0 { (near, far) } else { (far, near) };
@@ -148,7 +149,7 @@ fn near_and_far_ended(pair: &Pair) -> bool {
 }
 
 impl Side {
-    /// Writes what waits, then the end if there is one.
+    /// Writes as much of the backlog as the socket takes, then shuts the socket down if the other side has ended.
     fn write(&mut self) -> io::Result<()> {
         while !self.backlog.is_empty() {
             match self.stream.write(&self.backlog) {
@@ -163,7 +164,7 @@ impl Side {
     }
 }
 
-/// Tells epoll what each side waits for now, where that has changed.
+/// Updates the epoll events that each side is watched for, where they have changed.
 fn watch(epoll: impl AsFd, key: usize, pair: &mut Pair) -> io::Result<()> {
     let full = [pair[1].backlog.len() >= FULL, pair[0].backlog.len() >= FULL];
     for (index, side) in pair.iter_mut().enumerate() {

@@ -1,4 +1,4 @@
-//! The REST routes that libraries call at login. Everything else is 404, in Discord's words.
+//! The REST routes that libraries call at login. Any other route is answered with Discord's 404.
 
 use crate::gateway::Gateway;
 use crate::http::{Request, Response};

@@ -1,4 +1,5 @@
-//! `discord-sim serve`: the listener, the HTTP side of a connection, and the clock of the world.
+//! `discord-sim serve`: the listener, the HTTP requests of a connection, and the tasks that make traffic and apply time
+//! limits.
 
 use crate::cli::Serve;
 use crate::gateway::connection::{Driver, MOST_MESSAGE};
@@ -20,40 +21,41 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long a connection may be silent before or between HTTP requests.
+/// Maximum time without bytes from a client before or between HTTP requests.
 const HTTP_IDLE: Duration = Duration::from_secs(60);
 
-/// The most events of the traffic that are made without letting others run.
+/// Maximum number of traffic events that are made before the task yields to other tasks.
 const SLICE: usize = 64;
 
-/// How long the traffic sleeps at most, so that it notices a new rate.
+/// Maximum time that the traffic task sleeps. It reads the rate at least this often.
 const NOTICE: Duration = Duration::from_millis(50);
 
-/// A pause in which the others are served; yielding would not let the kernel's news in.
+/// Length of a pause for other tasks. A sleep also lets the executor collect completions from the kernel, which
+/// yielding does not.
 pub const BREATH: Duration = Duration::from_micros(20);
 
-/// What the tasks of the simulator share. One thread, so no locks.
+/// State that all tasks of the simulator share. They run in one thread, so there are no locks.
 pub struct Server {
-    /// Sessions and world.
+    /// The gateway with its sessions and the world.
     pub gateway: RefCell<Gateway>,
-    /// Events per second of the traffic.
+    /// Traffic in events per second.
     pub rate: Cell<f64>,
-    /// The guilds stay as they are.
+    /// The traffic neither adds nor removes guilds, and starts no outage.
     pub steady: Cell<bool>,
-    /// Until then connections are closed as soon as they are accepted.
+    /// Connections are closed right after accept until this time.
     pub refuse_until: Cell<Instant>,
-    /// Until then new connections get no answer.
+    /// Connections that are accepted before this time get no answer, except from the control API.
     pub hang_until: Cell<Instant>,
-    /// Where voice packets go.
+    /// Address that voice clients send voice packets to.
     pub voice_udp: SocketAddr,
-    /// Voice servers offer a mode of encryption that Discord gave up.
+    /// Voice servers also offer a mode of encryption that Discord no longer offers.
     pub old_voice_modes: bool,
     tls: Option<Arc<ServerConfig>>,
     rng: RefCell<fastrand::Rng>,
 }
 
 impl Server {
-    /// Lets one thing happen on a shard, and says how many events that was.
+    /// Makes one change or message on a shard, and publishes its events. Returns the number of events.
     pub fn happen(&self, shard: usize, wish: Wish<'_>) -> u64 {
         let mut gateway = self.gateway.borrow_mut();
         let events = gateway.world.happen(shard, wish);
@@ -64,12 +66,13 @@ impl Server {
     }
 }
 
-/// Runs until the process ends. Prints `listening on ADDRESS` when clients may come.
+/// Runs until the process ends. Prints `listening on ADDRESS` when the listener is ready.
 ///
 /// # Errors
-/// When the port is taken, or the certificates can not be written.
+/// When the port is taken, or the certificates cannot be written.
 pub async fn run(options: Serve) -> io::Result<()> {
-    // glommio would share the port with another process that has it.
+    // The listener of the standard library is used because glommio would share the port with another process that has
+    // it.
     let listener = std::net::TcpListener::bind(options.listen)
         .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", options.listen)))?;
     let address = listener.local_addr()?;
@@ -129,7 +132,7 @@ pub async fn run(options: Serve) -> io::Result<()> {
     accept(server, listener).await
 }
 
-/// An address that a client can connect to.
+/// The loopback address in place of the unspecified address, to which clients cannot connect.
 fn reachable(ip: std::net::IpAddr) -> std::net::IpAddr {
     if ip.is_unspecified() { std::net::Ipv4Addr::LOCALHOST.into() } else { ip }
 }
@@ -139,7 +142,7 @@ async fn accept(server: Rc<Server>, listener: TcpListener) -> io::Result<()> {
         let stream = match listener.accept().await {
             Ok(stream) => stream,
             Err(error) => {
-                // Out of descriptors: accept fails at once until one is closed.
+                // The process has no descriptor left. Accept fails until one is closed.
                 eprintln!("accept: {error}");
                 sleep(Duration::from_millis(100)).await;
                 continue;
@@ -150,21 +153,22 @@ async fn accept(server: Rc<Server>, listener: TcpListener) -> io::Result<()> {
         }
         let server = Rc::clone(&server);
         glommio::spawn_local(async move {
-            // Errors of a client's socket concern nobody else.
+            // An error of one client's socket does not affect other clients.
             let _ = connection(server, stream).await;
         })
         .detach();
     }
 }
 
-/// Does a client begin with a TLS handshake? With TLS, too, the control API and REST can be had in plain text, on the same port.
+/// Whether the client begins with a TLS handshake. With TLS on, the same port still takes plain text, for the control
+/// API and REST.
 async fn speaks_tls(stream: &TcpStream) -> bool {
     const HANDSHAKE: u8 = 22;
     let mut first = [0];
     matches!(stream.peek(&mut first).await, Ok(1)) && first == [HANDSHAKE]
 }
 
-/// HTTP requests until one becomes a WebSocket or the client is done.
+/// Serves HTTP requests until one becomes a WebSocket or the connection ends.
 async fn connection(server: Rc<Server>, stream: TcpStream) -> io::Result<()> {
     let hangs = Instant::now() < server.hang_until.get();
     let tls = match &server.tls {
@@ -230,8 +234,8 @@ async fn connection(server: Rc<Server>, stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// A WebSocket to the gateway, or to a voice server. The versions of the two have no number in common. `received` came
-/// with the request.
+/// Serves a WebSocket: a voice connection if `v` is a version of the voice gateway, otherwise a gateway connection. No
+/// version number belongs to both. `received` holds bytes that came together with the request.
 async fn websocket(
     server: Rc<Server>,
     mut link: Link,
@@ -259,7 +263,7 @@ async fn websocket(
     Ok(())
 }
 
-/// Reads with a limit on the silence of the client, which counts as the end.
+/// Reads from the client. Returns 0, as at the end of the stream, when the client is silent for [`HTTP_IDLE`].
 async fn read(link: &mut Link, buffer: &mut Vec<u8>) -> io::Result<usize> {
     let idle = async {
         sleep(HTTP_IDLE).await;
@@ -268,7 +272,8 @@ async fn read(link: &mut Link, buffer: &mut Vec<u8>) -> io::Result<usize> {
     link.read_more(buffer).or(idle).await
 }
 
-/// Version and compression of a gateway URL (Gateway: "Gateway URL Query String Params").
+/// Version and compression that a gateway URL asks for (Gateway: "Gateway URL Query String Params"). `None` if the
+/// simulator does not support them.
 fn gateway_query(request: &Request) -> Option<(u64, Option<Transport>)> {
     let version = match request.get("v") {
         None | Some("10") => 10,
@@ -285,12 +290,12 @@ fn gateway_query(request: &Request) -> Option<(u64, Option<Transport>)> {
     Some((version, transport))
 }
 
-/// The version of the voice gateway that a URL asks for, if it does.
+/// The version of the voice gateway that a URL asks for. `None` if `v` is not such a version.
 fn voice_version(request: &Request) -> Option<u64> {
     request.get("v")?.parse().ok().filter(|version| voice::VERSIONS.contains(version))
 }
 
-/// Ends what has lasted too long.
+/// Applies the gateway's time limits at regular intervals.
 async fn janitor(server: Rc<Server>) {
     let interval = server.gateway.borrow().options.heartbeat_interval;
     let pause = (interval / 8).clamp(Duration::from_millis(10), Duration::from_secs(1));
@@ -300,7 +305,7 @@ async fn janitor(server: Rc<Server>) {
     }
 }
 
-/// Lets things happen at the wanted rate, at random times (Poisson), on shards that have a session.
+/// Makes traffic at the current rate, at random times (a Poisson process), on shards that have a session.
 async fn traffic(server: Rc<Server>) {
     let mut next = Instant::now();
     loop {
@@ -328,7 +333,7 @@ async fn traffic(server: Rc<Server>) {
             let Some(shard) = active else { continue };
             server.happen(shard, if server.steady.get() { Wish::Steady } else { Wish::Any });
         }
-        // A generator that can not keep up does not try to catch up for ever.
+        // After a delay of more than 1 s the missed events are skipped, because the task cannot keep up with the rate.
         if now > next + Duration::from_secs(1) {
             next = now;
         }

@@ -1,5 +1,4 @@
-//! SIGINT and SIGTERM end the process at once, also when it is the first process of a container, which ignores signals
-//! without a handler.
+//! Handles SIGINT and SIGTERM. Without a handler the first process of a container would ignore these signals.
 
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
@@ -10,7 +9,7 @@ use std::{io, thread};
 /// Calls `then` on a thread of its own when one of the signals arrives.
 ///
 /// # Errors
-/// When the handlers can not be installed or the thread can not be started.
+/// When the handlers cannot be installed or the thread cannot be started.
 pub fn on_end(then: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     thread::Builder::new().name("signals".into()).spawn(move || {

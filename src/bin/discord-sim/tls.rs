@@ -1,4 +1,5 @@
-//! Certificates for tests: a CA made on the spot, and a leaf for this machine. Also the client's side, which trusts one CA.
+//! Certificates for tests: a new CA, and a certificate for `localhost` and the loopback addresses. Also a client
+//! configuration that trusts one CA.
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::pem::PemObject;
@@ -12,7 +13,7 @@ use std::{fs, io};
 /// directory, which is made if it is missing. The keys stay in memory.
 ///
 /// # Errors
-/// When the directory can not be written.
+/// When the directory cannot be written.
 pub fn server_config(directory: &Path) -> io::Result<Arc<ServerConfig>> {
     let mut ca = CertificateParams::default();
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -42,10 +43,10 @@ pub fn server_config(directory: &Path) -> io::Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
-/// A client that trusts the certificates in this PEM file and no other.
+/// A client configuration that trusts the certificates in this PEM file and no others.
 ///
 /// # Errors
-/// When the file can not be read or holds none.
+/// When the file cannot be read or holds no certificate.
 pub fn client_config(ca: &Path) -> io::Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).map_err(io::Error::other)? {

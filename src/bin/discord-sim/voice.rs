@@ -1,9 +1,9 @@
 //! A voice server: the voice gateway, versions 4 to 8 (docs: Voice Connections), and the answer to IP discovery.
 //!
-//! A connection gets HELLO, identifies or resumes with what the main gateway has given out, and gets READY; after its SELECT
-//! PROTOCOL it gets SESSION DESCRIPTION, and the library takes itself for connected. A connection with the token of
-//! another session, of another guild or of the past is refused as at Discord. No voice is ever passed on: packets that are no IP
-//! discovery are dropped.
+//! After HELLO a client identifies or resumes with the credentials from the main gateway, and gets READY or RESUMED.
+//! SELECT PROTOCOL is answered with SESSION DESCRIPTION, and from then on the library counts as connected. Credentials
+//! with the token of another session, of another guild, or of an earlier voice connection are refused with Discord's
+//! close codes. Voice is never passed on: a UDP packet that is not an IP discovery request is dropped.
 
 use crate::gateway::Gateway;
 use crate::gateway::voice::{self, Credentials};
@@ -20,19 +20,19 @@ use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// Versions of the voice gateway that are spoken.
+/// Versions of the voice gateway that the simulator speaks.
 pub const VERSIONS: std::ops::RangeInclusive<u64> = 4..=8;
-/// Largest message.
+/// Largest message of a voice client, in bytes.
 pub const MOST_MESSAGE: usize = 64 << 10;
-/// What HELLO says, in milliseconds.
+/// `heartbeat_interval` of HELLO, in milliseconds.
 const HEARTBEAT_INTERVAL: u64 = 13_750;
-/// How often a connection looks whether its token is still good.
+/// Interval at which a connection checks whether its voice token is still good.
 const LOOK: Duration = Duration::from_millis(25);
-/// Modes of transport encryption that are not deprecated; the second one has to be there.
+/// Modes of transport encryption that are not deprecated. Discord requires support for the second one.
 const MODES: [&str; 2] = ["aead_aes256_gcm_rtpsize", "aead_xchacha20_poly1305_rtpsize"];
-/// The mode of libraries that have not changed since Discord gave the old ones up in November 2024.
+/// A mode that Discord dropped in November 2024, and that older libraries still need.
 const OLD_MODE: &str = "xsalsa20_poly1305";
-/// An IP discovery packet: type, length, ssrc, address, port.
+/// Length in bytes of an IP discovery packet: type, length, ssrc, address, port.
 const DISCOVERY: usize = 74;
 
 #[derive(Deserialize)]
@@ -42,7 +42,7 @@ struct Payload<'a> {
     d: Option<&'a RawValue>,
 }
 
-/// Op 0 and op 7.
+/// The data of op 0 (IDENTIFY) and op 7 (RESUME).
 #[derive(Deserialize)]
 struct Introduction {
     server_id: Id,
@@ -52,7 +52,7 @@ struct Introduction {
     token: String,
 }
 
-/// Op 1.
+/// The data of op 1 (SELECT PROTOCOL).
 #[derive(Deserialize)]
 struct SelectProtocol {
     protocol: String,
@@ -64,7 +64,7 @@ struct Selected {
     mode: String,
 }
 
-/// Snowflakes come as strings or numbers.
+/// A snowflake, which clients send as a string or as a number.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Id {
@@ -81,34 +81,35 @@ impl Id {
     }
 }
 
-/// A close: code and reason.
+/// Close code and reason.
 type Close = (u16, &'static str);
 
 const MALFORMED: Close = (4002, "Failed to decode payload.");
 
-/// One voice connection's protocol. Pure.
+/// The protocol of one voice connection. Pure.
 pub struct Voice {
     version: u64,
     udp: SocketAddr,
     modes: Vec<&'static str>,
-    /// The guild and the number of its grant.
+    /// The guild of the connection, and the number of the grant that it identified with.
     granted: Option<(u64, u64)>,
 }
 
 impl Voice {
-    /// A connection of this version; voice packets would go to `udp`. `old`: offer a mode that Discord does not any more.
+    /// A new connection that speaks this version. READY names `udp` as the address for voice packets. With `old`, READY
+    /// also offers a mode that Discord no longer offers.
     pub fn new(version: u64, udp: SocketAddr, old: bool) -> Self {
         let modes = MODES.into_iter().chain(old.then_some(OLD_MODE)).collect();
         Self { version, udp, modes, granted: None }
     }
 
-    /// The first payload.
+    /// HELLO, the first payload of a connection.
     pub fn hello(&self) -> String {
         let data = Object::new().int("v", self.version).int("heartbeat_interval", HEARTBEAT_INTERVAL).finish();
         payload(8, &data)
     }
 
-    /// Takes one message; returns the answer.
+    /// Handles one message, and returns the answer, if there is one.
     pub fn receive(&mut self, gateway: &mut Gateway, message: &[u8]) -> Result<Option<String>, Close> {
         let Payload { op, d } = serde_json::from_slice(message).map_err(|_| MALFORMED)?;
         let data = d.map_or("null", RawValue::get);
@@ -118,7 +119,7 @@ impl Voice {
             (0 | 7, None) => self.introduce(gateway, op == 7, data).map(Some),
             (_, None) => Err((voice::NOT_AUTHENTICATED, "Not authenticated.")),
             (1, Some((guild, _))) => self.select(gateway, guild, data).map(Some),
-            // Speaking, and what there is for video and end-to-end encryption.
+            // Op 5 (Speaking), and the ops for video and end-to-end encryption, get no answer.
             _ => Ok(None),
         }
     }
@@ -153,7 +154,7 @@ impl Voice {
     }
 
     fn acknowledge(&self, data: &str) -> String {
-        // Since version 8 the nonce is in an object, beside the number of the last message.
+        // Since version 8 the heartbeat's data is an object with the nonce and the number of the last message.
         let nonce = if self.version >= 8 { json::field(data, "t").unwrap_or("null") } else { data };
         match self.version {
             8.. => payload(6, &Object::new().raw("t", nonce).finish()),
@@ -181,7 +182,7 @@ impl Voice {
         Ok(payload(4, &description))
     }
 
-    /// Why the connection has to be closed, if it has.
+    /// The close code when the connection's grant is no longer good, otherwise `None`.
     pub fn is_over(&self, gateway: &Gateway) -> Option<Close> {
         let (guild, number) = self.granted?;
         (!gateway.voice.is_good(guild, number)).then_some((voice::DISCONNECTED, "Disconnected."))
@@ -192,7 +193,7 @@ fn payload(op: u64, data: &str) -> String {
     format!(r#"{{"op":{op},"d":{data}}}"#)
 }
 
-/// Serves one connection after its handshake.
+/// Serves one voice connection after its WebSocket handshake.
 pub async fn serve(server: Rc<Server>, mut link: Link, mut inbound: FrameDecoder, version: u64) -> io::Result<()> {
     let mut voice = Voice::new(version, server.voice_udp, server.old_voice_modes);
     write_frame(&mut link.out, Opcode::Text, voice.hello().as_bytes(), None);
@@ -207,7 +208,7 @@ pub async fn serve(server: Rc<Server>, mut link: Link, mut inbound: FrameDecoder
     Ok(())
 }
 
-/// Until the connection ends; with what it is to be closed.
+/// Serves a connection until it ends, and returns the close code to send, if there is one.
 async fn converse(
     server: &Server,
     voice: &mut Voice,
@@ -251,10 +252,10 @@ async fn converse(
     }
 }
 
-/// Answers IP discovery in a thread of its own, on a free port of this address. Returns the address.
+/// Starts a thread that answers IP discovery on a free UDP port of this IP address. Returns the socket's address.
 ///
 /// # Errors
-/// When there is no port.
+/// When no socket can be bound or the thread cannot be started.
 pub fn answer_discovery(ip: std::net::IpAddr) -> io::Result<SocketAddr> {
     let socket = UdpSocket::bind((ip, 0))?;
     let address = socket.local_addr()?;
@@ -263,7 +264,7 @@ pub fn answer_discovery(ip: std::net::IpAddr) -> io::Result<SocketAddr> {
         loop {
             let Ok((length, from)) = socket.recv_from(&mut packet) else { continue };
             if let Some(answer) = discovery(&packet[..length], from) {
-                // A client that does not get the answer asks again.
+                // An answer that cannot be sent counts as lost: the client repeats its request.
                 let _ = socket.send_to(&answer, from);
             }
         }
@@ -271,7 +272,7 @@ pub fn answer_discovery(ip: std::net::IpAddr) -> io::Result<SocketAddr> {
     Ok(address)
 }
 
-/// The answer to an IP discovery packet, if it is one (docs: Voice Connections, IP Discovery).
+/// The answer to an IP discovery request. `None` for any other packet (docs: Voice Connections, IP Discovery).
 fn discovery(packet: &[u8], from: SocketAddr) -> Option<[u8; DISCOVERY]> {
     if packet.len() != DISCOVERY || packet[..4] != [0, 1, 0, 70] {
         return None;

@@ -1,10 +1,11 @@
-//! What a shard has to hear: sequences without gaps, numbers without gaps, every guild of READY. Pure.
+//! The events that a shard must get: sequence numbers without gaps, message numbers without gaps, each guild of READY.
+//! Pure.
 
 use memchr::memmem;
 use serde::Deserialize;
 use std::collections::HashSet;
 
-/// What a RESUME needs.
+/// The data that a RESUME needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session {
     /// `session_id`
@@ -13,26 +14,26 @@ pub struct Session {
     pub resume_url: String,
 }
 
-/// One shard over all its connections.
+/// The state of one shard over all its connections.
 #[derive(Default)]
 pub struct Shard {
     /// The session, while it can be resumed.
     pub session: Option<Session>,
     /// Newest sequence number.
     pub sequence: u64,
-    /// Between READY or RESUMED and the end of the connection.
+    /// True from READY or RESUMED until the connection ends.
     pub ready: bool,
-    /// The session has been ready at least once.
+    /// The shard has got READY at least once.
     pub was_ready: bool,
-    /// Guilds that it is in.
+    /// Guilds that the bot is in.
     pub guilds: HashSet<u64>,
-    /// Guilds of READY of which nothing was heard yet.
+    /// Guilds of READY without a GUILD_CREATE or GUILD_DELETE so far.
     pub waiting: HashSet<u64>,
-    /// Events that did not come.
+    /// Number of missing events.
     pub gaps: u64,
-    /// Events that came twice, or late.
+    /// Number of events that came twice, or late.
     pub duplicates: u64,
-    /// Numbered messages.
+    /// Number of numbered messages.
     pub messages: u64,
     number: Option<u64>,
 }
@@ -49,12 +50,12 @@ struct ReadyGuild {
     id: String,
 }
 
-/// How many are missing before `got` if `before` was the last one; or that it is not a new one.
+/// The number of values missing between `before` and `got`. An error if `got` is not higher than `before`.
 fn step(before: u64, got: u64) -> Result<u64, ()> {
     got.checked_sub(before + 1).ok_or(())
 }
 
-/// The integer after `key` (with its quotes and colon), looked for from the end.
+/// The integer after the last occurrence of `key`, which includes the key's quotes and colon.
 fn last_integer(data: &[u8], key: &str) -> Option<u64> {
     let at = memmem::rfind(data, key.as_bytes())? + key.len();
     let digits = &data[at..];
@@ -62,13 +63,13 @@ fn last_integer(data: &[u8], key: &str) -> Option<u64> {
     std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }
 
-/// The guild that a GUILD_CREATE or GUILD_DELETE is about.
+/// The id of the guild in a GUILD_CREATE or GUILD_DELETE.
 fn guild_id(data: &[u8]) -> Option<u64> {
     #[derive(Deserialize)]
     struct Guild {
         id: String,
     }
-    // Usually the first key, so that a large guild need not be parsed.
+    // The id is usually the first key. In that case the rest of a large guild is not parsed.
     let head = &data[..data.len().min(64)];
     if let Some(rest) = head.strip_prefix(b"{\"id\":\"") {
         let end = rest.iter().position(|byte| *byte == b'"')?;
@@ -78,7 +79,8 @@ fn guild_id(data: &[u8]) -> Option<u64> {
 }
 
 impl Shard {
-    /// Takes a dispatch. For a numbered message the result is when it was made, in ns of CLOCK_MONOTONIC.
+    /// Checks a dispatch. For a numbered message the result is the time at which the simulator made it, in ns of
+    /// CLOCK_MONOTONIC.
     pub fn dispatch(&mut self, name: &[u8], sequence: u64, data: &[u8], intents: u64) -> Option<u64> {
         if name == b"READY" {
             self.begin(data, intents);
@@ -119,7 +121,7 @@ impl Shard {
         None
     }
 
-    /// A new session: what was before can not be continued.
+    /// Starts a new session: the sequence and the guilds of the old one are dropped.
     fn begin(&mut self, data: &[u8], intents: u64) {
         self.sequence = 0;
         self.number = None;
@@ -129,7 +131,7 @@ impl Shard {
         self.was_ready = true;
         let Ok(ready) = serde_json::from_slice::<Ready>(data) else { return };
         self.session = Some(Session { id: ready.session_id, resume_url: ready.resume_gateway_url });
-        // Without the GUILDS intent there will be no GUILD_CREATE.
+        // Without the GUILDS intent the gateway sends no GUILD_CREATE.
         if intents & 1 != 0 {
             self.waiting = ready.guilds.iter().filter_map(|guild| guild.id.parse().ok()).collect();
         }

@@ -1,4 +1,5 @@
-//! One connection of the bot: HELLO, IDENTIFY or RESUME, heartbeats, events. One task, as few writes as possible.
+//! One connection of the bot: HELLO, IDENTIFY or RESUME, heartbeats, events. It is one task, and it writes as seldom as
+//! possible.
 
 use super::Shared;
 use super::decoder::Decoder;
@@ -16,24 +17,24 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Reads before other connections get their turn.
+/// Number of reads before the task yields to other connections.
 const ROUNDS: usize = 16;
 
-/// How long a connection may take to be made.
+/// Maximum time for connecting and the handshake.
 const CONNECT: Duration = Duration::from_secs(10);
 
-/// Between op 9 and the next try.
+/// Time between op 9 and the next IDENTIFY or RESUME.
 const AFTER_INVALID: Duration = Duration::from_secs(1);
 
 /// How a connection ended.
 pub enum Ending {
-    /// Connect again and RESUME, if there is a session.
+    /// The bot connects again, and resumes if it has a session.
     Resume,
-    /// Connect again and IDENTIFY.
+    /// The bot connects again and identifies.
     Identify,
-    /// A close code after which there is no use in trying again.
+    /// The close code means that a further try is useless.
     Fatal(u16),
-    /// We wanted to.
+    /// The bot itself closed the connection.
     Done,
 }
 
@@ -47,15 +48,15 @@ struct Connection<'a> {
     interval: Duration,
     heartbeat: Option<Timer>,
     acknowledged: bool,
-    /// After op 9: when to IDENTIFY again on this connection.
+    /// Set after op 9: the time of the next IDENTIFY or RESUME on this connection.
     retry: Option<Timer>,
     rng: fastrand::Rng,
 }
 
-/// Makes a connection and stays on it until it ends.
+/// Connects one shard, and serves the connection until it ends.
 ///
 /// # Errors
-/// When it can not be made, or breaks the rules.
+/// When connecting fails, or the server breaks the protocol.
 pub async fn run(shared: &Shared, url: &Url, shard: usize) -> io::Result<Ending> {
     let compress = shared.options.compress.as_deref();
     let query = compress.map_or(String::new(), |name| format!("&compress={name}"));
@@ -154,7 +155,7 @@ impl Connection<'_> {
         self.send(&format!(r#"{{"op":1,"d":{sequence}}}"#));
     }
 
-    /// RESUME if there is a session, else IDENTIFY.
+    /// Sends RESUME if the shard has a session, otherwise IDENTIFY.
     fn authenticate(&mut self) {
         let options = &self.shared.options;
         let token = json::string(&options.token);
@@ -178,7 +179,7 @@ impl Connection<'_> {
         self.send(&payload);
     }
 
-    /// Takes all messages that are complete.
+    /// Handles all complete messages.
     fn receive(&mut self) -> io::Result<Option<Ending>> {
         loop {
             let message = match self.inbound.next() {
@@ -224,7 +225,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Takes a payload that is no dispatch.
+    /// Handles a payload that is not a dispatch.
     fn control(&mut self, op: u64, data: &str) -> Option<Ending> {
         match op {
             1 => self.send_heartbeat(),

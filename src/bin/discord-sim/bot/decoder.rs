@@ -1,10 +1,10 @@
-//! Undoes transport compression: one payload out of each binary message.
+//! Undoes transport compression: each binary message becomes one payload.
 
 use flate2::{Decompress, FlushDecompress, Status};
 use std::io;
 use zstd::stream::raw::{Decoder as Zstd, InBuffer, Operation, OutBuffer};
 
-/// Largest payload.
+/// Largest payload in bytes.
 const MOST_PAYLOAD: usize = 256 << 20;
 
 /// The state of one connection's incoming stream.
@@ -18,10 +18,10 @@ pub enum Decoder {
 }
 
 impl Decoder {
-    /// For the `compress` of a URL.
+    /// A decoder for the value of the URL parameter `compress`.
     ///
     /// # Errors
-    /// When zstd can not start.
+    /// When the zstd decoder cannot be created.
     pub fn new(compress: Option<&str>) -> io::Result<Self> {
         Ok(match compress {
             Some("zlib-stream") => Self::Zlib(Box::new(Decompress::new(true))),
@@ -30,10 +30,10 @@ impl Decoder {
         })
     }
 
-    /// Replaces `out` by the payload of a binary message.
+    /// Replaces the contents of `out` with the payload of a binary message.
     ///
     /// # Errors
-    /// When it is not what the stream has to go on with.
+    /// When the message does not continue the compressed stream.
     pub fn decode(&mut self, message: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
         out.clear();
         match self {

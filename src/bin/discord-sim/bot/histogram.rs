@@ -1,10 +1,10 @@
-//! Latencies in a few kilobytes: buckets that are 1/32 of their value wide. Pure.
+//! A histogram of latencies that takes a few kilobytes: each bucket is at most 1/32 of its value wide. Pure.
 
-/// Sub-buckets of each power of two.
+/// Number of buckets for each power of two.
 const STEPS: u64 = 32;
 const STEP_BITS: u32 = STEPS.trailing_zeros();
 
-/// Counts of values by magnitude.
+/// Counts of values by bucket.
 pub struct Histogram {
     counts: Vec<u64>,
     total: u64,
@@ -12,7 +12,7 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// An empty one.
+    /// An empty histogram.
     pub fn new() -> Self {
         Self { counts: vec![0; ((64 - STEP_BITS) as usize + 1) * STEPS as usize], total: 0, most: 0 }
     }
@@ -20,7 +20,7 @@ impl Histogram {
     fn bucket(value: u64) -> usize {
         let magnitude = 63 - (value | 1).leading_zeros();
         let shift = magnitude.saturating_sub(STEP_BITS);
-        // Below STEPS every value has a bucket of its own; above, the leading bits decide.
+        // Below STEPS each value has its own bucket. Above, the leading bits of the value select the bucket.
         (u64::from(shift) * STEPS + (value >> shift)) as usize
     }
 
@@ -28,7 +28,7 @@ impl Histogram {
     fn top(bucket: usize) -> u64 {
         let bucket = bucket as u64;
         let shift = (bucket / STEPS).saturating_sub(1);
-        // The last bucket ends with u64::MAX.
+        // The last bucket ends at u64::MAX.
         ((bucket - shift * STEPS + 1) << shift).wrapping_sub(1)
     }
 
@@ -39,14 +39,14 @@ impl Histogram {
         self.most = self.most.max(value);
     }
 
-    /// Forgets everything.
+    /// Removes all values.
     pub fn clear(&mut self) {
         self.counts.fill(0);
         self.total = 0;
         self.most = 0;
     }
 
-    /// How many values.
+    /// Number of values.
     pub fn total(&self) -> u64 {
         self.total
     }

@@ -1,7 +1,7 @@
-//! `discord-sim bot`: a bot that only listens, and checks what it hears.
+//! `discord-sim bot`: a bot that receives events and checks them.
 //!
-//! Each shard has its own connection and [`check::Shard`]; the totals are shared, in one thread. It promises to notice
-//! every lost, doubled or reordered event of a session that the sequence or the simulator's numbers can show.
+//! Each shard has its own connection and [`check::Shard`]. All shards run in one thread and share the totals. The bot
+//! counts every lost, repeated or reordered event that the sequence numbers or the simulator's message numbers reveal.
 
 mod check;
 mod connection;
@@ -26,40 +26,40 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// Set when a signal asks for the end.
+/// Set by the signal handler: the bot has to end.
 pub static END: AtomicBool = AtomicBool::new(false);
 
-/// How often the end is looked for.
+/// Interval at which the bot checks whether it has to end.
 const TICK: Duration = Duration::from_millis(20);
 
-/// How long the last close frames may take.
+/// Maximum time for closing the connections at the end.
 const CLOSING: Duration = Duration::from_secs(2);
 
-/// Between two IDENTIFYs of one bucket, a little more than Discord asks for.
+/// Time between two IDENTIFYs of one bucket. It is a little longer than the 5 s that Discord asks for.
 const IDENTIFY_INTERVAL: Duration = Duration::from_millis(5_100);
 
-/// Before a connection that could not be made is tried again.
+/// Pause after a connection that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// What all shards have in common.
+/// State that all shards share.
 struct Shared {
     options: Bot,
     tls: Option<Arc<ClientConfig>>,
     totals: RefCell<Totals>,
     ending: Cell<bool>,
-    /// The tasks that have to notice `ending`.
+    /// Wakers of the tasks that have to notice `ending`.
     wakers: RefCell<Vec<Waker>>,
     started: Instant,
 }
 
-/// What is counted.
+/// Counters of all shards.
 struct Totals {
     shards: Vec<check::Shard>,
     events: u64,
     bytes: u64,
     identifies: u64,
     resumes: u64,
-    /// A close code that means that there is no use in trying again.
+    /// A close code after which a further try is useless.
     fatal: Option<u16>,
     identified: Option<Duration>,
     all_guilds: Option<Duration>,
@@ -73,7 +73,8 @@ impl Totals {
         self.shards.iter().map(count).sum()
     }
 
-    /// Notes the moments at which everybody is ready.
+    /// Notes the time since the start at which all shards have got READY, and the time at which all their guilds have
+    /// come.
     fn milestones(&mut self, started: Instant) {
         if self.identified.is_none() && self.shards.iter().all(|shard| shard.was_ready) {
             self.identified = Some(started.elapsed());
@@ -89,10 +90,10 @@ impl Totals {
     }
 }
 
-/// Runs until the time is over, a signal comes, or nothing more can be done.
+/// Runs until the time is over, a signal arrives, or all shards have ended for good.
 ///
 /// # Errors
-/// When it can not even start: a bad URL, or no answer about the shards.
+/// When the URL is bad, a file is unreadable, or the request for the number of shards fails.
 pub async fn run(options: Bot) -> io::Result<ExitCode> {
     let url = Url::parse(&options.url)?;
     let tls = options.ca.as_deref().map(tls::client_config).transpose()?;
@@ -145,7 +146,7 @@ pub async fn run(options: Bot) -> io::Result<ExitCode> {
     Ok(if totals.good() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// Shards and max_concurrency, as a library asks for them.
+/// Asks the server for the number of shards and max_concurrency, as libraries do.
 async fn ask(url: &Url, token: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<(usize, usize)> {
     let body = url.get("/api/v10/gateway/bot", token, tls).await?;
     let value: Value = serde_json::from_str(&body)?;
@@ -154,7 +155,7 @@ async fn ask(url: &Url, token: &str, tls: Option<&Arc<ClientConfig>>) -> io::Res
     Ok((shards, number(&value["session_start_limit"]["max_concurrency"]).unwrap_or(1)))
 }
 
-/// One shard: connections, one after the other.
+/// Runs one shard: connects again after each end of a connection, until the shard is done.
 async fn live(shared: Rc<Shared>, url: Url, shard: usize, delay: Duration) {
     sleep(delay).await;
     let mut next = url.clone();
@@ -190,7 +191,7 @@ async fn live(shared: Rc<Shared>, url: Url, shard: usize, delay: Duration) {
     shared.totals.borrow_mut().open -= 1;
 }
 
-/// Prints a line each second until the end.
+/// Prints one line each second until the bot has to end.
 async fn report(shared: &Shared, seconds: Option<f64>) {
     let mut before = 0;
     let mut next = shared.started + Duration::from_secs(1);

@@ -1,4 +1,4 @@
-//! What clients send (Gateway Events: "Send Events"), and what Discord does about it.
+//! Commands that clients send (Gateway Events: "Send Events"), and how Discord answers them.
 
 use super::session::{Chunks, Session};
 use super::{Ending, Gateway, MOST_SESSIONS, intents, payload};
@@ -9,27 +9,27 @@ use serde_json::value::RawValue;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The largest payload that a client may send, in bytes (Gateway: "Sending Events").
+/// Largest payload that a client may send, in bytes (Gateway: "Sending Events").
 pub const MOST_BYTES: usize = 4_096;
 
-/// Payloads that a connection may send in [`RATE_WINDOW`] (Gateway: "Rate Limiting").
+/// Maximum number of payloads that a connection may send in [`RATE_WINDOW`] (Gateway: "Rate Limiting").
 const RATE_LIMIT: usize = 120;
 const RATE_WINDOW: Duration = Duration::from_secs(60);
 
-/// Presence updates that count in [`PRESENCE_WINDOW`]; the rest are dropped (Gateway: "Rate Limiting").
+/// Maximum number of presence updates in [`PRESENCE_WINDOW`]; further ones are dropped (Gateway: "Rate Limiting").
 const PRESENCE_LIMIT: usize = 5;
 const PRESENCE_WINDOW: Duration = Duration::from_secs(20);
 
-/// Members in one GUILD_MEMBERS_CHUNK.
+/// Maximum number of members in one GUILD_MEMBERS_CHUNK.
 const CHUNK: usize = 1_000;
 
-/// Members that `query` or `user_ids` can give.
+/// Maximum number of members that a request with `query` or `user_ids` can get.
 const MOST_SEARCHED: usize = 100;
 
-/// REQUEST_GUILD_MEMBERS that a session may have waiting.
+/// Maximum number of REQUEST_GUILD_MEMBERS of one session that are not answered completely.
 const MOST_REQUESTS: usize = 4_096;
 
-/// A nonce of more bytes is ignored.
+/// Longest nonce in bytes. A longer one is ignored.
 const LONGEST_NONCE: usize = 32;
 
 #[derive(Deserialize)]
@@ -45,7 +45,8 @@ struct Identify<'a> {
     intents: Option<Ids>,
     shard: Option<(u64, u64)>,
     large_threshold: Option<u64>,
-    /// `true` asks for compressed payloads. What is no boolean asks for none: oceanic.js sends the name of a compression.
+    /// `true` asks for payload compression. Any other value asks for none: oceanic.js sends the name of a compression
+    /// here.
     compress: Option<serde_json::Value>,
     #[serde(borrow)]
     presence: Option<&'a RawValue>,
@@ -58,7 +59,8 @@ struct Resume {
     seq: u64,
 }
 
-/// Snowflakes come as strings or numbers, alone or in an array. Intents come as a number, or as one in a string.
+/// Ids as clients send them: a snowflake is a string or a number, alone or in an array. Also `intents`, which is a
+/// number, or a string of digits.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Ids {
@@ -112,12 +114,12 @@ struct RequestChannelInfo {
     fields: Vec<String>,
 }
 
-/// Tokens come with or without the prefix of the HTTP header.
+/// Compares a client's token with the bot's. The client may send the prefix of the HTTP header too.
 fn same_token(sent: &str, token: &str) -> bool {
     sent.strip_prefix("Bot ").unwrap_or(sent) == token
 }
 
-/// A closing that a command causes: code, reason, what the client did.
+/// How a command closes its connection: close code, reason, and a description of what the client did.
 type Refusal = (u16, &'static str, String);
 
 fn malformed(what: &str) -> Refusal {
@@ -130,7 +132,7 @@ fn parse<'a, T: Deserialize<'a>>(data: Option<&'a RawValue>, name: &str) -> Resu
 }
 
 impl Gateway {
-    /// Takes one message of a client.
+    /// Handles one message of the connection `key`.
     pub fn receive(&mut self, key: u64, message: &[u8], now: Instant) {
         let Some(peer) = self.peers.get_mut(&key) else { return };
         if peer.ending.is_some() {
@@ -287,7 +289,7 @@ impl Gateway {
         Ok(())
     }
 
-    /// Makes room for one more session of a shard.
+    /// Ends a session if the shard has [`MOST_SESSIONS`]: the oldest one without a connection, or the oldest of all.
     fn evict(&mut self, shard: usize, now: Instant) {
         let sessions = &self.shards[shard].sessions;
         if sessions.len() < MOST_SESSIONS {
@@ -460,7 +462,8 @@ fn ready(world: &World, id: &str, version: u64, url: &str, shard: (usize, usize)
         .finish()
 }
 
-/// The `d` of the next GUILD_MEMBERS_CHUNK; `None` if all were sent, or the guild is gone.
+/// The data of the next GUILD_MEMBERS_CHUNK. `None` when all chunks have been sent, or the bot is no longer in the
+/// guild.
 pub fn next_chunk(world: &World, chunks: &mut Chunks) -> Option<String> {
     if chunks.index == chunks.count {
         return None;

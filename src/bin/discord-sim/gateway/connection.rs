@@ -1,5 +1,5 @@
-//! Drives one client's WebSocket: reads, hands messages to the gateway, writes what it has to say in as few writes as
-//! possible. One task, woken by its socket or by the gateway.
+//! Drives one client's WebSocket: reads messages, hands them to the gateway, and writes the gateway's payloads in as
+//! few writes as possible. Each connection is one task; its socket or the gateway wakes it.
 
 use super::{Encoder, Ending, Said, State};
 use crate::link::Link;
@@ -11,28 +11,29 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// Largest message that is read at all; above [`super::commands::MOST_BYTES`] the client is closed with 4002.
+/// Largest message in bytes that the decoder accepts. A message above [`super::commands::MOST_BYTES`] is closed with
+/// 4002.
 pub const MOST_MESSAGE: usize = 1 << 20;
 
-/// Above this many bytes waiting for the socket, nothing more is encoded.
+/// Bytes in the send buffer above which no further payload is encoded.
 const FULL: usize = 256 << 10;
 
-/// Rounds of reading and writing before other tasks get their turn.
+/// Number of rounds of reading and writing before the task yields to other tasks.
 const ROUNDS: usize = 16;
 
 /// How a connection ended.
 enum End {
-    /// End of stream or an error of the socket.
+    /// The stream ended, or the socket failed.
     Lost,
-    /// Close frames were exchanged; the client's code, if it was the first.
+    /// Close frames were exchanged. Holds the client's close code if the client closed first.
     Closed(Option<u16>),
-    /// The gateway wants a TCP reset.
+    /// The gateway asks for a TCP reset.
     Reset,
-    /// The gateway has forgotten it.
+    /// The gateway has removed the connection.
     Gone,
 }
 
-/// A connection.
+/// One client's connection.
 pub struct Driver {
     server: Rc<Server>,
     key: u64,
@@ -44,12 +45,12 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A connection after its handshake. `inbound` may hold bytes that came with it.
+    /// A connection after its handshake. `inbound` may hold bytes that came together with the handshake.
     pub fn new(server: Rc<Server>, key: u64, link: Link, inbound: FrameDecoder, encoder: Encoder) -> Self {
         Self { server, key, link, inbound, encoder, scratch: Vec::new(), close_sent: false }
     }
 
-    /// Runs until the connection ends.
+    /// Serves the connection until it ends.
     pub async fn run(mut self) {
         let end = match self.receive() {
             Some(end) => end,
@@ -93,7 +94,7 @@ impl Driver {
             let full = self.link.backlog() >= FULL;
             match self.link.poll_flush(cx) {
                 Poll::Ready(Err(_)) => return Poll::Ready(End::Lost),
-                // It went out at once: there may be more to encode.
+                // The send buffer was full and has been sent completely: there may be more to encode.
                 Poll::Ready(Ok(())) if full => {}
                 _ if read => {}
                 _ => {
@@ -110,7 +111,7 @@ impl Driver {
         self.server.gateway.borrow_mut().park(self.key, cx.waker());
     }
 
-    /// Takes all messages that are complete.
+    /// Handles all complete messages.
     fn receive(&mut self) -> Option<End> {
         let now = Instant::now();
         loop {
@@ -120,7 +121,7 @@ impl Driver {
                 Err(violation) => {
                     let mut gateway = self.server.gateway.borrow_mut();
                     gateway.protocol_error(self.key, violation.close_code(), &format!("{violation:?}"), now);
-                    // The decoder can not go on: what follows the close frame is not read.
+                    // The decoder has failed, so the rest of the stream cannot be decoded.
                     drop(gateway);
                     let _ = self.produce();
                     return Some(End::Closed(None));
@@ -144,7 +145,7 @@ impl Driver {
         }
     }
 
-    /// Encodes what the gateway has for this connection, until enough waits for the socket.
+    /// Encodes the gateway's payloads for this connection until the send buffer is full.
     fn produce(&mut self) -> io::Result<()> {
         if self.close_sent || self.link.backlog() >= FULL {
             return Ok(());

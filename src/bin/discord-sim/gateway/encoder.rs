@@ -1,20 +1,20 @@
-//! From payloads to WebSocket frames, with the compression that the connection asked for.
+//! Turns payloads into WebSocket frames, with the compression that the connection asked for.
 
 use flate2::{Compress, Compression, FlushCompress, Status};
 use gateway_proxy::websocket::{Opcode, write_frame};
 use std::io;
 use zstd::stream::raw::{CParameter, Encoder as Zstd, InBuffer, Operation, OutBuffer};
 
-/// Fast settings: the simulator is a load source.
+/// Compression level. It is low because the simulator produces load.
 const LEVEL: i32 = 1;
 
-/// log2 of the window of zstd-stream in bytes; small, because there is one encoder for each connection.
+/// log2 of the window size of zstd-stream in bytes. It is small because each connection has its own encoder.
 const ZSTD_WINDOW_LOG: u32 = 17;
 
-/// Payloads above this many bytes are compressed one by one if IDENTIFY asked for that.
+/// With payload compression, payloads above this many bytes are compressed.
 const LARGE_PAYLOAD: usize = 1_024;
 
-/// `compress` of the connection's URL (Gateway: "Transport Compression").
+/// The parameter `compress` of the connection's URL (Gateway: "Transport Compression").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     /// One zlib stream, flushed after each payload.
@@ -24,7 +24,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// As in the URL.
+    /// The value of the URL parameter.
     pub fn name(self) -> &'static str {
         match self {
             Self::ZlibStream => "zlib-stream",
@@ -32,7 +32,7 @@ impl Transport {
         }
     }
 
-    /// From the URL.
+    /// Parses the value of the URL parameter.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "zlib-stream" => Some(Self::ZlibStream),
@@ -44,7 +44,7 @@ impl Transport {
 
 /// The state of one connection's outgoing stream.
 pub enum Encoder {
-    /// Text frames; with `true` ("Payload Compression") large payloads are whole zlib streams in binary frames.
+    /// Text frames. With `true` (docs: "Payload Compression") a large payload is a whole zlib stream in a binary frame.
     Plain(bool),
     /// zlib-stream.
     Zlib(Box<Compress>),
@@ -63,7 +63,7 @@ fn deflate(stream: &mut Compress, payload: &[u8], flush: FlushCompress, out: &mu
         let done = usize::try_from(stream.total_in() - start).unwrap_or(payload.len());
         let status = stream.compress_vec(&payload[done..], out, flush).map_err(io::Error::other)?;
         let all = stream.total_in() - start == payload.len() as u64;
-        // Room left over means that nothing is held back.
+        // Free room in `out` means that the compressor holds back no output.
         if status == Status::StreamEnd || (all && flush != FlushCompress::Finish && out.len() < out.capacity()) {
             return Ok(());
         }
@@ -87,10 +87,10 @@ fn zstd_flush(stream: &mut Zstd<'static>, payload: &[u8], out: &mut Vec<u8>) -> 
 }
 
 impl Encoder {
-    /// The encoder of a connection.
+    /// An encoder for a new connection.
     ///
     /// # Errors
-    /// When zstd refuses its settings.
+    /// When zstd rejects its settings.
     pub fn new(transport: Option<Transport>) -> io::Result<Self> {
         Ok(match transport {
             None => Self::Plain(false),
@@ -103,17 +103,18 @@ impl Encoder {
         })
     }
 
-    /// IDENTIFY asked for payload compression; that counts only without transport compression.
+    /// Turns on payload compression, because IDENTIFY asked for it. Has no effect on a connection with transport
+    /// compression.
     pub fn compress_payloads(&mut self) {
         if let Self::Plain(payloads) = self {
             *payloads = true;
         }
     }
 
-    /// Appends the frame of a payload to `out`; `scratch` is working space.
+    /// Appends the frame of a payload to `out`. `scratch` holds the compressed bytes in between.
     ///
     /// # Errors
-    /// When a compressor fails, after which the stream is unusable.
+    /// When a compressor fails. The stream is unusable after that.
     pub fn encode(&mut self, payload: &[u8], scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> io::Result<()> {
         scratch.clear();
         match self {

@@ -1,5 +1,5 @@
-//! Faults on request: what `/sim/drop`, `/sim/lose`, `/sim/refuse-resume`, `/sim/reconnect`, `/sim/invalid`,
-//! `/sim/raw` and `/sim/wire` do.
+//! Faults on request: `/sim/drop`, `/sim/lose`, `/sim/refuse-resume`, `/sim/reconnect`, `/sim/invalid`, `/sim/raw` and
+//! `/sim/wire`.
 
 use super::{Ending, Gateway, payload};
 use std::time::Instant;
@@ -7,16 +7,16 @@ use std::time::Instant;
 /// How `/sim/drop` cuts connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// With a close frame.
+    /// With a close frame that has this code.
     Close(u16),
     /// With a TCP reset.
     Reset,
-    /// The socket stays open, but is neither read nor written any more.
+    /// The socket stays open, but the simulator neither reads from it nor writes to it.
     Freeze,
 }
 
 impl Gateway {
-    /// Sends a payload that is no dispatch, or any bytes, to the connections of a shard. Says to how many.
+    /// Sends a payload that is not a dispatch to all connections of a shard. Returns the number of connections.
     pub fn say(&mut self, shard: usize, payload: &[u8]) -> usize {
         let connections = self.connections_of(shard);
         for key in &connections {
@@ -27,7 +27,8 @@ impl Gateway {
         connections.len()
     }
 
-    /// Puts bytes on the wire of the connections of a shard that are no frame of ours.
+    /// Sends bytes to all connections of a shard without a WebSocket frame around them. Returns the number of
+    /// connections.
     pub fn put_on_wire(&mut self, shard: usize, bytes: &[u8]) -> usize {
         let connections = self.connections_of(shard);
         for key in &connections {
@@ -38,17 +39,18 @@ impl Gateway {
         connections.len()
     }
 
-    /// Sends op 7.
+    /// Sends op 7 (Reconnect) to all connections of a shard.
     pub fn ask_to_reconnect(&mut self, shard: usize) -> usize {
         self.say(shard, &payload(7, "null"))
     }
 
-    /// Sends op 1.
+    /// Sends op 1 (Heartbeat), which asks the client for a heartbeat.
     pub fn ask_for_heartbeat(&mut self, shard: usize) -> usize {
         self.say(shard, &payload(1, "null"))
     }
 
-    /// Sends op 9. The connection has to RESUME or IDENTIFY anew; if not resumable, the session is forgotten.
+    /// Sends op 9 (Invalid Session). The client has to RESUME or IDENTIFY again. If the session is not resumable, it
+    /// ends.
     pub fn invalidate(&mut self, shard: usize, resumable: bool, now: Instant) -> usize {
         let count = self.say(shard, &payload(9, if resumable { "true" } else { "false" }));
         for key in self.shards.get(shard).map(|record| record.sessions.clone()).unwrap_or_default() {
@@ -65,7 +67,7 @@ impl Gateway {
         count
     }
 
-    /// Answers the next RESUMEs of a shard with this close code, though the session stays.
+    /// Answers the next `count` RESUMEs of a shard with this close code. The sessions stay.
     pub fn refuse_resumes(&mut self, shard: usize, count: usize, code: u16) -> usize {
         if let Some(record) = self.shards.get_mut(shard) {
             record.refusals = std::iter::repeat_n(code, count).collect();
@@ -73,7 +75,7 @@ impl Gateway {
         self.connections_of(shard).len()
     }
 
-    /// Cuts the connections of a shard.
+    /// Cuts all connections of a shard. With `end_session` the shard's sessions end, otherwise they can be resumed.
     pub fn cut(&mut self, shard: usize, how: Cut, end_session: bool, now: Instant) -> usize {
         let connections = self.connections_of(shard);
         for key in &connections {

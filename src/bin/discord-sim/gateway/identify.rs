@@ -1,45 +1,47 @@
-//! The session start limit (Gateway: "Session Start Limit Object"): buckets in time, and a budget a day. Pure.
+//! The session start limit (Gateway: "Session Start Limit Object"): a minimum time between IDENTIFYs of one bucket, and
+//! a budget for each day. Pure.
 
 use std::time::{Duration, Instant};
 
-/// How long a budget lasts.
+/// The period that a budget covers.
 const PERIOD: Duration = Duration::from_secs(86_400);
 
-/// How much too early an IDENTIFY may come: a network does not keep distances exactly.
+/// How much too early an IDENTIFY may come, because network delays vary.
 const TOLERANCE: Duration = Duration::from_millis(50);
 
-/// What is left.
+/// The budget, and the times of the newest IDENTIFYs.
 pub struct Budget {
     interval: Duration,
-    /// When each bucket was used last.
+    /// Time of the newest IDENTIFY of each bucket.
     buckets: Vec<Option<Instant>>,
     remaining: u64,
     started: Instant,
 }
 
 impl Budget {
-    /// A fresh budget.
+    /// A new budget in which no bucket has been used.
     pub fn new(buckets: usize, interval: Duration, remaining: u64, now: Instant) -> Self {
         Self { interval, buckets: vec![None; buckets.max(1)], remaining, started: now }
     }
 
-    /// IDENTIFYs left, and ms until they are given anew.
+    /// Number of IDENTIFYs left, and milliseconds until the period of the budget ends.
     pub fn remaining(&self, now: Instant) -> (u64, u64) {
         let left = PERIOD.saturating_sub(now.duration_since(self.started));
         (self.remaining, u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 
-    /// For tests of a bot that runs out.
+    /// Sets the number of IDENTIFYs left. Tests use it to exhaust the budget.
     pub fn set_remaining(&mut self, remaining: u64) {
         self.remaining = remaining;
     }
 
-    /// Whether the budget is used up.
+    /// Whether no IDENTIFY is left.
     pub fn exhausted(&self) -> bool {
         self.remaining == 0
     }
 
-    /// Spends one start of a shard. False, and nothing spent, if its bucket was used less than an interval ago.
+    /// Takes one IDENTIFY of a shard from the budget. False, and the budget is unchanged, if the shard's bucket was
+    /// used less than an interval ago.
     pub fn spend(&mut self, shard: usize, now: Instant) -> bool {
         let count = self.buckets.len();
         let bucket = &mut self.buckets[shard % count];

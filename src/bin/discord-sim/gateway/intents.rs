@@ -1,6 +1,6 @@
-//! Which intent brings which event (Gateway: "List of Intents").
+//! The intent that each event needs (Gateway: "List of Intents").
 //!
-//! Written down here a second time on purpose: the simulator is what the proxy's own table is checked against.
+//! The table repeats the proxy's own table on purpose: tests check the proxy against the simulator.
 
 /// GUILDS
 pub const GUILDS: u64 = 1;
@@ -13,10 +13,10 @@ pub const GUILD_PRESENCES: u64 = 1 << 8;
 /// MESSAGE_CONTENT
 pub const MESSAGE_CONTENT: u64 = 1 << 15;
 
-/// Every bit that is an intent; others are refused with 4013.
+/// Every bit that is an intent. An IDENTIFY with another bit is refused with 4013.
 pub const KNOWN: u64 = 0x1_ffff | 1 << 20 | 1 << 21 | 1 << 24 | 1 << 25;
 
-/// The intent that an event of a guild needs; 0 if it is sent to everybody.
+/// The intent that an event of a guild needs; 0 if every session gets the event.
 pub fn of(event: &str) -> u64 {
     match event {
         "GUILD_MEMBER_ADD" | "GUILD_MEMBER_UPDATE" | "GUILD_MEMBER_REMOVE" => GUILD_MEMBERS,

@@ -1,8 +1,8 @@
-//! The gateway: sessions, connections, and the events that flow from the world to these.
+//! The gateway: sessions, connections, and the events that the world sends to both.
 //!
-//! [`Gateway`] is the whole state, in one thread, without locks and without sockets: bytes of commands go in at
-//! [`Gateway::receive`], payloads come out at [`Gateway::produce`], and the owner of a socket is woken when there are
-//! bytes to send. Time is passed in.
+//! [`Gateway`] is the whole state. It runs in one thread without locks, and has no sockets: commands go in at
+//! [`Gateway::receive`], payloads come out at [`Gateway::produce`], and the gateway wakes the task of a connection when
+//! there are bytes to send. The caller passes the time.
 
 mod commands;
 pub mod connection;
@@ -29,29 +29,30 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-/// How long a session without a connection can be resumed.
+/// Time for which a session without a connection can be resumed.
 const RESUMABLE_FOR: Duration = Duration::from_secs(180);
 
-/// The most sessions of one shard at a time; the oldest goes first.
+/// Maximum number of sessions of one shard. A further one ends the oldest session without a connection, or the oldest
+/// session if all have one.
 const MOST_SESSIONS: usize = 16;
 
-/// The most violations that are kept for `/sim/stats`.
+/// Maximum number of violations that `/sim/stats` lists; the oldest one is dropped.
 const MOST_VIOLATIONS: usize = 1_000;
 
-/// How long a client may take to answer a close frame.
+/// Time that a client has to answer a close frame. After that the connection is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a frozen connection is kept.
+/// Time after which a frozen connection is dropped.
 const FROZEN_FOR: Duration = Duration::from_secs(600);
 
-/// What the gateway enforces and announces.
+/// Limits that the gateway enforces, and addresses that it announces.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The bot's token, without `Bot `.
+    /// The bot's token, without the prefix `Bot `.
     pub token: String,
-    /// IDENTIFY buckets (`max_concurrency`).
+    /// Number of IDENTIFY buckets (`max_concurrency`).
     pub max_concurrency: usize,
-    /// One IDENTIFY for each bucket in this time.
+    /// Minimum time between two IDENTIFYs of one bucket.
     pub identify_interval: Duration,
     /// `session_start_limit.total`.
     pub total: u64,
@@ -59,13 +60,13 @@ pub struct Options {
     pub remaining: u64,
     /// `heartbeat_interval` of HELLO.
     pub heartbeat_interval: Duration,
-    /// `large_threshold` of an IDENTIFY that has none.
+    /// `large_threshold` for an IDENTIFY that names none.
     pub large_threshold: u64,
-    /// Bits of intents that are refused with 4014.
+    /// Intent bits that are refused with 4014.
     pub disallowed_intents: u64,
-    /// Time between two requests for all members of one guild, of the whole bot.
+    /// Minimum time between two requests for all members of one guild, over all sessions of the bot.
     pub member_request_interval: Duration,
-    /// Most bytes in the replay buffer of one session.
+    /// Maximum number of bytes in the replay buffer of one session.
     pub replay_bytes: usize,
     /// `url` of the REST routes.
     pub url: String,
@@ -75,18 +76,18 @@ pub struct Options {
     pub voice_endpoint: String,
 }
 
-/// A break of the rules by a client.
+/// A violation of Discord's rules by a client.
 pub struct ViolationRecord {
-    /// Its shard, if it had identified.
+    /// The client's shard, if the client had identified.
     pub shard: Option<usize>,
-    /// What it did.
+    /// Description of the violation.
     pub what: String,
 }
 
-/// What `/sim/stats` says of one shard.
+/// What `/sim/stats` tells about one shard.
 #[derive(Default)]
 pub struct ShardRecord {
-    /// Sessions, oldest first.
+    /// Keys of the shard's sessions, oldest first.
     sessions: Vec<u64>,
     /// Accepted IDENTIFYs.
     pub identifies: u64,
@@ -100,11 +101,11 @@ pub struct ShardRecord {
     pub commands: BTreeMap<u64, u64>,
     /// Newest IDENTIFY without its token.
     pub last_identify: Option<String>,
-    /// Newest op 3, or the presence of the newest IDENTIFY.
+    /// Data of the newest op 3, or the presence of the newest IDENTIFY.
     pub last_presence: Option<String>,
-    /// Close codes with which the next RESUMEs are answered, though the sessions are there.
+    /// Close codes that answer the next RESUMEs, although the sessions exist.
     pub refusals: VecDeque<u16>,
-    /// Newest op 4, 8, 31 and 43, by opcode.
+    /// Data of the newest op 4, 8, 31 and 43, by opcode.
     pub last_commands: BTreeMap<u64, String>,
     /// Compression of the newest connection that identified or resumed.
     pub compress: Option<Transport>,
@@ -115,22 +116,23 @@ pub struct ShardRecord {
 /// How a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// A close frame is sent and answered.
+    /// With a close frame, which the client answers.
     Close(u16, &'static str),
-    /// The TCP connection is reset.
+    /// With a TCP reset.
     Reset,
 }
 
-/// Something to put on a connection.
+/// Bytes for a connection.
 #[derive(Clone, Copy, Debug)]
 pub enum Said<'a> {
-    /// A payload, in a frame and compressed as the client asked; with `true` one by one, if it is large.
+    /// A payload to be framed, and compressed as the client asked. With `true` payload compression is on: a large
+    /// payload is compressed by itself.
     Payload(&'a [u8], bool),
-    /// Bytes for the wire as they are: no frame of ours, and perhaps none at all.
+    /// Bytes that are sent as they are. They need not be a WebSocket frame.
     Wire(&'a [u8]),
 }
 
-/// What waits for a connection and is no event of its session.
+/// Something to send on a connection that is not an event of its session.
 enum Waiting {
     Payload(Vec<u8>),
     Wire(Vec<u8>),
@@ -140,13 +142,13 @@ enum Waiting {
 pub struct Peer {
     waker: Option<Waker>,
     session: Option<u64>,
-    /// The number of the next event to send.
+    /// Sequence number of the session's event that is sent next.
     cursor: u64,
-    /// Payloads that are not events of the session.
+    /// What to send before the session's next event.
     outbox: VecDeque<Waiting>,
-    /// When the newest commands came.
+    /// Times of the newest commands, oldest first.
     commands: VecDeque<Instant>,
-    /// When it sent its last presence updates, oldest first.
+    /// Times of the newest presence updates, oldest first.
     presences: VecDeque<Instant>,
     last_heartbeat: Instant,
     ending: Option<Ending>,
@@ -184,50 +186,50 @@ impl Peer {
     }
 }
 
-/// What a connection is to do next.
+/// What the task of a connection has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Go on.
+    /// Read and write.
     Open,
-    /// Neither read nor write.
+    /// Neither read nor write, and keep the socket open.
     Frozen,
-    /// End, after what was produced.
+    /// Write what the gateway produces, then end the connection.
     Ending(Ending),
-    /// Forgotten: drop the socket.
+    /// Drop the socket: the gateway has removed the connection.
     Gone,
 }
 
-/// All of it.
+/// The simulated gateway; see the module's description.
 pub struct Gateway {
-    /// What is enforced.
+    /// The limits and addresses.
     pub options: Options,
-    /// The truth.
+    /// The state of all guilds.
     pub world: World,
-    /// Per shard.
+    /// One record for each shard, by shard id.
     pub shards: Vec<ShardRecord>,
-    /// Newest last.
+    /// The newest violations, newest last.
     pub violations: VecDeque<ViolationRecord>,
-    /// All violations, also those that are not kept.
+    /// Number of all violations, including those that were dropped from the list.
     pub violation_count: u64,
-    /// Voice servers that were given out.
+    /// The voice tokens and who may use them.
     pub voice: voice::Grants,
     budget: Budget,
     sessions: BTreeMap<u64, Session>,
     peers: BTreeMap<u64, Peer>,
     next_key: u64,
-    /// When all members of a guild were requested last.
+    /// Time of the newest request for all members, by guild.
     member_requests: BTreeMap<u64, Instant>,
     rng: fastrand::Rng,
     scratch: Vec<u8>,
 }
 
-/// A payload that is not a dispatch, with all four keys.
+/// A payload that is not a dispatch. It has all four keys.
 fn payload(op: u64, data: &str) -> Vec<u8> {
     format!(r#"{{"t":null,"s":null,"op":{op},"d":{data}}}"#).into_bytes()
 }
 
 impl Gateway {
-    /// A gateway without connections in front of this world.
+    /// A gateway for this world, without connections.
     pub fn new(options: Options, world: World, shards: usize, now: Instant) -> Self {
         let budget = Budget::new(options.max_concurrency, options.identify_interval, options.remaining, now);
         Self {
@@ -247,17 +249,17 @@ impl Gateway {
         }
     }
 
-    /// IDENTIFYs that are left, and ms until there are more.
+    /// Number of IDENTIFYs that are left in the budget, and milliseconds until the period of the budget ends.
     pub fn remaining(&self, now: Instant) -> (u64, u64) {
         self.budget.remaining(now)
     }
 
-    /// Sets how many IDENTIFYs are left.
+    /// Sets the number of IDENTIFYs that are left in the budget.
     pub fn set_remaining(&mut self, remaining: u64) {
         self.budget.set_remaining(remaining);
     }
 
-    /// A new connection; HELLO is ready to be sent.
+    /// Adds a connection, queues HELLO for it, and returns the connection's key.
     pub fn connect(&mut self, version: u64, transport: Option<Transport>, path: &str, now: Instant) -> u64 {
         let key = self.next_key;
         self.next_key += 1;
@@ -285,7 +287,8 @@ impl Gateway {
         key
     }
 
-    /// A connection is gone. `code` is the client's close code, if it sent a close frame: 1000 and 1001 end the session.
+    /// Removes a connection that has ended. `code` is the code of the client's close frame, if the client sent one:
+    /// 1000 and 1001 end the session, any other end leaves the session for a RESUME.
     pub fn disconnect(&mut self, key: u64, code: Option<u16>, now: Instant) {
         let Some(peer) = self.peers.remove(&key) else { return };
         let Some(session) = peer.session else { return };
@@ -317,7 +320,7 @@ impl Gateway {
         }
     }
 
-    /// What a connection is to do.
+    /// What the task of a connection has to do.
     pub fn state(&self, key: u64) -> State {
         match self.peers.get(&key).map(|peer| (peer.ending, peer.frozen)) {
             None => State::Gone,
@@ -327,14 +330,15 @@ impl Gateway {
         }
     }
 
-    /// Nothing is left to do for a connection: whom to wake when that changes.
+    /// Keeps the waker of a connection's task. The gateway calls it once when there is something to do for the
+    /// connection.
     pub fn park(&mut self, key: u64, waker: &Waker) {
         if let Some(peer) = self.peers.get_mut(&key) {
             peer.waker = Some(waker.clone());
         }
     }
 
-    /// Hands over what there is for a connection until `send` says stop or there is no more.
+    /// Calls `send` with each thing to send on a connection, until `send` returns false or nothing is left.
     pub fn produce(&mut self, key: u64, mut send: impl FnMut(Said<'_>) -> bool, now: Instant) {
         let mut payload = std::mem::take(&mut self.scratch);
         while let Some(peer) = self.peers.get_mut(&key) {
@@ -349,7 +353,7 @@ impl Gateway {
                 }
                 break;
             }
-            // After op 7, 9 or a close nothing of the session follows.
+            // After a close has been decided no event of the session is sent.
             if peer.ending.is_some() {
                 break;
             }
@@ -384,7 +388,8 @@ impl Gateway {
         self.scratch = payload;
     }
 
-    /// Makes the next lazy event of a session: a guild of READY, or a chunk of members. False if there is none.
+    /// Appends to a session the next event that is made only on demand: GUILD_CREATE for a guild of READY, or
+    /// GUILD_MEMBERS_CHUNK. False if there is none.
     fn prepare(world: &World, session: &mut Session) -> bool {
         if let Some(guild) = session.pending.pop_first() {
             if let Some(guild) = world.guild(guild).filter(|guild| guild.available()) {
@@ -403,7 +408,7 @@ impl Gateway {
         true
     }
 
-    /// Sends an event to every session of the shard that wants it.
+    /// Appends an event to each session of the shard whose intents cover the event.
     pub fn publish(&mut self, shard: usize, event: &Event) {
         let Some(record) = self.shards.get(shard) else { return };
         let name: Rc<str> = event.name.into();
@@ -424,14 +429,15 @@ impl Gateway {
                         if event.name == "GUILD_DELETE" {
                             session.pending.remove(&event.guild);
                         } else if *numbered {
-                            // It must not be left out, and nothing of a guild comes before its GUILD_CREATE.
+                            // A numbered message must not be left out, and a client must get GUILD_CREATE before any
+                            // event of the guild.
                             session.pending.remove(&event.guild);
                             if let Some(guild) = self.world.guild(event.guild) {
                                 let data = guild.create(Some(session.view), false, self.world.bot());
                                 session.push("GUILD_CREATE", data);
                             }
                         } else {
-                            // Its GUILD_CREATE will tell.
+                            // The guild's GUILD_CREATE is made later, and contains the change.
                             continue;
                         }
                     }
@@ -451,7 +457,8 @@ impl Gateway {
         }
     }
 
-    /// Sends any payload as a dispatch to every session of a shard, whatever its intents. Says to how many.
+    /// Appends a dispatch with any type and data to every session of a shard, whatever its intents. Returns the number
+    /// of sessions.
     pub fn dispatch(&mut self, shard: usize, name: &str, data: &str) -> usize {
         let keys = self.shards.get(shard).map(|record| record.sessions.clone()).unwrap_or_default();
         for key in &keys {
@@ -468,12 +475,12 @@ impl Gateway {
         }
     }
 
-    /// Whether events of this shard reach anybody, now or by a RESUME.
+    /// Whether the shard has a session, with or without a connection.
     pub fn has_session(&self, shard: usize) -> bool {
         self.shards.get(shard).is_some_and(|record| !record.sessions.is_empty())
     }
 
-    /// Keys of the connections of a shard's sessions.
+    /// Keys of the connections that are attached to a shard's sessions.
     pub fn connections_of(&self, shard: usize) -> Vec<u64> {
         let Some(record) = self.shards.get(shard) else { return Vec::new() };
         let sessions = record.sessions.iter().filter_map(|key| self.sessions.get(key));
@@ -488,7 +495,7 @@ impl Gateway {
         self.violations.push_back(ViolationRecord { shard, what });
     }
 
-    /// A connection is closed because of what its client did.
+    /// Closes a connection because its client broke a rule, and records the violation.
     fn refuse(&mut self, key: u64, code: u16, reason: &'static str, what: &str, now: Instant) {
         let session = self.peers.get(&key).and_then(|peer| peer.session);
         let shard = session.and_then(|session| self.sessions.get(&session)).map(|session| session.shard);
@@ -498,21 +505,22 @@ impl Gateway {
             peer.session = None;
         }
         if let Some(session) = session {
-            // After missed heartbeats a client is "forced to Resume" (Gateway: "Sending Heartbeats"), so that is possible.
+            // The session stays: after missed heartbeats a client is "forced to Resume" (Gateway: "Sending
+            // Heartbeats").
             self.detach(session, now);
         }
     }
 
-    /// Bytes that a client sent against the rules of WebSocket.
+    /// Closes a connection whose client broke the WebSocket protocol.
     pub fn protocol_error(&mut self, key: u64, code: u16, what: &str, now: Instant) {
         self.refuse(key, code, "", what, now);
     }
 
-    /// Ends what has lasted too long: connections without heartbeats, closes without an answer, sessions without a
-    /// connection. To be called several times in a heartbeat interval.
+    /// Applies the time limits: closes connections without heartbeats, drops connections whose client does not answer a
+    /// close frame, and ends sessions without a connection. The caller calls it several times in a heartbeat interval.
     pub fn expire(&mut self, now: Instant) {
         let interval = self.options.heartbeat_interval;
-        // One and a half intervals, and some grace for a slow network.
+        // 1.5 heartbeat intervals, and up to 5 s more for a slow network.
         let patience = interval * 3 / 2 + (interval / 2).min(Duration::from_secs(5));
         let mut silent = Vec::new();
         self.peers.retain(|key, peer| {

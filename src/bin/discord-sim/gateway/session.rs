@@ -1,7 +1,8 @@
-//! A session: what one IDENTIFY started and RESUME continues, with everything it was sent.
+//! A session: an IDENTIFY starts it, RESUME continues it. It holds the events that it was sent.
 //!
-//! Owns the sequence and the replay buffer. The buffer is also the queue of a connection, which is a cursor into it, so
-//! a slow client costs nothing beyond the bound and is cut off when it falls out of it. Pure; it sends nothing itself.
+//! Owns the sequence and the replay buffer. The buffer is also the send queue: a connection has a cursor into it. So a
+//! slow client costs no memory beyond the buffer's limit, and is disconnected when its next event has been dropped from
+//! the buffer. Pure.
 
 use super::intents;
 use crate::world::View;
@@ -9,53 +10,53 @@ use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
 
-/// The most events that can be replayed.
+/// Maximum number of events in a replay buffer.
 pub const MOST_EVENTS: usize = 100_000;
 
-/// Above this many bytes, events that the client has acknowledged with a heartbeat are forgotten.
+/// Above this many bytes a replay buffer drops the events that the client has acknowledged with a heartbeat.
 const KEPT_BYTES: usize = 8 << 20;
 
-/// What was sent with one sequence number.
+/// The event with one sequence number.
 struct Stored {
     name: Rc<str>,
     data: Rc<str>,
 }
 
-/// A REQUEST_GUILD_MEMBERS that is being answered.
+/// A REQUEST_GUILD_MEMBERS whose answer is not complete.
 pub struct Chunks {
-    /// The guild.
+    /// The guild of the request.
     pub guild: u64,
-    /// Members that matched and were not sent yet.
+    /// Members that match the request and have not been sent.
     pub users: VecDeque<u64>,
-    /// `user_ids` that are no members, as JSON array.
+    /// The JSON array of those `user_ids` that are not members.
     pub not_found: Option<String>,
-    /// Whether presences were asked for.
+    /// Whether the client asked for presences.
     pub presences: bool,
-    /// The nonce as JSON string.
+    /// The nonce as a JSON string.
     pub nonce: Option<String>,
-    /// The next chunk's index.
+    /// Index of the next chunk.
     pub index: usize,
-    /// How many chunks there will be.
+    /// Number of chunks of the whole answer.
     pub count: usize,
 }
 
 /// A session of one shard.
 pub struct Session {
-    /// What a RESUME names.
+    /// The session id, which a RESUME names.
     pub id: String,
-    /// Its shard.
+    /// Id of its shard.
     pub shard: usize,
-    /// As in IDENTIFY.
+    /// The intents of its IDENTIFY.
     pub intents: u64,
-    /// What it sees of guilds.
+    /// Which part of a guild its GUILD_CREATE shows.
     pub view: View,
-    /// The connection that it is attached to.
+    /// Key of the connection that it is attached to.
     pub connection: Option<u64>,
-    /// Since when it has none.
+    /// Time since when no connection has been attached.
     pub detached: Option<Instant>,
-    /// Guilds of READY that were not announced yet. Nothing of them is sent before their GUILD_CREATE.
+    /// Guilds of READY whose GUILD_CREATE has not been made. The session gets no event of such a guild.
     pub pending: BTreeSet<u64>,
-    /// Members to be sent, piece by piece.
+    /// Member requests whose chunks have not all been sent, oldest first.
     pub chunks: VecDeque<Chunks>,
     sequence: u64,
     stored: VecDeque<Stored>,
@@ -65,7 +66,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that has been sent nothing. Its buffer keeps at most `most_bytes` of payloads.
+    /// A session without events. Its replay buffer holds at most `most_bytes` of payloads, or one larger payload.
     pub fn new(id: String, shard: usize, intents: u64, large_threshold: u64, most_bytes: usize) -> Self {
         let view = View { presences: intents & intents::GUILD_PRESENCES != 0, large_threshold };
         Self {
@@ -85,18 +86,19 @@ impl Session {
         }
     }
 
-    /// The newest sequence number, 0 before READY.
+    /// The newest sequence number; 0 before READY.
     pub fn sequence(&self) -> u64 {
         self.sequence
     }
 
-    /// Whether its intents cover an event.
+    /// Whether the session's intents cover an event.
     pub fn wants(&self, event: &str) -> bool {
         let needed = intents::of(event);
         needed == 0 || self.intents & needed != 0
     }
 
-    /// Gives an event the next number.
+    /// Gives an event the next sequence number and appends it to the replay buffer. Drops the oldest events when the
+    /// buffer is over its limits.
     pub fn push(&mut self, name: impl Into<Rc<str>>, data: impl Into<Rc<str>>) {
         let (name, data) = (name.into(), data.into());
         self.sequence += 1;
@@ -107,7 +109,8 @@ impl Session {
         }
     }
 
-    /// The client has everything up to this number. What it has may be forgotten when there is much.
+    /// Notes that the client has all events up to this sequence number. Drops acknowledged events while the buffer
+    /// holds more than [`KEPT_BYTES`].
     pub fn acknowledge(&mut self, sequence: u64) {
         self.acknowledged = self.acknowledged.max(sequence.min(self.sequence));
         while self.bytes > KEPT_BYTES && self.oldest() <= self.acknowledged && !self.stored.is_empty() {
@@ -121,17 +124,17 @@ impl Session {
         }
     }
 
-    /// The oldest number that can be replayed; one past the newest if none.
+    /// The lowest sequence number in the buffer; one past the newest if the buffer is empty.
     fn oldest(&self) -> u64 {
         self.sequence + 1 - self.stored.len() as u64
     }
 
-    /// Whether everything after `sequence` is still there.
+    /// Whether the buffer still holds all events after `sequence`.
     pub fn can_replay(&self, sequence: u64) -> bool {
         sequence + 1 >= self.oldest()
     }
 
-    /// Writes the payload of a number to `out`. False if it is not there (any more).
+    /// Appends the payload with this sequence number to `out`. False if the buffer does not hold it.
     pub fn write(&self, sequence: u64, out: &mut Vec<u8>) -> bool {
         let Some(at) = sequence.checked_sub(self.oldest()) else { return false };
         let Some(stored) = usize::try_from(at).ok().and_then(|at| self.stored.get(at)) else { return false };

@@ -1,4 +1,4 @@
-//! What `/sim/stats` says.
+//! The text of `/sim/stats`.
 
 use super::session::Session;
 use super::{Gateway, ShardRecord, Transport};
@@ -38,7 +38,7 @@ impl Gateway {
             .finish()
     }
 
-    /// `/sim/stats`.
+    /// The whole object `/sim/stats`.
     pub fn stats(&self, now: Instant) -> String {
         let total = |count: fn(&ShardRecord) -> u64| self.shards.iter().map(count).sum();
         let violations = self.violations.iter().map(|violation| {

@@ -4,7 +4,7 @@ use super::*;
 use crate::world::{Settings, Wish};
 use serde_json::{Value, json};
 
-/// One bit is disallowed in these tests.
+/// The one intent bit that these tests disallow.
 const DISALLOWED: u64 = 1 << 21;
 const ALL: u64 = intents::KNOWN & !DISALLOWED;
 
@@ -387,7 +387,7 @@ fn nothing_of_a_guild_comes_before_its_guild_create() {
     let mut sim = Sim::new(1);
     let key = sim.connect();
     sim.identify(key, 0, ALL);
-    // Only READY is read; the guilds are still to come.
+    // The client reads READY only; the guilds have not been made yet.
     let mut first = Vec::new();
     sim.gateway.produce(
         key,

@@ -1,7 +1,8 @@
 //! The bot's voice connections, as the main gateway and the voice servers see them (docs: Voice Connections).
 //!
-//! Owns which token is good for which guild. A token is made when the bot comes into a channel, and is good until the bot
-//! leaves or changes the channel, the voice server is moved, or the session ends that brought it there. Pure.
+//! Owns the voice tokens: one for each guild with the bot in a voice channel. A token is made when the bot joins a
+//! channel. It is revoked when the bot leaves or changes the channel, when the voice server is moved, or when the
+//! gateway session that joined the channel ends. Pure.
 
 use super::{Gateway, intents};
 use crate::json::{self, Object};
@@ -10,27 +11,28 @@ use std::collections::BTreeMap;
 
 /// Codes of the voice gateway (docs: Opcodes and Status Codes, Voice Close Event Codes).
 pub const NOT_AUTHENTICATED: u16 = 4003;
-/// The token is not the one of this session.
+/// The token is not the one of the session's current grant.
 pub const AUTHENTICATION_FAILED: u16 = 4004;
-/// IDENTIFY or RESUME on a connection that has done so.
+/// A second IDENTIFY or RESUME on an authenticated connection.
 pub const ALREADY_AUTHENTICATED: u16 = 4005;
-/// The session has ended, or never was.
+/// The guild has no grant for this session and user, or the token has been revoked.
 pub const SESSION_NO_LONGER_VALID: u16 = 4006;
-/// There is no such guild.
+/// The bot is in no guild with this id.
 pub const SERVER_NOT_FOUND: u16 = 4011;
-/// The channel was left, or the server has gone away.
+/// The bot has left the channel, or the voice server has been moved.
 pub const DISCONNECTED: u16 = 4014;
 
-/// The most tokens of the past that are known, so that a stale one is told from a wrong one.
+/// Maximum number of revoked tokens that are remembered. A remembered token is refused with 4006, an unknown token with
+/// 4004.
 const MOST_STALE: usize = 4_096;
 
-/// A voice server for one guild.
+/// The right to connect to a voice server for one guild.
 struct Grant {
     session: String,
     token: String,
-    /// Counts up with every grant.
+    /// Number of the grant. Each grant gets a higher number than the one before.
     number: u64,
-    /// A connection has identified with it, and has been told how to encrypt.
+    /// Whether a voice connection of this grant has been sent SESSION DESCRIPTION or RESUMED and has not ended since.
     described: bool,
 }
 
@@ -38,11 +40,11 @@ struct Grant {
 pub struct Credentials<'a> {
     /// The guild.
     pub server: u64,
-    /// The bot; a RESUME does not say.
+    /// The bot's user id; a RESUME has none.
     pub user: Option<u64>,
-    /// The id of the gateway session that is in the channel.
+    /// Id of the gateway session with the bot in the channel.
     pub session: &'a str,
-    /// From VOICE_SERVER_UPDATE.
+    /// The token from VOICE_SERVER_UPDATE.
     pub token: &'a str,
 }
 
@@ -50,12 +52,12 @@ pub struct Credentials<'a> {
 #[derive(Default)]
 pub struct Grants {
     guilds: BTreeMap<u64, Grant>,
-    /// Tokens that were good once, newest last.
+    /// Revoked tokens, newest last. At most [`MOST_STALE`].
     stale: Vec<String>,
     next: u64,
     identifies: u64,
     resumes: u64,
-    /// Connections that were refused, by code.
+    /// Number of refused voice connections by close code.
     refused: BTreeMap<u16, u64>,
 }
 
@@ -75,19 +77,19 @@ impl Grants {
         self.stale.push(grant.token);
     }
 
-    /// Is this grant still good?
+    /// Whether the grant with this number is the guild's current one.
     pub fn is_good(&self, guild: u64, number: u64) -> bool {
         self.guilds.get(&guild).is_some_and(|grant| grant.number == number)
     }
 
-    /// A connection has been told how to encrypt: the library is connected.
+    /// Notes that a voice connection is sent SESSION DESCRIPTION or RESUMED: the library counts as connected.
     pub fn described(&mut self, guild: u64) {
         if let Some(grant) = self.guilds.get_mut(&guild) {
             grant.described = true;
         }
     }
 
-    /// The connection of this grant has ended.
+    /// Notes that the voice connection of this grant has ended.
     pub fn ended(&mut self, guild: u64, number: u64) {
         if let Some(grant) = self.guilds.get_mut(&guild).filter(|grant| grant.number == number) {
             grant.described = false;
@@ -103,7 +105,7 @@ impl Grants {
         if grant.token == credentials.token { Ok(grant.number) } else { Err(AUTHENTICATION_FAILED) }
     }
 
-    /// What `/sim/stats` says.
+    /// The object `voice` of `/sim/stats`.
     pub fn stats(&self) -> String {
         let guilds = self.guilds.iter().map(|(guild, grant)| {
             Object::new()
@@ -125,7 +127,7 @@ impl Grants {
 }
 
 impl Gateway {
-    /// A voice connection identifies, or resumes: the number of its grant, or the code that closes it.
+    /// Checks the credentials of a voice IDENTIFY or RESUME. Returns the number of the grant, or the close code.
     pub fn voice_credentials(&mut self, credentials: &Credentials<'_>, resumes: bool) -> Result<u64, u16> {
         let known = self.world.guild(credentials.server).is_some();
         let checked = match known {
@@ -140,7 +142,8 @@ impl Gateway {
         checked
     }
 
-    /// The bot joins, moves or leaves, because of session `key` of a shard (Gateway Events: "Update Voice State").
+    /// Handles an op 4 of the session with key `key`: the bot joins, moves or leaves (Gateway Events: "Update Voice
+    /// State").
     pub fn voice_state(&mut self, key: u64, guild: u64, channel: Option<u64>, self_mute: bool, self_deaf: bool) {
         let Some((shard, id)) = self.sessions.get(&key).map(|session| (session.shard, session.id.clone())) else {
             return;
@@ -155,7 +158,7 @@ impl Gateway {
         }
     }
 
-    /// Makes a token for a guild, and tells the session that is in its channel.
+    /// Makes a new voice token for a guild, and sends it to the session in VOICE_SERVER_UPDATE.
     fn grant_voice(&mut self, key: u64, guild: u64, session: &str) {
         let token = format!("{:016x}", self.rng.u64(..));
         let update = Object::new()
@@ -167,22 +170,24 @@ impl Gateway {
         self.push_to(key, "VOICE_SERVER_UPDATE", &update);
     }
 
-    /// What the session in a guild's channel is called here.
+    /// Key and id of the gateway session that has the guild's grant.
     fn voice_session(&self, guild: u64) -> Option<(u64, String)> {
         let id = &self.voice.guilds.get(&guild)?.session;
         let key = self.sessions.iter().find(|(_, session)| session.id == *id).map(|(key, _)| *key)?;
         Some((key, id.clone()))
     }
 
-    /// A moderator moves the bot to another channel, or out of voice. False: it is in no channel of the guild.
+    /// Moves the bot to another channel, or disconnects it from voice, as a moderator can. False if the bot is in no
+    /// voice channel of the guild.
     pub fn move_from_voice(&mut self, guild: u64, channel: Option<u64>) -> bool {
         let Some((key, _)) = self.voice_session(guild) else { return false };
         self.voice_state(key, guild, channel, false, false);
         true
     }
 
-    /// The voice server goes away: first there is none (`endpoint: null`), then another one (Gateway Events: "Voice Server
-    /// Update"). False: the bot is in no channel of the guild.
+    /// Moves the bot to another voice server: the session gets a VOICE_SERVER_UPDATE without a server (`endpoint:
+    /// null`), then one with the new server (Gateway Events: "Voice Server Update"). False if the bot is in no voice
+    /// channel of the guild.
     pub fn move_voice_server(&mut self, guild: u64) -> bool {
         let Some((key, id)) = self.voice_session(guild) else { return false };
         let token = format!("{:016x}", self.rng.u64(..));
@@ -193,7 +198,7 @@ impl Gateway {
         true
     }
 
-    /// The bot has left a channel because its session is over.
+    /// Revokes the guild's voice token after the end of the session took the bot out of the channel.
     pub fn voice_ended(&mut self, event: &Event) {
         debug_assert_eq!(intents::of(event.name), intents::GUILD_VOICE_STATES);
         self.voice.revoke(event.guild);

@@ -1,6 +1,6 @@
-//! Events that leave a guild as it is: messages, reactions, typing, interactions.
+//! Events that leave the state of a guild as it is: messages, reactions, typing, interactions.
 //!
-//! (A message does move `last_message_id` of its channel.)
+//! The exception is `last_message_id` of a channel, which a message changes.
 
 use super::mutate::{someone, text_channel, user_of};
 use super::{Body, Dice, Event, Guild, names};
@@ -9,7 +9,7 @@ use crate::json::{Fields, Object};
 
 type Events = Vec<Event>;
 
-/// A member without `user`, as messages carry it next to `author`.
+/// A member without `user`, in the form that messages have next to `author`.
 fn partial_member(member: &str) -> String {
     Fields::parse(member).map_or_else(|| "{}".to_owned(), |fields| fields.without("user").text())
 }
@@ -23,7 +23,7 @@ struct Message<'a> {
     edited: bool,
 }
 
-/// Fields of a message up to where the caller adds its own; also where the value of `content` is.
+/// The first fields of a message, to which the caller adds more. Also returns the position of the value of `content`.
 fn message(message: &Message<'_>, dice: &mut Dice) -> (Object, std::ops::Range<usize>) {
     let edited = message.edited.then(|| iso8601(clock::unix_ms()));
     let author = user_of(message.member);
@@ -54,8 +54,9 @@ fn message(message: &Message<'_>, dice: &mut Dice) -> (Object, std::ops::Range<u
     (object, from..to)
 }
 
-/// A numbered MESSAGE_CREATE. The content starts with `n:<number>`; `sim_number` and `sim_sent_ns` say the same, and
-/// when it was made in ns of CLOCK_MONOTONIC, also to those who do not get the content.
+/// A numbered MESSAGE_CREATE. The content starts with `n:<number>`. For clients without the content, the key
+/// `sim_number` has the number too, and `sim_sent_ns` has the time at which the message was made, in ns of
+/// CLOCK_MONOTONIC.
 pub(super) fn message_create(guild: &mut Guild, dice: &mut Dice, number: u64, size: Option<usize>) -> Event {
     let id = dice.live_id();
     let channel = text_channel(guild, dice).unwrap_or(guild.id);
@@ -64,7 +65,7 @@ pub(super) fn message_create(guild: &mut Guild, dice: &mut Dice, number: u64, si
     content.push_str(&names::text(&mut dice.rng, words));
     let member = someone(guild, dice).or_else(|| guild.members.iter().next()).map_or("{}", |(_, member)| member);
     if let Some(size) = size {
-        // The rest of a message, measured rather than counted.
+        // An estimate of the bytes of the message's other fields.
         let rest = member.len() + 400;
         let padding = size.saturating_sub(rest + content.len());
         content.reserve(padding + 1);
@@ -80,7 +81,7 @@ pub(super) fn message_create(guild: &mut Guild, dice: &mut Dice, number: u64, si
     Event { name: "MESSAGE_CREATE", guild: guild.id, body: Body::Json { text, content: Some(content), numbered: true } }
 }
 
-/// A channel with a message of this run, and that message.
+/// A channel with a message of this run, and the id of that message.
 fn recent(guild: &Guild, dice: &mut Dice) -> Option<(u64, u64)> {
     (0..4).find_map(|_| {
         let channel = text_channel(guild, dice)?;
@@ -204,7 +205,7 @@ pub(super) fn interaction_create(guild: &mut Guild, dice: &mut Dice, events: &mu
         return;
     };
     let id = dice.live_id();
-    // All of the channel but its overwrites, and what the user may do in it: libraries build a channel from that.
+    // The whole channel without its overwrites, with the user's permissions: libraries build a channel object from it.
     let whole = guild.channel(channel).unwrap_or_default();
     let partial =
         Fields::parse(&whole).map_or_else(|| "{}".to_owned(), |it| it.without("permission_overwrites").text());

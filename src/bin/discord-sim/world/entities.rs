@@ -1,7 +1,8 @@
-//! What a guild is made of besides people: roles, emojis, stickers, channels, threads, events, stages and sounds.
+//! The entities of a guild other than users: roles, emojis, stickers, channels, threads, scheduled events, stages,
+//! sounds.
 //!
-//! Each function writes one entity with the fields that Discord sends, in its order, among them some that the
-//! documentation does not name (`version`, `icon_emoji`, `template`): a client must not lose them either.
+//! Each function writes one entity with the fields that Discord sends, in Discord's order. Some of them are not
+//! documented (`version`, `icon_emoji`, `template`): a client must keep these too.
 
 use super::{Dice, names};
 use crate::clock::{self, iso8601};
@@ -27,10 +28,10 @@ pub mod kind {
     pub const FORUM: u64 = 15;
 }
 
-/// Bits that exist today, with some above 2^40 that older models do not know.
+/// Permission bits that exist today. Some are above 2^40, which older libraries do not know.
 const PERMISSION_BITS: u64 = (1 << 51) - 1;
 
-/// A version stamp, as entities carry it without documentation.
+/// An undocumented version stamp, which entities of Discord carry.
 fn version(dice: &mut Dice) -> u64 {
     clock::GENERATED_UNTIL_MS - dice.rng.u64(..1 << 30)
 }
@@ -105,7 +106,7 @@ pub fn sticker(dice: &mut Dice, id: u64, guild: u64) -> String {
         .finish()
 }
 
-/// Permission overwrites for a few of these roles.
+/// Permission overwrites for a few of the given roles.
 fn overwrites(dice: &mut Dice, roles: &[u64]) -> String {
     let count = dice.rng.usize(..3.min(roles.len() + 1));
     let rows: Vec<String> = (0..count)
@@ -122,7 +123,7 @@ fn overwrites(dice: &mut Dice, roles: &[u64]) -> String {
     json::array(rows)
 }
 
-/// A channel as in GUILD_CREATE: without `guild_id`.
+/// A channel in the form of GUILD_CREATE: without `guild_id`.
 pub fn channel(dice: &mut Dice, id: u64, kind: u64, position: u64, parent: Option<u64>, roles: &[u64]) -> String {
     let overwrites = overwrites(dice, roles);
     let version = version(dice);
@@ -146,7 +147,7 @@ pub fn channel(dice: &mut Dice, id: u64, kind: u64, position: u64, parent: Optio
         return channel.finish();
     }
     let words = rng.usize(2..14);
-    // Written with escapes now and then: equal JSON need not be equal text.
+    // Some topics contain characters that JSON escapes. Equal JSON need not be equal text.
     let topic = match rng.u8(..6) {
         0..=2 => "null".to_owned(),
         3 => r#""caf\u00e9 \ud83e\udd8a \/ rules""#.to_owned(),
@@ -197,7 +198,7 @@ pub fn channel(dice: &mut Dice, id: u64, kind: u64, position: u64, parent: Optio
     }
 }
 
-/// A thread; it carries its `guild_id` in GUILD_CREATE too.
+/// A thread. It has its `guild_id` in GUILD_CREATE too.
 pub fn thread(dice: &mut Dice, id: u64, kind: u64, guild: u64, parent: u64, owner: u64) -> String {
     let rng = &mut dice.rng;
     let messages = rng.u64(..5_000);
@@ -226,7 +227,7 @@ pub fn thread(dice: &mut Dice, id: u64, kind: u64, guild: u64, parent: u64, owne
         .raw("thread_metadata", &metadata.finish())
         .int("flags", 0);
     if kind == kind::PRIVATE_THREAD || rng.u8(..3) == 0 {
-        // Its ids are in events only.
+        // The thread member has no ids here; only events carry them.
         let member = Object::new()
             .str("join_timestamp", &created)
             .int("flags", 1)
@@ -238,7 +239,7 @@ pub fn thread(dice: &mut Dice, id: u64, kind: u64, guild: u64, parent: u64, owne
     thread.finish()
 }
 
-/// A stage instance in this channel.
+/// A stage instance in the given channel.
 pub fn stage_instance(dice: &mut Dice, id: u64, guild: u64, channel: u64) -> String {
     Object::new()
         .id("id", id)
@@ -252,7 +253,7 @@ pub fn stage_instance(dice: &mut Dice, id: u64, guild: u64, channel: u64) -> Str
         .finish()
 }
 
-/// A scheduled event: in a voice channel, or somewhere else.
+/// A scheduled event, in the given voice channel or at an external place.
 pub fn scheduled_event(dice: &mut Dice, id: u64, guild: u64, creator: u64, channel: Option<u64>) -> String {
     let rng = &mut dice.rng;
     let start = clock::GENERATED_UNTIL_MS + rng.u64(..1 << 33);
@@ -299,7 +300,7 @@ pub fn sound(dice: &mut Dice, id: u64, guild: u64) -> String {
         .finish()
 }
 
-/// A voice state as in GUILD_CREATE: without `guild_id` and `member`.
+/// A voice state in the form of GUILD_CREATE: without `guild_id` and `member`.
 pub fn voice_state(dice: &mut Dice, user: u64, channel: u64, session: &str) -> String {
     let rng = &mut dice.rng;
     let mute = rng.bool();

@@ -1,8 +1,8 @@
-//! Making a world from a seed.
+//! Generates a world from a seed.
 //!
-//! Each guild has a generator of its own, seeded from the world's seed and the guild's number, so guilds do not depend on
-//! each other. Sizes are heavy-tailed (the median is well below the mean, the largest are a hundred times the mean), but
-//! add up to exactly `guilds × members`.
+//! Each guild has its own generator, seeded from the world's seed and the guild's number, so guilds do not depend on
+//! each other. Sizes are heavy-tailed: the median is well below the mean, and the largest guilds have a hundred times
+//! the mean. They add up to exactly `guilds × members`.
 
 use super::entities::{self, kind};
 use super::table::Table;
@@ -11,16 +11,16 @@ use crate::clock::{self, iso8601};
 use crate::json::{self, Object};
 use std::collections::BTreeMap;
 
-/// `large_threshold` of a truth that no session asked for, and the most that a session may ask for.
+/// `large_threshold` of a snapshot that is not for a session, and the highest value that a session may ask for.
 pub const DEFAULT_LARGE_THRESHOLD: u64 = 250;
 
-/// The fewest members of a guild: its owner, the bot and one user to talk to.
+/// Minimum number of members of a guild: the owner, the bot and one further user.
 const FEWEST_MEMBERS: u64 = 3;
 
-/// 2016-01-01: the oldest guilds and users.
+/// 2016-01-01 in milliseconds since 1970: the creation time of the oldest guilds and users.
 const OLDEST_MS: u64 = 1_451_606_400_000;
 
-/// One day.
+/// Milliseconds of one day.
 const DAY_MS: u64 = 86_400_000;
 
 const FEATURES: &[&str] = &[
@@ -38,10 +38,10 @@ const FEATURES: &[&str] = &[
     "GUESTS_ENABLED",
 ];
 
-/// What world to make.
+/// The settings of a generated world.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Everything follows from it.
+    /// The seed, from which everything else follows.
     pub seed: u64,
     /// Number of shards.
     pub shards: usize,
@@ -60,7 +60,7 @@ pub struct Settings {
 }
 
 impl World {
-    /// Makes the world of these settings.
+    /// Generates the world with these settings.
     pub fn generate(settings: Settings) -> Self {
         let mut dice = Dice::new(settings.seed, 0, 0);
         dice.bot = dice.past_id(1_600_000_000_000);
@@ -86,7 +86,7 @@ impl World {
         world
     }
 
-    /// A guild that the bot joins now.
+    /// Generates a guild that the bot joins now. Returns its id.
     pub(super) fn new_guild(&mut self, shard: usize) -> u64 {
         let seed = self.dice.rng.u64(..);
         let mut dice = Dice::new(seed, self.dice.bot, self.dice.application);
@@ -114,7 +114,7 @@ fn normal(rng: &mut fastrand::Rng) -> f64 {
     radius * (std::f64::consts::TAU * rng.f64()).cos()
 }
 
-/// Members of each guild: lognormal, now and then a giant; the sum is `guilds × mean`.
+/// The number of members of each guild: lognormal with a few very large guilds. The sum is `guilds × mean`.
 #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 pub(super) fn sizes(rng: &mut fastrand::Rng, guilds: usize, mean: u64) -> Vec<u64> {
     let raw: Vec<f64> = (0..guilds)
@@ -127,7 +127,7 @@ pub(super) fn sizes(rng: &mut fastrand::Rng, guilds: usize, mean: u64) -> Vec<u6
     let spare = guilds as u64 * (mean - FEWEST_MEMBERS);
     let sum: f64 = raw.iter().sum();
     let mut sizes: Vec<u64> = raw.iter().map(|weight| FEWEST_MEMBERS + (weight / sum * spare as f64) as u64).collect();
-    // What rounding down left over.
+    // The members that rounding down has left over.
     let missing = guilds as u64 * mean - sizes.iter().sum::<u64>();
     for at in 0..usize::try_from(missing).unwrap_or(0) {
         sizes[at % guilds] += 1;
@@ -135,7 +135,7 @@ pub(super) fn sizes(rng: &mut fastrand::Rng, guilds: usize, mean: u64) -> Vec<u6
     sizes
 }
 
-/// About `mean`, at least `least`.
+/// A random number around `mean`, at least `least`.
 fn about(dice: &mut Dice, mean: u64, least: u64) -> u64 {
     if mean == 0 {
         return least;
@@ -146,7 +146,8 @@ fn about(dice: &mut Dice, mean: u64, least: u64) -> u64 {
 fn guild(settings: &Settings, dice: &mut Dice, shard: usize, size: u64) -> Guild {
     let shards = settings.shards.max(1) as u64;
     let created = dice.rng.u64(OLDEST_MS..clock::GENERATED_UNTIL_MS - 30 * DAY_MS);
-    // The shard is the timestamp modulo the number of shards: move the guild by some milliseconds.
+    // The shard depends on the timestamp modulo the number of shards. The guild's time is moved by a few milliseconds
+    // so that it belongs to the wanted shard.
     let since_epoch = created - clock::DISCORD_EPOCH_MS;
     let since_epoch = since_epoch - since_epoch % shards + shard as u64;
     let id = (since_epoch << 22) | dice.rng.u64(..1 << 22);
@@ -335,7 +336,7 @@ fn any_member(dice: &mut Dice, guild: &Guild) -> u64 {
     guild.members.pick(&mut dice.rng).map_or(guild.owner, |(user, _)| user)
 }
 
-/// The guild's own fields (Guild: "Guild Structure"), and those that Discord sends without documenting them.
+/// The guild's own fields (Guild: "Guild Structure"), including some that Discord sends but does not document.
 fn base(dice: &mut Dice, guild: &Guild) -> String {
     let text_channel = guild.last_messages.keys().next().copied();
     let rng = &mut dice.rng;

@@ -1,17 +1,19 @@
-//! What happens how often: the mix of events of a large bot.
+//! How often each type of event happens: the mix of events of a large bot.
 //!
-//! Presences lead, then messages, typing, voice and members; everything else is rare. Weights are per 10,000 events.
+//! Presences are the most frequent, then messages, typing, voice and members. Everything else is rare. Weights are per
+//! 10,000 events.
 
 use super::{Body, Dice, Event, Guild, World, chatter, mutate, threads, voice};
 
-/// Happenings on a shard that an outage lasts.
+/// Length of an outage, counted in changes on the guild's shard.
 const OUTAGE: u32 = 200;
 
-/// A function that lets something happen in a guild, and says what. Nothing, if the guild has not what it needs.
+/// A function that changes a guild and appends the events of the change. It appends nothing if the guild lacks what the
+/// change needs.
 type Change = fn(&mut Guild, &mut Dice, &mut Vec<Event>);
 
 enum Act {
-    /// Something in a guild.
+    /// A change in a guild.
     In(Change),
     /// A numbered message.
     Message,
@@ -19,14 +21,14 @@ enum Act {
     Join,
     /// The bot leaves a guild.
     Leave,
-    /// A guild becomes unavailable, or one that was becomes available again.
+    /// An outage begins, or the current one ends.
     Outage,
 }
 
 struct Kind {
     name: &'static str,
     weight: u32,
-    /// It changes what GUILD_CREATE says.
+    /// Whether an event of this kind changes the guild's GUILD_CREATE.
     state: bool,
     act: Act,
 }
@@ -81,33 +83,33 @@ const MIX: &[Kind] = &[
     kind("GUILD_OUTAGE", 1, true, Act::Outage),
 ];
 
-/// Whether [`World::happen`] knows this name.
+/// Whether [`World::happen`] can make events of this type.
 pub fn known(name: &str) -> bool {
     MIX.iter().any(|kind| kind.name == name)
 }
 
-/// All names.
+/// The names of all types.
 #[cfg(test)]
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     MIX.iter().map(|kind| kind.name)
 }
 
-/// What may happen next.
+/// Which events [`World::happen`] may make.
 #[derive(Clone, Copy)]
 pub enum Wish<'a> {
-    /// Anything of the mix.
+    /// Any event of the mix.
     Any,
-    /// Anything of the mix but a guild that comes, goes, or is away for a while.
+    /// Any event of the mix, except that no guild is added or removed and no outage begins or ends.
     Steady,
-    /// Anything that changes a guild's state.
+    /// Any event that changes a guild's state.
     State,
-    /// This kind of event; `GUILD_OUTAGE` is a guild going away or coming back.
+    /// This type of event. `GUILD_OUTAGE` is the beginning or the end of an outage.
     Only(&'a str),
 }
 
 impl World {
-    /// Lets one thing happen on a shard. It may be several events (a member who leaves a voice channel by leaving the
-    /// guild), and it is none if the shard has no guild where that is possible.
+    /// Makes one random change or message on a shard. The result can be several events (a member who leaves the guild
+    /// leaves the voice channel first), or none if the shard has no guild in which the change is possible.
     pub fn happen(&mut self, shard: usize, wish: Wish<'_>) -> Vec<Event> {
         let mut events: Vec<Event> = self.pass(shard).into_iter().collect();
         for _ in 0..32 {
@@ -132,8 +134,8 @@ impl World {
         events
     }
 
-    /// Lets every kind of change of a guild's state happen `times` times on a shard: channels, roles, members, voice states,
-    /// threads and so on, but no guild comes or goes.
+    /// Makes each kind of change of a guild's state `times` times on a shard: channels, roles, members, voice states,
+    /// threads and so on. No guild is added or removed.
     pub fn change_everything(&mut self, shard: usize, times: u64) -> Vec<Event> {
         let kinds = MIX.iter().filter(|kind| kind.state && matches!(kind.act, Act::In(_)));
         let mut events = Vec::new();
@@ -164,8 +166,8 @@ impl World {
         })
     }
 
-    /// The next numbered MESSAGE_CREATE of a shard, in this guild or any; `None` without an available guild. `size` pads
-    /// the content so that `d` has at least this many bytes.
+    /// The next numbered MESSAGE_CREATE of a shard, in the given guild or a random one. `None` without an available
+    /// guild. `size` pads the content so that the data has at least this many bytes.
     pub fn message(&mut self, shard: usize, guild: Option<u64>, size: Option<usize>) -> Option<Event> {
         let id = match guild {
             Some(id) => id,
@@ -177,13 +179,13 @@ impl World {
         Some(chatter::message_create(guild, &mut self.dice, entry.last_number, size))
     }
 
-    /// The bot joins a new guild.
+    /// Adds a guild that the bot joins.
     pub fn join(&mut self, shard: usize) -> Event {
         let guild = self.new_guild(shard);
         Event { name: "GUILD_CREATE", guild, body: Body::Guild { joined: true } }
     }
 
-    /// The bot leaves a guild.
+    /// Removes a guild that the bot leaves. `None` if there is no such guild.
     pub fn leave(&mut self, guild: u64) -> Option<Event> {
         self.guilds.remove(&guild)?;
         self.reindex(self.shard_of(guild));
@@ -191,7 +193,7 @@ impl World {
         Some(Event::json("GUILD_DELETE", guild, text))
     }
 
-    /// A guild has an outage, or it ends. `None` if that is so already.
+    /// Begins or ends an outage of a guild. `None` if the guild does not exist or the state stays the same.
     pub fn set_available(&mut self, id: u64, available: bool) -> Option<Event> {
         let guild = self.guilds.get_mut(&id)?;
         if guild.available == available {
@@ -214,7 +216,7 @@ impl World {
         self.leave(guild)
     }
 
-    /// Starts an outage, or ends the one that there is.
+    /// Begins an outage of a random guild, or ends the current one.
     fn outage(&mut self, shard: usize) -> Option<Event> {
         let entry = self.shards.get_mut(shard)?;
         if let Some((guild, _)) = entry.down.take() {
@@ -228,7 +230,7 @@ impl World {
         self.set_available(guild, false)
     }
 
-    /// One step nearer to the end of the outage that the traffic started.
+    /// Counts down the outage that the traffic started, and ends it at 0.
     fn pass(&mut self, shard: usize) -> Option<Event> {
         let (_, left) = self.shards.get_mut(shard)?.down.as_mut()?;
         *left = left.saturating_sub(1);

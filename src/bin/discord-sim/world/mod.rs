@@ -1,8 +1,8 @@
-//! The world: guilds and everything in them, as Discord holds it. This is the truth that a client is compared with.
+//! The world: guilds and everything in them, as Discord holds it. Tests compare a client's state with it.
 //!
-//! Owns the state and the seeded generator behind it; a seed gives the same world every time. Each entity is kept as the
-//! text that goes into GUILD_CREATE, so that hundreds of thousands of members fit into memory and a snapshot is a
-//! concatenation. It knows nothing of sessions or sockets: what happens in it comes out as [`Event`]s.
+//! Owns the state and the seeded generator; a seed gives the same world each time. Each entity is kept as its text in
+//! GUILD_CREATE, so that hundreds of thousands of members fit into memory and a snapshot only joins texts. The world
+//! knows neither sessions nor sockets: changes come out as [`Event`]s.
 
 mod chatter;
 mod entities;
@@ -28,41 +28,43 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use table::Table;
 
-/// What one session gets to see of a guild when it is announced.
+/// Which parts of a guild a session gets in GUILD_CREATE.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
-    /// GUILD_PRESENCES: without it there are no presences, and only members who are in a voice channel.
+    /// The session has the intent GUILD_PRESENCES. Without it GUILD_CREATE has no presences, and lists only the bot and
+    /// members in a voice channel.
     pub presences: bool,
-    /// Guilds with more members than this carry only those who are online or in a voice channel.
+    /// A guild with more members than this lists only the bot and members who are online or in a voice channel.
     pub large_threshold: u64,
 }
 
-/// Something that happened, to be sent to the sessions of the guild's shard.
+/// An event, for the sessions of the guild's shard.
 #[derive(Debug)]
 pub struct Event {
-    /// The event name, `t`.
+    /// The event type, `t`.
     pub name: &'static str,
-    /// Where it happened.
+    /// Id of the guild.
     pub guild: u64,
-    /// The payload.
+    /// The data, `d`.
     pub body: Body,
 }
 
-/// The `d` of an event.
+/// The data of an event.
 #[derive(Debug)]
 pub enum Body {
-    /// The same text for everybody.
+    /// The same text for all sessions.
     Json {
-        /// The whole `d`.
+        /// The complete data.
         text: String,
-        /// The value of `content` of a message, which is empty for those without the MESSAGE_CONTENT intent.
+        /// Position of the value of `content` in a message. Sessions without the intent MESSAGE_CONTENT get an empty
+        /// value.
         content: Option<Range<usize>>,
-        /// Whether the message carries a number of its shard, so that it must not be left out.
+        /// Whether the message has a number of its shard. Such a message must not be left out.
         numbered: bool,
     },
-    /// A GUILD_CREATE, rendered for each session according to its intents.
+    /// A GUILD_CREATE, which is written for each session by its intents.
     Guild {
-        /// The bot was added to it, so the key `unavailable` is absent.
+        /// Whether the bot has just been added to the guild. Then the key `unavailable` is absent.
         joined: bool,
     },
 }
@@ -74,7 +76,7 @@ impl Event {
     }
 }
 
-/// The source of chance, of fresh snowflakes and of the time for things that happen now.
+/// The source of random numbers and of new snowflakes.
 pub struct Dice {
     rng: Rng,
     last_id: u64,
@@ -87,35 +89,35 @@ impl Dice {
         Self { rng: Rng::with_seed(seed), last_id: 0, bot, application }
     }
 
-    /// A snowflake of a moment between `from_ms` (since 1970) and the end of the generated past.
+    /// A snowflake with a random time between `from_ms` (milliseconds since 1970) and the end of the generated past.
     fn past_id(&mut self, from_ms: u64) -> u64 {
         let until = clock::GENERATED_UNTIL_MS.max(from_ms + 1);
         let at = self.rng.u64(from_ms..until);
         ((at - clock::DISCORD_EPOCH_MS) << 22) | self.rng.u64(..1 << 22)
     }
 
-    /// A snowflake of now, larger than all before.
+    /// A snowflake with the current time, larger than all earlier ones.
     fn live_id(&mut self) -> u64 {
         let now = (clock::unix_ms().saturating_sub(clock::DISCORD_EPOCH_MS)) << 22;
         self.last_id = now.max(self.last_id + 1);
         self.last_id
     }
 
-    /// True once in `n` times.
+    /// True with probability 1/`n`.
     fn one_in(&mut self, n: u32) -> bool {
         self.rng.u32(..n) == 0
     }
 }
 
-/// A guild. Every table holds the texts of the arrays in GUILD_CREATE, ordered by id.
+/// A guild. Each table holds the entities of one array of GUILD_CREATE, ordered by id.
 pub struct Guild {
     id: u64,
-    /// False during an outage: nothing happens in it, and it is announced as unavailable.
+    /// False during an outage. Then the guild does not change, and clients are told that it is unavailable.
     available: bool,
-    /// When the guild was made, in ms since 1970.
+    /// Time at which the guild was created, in milliseconds since 1970.
     created_ms: u64,
     owner: u64,
-    /// The guild's own fields, those that GUILD_UPDATE carries too, without the arrays.
+    /// The guild's own fields, without the arrays. GUILD_UPDATE has them too.
     base: String,
     joined_at: String,
     roles: Table,
@@ -129,36 +131,37 @@ pub struct Guild {
     stage_instances: Table,
     scheduled_events: Table,
     sounds: Table,
-    /// Channels that messages go to, and the newest message in each. Kept apart, because it changes with every message.
+    /// Channels that messages are sent to, with the id of the newest message. They are kept outside the channels' texts
+    /// because the id changes with each message.
     last_messages: BTreeMap<u64, u64>,
-    /// Voice channels that people join.
+    /// Voice channels that users join.
     voice_channels: Vec<u64>,
-    /// Status and start time of voice channels: data that GUILD_CREATE does not carry.
+    /// Status and start time of voice channels. GUILD_CREATE does not have them.
     voice_status: BTreeMap<u64, String>,
-    /// Roles that nobody has, so that deleting one changes nobody.
+    /// Roles that no member has. Deleting one changes no member.
     loose_roles: Vec<u64>,
-    /// Channels that nothing else refers to, so that they may be deleted.
+    /// Channels that no other entity refers to. They may be deleted.
     loose_channels: Vec<u64>,
 }
 
 impl Guild {
-    /// Its id.
+    /// The guild's id.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Whether it is not in an outage.
+    /// Whether the guild is available, that is, not in an outage.
     pub fn available(&self) -> bool {
         self.available
     }
 
-    /// All members, the bot included.
+    /// Number of members, the bot included.
     pub fn member_count(&self) -> usize {
         self.members.len()
     }
 
-    /// The `d` of a GUILD_CREATE. `unavailable` is absent when the bot has just been added (`joined`). Without a view
-    /// it holds all members and presences.
+    /// The data of GUILD_CREATE. `unavailable` is absent when the bot has just been added (`joined`). Without a view it
+    /// lists all members and presences.
     pub fn create(&self, view: Option<View>, joined: bool, bot: u64) -> String {
         let large_threshold = view.map_or(generate::DEFAULT_LARGE_THRESHOLD, |v| v.large_threshold);
         let large = self.members.len() as u64 > large_threshold;
@@ -204,7 +207,7 @@ impl Guild {
         out.raw("members", &members).raw("presences", &presences).finish()
     }
 
-    /// The `d` of a GUILD_UPDATE: no members, channels, presences and so on.
+    /// The data of GUILD_UPDATE. It has no members, channels, presences and so on.
     fn update(&self) -> String {
         Object::with_capacity(self.base.len() + self.roles.bytes() + self.emojis.bytes() + 64)
             .spread(&self.base)
@@ -218,7 +221,7 @@ impl Guild {
         json::array(self.channels.ids().filter_map(|id| self.channel(id)))
     }
 
-    /// A channel with its newest message.
+    /// The text of a channel, with the id of its newest message.
     fn channel(&self, id: u64) -> Option<String> {
         let text = self.channels.get(id)?;
         Some(match self.last_messages.get(&id) {
@@ -227,7 +230,7 @@ impl Guild {
         })
     }
 
-    /// The member texts of a REQUEST_GUILD_MEMBERS by prefix, at most `limit` (0: all of them).
+    /// Ids of the members whose names begin with `query`, at most `limit` of them; 0 is no limit.
     pub fn search(&self, query: &str, limit: usize) -> Vec<u64> {
         let limit = if limit == 0 { usize::MAX } else { limit };
         if query.is_empty() {
@@ -242,12 +245,12 @@ impl Guild {
             .collect()
     }
 
-    /// A member's text.
+    /// The text of a member.
     pub fn member(&self, user: u64) -> Option<&str> {
         self.members.get(user)
     }
 
-    /// A presence's text.
+    /// The text of a presence.
     pub fn presence(&self, user: u64) -> Option<&str> {
         self.presences.get(user)
     }
@@ -261,13 +264,14 @@ impl Guild {
 /// The guilds of one shard.
 #[derive(Default)]
 struct ShardGuilds {
-    /// Ordered.
+    /// The ids, ordered.
     ids: Vec<u64>,
-    /// Running sums of their weights, so that busy guilds are picked more often. Rebuilt when a guild comes or goes.
+    /// Running sums of the guilds' weights, by which busy guilds are picked more often. Rebuilt when a guild is added
+    /// or removed.
     weights: Vec<u64>,
-    /// The number of the newest numbered message.
+    /// Number of the newest numbered message.
     last_number: u64,
-    /// A guild in an outage that the traffic started, and after how many happenings it ends.
+    /// The guild whose outage the traffic started, and the number of changes until the outage ends.
     down: Option<(u64, u32)>,
 }
 
@@ -290,7 +294,7 @@ impl World {
         self.dice.application
     }
 
-    /// The bot as current user: the `user` of READY and of `GET /users/@me`.
+    /// The bot as the current user: `user` of READY, and the response of `GET /users/@me`.
     pub fn current_user(&self) -> String {
         people::current_user(self.dice.bot)
     }
@@ -300,7 +304,7 @@ impl World {
         shard_of(guild, self.shards.len())
     }
 
-    /// A guild.
+    /// The guild with this id.
     pub fn guild(&self, id: u64) -> Option<&Guild> {
         self.guilds.get(&id)
     }
@@ -325,14 +329,15 @@ impl World {
             .ids
             .iter()
             .map(|id| {
-                // Something happens in small guilds too; large ones are not busier in proportion.
+                // The constant gives small guilds a share. Large guilds are busier, but less than in proportion to
+                // their size.
                 sum += 10 + self.guilds[id].members.len() as u64 / 2;
                 sum
             })
             .collect();
     }
 
-    /// An available guild of a shard, the larger the likelier.
+    /// A random available guild of a shard, chosen by weight.
     fn pick(&mut self, shard: usize) -> Option<u64> {
         let entry = self.shards.get(shard)?;
         let total = *entry.weights.last()?;
@@ -347,7 +352,7 @@ impl World {
     }
 }
 
-/// The formula of the reference.
+/// The shard of a guild, by the documented formula.
 pub fn shard_of(guild: u64, shards: usize) -> usize {
     usize::try_from((guild >> 22) % shards as u64).unwrap_or(0)
 }

@@ -1,11 +1,13 @@
-//! Events that change a guild's state. Each changes the truth just as its payload tells a client to.
+//! Events that change a guild's state. Each function changes the guild in the same way as its payload tells a client
+//! to.
 
 use super::entities::{self, kind};
 use super::{Dice, Event, Guild, names, people};
 use crate::clock::{self, iso8601};
 use crate::json::{self, Fields, Object};
 
-/// The most roles, channels and so on that traffic adds to a guild; the limits are Discord's or below.
+/// Limits on the number of roles, channels and so on to which traffic grows a guild. They are at or below Discord's
+/// limits.
 const MOST_ROLES: usize = 240;
 const MOST_CHANNELS: usize = 450;
 const MOST_EMOJIS: usize = 200;
@@ -13,12 +15,12 @@ pub(super) const MOST_OTHERS: usize = 40;
 
 type Events = Vec<Event>;
 
-/// A member's text and id, not the bot's.
+/// Id and text of a random member other than the bot.
 pub(super) fn someone<'a>(guild: &'a Guild, dice: &mut Dice) -> Option<(u64, &'a str)> {
     (0..4).find_map(|_| guild.members.pick(&mut dice.rng).filter(|(user, _)| *user != dice.bot))
 }
 
-/// Raw JSON of a member's user.
+/// The text of a member's user.
 pub(super) fn user_of(member: &str) -> &str {
     json::field(member, "user").unwrap_or("{}")
 }
@@ -41,7 +43,8 @@ pub(super) fn presence_update(guild: &mut Guild, dice: &mut Dice, events: &mut E
     events.push(Event::json("PRESENCE_UPDATE", guild.id, text));
 }
 
-/// Roles that members may get: not those that are kept free of members, so that they can be deleted.
+/// The roles that members may get, in random order. The loose roles are not among them, so that they can be deleted
+/// without changing members.
 fn assignable(guild: &Guild, dice: &mut Dice) -> Vec<u64> {
     let mut roles: Vec<u64> = guild
         .roles
@@ -72,7 +75,7 @@ pub(super) fn member_remove(guild: &mut Guild, dice: &mut Dice, events: &mut Eve
     remove_member(guild, user, events);
 }
 
-/// Removes a member, who first leaves the voice channel. The owner is never removed.
+/// Removes a member, after taking the member out of the voice channel. Never removes the owner.
 fn remove_member(guild: &mut Guild, user: u64, events: &mut Events) {
     let Some(member) = guild.members.get(user) else {
         return;
@@ -148,7 +151,7 @@ pub(super) fn member_update(guild: &mut Guild, dice: &mut Dice, events: &mut Eve
     let member = changed.text();
     let mut event = changed;
     if dice.one_in(5) {
-        // Discord leaves these out at times; then they are as before.
+        // Discord sometimes leaves these keys out; their values stay as they are.
         event = event.without("deaf").without("mute");
     }
     let text = Object::with_capacity(member.len() + 40).id("guild_id", guild.id).spread(&event.text()).finish();
@@ -216,7 +219,7 @@ pub(super) fn channel_delete(guild: &mut Guild, _: &mut Dice, events: &mut Event
     guild.last_messages.remove(&id);
     guild.voice_channels.retain(|channel| *channel != id);
     guild.voice_status.remove(&id);
-    // The threads go with it, without events of their own.
+    // Discord deletes the threads of the channel too, without events for them.
     let threads: Vec<u64> = guild
         .threads
         .iter()
@@ -247,7 +250,7 @@ pub(super) fn pins_update(guild: &mut Guild, dice: &mut Dice, events: &mut Event
     events.push(Event::json("CHANNEL_PINS_UPDATE", guild.id, text));
 }
 
-/// A channel that messages go to.
+/// A random channel that messages are sent to.
 pub(super) fn text_channel(guild: &Guild, dice: &mut Dice) -> Option<u64> {
     if guild.last_messages.is_empty() {
         return None;

@@ -1,6 +1,7 @@
-//! Words: names of people, guilds and channels, texts and hashes, drawn from a seeded generator.
+//! Names of users, guilds and channels, texts and hashes, drawn from a seeded generator.
 //!
-//! They carry what real names carry: other scripts, emoji, joiners, quotes, backslashes and line ends. Pure.
+//! Generated names contain what real names contain: other scripts, emoji, joiners, quotes, backslashes and line ends.
+//! Pure.
 
 use fastrand::Rng;
 
@@ -211,12 +212,12 @@ fn pick<'a>(rng: &mut Rng, words: &[&'a str]) -> &'a str {
     words[rng.usize(..words.len())]
 }
 
-/// One of the words of a list of the caller.
+/// A random element of `words`.
 pub fn one_of<'a>(rng: &mut Rng, words: &[&'a str]) -> &'a str {
     pick(rng, words)
 }
 
-/// A username as they are since 2023: lower case, digits, dots and underscores.
+/// A username in the form that is required since 2023: lower case, digits, dots and underscores.
 pub fn username(rng: &mut Rng) -> String {
     let mut name = String::with_capacity(16);
     for _ in 0..rng.usize(2..5) {
@@ -292,7 +293,7 @@ pub fn text(rng: &mut Rng, words: usize) -> String {
     text
 }
 
-/// A game, or an editor that says it is one.
+/// The name of a game or an editor.
 pub fn game(rng: &mut Rng) -> &'static str {
     pick(rng, GAMES)
 }

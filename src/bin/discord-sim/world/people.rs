@@ -7,7 +7,7 @@ use crate::json::{self, Fields, Object};
 /// The status values of a user who is not offline.
 pub const STATUSES: &[&str] = &["online", "idle", "dnd"];
 
-/// A user as in members and messages.
+/// A user in the form that members and messages have.
 pub fn user(dice: &mut Dice, id: u64, bot: bool) -> String {
     let rng = &mut dice.rng;
     let has_avatar = rng.u8(..10) > 1;
@@ -70,7 +70,7 @@ pub fn member(user: &str, roles: &[u64], joined_ms: u64, dice: &mut Dice) -> Str
         .finish()
 }
 
-/// A presence as in GUILD_CREATE: the user is only an id, and there is no `guild_id`.
+/// A presence in the form of GUILD_CREATE: `user` has only an id, and there is no `guild_id`.
 pub fn presence(dice: &mut Dice, user: u64, status: &str) -> String {
     let activities = match dice.rng.u8(..20) {
         0..=5 => "[]".to_owned(),
@@ -88,7 +88,7 @@ pub fn presence(dice: &mut Dice, user: u64, status: &str) -> String {
         .finish()
 }
 
-/// The `d` of a PRESENCE_UPDATE for a user who went offline.
+/// The data of a PRESENCE_UPDATE for a user who goes offline.
 pub fn offline(user: u64, guild: u64) -> String {
     Object::new()
         .raw("user", &Object::new().id("id", user).finish())
@@ -163,7 +163,7 @@ fn song(dice: &mut Dice) -> String {
         .finish()
 }
 
-/// The bot as Discord describes it to itself.
+/// The bot's user in the form that Discord sends to the bot itself.
 pub fn current_user(id: u64) -> String {
     Object::new()
         .id("id", id)
@@ -187,7 +187,7 @@ pub fn current_user(id: u64) -> String {
         .finish()
 }
 
-/// The bot as other users see it.
+/// The bot's user in the form that other users get.
 pub fn bot_user(id: u64) -> String {
     Fields::parse(&current_user(id)).map_or_else(String::new, |user| {
         user.without("mfa_enabled")
@@ -201,7 +201,7 @@ pub fn bot_user(id: u64) -> String {
     })
 }
 
-/// Whether the username, display name or nickname of a member starts with a lower-case query.
+/// Whether the username, display name or nickname of a member starts with `query`, which has to be in lower case.
 pub fn name_starts_with(member: &str, query: &str) -> bool {
     let starts = |json: Option<&str>| {
         json.and_then(|json| serde_json::from_str::<String>(json).ok())

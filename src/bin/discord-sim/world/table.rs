@@ -1,6 +1,6 @@
-//! Entities of one kind in one guild: their texts, ordered by id.
+//! The entities of one kind in one guild: their texts, ordered by id.
 //!
-//! A sorted vector: 24 bytes and the text for each entity, any of them at hand by position. Pure.
+//! A table is a sorted vector. An entity takes 24 bytes and its text, and can be found by its position. Pure.
 
 /// Texts by id.
 #[derive(Default)]
@@ -10,7 +10,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of rows in any order. Of rows with the same id the first is kept.
+    /// A table of rows that come in any order. Of rows with the same id the first one is kept.
     pub fn from_rows(mut rows: Vec<(u64, Box<str>)>) -> Self {
         rows.sort_by_key(|(id, _)| *id);
         rows.dedup_by_key(|(id, _)| *id);
@@ -23,27 +23,27 @@ impl Table {
         self.rows.binary_search_by_key(&id, |(id, _)| *id)
     }
 
-    /// How many rows.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.rows.len()
     }
 
-    /// Bytes that the array of all rows takes.
+    /// Number of bytes of the array of all rows.
     pub fn bytes(&self) -> usize {
         self.bytes + 2
     }
 
-    /// Whether there is a row of this id.
+    /// Whether there is a row with this id.
     pub fn contains(&self, id: u64) -> bool {
         self.find(id).is_ok()
     }
 
-    /// The text of an id.
+    /// The text of the row with this id.
     pub fn get(&self, id: u64) -> Option<&str> {
         self.find(id).ok().map(|at| &*self.rows[at].1)
     }
 
-    /// Adds or replaces a text.
+    /// Adds a row or replaces its text.
     pub fn set(&mut self, id: u64, text: impl Into<Box<str>>) {
         let text = text.into();
         self.bytes += text.len() + 1;
@@ -56,7 +56,7 @@ impl Table {
         }
     }
 
-    /// Removes an id and says whether it was there.
+    /// Removes a row. False if there is none with this id.
     pub fn remove(&mut self, id: u64) -> bool {
         let Ok(at) = self.find(id) else { return false };
         let (_, text) = self.rows.remove(at);
@@ -64,7 +64,7 @@ impl Table {
         true
     }
 
-    /// Any row, all equally likely.
+    /// A random row; all are equally likely.
     pub fn pick(&self, rng: &mut fastrand::Rng) -> Option<(u64, &str)> {
         if self.rows.is_empty() {
             return None;
@@ -83,12 +83,12 @@ impl Table {
         self.rows.iter().map(|(id, text)| (*id, &**text))
     }
 
-    /// All texts as JSON array.
+    /// The array of all texts as JSON.
     pub fn array(&self) -> String {
         self.array_where(|_| true)
     }
 
-    /// The texts of the wanted ids as JSON array.
+    /// The array of the texts whose ids are `wanted`, as JSON.
     pub fn array_where(&self, wanted: impl Fn(u64) -> bool) -> String {
         let mut out = String::with_capacity(self.bytes());
         out.push('[');

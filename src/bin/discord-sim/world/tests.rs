@@ -1,4 +1,4 @@
-//! The truth against models of it: a JSON model that applies only what events say, and the typed models of a crate.
+//! Compares the world with two models: a JSON model that applies only events, and the typed models of a crate.
 
 use super::mix::Wish;
 use super::*;
@@ -133,7 +133,7 @@ fn a_session_sees_what_its_intents_and_threshold_allow() {
     assert!(joined.get("unavailable").is_none());
 }
 
-/// What a client makes of the events: plain JSON, changed by nothing but payloads.
+/// A model of a client's cache: JSON values that only payloads change.
 #[derive(Default)]
 struct Model {
     guilds: HashMap<u64, Value>,
@@ -288,7 +288,7 @@ impl Model {
     }
 }
 
-/// Sorts the rows of every array of entities: their order means nothing.
+/// Sorts the entities of each array, because their order has no meaning.
 fn canonical(mut guild: Value) -> Value {
     for (_, value) in guild.as_object_mut().unwrap() {
         if let Some(rows) = value.as_array_mut() {
@@ -313,7 +313,8 @@ fn the_truth_is_what_the_events_say() {
             model.apply(&world, &event);
         }
     }
-    // The rare ones too, in rounds: what is deleted in one can be created in the next.
+    // The loop above may miss rare types. Each round makes every type, and can create again what an earlier round
+    // deleted.
     for round in 0..36 {
         for name in mix::names() {
             for event in world.happen(round % 3, Wish::Only(name)) {
@@ -354,7 +355,7 @@ fn a_typed_model_reads_every_event() {
     for text in texts {
         let seed = GatewayEventDeserializer::from_json(&text).unwrap();
         let mut json = serde_json::Deserializer::from_str(&text);
-        // Events that this version of the crate does not know are its own limit, not ours.
+        // The typed model does not know all events. That is a limit of this version of the crate.
         if seed.event_type().is_some_and(|name| name.contains("SOUNDBOARD")) {
             continue;
         }

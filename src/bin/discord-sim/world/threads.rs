@@ -52,19 +52,19 @@ pub(super) fn delete(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
     events.push(Event::json("THREAD_DELETE", guild.id, text));
 }
 
-/// The threads of a channel, and what the current user is in them.
+/// The threads of a channel, each with the thread member of the current user.
 fn of_channel(guild: &Guild, parent: u64) -> Vec<(u64, String)> {
     let parent = format!("\"{parent}\"");
     let inside = guild.threads.iter().filter(|(_, thread)| json::field(thread, "parent_id") == Some(parent.as_str()));
     inside.map(|(id, thread)| (id, thread.to_owned())).collect()
 }
 
-/// What the current user is in a thread, as events have it: with the ids that GUILD_CREATE leaves out.
+/// The thread member of the current user in the form of events: with the ids that GUILD_CREATE leaves out.
 fn own_member(dice: &Dice, thread: u64, member: &str) -> String {
     Object::new().id("id", thread).id("user_id", dice.bot).spread(member).finish()
 }
 
-/// The bot gains access to a channel: what has happened to its threads meanwhile is told at once.
+/// A THREAD_LIST_SYNC: the bot gains access to a channel, and gets the changes of its threads all at once.
 pub(super) fn list_sync(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
     let Some(parent) = text_channel(guild, dice) else {
         return;
@@ -91,7 +91,7 @@ pub(super) fn list_sync(guild: &mut Guild, dice: &mut Dice, events: &mut Events)
     events.push(Event::json("THREAD_LIST_SYNC", guild.id, text));
 }
 
-/// The bot's own thread member changes.
+/// A THREAD_MEMBER_UPDATE: the bot's own thread member changes.
 pub(super) fn member_update(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
     let found = guild.threads.iter().find_map(|(id, thread)| Some((id, thread, json::field(thread, "member")?)));
     let Some((id, thread, member)) = found else {
@@ -105,7 +105,7 @@ pub(super) fn member_update(guild: &mut Guild, dice: &mut Dice, events: &mut Eve
     events.push(Event::json("THREAD_MEMBER_UPDATE", guild.id, text));
 }
 
-/// A random member joins a thread.
+/// A THREAD_MEMBERS_UPDATE: a random member joins a thread.
 pub(super) fn members_update(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
     let Some((user, member)) = someone(guild, dice) else {
         return;
@@ -113,7 +113,7 @@ pub(super) fn members_update(guild: &mut Guild, dice: &mut Dice, events: &mut Ev
     let Some((id, thread)) = guild.threads.pick(&mut dice.rng) else {
         return;
     };
-    // Discord counts to 50.
+    // Discord stops counting at 50.
     let count = json::field(thread, "member_count").and_then(|count| count.parse().ok()).unwrap_or(0_u64);
     let count = (count + 1).min(50);
     let added = Object::with_capacity(member.len() + 200)

@@ -7,18 +7,19 @@ use crate::json::{self, Object};
 
 type Events = Vec<Event>;
 
-/// The most people that traffic puts into voice channels of one guild.
+/// Maximum number of users that traffic puts into the voice channels of one guild.
 const MOST_IN_VOICE: usize = 80;
 
-/// Bot and guild of a voice session, and what a client is told about it.
+/// The result of an op 4 that puts the bot into a voice channel or takes it out.
 pub struct Joined {
     /// The VOICE_STATE_UPDATE.
     pub state: Event,
-    /// The bot has come into the channel from elsewhere, or in another session, and so needs a voice server.
+    /// Whether the session needs a voice server: the bot was not in this channel, or another session had brought it
+    /// there.
     pub moved: bool,
 }
 
-/// The `d` of a VOICE_STATE_UPDATE: the state, with guild and member.
+/// A VOICE_STATE_UPDATE: the voice state with its guild and member.
 fn event(guild: &Guild, user: u64, state: &str) -> Event {
     let text = Object::with_capacity(state.len() + 800)
         .id("guild_id", guild.id)
@@ -110,8 +111,9 @@ pub(super) fn stage_delete(guild: &mut Guild, dice: &mut Dice, events: &mut Even
 }
 
 impl World {
-    /// The bot joins, moves or leaves (Gateway Events: "Update Voice State"). `None` if the guild or channel does not
-    /// exist. The state carries the id of the gateway session that asked, as Discord's does for bots.
+    /// Changes the bot's voice state: the bot joins, moves or leaves (Gateway Events: "Update Voice State"). `None` if
+    /// the guild or channel does not exist or the guild is unavailable. The state has the id of the gateway session
+    /// that sent the op 4, as Discord does it for bots.
     pub fn bot_voice(
         &mut self,
         guild: u64,
@@ -144,7 +146,7 @@ impl World {
         Some(Joined { state: event(guild, bot, &state), moved })
     }
 
-    /// The bot leaves every voice channel that this gateway session brought it into, because the session ended.
+    /// Takes the bot out of all voice channels that a gateway session has joined, because that session has ended.
     pub fn end_voice(&mut self, shard: usize, session: &str) -> Vec<Event> {
         let bot = self.dice.bot;
         let session = json::string(session);
@@ -163,7 +165,7 @@ impl World {
         events
     }
 
-    /// The `d` of CHANNEL_INFO (Gateway Events: "Channel Info").
+    /// The data of CHANNEL_INFO (Gateway Events: "Channel Info").
     pub fn channel_info(&self, guild: u64, status: bool, start_time: bool) -> Option<String> {
         let guild = self.guilds.get(&guild).filter(|guild| guild.available)?;
         let channels = guild.voice_channels.iter().map(|id| {
