@@ -72,16 +72,7 @@ const EXCEPTIONS: &[Exception] = &[
     (Rule::Function, "tests/fan_out.rs", "every_stream_is_complete", "to be parted"),
     (Rule::Function, "tests/restart.rs", "a_restart_costs_no_identify_and_no_event", "to be parted"),
     (Rule::Function, "tests/spellings.rs", "more", "to be parted"),
-    (Rule::Comment, "src/config/", "", NOT_YET),
-    (Rule::Comment, "src/control/", "", NOT_YET),
-    (Rule::Comment, "src/data_core/", "", NOT_YET),
-    (Rule::Comment, "src/downstream/", "", NOT_YET),
-    (Rule::Comment, "src/shard/", "", NOT_YET),
-    (Rule::Comment, "src/upstream/", "", NOT_YET),
 ];
-
-/// The reason of exceptions for comments.
-const NOT_YET: &str = "the comments of this folder have not been rewritten yet";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Rule {

@@ -297,8 +297,9 @@ impl<I: Io> Hosted<I> {
             core.sockets.send(client.connection, bytes, from);
         }
         // The core has to know when this send ends if more bytes follow it, if the proxy receives from the client again
-        // then, or if the client becomes awake then.
-        let waits = !client.outbox.pending().is_empty() || client.outbox.is_full() || !client.awake;
+        // then, if the client becomes awake then, or if the connection ends with it.
+        let ends = matches!(client.stage, Stage::Flushing { .. } | Stage::Returning);
+        let waits = ends || !client.outbox.pending().is_empty() || client.outbox.is_full() || !client.awake;
         if waits && !client.outbox.is_empty() {
             core.sockets.hurry(client.connection);
         }

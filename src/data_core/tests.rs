@@ -262,6 +262,26 @@ fn a_client_that_could_not_be_listened_to_is_heard_afterwards() {
     rig.stop([]);
 }
 
+/// After the close frame the core ends its side of the stream at once, also when nothing else wakes the core. A core that sleeps
+/// instead drops the whole connection when its time is over, and then takes no more bytes.
+#[test]
+fn the_end_of_a_connection_follows_its_close_frame_on_an_idle_core() {
+    let rig = Rig::start(vec![0]);
+    let Far { stream: mut far, mut inbound } = rig.client(0);
+    // The core is idle before the client closes.
+    thread::sleep(Duration::from_millis(200));
+    let mut close = Vec::new();
+    write_frame(&mut close, Opcode::Close, &1000u16.to_be_bytes(), Some([1, 2, 3, 4]));
+    far.write_all(&close).unwrap();
+    read_until(&mut far, &mut inbound, |message| matches!(message, Message::Close(Some((1000, _)))));
+    assert_eq!(far.read(&mut [0]).unwrap(), 0, "the core ends its side");
+    far.write_all(&[0]).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    far.write_all(&[0]).expect("the core still takes bytes of the client");
+    drop(far);
+    rig.stop([]);
+}
+
 #[test]
 fn a_client_that_comes_too_late_is_sent_away() {
     let rig = Rig::start(vec![0]);
