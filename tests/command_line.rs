@@ -5,13 +5,13 @@ mod support;
 use std::{
     fs,
     net::{TcpListener, TcpStream},
-    os::unix::{net::UnixDatagram, process::CommandExt},
+    os::unix::net::UnixDatagram,
     process::{Command, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
-use support::scratch;
+use support::{confine, scratch};
 
 fn run(name: &str, config: &str, arguments: &[&str], token: Option<&str>) -> Output {
     let directory = scratch(name);
@@ -149,17 +149,7 @@ fn deny(command: &mut Command, rule: &Deny) {
     }
     program.push(statement(RETURN, libc::SECCOMP_RET_ERRNO | rule.errno as u32));
     program.push(statement(RETURN, libc::SECCOMP_RET_ALLOW));
-    let install = move || {
-        let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-        // SAFETY: both calls only set attributes of this process; the filter lives as long as the call that copies it.
-        let set = unsafe {
-            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0
-        };
-        if set { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-    };
-    // SAFETY: between fork and exec only prctl is called, which is async-signal-safe, and nothing is allocated.
-    unsafe { command.pre_exec(install) };
+    confine(command, program);
 }
 
 /// Runs the proxy with a filter until it ends with an error. Returns its stderr.

@@ -40,7 +40,6 @@ use crate::{
     },
     upstream::{
         limiter::Limiter,
-        loss::Reason,
         session::{Action, Identity, Received, Remark, Resumption, Session as Upstream, Status},
     },
 };
@@ -281,13 +280,6 @@ impl Shard {
             }
             self.wake.clients = true;
         }
-    }
-
-    /// The upstream connection can not be read any more. The shard reconnects and resumes its session.
-    pub fn upstream_broken(&mut self, now: Time) {
-        self.upstream.reconnect(now, Reason::Unreadable);
-        self.tell_remark();
-        self.wake.upstream = true;
     }
 
     /// Sets the gateway URL for connections that do not use the resume URL.

@@ -6,7 +6,7 @@ use std::{
     os::unix::{fs::MetadataExt, process::CommandExt},
     process::{Command, Stdio},
 };
-use support::{Process, free_port, wait_until};
+use support::{Process, confine, free_port, wait_until};
 
 /// The token can also come from a systemd credential or from a file. Before, it could only come from the environment or
 /// the configuration.
@@ -122,19 +122,7 @@ fn the_profile_for_containers_allows_all_that_is_needed() {
     for round in 0..2 {
         let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
         command.current_dir(&directory).env_remove("TOKEN");
-        let program = filter();
-        let install = move || {
-            let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
-            // SAFETY: both calls only set attributes of this process; the filter lives as long as the call that copies
-            // it.
-            let set = unsafe {
-                libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-                    && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter) == 0
-            };
-            if set { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-        };
-        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe, and nothing is allocated.
-        unsafe { command.pre_exec(install) };
+        confine(&mut command, filter());
         let mut process = Process::start("gateway-proxy", command, &directory);
         let ready = wait_until("READY", || {
             if let Some(status) = process.ended() {
