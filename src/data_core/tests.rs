@@ -106,7 +106,7 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         transport: Transport::None,
         public_url: "ws://proxy".into(),
         log: crate::log::Limits { bytes: 1 << 20, entries: 10 },
-        resume_window: Duration::from_secs(1),
+        resume_window: Duration::from_secs(60),
         cache: crate::cache::Flags::ALL,
         honor_client_intents: true,
         denied: Default::default(),
@@ -267,8 +267,12 @@ fn a_client_that_could_not_be_listened_to_is_heard_afterwards() {
 #[test]
 fn the_end_of_a_connection_follows_its_close_frame_on_an_idle_core() {
     let rig = Rig::start(vec![0]);
-    let Far { stream: mut far, mut inbound } = rig.client(0);
-    // The core is idle before the client closes.
+    let mut peer = Peer::accept(&rig.listener);
+    peer.identified();
+    let mut client = rig.client(0);
+    assert!(client.hears("READY").is_some());
+    let Far { stream: mut far, mut inbound } = client;
+    // The core is idle before the client closes, and its next heartbeat is far away.
     thread::sleep(Duration::from_millis(200));
     let mut close = Vec::new();
     write_frame(&mut close, Opcode::Close, &1000u16.to_be_bytes(), Some([1, 2, 3, 4]));
@@ -279,7 +283,7 @@ fn the_end_of_a_connection_follows_its_close_frame_on_an_idle_core() {
     thread::sleep(Duration::from_millis(50));
     far.write_all(&[0]).expect("the core still takes bytes of the client");
     drop(far);
-    rig.stop([]);
+    rig.stop([peer]);
 }
 
 #[test]
