@@ -33,6 +33,10 @@ const NEEDS: [(&str, &str, &str); 5] = [
     ("jda", "current_member", "reports a guild without the bot's own member as an error"),
 ];
 
+/// Libraries that hand on events in another order than they came. discord.js keeps the events that arrive before all of
+/// its shards are ready, and hands one of them on after each later packet (`packetQueue` in `WebSocketManager`).
+const REORDER: [&str; 1] = ["discord.js"];
+
 /// Keys of the example configuration that the test replaces, because they say where the proxy listens and keeps its
 /// files.
 const PLACES: [&str; 4] = ["host", "port", "externally_accessible_url", "state_dir"];
@@ -142,12 +146,25 @@ fn logs_in_and_listens(library: &str, name: &str, proxy: &Proxy, simulator: &Sim
     }
     for shard in 0..SHARDS {
         let (_, last) = simulator.emit(shard, 20);
-        let numbers = bot.wait(&format!("message {last} on shard {shard}"), |bot| {
-            let numbers = &bot.shard(shard).numbers;
-            if numbers.last() >= Some(&last) { Ok(numbers.clone()) } else { Err(format!("{:?}", numbers.last())) }
+        let numbers = |bot: &Bot| {
+            let mut numbers = bot.shard(shard).numbers.clone();
+            if REORDER.contains(&library) {
+                numbers.sort_unstable();
+            }
+            numbers
+        };
+        let gap = |numbers: &[u64]| numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]).map(<[u64]>::to_vec);
+        let numbers = bot.wait(&format!("all messages up to {last} on shard {shard}"), |bot| {
+            let numbers = numbers(bot);
+            let newest = numbers.last().copied();
+            match gap(&numbers) {
+                // A message that the library still holds back fills the gap.
+                Some(gap) if REORDER.contains(&library) => Err(format!("a gap: {gap:?}")),
+                _ if newest >= Some(last) => Ok(numbers),
+                _ => Err(format!("{newest:?}")),
+            }
         });
-        let gap = numbers.windows(2).find(|pair| pair[0] + 1 != pair[1]);
-        assert_eq!(gap, None, "shard {shard}: messages that do not follow each other");
+        assert_eq!(gap(&numbers), None, "shard {shard}: messages that do not follow each other");
     }
     bot.catch_up();
     bot.kill();
