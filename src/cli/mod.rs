@@ -1,7 +1,8 @@
-//! The subcommands: requests to a running proxy, and the check before a start.
+//! The subcommands: requests to a running proxy, the check before a start, and secrets for clients.
 
 mod check;
 mod running;
+mod secret;
 mod status;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -29,6 +30,12 @@ pub enum Command {
     Reload {
         #[command(flatten)]
         proxy: Which,
+    },
+    /// Make a secret for a client, and the hash of it for `clients` of the configuration.
+    Secret {
+        /// What the bot's token has before its first dot, for libraries that read the bot's id from there.
+        #[arg(long, value_name = "TEXT")]
+        first_part: Option<String>,
     },
     /// Repair one shard of a running proxy (needs `http_token` in its configuration).
     Shard {
@@ -67,6 +74,7 @@ impl Command {
                 Running::find(path, proxy.url).and_then(|running| status::run(&running, watch, json))
             }
             Self::Reload { proxy } => Running::find(path, proxy.url).and_then(|running| reload(&running)),
+            Self::Secret { first_part } => secret::run(first_part.as_deref()),
             Self::Shard { proxy, id, action } => {
                 Running::find(path, proxy.url).and_then(|running| repair(&running, id, action))
             }

@@ -32,9 +32,10 @@ impl Reader {
 
     /// The error for a key with a wrong value.
     pub fn wrong(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
-        // A token must not get into an error, even if it is not a string or has other characters than expected.
-        let value =
-            if matches!(key, "token" | "http_token") { "the given value".into() } else { shorten(&value.to_string()) };
+        // A token or a secret must not get into an error, even if it is not a string or has other characters than
+        // expected.
+        let is_secret = matches!(key, "token" | "http_token" | "secret" | "clients");
+        let value = if is_secret { "the given value".into() } else { shorten(&value.to_string()) };
         ConfigError(format!("{}: `{}{key}` is {value}, expected {expected}", self.file, self.prefix))
     }
 

@@ -9,6 +9,7 @@
 
 use super::{
     Control,
+    access::{Holder, WRONG_TOKEN},
     http::{self, Response, Route},
     origin,
     pool::Place,
@@ -20,6 +21,7 @@ use crate::{
     downstream::{
         outbox::Outbox,
         session::{Claim, Options, SessionId},
+        visitor::Visitor,
     },
     net::{
         client::{ClientConnection, Ended, Payload},
@@ -240,8 +242,13 @@ async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: 
 }
 
 /// Takes a connection back from a shard that could not resume its session, or whose session has ended. The client may
-/// identify on the same connection.
-pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version: u8) {
+/// identify on the same connection, with the same token or another one.
+pub async fn reenter(control: Rc<Control>, mut connection: ClientConnection, visitor: Visitor) {
+    // Behind a reverse proxy the socket knows only the address of that proxy, and limits go by that of the client.
+    if let Some(address) = visitor.address {
+        connection.set_peer(address);
+    }
+    let version = visitor.version;
     let Some(peer) = connection.peer() else { return };
     let guest = control.guests.enter(peer.ip().into());
     control
@@ -339,35 +346,24 @@ async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnect
             Some(Outcome::Closed(code)) => return connection.goodbye(code, "").await,
             Some(Outcome::Refused(close)) => close,
             Some(Outcome::Identify(identify)) => match admit(&control, &mut connection, &identify, version).await {
-                Ok((shard, options)) => {
-                    return hand_over(&control, guest, connection, shard, Entry::Identify(options), version);
-                }
+                Ok((goal, holder)) => return hand_over(&control, guest, connection, goal, holder, version),
                 Err(close) => close,
             },
-            Some(Outcome::Resume(resume)) => {
-                if !control.accepts_token(resume.bare_token()) {
-                    control.note_wrong_token(connection.peer());
-                    (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy")
-                } else {
-                    match claim(&control, &mut connection, &resume, url).await {
-                        Err(close) => close,
-                        Ok(Some((shard, entry))) => {
-                            return hand_over(&control, guest, connection, shard, entry, version);
-                        }
-                        Ok(None) if refused_resumes + 1 >= MAX_REFUSED_RESUMES => {
-                            (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
-                        }
-                        Ok(None) => {
-                            refused_resumes += 1;
-                            // The connection stays open so that the client can identify on it. After a close, some
-                            // libraries reconnect and resume in a loop.
-                            connection.outbox.message(&[payload::INVALID_SESSION]);
-                            commands = Commands::Ignored;
-                            continue;
-                        }
-                    }
+            Some(Outcome::Resume(resume)) => match claim(&control, &mut connection, &resume, url).await {
+                Err(close) => close,
+                Ok((Some(goal), holder)) => return hand_over(&control, guest, connection, goal, holder, version),
+                Ok((None, _)) if refused_resumes + 1 >= MAX_REFUSED_RESUMES => {
+                    (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
                 }
-            }
+                Ok((None, _)) => {
+                    refused_resumes += 1;
+                    // The connection stays open so that the client can identify on it. After a close, some libraries
+                    // reconnect and resume in a loop.
+                    connection.outbox.message(&[payload::INVALID_SESSION]);
+                    commands = Commands::Ignored;
+                    continue;
+                }
+            },
         };
         return connection.goodbye(Some(close.0), close.1).await;
     }
@@ -402,15 +398,36 @@ fn introduction(payload: Payload<'_>, outbox: &mut Outbox, commands: Commands) -
     }))
 }
 
-/// The shard and the session that a RESUME is for, as far as the door can tell; `None`: no shard of this proxy can have
-/// the session.
+/// The shard that a client wants, and what the client has sent to the door.
+type Goal = (u32, Entry);
+
+/// Checks a RESUME: the token at once, and the shard once the shards have been started. Returns the shard and the session
+/// that the RESUME is for, as far as the door can tell, and who the client is. `None`: no shard of this proxy can have
+/// the session. The error is the close for the client.
 async fn claim(
     control: &Control,
     connection: &mut ClientConnection,
     resume: &Resume,
     url: Url,
-) -> Result<Option<(u32, Entry)>, Close> {
+) -> Result<(Option<Goal>, Holder), Close> {
+    let holder = control.holder_of(resume.bare_token(), connection.peer()).ok_or(WRONG_TOKEN)?;
     started(control, connection).await?;
+    let goal = named(control, connection, resume, url).await?;
+    if let Some((shard, _)) = &goal
+        && let Some(close) = control.refuses_shard(&holder, *shard, connection.peer())
+    {
+        return Err(close);
+    }
+    Ok((goal, holder))
+}
+
+/// The shard and the session that a RESUME names; `None`: no shard of this proxy can have the session.
+async fn named(
+    control: &Control,
+    connection: &mut ClientConnection,
+    resume: &Resume,
+    url: Url,
+) -> Result<Option<Goal>, Close> {
     let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq) else { return Ok(None) };
     let is_here = |id: &SessionId| control.core_of(id.shard()).is_some();
     // An id of Discord's can have the same form as one of the proxy's, so the form does not tell them apart.
@@ -465,17 +482,14 @@ async fn until<T>(
 }
 
 /// Checks an IDENTIFY: the token at once; the number of shards and the shard once the shards have been started. Returns
-/// the shard and the options of the session, or the close code for the client.
+/// the shard with the options of the session, and who the client is. The error is the close for the client.
 async fn admit(
     control: &Rc<Control>,
     connection: &mut ClientConnection,
     identify: &Identify,
     version: u8,
-) -> Result<(u32, Options), Close> {
-    if !control.accepts_token(identify.bare_token()) {
-        control.note_wrong_token(connection.peer());
-        return Err((close::AUTHENTICATION_FAILED, "the token is not the one of this proxy"));
-    }
+) -> Result<(Goal, Holder), Close> {
+    let holder = control.holder_of(identify.bare_token(), connection.peer()).ok_or(WRONG_TOKEN)?;
     let count = started(control, connection).await?;
     let (shard, of) = identify.shard;
     if of != count {
@@ -485,6 +499,9 @@ async fn admit(
     if control.core_of(shard).is_none() {
         return Err((close::INVALID_SHARD, "this shard is not served here"));
     }
+    if let Some(close) = control.refuses_shard(&holder, shard, connection.peer()) {
+        return Err(close);
+    }
     let intents = identify.intents.map_or(Intents::ALL, Intents);
     let beyond = intents.without(Intents(control.intents()));
     if identify.intents.is_some() && beyond != Intents::default() {
@@ -493,15 +510,27 @@ async fn admit(
     let compress = identify.compress == Some(true) && control.live().client_compression;
     let options = Options { intents, version, compress, library: identify.library() };
     let library = options.library.name();
-    tracing::debug!(shard, intents = intents.0, compress, library, "a client identifies");
-    Ok((shard, options))
+    let client = match &holder {
+        Holder::Bot => None,
+        Holder::Client(credential) => Some(&*credential.name),
+    };
+    tracing::debug!(shard, intents = intents.0, compress, library, client, "a client identifies");
+    Ok(((shard, Entry::Identify(options)), holder))
 }
 
-fn hand_over(control: &Control, guest: Place, connection: ClientConnection, shard: u32, entry: Entry, version: u8) {
+fn hand_over(
+    control: &Control,
+    guest: Place,
+    connection: ClientConnection,
+    (shard, entry): Goal,
+    holder: Holder,
+    version: u8,
+) {
     drop(guest);
+    let visitor = Visitor { version, address: connection.peer(), credential: holder.credential() };
     let Ok(parcel) = connection.hand_off() else { return };
     if let Some(core) = control.core_of(shard) {
-        let arrival = Arrival { parcel, shard, entry, version };
+        let arrival = Arrival { parcel, shard, entry, visitor };
         if core.send(ToCore::Client(Box::new(arrival))).is_err() {
             tracing::warn!(shard, "the shard's core is too busy for another client");
         }

@@ -5,6 +5,7 @@
 //! exchanges messages with the data cores and shares no other state with them, except for the budget of client memory.
 //! No event passes through the control core.
 
+mod access;
 mod answers;
 pub mod body;
 mod dial;
@@ -60,7 +61,7 @@ use pool::{OnceAMinute, Pool, Rate};
 pub use reload::{Reloading, SetLogLevel};
 use remembered::Remembered;
 use rest::{GatewayInfo, RestError};
-use starter::{CoreThreads, Starter, audience, client_memory};
+use starter::{CoreThreads, Starter, audience, memory_budget};
 use status::Gathered;
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -188,6 +189,10 @@ struct Control {
     reserved_files: u64,
     /// Discord's session id of each shard that has reported whether it has a session. `None`: the shard has none.
     names: RefCell<HashMap<u32, Option<String>>>,
+    /// What was noted about the credentials of clients.
+    noted: access::Noted,
+    /// A data core has not been told the configuration in force, because it was too busy.
+    untold: Cell<bool>,
     token_log: RefCell<OnceAMinute>,
     files_log: RefCell<OnceAMinute>,
     accept_log: RefCell<OnceAMinute>,
@@ -218,7 +223,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
     let core_events = events;
     let files = preflight::open_files().map_err(|error| failure("the limit of open files", &error))?;
     let reserved_files = preflight::reserved_files(config.shards, files);
-    let memory = Arc::new(MemoryBudget::new(client_memory(&config)));
+    let memory = Arc::new(memory_budget(&config));
     let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
         .name("control")
         .io_memory(IO_MEMORY)
@@ -259,6 +264,8 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
                 names: RefCell::default(),
+                noted: access::Noted::default(),
+                untold: Cell::default(),
                 token_log: RefCell::default(),
                 files_log: RefCell::default(),
                 accept_log: RefCell::default(),
@@ -516,9 +523,9 @@ impl Control {
                         pacer.wake();
                     }
                 }
-                ToControl::Return(parcel, version) => {
+                ToControl::Return(parcel, visitor) => {
                     let connection = ClientConnection::take_over(*parcel);
-                    let task = door::reenter(self.clone(), connection, version);
+                    let task = door::reenter(self.clone(), connection, visitor);
                     spawn_contained("the task of a connection at the door", task);
                 }
                 ToControl::Reports(number, reports) => {
@@ -575,10 +582,6 @@ impl Control {
 
     fn intents(&self) -> u64 {
         self.config.intents
-    }
-
-    fn accepts_token(&self, token: &str) -> bool {
-        !self.config.validate_token || self.config.token.matches(token)
     }
 }
 

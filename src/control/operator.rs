@@ -83,7 +83,8 @@ impl Control {
     async fn metrics_text(self: Rc<Self>) -> Rc<str> {
         let gathered = self.reports().await;
         let waits = self.waits.borrow();
-        metrics::render(&gathered, self.figures(), &waits, self.reloads.get(), self.started).into()
+        let shown = self.noted.shown(&self.live().clients);
+        metrics::render(&gathered, self.figures(), &waits, self.reloads.get(), self.started, &shown).into()
     }
 
     /// The document of `/status.json`, which is made once in [`KEPT`](super::answers::KEPT), with the details of one

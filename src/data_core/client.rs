@@ -9,7 +9,7 @@
 //! Pure: a [`Client`] holds bytes and times. The core owns the socket, and the shard owns the session.
 
 use crate::{
-    downstream::{budget::Charge, outbox::Outbox},
+    downstream::{budget::Charge, outbox::Outbox, visitor::Visitor},
     io::sockets::ConnectionId,
     protocol::{Encoding, Time, close, command::MAX_COMMAND, etf},
     shard::Close,
@@ -72,8 +72,8 @@ pub struct Client<S> {
     pub connection: ConnectionId,
     /// The number of the client's session on the shard; `None`: the client was refused, or its session is over.
     pub session: Option<u32>,
-    /// The API version in the client's URL.
-    pub version: u8,
+    /// What the door knows of the client.
+    pub visitor: Visitor,
     /// When the shard took the client over.
     pub since: Time,
     /// Bytes from the client that are not handled yet.
@@ -109,12 +109,12 @@ pub struct Client<S> {
 
 impl<S> Client<S> {
     /// Makes a client in the stage [`Stage::Open`].
-    pub fn new(number: u64, connection: ConnectionId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
+    pub fn new(number: u64, connection: ConnectionId, visitor: Visitor, inbound: FrameDecoder, outbox: Outbox) -> Self {
         Self {
             number,
             connection,
             session: None,
-            version,
+            visitor,
             since: Time::ZERO,
             inbound,
             outbox,

@@ -4,8 +4,10 @@ use crate::{
     compression::Transport,
     downstream::{
         budget::MemoryBudget,
+        credential::Credentials,
         outbox::Outbox,
         session::{Claim, Options},
+        visitor::Visitor,
     },
     log::Limits,
     net::tls::Tls,
@@ -58,6 +60,8 @@ pub struct Plan {
     pub forward_opcodes: Vec<u64>,
     /// The memory budget of the clients of all cores.
     pub memory: Arc<MemoryBudget>,
+    /// What clients without the bot's token may see and do.
+    pub credentials: Credentials,
 }
 
 /// A client's connection on its way between two cores, as plain data that is not bound to a thread.
@@ -92,9 +96,9 @@ pub struct Arrival<S = OwnedFd> {
     pub shard: u32,
     /// What the client has sent to the door.
     pub entry: Entry,
-    /// The API version in the client's URL. The door needs it when the connection comes back and the client identifies
-    /// again.
-    pub version: u8,
+    /// What the door knows of the client. The door needs it again when the connection comes back and the client
+    /// identifies once more.
+    pub visitor: Visitor,
 }
 
 /// A connection to Discord after its upgrade.
@@ -119,6 +123,8 @@ pub struct Change {
     pub honor_client_intents: bool,
     /// Events that no client gets.
     pub denied: Denied,
+    /// What clients without the bot's token may see and do.
+    pub credentials: Credentials,
     /// The new presence of each shard, in the order of [`Plan::shards`]; `None`: the presences are unchanged.
     pub presences: Option<Vec<Box<RawValue>>>,
 }
@@ -216,9 +222,9 @@ pub enum ToControl<S = OwnedFd> {
         /// `ws://` or `wss://`, without a query.
         url: String,
     },
-    /// A client whose RESUME was refused or whose session is over, and its API version. The client may identify on the
-    /// same connection.
-    Return(Box<Parcel<S>>, u8),
+    /// A client whose RESUME was refused or whose session is over, and what the door knew of it. The client may
+    /// identify on the same connection.
+    Return(Box<Parcel<S>>, Visitor),
     /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
     /// The status of a shard's upstream session has changed.

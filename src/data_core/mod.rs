@@ -6,8 +6,8 @@
 //!
 //! A core is one loop ([`DataCore::turn`]), generic over the source of completions ([`Io`]). A turn waits, notes what
 //! has happened, gives every shard concerned its turn, and starts the operations that the shards want together with the
-//! next wait. That is one system call for each turn. There are no tasks, no locks and no system timers: the wait ends
-//! at the next deadline.
+//! next wait. That is one system call for each turn. There are no tasks and no system timers: the wait ends at the
+//! next deadline. The only lock is that of the memory budget, which arriving and leaving clients take for a moment.
 //!
 //! A panic within a shard's turn affects that shard only ([`Hosted::recover`]).
 //!
@@ -21,6 +21,7 @@
 //! * system calls (`make bench`): 1.1, 0.9 and 0.5 an event at 1,000, 10,000 and 40,000 events/s, the sends of a turn
 //!   and the wait being one.
 
+mod admission;
 pub mod client;
 pub mod figures;
 mod hosted;
@@ -166,8 +167,9 @@ impl<I: Io> DataCore<I> {
         };
         for (index, id) in this.core.plan.shards.clone().into_iter().enumerate() {
             let shard = match this.old_shard(index) {
-                Some(shard) => {
+                Some(mut shard) => {
                     this.core.tell(ToControl::Restored(id));
+                    shard.set_credentials(this.core.now, &this.core.plan.credentials);
                     shard
                 }
                 None => this.new_shard(index),
@@ -355,6 +357,7 @@ impl<I: Io> DataCore<I> {
         plan.voice_grace = change.voice_grace;
         plan.honor_client_intents = change.honor_client_intents;
         plan.denied = change.denied.clone();
+        plan.credentials = change.credentials.clone();
         if let Some(presences) = &change.presences {
             plan.presences.clone_from(presences);
         }
@@ -362,8 +365,9 @@ impl<I: Io> DataCore<I> {
             let Parts { settings, identity, .. } = Parts::new(&self.core.plan, index);
             let presence = change.presences.as_ref().and_then(|presences| presences.get(index));
             let presence = presence.map(|presence| (identity.identify, payload::presence_update(presence)));
-            self.contained(index, |hosted, _| {
+            self.contained(index, |hosted, core| {
                 hosted.shard.change(tally::Change { settings: Settings::clone(&settings), presence });
+                hosted.shard.set_credentials(core.now, &core.plan.credentials);
             });
             self.enqueue(index);
         }

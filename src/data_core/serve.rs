@@ -11,7 +11,11 @@ use super::{
     timers::Timer,
 };
 use crate::{
-    downstream::session::Claim,
+    downstream::{
+        budget::Refusal,
+        session::{Claim, Options, SessionId},
+        visitor::Visitor,
+    },
     io::{
         Io,
         sockets::{ConnectionId, Receiving},
@@ -36,9 +40,6 @@ pub(super) const SERVE_COST: usize = 4 << 10;
 /// are full: two seconds of a load that keeps a core busy fill them.
 pub(super) const NEWCOMER: Duration = Duration::from_secs(2);
 
-/// The close frame for a client when its shard has no room for more clients.
-const FULL: Close = (close::RATE_LIMITED, "too many clients on this shard");
-
 /// Why the connection of a client ends.
 enum End {
     /// The client has sent a close frame with this code.
@@ -51,26 +52,22 @@ impl<I: Io> Hosted<I> {
     /// Takes over a client that the door has identified or that wants to resume. A RESUME that can not be served is
     /// answered with Invalid Session, and the connection goes back to the door.
     pub fn admit(&mut self, core: &mut Core<I>, arrival: Arrival<I::Socket>) {
-        let Arrival { parcel, entry, version, .. } = arrival;
+        let Arrival { parcel, entry, mut visitor, .. } = arrival;
         let Parcel { socket, inbound, mut outbox } = parcel;
         core.clients += 1;
         // The lower half of the number is the client's key in `clients`, so [`Hosted::queue_number`] finds the client.
         let number = core.clients << 32 | self.clients.vacant_key() as u64;
-        let charge = core.plan.memory.admit(outbox.memory());
-        let session = match entry {
-            // The client left the door just before the core began to stop. Serving it would only delay the end of the
-            // core.
-            _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
-            // The session that the client wanted to resume stays, so the client can resume it later.
-            _ if charge.is_none() => Err((close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up")),
-            Entry::Resume { claim, sequence } if !self.has_room_for(&claim, sequence) => Err(FULL),
-            Entry::Identify(_) if !self.shard.has_room_for(None) => Err(FULL),
-            Entry::Identify(options) => self.shard.identify(core.now, number, options),
-            Entry::Resume { claim, sequence } => match self.resume(core, number, &claim, sequence) {
+        let charge = core.charge(&visitor, &outbox);
+        // A session that a refused client wanted to resume stays, so the client can resume it later.
+        let refusal = charge.as_ref().err().copied().or_else(|| self.refuses(core, &entry, &mut visitor));
+        let session = match (refusal, entry) {
+            (Some(close), _) => Err(close),
+            (None, Entry::Identify(options)) => self.identify(core, number, options, &visitor),
+            (None, Entry::Resume { claim, sequence }) => match self.resume(core, number, &claim, sequence, &visitor) {
                 Some(session) => Ok(session),
                 None => {
                     outbox.message(&[payload::INVALID_SESSION]);
-                    core.tell(ToControl::Return(Box::new(Parcel { socket, inbound, outbox }), version));
+                    core.tell(ToControl::Return(Box::new(Parcel { socket, inbound, outbox }), visitor));
                     return;
                 }
             },
@@ -78,11 +75,11 @@ impl<I: Io> Hosted<I> {
         let entry = self.clients.vacant_entry();
         let key = entry.key();
         let connection = core.sockets.adopt(socket, Owner { shard: self.index, client: Some(key as u32) });
-        let mut client = Client::new(number, connection, version, inbound, outbox);
+        let mut client = Client::new(number, connection, visitor, inbound, outbox);
         client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
         client.since = core.now;
-        client.charge = charge;
+        client.charge = charge.ok();
         // The door may have received more messages than the IDENTIFY or RESUME.
         client.noted = true;
         client.awake = true;
@@ -99,13 +96,18 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// Says whether the shard has room for a client that resumes the claimed session.
-    fn has_room_for(&self, claim: &Claim, sequence: u64) -> bool {
-        self.shard.has_room_for(self.shard.claimed(claim, sequence).as_ref())
+    fn identify(&mut self, core: &Core<I>, number: u64, options: Options, visitor: &Visitor) -> Result<u32, Close> {
+        let session = self.shard.identify(core.now, number, options)?;
+        if let Some(credential) = &visitor.credential {
+            self.shard.bind(session, credential.clone());
+        }
+        Ok(session)
     }
 
-    fn resume(&mut self, core: &Core<I>, number: u64, claim: &Claim, sequence: u64) -> Option<u32> {
-        let id = self.shard.claimed(claim, sequence);
+    fn resume(&mut self, core: &Core<I>, number: u64, claim: &Claim, sequence: u64, visitor: &Visitor) -> Option<u32> {
+        // A session belongs to the secret that it was begun with. Whoever has another secret can not resume it.
+        let is_own = |id: &SessionId| self.shard.belongs_to(id, visitor.credential.as_deref());
+        let id = self.shard.claimed(claim, sequence).filter(is_own);
         let session = id.and_then(|id| self.shard.resume(core.now, number, &id, sequence));
         match session {
             Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
@@ -282,9 +284,13 @@ impl<I: Io> Hosted<I> {
         }
         if client.blocked {
             if client.stage == Stage::Open
-                && client.charge.as_ref().is_some_and(|charge| charge.must_go(client.outbox.len()))
+                && let Some(why) = client.charge.as_ref().and_then(|charge| charge.must_go(client.outbox.len()))
             {
-                tracing::info!(shard = %self.shard.id(), "a client that takes nothing is dropped, because the memory for clients (`client_memory`) is used up");
+                let key_of_limit = match why {
+                    Refusal::Process => "client_memory",
+                    Refusal::Source => "client_memory_per_address",
+                };
+                tracing::info!(shard = %self.shard.id(), "a client that takes nothing is dropped, because the memory of `{key_of_limit}` is used up");
                 return self.drop_client(core, key);
             }
             core.sockets.poll_writable(client.connection);
@@ -365,7 +371,7 @@ impl<I: Io> Hosted<I> {
         self.forget(key);
         let client = self.clients.remove(key);
         let parcel = Parcel { socket, inbound: client.inbound, outbox: client.outbox };
-        core.tell(ToControl::Return(Box::new(parcel), client.version));
+        core.tell(ToControl::Return(Box::new(parcel), client.visitor));
     }
 
     /// Removes a client from the list of awake clients, the queues, and the list of noted clients.

@@ -115,6 +115,7 @@ fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
         state_dir: None,
         forward_opcodes: Vec::new(),
         memory: Arc::default(),
+        credentials: Default::default(),
     }
 }
 
@@ -196,7 +197,7 @@ impl Rig {
             outbox,
         };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
-        let arrival = Arrival { parcel, shard, entry: Entry::Identify(options), version: 10 };
+        let arrival = Arrival { parcel, shard, entry: Entry::Identify(options), visitor: Default::default() };
         assert!(self.core.send(ToCore::Client(Box::new(arrival))).is_ok());
         Far { stream, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }

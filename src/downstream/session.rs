@@ -8,6 +8,7 @@
 //! Promises: the client gets every event that it is meant to get once and in order. The numbers have no gap. The memory
 //! for cursors is bounded by the events that the log still holds.
 
+use super::credential::{Credential, SecretHash};
 pub use super::session_id::{Claim, ID_LENGTH, SessionId};
 use crate::protocol::{
     Time,
@@ -18,7 +19,7 @@ use crate::protocol::{
 };
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 /// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +57,9 @@ pub struct Saved {
     library: String,
     #[serde(default)]
     named: bool,
+    /// The hash of the client's secret, as [`SecretHash::parse`] reads it; `None`: the client has the bot's token.
+    #[serde(default)]
+    credential: Option<String>,
     user: Option<u64>,
     sequence: u64,
     cursor: u64,
@@ -92,6 +96,8 @@ pub struct Session {
     pub options: Options,
     /// Whether the client knows the session by the id of Discord's session with the shard instead of [`Session::id`].
     pub named: bool,
+    /// The credential of the client; `None`: the client has the bot's token.
+    pub credential: Option<Arc<Credential>>,
     /// The state of the session.
     pub phase: Phase,
     /// The connection that the session is attached to; `None`: the session is detached.
@@ -150,6 +156,7 @@ impl Session {
             id,
             options,
             named: false,
+            credential: None,
             phase: Phase::Waiting,
             connection: None,
             detached_at: None,
@@ -166,9 +173,25 @@ impl Session {
         }
     }
 
+    /// Narrows the session to what a credential permits: the session keeps the intents that the credential has, too, and
+    /// gets no events that the credential excludes ([`Credential::gets`]).
+    pub fn bind(&mut self, credential: Arc<Credential>) {
+        self.options.intents = self.options.intents.intersection(credential.intents);
+        for &kind in EventKind::ALL {
+            let delivery = kind.audience().delivery(self.options.intents);
+            self.delivery[kind as usize] = if credential.gets(kind) { delivery } else { Delivery::Never };
+        }
+        self.credential = Some(credential);
+    }
+
     /// The sequence number of the last dispatch that was sent.
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// The user id of the bot; `None` before READY.
+    pub fn user(&self) -> Option<u64> {
+        self.user
     }
 
     /// The log position that the session reads next.
@@ -319,6 +342,7 @@ impl Session {
             compress: self.options.compress,
             library: self.options.library.name().to_owned(),
             named: self.named,
+            credential: self.credential.as_ref().map(|credential| credential.hash.to_string()),
             user: self.user,
             sequence: self.sequence,
             cursor: self.cursor,
@@ -328,8 +352,9 @@ impl Session {
         })
     }
 
-    /// Makes a detached session from a state file; `None`: the numbers of `saved` contradict each other, or its id is
-    /// malformed.
+    /// Makes a detached session from a state file; `None`: the numbers of `saved` contradict each other, or its id or
+    /// its hash is malformed. A session with a credential is bound to one that permits nothing, until the caller binds
+    /// it to the one of the configuration.
     pub fn restore(saved: Saved, now: Time) -> Option<Self> {
         let id = SessionId::parse(&saved.id)?;
         let cursors = std::iter::once(&saved.base.1).chain(&saved.sent).chain([&saved.cursor]);
@@ -346,6 +371,9 @@ impl Session {
         let mut session = Self::new(saved.number, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
+        if let Some(hash) = &saved.credential {
+            session.bind(Arc::new(Credential::of_former_process(SecretHash::parse(hash)?)));
+        }
         (session.named, session.user) = (saved.named, saved.user);
         (session.sequence, session.cursor, session.base) = (saved.sequence, saved.cursor, saved.base);
         session.sent = saved.sent.into();

@@ -5,7 +5,9 @@
 //! its snapshot was taken. After the last guild the cursor starts at the position of READY, and the session skips the
 //! events that a snapshot already contains (see [`Session`]).
 
-use super::{Client, Close, HEARTBEAT_TIMEOUT, LAGGED, SUPERSEDED, Shard, requests, voice};
+use super::{
+    Client, Close, HEARTBEAT_TIMEOUT, LAGGED, SUPERSEDED, Shard, credentials::narrowed_guild, requests, voice,
+};
 use crate::{
     cache::{GuildSnapshot, View},
     downstream::{
@@ -278,8 +280,11 @@ impl Shard {
                 session.skip(entry.position);
                 continue;
             }
-            if let Some(sequence) = session.pass(entry.position, entry.meta, entry.data()) {
-                write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]);
+            let Some(sequence) = session.pass(entry.position, entry.meta, entry.data()) else { continue };
+            let is_guild = entry.meta.kind == EventKind::GuildCreate;
+            match is_guild.then(|| narrowed_guild(session, view_of(session), entry.data())).flatten() {
+                Some(narrowed) => write_own(outbox, entry.meta.kind, sequence, &narrowed),
+                None => write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]),
             }
         }
         if matches!(session.phase, Phase::Replaying { .. }) {

@@ -435,7 +435,7 @@ impl Host {
             let pipe = net.pipe(connection.socket);
             (pipe.pushed, pipe.received) = (pipe.pushed + beat.len() as u64, pipe.received + beat.len() as u64);
         }
-        self.post(ToCore::Client(Box::new(Arrival { parcel: *parcel, shard: 0, entry, version: 10 })));
+        self.post(ToCore::Client(Box::new(Arrival { parcel: *parcel, shard: 0, entry, visitor: Default::default() })));
     }
 
     /// Says whether the proxy accepts connections.

@@ -89,6 +89,7 @@ fn plan(choice: Choice) -> Plan {
         state_dir: None,
         forward_opcodes: Vec::new(),
         memory: std::sync::Arc::default(),
+        credentials: Default::default(),
     }
 }
 

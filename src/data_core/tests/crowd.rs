@@ -83,7 +83,7 @@ impl Stepped {
         let parcel = Parcel { socket: near, inbound: FrameDecoder::new(Role::Server, 4096), outbox };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
         let entry = Entry::Identify(options);
-        self.send(ToCore::Client(Box::new(Arrival { parcel, shard: SHARD, entry, version: 10 })));
+        self.send(ToCore::Client(Box::new(Arrival { parcel, shard: SHARD, entry, visitor: Default::default() })));
         Far { stream: far, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }
 }
