@@ -9,6 +9,7 @@ mod commands;
 mod credentials;
 mod door;
 mod doors;
+mod latency;
 mod machine;
 mod memory;
 mod state_files;
