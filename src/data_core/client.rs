@@ -10,7 +10,7 @@
 
 use crate::{
     downstream::{budget::Charge, outbox::Outbox},
-    io::sockets::ConnectionId,
+    io::sockets::SocketId,
     protocol::{Encoding, Time, close, command::MAX_COMMAND, etf},
     shard::Close,
     websocket::{FrameDecoder, Message, Violation},
@@ -68,8 +68,8 @@ pub enum Said<'a> {
 pub struct Client<S> {
     /// The number by which the shard knows the connection, unique in the life of the core.
     pub number: u64,
-    /// The connection in the core's [`Sockets`](crate::io::sockets::Sockets).
-    pub connection: ConnectionId,
+    /// The socket, by its id in the core's [`Sockets`](crate::io::sockets::Sockets).
+    pub socket: SocketId,
     /// The number of the client's session on the shard; `None`: the client was refused, or its session is over.
     pub session: Option<u32>,
     /// The API version in the client's URL.
@@ -109,10 +109,10 @@ pub struct Client<S> {
 
 impl<S> Client<S> {
     /// Makes a client in the stage [`Stage::Open`].
-    pub fn new(number: u64, connection: ConnectionId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
+    pub fn new(number: u64, socket: SocketId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
         Self {
             number,
-            connection,
+            socket,
             session: None,
             version,
             since: Time::ZERO,

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     io::{
         Io,
-        sockets::{ConnectionId, Event, Receiving},
+        sockets::{SocketId, Event, Receiving},
     },
     protocol::Time,
     shard::{
@@ -48,7 +48,7 @@ enum Link {
 
 /// A connection to Discord that is being closed.
 struct Leaving {
-    connection: ConnectionId,
+    socket: SocketId,
     outgoing: Outgoing,
     /// Whether the close frame was sent and the proxy has ended its side of the stream.
     half_closed: bool,
@@ -132,9 +132,9 @@ impl<I: Io> Hosted<I> {
     // ---- what happens on sockets ----
 
     /// Notes what has happened to a connection, for the next turn.
-    pub fn note(&mut self, now: Time, id: ConnectionId, owner: Owner, event: Event<'_, I::Socket>) {
+    pub fn note(&mut self, now: Time, id: SocketId, owner: Owner, event: Event<'_, I::Socket>) {
         let Some(key) = owner.client else { return self.note_upstream(id, event) };
-        let client = self.clients.get_mut(key as usize).filter(|client| client.connection == id);
+        let client = self.clients.get_mut(key as usize).filter(|client| client.socket == id);
         let Some(client) = client else { return };
         match event {
             Event::Received(bytes) => client.inbound.receive(bytes),
@@ -154,9 +154,9 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    fn note_upstream(&mut self, id: ConnectionId, event: Event<'_, I::Socket>) {
+    fn note_upstream(&mut self, id: SocketId, event: Event<'_, I::Socket>) {
         if let Link::Open(upstream) = &mut self.link
-            && upstream.connection == id
+            && upstream.socket == id
         {
             match event {
                 Event::Received(bytes) => {
@@ -184,7 +184,7 @@ impl<I: Io> Hosted<I> {
             }
             return;
         }
-        let Some(leaving) = self.leaving.iter_mut().find(|leaving| leaving.connection == id) else { return };
+        let Some(leaving) = self.leaving.iter_mut().find(|leaving| leaving.socket == id) else { return };
         match event {
             Event::Ended(_) => leaving.ended = true,
             // Bytes that the socket did not take are discarded. Discord notices the end of the connection without the
@@ -340,9 +340,9 @@ impl<I: Io> Hosted<I> {
         }
         match result {
             Ok(super::Dialled { socket, tls, inbound }) => {
-                let connection = core.sockets.adopt(socket, self.upstream_owner());
-                core.sockets.receive(connection, Receiving::Many);
-                self.link = Link::Open(Box::new(Upstream::new(connection, tls, inbound, core.plan.transport)));
+                let socket = core.sockets.adopt(socket, self.upstream_owner());
+                core.sockets.receive(socket, Receiving::Many);
+                self.link = Link::Open(Box::new(Upstream::new(socket, tls, inbound, core.plan.transport)));
                 tracing::debug!(shard = %self.shard.id(), "connected to Discord");
                 self.shard.upstream_connected(core.now);
             }
@@ -362,12 +362,12 @@ impl<I: Io> Hosted<I> {
             return;
         }
         if upstream.blocked {
-            core.sockets.poll_writable(upstream.connection);
+            core.sockets.poll_writable(upstream.socket);
         } else if let Some((bytes, from)) = upstream.outgoing.take() {
-            core.sockets.send(upstream.connection, bytes, from);
+            core.sockets.send(upstream.socket, bytes, from);
         } else if !upstream.outgoing.pending().is_empty() {
             // These bytes are sent when the send in flight has ended.
-            core.sockets.hurry(upstream.connection);
+            core.sockets.hurry(upstream.socket);
         }
     }
 
@@ -376,19 +376,19 @@ impl<I: Io> Hosted<I> {
         let Link::Open(mut upstream) = std::mem::replace(&mut self.link, Link::None) else { return };
         // If the close frame can not be encrypted, the connection ends without it.
         let _ = upstream.encrypt();
-        let connection = upstream.connection;
+        let socket = upstream.socket;
         let mut outgoing = std::mem::take(&mut upstream.outgoing);
         if let Some((bytes, from)) = outgoing.take() {
-            core.sockets.send(connection, bytes, from);
+            core.sockets.send(socket, bytes, from);
         }
         // The proxy ends its side of the stream when the send has ended.
-        core.sockets.hurry(connection);
+        core.sockets.hurry(socket);
         if self.leaving.len() >= MAX_LEAVING {
-            core.sockets.close(self.leaving.remove(0).connection);
+            core.sockets.close(self.leaving.remove(0).socket);
         }
-        core.timers.add(Timer { at: core.now + CLOSE_LIMIT, owner: self.upstream_owner(), connection });
+        core.timers.add(Timer { at: core.now + CLOSE_LIMIT, owner: self.upstream_owner(), socket });
         let ended = upstream.ended.is_some();
-        self.leaving.push(Leaving { connection, outgoing, half_closed: false, ended });
+        self.leaving.push(Leaving { socket, outgoing, half_closed: false, ended });
     }
 
     /// Goes on closing connections to Discord: after the close frame the proxy ends its side of the stream, then
@@ -397,16 +397,16 @@ impl<I: Io> Hosted<I> {
         self.leaving.retain_mut(|leaving| {
             if let Some((bytes, from)) = leaving.outgoing.take() {
                 // The close frame had to wait for a send in flight.
-                core.sockets.send(leaving.connection, bytes, from);
-                core.sockets.hurry(leaving.connection);
+                core.sockets.send(leaving.socket, bytes, from);
+                core.sockets.hurry(leaving.socket);
             }
             if !leaving.half_closed && !leaving.outgoing.is_taken() {
                 leaving.half_closed = true;
-                core.sockets.shutdown(leaving.connection);
+                core.sockets.shutdown(leaving.socket);
             }
             let over = leaving.ended && leaving.half_closed;
             if over {
-                core.sockets.close(leaving.connection);
+                core.sockets.close(leaving.socket);
             }
             !over
         });
@@ -415,11 +415,11 @@ impl<I: Io> Hosted<I> {
     /// Handles a timer of the shard that is due.
     pub fn on_timer(&mut self, core: &mut Core<I>, timer: Timer) {
         match timer.owner.client {
-            Some(key) => self.on_client_timer(core, key as usize, timer.connection),
+            Some(key) => self.on_client_timer(core, key as usize, timer.socket),
             None => self.leaving.retain(|leaving| {
-                let over = leaving.connection == timer.connection;
+                let over = leaving.socket == timer.socket;
                 if over {
-                    core.sockets.close(leaving.connection);
+                    core.sockets.close(leaving.socket);
                 }
                 !over
             }),
@@ -445,7 +445,7 @@ impl<I: Io> Hosted<I> {
         self.deadline = Time::ZERO;
         self.serving = None;
         if let Link::Open(upstream) = std::mem::replace(&mut self.link, Link::None) {
-            core.sockets.close(upstream.connection);
+            core.sockets.close(upstream.socket);
         }
         self.wake_all();
     }

@@ -192,9 +192,9 @@ impl<I: Io> DataCore<I> {
     /// How far the core is with the client whose socket `is` accepts, for a test that plays the client. `None`: there
     /// is no such client.
     pub fn client(&self, is: impl Fn(&I::Socket) -> bool) -> Option<Served> {
-        let (connection, owner) = self.core.sockets.find(is)?;
+        let (socket, owner) = self.core.sockets.find(is)?;
         let client = self.shards[owner.shard as usize].clients.get(owner.client? as usize)?;
-        (client.connection == connection).then(|| Served {
+        (client.socket == socket).then(|| Served {
             open: client.stage == client::Stage::Open,
             unheard: client.inbound.pending(),
             waiting: client.outbox.pending().len(),

@@ -14,7 +14,7 @@ use crate::{
     downstream::session::Claim,
     io::{
         Io,
-        sockets::{ConnectionId, Receiving},
+        sockets::{SocketId, Receiving},
     },
     protocol::{close, payload},
     shard::{Close, Progress, report::Closing},
@@ -77,8 +77,8 @@ impl<I: Io> Hosted<I> {
         };
         let entry = self.clients.vacant_entry();
         let key = entry.key();
-        let connection = core.sockets.adopt(socket, Owner { shard: self.index, client: Some(key as u32) });
-        let mut client = Client::new(number, connection, version, inbound, outbox);
+        let socket = core.sockets.adopt(socket, Owner { shard: self.index, client: Some(key as u32) });
+        let mut client = Client::new(number, socket, version, inbound, outbox);
         client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
         client.since = core.now;
@@ -89,7 +89,7 @@ impl<I: Io> Hosted<I> {
         let client = entry.insert(client);
         self.noted.push(key);
         self.awake.push(key);
-        core.sockets.receive(connection, Receiving::Single);
+        core.sockets.receive(socket, Receiving::Single);
         match session {
             Ok(session) => {
                 client.outbox.start_compressing(self.shard.packs_payloads(session));
@@ -207,7 +207,7 @@ impl<I: Io> Hosted<I> {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.inbound.shrink(0);
         let how = if client.outbox.is_full() || client.ended { Receiving::Off } else { Receiving::Single };
-        core.sockets.receive(client.connection, how);
+        core.sockets.receive(client.socket, how);
     }
 
     /// Serves the clients of both queues, the second one within its budget. Returns whether clients are left in a
@@ -287,27 +287,27 @@ impl<I: Io> Hosted<I> {
                 tracing::info!(shard = %self.shard.id(), "a client that takes nothing is dropped, because the memory for clients (`client_memory`) is used up");
                 return self.drop_client(core, key);
             }
-            core.sockets.poll_writable(client.connection);
+            core.sockets.poll_writable(client.socket);
             if std::mem::take(&mut client.awake) {
                 self.awake.retain(|&awake| awake != key);
             }
             return self.set_timer(core, key);
         }
         if let Some((bytes, from)) = client.outbox.take() {
-            core.sockets.send(client.connection, bytes, from);
+            core.sockets.send(client.socket, bytes, from);
         }
         // The core has to know when this send ends if more bytes follow it, if the proxy receives from the client again
         // then, if the client becomes awake then, or if the connection ends with it.
         let ends = matches!(client.stage, Stage::Flushing { .. } | Stage::Returning);
         let waits = ends || !client.outbox.pending().is_empty() || client.outbox.is_full() || !client.awake;
         if waits && !client.outbox.is_empty() {
-            core.sockets.hurry(client.connection);
+            core.sockets.hurry(client.socket);
         }
         if let Stage::Flushing { until } = client.stage
             && client.outbox.is_empty()
         {
             client.stage = Stage::HalfClosed { until };
-            core.sockets.shutdown(client.connection);
+            core.sockets.shutdown(client.socket);
         }
         match client.stage {
             Stage::HalfClosed { .. } if client.ended => self.drop_client(core, key),
@@ -352,7 +352,7 @@ impl<I: Io> Hosted<I> {
         let client = &mut self.clients[key];
         client.stage = Stage::Returning;
         client.stalled_since = None;
-        core.sockets.release(client.connection);
+        core.sockets.release(client.socket);
         if let Some(session) = client.session.take() {
             self.shard.detach(core.now, session, client.number, true);
         }
@@ -380,7 +380,7 @@ impl<I: Io> Hosted<I> {
     pub(super) fn drop_client(&mut self, core: &mut Core<I>, key: usize) {
         let Some(client) = self.clients.try_remove(key) else { return };
         self.forget(key);
-        core.sockets.close(client.connection);
+        core.sockets.close(client.socket);
         if let Some(session) = client.session {
             self.shard.detach(core.now, session, client.number, false);
         }
@@ -393,14 +393,14 @@ impl<I: Io> Hosted<I> {
         {
             client.timer = Some(at);
             let owner = Owner { shard: self.index, client: Some(key as u32) };
-            core.timers.add(Timer { at, owner, connection: client.connection });
+            core.timers.add(Timer { at, owner, socket: client.socket });
         }
     }
 
-    /// Handles a timer of a client. `connection` is the connection that the timer was made for; a timer of an earlier
+    /// Handles a timer of a client. `socket` is the one that the timer was made for; the timer of an earlier
     /// client with the same key is ignored.
-    pub(super) fn on_client_timer(&mut self, core: &mut Core<I>, key: usize, connection: ConnectionId) {
-        let Some(client) = self.clients.get_mut(key).filter(|client| client.connection == connection) else { return };
+    pub(super) fn on_client_timer(&mut self, core: &mut Core<I>, key: usize, socket: SocketId) {
+        let Some(client) = self.clients.get_mut(key).filter(|client| client.socket == socket) else { return };
         if client.timer.is_none_or(|at| at > core.now) {
             // This timer is void: an earlier one has been handled since, and the next timer of the client, if any, is
             // later.

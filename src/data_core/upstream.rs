@@ -8,7 +8,7 @@
 
 use crate::{
     compression::{InflateError, Inflater, Transport},
-    io::sockets::ConnectionId,
+    io::sockets::SocketId,
     net::{mask::mask, tls::Tls},
     protocol::close,
     websocket::{FrameDecoder, Message, Opcode, Outgoing, write_close, write_frame},
@@ -46,8 +46,8 @@ impl Broken {
 
 /// One connection to Discord. See the module's description.
 pub struct Upstream {
-    /// The connection in the core's [`Sockets`](crate::io::sockets::Sockets).
-    pub connection: ConnectionId,
+    /// The socket, by its id in the core's [`Sockets`](crate::io::sockets::Sockets).
+    pub socket: SocketId,
     tls: Option<Box<Tls>>,
     /// TLS records that were received and not decrypted yet.
     records: Vec<u8>,
@@ -72,9 +72,9 @@ pub struct Upstream {
 
 impl Upstream {
     /// Makes the state of a connection whose upgrade is done.
-    pub fn new(connection: ConnectionId, tls: Option<Box<Tls>>, inbound: FrameDecoder, transport: Transport) -> Self {
+    pub fn new(socket: SocketId, tls: Option<Box<Tls>>, inbound: FrameDecoder, transport: Transport) -> Self {
         Self {
-            connection,
+            socket,
             tls,
             records: Vec::new(),
             inbound,
