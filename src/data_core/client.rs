@@ -11,7 +11,7 @@
 use crate::{
     downstream::{budget::Charge, outbox::Outbox},
     io::sockets::SocketId,
-    protocol::{Encoding, Time, close, command::MAX_COMMAND, etf},
+    protocol::{ConnectionId, Encoding, SessionKey, Time, close, command::MAX_COMMAND, etf},
     shard::Close,
     websocket::{FrameDecoder, Message, Violation},
 };
@@ -66,12 +66,12 @@ pub enum Said<'a> {
 
 /// One client's connection. See the module's description.
 pub struct Client<S> {
-    /// The number by which the shard knows the connection, unique in the life of the core.
-    pub number: u64,
+    /// The id by which the shard knows the connection.
+    pub connection: ConnectionId,
     /// The socket, by its id in the core's [`Sockets`](crate::io::sockets::Sockets).
     pub socket: SocketId,
-    /// The number of the client's session on the shard; `None`: the client was refused, or its session is over.
-    pub session: Option<u32>,
+    /// The key of the client's session on the shard; `None`: the client was refused, or its session is over.
+    pub session: Option<SessionKey>,
     /// The API version in the client's URL.
     pub version: u8,
     /// When the shard took the client over.
@@ -109,9 +109,9 @@ pub struct Client<S> {
 
 impl<S> Client<S> {
     /// Makes a client in the stage [`Stage::Open`].
-    pub fn new(number: u64, socket: SocketId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
+    pub fn new(connection: ConnectionId, socket: SocketId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
         Self {
-            number,
+            connection,
             socket,
             session: None,
             version,

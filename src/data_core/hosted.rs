@@ -203,8 +203,8 @@ impl<I: Io> Hosted<I> {
     /// the other shards.
     pub fn turn(&mut self, core: &mut Core<I>) -> bool {
         self.shard.tick(core.now);
-        while let Some(number) = self.shard.poll_due(core.now) {
-            self.queue_number(number);
+        while let Some(connection) = self.shard.poll_due(core.now) {
+            self.queue_connection(connection);
         }
         self.read_upstream(core);
         self.act(core);
@@ -270,7 +270,7 @@ impl<I: Io> Hosted<I> {
     pub fn report(&mut self) -> Report {
         let mut traffic = self.traffic.clone();
         for (_, client) in &self.clients {
-            let Some(described) = client.session.and_then(|number| self.shard.describe(number)) else { continue };
+            let Some(described) = client.session.and_then(|key| self.shard.describe(key)) else { continue };
             traffic.add(ClientReport {
                 dress: Dress::new(described.library, client.outbox.encoding(), client.outbox.compression()),
                 since: client.since,

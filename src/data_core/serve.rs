@@ -16,7 +16,7 @@ use crate::{
         Io,
         sockets::{SocketId, Receiving},
     },
-    protocol::{close, payload},
+    protocol::{ConnectionId, SessionKey, close, payload},
     shard::{Close, Progress, report::Closing},
 };
 use std::time::Duration;
@@ -54,8 +54,8 @@ impl<I: Io> Hosted<I> {
         let Arrival { parcel, entry, version, .. } = arrival;
         let Parcel { socket, inbound, mut outbox } = parcel;
         core.clients += 1;
-        // The lower half of the number is the client's key in `clients`, so [`Hosted::queue_number`] finds the client.
-        let number = core.clients << 32 | self.clients.vacant_key() as u64;
+        // The lower half of the id is the client's key in `clients`, so [`Hosted::queue_connection`] finds the client.
+        let connection = ConnectionId(core.clients << 32 | self.clients.vacant_key() as u64);
         let charge = core.plan.memory.admit(outbox.memory());
         let session = match entry {
             // The client left the door just before the core began to stop. Serving it would only delay the end of the
@@ -65,8 +65,8 @@ impl<I: Io> Hosted<I> {
             _ if charge.is_none() => Err((close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up")),
             Entry::Resume { claim, sequence } if !self.has_room_for(&claim, sequence) => Err(FULL),
             Entry::Identify(_) if !self.shard.has_room_for(None) => Err(FULL),
-            Entry::Identify(options) => self.shard.identify(core.now, number, options),
-            Entry::Resume { claim, sequence } => match self.resume(core, number, &claim, sequence) {
+            Entry::Identify(options) => self.shard.identify(core.now, connection, options),
+            Entry::Resume { claim, sequence } => match self.resume(core, connection, &claim, sequence) {
                 Some(session) => Ok(session),
                 None => {
                     outbox.message(&[payload::INVALID_SESSION]);
@@ -78,7 +78,7 @@ impl<I: Io> Hosted<I> {
         let entry = self.clients.vacant_entry();
         let key = entry.key();
         let socket = core.sockets.adopt(socket, Owner { shard: self.index, client: Some(key as u32) });
-        let mut client = Client::new(number, socket, version, inbound, outbox);
+        let mut client = Client::new(connection, socket, version, inbound, outbox);
         client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
         client.since = core.now;
@@ -104,9 +104,9 @@ impl<I: Io> Hosted<I> {
         self.shard.has_room_for(self.shard.claimed(claim, sequence).as_ref())
     }
 
-    fn resume(&mut self, core: &Core<I>, number: u64, claim: &Claim, sequence: u64) -> Option<u32> {
+    fn resume(&mut self, core: &Core<I>, connection: ConnectionId, claim: &Claim, sequence: u64) -> Option<SessionKey> {
         let id = self.shard.claimed(claim, sequence);
-        let session = id.and_then(|id| self.shard.resume(core.now, number, &id, sequence));
+        let session = id.and_then(|id| self.shard.resume(core.now, connection, &id, sequence));
         match session {
             Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
             None => tracing::info!(shard = %self.shard.id(), ?id, sequence, "a RESUME can not be served"),
@@ -114,10 +114,10 @@ impl<I: Io> Hosted<I> {
         session
     }
 
-    /// Queues the client with this number, because the shard may have something for it.
-    pub(super) fn queue_number(&mut self, number: u64) {
-        let key = number as u32 as usize;
-        if self.clients.get(key).is_some_and(|client| client.number == number) {
+    /// Queues the client with this connection, because the shard may have something for it.
+    pub(super) fn queue_connection(&mut self, connection: ConnectionId) {
+        let key = connection.0 as u32 as usize;
+        if self.clients.get(key).is_some_and(|client| client.connection == connection) {
             self.queue(key);
         }
     }
@@ -157,7 +157,7 @@ impl<I: Io> Hosted<I> {
                     Some(End::Closed(code)) => {
                         let client = &self.clients[key];
                         if let Some(session) = client.session {
-                            self.shard.detach(core.now, session, client.number, close::ends_session(code));
+                            self.shard.detach(core.now, session, client.connection, close::ends_session(code));
                         }
                         // The close frame repeats the client's code, because some libraries decide by the code that
                         // they receive.
@@ -194,9 +194,9 @@ impl<I: Io> Hosted<I> {
     fn commands(&mut self, core: &Core<I>, key: usize) -> Option<End> {
         let Self { clients, shard, .. } = self;
         let client = &mut clients[key];
-        let (session, number) = (client.session?, client.number);
+        let (session, connection) = (client.session?, client.connection);
         client.messages(|said, outbox| match said {
-            Said::Payload(text) => shard.command(core.now, session, number, &text, outbox).err().map(End::Close),
+            Said::Payload(text) => shard.command(core.now, session, connection, &text, outbox).err().map(End::Close),
             Said::Closed(code) => Some(End::Closed(code)),
             Said::Violated(close) => Some(End::Close(close)),
         })
@@ -241,7 +241,7 @@ impl<I: Io> Hosted<I> {
         let (Stage::Open, Some(session)) = (client.stage, client.session) else { return 0 };
         let before = client.outbox.len();
         self.serving = Some(key);
-        let progress = self.shard.produce(core.now, session, client.number, &mut client.outbox);
+        let progress = self.shard.produce(core.now, session, client.connection, &mut client.outbox);
         self.serving = None;
         let mut made = client.outbox.len().saturating_sub(before);
         if let Progress::Snapshot { bytes } = progress {
@@ -354,7 +354,7 @@ impl<I: Io> Hosted<I> {
         client.stalled_since = None;
         core.sockets.release(client.socket);
         if let Some(session) = client.session.take() {
-            self.shard.detach(core.now, session, client.number, true);
+            self.shard.detach(core.now, session, client.connection, true);
         }
     }
 
@@ -382,7 +382,7 @@ impl<I: Io> Hosted<I> {
         self.forget(key);
         core.sockets.close(client.socket);
         if let Some(session) = client.session {
-            self.shard.detach(core.now, session, client.number, false);
+            self.shard.detach(core.now, session, client.connection, false);
         }
     }
 

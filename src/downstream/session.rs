@@ -10,7 +10,7 @@
 
 pub use super::session_id::{Claim, ID_LENGTH, SessionId};
 use crate::protocol::{
-    Time,
+    ConnectionId, SessionKey, Time,
     event::{Delivery, EventKind, Meta},
     intents::Intents,
     json,
@@ -45,8 +45,9 @@ pub enum Phase {
 /// A session in a state file: all that the next process needs to serve a RESUME.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Saved {
-    /// See [`Session::number`].
-    pub number: u32,
+    /// See [`Session::key`].
+    #[serde(rename = "number")]
+    pub key: SessionKey,
     id: String,
     intents: u64,
     version: u8,
@@ -84,8 +85,8 @@ pub struct Options {
 
 /// The session of one client. See the module's description.
 pub struct Session {
-    /// The number of the session on its shard, unique in the life of the process.
-    pub number: u32,
+    /// The key of the session on its shard.
+    pub key: SessionKey,
     /// The id that READY tells the client.
     pub id: SessionId,
     /// What the client asked for.
@@ -95,7 +96,7 @@ pub struct Session {
     /// The state of the session.
     pub phase: Phase,
     /// The connection that the session is attached to; `None`: the session is detached.
-    pub connection: Option<u64>,
+    pub connection: Option<ConnectionId>,
     /// When the session was detached; `None`: it is attached.
     pub detached_at: Option<Time>,
     /// When the client last sent a heartbeat, resumed, or was sent READY, whichever was last.
@@ -140,13 +141,13 @@ struct Contained {
 
 impl Session {
     /// Makes a session whose client has received nothing yet.
-    pub fn new(number: u32, id: SessionId, options: Options, now: Time) -> Self {
+    pub fn new(key: SessionKey, id: SessionId, options: Options, now: Time) -> Self {
         let mut delivery = [Delivery::Always; EventKind::ALL.len()];
         for &kind in EventKind::ALL {
             delivery[kind as usize] = kind.audience().delivery(options.intents);
         }
         Self {
-            number,
+            key,
             id,
             options,
             named: false,
@@ -242,7 +243,7 @@ impl Session {
     }
 
     fn wants(&self, position: u64, meta: Meta, data: &[u8]) -> bool {
-        if meta.only.is_some_and(|only| only != self.number) {
+        if meta.only.is_some_and(|only| only != self.key) {
             return false;
         }
         let in_guild = || json::get(data, "guild_id").is_some_and(|id| id != b"null");
@@ -312,7 +313,7 @@ impl Session {
             return None;
         }
         Some(Saved {
-            number: self.number,
+            key: self.key,
             id: self.id.as_str().to_owned(),
             intents: self.options.intents.0,
             version: self.options.version,
@@ -343,7 +344,7 @@ impl Session {
             compress: saved.compress,
             library: Library::from_name(&saved.library),
         };
-        let mut session = Self::new(saved.number, id, options, now);
+        let mut session = Self::new(saved.key, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
         (session.named, session.user) = (saved.named, saved.user);
@@ -393,7 +394,7 @@ mod tests {
 
     fn session(intents: Intents) -> Session {
         let id = SessionId::new(7, [0xab; 12]);
-        Session::new(1, id, Options { intents, version: 10, compress: false, library: Library::default() }, Time::ZERO)
+        Session::new(SessionKey(1), id, Options { intents, version: 10, compress: false, library: Library::default() }, Time::ZERO)
     }
 
     fn log() -> Log {
@@ -468,7 +469,7 @@ mod tests {
     fn another_process_knows_what_was_asked_for() {
         for compress in [false, true] {
             let options = Options { intents: Intents(5), version: 9, compress, library: Library::from_name("eris") };
-            let mut session = Session::new(1, SessionId::new(7, [1; 12]), options, Time::ZERO);
+            let mut session = Session::new(SessionKey(1), SessionId::new(7, [1; 12]), options, Time::ZERO);
             session.begin_sync(1, Time::ZERO, None);
             session.finish_sync();
             let mut text = serde_json::to_value(session.save().unwrap()).unwrap();
@@ -493,7 +494,7 @@ mod tests {
         let mut session = session(Intents::ALL);
         session.begin_sync(1, Time::ZERO, None);
         session.finish_sync();
-        for only in [Some(1), Some(2), None] {
+        for only in [Some(SessionKey(1)), Some(SessionKey(2)), None] {
             log.append(b"X", b"{}", Meta { kind: EventKind::Other, state_of: None, only });
         }
         assert_eq!(deliver(&mut session, &log), [(1, 1), (2, 3)]);

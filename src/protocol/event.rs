@@ -5,7 +5,7 @@
 //! the intents for an event outside of guilds. An event type that is not in the table is one that Discord has added
 //! since; every session receives it, because a surplus event does less harm than a lost one.
 
-use super::{intents::Intents, json::string};
+use super::{SessionKey, intents::Intents, json::string};
 
 /// The intents that entitle a session to an event type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub struct Meta {
     /// the change.
     pub state_of: Option<u64>,
     /// The key of the only session that receives the event; `None`: all sessions whose intents cover it.
-    pub only: Option<u32>,
+    pub only: Option<SessionKey>,
 }
 
 macro_rules! events {

@@ -9,29 +9,29 @@
 //! none of its commands again. The shard connects again at once, because the loss says nothing about Discord.
 
 use super::{Close, Shard};
-use crate::protocol::{Time, close};
+use crate::protocol::{SessionKey, Time, close};
 
 /// See the module's description.
 #[derive(Default)]
 pub(super) struct Culprit {
     /// The last command on this connection: its client, when it was sent, and whether it was a presence update.
-    last: Option<(u32, Time, bool)>,
+    last: Option<(SessionKey, Time, bool)>,
     /// The client that has set the newest presence.
-    presence_of: Option<u32>,
+    presence_of: Option<SessionKey>,
     /// The client whose commands are not sent again after the RESUME.
-    guilty: Option<u32>,
+    guilty: Option<SessionKey>,
     /// The number of commands for which Discord closed the connection.
     pub count: u64,
 }
 
 impl Culprit {
     /// The client of this session has set the presence.
-    pub fn presence_set(&mut self, client: u32) {
+    pub fn presence_set(&mut self, client: SessionKey) {
         self.presence_of = Some(client);
     }
 
     /// The shard sends a command of this client to Discord; `None`: the presence update.
-    pub fn sent(&mut self, now: Time, client: Option<u32>) {
+    pub fn sent(&mut self, now: Time, client: Option<SessionKey>) {
         self.last = client.or(self.presence_of).map(|whose| (whose, now, client.is_none()));
     }
 
@@ -46,7 +46,7 @@ impl Culprit {
     }
 
     /// Returns whether this client's commands must not be sent again after the replay.
-    pub fn is_guilty(&self, client: u32) -> bool {
+    pub fn is_guilty(&self, client: SessionKey) -> bool {
         self.guilty == Some(client)
     }
 
@@ -67,11 +67,11 @@ impl Shard {
             Some(close::DECODE_ERROR) => (close::DECODE_ERROR, "Discord could not read the last command"),
             _ => return,
         };
-        let Some((number, _, was_presence)) = self.culprit.last.take() else { return };
+        let Some((key, _, was_presence)) = self.culprit.last.take() else { return };
         self.culprit.count += 1;
-        self.culprit.guilty = Some(number);
-        self.limiter.forget(number);
-        self.in_flight.forget(number);
+        self.culprit.guilty = Some(key);
+        self.limiter.forget(key);
+        self.in_flight.forget(key);
         if was_presence {
             self.presence = None;
             self.in_flight.forget_presence();
@@ -80,10 +80,10 @@ impl Shard {
         tracing::warn!(
             shard = %self.id,
             code = reason.0,
-            session = number,
+            session = key.0,
             "Discord closed the shard's connection for a command of a client, which is closed in turn"
         );
-        if let Some(client) = self.clients.get_mut(&number) {
+        if let Some(client) = self.clients.get_mut(&key) {
             client.doomed = Some(reason);
             self.wake.clients = true;
         }

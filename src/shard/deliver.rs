@@ -13,7 +13,7 @@ use crate::{
         session::{Phase, Session, Shown},
     },
     protocol::{
-        Time, close,
+        ConnectionId, SessionKey, Time, close,
         event::{Delivery, EventKind},
         intents::Intents,
         payload,
@@ -111,11 +111,11 @@ fn begin_own(outbox: &mut Outbox, kind: EventKind, sequence: u64) {
 }
 
 impl Shard {
-    /// Writes what session `number` has to get into the `outbox` of its `connection`, until the outbox is full.
-    pub fn produce(&mut self, now: Time, number: u32, connection: u64, outbox: &mut Outbox) -> Progress {
+    /// Writes what session `key` has to get into the `outbox` of its `connection`, until the outbox is full.
+    pub fn produce(&mut self, now: Time, key: SessionKey, connection: ConnectionId, outbox: &mut Outbox) -> Progress {
         #[cfg(test)]
         assert_ne!(self.panics.take_if(|place| *place == "client"), Some("client"), "a panic that a test wants");
-        let Some(client) = self.clients.get_mut(&number) else {
+        let Some(client) = self.clients.get_mut(&key) else {
             return Progress::Close { close: (close::UNKNOWN_ERROR, "the session is gone"), reconnect: false };
         };
         if client.session.connection != Some(connection) {
@@ -127,7 +127,7 @@ impl Shard {
         if let Phase::Invalid { at } = client.session.phase
             && now >= at
         {
-            return self.dismiss(number, outbox);
+            return self.dismiss(key, outbox);
         }
         for _ in 0..client.acks.take_due(now) {
             outbox.message(&[payload::HEARTBEAT_ACK]);
@@ -140,30 +140,30 @@ impl Shard {
             // the next session.
             Phase::Waiting if self.ready.is_none() || self.upstream.resumption().is_none() => Progress::Idle,
             Phase::Waiting => {
-                self.begin_snapshot(now, number, outbox);
+                self.begin_snapshot(now, key, outbox);
                 Progress::More
             }
-            Phase::Syncing => Progress::Snapshot { bytes: self.continue_snapshot(number, outbox) },
-            Phase::Replaying { .. } | Phase::Live => self.relay(number, outbox),
+            Phase::Syncing => Progress::Snapshot { bytes: self.continue_snapshot(key, outbox) },
+            Phase::Replaying { .. } | Phase::Live => self.relay(key, outbox),
             Phase::Invalid { .. } => Progress::Idle,
         }
     }
 
-    fn begin_snapshot(&mut self, now: Time, number: u32, outbox: &mut Outbox) {
+    fn begin_snapshot(&mut self, now: Time, key: SessionKey, outbox: &mut Outbox) {
         let guilds: Vec<u64> = self.cached.now(&self.log).guilds().map(|(guild, _)| guild).collect();
         let position = self.log.next();
         let user = self.own_user();
-        self.choose_name(number);
+        self.choose_name(key);
         self.look_at(now + HEARTBEAT_TIMEOUT);
-        let Some(client) = self.clients.get_mut(&number) else { return };
+        let Some(client) = self.clients.get_mut(&key) else { return };
         client.session.begin_sync(position, now, user);
         let sequence = client.session.number_snapshot();
-        let ready = match self.clients.get(&number) {
+        let ready = match self.clients.get(&key) {
             Some(client) => self.ready_for(&client.session, &guilds),
             None => return,
         };
         write_own(outbox, EventKind::Ready, sequence, &ready);
-        let Some(client) = self.clients.get_mut(&number) else { return };
+        let Some(client) = self.clients.get_mut(&key) else { return };
         // Without the intent GUILDS, Discord lists the guilds in READY and sends no GUILD_CREATE or GUILD_DELETE.
         let never = EventKind::GuildCreate.audience().delivery(client.session.options.intents) == Delivery::Never;
         let next = if never { guilds.len() } else { 0 };
@@ -176,8 +176,8 @@ impl Shard {
     }
 
     /// Writes the next part of a client's snapshot. Returns about how many bytes were written, at most [`SLICE`].
-    fn continue_snapshot(&mut self, number: u32, outbox: &mut Outbox) -> usize {
-        let Some(client) = self.clients.get_mut(&number) else { return 0 };
+    fn continue_snapshot(&mut self, key: SessionKey, outbox: &mut Outbox) -> usize {
+        let Some(client) = self.clients.get_mut(&key) else { return 0 };
         let session = &mut client.session;
         let Some(snapshot) = &mut client.snapshot else { return 0 };
         let mut budget = SLICE;
@@ -255,8 +255,8 @@ impl Shard {
         SLICE - budget
     }
 
-    fn relay(&mut self, number: u32, outbox: &mut Outbox) -> Progress {
-        let Some(client) = self.clients.get_mut(&number) else { return Progress::Idle };
+    fn relay(&mut self, key: SessionKey, outbox: &mut Outbox) -> Progress {
+        let Some(client) = self.clients.get_mut(&key) else { return Progress::Idle };
         let session = &mut client.session;
         let Some(entries) = self.log.read(session.cursor()) else {
             self.fell_off += 1;
@@ -274,7 +274,7 @@ impl Shard {
             if entry.position >= until && matches!(session.phase, Phase::Replaying { .. }) {
                 resumed(session, outbox);
             }
-            if !voice::is_fresh(&self.voice, entry.meta.kind, entry.position, number, entry.data()) {
+            if !voice::is_fresh(&self.voice, entry.meta.kind, entry.position, key, entry.data()) {
                 session.skip(entry.position);
                 continue;
             }
@@ -294,7 +294,7 @@ impl Shard {
         if !outbox.is_full() && requests::send_chunk(cache, &mut client.answers, session, outbox) {
             return Progress::More;
         }
-        self.wake.upstream |= requests::ask_anew(cache, &mut client.answers, number, &mut self.limiter);
+        self.wake.upstream |= requests::ask_anew(cache, &mut client.answers, key, &mut self.limiter);
         if outbox.is_full() { Progress::More } else { Progress::Idle }
     }
 }

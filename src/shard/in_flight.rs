@@ -16,7 +16,7 @@
 //! Discord reads a connection in order, so the acknowledgement of a heartbeat proves that everything that was written
 //! before that heartbeat has arrived. Commands without such a proof are kept here, at most [`MOST`].
 
-use crate::protocol::{Time, json};
+use crate::protocol::{SessionKey, Time, json};
 use serde::{Deserialize, Serialize};
 
 /// The most commands that are kept; for one more the oldest is dropped. Fewer are usually sent between two acknowledged
@@ -40,7 +40,7 @@ fn subject(command: &[u8]) -> Option<Subject<'_>> {
 }
 
 struct Sent {
-    client: u32,
+    client: SessionKey,
     command: Vec<u8>,
     at: Time,
     /// The connection of the command is gone, so no heartbeat can prove any more that the command arrived.
@@ -50,7 +50,7 @@ struct Sent {
 /// A command in the state that one process hands to the next.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Saved {
-    client: u32,
+    client: SessionKey,
     command: String,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct InFlight {
 impl InFlight {
     /// A client's command was sent. A command that was sent `again` is not kept for a third time, because it may be the
     /// reason why connections end.
-    pub fn sent(&mut self, now: Time, client: u32, command: &[u8], again: bool) {
+    pub fn sent(&mut self, now: Time, client: SessionKey, command: &[u8], again: bool) {
         let Some(subject) = subject(command) else { return };
         self.commands.retain(|sent| self::subject(&sent.command) != Some(subject));
         if again {
@@ -101,13 +101,13 @@ impl InFlight {
     }
 
     /// Drops the commands of a client that is gone.
-    pub fn forget(&mut self, client: u32) {
+    pub fn forget(&mut self, client: SessionKey) {
         self.commands.retain(|sent| sent.client != client);
     }
 
     /// The commands to send again, each with its client. A command is left out when a newer one with the same subject
     /// is `waiting`.
-    pub fn lost<'a>(&'a self, waiting: &'a [&[u8]]) -> impl Iterator<Item = (u32, &'a [u8])> {
+    pub fn lost<'a>(&'a self, waiting: &'a [&[u8]]) -> impl Iterator<Item = (SessionKey, &'a [u8])> {
         let newer = |sent: &&Sent| waiting.iter().any(|command| subject(command) == subject(&sent.command));
         self.commands.iter().filter(move |sent| !newer(sent)).map(|sent| (sent.client, &*sent.command))
     }

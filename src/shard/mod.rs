@@ -32,7 +32,7 @@ use crate::{
     downstream::session::{Options, Session, SessionId},
     log::Log,
     protocol::{
-        ShardId, Time,
+        ConnectionId, SessionKey, ShardId, Time,
         envelope::Envelope,
         event::{EventKind, Meta},
         json::{self, Malformed},
@@ -62,9 +62,6 @@ pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 
 /// The close of a client's connection: code and reason.
 pub type Close = (u16, &'static str);
-
-/// A number that no client session has. Session numbers start at 1.
-const NOBODY: u32 = 0;
 
 /// The tasks that the caller has to wake after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,8 +121,8 @@ pub struct Shard {
     voice: voice::Table,
     /// The newest presence update (op 3), which the shard sends again in a new upstream session.
     presence: Option<Vec<u8>>,
-    clients: HashMap<u32, Client>,
-    sessions: HashMap<SessionId, u32>,
+    clients: HashMap<SessionKey, Client>,
+    sessions: HashMap<SessionId, SessionKey>,
     /// Requests for members that went to Discord.
     requests: requests::Requests,
     /// Other commands that went to Discord and may not have arrived.
@@ -138,7 +135,8 @@ pub struct Shard {
     due: due::Due,
     /// When [`Shard::tick`] next has to look after clients, requests and the log.
     chores: Option<Time>,
-    next_number: u32,
+    /// The key of the newest session.
+    last_key: SessionKey,
     /// The source of session ids and of the seed.
     entropy: Entropy,
     wake: Wake,
@@ -193,7 +191,7 @@ impl Shard {
             unknown_commands: 0,
             due: due::Due::default(),
             chores: None,
-            next_number: 0,
+            last_key: SessionKey::NONE,
             entropy,
             wake: Wake { upstream: true, clients: false },
             events: [0; EventKind::ALL.len()],
@@ -383,9 +381,9 @@ impl Shard {
         self.limiter.forget_again();
         let waiting: Vec<&[u8]> = self.limiter.waiting().map(|(_, command)| command).collect();
         let sent = self.in_flight.lost(&waiting).map(|(client, command)| (client, command.to_vec()));
-        let mut lost: Vec<(u32, Vec<u8>)> = sent.chain(self.requests.unanswered()).collect();
+        let mut lost: Vec<(SessionKey, Vec<u8>)> = sent.chain(self.requests.unanswered()).collect();
         lost.retain(|(client, _)| {
-            *client == NOBODY || self.clients.contains_key(client) && !self.culprit.is_guilty(*client)
+            *client == SessionKey::NONE || self.clients.contains_key(client) && !self.culprit.is_guilty(*client)
         });
         let guilds: Vec<u64> = lost.iter().filter_map(|(_, command)| Some(voice::Ask::parse(command)?.guild)).collect();
         self.voice.expect_answers_about(&guilds);
@@ -437,7 +435,7 @@ impl Shard {
                 self.append(name, &data, Meta { kind, state_of, only: Some(session) });
             }
             Some(Addressee::Nobody) => {
-                self.append(name, envelope.d, Meta { kind, state_of, only: Some(NOBODY) });
+                self.append(name, envelope.d, Meta { kind, state_of, only: Some(SessionKey::NONE) });
             }
             None => {
                 let only = self.voice_audience(now, kind, envelope.d);
@@ -458,8 +456,8 @@ impl Shard {
 
     // ---- clients ----
 
-    /// A client has identified. Returns the number of its new session; with an error the caller closes the connection.
-    pub fn identify(&mut self, now: Time, connection: u64, mut options: Options) -> Result<u32, Close> {
+    /// A client has identified. Returns the key of its new session; with an error the caller closes the connection.
+    pub fn identify(&mut self, now: Time, connection: ConnectionId, mut options: Options) -> Result<SessionKey, Close> {
         if let Some(close) = self.upstream.fatal() {
             return Err(close);
         }
@@ -469,20 +467,20 @@ impl Shard {
         let mut random = [0; 12];
         (self.entropy)(&mut random);
         let id = SessionId::new(self.id.id, random);
-        self.next_number = self.next_number.wrapping_add(1).max(1);
-        let number = self.next_number;
-        let mut session = Session::new(number, id, options, now);
+        self.last_key = self.last_key.next();
+        let key = self.last_key;
+        let mut session = Session::new(key, id, options, now);
         session.connection = Some(connection);
-        self.sessions.insert(id, number);
-        self.clients.insert(number, Client::new(session));
-        Ok(number)
+        self.sessions.insert(id, key);
+        self.clients.insert(key, Client::new(session));
+        Ok(key)
     }
 
-    /// A client resumes session `id` after `sequence`. Returns the session's number; `None`: answer with Invalid
+    /// A client resumes session `id` after `sequence`. Returns the session's key; `None`: answer with Invalid
     /// Session.
-    pub fn resume(&mut self, now: Time, connection: u64, id: &SessionId, sequence: u64) -> Option<u32> {
-        let &number = self.sessions.get(id)?;
-        let client = self.clients.get_mut(&number)?;
+    pub fn resume(&mut self, now: Time, connection: ConnectionId, id: &SessionId, sequence: u64) -> Option<SessionKey> {
+        let &key = self.sessions.get(id)?;
+        let client = self.clients.get_mut(&key)?;
         let session = &mut client.session;
         // After a fatal close no session can be resumed. The client then identifies, and gets the close code.
         let before = session.sequence();
@@ -503,17 +501,17 @@ impl Shard {
         client.acks.take_all();
         self.look_at(now + HEARTBEAT_TIMEOUT);
         self.wake.clients = true;
-        Some(number)
+        Some(key)
     }
 
-    /// Returns whether the client of session `number` has asked for payload compression.
-    pub fn packs_payloads(&self, number: u32) -> bool {
-        self.clients.get(&number).is_some_and(|client| client.session.options.compress)
+    /// Returns whether the client of session `key` has asked for payload compression.
+    pub fn packs_payloads(&self, key: SessionKey) -> bool {
+        self.clients.get(&key).is_some_and(|client| client.session.options.compress)
     }
 
     /// The `connection` of a session has ended. `gives_up`: the client closed it with a code that ends the session.
-    pub fn detach(&mut self, now: Time, number: u32, connection: u64, gives_up: bool) {
-        let Some(client) = self.clients.get_mut(&number) else { return };
+    pub fn detach(&mut self, now: Time, key: SessionKey, connection: ConnectionId, gives_up: bool) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
         if client.session.connection != Some(connection) {
             return;
         }
@@ -522,7 +520,7 @@ impl Shard {
         let resumable = client.session.is_resumable();
         self.look_at(now + self.settings.resume_window);
         if gives_up || !resumable {
-            self.remove(now, number, gives_up);
+            self.remove(now, key, gives_up);
         } else if self.clients.len() > MAX_DETACHED {
             self.bound_detached(now);
         }
@@ -530,20 +528,20 @@ impl Shard {
     }
 
     /// Ends a session for good. `told`: its client knows that the session has ended.
-    fn remove(&mut self, now: Time, number: u32, told: bool) {
-        if let Some(client) = self.clients.remove(&number) {
+    fn remove(&mut self, now: Time, key: SessionKey, told: bool) {
+        if let Some(client) = self.clients.remove(&key) {
             if !told {
                 self.note_stray(&client.session);
             }
             if !self.voice.is_empty() {
-                self.voice.session_ended(now, number, client.session.detached_at.unwrap_or(now));
+                self.voice.session_ended(now, key, client.session.detached_at.unwrap_or(now));
                 self.look_at_voice();
             }
             self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
             self.tally.sent_by_gone += client.session.sequence();
-            self.limiter.forget(number);
-            self.in_flight.forget(number);
+            self.limiter.forget(key);
+            self.in_flight.forget(key);
         }
     }
 

@@ -16,7 +16,7 @@
 use super::Shard;
 use crate::{
     downstream::session::{Claim, Session, SessionId},
-    protocol::json,
+    protocol::{SessionKey, json},
 };
 
 /// The path between the proxy's URL and the id of the session in a resume URL.
@@ -46,10 +46,10 @@ impl Shard {
     }
 
     /// The client of this session is about to get READY. Decides whether its session id is Discord's.
-    pub(super) fn choose_name(&mut self, number: u32) {
-        let has_it = |session: &Session| session.named && session.connection.is_some() && session.number != number;
+    pub(super) fn choose_name(&mut self, key: SessionKey) {
+        let has_it = |session: &Session| session.named && session.connection.is_some() && session.key != key;
         let taken = self.clients.values().any(|client| has_it(&client.session));
-        if let Some(client) = self.clients.get_mut(&number) {
+        if let Some(client) = self.clients.get_mut(&key) {
             client.session.named = self.upstream_id.is_some() && !taken;
         }
     }

@@ -12,7 +12,7 @@
 use super::{Progress, Shard, deliver};
 use crate::{
     downstream::{outbox::Outbox, session::Phase},
-    protocol::{Time, close, payload},
+    protocol::{SessionKey, Time, close, payload},
 };
 use std::time::Duration;
 
@@ -51,42 +51,42 @@ impl Shard {
     /// Ends all client sessions that know the former upstream session. Returns how many they were.
     pub(super) fn invalidate_sessions(&mut self, now: Time) -> usize {
         let knows = |phase: Phase| !matches!(phase, Phase::Waiting | Phase::Invalid { .. });
-        let mut known: Vec<(u32, bool)> = self
+        let mut known: Vec<(SessionKey, bool)> = self
             .clients
             .values()
             .filter(|client| knows(client.session.phase))
-            .map(|client| (client.session.number, client.session.connection.is_some()))
+            .map(|client| (client.session.key, client.session.connection.is_some()))
             .collect();
         known.sort_unstable();
         let connected = known.iter().filter(|(_, connected)| *connected).count() as u32;
         let step = STEP.min(WINDOW / connected.max(1));
         let mut at = now;
-        for &(number, connected) in &known {
+        for &(key, connected) in &known {
             if connected {
-                self.invalidate(number, at);
+                self.invalidate(key, at);
                 at += step;
             } else {
-                self.remove(now, number, false);
+                self.remove(now, key, false);
             }
         }
         self.invalidated += known.len() as u64;
         known.len()
     }
 
-    fn invalidate(&mut self, number: u32, at: Time) {
-        let Some(client) = self.clients.get_mut(&number) else { return };
+    fn invalidate(&mut self, key: SessionKey, at: Time) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
         self.syncing -= usize::from(deliver::is_syncing(client));
         client.snapshot = None;
         client.answers.clear();
         client.session.phase = Phase::Invalid { at };
-        self.limiter.forget(number);
-        self.in_flight.forget(number);
-        self.due.end(number, at);
+        self.limiter.forget(key);
+        self.in_flight.forget(key);
+        self.due.end(key, at);
     }
 
     /// Sends Invalid Session to a client. Further calls for the same client send nothing.
-    pub(super) fn dismiss(&mut self, number: u32, outbox: &mut Outbox) -> Progress {
-        let Some(client) = self.clients.get_mut(&number) else { return Progress::Return };
+    pub(super) fn dismiss(&mut self, key: SessionKey, outbox: &mut Outbox) -> Progress {
+        let Some(client) = self.clients.get_mut(&key) else { return Progress::Return };
         if std::mem::replace(&mut client.dismissed, true) {
             return Progress::Return;
         }

@@ -11,7 +11,7 @@ use crate::{
     cache::View,
     downstream::session::{Saved, Session},
     protocol::{
-        ShardId, Time,
+        SessionKey, ShardId, Time,
         event::{EventKind, Meta},
         json, payload,
     },
@@ -61,7 +61,9 @@ struct Head {
     session_id: String,
     resume_url: String,
     sequence: u64,
-    next_number: u32,
+    /// The key of the newest session.
+    #[serde(rename = "next_number")]
+    last_key: SessionKey,
     /// Log position of the first event in the stream.
     oldest: u64,
     /// The newest presence update (op 3), which the shard sends again in a new upstream session.
@@ -79,7 +81,7 @@ struct Head {
 struct Event {
     name: String,
     state_of: Option<u64>,
-    only: Option<u32>,
+    only: Option<SessionKey>,
 }
 
 fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
@@ -109,6 +111,11 @@ fn read_record(input: &mut impl Read, text: &mut Vec<u8>) -> io::Result<u8> {
     Ok(kind)
 }
 
+/// Splits a record into the session's key at its beginning and the rest.
+fn keyed(text: &[u8]) -> io::Result<(SessionKey, &[u8])> {
+    numbered(text).map(|(key, rest)| (SessionKey(key), rest))
+}
+
 /// Splits a record into its leading number and the rest.
 fn numbered(text: &[u8]) -> io::Result<(u32, &[u8])> {
     let (number, rest) = text.split_first_chunk::<4>().ok_or_else(|| invalid("a short record"))?;
@@ -135,7 +142,7 @@ impl Shard {
             session_id,
             resume_url,
             sequence,
-            next_number: self.next_number,
+            last_key: self.last_key,
             oldest,
             presence,
             presence_waits: self.limiter.presence_waits(),
@@ -171,9 +178,9 @@ impl Shard {
         }
         for session in &saved {
             write_record(out, kind::SESSION, &[&serde_json::to_vec(session)?])?;
-            let client = &self.clients[&session.number];
+            let client = &self.clients[&session.key];
             for answer in client.answers.save() {
-                write_record(out, kind::ANSWER, &[&session.number.to_le_bytes(), &serde_json::to_vec(&answer)?])?;
+                write_record(out, kind::ANSWER, &[&session.key.0.to_le_bytes(), &serde_json::to_vec(&answer)?])?;
             }
         }
         for connection in self.voice.save() {
@@ -186,7 +193,7 @@ impl Shard {
             write_record(out, kind::IN_FLIGHT, &[&serde_json::to_vec(&command)?])?;
         }
         for (client, command) in self.limiter.waiting() {
-            write_record(out, kind::COMMAND, &[&client.to_le_bytes(), command])?;
+            write_record(out, kind::COMMAND, &[&client.0.to_le_bytes(), command])?;
         }
         for entry in self.log.read(oldest).into_iter().flatten() {
             let Meta { state_of, only, .. } = entry.meta;
@@ -217,7 +224,7 @@ impl Shard {
         let resumption =
             Resumption { session_id: head.session_id, resume_url: head.resume_url, sequence: head.sequence };
         let mut shard = Self::new(id, settings, identity, gateway_url, Some(resumption), entropy);
-        shard.next_number = head.next_number;
+        shard.last_key = head.last_key;
         shard.presence = head.presence.map(String::into_bytes);
         if let Some(presence) = shard.presence.clone().filter(|_| head.presence_waits) {
             shard.limiter.push_presence(presence);
@@ -271,13 +278,13 @@ impl Shard {
                     let session = Session::restore(serde_json::from_slice(&text)?, now)
                         .ok_or_else(|| invalid("a session that can not be"))?;
                     shard.tally.sent_before += session.sequence();
-                    shard.sessions.insert(session.id, session.number);
-                    shard.clients.insert(session.number, Client::new(session));
+                    shard.sessions.insert(session.id, session.key);
+                    shard.clients.insert(session.key, Client::new(session));
                 }
                 kind::ANSWER => {
-                    let (number, answer) = numbered(&text)?;
+                    let (key, answer) = keyed(&text)?;
                     let answer = serde_json::from_slice(answer)?;
-                    let client = shard.clients.get_mut(&number);
+                    let client = shard.clients.get_mut(&key);
                     if !client.is_some_and(|client| client.answers.restore(answer)) {
                         return Err(invalid("an answer that can not be"));
                     }
@@ -285,7 +292,7 @@ impl Shard {
                 // These records follow those of the sessions.
                 kind::VOICE => {
                     let Shard { voice, clients, .. } = &mut shard;
-                    let there = |number| clients.contains_key(&number);
+                    let there = |key| clients.contains_key(&key);
                     if !voice.restore(now, serde_json::from_slice(&text)?, there) {
                         return Err(invalid("too many voice connections"));
                     }
@@ -293,7 +300,7 @@ impl Shard {
                 kind::REQUEST => shard.requests.restore(now, serde_json::from_slice(&text)?),
                 kind::IN_FLIGHT => shard.in_flight.restore(now, serde_json::from_slice(&text)?),
                 kind::COMMAND => {
-                    let (client, command) = numbered(&text)?;
+                    let (client, command) = keyed(&text)?;
                     shard.limiter.push(client, command.to_vec()).map_err(|_| invalid("too many commands"))?;
                 }
                 kind::EVENT => shard.restore_event(&text)?,

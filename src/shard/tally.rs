@@ -5,7 +5,7 @@
 
 use super::{Settings, Shard};
 use crate::{
-    protocol::{Time, library::Library},
+    protocol::{SessionKey, Time, library::Library},
     upstream::loss::Reason,
 };
 use std::rc::Rc;
@@ -58,9 +58,9 @@ impl Shard {
         (now + self.tally.sent_by_gone + self.tally.replayed).saturating_sub(self.tally.sent_before)
     }
 
-    /// Describes the client of session `number`.
-    pub fn describe(&self, number: u32) -> Option<Described> {
-        let session = &self.clients.get(&number)?.session;
+    /// Describes the client of session `key`.
+    pub fn describe(&self, key: SessionKey) -> Option<Described> {
+        let session = &self.clients.get(&key)?.session;
         Some(Described {
             library: session.options.library,
             lag: if session.is_resumable() { self.log.next().saturating_sub(session.cursor()) } else { 0 },

@@ -5,7 +5,7 @@
 //! late.
 
 use super::{HEARTBEAT_TIMEOUT, SILENT, Shard, due::Reason};
-use crate::protocol::Time;
+use crate::protocol::{ConnectionId, Time};
 use std::time::Duration;
 
 /// While the log has events, the shard drops those that no client needs this often, and the cache applies the events
@@ -56,11 +56,11 @@ impl Shard {
 
     /// Returns the connection of a client that has to be served now, because an acknowledgement is due or its session
     /// ends. The caller calls this after [`Shard::tick`], until it returns `None`.
-    pub fn poll_due(&mut self, now: Time) -> Option<u64> {
-        while let Some((number, reason)) = self.due.pop(now) {
-            let Some(client) = self.clients.get_mut(&number) else { continue };
+    pub fn poll_due(&mut self, now: Time) -> Option<ConnectionId> {
+        while let Some((key, reason)) = self.due.pop(now) {
+            let Some(client) = self.clients.get_mut(&key) else { continue };
             let due = match reason {
-                Reason::Acks => self.due.is_due(&mut client.acks, number, now),
+                Reason::Acks => self.due.is_due(&mut client.acks, key, now),
                 Reason::End => true,
             };
             if let Some(connection) = client.session.connection.filter(|_| due) {
@@ -87,14 +87,14 @@ impl Shard {
             if now < end {
                 next = Some(next.map_or(end, |next| next.min(end)));
             } else if session.detached_at.is_some() {
-                expired.push(session.number);
+                expired.push(session.key);
             } else {
                 client.doomed = Some(SILENT);
                 self.wake.clients = true;
             }
         }
-        for number in expired {
-            self.remove(now, number, false);
+        for key in expired {
+            self.remove(now, key, false);
         }
         if let Some(at) = next {
             self.look_at(at);

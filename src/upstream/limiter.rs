@@ -11,7 +11,7 @@
 //!   other command is a presence update.
 //! * The queue is bounded by [`MAX_QUEUED`].
 
-use crate::protocol::Time;
+use crate::protocol::{SessionKey, Time};
 use std::{collections::VecDeque, time::Duration};
 
 /// The time window of Discord's rate limit.
@@ -35,8 +35,8 @@ pub struct Full;
 /// A command that may be sent now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Next {
-    /// The number of the client's session; `None` for a presence update, which is the whole shard's.
-    pub client: Option<u32>,
+    /// The key of the client's session; `None` for a presence update, which is the whole shard's.
+    pub client: Option<SessionKey>,
     /// The payload.
     pub command: Vec<u8>,
     /// The command was sent before, on a connection that broke.
@@ -46,7 +46,7 @@ pub struct Next {
 }
 
 struct Queue {
-    client: u32,
+    client: SessionKey,
     commands: VecDeque<Vec<u8>>,
 }
 
@@ -57,9 +57,9 @@ pub struct Limiter {
     turns: VecDeque<Queue>,
     /// Commands to be sent again. They go before all others, because they were first in the order. At most as many as
     /// had been sent.
-    again: VecDeque<(u32, Vec<u8>)>,
+    again: VecDeque<(SessionKey, Vec<u8>)>,
     /// The second half of the command that was sent last. [`Limiter::pop`] returns it next, whatever else waits.
-    second: Option<(u32, Vec<u8>)>,
+    second: Option<(SessionKey, Vec<u8>)>,
     /// The newest presence update that was not sent yet.
     presence: Option<Vec<u8>>,
     /// The last command was a presence update.
@@ -74,7 +74,7 @@ pub struct Limiter {
 
 impl Limiter {
     /// Queues a command. Fails with [`Full`] when [`MAX_QUEUED_PER_CLIENT`] or [`MAX_QUEUED`] is reached.
-    pub fn push(&mut self, client: u32, command: Vec<u8>) -> Result<(), Full> {
+    pub fn push(&mut self, client: SessionKey, command: Vec<u8>) -> Result<(), Full> {
         if self.queued >= MAX_QUEUED {
             return Err(Full);
         }
@@ -99,12 +99,12 @@ impl Limiter {
     }
 
     /// Sets the second half of the command that was popped last. The second half goes out right after it.
-    pub fn follow(&mut self, client: u32, command: Vec<u8>) {
+    pub fn follow(&mut self, client: SessionKey, command: Vec<u8>) {
         self.second = Some((client, command));
     }
 
     /// Queues a command that was sent before, on a connection that broke.
-    pub fn push_again(&mut self, client: u32, command: Vec<u8>) {
+    pub fn push_again(&mut self, client: SessionKey, command: Vec<u8>) {
         self.again.push_back((client, command));
     }
 
@@ -114,7 +114,7 @@ impl Limiter {
     }
 
     /// Drops the waiting commands of a client.
-    pub fn forget(&mut self, client: u32) {
+    pub fn forget(&mut self, client: SessionKey) {
         self.again.retain(|(of, _)| *of != client);
         self.second.take_if(|(of, _)| *of == client);
         self.turns.retain(|queue| {
@@ -127,7 +127,7 @@ impl Limiter {
     }
 
     /// The commands that wait to be sent for the first time, each with its client. Those of one client are in order.
-    pub fn waiting(&self) -> impl Iterator<Item = (u32, &[u8])> {
+    pub fn waiting(&self) -> impl Iterator<Item = (SessionKey, &[u8])> {
         self.turns.iter().flat_map(|queue| queue.commands.iter().map(|command| (queue.client, &**command)))
     }
 
@@ -217,10 +217,10 @@ mod tests {
     fn clients_take_turns() {
         let mut limiter = Limiter::default();
         for _ in 0..3 {
-            limiter.push(1, vec![1]).unwrap();
+            limiter.push(SessionKey(1), vec![1]).unwrap();
         }
-        limiter.push(2, vec![2]).unwrap();
-        limiter.push(3, vec![3]).unwrap();
+        limiter.push(SessionKey(2), vec![2]).unwrap();
+        limiter.push(SessionKey(3), vec![3]).unwrap();
         assert_eq!(limiter.waiting().map(|(client, _)| client).collect::<Vec<_>>(), [1, 1, 1, 2, 3]);
         assert_eq!(drain(&mut limiter, SECOND), [1, 2, 3, 1, 1]);
         assert_eq!(limiter.queued(), 0);
@@ -230,13 +230,13 @@ mod tests {
     fn what_is_sent_again_goes_first_and_counts() {
         let mut limiter = Limiter::default();
         for number in 0..COMMANDS_PER_WINDOW as u32 {
-            limiter.push(number, vec![1]).unwrap();
+            limiter.push(SessionKey(number), vec![1]).unwrap();
         }
-        limiter.push_again(7, vec![2]);
-        limiter.push_again(500, vec![3]);
-        limiter.forget(500);
+        limiter.push_again(SessionKey(7), vec![2]);
+        limiter.push_again(SessionKey(500), vec![3]);
+        limiter.forget(SessionKey(500));
         let next = limiter.pop(SECOND).unwrap();
-        assert_eq!(next, Next { client: Some(7), command: vec![2], again: true, follows: false });
+        assert_eq!(next, Next { client: Some(SessionKey(7)), command: vec![2], again: true, follows: false });
         assert_eq!(drain(&mut limiter, SECOND), [1; COMMANDS_PER_WINDOW - 1]);
         assert_eq!(limiter.queued(), 1);
     }
@@ -245,16 +245,16 @@ mod tests {
     fn the_second_half_of_a_command_goes_out_with_the_first() {
         let mut limiter = Limiter::default();
         for number in 0..=COMMANDS_PER_WINDOW as u32 {
-            limiter.push(number, vec![1]).unwrap();
+            limiter.push(SessionKey(number), vec![1]).unwrap();
         }
         limiter.push_presence(vec![9]);
         for sent in 1..=COMMANDS_PER_WINDOW {
             assert!(!limiter.pop(SECOND).unwrap().follows);
             if sent == COMMANDS_PER_WINDOW {
-                limiter.follow(5, vec![2]);
+                limiter.follow(SessionKey(5), vec![2]);
             }
         }
-        let second = Next { client: Some(5), command: vec![2], again: false, follows: true };
+        let second = Next { client: Some(SessionKey(5)), command: vec![2], again: false, follows: true };
         assert_eq!((limiter.pop(SECOND), limiter.pop(SECOND)), (Some(second), None));
         // The second half counts in the window, too.
         let at = limiter.deadline().unwrap();
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn presences_collapse_to_the_newest() {
         let mut limiter = Limiter::default();
-        limiter.push(1, vec![1]).unwrap();
+        limiter.push(SessionKey(1), vec![1]).unwrap();
         limiter.push_presence(vec![8]);
         limiter.push_presence(vec![9]);
         assert!(limiter.presence_waits());
@@ -279,7 +279,7 @@ mod tests {
             limiter.push_presence(vec![9]);
             let now = Duration::from_millis(u64::from(step) * 100);
             if step % 20 == 0 {
-                limiter.push(1, vec![1]).unwrap();
+                limiter.push(SessionKey(1), vec![1]).unwrap();
                 assert!(drain(&mut limiter, now).contains(&1), "{now:?}");
             } else {
                 drain(&mut limiter, now);
@@ -319,7 +319,7 @@ mod tests {
         let mut limiter = Limiter::default();
         assert_eq!(limiter.deadline(), None);
         for number in 0..=COMMANDS_PER_WINDOW as u32 {
-            limiter.push(number, vec![1]).unwrap();
+            limiter.push(SessionKey(number), vec![1]).unwrap();
         }
         assert!(limiter.deadline().unwrap() <= SECOND);
         assert_eq!(drain(&mut limiter, SECOND).len(), COMMANDS_PER_WINDOW);
@@ -349,16 +349,16 @@ mod tests {
     fn the_queue_is_bounded() {
         let mut limiter = Limiter::default();
         for _ in 0..MAX_QUEUED_PER_CLIENT {
-            limiter.push(1, vec![]).unwrap();
+            limiter.push(SessionKey(1), vec![]).unwrap();
         }
-        assert_eq!(limiter.push(1, vec![]), Err(Full));
+        assert_eq!(limiter.push(SessionKey(1), vec![]), Err(Full));
         let mut client = 2;
-        while limiter.push(client, vec![]).is_ok() {
+        while limiter.push(SessionKey(client), vec![]).is_ok() {
             client += u32::from(limiter.queued() % MAX_QUEUED_PER_CLIENT == 0);
         }
         assert_eq!(limiter.queued(), MAX_QUEUED);
-        limiter.forget(1);
+        limiter.forget(SessionKey(1));
         assert_eq!(limiter.queued(), MAX_QUEUED - MAX_QUEUED_PER_CLIENT);
-        limiter.push(client, vec![]).unwrap();
+        limiter.push(SessionKey(client), vec![]).unwrap();
     }
 }

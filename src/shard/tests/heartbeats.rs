@@ -13,7 +13,7 @@ impl World {
     }
 
     /// Goes to the next time at which the shard has something to do, and does it. Returns the connections to serve.
-    fn next(&mut self) -> Vec<u64> {
+    fn next(&mut self) -> Vec<ConnectionId> {
         self.now = self.now.max(self.shard.deadline().expect("something to do"));
         self.shard.tick(self.now);
         while self.shard.poll_upstream(self.now).is_some() {}
@@ -23,7 +23,7 @@ impl World {
 
 fn beat(world: &mut World, client: &mut Client) {
     let beat = format!(r#"{{"op":1,"d":{}}}"#, client.sequence);
-    world.shard.command(world.now, client.number, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.command(world.now, client.key, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
 }
 
 /// The time from a heartbeat of the client to its acknowledgement.

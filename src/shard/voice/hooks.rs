@@ -5,22 +5,22 @@ use super::{Ask, Audience, Due, OwnState, Verdict, payloads};
 use crate::{
     downstream::{outbox::Outbox, session::Session},
     protocol::{
-        Time,
+        SessionKey, Time,
         event::{EventKind, Meta},
         intents::Intents,
         json,
     },
-    shard::{NOBODY, Shard, deliver::write_own},
+    shard::{Shard, deliver::write_own},
     upstream::{limiter::Next, session::Status},
 };
 
 impl Audience {
     /// The audience as the log stores it.
-    fn only(self) -> Option<u32> {
+    fn only(self) -> Option<SessionKey> {
         match self {
             Self::All => None,
             Self::Only(session) => Some(session),
-            Self::Nobody => Some(NOBODY),
+            Self::Nobody => Some(SessionKey::NONE),
         }
     }
 }
@@ -31,14 +31,14 @@ impl Shard {
         let asks = next.client.filter(|_| !next.again && !next.follows);
         let (Some(client), Some(ask)) = (asks, Ask::parse(&next.command)) else { return Some(next) };
         // The command is the proxy's own. It is dropped if a client owns the connection now.
-        if client == NOBODY && self.voice.owner(ask.guild).is_some() {
+        if client == SessionKey::NONE && self.voice.owner(ask.guild).is_some() {
             return None;
         }
-        if client == NOBODY && ask.channel.is_some() {
+        if client == SessionKey::NONE && ask.channel.is_some() {
             return Some(next);
         }
         let clients = &self.clients;
-        let attached = |number| clients.get(&number).is_some_and(|client| client.session.connection.is_some());
+        let attached = |key| clients.get(&key).is_some_and(|client| client.session.connection.is_some());
         let verdict = self.voice.send(now, client, ask, attached);
         self.look_at_voice();
         match verdict {
@@ -65,7 +65,7 @@ impl Shard {
 
     /// Applies an event, which will be at the end of the log, to the table. Returns the session that alone gets it;
     /// `None`: all sessions.
-    pub(in crate::shard) fn voice_audience(&mut self, now: Time, kind: EventKind, data: &[u8]) -> Option<u32> {
+    pub(in crate::shard) fn voice_audience(&mut self, now: Time, kind: EventKind, data: &[u8]) -> Option<SessionKey> {
         match kind {
             EventKind::VoiceStateUpdate => {
                 let user = self.own_user()?;
@@ -110,7 +110,7 @@ impl Shard {
     /// Queues an op 4 of the proxy's own.
     fn push_own_voice(&mut self, command: Vec<u8>) {
         // If too many commands wait, the table repeats a leave later. A join is dropped; no client has asked for it.
-        if self.limiter.push(NOBODY, command).is_err() {
+        if self.limiter.push(SessionKey::NONE, command).is_err() {
             tracing::warn!(shard = %self.id, "too many commands wait for Discord for one about a voice channel");
         }
         self.wake.upstream = true;
@@ -175,7 +175,7 @@ pub(in crate::shard) fn is_fresh(
     table: &super::Table,
     kind: EventKind,
     position: u64,
-    client: u32,
+    client: SessionKey,
     data: &[u8],
 ) -> bool {
     kind != EventKind::VoiceServerUpdate || {

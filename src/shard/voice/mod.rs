@@ -23,7 +23,7 @@ mod payloads;
 #[cfg(test)]
 mod tests;
 
-use crate::protocol::{Time, json};
+use crate::protocol::{SessionKey, Time, json};
 use hashbrown::HashMap;
 pub(super) use hooks::is_fresh;
 pub use payloads::{Ask, OwnState};
@@ -61,7 +61,7 @@ pub enum Audience {
     /// Every session whose intents cover the event.
     All,
     /// One session.
-    Only(u32),
+    Only(SessionKey),
     /// No session.
     Nobody,
 }
@@ -85,13 +85,13 @@ struct Asked {
     /// The op 4 came from another session than the owner at that time.
     takeover: bool,
     /// The owner before. This session gets the connection back if the op 4 fails.
-    before: Option<u32>,
+    before: Option<SessionKey>,
     /// The number of changes that were sent before this op 4 and are not answered yet.
     behind: u32,
     /// The op 4 needed a leave. Only a client that has to know of the leave gets its voice state.
     rejoin: bool,
     /// The session that has to get the voice state of the leave, because it does not know that its connection is over.
-    bereaved: Option<u32>,
+    bereaved: Option<SessionKey>,
     /// The voice state of the leave, which goes to every client if the join fails.
     held_state: Option<Vec<u8>>,
     /// A VOICE_SERVER_UPDATE that came before the answer to the leave.
@@ -114,7 +114,7 @@ struct Server {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Connection {
     /// The owner; `None` if its session has ended.
-    owner: Option<u32>,
+    owner: Option<SessionKey>,
     /// The channel of the shard's session, by the newest voice state from Discord.
     channel: Option<u64>,
     /// The channel of the shard's session after everything that was sent to Discord, if nothing fails.
@@ -229,7 +229,7 @@ impl Table {
     }
 
     /// The owner of a guild's voice connection.
-    pub fn owner(&self, guild: u64) -> Option<u32> {
+    pub fn owner(&self, guild: u64) -> Option<SessionKey> {
         self.guilds.get(&guild)?.owner
     }
 
@@ -241,7 +241,7 @@ impl Table {
     /// The session that asks last becomes the owner. A session that is not the owner can not leave while the owner is
     /// connected: a library that has lost its voice connection to another client sends such an op 4 to clean up, and
     /// would end that client's voice connection.
-    pub fn send(&mut self, now: Time, client: u32, ask: Ask, attached: impl Fn(u32) -> bool) -> Verdict {
+    pub fn send(&mut self, now: Time, client: SessionKey, ask: Ask, attached: impl Fn(SessionKey) -> bool) -> Verdict {
         let full = self.guilds.len() >= MAX_CONNECTIONS;
         let Some(channel) = ask.channel else {
             let owner = self.owner(ask.guild);
@@ -386,7 +386,7 @@ impl Table {
     }
 
     /// Returns whether the VOICE_SERVER_UPDATE at this position of the log is still valid for session `client`.
-    pub fn is_fresh(&self, guild: u64, position: u64, client: u32) -> bool {
+    pub fn is_fresh(&self, guild: u64, position: u64, client: SessionKey) -> bool {
         let connection = self.guilds.get(&guild);
         connection.is_some_and(|connection| {
             let Server { good, gone } = connection.server;
@@ -426,7 +426,7 @@ impl Table {
     /// Discord has given the shard a new session, in which the bot is in no channel. Returns the owners with their
     /// guilds, in order. `rejoin`: the bot joins the channels again when their guilds come; they have no owner until
     /// then.
-    pub fn session_lost(&mut self, now: Time, rejoin: bool) -> Vec<(u32, u64)> {
+    pub fn session_lost(&mut self, now: Time, rejoin: bool) -> Vec<(SessionKey, u64)> {
         let was_in =
             |connection: &Connection| connection.channel.or(connection.asked.as_ref().map(|asked| asked.channel));
         let mut told = Vec::new();
@@ -445,7 +445,7 @@ impl Table {
     // ---- sessions and time ----
 
     /// A session has ended for good. Its connection ended at `since`.
-    pub fn session_ended(&mut self, now: Time, client: u32, since: Time) {
+    pub fn session_ended(&mut self, now: Time, client: SessionKey, since: Time) {
         let leave_at = (since + self.grace).max(now);
         self.guilds.retain(|_, connection| {
             if let Some(asked) = &mut connection.asked {
@@ -507,7 +507,7 @@ impl Table {
 
     /// Adds a guild's connection of a former process. Returns false if [`MAX_CONNECTIONS`] is reached. `there` says
     /// whether a session still exists.
-    pub fn restore(&mut self, now: Time, saved: Saved, there: impl Fn(u32) -> bool) -> bool {
+    pub fn restore(&mut self, now: Time, saved: Saved, there: impl Fn(SessionKey) -> bool) -> bool {
         let Saved { guild, mut connection } = saved;
         if self.guilds.len() >= MAX_CONNECTIONS {
             return false;
