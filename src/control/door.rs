@@ -499,9 +499,9 @@ async fn admit(
 
 fn hand_over(control: &Control, guest: Place, connection: ClientConnection, shard: u32, entry: Entry, version: u8) {
     drop(guest);
-    let Ok(parcel) = connection.hand_off() else { return };
+    let Ok(parts) = connection.into_parts() else { return };
     if let Some(core) = control.core_of(shard) {
-        let arrival = Arrival { parcel, shard, entry, version };
+        let arrival = Arrival { parts, shard, entry, version };
         if core.send(ToCore::Client(Box::new(arrival))).is_err() {
             tracing::warn!(shard, "the shard's core is too busy for another client");
         }

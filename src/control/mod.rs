@@ -516,8 +516,8 @@ impl Control {
                         pacer.wake();
                     }
                 }
-                ToControl::Return(parcel, version) => {
-                    let connection = ClientConnection::take_over(*parcel);
+                ToControl::Return(parts, version) => {
+                    let connection = ClientConnection::from_parts(*parts);
                     let task = door::reenter(self.clone(), connection, version);
                     spawn_contained("the task of a connection at the door", task);
                 }

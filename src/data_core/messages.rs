@@ -60,8 +60,8 @@ pub struct Plan {
     pub memory: Arc<MemoryBudget>,
 }
 
-/// A client's connection on its way between two cores, as plain data that is not bound to a thread.
-pub struct Parcel<S = OwnedFd> {
+/// A client's connection taken apart: plain data that is not bound to a thread, on its way between two cores.
+pub struct ConnectionParts<S = OwnedFd> {
     /// The socket.
     pub socket: S,
     /// Bytes that were received and not handled yet.
@@ -87,7 +87,7 @@ pub enum Entry {
 /// A client that the door hands to a data core.
 pub struct Arrival<S = OwnedFd> {
     /// The client's connection.
-    pub parcel: Parcel<S>,
+    pub parts: ConnectionParts<S>,
     /// Id of the shard that the client wants.
     pub shard: u32,
     /// What the client has sent to the door.
@@ -218,7 +218,7 @@ pub enum ToControl<S = OwnedFd> {
     },
     /// A client whose RESUME was refused or whose session is over, and its API version. The client may identify on the
     /// same connection.
-    Return(Box<Parcel<S>>, u8),
+    Return(Box<ConnectionParts<S>>, u8),
     /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
     /// The status of a shard's upstream session has changed.

@@ -31,7 +31,7 @@ mod timers;
 mod upstream;
 
 pub use client::{close_for, command_text};
-pub use messages::{Arrival, Change, Changed, CoreReport, Dialled, Entry, Parcel, Plan, Repair, ToControl, ToCore};
+pub use messages::{Arrival, Change, Changed, CoreReport, Dialled, Entry, ConnectionParts, Plan, Repair, ToControl, ToCore};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{

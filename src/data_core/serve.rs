@@ -5,7 +5,7 @@
 //! second one within a budget ([`TURN_BYTES`]).
 
 use super::{
-    Arrival, Core, Entry, Owner, Parcel, ToControl,
+    Arrival, Core, Entry, Owner, ConnectionParts, ToControl,
     client::{Client, LINGER, RECONNECT_GRACE, STALL_LIMIT, Said, Stage},
     hosted::Hosted,
     timers::Timer,
@@ -51,8 +51,8 @@ impl<I: Io> Hosted<I> {
     /// Takes over a client that the door has identified or that wants to resume. A RESUME that can not be served is
     /// answered with Invalid Session, and the connection goes back to the door.
     pub fn admit(&mut self, core: &mut Core<I>, arrival: Arrival<I::Socket>) {
-        let Arrival { parcel, entry, version, .. } = arrival;
-        let Parcel { socket, inbound, mut outbox } = parcel;
+        let Arrival { parts, entry, version, .. } = arrival;
+        let ConnectionParts { socket, inbound, mut outbox } = parts;
         core.clients += 1;
         // The lower half of the id is the client's key in `clients`, so [`Hosted::queue_connection`] finds the client.
         let connection = ConnectionId(core.clients << 32 | self.clients.vacant_key() as u64);
@@ -70,7 +70,7 @@ impl<I: Io> Hosted<I> {
                 Some(session) => Ok(session),
                 None => {
                     outbox.message(&[payload::INVALID_SESSION]);
-                    core.tell(ToControl::Return(Box::new(Parcel { socket, inbound, outbox }), version));
+                    core.tell(ToControl::Return(Box::new(ConnectionParts { socket, inbound, outbox }), version));
                     return;
                 }
             },
@@ -364,8 +364,8 @@ impl<I: Io> Hosted<I> {
         let Some(socket) = self.clients[key].released.take() else { return };
         self.forget(key);
         let client = self.clients.remove(key);
-        let parcel = Parcel { socket, inbound: client.inbound, outbox: client.outbox };
-        core.tell(ToControl::Return(Box::new(parcel), client.version));
+        let parts = ConnectionParts { socket, inbound: client.inbound, outbox: client.outbox };
+        core.tell(ToControl::Return(Box::new(parts), client.version));
     }
 
     /// Removes a client from the list of awake clients, the queues, and the list of noted clients.

@@ -190,13 +190,13 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let parcel = Parcel {
+        let parts = ConnectionParts {
             socket: listener.accept().unwrap().0.into(),
             inbound: FrameDecoder::new(Role::Server, 4096),
             outbox,
         };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
-        let arrival = Arrival { parcel, shard, entry: Entry::Identify(options), version: 10 };
+        let arrival = Arrival { parts, shard, entry: Entry::Identify(options), version: 10 };
         assert!(self.core.send(ToCore::Client(Box::new(arrival))).is_ok());
         Far { stream, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }

@@ -6,7 +6,7 @@
 
 use super::{Budget, within};
 use crate::{
-    data_core::Parcel,
+    data_core::ConnectionParts,
     downstream::outbox::Outbox,
     websocket::{FrameDecoder, Message, Violation},
 };
@@ -78,19 +78,19 @@ impl ClientConnection {
         self.stream.as_raw_fd()
     }
 
-    /// Takes a connection over from another thread, on the calling executor.
-    pub fn take_over(parcel: Parcel) -> Self {
-        // SAFETY: the descriptor is a connected TCP socket that `parcel` owned. Its ownership moves to the stream.
-        let stream = unsafe { TcpStream::from_raw_fd(parcel.socket.into_raw_fd()) };
-        Self::new(stream, parcel.inbound, parcel.outbox)
+    /// Makes a connection of the calling executor from the parts that another thread has sent.
+    pub fn from_parts(parts: ConnectionParts) -> Self {
+        // SAFETY: the descriptor is a connected TCP socket that `parts` owned. Its ownership moves to the stream.
+        let stream = unsafe { TcpStream::from_raw_fd(parts.socket.into_raw_fd()) };
+        Self::new(stream, parts.inbound, parts.outbox)
     }
 
-    /// Turns the connection into plain data, which another thread can take over. No byte is lost: glommio reads only
+    /// Takes the connection apart into plain data, which another thread can use. No byte is lost: glommio reads only
     /// when asked, so every byte is either in the decoder or still in the kernel.
-    pub fn hand_off(self) -> io::Result<Parcel> {
+    pub fn into_parts(self) -> io::Result<ConnectionParts> {
         // SAFETY: the stream keeps the descriptor open until it is dropped at the end of this function.
         let socket = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }.try_clone_to_owned()?;
-        Ok(Parcel { socket, inbound: self.inbound, outbox: self.outbox })
+        Ok(ConnectionParts { socket, inbound: self.inbound, outbox: self.outbox })
     }
 
     /// Reads once, within the task's [`Budget`]. `Ok(0)`: the client has ended its side of the stream.
@@ -256,12 +256,12 @@ mod tests {
             }
             let executor = glommio::LocalExecutorBuilder::default().io_memory(65_536).spawn(move || async move {
                 let watched = near.try_clone().unwrap();
-                let parcel = Parcel {
+                let parts = ConnectionParts {
                     socket: near,
                     inbound: FrameDecoder::new(Role::Server, 1 << 20),
                     outbox: Outbox::new(Transport::None, Encoding::Json),
                 };
-                let mut connection = ClientConnection::take_over(parcel);
+                let mut connection = ClientConnection::from_parts(parts);
                 let task = glommio::spawn_local(async move {
                     if drain {
                         return poll_fn(|cx| connection.poll_drain(cx)).await;
@@ -305,19 +305,19 @@ mod tests {
             socket
         });
         let socket = OwnedFd::from(listener.accept().unwrap().0);
-        let parcel = Parcel {
+        let parts = ConnectionParts {
             socket,
             inbound: FrameDecoder::new(Role::Server, 4096),
             outbox: Outbox::new(Transport::None, Encoding::Json),
         };
-        let mut parcel = Some(parcel);
+        let mut parts = Some(parts);
         let mut next = 0;
         while next < MESSAGES {
-            let taken = parcel.take().unwrap();
+            let taken = parts.take().unwrap();
             let (moved, read) = glommio::LocalExecutorBuilder::default()
                 .io_memory(65_536)
                 .spawn(move || async move {
-                    let mut connection = ClientConnection::take_over(taken);
+                    let mut connection = ClientConnection::from_parts(taken);
                     let mut read = 0;
                     // Each executor reads a different number of messages, so the connection moves at different
                     // offsets of a frame.
@@ -330,12 +330,12 @@ mod tests {
                             assert_ne!(poll_fn(|cx| connection.poll_read(cx)).await.unwrap(), 0);
                         }
                     }
-                    (connection.hand_off().unwrap(), read)
+                    (connection.into_parts().unwrap(), read)
                 })
                 .unwrap()
                 .join()
                 .unwrap();
-            parcel = Some(moved);
+            parts = Some(moved);
             next += read;
         }
         drop(writer.join().unwrap());

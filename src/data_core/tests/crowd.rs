@@ -80,10 +80,10 @@ impl Stepped {
     fn client(&self) -> Far<UnixStream> {
         let (near, far) = pair();
         let outbox = Outbox::new(Transport::None, Encoding::Json);
-        let parcel = Parcel { socket: near, inbound: FrameDecoder::new(Role::Server, 4096), outbox };
+        let parts = ConnectionParts { socket: near, inbound: FrameDecoder::new(Role::Server, 4096), outbox };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
         let entry = Entry::Identify(options);
-        self.send(ToCore::Client(Box::new(Arrival { parcel, shard: SHARD, entry, version: 10 })));
+        self.send(ToCore::Client(Box::new(Arrival { parts, shard: SHARD, entry, version: 10 })));
         Far { stream: far, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }
 }
