@@ -16,7 +16,7 @@ use super::{
 use crate::{
     compression::Transport,
     config::Network,
-    data_core::{Arrival, Entry, ToCore, close_for, command_text},
+    data_core::{NewClient, SessionRequest, ToCore, close_for, command_text},
     downstream::{
         outbox::Outbox,
         session::{Claim, Options, SessionId},
@@ -340,7 +340,7 @@ async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnect
             Some(Outcome::Refused(close)) => close,
             Some(Outcome::Identify(identify)) => match admit(&control, &mut connection, &identify, version).await {
                 Ok((shard, options)) => {
-                    return hand_over(&control, guest, connection, shard, Entry::Identify(options), version);
+                    return hand_over(&control, guest, connection, shard, SessionRequest::Identify(options), version);
                 }
                 Err(close) => close,
             },
@@ -352,7 +352,7 @@ async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnect
                     match claim(&control, &mut connection, &resume, url).await {
                         Err(close) => close,
                         Ok(Some((shard, entry))) => {
-                            return hand_over(&control, guest, connection, shard, entry, version);
+                            return hand_over(&control, guest, connection, shard, request, version);
                         }
                         Ok(None) if refused_resumes + 1 >= MAX_REFUSED_RESUMES => {
                             (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
@@ -409,7 +409,7 @@ async fn claim(
     connection: &mut ClientConnection,
     resume: &Resume,
     url: Url,
-) -> Result<Option<(u32, Entry)>, Close> {
+) -> Result<Option<(u32, SessionRequest)>, Close> {
     started(control, connection).await?;
     let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq) else { return Ok(None) };
     let is_here = |id: &SessionId| control.core_of(id.shard()).is_some();
@@ -421,9 +421,9 @@ async fn claim(
     };
     Ok(match (named, SessionId::parse(id).filter(is_here)) {
         (Some(shard), _) => {
-            Some((shard, Entry::Resume { claim: Claim::Upstream { id: id.to_owned(), key }, sequence }))
+            Some((shard, SessionRequest::Resume { claim: Claim::Upstream { id: id.to_owned(), key }, sequence }))
         }
-        (None, Some(id)) => Some((id.shard(), Entry::Resume { claim: Claim::Own(id), sequence })),
+        (None, Some(id)) => Some((id.shard(), SessionRequest::Resume { claim: Claim::Own(id), sequence })),
         (None, None) => None,
     })
 }
@@ -497,12 +497,12 @@ async fn admit(
     Ok((shard, options))
 }
 
-fn hand_over(control: &Control, guest: Place, connection: ClientConnection, shard: u32, entry: Entry, version: u8) {
+fn hand_over(control: &Control, guest: Place, connection: ClientConnection, shard: u32, request: SessionRequest, version: u8) {
     drop(guest);
     let Ok(parts) = connection.into_parts() else { return };
     if let Some(core) = control.core_of(shard) {
-        let arrival = Arrival { parts, shard, entry, version };
-        if core.send(ToCore::Client(Box::new(arrival))).is_err() {
+        let new_client = NewClient { parts, shard, request, version };
+        if core.send(ToCore::Client(Box::new(new_client))).is_err() {
             tracing::warn!(shard, "the shard's core is too busy for another client");
         }
     }

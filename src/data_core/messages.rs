@@ -72,7 +72,7 @@ pub struct ConnectionParts<S = OwnedFd> {
 
 /// What a client has sent to the door.
 #[derive(Debug)]
-pub enum Entry {
+pub enum SessionRequest {
     /// IDENTIFY: the client wants a new session.
     Identify(Options),
     /// RESUME: the client wants to go on with a session.
@@ -85,13 +85,13 @@ pub enum Entry {
 }
 
 /// A client that the door hands to a data core.
-pub struct Arrival<S = OwnedFd> {
+pub struct NewClient<S = OwnedFd> {
     /// The client's connection.
     pub parts: ConnectionParts<S>,
     /// Id of the shard that the client wants.
     pub shard: u32,
     /// What the client has sent to the door.
-    pub entry: Entry,
+    pub request: SessionRequest,
     /// The API version in the client's URL. The door needs it when the connection comes back and the client identifies
     /// again.
     pub version: u8,
@@ -186,7 +186,7 @@ pub enum ToCore<S = OwnedFd> {
         result: Result<Box<Dialled<S>>, String>,
     },
     /// A client that the core has to serve.
-    Client(Box<Arrival<S>>),
+    Client(Box<NewClient<S>>),
     /// Asks for [`ToControl::Reports`] with this number.
     Report(u64),
     /// The operator has changed the configuration.

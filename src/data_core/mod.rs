@@ -31,7 +31,7 @@ mod timers;
 mod upstream;
 
 pub use client::{close_for, command_text};
-pub use messages::{Arrival, Change, Changed, CoreReport, Dialled, Entry, ConnectionParts, Plan, Repair, ToControl, ToCore};
+pub use messages::{NewClient, Change, Changed, CoreReport, Dialled, SessionRequest, ConnectionParts, Plan, Repair, ToControl, ToCore};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{
@@ -314,8 +314,8 @@ impl<I: Io> DataCore<I> {
                 self.call(shard, |hosted, core| hosted.dialled(core, attempt, result.map(|dialled| *dialled)));
             }
             // The door knows which shards exist. A client of a shard that does not exist is dropped.
-            ToCore::Client(arrival) => {
-                self.call(arrival.shard, |hosted, core| hosted.admit(core, *arrival));
+            ToCore::Client(new_client) => {
+                self.call(new_client.shard, |hosted, core| hosted.admit(core, *new_client));
             }
             ToCore::Report(number) => {
                 let report = self.report();

@@ -5,7 +5,7 @@
 //! second one within a budget ([`TURN_BYTES`]).
 
 use super::{
-    Arrival, Core, Entry, Owner, ConnectionParts, ToControl,
+    NewClient, Core, SessionRequest, Owner, ConnectionParts, ToControl,
     client::{Client, LINGER, RECONNECT_GRACE, STALL_LIMIT, Said, Stage},
     hosted::Hosted,
     timers::Timer,
@@ -50,23 +50,23 @@ enum End {
 impl<I: Io> Hosted<I> {
     /// Takes over a client that the door has identified or that wants to resume. A RESUME that can not be served is
     /// answered with Invalid Session, and the connection goes back to the door.
-    pub fn admit(&mut self, core: &mut Core<I>, arrival: Arrival<I::Socket>) {
-        let Arrival { parts, entry, version, .. } = arrival;
+    pub fn admit(&mut self, core: &mut Core<I>, new_client: NewClient<I::Socket>) {
+        let NewClient { parts, request, version, .. } = new_client;
         let ConnectionParts { socket, inbound, mut outbox } = parts;
         core.clients += 1;
         // The lower half of the id is the client's key in `clients`, so [`Hosted::queue_connection`] finds the client.
         let connection = ConnectionId(core.clients << 32 | self.clients.vacant_key() as u64);
         let charge = core.plan.memory.admit(outbox.memory());
-        let session = match entry {
+        let session = match request {
             // The client left the door just before the core began to stop. Serving it would only delay the end of the
             // core.
             _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
             // The session that the client wanted to resume stays, so the client can resume it later.
             _ if charge.is_none() => Err((close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up")),
-            Entry::Resume { claim, sequence } if !self.has_room_for(&claim, sequence) => Err(FULL),
-            Entry::Identify(_) if !self.shard.has_room_for(None) => Err(FULL),
-            Entry::Identify(options) => self.shard.identify(core.now, connection, options),
-            Entry::Resume { claim, sequence } => match self.resume(core, connection, &claim, sequence) {
+            SessionRequest::Resume { claim, sequence } if !self.has_room_for(&claim, sequence) => Err(FULL),
+            SessionRequest::Identify(_) if !self.shard.has_room_for(None) => Err(FULL),
+            SessionRequest::Identify(options) => self.shard.identify(core.now, connection, options),
+            SessionRequest::Resume { claim, sequence } => match self.resume(core, connection, &claim, sequence) {
                 Some(session) => Ok(session),
                 None => {
                     outbox.message(&[payload::INVALID_SESSION]);

@@ -196,8 +196,8 @@ impl Rig {
             outbox,
         };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
-        let arrival = Arrival { parts, shard, entry: Entry::Identify(options), version: 10 };
-        assert!(self.core.send(ToCore::Client(Box::new(arrival))).is_ok());
+        let new_client = NewClient { parts, shard, request: SessionRequest::Identify(options), version: 10 };
+        assert!(self.core.send(ToCore::Client(Box::new(new_client))).is_ok());
         Far { stream, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }
 

@@ -80,7 +80,7 @@ pub enum Frame {
 
 struct Link {
     number: u64,
-    /// Frames on the way to the proxy, with their time of arrival.
+    /// Frames on the way to the proxy, with their time of new_client.
     frames: VecDeque<(Time, Frame)>,
     session: bool,
     /// The connection looks open, but nothing is delivered.

@@ -17,7 +17,7 @@ use fastrand::Rng;
 use gateway_proxy::{
     compression::Transport,
     control::identify::IdentifyQueue,
-    data_core::{Arrival, Entry, ConnectionParts, ToControl, ToCore},
+    data_core::{NewClient, SessionRequest, ConnectionParts, ToControl, ToCore},
     downstream::{
         outbox::{HIGH_WATER, Outbox},
         session::{Claim, Options, SessionId},
@@ -422,9 +422,9 @@ impl Host {
     }
 
     /// Hands a connection from the door to the core.
-    fn enter(&mut self, number: u64, entry: Entry) {
+    fn enter(&mut self, number: u64, request: SessionRequest) {
         let connection = self.connections.get_mut(&number).expect("a connection");
-        connection.marks = matches!(entry, Entry::Identify(_)).then(Vec::new);
+        connection.marks = matches!(request, SessionRequest::Identify(_)).then(Vec::new);
         let mut parts = connection.door.take().expect("a client at the door");
         // The door may have read bytes beyond the IDENTIFY or RESUME.
         if self.rng.u8(0..8) == 0 {
@@ -435,7 +435,7 @@ impl Host {
             let pipe = net.pipe(connection.socket);
             (pipe.pushed, pipe.received) = (pipe.pushed + beat.len() as u64, pipe.received + beat.len() as u64);
         }
-        self.post(ToCore::Client(Box::new(Arrival { parts: *parts, shard: 0, entry, version: 10 })));
+        self.post(ToCore::Client(Box::new(NewClient { parts: *parts, shard: 0, request, version: 10 })));
     }
 
     /// Says whether the proxy accepts connections.
@@ -448,7 +448,7 @@ impl Host {
         let number = self.refused.take().unwrap_or_else(|| self.connect(None));
         self.enter(
             number,
-            Entry::Identify(Options { intents, version: 10, compress: false, library: Default::default() }),
+            SessionRequest::Identify(Options { intents, version: 10, compress: false, library: Default::default() }),
         );
         Ok(number)
     }
@@ -463,7 +463,7 @@ impl Host {
         connection.synced_at = None;
         self.enter(
             number,
-            Entry::Identify(Options { intents, version: 10, compress: false, library: Default::default() }),
+            SessionRequest::Identify(Options { intents, version: 10, compress: false, library: Default::default() }),
         );
         true
     }
@@ -475,7 +475,7 @@ impl Host {
             None => Claim::Upstream { id: session.to_owned(), key: session_in(url) },
         };
         let number = self.connect(Some(0));
-        self.enter(number, Entry::Resume { claim, sequence });
+        self.enter(number, SessionRequest::Resume { claim, sequence });
         self.drain();
         self.answer(now);
         let connection = self.connections.get_mut(&number).expect("a connection");

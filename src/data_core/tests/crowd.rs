@@ -82,8 +82,8 @@ impl Stepped {
         let outbox = Outbox::new(Transport::None, Encoding::Json);
         let parts = ConnectionParts { socket: near, inbound: FrameDecoder::new(Role::Server, 4096), outbox };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
-        let entry = Entry::Identify(options);
-        self.send(ToCore::Client(Box::new(Arrival { parts, shard: SHARD, entry, version: 10 })));
+        let request = SessionRequest::Identify(options);
+        self.send(ToCore::Client(Box::new(NewClient { parts, shard: SHARD, request, version: 10 })));
         Far { stream: far, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }
 }
