@@ -351,7 +351,7 @@ async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnect
                 } else {
                     match claim(&control, &mut connection, &resume, url).await {
                         Err(close) => close,
-                        Ok(Some((shard, entry))) => {
+                        Ok(Some((shard, request))) => {
                             return hand_over(&control, guest, connection, shard, request, version);
                         }
                         Ok(None) if refused_resumes + 1 >= MAX_REFUSED_RESUMES => {
@@ -414,14 +414,14 @@ async fn claim(
     let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq) else { return Ok(None) };
     let is_here = |id: &SessionId| control.core_of(id.shard()).is_some();
     // An id of Discord's can have the same form as one of the proxy's, so the form does not tell them apart.
-    let key = url.session.filter(|key| is_here(key) && key.as_str() != id);
-    let named = match key {
-        Some(key) => Some(key.shard()),
+    let resume_key = url.session.filter(|resume_key| is_here(resume_key) && resume_key.as_str() != id);
+    let named = match resume_key {
+        Some(resume_key) => Some(resume_key.shard()),
         None => until(control, connection, |control| control.shard_named(id)).await?,
     };
     Ok(match (named, SessionId::parse(id).filter(is_here)) {
         (Some(shard), _) => {
-            Some((shard, SessionRequest::Resume { claim: Claim::Upstream { id: id.to_owned(), key }, sequence }))
+            Some((shard, SessionRequest::Resume { claim: Claim::Upstream { id: id.to_owned(), resume_key }, sequence }))
         }
         (None, Some(id)) => Some((id.shard(), SessionRequest::Resume { claim: Claim::Own(id), sequence })),
         (None, None) => None,

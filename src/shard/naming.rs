@@ -65,9 +65,9 @@ impl Shard {
     /// The session that a RESUME with this claim and `sequence` means; `None` if there is none, or more than one is
     /// possible.
     pub fn claimed(&self, claim: &Claim, sequence: u64) -> Option<SessionId> {
-        let (id, key) = match claim {
+        let (id, resume_key) = match claim {
             Claim::Own(id) => return Some(*id),
-            Claim::Upstream { id, key } => (id, key),
+            Claim::Upstream { id, resume_key } => (id, resume_key),
         };
         if let Some(own) = SessionId::parse(id).filter(|own| self.sessions.contains_key(own)) {
             return Some(own);
@@ -76,8 +76,8 @@ impl Shard {
             return None;
         }
         let mut named = self.clients.values().map(|client| &client.session).filter(|session| session.named);
-        if let Some(key) = key {
-            return named.find(|session| session.id == *key).map(|session| session.id);
+        if let Some(resume_key) = resume_key {
+            return named.find(|session| session.id == *resume_key).map(|session| session.id);
         }
         if sequence <= self.strays_until {
             return None;

@@ -271,7 +271,7 @@ impl Client {
     fn resume_at(&mut self, world: &mut World, connection: u64, url: &str, sequence: u64) -> bool {
         let claim = match SessionId::parse(&self.session) {
             Some(id) => Claim::Own(id),
-            None => Claim::Upstream { id: self.session.clone(), key: naming::session_in(url) },
+            None => Claim::Upstream { id: self.session.clone(), resume_key: naming::session_in(url) },
         };
         let (connection, id) = (ConnectionId(connection), world.shard.claimed(&claim, sequence));
         match id.and_then(|id| world.shard.resume(world.now, connection, &id, sequence)) {

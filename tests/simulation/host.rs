@@ -472,7 +472,7 @@ impl Host {
     pub fn resume(&mut self, now: Time, session: &str, url: &str, sequence: u64) -> Option<u64> {
         let claim = match SessionId::parse(session) {
             Some(id) => Claim::Own(id),
-            None => Claim::Upstream { id: session.to_owned(), key: session_in(url) },
+            None => Claim::Upstream { id: session.to_owned(), resume_key: session_in(url) },
         };
         let number = self.connect(Some(0));
         self.enter(number, SessionRequest::Resume { claim, sequence });
