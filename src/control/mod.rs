@@ -445,8 +445,8 @@ impl Control {
         let cores = self.cores.get_or_init(|| cores);
         for (index, core) in cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
-            let plan = self.plan(index, own, count, url.clone());
-            if core.send(ToCore::Start(Box::new(plan))).is_err() {
+            let config = self.core_config(index, own, count, url.clone());
+            if core.send(ToCore::Start(Box::new(config))).is_err() {
                 return Err(Failure(format!("data core {index} has ended")));
             }
         }

@@ -1,9 +1,9 @@
-//! Starts the data cores, and derives from the configuration what they start with: their plans, and limits.
+//! Starts the data cores, and derives from the configuration what they start with: their CoreConfig, and limits.
 
 use super::{Control, Failure, IO_MEMORY, http::Audience};
 use crate::{
     config::Config,
-    data_core::{self, Plan, ToControl, ToCore},
+    data_core::{self, CoreConfig, ToControl, ToCore},
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Postbox, core_mailbox},
@@ -53,9 +53,9 @@ impl Starter {
 
 impl Control {
     /// What a data core needs to run these shards, if the bot has `count` shards.
-    pub(super) fn plan(&self, index: usize, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
+    pub(super) fn core_config(&self, index: usize, shards: Vec<u32>, count: u32, gateway_url: String) -> CoreConfig {
         let config = &*self.live();
-        Plan {
+        CoreConfig {
             index,
             presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
             shards,

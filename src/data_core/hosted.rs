@@ -342,7 +342,7 @@ impl<I: Io> Hosted<I> {
             Ok(super::Dialled { socket, tls, inbound }) => {
                 let socket = core.sockets.adopt(socket, self.upstream_owner());
                 core.sockets.receive(socket, Receiving::Many);
-                self.link = Link::Open(Box::new(Upstream::new(socket, tls, inbound, core.plan.transport)));
+                self.link = Link::Open(Box::new(Upstream::new(socket, tls, inbound, core.config.transport)));
                 tracing::debug!(shard = %self.shard.id(), "connected to Discord");
                 self.shard.upstream_connected(core.now);
             }

@@ -1,4 +1,4 @@
-//! The messages between a data core and the control core, and the plan that a data core starts with.
+//! The messages between a data core and the control core, and the configuration that a data core starts with.
 
 use crate::{
     compression::Transport,
@@ -19,7 +19,7 @@ use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 /// What a data core needs to run its shards.
 #[derive(Clone)]
-pub struct Plan {
+pub struct CoreConfig {
     /// Index of the data core.
     pub index: usize,
     /// Ids of the core's shards.
@@ -119,7 +119,7 @@ pub struct Change {
     pub honor_client_intents: bool,
     /// Events that no client gets.
     pub denied: Denied,
-    /// The new presence of each shard, in the order of [`Plan::shards`]; `None`: the presences are unchanged.
+    /// The new presence of each shard, in the order of [`CoreConfig::shards`]; `None`: the presences are unchanged.
     pub presences: Option<Vec<Box<RawValue>>>,
 }
 
@@ -170,11 +170,11 @@ pub struct CoreReport {
 
 /// Messages to a data core.
 pub enum ToCore<S = OwnedFd> {
-    /// Starts the shards of the plan. The control core sends it once.
-    Start(Box<Plan>),
+    /// Starts the shards of the configuration. The control core sends it once.
+    Start(Box<CoreConfig>),
     /// The identify queue permits this shard one IDENTIFY.
     Permit(u32),
-    /// `/gateway/bot` has returned another URL than the plan has.
+    /// `/gateway/bot` has returned another URL than the configuration has.
     GatewayUrl(String),
     /// The result of [`ToControl::Dial`].
     Dialled {

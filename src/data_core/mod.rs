@@ -31,7 +31,7 @@ mod timers;
 mod upstream;
 
 pub use client::{close_for, command_text};
-pub use messages::{NewClient, Change, Changed, CoreReport, Dialled, SessionRequest, ConnectionParts, Plan, Repair, ToControl, ToCore};
+pub use messages::{NewClient, Change, Changed, CoreReport, Dialled, SessionRequest, ConnectionParts, CoreConfig, Repair, ToControl, ToCore};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{
@@ -76,7 +76,7 @@ pub struct Core<I: Io> {
     sockets: Sockets<I, Owner>,
     timers: Timers,
     control: Postbox<ToControl<I::Socket>>,
-    plan: Box<Plan>,
+    config: Box<CoreConfig>,
     /// The time of this turn.
     now: Time,
     /// Whether the core is stopping: it admits no clients and makes no connections.
@@ -94,7 +94,7 @@ impl<I: Io> Core<I> {
     }
 }
 
-/// What a core gets from outside besides its plan.
+/// What a core gets from outside besides its configuration.
 pub struct Surroundings {
     /// Where the states of shards are kept between two processes.
     pub states: Box<dyn States>,
@@ -132,10 +132,10 @@ pub struct DataCore<I: Io> {
 }
 
 impl<I: Io> DataCore<I> {
-    /// Makes a core with the shards of its plan. A shard goes on from the state that a former process has left, if
+    /// Makes a core with the shards of its configuration. A shard goes on from the state that a former process has left, if
     /// there is one.
     pub fn start(
-        plan: Box<Plan>,
+        config: Box<CoreConfig>,
         io: I,
         mailbox: Receiver<ToCore<I::Socket>>,
         control: Postbox<ToControl<I::Socket>>,
@@ -147,7 +147,7 @@ impl<I: Io> DataCore<I> {
             sockets,
             timers: Timers::default(),
             control,
-            plan,
+            config,
             now,
             stopping: false,
             clients: 0,
@@ -164,7 +164,7 @@ impl<I: Io> DataCore<I> {
             mail: true,
             stop_at: None,
         };
-        for (index, id) in this.core.plan.shards.clone().into_iter().enumerate() {
+        for (index, id) in this.core.config.shards.clone().into_iter().enumerate() {
             let shard = match this.old_shard(index) {
                 Some(shard) => {
                     this.core.tell(ToControl::Restored(id));
@@ -203,20 +203,20 @@ impl<I: Io> DataCore<I> {
 
     /// Makes a shard without a session.
     fn new_shard(&self, index: usize) -> Shard {
-        let Parts { id, settings, identity } = Parts::new(&self.core.plan, index);
+        let Parts { id, settings, identity } = Parts::new(&self.core.config, index);
         let entropy = (self.surroundings.entropy)();
-        Shard::new(id, settings, identity, self.core.plan.gateway_url.clone(), None, entropy)
+        Shard::new(id, settings, identity, self.core.config.gateway_url.clone(), None, entropy)
     }
 
     /// Makes a shard from the state that a former process has left; `None`: there is no usable state.
     fn old_shard(&mut self, index: usize) -> Option<Shard> {
-        let plan = &self.core.plan;
-        let Parts { id, settings, identity } = Parts::new(plan, index);
-        let (url, entropy, now) = (plan.gateway_url.clone(), (self.surroundings.entropy)(), self.core.now);
+        let config = &self.core.config;
+        let Parts { id, settings, identity } = Parts::new(config, index);
+        let (url, entropy, now) = (config.gateway_url.clone(), (self.surroundings.entropy)(), self.core.now);
         let mut make =
             Some(|mut stream: &mut dyn Read| Shard::restore(id, settings, identity, url, entropy, now, &mut stream));
         let mut make = |stream: &mut dyn Read| (make.take().expect("a state is read once"))(stream);
-        match self.surroundings.states.load(plan, id.id, &mut make) {
+        match self.surroundings.states.load(config, id.id, &mut make) {
             Ok(shard) => shard,
             Err(error) => {
                 tracing::warn!(shard = id.id, "the state of the last process is ignored: {error}");
@@ -308,7 +308,7 @@ impl<I: Io> DataCore<I> {
                     hosted.shard.set_gateway_url(&url);
                 }
                 // A shard that replaces one that has panicked starts with this URL.
-                self.core.plan.gateway_url = url;
+                self.core.config.gateway_url = url;
             }
             ToCore::Dialled { shard, attempt, result } => {
                 self.call(shard, |hosted, core| hosted.dialled(core, attempt, result.map(|dialled| *dialled)));
@@ -336,7 +336,7 @@ impl<I: Io> DataCore<I> {
         let (compression_input, compression_output) = count::total();
         let core = &mut self.core;
         CoreReport {
-            index: core.plan.index,
+            index: core.config.index,
             cpu: figures::thread_cpu_time(),
             turns: core.figures.turns,
             longest_turn: core.figures.longest(core.now),
@@ -347,19 +347,19 @@ impl<I: Io> DataCore<I> {
         }
     }
 
-    /// Applies the configuration that the operator has changed to the plan and to every shard.
+    /// Applies the values that the operator has changed to the core's configuration and to every shard.
     fn change(&mut self, change: &Change) {
-        let plan = &mut self.core.plan;
-        plan.log = change.log;
-        plan.resume_window = change.resume_window;
-        plan.voice_grace = change.voice_grace;
-        plan.honor_client_intents = change.honor_client_intents;
-        plan.denied = change.denied.clone();
+        let config = &mut self.core.config;
+        config.log = change.log;
+        config.resume_window = change.resume_window;
+        config.voice_grace = change.voice_grace;
+        config.honor_client_intents = change.honor_client_intents;
+        config.denied = change.denied.clone();
         if let Some(presences) = &change.presences {
-            plan.presences.clone_from(presences);
+            config.presences.clone_from(presences);
         }
         for index in 0..self.shards.len() {
-            let Parts { settings, identity, .. } = Parts::new(&self.core.plan, index);
+            let Parts { settings, identity, .. } = Parts::new(&self.core.config, index);
             let presence = change.presences.as_ref().and_then(|presences| presences.get(index));
             let presence = presence.map(|presence| (identity.identify, payload::presence_update(presence)));
             self.contained(index, |hosted, _| {
@@ -424,7 +424,7 @@ impl<I: Io> DataCore<I> {
             let Self { core, shards, surroundings, .. } = self;
             let shard = &mut shards[index].shard;
             // The core serves no connections any more, so a slow disk delays nothing.
-            let stored = catch_unwind(AssertUnwindSafe(|| surroundings.states.store(&core.plan, shard)));
+            let stored = catch_unwind(AssertUnwindSafe(|| surroundings.states.store(&core.config, shard)));
             match stored {
                 Ok(Ok(true)) => tracing::info!(shard = %shard.id(), "its state is kept for the next process"),
                 Ok(Ok(false)) => {}
@@ -445,24 +445,24 @@ struct Parts {
 }
 
 impl Parts {
-    fn new(plan: &Plan, index: usize) -> Self {
-        let id = ShardId { id: plan.shards[index], count: plan.shard_count };
-        let presence = plan.presences.get(index).map(|presence| &**presence);
+    fn new(config: &CoreConfig, index: usize) -> Self {
+        let id = ShardId { id: config.shards[index], count: config.shard_count };
+        let presence = config.presences.get(index).map(|presence| &**presence);
         let identity = Identity {
-            identify: payload::identify(&plan.token, id, plan.intents, presence),
-            token: plan.token.to_string(),
+            identify: payload::identify(&config.token, id, config.intents, presence),
+            token: config.token.to_string(),
         };
         let settings = Settings {
-            public_url: plan.public_url.clone(),
-            log: plan.log,
-            resume_window: plan.resume_window,
-            cache: plan.cache,
-            honor_client_intents: plan.honor_client_intents,
-            voice_grace: plan.voice_grace,
-            voice_rejoin: plan.voice_rejoin,
-            intents: plan.intents,
-            denied: plan.denied.clone(),
-            forward_opcodes: plan.forward_opcodes.clone(),
+            public_url: config.public_url.clone(),
+            log: config.log,
+            resume_window: config.resume_window,
+            cache: config.cache,
+            honor_client_intents: config.honor_client_intents,
+            voice_grace: config.voice_grace,
+            voice_rejoin: config.voice_rejoin,
+            intents: config.intents,
+            denied: config.denied.clone(),
+            forward_opcodes: config.forward_opcodes.clone(),
         };
         Self { id, settings: Rc::new(settings), identity }
     }
@@ -475,27 +475,27 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
         Ok(io) => io,
         Err(error) => return failed(format!("can not make a ring (Linux 6.1 or newer is needed): {error}")),
     };
-    let mut plan = None;
-    while plan.is_none() {
+    let mut config = None;
+    while config.is_none() {
         match mailbox.recv() {
-            Ok(ToCore::Start(start)) => plan = Some(start),
+            Ok(ToCore::Start(start)) => config = Some(start),
             Ok(ToCore::Report(number)) => drop(control.send(ToControl::Reports(number, Box::default()))),
             Ok(ToCore::Stop) => {
                 drop(control.send(ToControl::Stopped));
                 return;
             }
-            // Before the plan has come, no shard can have asked for a permit or a connection, and no client can have
+            // Before the configuration has come, no shard can have asked for a permit or a connection, and no client can have
             // been admitted.
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
-            // The plan has the changed configuration, and there is no shard to repair yet.
+            // `CoreConfig` has the changed values already, and there is no shard to repair yet.
             Ok(ToCore::Change(_) | ToCore::Repair(..)) => {}
             Err(_) => return,
         }
     }
-    let Some(plan) = plan else { return };
+    let Some(config) = config else { return };
     let random = crate::net::tls::provider().secure_random;
     let surroundings = Surroundings {
-        states: match &plan.state_dir {
+        states: match &config.state_dir {
             Some(directory) => Box::new(StateFiles(directory.clone())),
             None => Box::new(NoStates),
         },
@@ -505,7 +505,7 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
     };
     let postbox = control.clone();
     let ended = catch_unwind(AssertUnwindSafe(move || {
-        let mut core = DataCore::start(plan, io, mailbox, postbox, surroundings);
+        let mut core = DataCore::start(config, io, mailbox, postbox, surroundings);
         while core.turn() {}
     }));
     if ended.is_err() {

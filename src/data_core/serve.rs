@@ -56,7 +56,7 @@ impl<I: Io> Hosted<I> {
         core.clients += 1;
         // The lower half of the id is the client's key in `clients`, so [`Hosted::queue_connection`] finds the client.
         let connection = ConnectionId(core.clients << 32 | self.clients.vacant_key() as u64);
-        let charge = core.plan.memory.admit(outbox.memory());
+        let charge = core.config.memory.admit(outbox.memory());
         let session = match request {
             // The client left the door just before the core began to stop. Serving it would only delay the end of the
             // core.

@@ -94,8 +94,8 @@ impl Peer {
     }
 }
 
-fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
-    Plan {
+fn core_config(shards: Vec<u32>, gateway_url: String) -> CoreConfig {
+    CoreConfig {
         index: 0,
         shard_count: shards.len() as u32,
         shards,
@@ -175,7 +175,7 @@ impl Rig {
                 }
             })
             .unwrap();
-        assert!(core.send(ToCore::Start(Box::new(plan(shards, url)))).is_ok());
+        assert!(core.send(ToCore::Start(Box::new(core_config(shards, url)))).is_ok());
         let threads = vec![run, thread::spawn(move || control.join().unwrap())];
         Self { listener, core, panics, threads }
     }

@@ -10,7 +10,7 @@ use gateway_proxy::{
     cache::Flags,
     compression::Transport,
     control::identify::{Budget, IdentifyQueue},
-    data_core::{DataCore, Plan, States, Surroundings, ToControl, ToCore},
+    data_core::{DataCore, CoreConfig, States, Surroundings, ToControl, ToCore},
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
@@ -43,7 +43,7 @@ struct Memory(Rc<RefCell<Disk>>);
 impl States for Memory {
     fn load(
         &self,
-        _: &Plan,
+        _: &CoreConfig,
         _: u32,
         make: &mut dyn FnMut(&mut dyn Read) -> std::io::Result<Shard>,
     ) -> std::io::Result<Option<Shard>> {
@@ -51,7 +51,7 @@ impl States for Memory {
         Ok(state.map(|state| make(&mut state.as_slice()).expect("its own state")))
     }
 
-    fn store(&self, _: &Plan, shard: &mut Shard) -> std::io::Result<bool> {
+    fn store(&self, _: &CoreConfig, shard: &mut Shard) -> std::io::Result<bool> {
         let mut state = Vec::new();
         let kept = shard.save(&mut state)?;
         *self.0.borrow_mut() = Disk { state: kept.then_some(state), kept };
@@ -68,8 +68,8 @@ pub struct Process {
     pub events: u64,
 }
 
-fn plan(choice: Choice) -> Plan {
-    Plan {
+fn core_config(choice: Choice) -> CoreConfig {
+    CoreConfig {
         index: 0,
         shards: vec![0],
         shard_count: 1,
@@ -106,7 +106,7 @@ impl Process {
                 Box::new(move |bytes| random.fill(bytes))
             }),
         };
-        let mut core = DataCore::start(Box::new(plan(choice)), io, mailbox_of_core, to_control, surroundings);
+        let mut core = DataCore::start(Box::new(core_config(choice)), io, mailbox_of_core, to_control, surroundings);
         let events = core.shards_mut().map(|shard| shard.events()).sum();
         Self { core, to_core, from_core, events }
     }

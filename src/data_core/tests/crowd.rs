@@ -36,8 +36,8 @@ impl Stepped {
             states: Box::new(NoStates),
             entropy: Box::new(|| Box::new(|bytes: &mut [u8]| bytes.fill(7))),
         };
-        let plan = Box::new(plan(vec![SHARD], "ws://127.0.0.1:1".into()));
-        let core = DataCore::start(plan, io, mailbox_of_core, to_control, surroundings);
+        let config = Box::new(core_config(vec![SHARD], "ws://127.0.0.1:1".into()));
+        let core = DataCore::start(config, io, mailbox_of_core, to_control, surroundings);
         let (near, discord) = pair();
         let mut stepped = Self { core, to_core, discord, sequence: 0, _control: control };
         stepped.turns(2);
