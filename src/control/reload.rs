@@ -7,7 +7,7 @@
 use super::Control;
 use crate::{
     config::{Config, Differences, given_token},
-    data_core::{Change, ToCore},
+    data_core::{ConfigChange, ToCore},
     log::Limits,
 };
 use std::{path::PathBuf, rc::Rc, time::SystemTime};
@@ -103,7 +103,7 @@ impl Control {
         let config = self.live();
         for (index, core) in self.cores().iter().enumerate() {
             let own = range.clone().filter(|shard| self.index_of(*shard) == index);
-            let change = Change {
+            let change = ConfigChange {
                 log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
                 resume_window: config.resume_window,
                 voice_grace: config.voice_grace(),
@@ -111,7 +111,7 @@ impl Control {
                 denied: config.denied.clone(),
                 presences: presence.then(|| own.map(|shard| config.presence_for(shard)).collect()),
             };
-            if core.send(ToCore::Change(Box::new(change))).is_err() {
+            if core.send(ToCore::ConfigChanged(Box::new(change))).is_err() {
                 tracing::error!("data core {index} is too busy for the new configuration: read it again later");
             }
         }

@@ -108,7 +108,7 @@ pub struct Dialled<S = OwnedFd> {
 }
 
 /// The parts of a changed configuration that concern the shards of a core.
-pub struct Change {
+pub struct ConfigChange {
     /// Limits of each shard's log.
     pub log: Limits,
     /// How long a detached session can be resumed.
@@ -190,7 +190,7 @@ pub enum ToCore<S = OwnedFd> {
     /// Asks for [`ToControl::Reports`] with this number.
     Report(u64),
     /// The operator has changed the configuration.
-    Change(Box<Change>),
+    ConfigChanged(Box<ConfigChange>),
     /// An operator wants the shard with this id repaired.
     Repair(u32, Repair),
     /// Stops the core: it leaves Discord and the clients so that both sessions can be resumed, and answers with

@@ -31,7 +31,7 @@ mod timers;
 mod upstream;
 
 pub use client::{close_for, command_text};
-pub use messages::{NewClient, Change, Changed, CoreReport, Dialled, SessionRequest, ConnectionParts, CoreConfig, Repair, ToControl, ToCore};
+pub use messages::{NewClient, ConfigChange, Changed, CoreReport, Dialled, SessionRequest, ConnectionParts, CoreConfig, Repair, ToControl, ToCore};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{
@@ -321,7 +321,7 @@ impl<I: Io> DataCore<I> {
                 let report = self.report();
                 self.core.tell(ToControl::Reports(number, Box::new(report)));
             }
-            ToCore::Change(change) => self.change(&change),
+            ToCore::ConfigChanged(change) => self.change_config(&change),
             ToCore::Repair(shard, repair) => self.call(shard, |hosted, core| match repair {
                 Repair::Reconnect => hosted.shard.reconnect_by_hand(core.now),
                 Repair::Identify => hosted.shard.identify_by_hand(core.now),
@@ -348,7 +348,7 @@ impl<I: Io> DataCore<I> {
     }
 
     /// Applies the values that the operator has changed to the core's configuration and to every shard.
-    fn change(&mut self, change: &Change) {
+    fn change_config(&mut self, change: &ConfigChange) {
         let config = &mut self.core.config;
         config.log = change.log;
         config.resume_window = change.resume_window;
@@ -363,7 +363,7 @@ impl<I: Io> DataCore<I> {
             let presence = change.presences.as_ref().and_then(|presences| presences.get(index));
             let presence = presence.map(|presence| (identity.identify, payload::presence_update(presence)));
             self.contained(index, |hosted, _| {
-                hosted.shard.change(tally::Change { settings: Settings::clone(&settings), presence });
+                hosted.shard.change_settings(tally::SettingsChange { settings: Settings::clone(&settings), presence });
             });
             self.enqueue(index);
         }
@@ -488,7 +488,7 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
             // been admitted.
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
             // `CoreConfig` has the changed values already, and there is no shard to repair yet.
-            Ok(ToCore::Change(_) | ToCore::Repair(..)) => {}
+            Ok(ToCore::ConfigChanged(_) | ToCore::Repair(..)) => {}
             Err(_) => return,
         }
     }

@@ -44,7 +44,7 @@ pub struct Described {
 
 /// A change of the settings while the shard runs.
 #[derive(Clone)]
-pub struct Change {
+pub struct SettingsChange {
     /// The settings of all shards.
     pub settings: Settings,
     /// A new IDENTIFY, and a presence update (op 3) to send at once; `None`: both stay as they are.
@@ -70,7 +70,7 @@ impl Shard {
 
     /// Changes the settings. Sessions keep what they got at their IDENTIFY: `honor_client_intents` holds for clients
     /// that identify later.
-    pub fn change(&mut self, change: Change) {
+    pub fn change_settings(&mut self, change: SettingsChange) {
         self.log.set_limits(change.settings.log);
         self.cached.now(&self.log);
         self.cached.set_kept(change.settings.log.entries);
@@ -89,7 +89,7 @@ impl Shard {
         self.upstream.last_loss()
     }
 
-    /// The settings, from which a caller makes a [`Change`].
+    /// The settings, from which a caller makes a [`SettingsChange`].
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
