@@ -4,7 +4,7 @@
 //! text that users wrote.
 
 use crate::{
-    data_core::Changed,
+    data_core::StatusChange,
     protocol::Time,
     upstream::{loss::Reason, session::Status},
 };
@@ -56,8 +56,8 @@ pub struct Feed {
 
 impl Feed {
     /// Adds the change of a shard's state.
-    pub fn changed(&mut self, changed: Changed) {
-        let Changed { shard, at, from, to, loss } = changed;
+    pub fn add_status_change(&mut self, change: StatusChange) {
+        let StatusChange { shard, at, from, to, loss } = change;
         self.add(at, What::State { shard, from, to, loss });
     }
 

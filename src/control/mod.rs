@@ -530,7 +530,7 @@ impl Control {
                         }
                     }
                 }
-                ToControl::Changed(changed) => self.feed.borrow_mut().changed(changed),
+                ToControl::StatusChanged(change) => self.feed.borrow_mut().add_status_change(change),
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }

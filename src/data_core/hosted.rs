@@ -9,7 +9,7 @@
 //! ([`Hosted::recover`]).
 
 use super::{
-    Changed, Core, Owner, ToControl,
+    StatusChange, Core, Owner, ToControl,
     client::Client,
     timers::Timer,
     upstream::{Broken, Upstream},
@@ -88,9 +88,9 @@ pub struct Hosted<I: Io> {
     /// The client that the shard is serving now. A panic is put down to this client.
     pub(super) serving: Option<usize>,
     /// Whether it has been logged that Discord closed the shard for good.
-    told_fatal: bool,
+    fatal_logged: bool,
     /// The upstream status that the control core was told last.
-    told: Status,
+    reported_status: Status,
     /// Counts of bytes and of closed connections.
     traffic: Traffic,
 }
@@ -114,8 +114,8 @@ impl<I: Io> Hosted<I> {
             deadline: Time::ZERO,
             queued: false,
             serving: None,
-            told_fatal: false,
-            told: Status::Disconnected,
+            fatal_logged: false,
+            reported_status: Status::Disconnected,
             traffic: Traffic::default(),
         }
     }
@@ -214,7 +214,7 @@ impl<I: Io> Hosted<I> {
         let more = self.serve_clients(core);
         self.act(core);
         self.shard.settle();
-        self.tell_change(core);
+        self.report_status(core);
         self.deadline = self.shard.deadline().unwrap_or(Time::MAX);
         more
     }
@@ -251,18 +251,18 @@ impl<I: Io> Hosted<I> {
             tracing::info!(shard = %self.shard.id(), code, "lost the connection to Discord: {why}");
             self.hang_up(core);
             self.shard.upstream_closed(core.now, code);
-            self.tell_fatal();
+            self.log_fatal();
         }
     }
 
     /// Tells the control core when the status of the upstream session has changed.
-    fn tell_change(&mut self, core: &mut Core<I>) {
-        let (from, to) = (self.told, self.shard.status());
+    fn report_status(&mut self, core: &mut Core<I>) {
+        let (from, to) = (self.reported_status, self.shard.status());
         if from != to {
-            self.told = to;
+            self.reported_status = to;
             let lost = matches!(to, Status::Disconnected | Status::Fatal);
             let loss = if lost { self.shard.last_loss() } else { None };
-            core.tell(ToControl::Changed(Changed { shard: self.shard.id().id, at: core.now, from, to, loss }));
+            core.tell(ToControl::StatusChanged(StatusChange { shard: self.shard.id().id, at: core.now, from, to, loss }));
         }
     }
 
@@ -287,9 +287,9 @@ impl<I: Io> Hosted<I> {
         self.traffic.closings[closing as usize] += 1;
     }
 
-    fn tell_fatal(&mut self) {
+    fn log_fatal(&mut self) {
         if let Some((code, advice)) = self.shard.fatal()
-            && !std::mem::replace(&mut self.told_fatal, true)
+            && !std::mem::replace(&mut self.fatal_logged, true)
         {
             tracing::error!(shard = %self.shard.id(), code, "Discord closed the shard for good: {advice}");
         }
@@ -350,7 +350,7 @@ impl<I: Io> Hosted<I> {
                 self.link = Link::None;
                 tracing::warn!(shard = %self.shard.id(), "can not connect to Discord: {why}");
                 self.shard.upstream_closed(core.now, None);
-                self.tell_fatal();
+                self.log_fatal();
             }
         }
     }

@@ -134,7 +134,7 @@ pub enum Repair {
 
 /// A change of the status of a shard's upstream session.
 #[derive(Clone, Copy, Debug)]
-pub struct Changed {
+pub struct StatusChange {
     /// Id of the shard.
     pub shard: u32,
     /// Time of the change.
@@ -222,7 +222,7 @@ pub enum ToControl<S = OwnedFd> {
     /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
     /// The status of a shard's upstream session has changed.
-    Changed(Changed),
+    StatusChanged(StatusChange),
     /// A panic has happened and was contained.
     Panicked,
     /// A core could not start or can not go on, for this reason.

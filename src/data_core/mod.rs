@@ -31,7 +31,7 @@ mod timers;
 mod upstream;
 
 pub use client::{close_for, command_text};
-pub use messages::{NewClient, ConfigChange, Changed, CoreReport, Dialled, SessionRequest, ConnectionParts, CoreConfig, Repair, ToControl, ToCore};
+pub use messages::{NewClient, ConfigChange, StatusChange, CoreReport, Dialled, SessionRequest, ConnectionParts, CoreConfig, Repair, ToControl, ToCore};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{
