@@ -55,7 +55,7 @@ pub enum Stage {
 
 /// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said<'a> {
+pub enum ClientMessage<'a> {
     /// A payload, as JSON text.
     Payload(Cow<'a, [u8]>),
     /// A close frame with this code.
@@ -149,10 +149,10 @@ impl<S> Client<S> {
     /// Calls `handle` for each complete message of the client until `handle` returns something or no complete message
     /// is left. Pings are answered with pongs. While the outbox is full no message is handled, so a client that does
     /// not read its answers gets no more of them.
-    pub fn messages<T>(&mut self, mut handle: impl FnMut(Said<'_>, &mut Outbox) -> Option<T>) -> Option<T> {
+    pub fn messages<T>(&mut self, mut handle: impl FnMut(ClientMessage<'_>, &mut Outbox) -> Option<T>) -> Option<T> {
         let Self { inbound, outbox, .. } = self;
         while !outbox.is_full() {
-            let said = match inbound.next() {
+            let message = match inbound.next() {
                 Ok(None) => return None,
                 Ok(Some(Message::Text(bytes))) => payload(outbox.encoding(), bytes, false),
                 Ok(Some(Message::Binary(bytes))) => payload(outbox.encoding(), bytes, true),
@@ -161,10 +161,10 @@ impl<S> Client<S> {
                     continue;
                 }
                 Ok(Some(Message::Pong(_))) => continue,
-                Ok(Some(Message::Close(close))) => Said::Closed(close.map(|(code, _)| code)),
-                Err(violation) => Said::Violated(close_for(violation)),
+                Ok(Some(Message::Close(close))) => ClientMessage::Closed(close.map(|(code, _)| code)),
+                Err(violation) => ClientMessage::Violated(close_for(violation)),
             };
-            if let Some(done) = handle(said, outbox) {
+            if let Some(done) = handle(message, outbox) {
                 return Some(done);
             }
         }
@@ -187,10 +187,10 @@ fn deadline(stage: Stage, stalled_since: Option<Time>, now: Time) -> Option<Time
     }
 }
 
-fn payload(encoding: Encoding, bytes: &[u8], binary: bool) -> Said<'_> {
+fn payload(encoding: Encoding, bytes: &[u8], binary: bool) -> ClientMessage<'_> {
     match command_text(encoding, bytes, binary) {
-        Ok(text) => Said::Payload(text),
-        Err(close) => Said::Violated(close),
+        Ok(text) => ClientMessage::Payload(text),
+        Err(close) => ClientMessage::Violated(close),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::{
     NewClient, Core, SessionRequest, Owner, ConnectionParts, ToControl,
-    client::{Client, LINGER, RECONNECT_GRACE, STALL_LIMIT, Said, Stage},
+    client::{Client, LINGER, RECONNECT_GRACE, STALL_LIMIT, ClientMessage, Stage},
     hosted::Hosted,
     timers::Timer,
 };
@@ -172,10 +172,10 @@ impl<I: Io> Hosted<I> {
             }
             Stage::Grace { .. } if client.ended => return self.drop_client(core, key),
             Stage::Grace { .. } => {
-                let closed = client.messages(|said, _| match said {
-                    Said::Payload(_) => None,
-                    Said::Closed(code) => Some(code),
-                    Said::Violated((code, _)) => Some(Some(code)),
+                let closed = client.messages(|message, _| match message {
+                    ClientMessage::Payload(_) => None,
+                    ClientMessage::Closed(code) => Some(code),
+                    ClientMessage::Violated((code, _)) => Some(Some(code)),
                 });
                 if let Some(code) = closed {
                     return self.say_goodbye(core, key, code, "");
@@ -195,10 +195,10 @@ impl<I: Io> Hosted<I> {
         let Self { clients, shard, .. } = self;
         let client = &mut clients[key];
         let (session, connection) = (client.session?, client.connection);
-        client.messages(|said, outbox| match said {
-            Said::Payload(text) => shard.command(core.now, session, connection, &text, outbox).err().map(End::Close),
-            Said::Closed(code) => Some(End::Closed(code)),
-            Said::Violated(close) => Some(End::Close(close)),
+        client.messages(|message, outbox| match message {
+            ClientMessage::Payload(text) => shard.command(core.now, session, connection, &text, outbox).err().map(End::Close),
+            ClientMessage::Closed(code) => Some(End::Closed(code)),
+            ClientMessage::Violated(close) => Some(End::Close(close)),
         })
     }
 
