@@ -1,12 +1,12 @@
 //! A shard with its connections: the connection to Discord and those of its clients.
 //!
-//! The core notes what happens on the sockets ([`Hosted::note`]) and later gives the shard its turn ([`Hosted::turn`]).
+//! The core notes what happens on the sockets ([`HostedShard::note`]) and later gives the shard its turn ([`HostedShard::turn`]).
 //! In a turn the [`Shard`] gets the payloads from Discord, then the commands of clients. Then events go into the
 //! outboxes of the clients, and everything that is to be sent is handed to the sockets. Nothing here blocks.
 //!
 //! Promises: a turn handles what has been received, and gives each client at most one full outbox, so that all shards
 //! of the core get their turns. A panic while a client is served ends the connection of that client only
-//! ([`Hosted::recover`]).
+//! ([`HostedShard::recover`]).
 
 use super::{
     StatusChange, Core, Owner, ToControl,
@@ -57,7 +57,7 @@ struct Leaving {
 }
 
 /// A shard with its connections. See the module's description.
-pub struct Hosted<I: Io> {
+pub struct HostedShard<I: Io> {
     /// Index of the shard in the core's list.
     pub index: u32,
     /// The pure part: sessions, log and cache.
@@ -95,7 +95,7 @@ pub struct Hosted<I: Io> {
     traffic: Traffic,
 }
 
-impl<I: Io> Hosted<I> {
+impl<I: Io> HostedShard<I> {
     /// Makes a hosted shard without connections.
     pub fn new(index: u32, shard: Shard) -> Self {
         Self {
@@ -428,9 +428,9 @@ impl<I: Io> Hosted<I> {
 
     // ---- panics ----
 
-    /// Handles a panic in [`Hosted::turn`] or another call. If the shard was serving a client, that client loses its
+    /// Handles a panic in [`HostedShard::turn`] or another call. If the shard was serving a client, that client loses its
     /// connection, and nothing else changes. Returns false when no client was being served: then the caller has to make
-    /// a new shard and pass it to [`Hosted::start_over`].
+    /// a new shard and pass it to [`HostedShard::start_over`].
     pub fn recover(&mut self, core: &mut Core<I>) -> bool {
         let Some(key) = self.serving.take() else { return false };
         tracing::error!(shard = %self.shard.id(), "serving a client panicked; its connection is dropped");

@@ -9,7 +9,7 @@
 //! next wait. That is one system call for each turn. There are no tasks, no locks and no system timers: the wait ends
 //! at the next deadline.
 //!
-//! A panic within a shard's turn affects that shard only ([`Hosted::recover`]).
+//! A panic within a shard's turn affects that shard only ([`HostedShard::recover`]).
 //!
 //! What an event costs, counted on a release build with twenty shards, one client each and all of the cache on:
 //!
@@ -45,7 +45,7 @@ use crate::{
 use crossbeam_channel::Receiver;
 use figures::Figures;
 use hashbrown::HashMap;
-use hosted::Hosted;
+use hosted::HostedShard;
 use std::{
     collections::VecDeque,
     io::Read,
@@ -118,7 +118,7 @@ pub struct DataCore<I: Io> {
     core: Core<I>,
     mailbox: Receiver<ToCore<I::Socket>>,
     surroundings: Surroundings,
-    shards: Vec<Hosted<I>>,
+    shards: Vec<HostedShard<I>>,
     /// Index of a shard in `shards`, by the shard's id.
     places: HashMap<u32, usize>,
     /// Shards that have a turn next, by their indices in `shards`.
@@ -172,7 +172,7 @@ impl<I: Io> DataCore<I> {
                 }
                 None => this.new_shard(index),
             };
-            this.shards.push(Hosted::new(index as u32, shard));
+            this.shards.push(HostedShard::new(index as u32, shard));
             this.places.insert(id, index);
             this.enqueue(index);
         }
@@ -239,7 +239,7 @@ impl<I: Io> DataCore<I> {
         for _ in 0..self.dirty.len() {
             let Some(index) = self.dirty.pop_front() else { break };
             self.shards[index].queued = false;
-            if self.contained(index, Hosted::turn).unwrap_or(true) {
+            if self.contained(index, HostedShard::turn).unwrap_or(true) {
                 self.enqueue(index);
             }
             self.next_deadline = self.next_deadline.min(self.shards[index].deadline);
@@ -270,7 +270,7 @@ impl<I: Io> DataCore<I> {
     }
 
     /// Calls into a shard and contains a panic; `None`: the call has panicked.
-    fn contained<T>(&mut self, index: usize, call: impl FnOnce(&mut Hosted<I>, &mut Core<I>) -> T) -> Option<T> {
+    fn contained<T>(&mut self, index: usize, call: impl FnOnce(&mut HostedShard<I>, &mut Core<I>) -> T) -> Option<T> {
         let Self { core, shards, .. } = self;
         if let Ok(result) = catch_unwind(AssertUnwindSafe(|| call(&mut shards[index], core))) {
             return Some(result);
@@ -370,7 +370,7 @@ impl<I: Io> DataCore<I> {
     }
 
     /// Calls into the shard with this id, which then has a turn.
-    fn call(&mut self, id: u32, call: impl FnOnce(&mut Hosted<I>, &mut Core<I>)) {
+    fn call(&mut self, id: u32, call: impl FnOnce(&mut HostedShard<I>, &mut Core<I>)) {
         if let Some(&index) = self.places.get(&id) {
             self.contained(index, call);
             self.enqueue(index);
@@ -416,7 +416,7 @@ impl<I: Io> DataCore<I> {
     /// Says whether the stopping core has nothing left to do: every connection has ended, or `deadline` has passed.
     /// Then writes the states.
     fn has_stopped(&mut self, deadline: Time) -> bool {
-        let waits = self.core.now < deadline && !self.shards.iter().all(Hosted::is_alone);
+        let waits = self.core.now < deadline && !self.shards.iter().all(HostedShard::is_alone);
         if waits || !self.dirty.is_empty() && self.core.now < deadline {
             return false;
         }

@@ -7,7 +7,7 @@
 use super::{
     NewClient, Core, SessionRequest, Owner, ConnectionParts, ToControl,
     client::{Client, LINGER, RECONNECT_GRACE, STALL_LIMIT, ClientMessage, Stage},
-    hosted::Hosted,
+    hosted::HostedShard,
     timers::Timer,
 };
 use crate::{
@@ -47,14 +47,14 @@ enum End {
     Close(Close),
 }
 
-impl<I: Io> Hosted<I> {
+impl<I: Io> HostedShard<I> {
     /// Takes over a client that the door has identified or that wants to resume. A RESUME that can not be served is
     /// answered with Invalid Session, and the connection goes back to the door.
     pub fn admit(&mut self, core: &mut Core<I>, new_client: NewClient<I::Socket>) {
         let NewClient { parts, request, version, .. } = new_client;
         let ConnectionParts { socket, inbound, mut outbox } = parts;
         core.clients += 1;
-        // The lower half of the id is the client's key in `clients`, so [`Hosted::queue_connection`] finds the client.
+        // The lower half of the id is the client's key in `clients`, so [`HostedShard::queue_connection`] finds the client.
         let connection = ConnectionId(core.clients << 32 | self.clients.vacant_key() as u64);
         let charge = core.config.memory.admit(outbox.memory());
         let session = match request {
