@@ -103,7 +103,7 @@ pub struct Client<S> {
     pub awake: bool,
     /// Whether the client is in one of the two queues of clients that are served next.
     pub queued: bool,
-    /// Until this time the client is a newcomer and is served from the second queue; `None`: it is not a newcomer.
+    /// Until this time the client is a newcomer and is served as a bulk client; `None`: it is not a newcomer.
     pub newcomer_until: Option<Time>,
 }
 

@@ -34,7 +34,7 @@ use std::{collections::VecDeque, time::Duration};
 /// dropped.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 /// The number of connections to Discord that can be closing at the same time. For one more, the oldest is dropped.
-const MAX_LEAVING: usize = 4;
+const MAX_CLOSING: usize = 4;
 
 /// The connection to Discord.
 enum Link {
@@ -47,7 +47,7 @@ enum Link {
 }
 
 /// A connection to Discord that is being closed.
-struct Leaving {
+struct ClosingUpstream {
     socket: SocketId,
     outgoing: Outgoing,
     /// Whether the close frame was sent and the proxy has ended its side of the stream.
@@ -65,21 +65,21 @@ pub struct HostedShard<I: Io> {
     link: Link,
     /// How many connections the shard has asked the control core for.
     attempt: u64,
-    leaving: Vec<Leaving>,
+    closing: Vec<ClosingUpstream>,
     pub(super) clients: Slab<Client<I::Socket>>,
     /// Clients that get new events: they are open and their sockets take bytes.
     pub(super) awake: Vec<usize>,
     /// Clients on whose sockets something has happened.
     pub(super) noted: Vec<usize>,
-    /// The first queue: clients that may have something to get. The next turn serves all of them.
-    pub(super) first: VecDeque<usize>,
-    /// The second queue: newcomers, and clients that had more to get than one outbox takes. A turn serves as many of
+    /// Clients that may have something to get. The next turn serves all of them.
+    pub(super) ready_clients: VecDeque<usize>,
+    /// Clients that cost much: newcomers, and clients that had more to get than one outbox takes. A turn serves as many of
     /// them as its budget allows, in order.
-    pub(super) second: VecDeque<usize>,
+    pub(super) bulk_clients: VecDeque<usize>,
     /// Whether the upstream session may have actions.
     wants_upstream: bool,
     /// Whether there may be something for every client.
-    pub(super) news: bool,
+    pub(super) has_events: bool,
     /// When [`Shard::tick`] or [`Shard::poll_due`] has something to do; [`Time::MAX`]: not before something else
     /// happens.
     pub deadline: Time,
@@ -103,14 +103,14 @@ impl<I: Io> HostedShard<I> {
             shard,
             link: Link::None,
             attempt: 0,
-            leaving: Vec::new(),
+            closing: Vec::new(),
             clients: Slab::new(),
             awake: Vec::new(),
             noted: Vec::new(),
-            first: VecDeque::new(),
-            second: VecDeque::new(),
+            ready_clients: VecDeque::new(),
+            bulk_clients: VecDeque::new(),
             wants_upstream: true,
-            news: false,
+            has_events: false,
             deadline: Time::ZERO,
             queued: false,
             serving: None,
@@ -126,7 +126,7 @@ impl<I: Io> HostedShard<I> {
 
     /// Says whether the shard has no connection left.
     pub fn is_alone(&self) -> bool {
-        self.clients.is_empty() && self.leaving.is_empty() && !matches!(self.link, Link::Open(_))
+        self.clients.is_empty() && self.closing.is_empty() && !matches!(self.link, Link::Open(_))
     }
 
     // ---- what happens on sockets ----
@@ -184,14 +184,14 @@ impl<I: Io> HostedShard<I> {
             }
             return;
         }
-        let Some(leaving) = self.leaving.iter_mut().find(|leaving| leaving.socket == id) else { return };
+        let Some(closing) = self.closing.iter_mut().find(|closing| closing.socket == id) else { return };
         match event {
-            Event::Ended(_) => leaving.ended = true,
+            Event::Ended(_) => closing.ended = true,
             // Bytes that the socket did not take are discarded. Discord notices the end of the connection without the
             // close frame too.
             Event::Sent(bytes, _) => {
-                let all = leaving.outgoing.len() - leaving.outgoing.pending().len();
-                leaving.outgoing.returned(bytes, all);
+                let all = closing.outgoing.len() - closing.outgoing.pending().len();
+                closing.outgoing.returned(bytes, all);
             }
             Event::Received(_) | Event::Writable | Event::Released(_) => {}
         }
@@ -207,12 +207,12 @@ impl<I: Io> HostedShard<I> {
             self.queue_connection(connection);
         }
         self.read_upstream(core);
-        self.act(core);
-        self.leave(core);
-        self.hear_clients(core);
-        self.act(core);
+        self.run_upstream_actions(core);
+        self.advance_closing(core);
+        self.read_clients(core);
+        self.run_upstream_actions(core);
         let more = self.serve_clients(core);
-        self.act(core);
+        self.run_upstream_actions(core);
         self.shard.settle();
         self.report_status(core);
         self.deadline = self.shard.deadline().unwrap_or(Time::MAX);
@@ -221,13 +221,13 @@ impl<I: Io> HostedShard<I> {
 
     /// Notes what the last calls into the shard have caused: actions for Discord, events for clients, or another id of
     /// the upstream session, which the control core is told.
-    pub(super) fn look(&mut self, core: &Core<I>) {
+    pub(super) fn collect_wakes(&mut self, core: &Core<I>) {
         if let Some(name) = self.shard.take_new_name() {
             core.tell(ToControl::Named(self.shard.id().id, name));
         }
         let wake = self.shard.take_wake();
         self.wants_upstream |= wake.upstream;
-        self.news |= wake.clients;
+        self.has_events |= wake.clients;
     }
 
     /// Gives the shard the payloads that Discord has sent, and handles the end of the connection.
@@ -249,7 +249,7 @@ impl<I: Io> HostedShard<I> {
         upstream.shrink();
         if let Some(Broken { code, why }) = broken {
             tracing::info!(shard = %self.shard.id(), code, "lost the connection to Discord: {why}");
-            self.hang_up(core);
+            self.close_upstream(core);
             self.shard.upstream_closed(core.now, code);
             self.log_fatal();
         }
@@ -296,8 +296,8 @@ impl<I: Io> HostedShard<I> {
     }
 
     /// Carries out the actions of the upstream session, and sends what is to go to Discord.
-    fn act(&mut self, core: &mut Core<I>) {
-        self.look(core);
+    fn run_upstream_actions(&mut self, core: &mut Core<I>) {
+        self.collect_wakes(core);
         if !std::mem::take(&mut self.wants_upstream) {
             return;
         }
@@ -308,7 +308,7 @@ impl<I: Io> HostedShard<I> {
                 (Action::Close(code), Link::Open(upstream)) => {
                     upstream.close(Some(code));
                     tracing::info!(shard = %self.shard.id(), code, "closes the connection to Discord");
-                    self.hang_up(core);
+                    self.close_upstream(core);
                 }
                 (Action::Close(_), Link::Dialling) => {
                     tracing::warn!(shard = %self.shard.id(), "connecting to Discord took too long");
@@ -326,7 +326,7 @@ impl<I: Io> HostedShard<I> {
         if core.stopping {
             return;
         }
-        self.hang_up(core);
+        self.close_upstream(core);
         self.attempt += 1;
         self.link = Link::Dialling;
         core.tell(ToControl::Dial { shard: self.shard.id().id, attempt: self.attempt, url });
@@ -372,7 +372,7 @@ impl<I: Io> HostedShard<I> {
     }
 
     /// Begins to close the connection to Discord: sends what is left, such as the close frame.
-    fn hang_up(&mut self, core: &mut Core<I>) {
+    fn close_upstream(&mut self, core: &mut Core<I>) {
         let Link::Open(mut upstream) = std::mem::replace(&mut self.link, Link::None) else { return };
         // If the close frame can not be encrypted, the connection ends without it.
         let _ = upstream.encrypt();
@@ -383,30 +383,30 @@ impl<I: Io> HostedShard<I> {
         }
         // The proxy ends its side of the stream when the send has ended.
         core.sockets.hurry(socket);
-        if self.leaving.len() >= MAX_LEAVING {
-            core.sockets.close(self.leaving.remove(0).socket);
+        if self.closing.len() >= MAX_CLOSING {
+            core.sockets.close(self.closing.remove(0).socket);
         }
         core.timers.add(Timer { at: core.now + CLOSE_LIMIT, owner: self.upstream_owner(), socket });
         let ended = upstream.ended.is_some();
-        self.leaving.push(Leaving { socket, outgoing, half_closed: false, ended });
+        self.closing.push(ClosingUpstream { socket, outgoing, half_closed: false, ended });
     }
 
     /// Goes on closing connections to Discord: after the close frame the proxy ends its side of the stream, then
     /// Discord ends the other side.
-    fn leave(&mut self, core: &mut Core<I>) {
-        self.leaving.retain_mut(|leaving| {
-            if let Some((bytes, from)) = leaving.outgoing.take() {
+    fn advance_closing(&mut self, core: &mut Core<I>) {
+        self.closing.retain_mut(|closing| {
+            if let Some((bytes, from)) = closing.outgoing.take() {
                 // The close frame had to wait for a send in flight.
-                core.sockets.send(leaving.socket, bytes, from);
-                core.sockets.hurry(leaving.socket);
+                core.sockets.send(closing.socket, bytes, from);
+                core.sockets.hurry(closing.socket);
             }
-            if !leaving.half_closed && !leaving.outgoing.is_taken() {
-                leaving.half_closed = true;
-                core.sockets.shutdown(leaving.socket);
+            if !closing.half_closed && !closing.outgoing.is_taken() {
+                closing.half_closed = true;
+                core.sockets.shutdown(closing.socket);
             }
-            let over = leaving.ended && leaving.half_closed;
+            let over = closing.ended && closing.half_closed;
             if over {
-                core.sockets.close(leaving.socket);
+                core.sockets.close(closing.socket);
             }
             !over
         });
@@ -416,10 +416,10 @@ impl<I: Io> HostedShard<I> {
     pub fn on_timer(&mut self, core: &mut Core<I>, timer: Timer) {
         match timer.owner.client {
             Some(key) => self.on_client_timer(core, key as usize, timer.socket),
-            None => self.leaving.retain(|leaving| {
-                let over = leaving.socket == timer.socket;
+            None => self.closing.retain(|closing| {
+                let over = closing.socket == timer.socket;
                 if over {
-                    core.sockets.close(leaving.socket);
+                    core.sockets.close(closing.socket);
                 }
                 !over
             }),
@@ -430,7 +430,7 @@ impl<I: Io> HostedShard<I> {
 
     /// Handles a panic in [`HostedShard::turn`] or another call. If the shard was serving a client, that client loses its
     /// connection, and nothing else changes. Returns false when no client was being served: then the caller has to make
-    /// a new shard and pass it to [`HostedShard::start_over`].
+    /// a new shard and pass it to [`HostedShard::replace_shard`].
     pub fn recover(&mut self, core: &mut Core<I>) -> bool {
         let Some(key) = self.serving.take() else { return false };
         tracing::error!(shard = %self.shard.id(), "serving a client panicked; its connection is dropped");
@@ -439,7 +439,7 @@ impl<I: Io> HostedShard<I> {
     }
 
     /// Goes on with a new shard, which knows no sessions: the clients are closed, and have to identify again.
-    pub fn start_over(&mut self, core: &mut Core<I>, shard: Shard) {
+    pub fn replace_shard(&mut self, core: &mut Core<I>, shard: Shard) {
         tracing::error!(shard = %self.shard.id(), "the shard panicked and is started anew; its clients have to identify again");
         self.shard = shard;
         self.deadline = Time::ZERO;
@@ -454,7 +454,7 @@ impl<I: Io> HostedShard<I> {
     pub fn wake_all(&mut self) {
         for (key, client) in &mut self.clients {
             if !std::mem::replace(&mut client.queued, true) {
-                self.first.push_back(key);
+                self.ready_clients.push_back(key);
             }
         }
     }

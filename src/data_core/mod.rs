@@ -281,7 +281,7 @@ impl<I: Io> DataCore<I> {
         let saved = catch_unwind(AssertUnwindSafe(|| shards[index].recover(core))).unwrap_or(false);
         if !saved {
             let shard = self.new_shard(index);
-            self.shards[index].start_over(&mut self.core, shard);
+            self.shards[index].replace_shard(&mut self.core, shard);
         }
         None
     }

@@ -1,8 +1,8 @@
 //! The life of a shard's clients: taking them over from the door, handling their commands, sending them events, and
 //! closing their connections.
 //!
-//! A shard has two queues of clients that may have something to get. A turn serves the first queue completely and the
-//! second one within a budget ([`TURN_BYTES`]).
+//! A shard has two queues of clients that may have something to get. A turn serves all `ready_clients` and the
+//! `bulk_clients` within a budget ([`TURN_BYTES`]).
 
 use super::{
     NewClient, Core, SessionRequest, Owner, ConnectionParts, ToControl,
@@ -21,14 +21,14 @@ use crate::{
 };
 use std::time::Duration;
 
-/// Budget in bytes that one turn of a shard spends on the clients of its second queue. The other clients of that queue
+/// Budget in bytes that one turn of a shard spends on the bulk clients. The other bulk clients
 /// wait for the next turn; before it, the other shards of the core have their turns. Serving a client once makes a
 /// slice of its snapshot (32 KiB) or fills its outbox.
 pub(super) const TURN_BYTES: usize = 64 << 10;
-/// Bytes that serving a client of the second queue takes from [`TURN_BYTES`] at least. A send costs some 3 us even when
+/// Bytes that serving a bulk client takes from [`TURN_BYTES`] at least. A send costs some 3 us even when
 /// it is short. In that time the core can make and copy some 4 KiB.
 pub(super) const SERVE_COST: usize = 4 << 10;
-/// How long a client is served from the second queue after it has arrived.
+/// How long a client is served as a bulk client after it has arrived.
 ///
 /// When hundreds of clients arrive at once, each costs a snapshot, and from then on every event of the shard. Together
 /// that is more than a core can do, and it must not delay the clients that were there before. A client that does not
@@ -95,7 +95,7 @@ impl<I: Io> HostedShard<I> {
                 client.outbox.start_compressing(self.shard.packs_payloads(session));
                 self.queue(key);
             }
-            Err((code, reason)) => self.say_goodbye(core, key, Some(code), reason),
+            Err((code, reason)) => self.close_client(core, key, Some(code), reason),
         }
     }
 
@@ -127,31 +127,31 @@ impl<I: Io> HostedShard<I> {
         if let Some(client) = self.clients.get_mut(key)
             && !std::mem::replace(&mut client.queued, true)
         {
-            let queue = if client.newcomer_until.is_some() { &mut self.second } else { &mut self.first };
+            let queue = if client.newcomer_until.is_some() { &mut self.bulk_clients } else { &mut self.ready_clients };
             queue.push_back(key);
         }
     }
 
     /// Handles the clients on whose sockets something has happened.
-    pub(super) fn hear_clients(&mut self, core: &mut Core<I>) {
+    pub(super) fn read_clients(&mut self, core: &mut Core<I>) {
         while let Some(key) = self.noted.pop() {
             if let Some(client) = self.clients.get_mut(key) {
                 client.noted = false;
-                self.hear(core, key);
+                self.read_client(core, key);
             }
         }
     }
 
-    fn hear(&mut self, core: &mut Core<I>, key: usize) {
+    fn read_client(&mut self, core: &mut Core<I>, key: usize) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if client.broken || (client.ended && client.stage == Stage::Open) {
             return self.drop_client(core, key);
         }
         match client.stage {
-            Stage::Returning => return self.give_back(core, key),
+            Stage::Returning => return self.return_to_door(core, key),
             Stage::Open => {
                 self.serving = Some(key);
-                let end = self.commands(core, key);
+                let end = self.handle_messages(core, key);
                 self.serving = None;
                 match end {
                     Some(End::Closed(code)) => {
@@ -161,11 +161,11 @@ impl<I: Io> HostedShard<I> {
                         }
                         // The close frame repeats the client's code, because some libraries decide by the code that
                         // they receive.
-                        return self.say_goodbye(core, key, code, "");
+                        return self.close_client(core, key, code, "");
                     }
                     Some(End::Close((code, reason))) => {
                         self.count_closing(Closing::Misbehaved);
-                        return self.say_goodbye(core, key, Some(code), reason);
+                        return self.close_client(core, key, Some(code), reason);
                     }
                     None => {}
                 }
@@ -178,7 +178,7 @@ impl<I: Io> HostedShard<I> {
                     ClientMessage::Violated((code, _)) => Some(Some(code)),
                 });
                 if let Some(code) = closed {
-                    return self.say_goodbye(core, key, code, "");
+                    return self.close_client(core, key, code, "");
                 }
             }
             Stage::Flushing { .. } | Stage::HalfClosed { .. } => {
@@ -187,11 +187,11 @@ impl<I: Io> HostedShard<I> {
             }
         }
         self.flush(core, key);
-        self.listen(core, key);
+        self.set_receiving(core, key);
     }
 
     /// Handles the complete messages of a client until one ends the connection or the outbox is full.
-    fn commands(&mut self, core: &Core<I>, key: usize) -> Option<End> {
+    fn handle_messages(&mut self, core: &Core<I>, key: usize) -> Option<End> {
         let Self { clients, shard, .. } = self;
         let client = &mut clients[key];
         let (session, connection) = (client.session?, client.connection);
@@ -203,34 +203,34 @@ impl<I: Io> HostedShard<I> {
     }
 
     /// Receives from a client while its outbox has room for answers. Frees the empty buffers of its frame decoder.
-    fn listen(&mut self, core: &mut Core<I>, key: usize) {
+    fn set_receiving(&mut self, core: &mut Core<I>, key: usize) {
         let Some(client) = self.clients.get_mut(key) else { return };
         client.inbound.shrink(0);
         let how = if client.outbox.is_full() || client.ended { Receiving::Off } else { Receiving::Single };
         core.sockets.receive(client.socket, how);
     }
 
-    /// Serves the clients of both queues, the second one within its budget. Returns whether clients are left in a
+    /// Serves the clients of both queues, the bulk clients within their budget. Returns whether clients are left in a
     /// queue.
     pub(super) fn serve_clients(&mut self, core: &mut Core<I>) -> bool {
-        self.look(core);
-        if std::mem::take(&mut self.news) {
+        self.collect_wakes(core);
+        if std::mem::take(&mut self.has_events) {
             for index in 0..self.awake.len() {
                 self.queue(self.awake[index]);
             }
         }
-        while let Some(key) = self.first.pop_front() {
+        while let Some(key) = self.ready_clients.pop_front() {
             self.serve(core, key);
         }
         let mut budget = TURN_BYTES;
-        for _ in 0..self.second.len() {
-            let Some(key) = self.second.pop_front() else { break };
+        for _ in 0..self.bulk_clients.len() {
+            let Some(key) = self.bulk_clients.pop_front() else { break };
             budget = budget.saturating_sub(self.serve(core, key).max(SERVE_COST));
             if budget == 0 {
                 break;
             }
         }
-        !self.first.is_empty() || !self.second.is_empty()
+        !self.ready_clients.is_empty() || !self.bulk_clients.is_empty()
     }
 
     /// Fills the outbox of a client once and sends it. Returns how many bytes were made for the client.
@@ -253,11 +253,11 @@ impl<I: Io> HostedShard<I> {
             Progress::More | Progress::Snapshot { .. } if client.blocked => {}
             Progress::More | Progress::Snapshot { .. } => {
                 client.queued = true;
-                self.second.push_back(key);
+                self.bulk_clients.push_back(key);
             }
             Progress::Close { close, reconnect } => {
                 self.count_closing(Closing::of(close));
-                self.send_away(core, key, close, reconnect);
+                self.reconnect_or_close(core, key, close, reconnect);
                 return made;
             }
             Progress::Return => {
@@ -322,7 +322,7 @@ impl<I: Io> HostedShard<I> {
 
     /// Closes the connection of a client. `reconnect`: the client gets op 7 first, and [`RECONNECT_GRACE`] to close the
     /// connection itself.
-    fn send_away(&mut self, core: &mut Core<I>, key: usize, close: Close, reconnect: bool) {
+    fn reconnect_or_close(&mut self, core: &mut Core<I>, key: usize, close: Close, reconnect: bool) {
         let client = &mut self.clients[key];
         // Op 7 can not follow a payload that is half in the compressed stream. Then the client gets the close frame
         // only.
@@ -332,18 +332,18 @@ impl<I: Io> HostedShard<I> {
             self.set_timer(core, key);
             return self.flush(core, key);
         }
-        self.say_goodbye(core, key, Some(close.0), close.1);
+        self.close_client(core, key, Some(close.0), close.1);
     }
 
     /// Closes the connection of a client in order: the close frame is sent, the proxy ends its side of the stream, then
     /// the client ends its own. [`LINGER`] limits the time for that.
-    fn say_goodbye(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
+    fn close_client(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
         let client = &mut self.clients[key];
         client.outbox.close(code, reason);
         client.stage = Stage::Flushing { until: core.now + LINGER };
         self.set_timer(core, key);
         self.flush(core, key);
-        self.listen(core, key);
+        self.set_receiving(core, key);
     }
 
     /// Ends the session of a client whose outbox has Invalid Session already. The connection goes back to the door,
@@ -360,26 +360,26 @@ impl<I: Io> HostedShard<I> {
 
     /// Gives a connection back to the door once the socket has been released. Bytes that wait to be sent go along in
     /// the outbox.
-    fn give_back(&mut self, core: &mut Core<I>, key: usize) {
+    fn return_to_door(&mut self, core: &mut Core<I>, key: usize) {
         let Some(socket) = self.clients[key].released.take() else { return };
-        self.forget(key);
+        self.remove_from_lists(key);
         let client = self.clients.remove(key);
         let parts = ConnectionParts { socket, inbound: client.inbound, outbox: client.outbox };
         core.tell(ToControl::Return(Box::new(parts), client.version));
     }
 
     /// Removes a client from the list of awake clients, the queues, and the list of noted clients.
-    fn forget(&mut self, key: usize) {
+    fn remove_from_lists(&mut self, key: usize) {
         self.awake.retain(|&awake| awake != key);
-        self.first.retain(|&queued| queued != key);
-        self.second.retain(|&queued| queued != key);
+        self.ready_clients.retain(|&queued| queued != key);
+        self.bulk_clients.retain(|&queued| queued != key);
         self.noted.retain(|&noted| noted != key);
     }
 
     /// Closes the connection of a client at once and detaches its session.
     pub(super) fn drop_client(&mut self, core: &mut Core<I>, key: usize) {
         let Some(client) = self.clients.try_remove(key) else { return };
-        self.forget(key);
+        self.remove_from_lists(key);
         core.sockets.close(client.socket);
         if let Some(session) = client.session {
             self.shard.detach(core.now, session, client.connection, false);
@@ -409,7 +409,7 @@ impl<I: Io> HostedShard<I> {
         client.timer = None;
         match client.stage {
             Stage::Grace { until, close: (code, reason) } if core.now >= until => {
-                return self.say_goodbye(core, key, Some(code), reason);
+                return self.close_client(core, key, Some(code), reason);
             }
             Stage::Flushing { until } | Stage::HalfClosed { until } if core.now >= until => {
                 return self.drop_client(core, key);
