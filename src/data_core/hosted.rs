@@ -223,7 +223,7 @@ impl<I: Io> HostedShard<I> {
     /// the upstream session, which the control core is told.
     pub(super) fn collect_wakes(&mut self, core: &Core<I>) {
         if let Some(name) = self.shard.take_new_name() {
-            core.tell(ToControl::Named(self.shard.id().id, name));
+            core.send(ToControl::Named(self.shard.id().id, name));
         }
         let wake = self.shard.take_wake();
         self.wants_upstream |= wake.upstream;
@@ -262,7 +262,7 @@ impl<I: Io> HostedShard<I> {
             self.reported_status = to;
             let lost = matches!(to, Status::Disconnected | Status::Fatal);
             let loss = if lost { self.shard.last_loss() } else { None };
-            core.tell(ToControl::StatusChanged(StatusChange { shard: self.shard.id().id, at: core.now, from, to, loss }));
+            core.send(ToControl::StatusChanged(StatusChange { shard: self.shard.id().id, at: core.now, from, to, loss }));
         }
     }
 
@@ -304,7 +304,7 @@ impl<I: Io> HostedShard<I> {
         while let Some(action) = self.shard.poll_upstream(core.now) {
             match (action, &mut self.link) {
                 (Action::Send(payload), Link::Open(upstream)) => upstream.send(&payload),
-                (Action::RequestPermit, _) => core.tell(ToControl::WantPermit(self.shard.id().id)),
+                (Action::RequestPermit, _) => core.send(ToControl::WantPermit(self.shard.id().id)),
                 (Action::Close(code), Link::Open(upstream)) => {
                     upstream.close(Some(code));
                     tracing::info!(shard = %self.shard.id(), code, "closes the connection to Discord");
@@ -329,7 +329,7 @@ impl<I: Io> HostedShard<I> {
         self.close_upstream(core);
         self.attempt += 1;
         self.link = Link::Dialling;
-        core.tell(ToControl::Dial { shard: self.shard.id().id, attempt: self.attempt, url });
+        core.send(ToControl::Dial { shard: self.shard.id().id, attempt: self.attempt, url });
     }
 
     /// The control core has made the connection with the number `attempt`, or could not. The result of an older attempt

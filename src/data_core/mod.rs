@@ -87,7 +87,7 @@ pub struct Core<I: Io> {
 }
 
 impl<I: Io> Core<I> {
-    fn tell(&self, message: ToControl<I::Socket>) {
+    fn send(&self, message: ToControl<I::Socket>) {
         if self.control.send(message).is_err() {
             tracing::error!("the control core does not take messages");
         }
@@ -95,7 +95,7 @@ impl<I: Io> Core<I> {
 }
 
 /// What a core gets from outside besides its configuration.
-pub struct Surroundings {
+pub struct Dependencies {
     /// Where the states of shards are kept between two processes.
     pub states: Box<dyn States>,
     /// Makes a source of random bytes for a shard.
@@ -104,11 +104,11 @@ pub struct Surroundings {
 
 /// How far a core is with a client, for tests.
 #[derive(Clone, Copy, Debug)]
-pub struct Served {
+pub struct ClientProgress {
     /// Whether the client is served and its commands are handled.
     pub open: bool,
     /// Bytes that were received from the client and not handled yet.
-    pub unheard: usize,
+    pub unread: usize,
     /// Bytes for the client that have not been given to its socket.
     pub waiting: usize,
 }
@@ -117,12 +117,12 @@ pub struct Served {
 pub struct DataCore<I: Io> {
     core: Core<I>,
     mailbox: Receiver<ToCore<I::Socket>>,
-    surroundings: Surroundings,
+    dependencies: Dependencies,
     shards: Vec<HostedShard<I>>,
     /// Index of a shard in `shards`, by the shard's id.
-    places: HashMap<u32, usize>,
+    indices: HashMap<u32, usize>,
     /// Shards that have a turn next, by their indices in `shards`.
-    dirty: VecDeque<usize>,
+    runnable: VecDeque<usize>,
     /// No shard has a deadline before this time.
     next_deadline: Time,
     /// Whether the mailbox may have a message.
@@ -139,7 +139,7 @@ impl<I: Io> DataCore<I> {
         io: I,
         mailbox: Receiver<ToCore<I::Socket>>,
         control: Postbox<ToControl<I::Socket>>,
-        surroundings: Surroundings,
+        dependencies: Dependencies,
     ) -> Self {
         let now = io.now();
         let sockets = Sockets::new(io);
@@ -156,24 +156,24 @@ impl<I: Io> DataCore<I> {
         let mut this = Self {
             core,
             mailbox,
-            surroundings,
+            dependencies,
             shards: Vec::new(),
-            places: HashMap::new(),
-            dirty: VecDeque::new(),
+            indices: HashMap::new(),
+            runnable: VecDeque::new(),
             next_deadline: now,
             mail: true,
             stop_at: None,
         };
         for (index, id) in this.core.config.shards.clone().into_iter().enumerate() {
-            let shard = match this.old_shard(index) {
+            let shard = match this.restore_shard(index) {
                 Some(shard) => {
-                    this.core.tell(ToControl::Restored(id));
+                    this.core.send(ToControl::Restored(id));
                     shard
                 }
                 None => this.new_shard(index),
             };
             this.shards.push(HostedShard::new(index as u32, shard));
-            this.places.insert(id, index);
+            this.indices.insert(id, index);
             this.enqueue(index);
         }
         this
@@ -191,32 +191,32 @@ impl<I: Io> DataCore<I> {
 
     /// How far the core is with the client whose socket `is` accepts, for a test that plays the client. `None`: there
     /// is no such client.
-    pub fn client(&self, is: impl Fn(&I::Socket) -> bool) -> Option<Served> {
+    pub fn client(&self, is: impl Fn(&I::Socket) -> bool) -> Option<ClientProgress> {
         let (socket, owner) = self.core.sockets.find(is)?;
         let client = self.shards[owner.shard as usize].clients.get(owner.client? as usize)?;
-        (client.socket == socket).then(|| Served {
+        (client.socket == socket).then(|| ClientProgress {
             open: client.stage == client::Stage::Open,
-            unheard: client.inbound.pending(),
+            unread: client.inbound.pending(),
             waiting: client.outbox.pending().len(),
         })
     }
 
     /// Makes a shard without a session.
     fn new_shard(&self, index: usize) -> Shard {
-        let Parts { id, settings, identity } = Parts::new(&self.core.config, index);
-        let entropy = (self.surroundings.entropy)();
+        let ShardSetup { id, settings, identity } = ShardSetup::new(&self.core.config, index);
+        let entropy = (self.dependencies.entropy)();
         Shard::new(id, settings, identity, self.core.config.gateway_url.clone(), None, entropy)
     }
 
     /// Makes a shard from the state that a former process has left; `None`: there is no usable state.
-    fn old_shard(&mut self, index: usize) -> Option<Shard> {
+    fn restore_shard(&mut self, index: usize) -> Option<Shard> {
         let config = &self.core.config;
-        let Parts { id, settings, identity } = Parts::new(config, index);
-        let (url, entropy, now) = (config.gateway_url.clone(), (self.surroundings.entropy)(), self.core.now);
+        let ShardSetup { id, settings, identity } = ShardSetup::new(config, index);
+        let (url, entropy, now) = (config.gateway_url.clone(), (self.dependencies.entropy)(), self.core.now);
         let mut make =
             Some(|mut stream: &mut dyn Read| Shard::restore(id, settings, identity, url, entropy, now, &mut stream));
         let mut make = |stream: &mut dyn Read| (make.take().expect("a state is read once"))(stream);
-        match self.surroundings.states.load(config, id.id, &mut make) {
+        match self.dependencies.states.load(config, id.id, &mut make) {
             Ok(shard) => shard,
             Err(error) => {
                 tracing::warn!(shard = id.id, "the state of the last process is ignored: {error}");
@@ -227,7 +227,7 @@ impl<I: Io> DataCore<I> {
 
     fn enqueue(&mut self, index: usize) {
         if !std::mem::replace(&mut self.shards[index].queued, true) {
-            self.dirty.push_back(index);
+            self.runnable.push_back(index);
         }
     }
 
@@ -235,11 +235,11 @@ impl<I: Io> DataCore<I> {
     pub fn turn(&mut self) -> bool {
         self.wait();
         self.read_mail();
-        self.pass_time();
-        for _ in 0..self.dirty.len() {
-            let Some(index) = self.dirty.pop_front() else { break };
+        self.run_timers();
+        for _ in 0..self.runnable.len() {
+            let Some(index) = self.runnable.pop_front() else { break };
             self.shards[index].queued = false;
-            if self.contained(index, HostedShard::turn).unwrap_or(true) {
+            if self.catch_panic(index, HostedShard::turn).unwrap_or(true) {
                 self.enqueue(index);
             }
             self.next_deadline = self.next_deadline.min(self.shards[index].deadline);
@@ -249,20 +249,20 @@ impl<I: Io> DataCore<I> {
 
     /// Waits for completions, and notes them at their shards. Does not sleep when there is something to do already.
     fn wait(&mut self) {
-        let wait = if self.dirty.is_empty() && !self.mail {
+        let wait = if self.runnable.is_empty() && !self.mail {
             let deadline = self.core.timers.next().into_iter().chain([self.next_deadline]).chain(self.stop_at).min();
             Wait::Until(deadline.filter(|&at| at < Time::MAX))
         } else {
             Wait::Poll
         };
-        let Self { core, shards, dirty, .. } = self;
+        let Self { core, shards, runnable, .. } = self;
         let now = core.now;
         core.figures.turn(now, core.sockets.now());
         let woken = core.sockets.wait(wait, |id, owner, event| {
             let hosted = &mut shards[owner.shard as usize];
             hosted.note(now, id, owner, event);
             if !std::mem::replace(&mut hosted.queued, true) {
-                dirty.push_back(owner.shard as usize);
+                runnable.push_back(owner.shard as usize);
             }
         });
         core.now = core.sockets.now();
@@ -270,12 +270,12 @@ impl<I: Io> DataCore<I> {
     }
 
     /// Calls into a shard and contains a panic; `None`: the call has panicked.
-    fn contained<T>(&mut self, index: usize, call: impl FnOnce(&mut HostedShard<I>, &mut Core<I>) -> T) -> Option<T> {
+    fn catch_panic<T>(&mut self, index: usize, call: impl FnOnce(&mut HostedShard<I>, &mut Core<I>) -> T) -> Option<T> {
         let Self { core, shards, .. } = self;
         if let Ok(result) = catch_unwind(AssertUnwindSafe(|| call(&mut shards[index], core))) {
             return Some(result);
         }
-        self.core.tell(ToControl::Panicked);
+        self.core.send(ToControl::Panicked);
         let Self { core, shards, .. } = self;
         // Removing the client calls into the shard, which may panic again in the state that the first panic has left.
         let saved = catch_unwind(AssertUnwindSafe(|| shards[index].recover(core))).unwrap_or(false);
@@ -319,7 +319,7 @@ impl<I: Io> DataCore<I> {
             }
             ToCore::Report(number) => {
                 let report = self.report();
-                self.core.tell(ToControl::Reports(number, Box::new(report)));
+                self.core.send(ToControl::Reports(number, Box::new(report)));
             }
             ToCore::ConfigChanged(change) => self.change_config(&change),
             ToCore::Repair(shard, repair) => self.call(shard, |hosted, core| match repair {
@@ -332,7 +332,7 @@ impl<I: Io> DataCore<I> {
 
     fn report(&mut self) -> CoreReport {
         let shards =
-            (0..self.shards.len()).filter_map(|index| self.contained(index, |hosted, _| hosted.report())).collect();
+            (0..self.shards.len()).filter_map(|index| self.catch_panic(index, |hosted, _| hosted.report())).collect();
         let (compression_input, compression_output) = count::total();
         let core = &mut self.core;
         CoreReport {
@@ -359,10 +359,10 @@ impl<I: Io> DataCore<I> {
             config.presences.clone_from(presences);
         }
         for index in 0..self.shards.len() {
-            let Parts { settings, identity, .. } = Parts::new(&self.core.config, index);
+            let ShardSetup { settings, identity, .. } = ShardSetup::new(&self.core.config, index);
             let presence = change.presences.as_ref().and_then(|presences| presences.get(index));
             let presence = presence.map(|presence| (identity.identify, payload::presence_update(presence)));
-            self.contained(index, |hosted, _| {
+            self.catch_panic(index, |hosted, _| {
                 hosted.shard.change_settings(tally::SettingsChange { settings: Settings::clone(&settings), presence });
             });
             self.enqueue(index);
@@ -371,18 +371,18 @@ impl<I: Io> DataCore<I> {
 
     /// Calls into the shard with this id, which then has a turn.
     fn call(&mut self, id: u32, call: impl FnOnce(&mut HostedShard<I>, &mut Core<I>)) {
-        if let Some(&index) = self.places.get(&id) {
-            self.contained(index, call);
+        if let Some(&index) = self.indices.get(&id) {
+            self.catch_panic(index, call);
             self.enqueue(index);
         }
     }
 
     /// Handles the timers that are due, and gives a turn to each shard whose deadline has passed.
-    fn pass_time(&mut self) {
+    fn run_timers(&mut self) {
         let now = self.core.now;
         while let Some(timer) = self.core.timers.pop(now) {
             let index = timer.owner.shard as usize;
-            self.contained(index, |hosted, core| hosted.on_timer(core, timer));
+            self.catch_panic(index, |hosted, core| hosted.on_timer(core, timer));
             self.enqueue(index);
         }
         if now >= self.next_deadline {
@@ -405,7 +405,7 @@ impl<I: Io> DataCore<I> {
         self.core.stopping = true;
         self.stop_at.get_or_insert(self.core.now + STOP_LIMIT);
         for index in 0..self.shards.len() {
-            self.contained(index, |hosted, _| {
+            self.catch_panic(index, |hosted, _| {
                 hosted.shard.stop();
                 hosted.wake_all();
             });
@@ -417,34 +417,34 @@ impl<I: Io> DataCore<I> {
     /// Then writes the states.
     fn has_stopped(&mut self, deadline: Time) -> bool {
         let waits = self.core.now < deadline && !self.shards.iter().all(HostedShard::is_alone);
-        if waits || !self.dirty.is_empty() && self.core.now < deadline {
+        if waits || !self.runnable.is_empty() && self.core.now < deadline {
             return false;
         }
         for index in 0..self.shards.len() {
-            let Self { core, shards, surroundings, .. } = self;
+            let Self { core, shards, dependencies, .. } = self;
             let shard = &mut shards[index].shard;
             // The core serves no connections any more, so a slow disk delays nothing.
-            let stored = catch_unwind(AssertUnwindSafe(|| surroundings.states.store(&core.config, shard)));
+            let stored = catch_unwind(AssertUnwindSafe(|| dependencies.states.store(&core.config, shard)));
             match stored {
                 Ok(Ok(true)) => tracing::info!(shard = %shard.id(), "its state is kept for the next process"),
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => tracing::error!(shard = %shard.id(), "its state can not be kept: {error}"),
-                Err(_) => core.tell(ToControl::Panicked),
+                Err(_) => core.send(ToControl::Panicked),
             }
         }
-        self.core.tell(ToControl::Stopped);
+        self.core.send(ToControl::Stopped);
         true
     }
 }
 
 /// What a new shard is made from.
-struct Parts {
+struct ShardSetup {
     id: ShardId,
     settings: Rc<Settings>,
     identity: Identity,
 }
 
-impl Parts {
+impl ShardSetup {
     fn new(config: &CoreConfig, index: usize) -> Self {
         let id = ShardId { id: config.shards[index], count: config.shard_count };
         let presence = config.presences.get(index).map(|presence| &**presence);
@@ -494,7 +494,7 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
     }
     let Some(config) = config else { return };
     let random = crate::net::tls::provider().secure_random;
-    let surroundings = Surroundings {
+    let dependencies = Dependencies {
         states: match &config.state_dir {
             Some(directory) => Box::new(StateFiles(directory.clone())),
             None => Box::new(NoStates),
@@ -505,7 +505,7 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
     };
     let postbox = control.clone();
     let ended = catch_unwind(AssertUnwindSafe(move || {
-        let mut core = DataCore::start(config, io, mailbox, postbox, surroundings);
+        let mut core = DataCore::start(config, io, mailbox, postbox, dependencies);
         while core.turn() {}
     }));
     if ended.is_err() {

@@ -70,7 +70,7 @@ impl<I: Io> HostedShard<I> {
                 Some(session) => Ok(session),
                 None => {
                     outbox.message(&[payload::INVALID_SESSION]);
-                    core.tell(ToControl::Return(Box::new(ConnectionParts { socket, inbound, outbox }), version));
+                    core.send(ToControl::Return(Box::new(ConnectionParts { socket, inbound, outbox }), version));
                     return;
                 }
             },
@@ -365,7 +365,7 @@ impl<I: Io> HostedShard<I> {
         self.remove_from_lists(key);
         let client = self.clients.remove(key);
         let parts = ConnectionParts { socket, inbound: client.inbound, outbox: client.outbox };
-        core.tell(ToControl::Return(Box::new(parts), client.version));
+        core.send(ToControl::Return(Box::new(parts), client.version));
     }
 
     /// Removes a client from the list of awake clients, the queues, and the list of noted clients.

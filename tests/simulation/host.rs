@@ -278,7 +278,7 @@ impl Host {
             let made = pipe.taken + (pipe.in_flight() + served.waiting) as u64;
             let mark = Mark { made, fed: self.fed.len(), renewals: self.renewals, synced };
             connection.mark(mark);
-            let heard = pipe.received - served.unheard as u64;
+            let heard = pipe.received - served.unread as u64;
             while served.open && connection.commands.front().is_some_and(|end| *end <= heard) {
                 connection.commands.pop_front();
                 self.heard.insert(*number, heard);

@@ -10,7 +10,7 @@ use gateway_proxy::{
     cache::Flags,
     compression::Transport,
     control::identify::{Budget, IdentifyQueue},
-    data_core::{DataCore, CoreConfig, States, Surroundings, ToControl, ToCore},
+    data_core::{DataCore, CoreConfig, States, Dependencies, ToControl, ToCore},
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
@@ -99,14 +99,14 @@ impl Process {
         let (to_control, from_core) = mailbox();
         let io = SimIo::new(net.clone(), waker, choice.weather, rng.u64(..));
         let seed = rng.u64(..);
-        let surroundings = Surroundings {
+        let dependencies = Dependencies {
             states: Box::new(Memory(disk.clone())),
             entropy: Box::new(move || {
                 let mut random = Rng::with_seed(seed);
                 Box::new(move |bytes| random.fill(bytes))
             }),
         };
-        let mut core = DataCore::start(Box::new(core_config(choice)), io, mailbox_of_core, to_control, surroundings);
+        let mut core = DataCore::start(Box::new(core_config(choice)), io, mailbox_of_core, to_control, dependencies);
         let events = core.shards_mut().map(|shard| shard.events()).sum();
         Self { core, to_core, from_core, events }
     }

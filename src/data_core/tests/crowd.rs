@@ -32,12 +32,12 @@ impl Stepped {
         let io = Uring::new(waker.clone(), Instant::now()).unwrap();
         let (to_core, mailbox_of_core) = core_mailbox(waker);
         let (to_control, control) = mailbox();
-        let surroundings = Surroundings {
+        let dependencies = Dependencies {
             states: Box::new(NoStates),
             entropy: Box::new(|| Box::new(|bytes: &mut [u8]| bytes.fill(7))),
         };
         let config = Box::new(core_config(vec![SHARD], "ws://127.0.0.1:1".into()));
-        let core = DataCore::start(config, io, mailbox_of_core, to_control, surroundings);
+        let core = DataCore::start(config, io, mailbox_of_core, to_control, dependencies);
         let (near, discord) = pair();
         let mut stepped = Self { core, to_core, discord, sequence: 0, _control: control };
         stepped.turns(2);
