@@ -12,7 +12,7 @@ use super::{
     StatusChange, Core, Owner, ToControl,
     client::Client,
     timers::Timer,
-    upstream::{Broken, Upstream},
+    upstream::{ConnectionLost, Upstream},
 };
 use crate::{
     io::{
@@ -234,7 +234,7 @@ impl<I: Io> HostedShard<I> {
     fn read_upstream(&mut self, core: &mut Core<I>) {
         let Link::Open(upstream) = &mut self.link else { return };
         upstream.decrypt();
-        let broken = loop {
+        let lost = loop {
             match upstream.next() {
                 Ok(Some(payload)) => {
                     if let Err(malformed) = self.shard.upstream_payload(core.now, payload) {
@@ -242,12 +242,12 @@ impl<I: Io> HostedShard<I> {
                         tracing::error!(shard = %self.shard.id(), bytes, "malformed payload from Discord: {malformed}");
                     }
                 }
-                Ok(None) => break upstream.ended.take().map(|why| Broken { code: None, why }),
-                Err(broken) => break Some(broken),
+                Ok(None) => break upstream.ended.take().map(|why| ConnectionLost { code: None, why }),
+                Err(lost) => break Some(lost),
             }
         };
         upstream.shrink();
-        if let Some(Broken { code, why }) = broken {
+        if let Some(ConnectionLost { code, why }) = broken {
             tracing::info!(shard = %self.shard.id(), code, "lost the connection to Discord: {why}");
             self.close_upstream(core);
             self.shard.upstream_closed(core.now, code);
