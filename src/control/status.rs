@@ -10,7 +10,7 @@ use super::{
 use crate::{
     data_core::{CoreReport, figures::thread_cpu_time},
     protocol::{Time, event::EventKind},
-    shard::report::{ClientReport, Closing, Dress, Report},
+    shard::report::{ClientReport, CloseReason, ClientKind, Report},
     upstream::{loss::Reason, session::Status},
 };
 use serde::Serialize;
@@ -48,10 +48,10 @@ impl Gathered {
     }
 
     /// Number of connected clients by library, encoding and compression.
-    pub fn dresses(&self) -> BTreeMap<Dress, u64> {
+    pub fn client_kinds(&self) -> BTreeMap<ClientKind, u64> {
         let mut all = BTreeMap::new();
-        for (dress, count) in self.shards.iter().flat_map(|report| &report.traffic.dresses) {
-            *all.entry(*dress).or_default() += u64::from(*count);
+        for (kind, count) in self.shards.iter().flat_map(|report| &report.traffic.client_kinds) {
+            *all.entry(*kind).or_default() += u64::from(*count);
         }
         all
     }
@@ -321,9 +321,9 @@ pub(super) fn document(control: &Control, gathered: &Gathered) -> String {
         },
         cores: cores(gathered, placed),
         clients: gathered
-            .dresses()
+            .client_kinds()
             .into_iter()
-            .map(|(Dress { library, encoding, compression }, clients)| Clients {
+            .map(|(ClientKind { library, encoding, compression }, clients)| Clients {
                 library: library.name(),
                 encoding,
                 compression,
@@ -456,9 +456,9 @@ pub(super) fn details(report: &Report, now: Time) -> String {
         names.filter(|(_, count)| *count > 0).collect::<BTreeMap<_, _>>()
     };
     let client = |client: &ClientReport| Client {
-        library: client.dress.library.name(),
-        encoding: client.dress.encoding,
-        compression: client.dress.compression,
+        library: client.kind.library.name(),
+        encoding: client.kind.encoding,
+        compression: client.kind.compression,
         connected_s: seconds_between(client.since, now),
         lag: client.lag,
         sequence: client.sequence,
@@ -483,7 +483,7 @@ pub(super) fn details(report: &Report, now: Time) -> String {
         cache_bytes: report.cache_bytes,
         log_bytes: report.log_bytes,
         log_events: report.log_events,
-        clients_closed: counted(&mut Closing::ALL.iter().map(|closing| closing.name()).zip(report.traffic.closings)),
+        clients_closed: counted(&mut CloseReason::ALL.iter().map(|closing| closing.name()).zip(report.traffic.closes)),
         clients: report.traffic.clients.iter().map(client).collect(),
     };
     serde_json::to_string(&details).expect("numbers and texts can be written as JSON")

@@ -22,7 +22,7 @@ use crate::{
     protocol::Time,
     shard::{
         Shard,
-        report::{ClientReport, Closing, Dress, Report, Traffic},
+        report::{ClientReport, CloseReason, ClientKind, Report, Traffic},
     },
     upstream::session::{Action, Status},
     websocket::Outgoing,
@@ -247,7 +247,7 @@ impl<I: Io> HostedShard<I> {
             }
         };
         upstream.shrink();
-        if let Some(ConnectionLost { code, why }) = broken {
+        if let Some(ConnectionLost { code, why }) = lost {
             tracing::info!(shard = %self.shard.id(), code, "lost the connection to Discord: {why}");
             self.close_upstream(core);
             self.shard.upstream_closed(core.now, code);
@@ -270,12 +270,12 @@ impl<I: Io> HostedShard<I> {
     pub fn report(&mut self) -> Report {
         let mut traffic = self.traffic.clone();
         for (_, client) in &self.clients {
-            let Some(described) = client.session.and_then(|key| self.shard.describe(key)) else { continue };
+            let Some(stats) = client.session.and_then(|key| self.shard.client_stats(key)) else { continue };
             traffic.add(ClientReport {
-                dress: Dress::new(described.library, client.outbox.encoding(), client.outbox.compression()),
+                kind: ClientKind::new(stats.library, client.outbox.encoding(), client.outbox.compression()),
                 since: client.since,
-                lag: described.lag,
-                sequence: described.sequence,
+                lag: stats.lag,
+                sequence: stats.sequence,
                 waiting: client.outbox.len(),
             });
         }
@@ -283,8 +283,8 @@ impl<I: Io> HostedShard<I> {
     }
 
     /// Counts a client's connection that the proxy closes.
-    pub(super) fn count_closing(&mut self, closing: Closing) {
-        self.traffic.closings[closing as usize] += 1;
+    pub(super) fn count_close(&mut self, reason: CloseReason) {
+        self.traffic.closes[reason as usize] += 1;
     }
 
     fn log_fatal(&mut self) {

@@ -17,7 +17,7 @@ use crate::{
         sockets::{SocketId, Receiving},
     },
     protocol::{ConnectionId, SessionKey, close, payload},
-    shard::{Close, Progress, report::Closing},
+    shard::{Close, Progress, report::CloseReason},
 };
 use std::time::Duration;
 
@@ -164,7 +164,7 @@ impl<I: Io> HostedShard<I> {
                         return self.close_client(core, key, code, "");
                     }
                     Some(End::Close((code, reason))) => {
-                        self.count_closing(Closing::Misbehaved);
+                        self.count_close(CloseReason::Misbehaved);
                         return self.close_client(core, key, Some(code), reason);
                     }
                     None => {}
@@ -256,12 +256,12 @@ impl<I: Io> HostedShard<I> {
                 self.bulk_clients.push_back(key);
             }
             Progress::Close { close, reconnect } => {
-                self.count_closing(Closing::of(close));
+                self.count_close(CloseReason::of(close));
                 self.reconnect_or_close(core, key, close, reconnect);
                 return made;
             }
             Progress::Return => {
-                self.count_closing(Closing::Invalidated);
+                self.count_close(CloseReason::Invalidated);
                 self.begin_return(core, key);
                 return made;
             }
@@ -415,7 +415,7 @@ impl<I: Io> HostedShard<I> {
                 return self.drop_client(core, key);
             }
             Stage::Open if client.stalled_since.is_some_and(|since| core.now.saturating_sub(since) >= STALL_LIMIT) => {
-                self.count_closing(Closing::Stalled);
+                self.count_close(CloseReason::Stalled);
                 tracing::info!(shard = %self.shard.id(), "a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
                 return self.drop_client(core, key);
             }

@@ -33,7 +33,7 @@ pub(super) struct Tally {
 
 /// What the shard knows about one connected client.
 #[derive(Clone, Copy, Debug)]
-pub struct Described {
+pub struct ClientStats {
     /// The library, as its IDENTIFY names it.
     pub library: Library,
     /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
@@ -59,9 +59,9 @@ impl Shard {
     }
 
     /// Describes the client of session `key`.
-    pub fn describe(&self, key: SessionKey) -> Option<Described> {
+    pub fn client_stats(&self, key: SessionKey) -> Option<ClientStats> {
         let session = &self.clients.get(&key)?.session;
-        Some(Described {
+        Some(ClientStats {
             library: session.options.library,
             lag: if session.is_resumable() { self.log.next().saturating_sub(session.cursor()) } else { 0 },
             sequence: session.sequence(),

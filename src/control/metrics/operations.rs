@@ -13,7 +13,7 @@ use crate::{
     },
     data_core::CoreReport,
     protocol::Time,
-    shard::report::{Closing, Dress, Report},
+    shard::report::{CloseReason, ClientKind, Report},
     upstream::loss::Reason,
 };
 use prometheus::proto::{Metric, MetricFamily, MetricType};
@@ -28,7 +28,7 @@ pub fn families(gathered: &Gathered, waits: &Waits, reloads: Reloads, started: S
     all.extend(shards(&gathered.shards, gathered.at));
     all.extend(reasons(&gathered.shards));
     all.extend(cores(gathered));
-    let clients = gathered.dresses().into_iter().map(|(Dress { library, encoding, compression }, count)| {
+    let clients = gathered.client_kinds().into_iter().map(|(ClientKind { library, encoding, compression }, count)| {
         let labels =
             vec![label("compression", compression), label("encoding", encoding), label("library", library.name())];
         gauge(labels, count as f64)
@@ -178,8 +178,8 @@ fn reasons(reports: &[Report]) -> Vec<MetricFamily> {
     let losses = by_reason(reports, |report| {
         Reason::ALL.iter().map(|reason| reason.name()).zip(report.upstream.losses).collect()
     });
-    let closings = by_reason(reports, |report| {
-        Closing::ALL.iter().map(|closing| closing.name()).zip(report.traffic.closings).collect()
+    let closes = by_reason(reports, |report| {
+        CloseReason::ALL.iter().map(|closing| closing.name()).zip(report.traffic.closes).collect()
     });
     vec![
         family(
@@ -192,7 +192,7 @@ fn reasons(reports: &[Report]) -> Vec<MetricFamily> {
             "gateway_shard_clients_closed_total",
             "Connections of clients that the proxy ended, by reason",
             COUNTER,
-            closings.collect(),
+            closes.collect(),
         ),
     ]
 }
