@@ -213,7 +213,7 @@ impl<I: Io> HostedShard<I> {
         self.run_upstream_actions(core);
         let more = self.serve_clients(core);
         self.run_upstream_actions(core);
-        self.shard.settle();
+        self.shard.apply_deferred();
         self.report_status(core);
         self.deadline = self.shard.deadline().unwrap_or(Time::MAX);
         more

@@ -150,7 +150,7 @@ impl Shard {
     }
 
     fn begin_snapshot(&mut self, now: Time, key: SessionKey, outbox: &mut Outbox) {
-        let guilds: Vec<u64> = self.cached.now(&self.log).guilds().map(|(guild, _)| guild).collect();
+        let guilds: Vec<u64> = self.cache.up_to_date(&self.log).guilds().map(|(guild, _)| guild).collect();
         let position = self.log.next();
         let user = self.own_user();
         self.choose_name(key);
@@ -208,7 +208,7 @@ impl Shard {
             } else if let Some(&guild) = snapshot.guilds.get(snapshot.next) {
                 snapshot.next += 1;
                 let view = view_of(session);
-                match self.cached.now(&self.log).snapshot(guild, view) {
+                match self.cache.up_to_date(&self.log).snapshot(guild, view) {
                     Some(taken) if !taken.unavailable() => {
                         // Most guilds fit into one message; a longer one is written in pieces.
                         snapshot.in_pieces = taken.len() > SLICE && outbox.begin();
@@ -288,7 +288,7 @@ impl Shard {
         if client.answers.is_empty() {
             return if outbox.is_full() { Progress::More } else { Progress::Idle };
         }
-        let cache = self.cached.now(&self.log);
+        let cache = self.cache.up_to_date(&self.log);
         // Each call writes one chunk, so that between two chunks the client gets its new events and the other clients
         // are served.
         if !outbox.is_full() && requests::send_chunk(cache, &mut client.answers, session, outbox) {

@@ -9,7 +9,7 @@
 //! continue the state that these show. Nothing that a client does affects another client or the upstream session, but
 //! for its commands, which the shard forwards in turn.
 
-mod cached;
+mod lazy_cache;
 mod commands;
 mod culprit;
 mod deliver;
@@ -43,7 +43,7 @@ use crate::{
         session::{Action, Identity, Received, Remark, Resumption, Session as Upstream, Status},
     },
 };
-use cached::Cached;
+use lazy_cache::LazyCache;
 pub use deliver::Progress;
 use hashbrown::HashMap;
 use report::Histogram;
@@ -103,7 +103,7 @@ pub struct Shard {
     upstream: Upstream,
     limiter: Limiter,
     log: Log,
-    cached: Cached,
+    cache: LazyCache,
     /// Clients that are being sent a snapshot. While there are any, the cache applies each event at once, because the
     /// log entry has to say whose snapshot contains the event: a client must not get it again after its snapshot.
     syncing: usize,
@@ -173,7 +173,7 @@ impl Shard {
             upstream: Upstream::new(identity, gateway_url, resumption, seed),
             limiter: Limiter::default(),
             log: Log::new(settings.log),
-            cached: Cached::new(Cache::new(settings.cache), settings.log.entries),
+            cache: LazyCache::new(Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
             voice: voice::Table::new(settings.voice_grace),
             settings,
@@ -306,7 +306,7 @@ impl Shard {
         let gaps = self.upstream.counters().gaps;
         let received = self.upstream.on_payload(now, &envelope);
         if self.upstream.counters().gaps > gaps {
-            self.cached.now(&self.log).doubt_members();
+            self.cache.up_to_date(&self.log).doubt_members();
         }
         match received {
             Received::Ready => self.on_ready(now, envelope.d)?,
@@ -361,7 +361,7 @@ impl Shard {
             self.in_flight = in_flight::InFlight::default();
             tracing::info!(shard = %self.id, sessions, "Discord has begun a new session: the clients have to identify anew");
         }
-        let gone = self.cached.now(&self.log).ready(data)?;
+        let gone = self.cache.up_to_date(&self.log).ready(data)?;
         if renewed {
             self.left = renewal::Left::new(gone, now + self.settings.resume_window);
         }
@@ -412,16 +412,16 @@ impl Shard {
             b"PANIC_FOR_A_CLIENT_IN_A_TEST" => self.panics = Some("client"),
             _ => {}
         }
-        self.cached.make_room(&self.log);
+        self.cache.apply_before_append(&self.log);
         let denied = self.settings.denied.covers(kind, name);
         let mut state_of = None;
-        if self.cached.wants(kind) {
+        if self.cache.wants(kind) {
             // An event can only wait if the log gets it: not if it is denied, and not while there are no clients.
             let logged = !self.clients.is_empty() && self.syncing == 0 && !denied;
-            if !(logged && self.cached.put_off(kind, &self.log)) {
-                let outcome = self.cached.apply(kind, envelope.d, &self.log);
+            if !(logged && self.cache.defer(kind, &self.log)) {
+                let outcome = self.cache.apply(kind, envelope.d, &self.log);
                 if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
-                    self.cached.now(&self.log).chunk_of_all_members(request, envelope.d);
+                    self.cache.up_to_date(&self.log).chunk_of_all_members(request, envelope.d);
                 }
                 state_of = outcome.guild.filter(|_| outcome.changed);
             }
@@ -446,7 +446,7 @@ impl Shard {
 
     fn append(&mut self, name: &[u8], data: &[u8], meta: Meta) {
         if self.clients.is_empty() {
-            self.cached.now(&self.log);
+            self.cache.up_to_date(&self.log);
             self.log.skip();
         } else {
             self.log.append(name, data, meta);
@@ -547,7 +547,7 @@ impl Shard {
 
     /// Drops the events from the log that no session needs.
     fn trim(&mut self) {
-        self.cached.now(&self.log);
+        self.cache.up_to_date(&self.log);
         let needed = self.clients.values().map(|client| client.session.needs()).min();
         self.log.trim(needed.unwrap_or(u64::MAX).min(self.log.next()));
         let oldest = self.log.oldest();
@@ -563,8 +563,8 @@ impl Shard {
     }
 
     /// Applies events to the cache that could wait. The caller calls this after it has served the clients.
-    pub fn settle(&mut self) {
-        self.cached.settle(&self.log);
+    pub fn apply_deferred(&mut self) {
+        self.cache.apply_deferred(&self.log);
     }
 
     /// Closes the upstream connection so that Discord keeps the session, and has all clients closed with `RESTARTING`.
@@ -578,7 +578,7 @@ impl Shard {
 
     /// The id of the bot's own user; `None` before READY.
     fn own_user(&self) -> Option<u64> {
-        self.cached.user().and_then(|user| json::get(user, "id")).and_then(json::parse_id)
+        self.cache.user().and_then(|user| json::get(user, "id")).and_then(json::parse_id)
     }
 }
 

@@ -33,7 +33,7 @@ impl Shard {
         write_string(key(&mut out, "session_id"), id);
         write_string(key(&mut out, "resume_gateway_url"), &resume_at);
         key(&mut out, "shard").extend_from_slice(format!("[{},{}]", self.id.id, self.id.count).as_bytes());
-        if let Some(user) = self.cached.user() {
+        if let Some(user) = self.cache.user() {
             key(&mut out, "user").extend_from_slice(user);
         }
         let list = key(&mut out, "guilds");
@@ -48,7 +48,7 @@ impl Shard {
         let _ = json::for_each_entry(original, |name, value| {
             let replaced = match name {
                 b"v" | b"session_id" | b"resume_gateway_url" | b"shard" | b"guilds" => true,
-                b"user" => self.cached.user().is_some(),
+                b"user" => self.cache.user().is_some(),
                 _ => false,
             };
             if !replaced {

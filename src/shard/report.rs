@@ -257,7 +257,7 @@ impl Shard {
     /// The report of this shard. The caller fills in [`Report::traffic`].
     pub fn report(&mut self) -> Report {
         let attached = self.clients.values().filter(|client| client.session.connection.is_some()).count();
-        let cache = self.cached.now(&self.log);
+        let cache = self.cache.up_to_date(&self.log);
         let (counts, cache_bytes, cache_tables) = (cache.counts(), cache.heap(), cache.tables());
         Report {
             shard: self.id.id,

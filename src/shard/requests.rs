@@ -341,7 +341,7 @@ impl Shard {
             _ => data,
         };
         let request = MemberRequest::parse(data).filter(|_| ours.intersects(Intents::GUILD_MEMBERS));
-        let answer = request.and_then(|request| self.cached.now(&self.log).answer(request));
+        let answer = request.and_then(|request| self.cache.up_to_date(&self.log).answer(request));
         match (answer, client) {
             (Some(_), Some(client)) if client.answers.is_full() => {
                 Err((close::RATE_LIMITED, "too many requests for members are not answered yet"))

@@ -156,7 +156,7 @@ impl Shard {
         };
         write_record(out, kind::HEAD, &[&serde_json::to_vec(&head)?])?;
         write_record(out, kind::READY, &[ready])?;
-        let cache = self.cached.now(&self.log);
+        let cache = self.cache.up_to_date(&self.log);
         if let Some(user) = cache.user() {
             write_record(out, kind::USER, &[user])?;
         }
@@ -243,14 +243,14 @@ impl Shard {
             }
             match kind {
                 kind::READY => {
-                    shard.cached.now(&shard.log).ready(&text).map_err(invalid)?;
+                    shard.cache.up_to_date(&shard.log).ready(&text).map_err(invalid)?;
                     shard.ready = Some(text.as_slice().into());
                     shard.read_name();
                     shard.strays_until = head.strays_until;
                 }
-                kind::USER => drop(shard.cached.now(&shard.log).apply(EventKind::UserUpdate, &text)),
+                kind::USER => drop(shard.cache.up_to_date(&shard.log).apply(EventKind::UserUpdate, &text)),
                 kind::TABLES => {
-                    let read = shard.cached.now(&shard.log).read_tables(&text);
+                    let read = shard.cache.up_to_date(&shard.log).read_tables(&text);
                     tables = Some(read.ok_or_else(|| invalid("tables that can not be read"))?);
                 }
                 kind::GUILD_PART => parts.extend_from_slice(&text),
@@ -262,7 +262,7 @@ impl Shard {
                         parts.extend_from_slice(&text);
                         &parts
                     };
-                    let id = shard.cached.now(&shard.log).read_guild(tables, whole);
+                    let id = shard.cache.up_to_date(&shard.log).read_guild(tables, whole);
                     guilds.insert(id.ok_or_else(|| invalid("a guild that can not be read"))?);
                     parts = Vec::new();
                 }
@@ -271,7 +271,7 @@ impl Shard {
                     guilds.insert(id);
                     if kind == kind::GUILD_DOWN {
                         let down = format!(r#"{{"id":"{id}","unavailable":true}}"#);
-                        shard.cached.now(&shard.log).apply(EventKind::GuildCreate, down.as_bytes());
+                        shard.cache.up_to_date(&shard.log).apply(EventKind::GuildCreate, down.as_bytes());
                     }
                 }
                 kind::SESSION => {
@@ -313,9 +313,9 @@ impl Shard {
         }
         // READY is as old as the upstream session: it lists guilds that the bot has left since.
         let left: Vec<u64> =
-            shard.cached.now(&shard.log).guilds().map(|(guild, _)| guild).filter(|id| !guilds.contains(id)).collect();
+            shard.cache.up_to_date(&shard.log).guilds().map(|(guild, _)| guild).filter(|id| !guilds.contains(id)).collect();
         for guild in left {
-            shard.cached.now(&shard.log).apply(EventKind::GuildDelete, &payload::guild_delete(guild, false));
+            shard.cache.up_to_date(&shard.log).apply(EventKind::GuildDelete, &payload::guild_delete(guild, false));
         }
         let (oldest, next) = (shard.log.oldest(), shard.log.next());
         if shard.clients.values().any(|client| client.session.cursor() > next) {

@@ -72,8 +72,8 @@ impl Shard {
     /// that identify later.
     pub fn change_settings(&mut self, change: SettingsChange) {
         self.log.set_limits(change.settings.log);
-        self.cached.now(&self.log);
-        self.cached.set_kept(change.settings.log.entries);
+        self.cache.up_to_date(&self.log);
+        self.cache.set_kept(change.settings.log.entries);
         self.voice.set_grace(change.settings.voice_grace);
         self.settings = Rc::new(change.settings);
         if let Some((identify, presence)) = change.presence {

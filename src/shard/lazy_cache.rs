@@ -4,7 +4,7 @@
 //! such event at once, its code and tables would no longer be in the CPU's caches each time. So these events wait in
 //! the log, where they are in any case, and the cache applies several at a time, after the clients have got them.
 //!
-//! Promises: a reader of the cache always sees every event of the log, because [`Cached::now`] applies the waiting ones
+//! Promises: a reader of the cache always sees every event of the log, because [`LazyCache::up_to_date`] applies the waiting ones
 //! and is the only access. At most [`MAX_BEHIND`] events wait, and none longer than [`TIDY`](super::time::TIDY). Never:
 //! holds an event itself.
 
@@ -16,8 +16,8 @@ use crate::{
 
 /// The most log entries that the cache can be behind, with those that do not change it.
 const MAX_BEHIND: u64 = 64;
-/// [`Cached::settle`] applies the waiting events when the cache is at least this many log entries behind.
-const WORTH_WHILE: u64 = 16;
+/// [`LazyCache::apply_deferred`] applies the waiting events when the cache is at least this many log entries behind.
+const MIN_BATCH: u64 = 16;
 
 /// Returns whether an event of this kind can wait. These kinds are frequent, and their events are small.
 fn can_wait(kind: EventKind) -> bool {
@@ -35,12 +35,12 @@ fn can_wait(kind: EventKind) -> bool {
 }
 
 /// Returns whether the error with this number, from 1, is logged: each of the first eight, then every power of two.
-fn is_worth_a_line(number: u64) -> bool {
+fn should_log(number: u64) -> bool {
     number <= 8 || number.is_power_of_two()
 }
 
 /// See the module's description.
-pub(super) struct Cached {
+pub(super) struct LazyCache {
     cache: Cache,
     /// Log position of the oldest event that waits. From there on, every event in the log whose kind can wait does
     /// wait.
@@ -49,7 +49,7 @@ pub(super) struct Cached {
     most: u64,
 }
 
-impl Cached {
+impl LazyCache {
     /// Wraps a cache that is up to date. The log always keeps its newest `kept` events.
     pub fn new(cache: Cache, kept: usize) -> Self {
         Self { cache, behind: None, most: MAX_BEHIND.min(kept as u64) }
@@ -66,7 +66,7 @@ impl Cached {
     }
 
     /// The cache, after it has applied every event that is in the log.
-    pub fn now(&mut self, log: &Log) -> &mut Cache {
+    pub fn up_to_date(&mut self, log: &Log) -> &mut Cache {
         if let Some(position) = self.behind {
             let waiting = log.read(position).expect("the log keeps what waits");
             for entry in waiting.filter(|entry| can_wait(entry.meta.kind)) {
@@ -86,7 +86,7 @@ impl Cached {
 
     /// The log is about to get an event of this kind. Returns whether the event waits there; with false the caller
     /// applies it now.
-    pub fn put_off(&mut self, kind: EventKind, log: &Log) -> bool {
+    pub fn defer(&mut self, kind: EventKind, log: &Log) -> bool {
         let waits = can_wait(kind);
         if waits {
             self.behind.get_or_insert(log.next());
@@ -98,11 +98,11 @@ impl Cached {
     /// is logged as an error: connected clients get the event as it came, clients that identify later do not get that
     /// guild.
     pub fn apply(&mut self, kind: EventKind, data: &[u8], log: &Log) -> Outcome {
-        let cache = self.now(log);
+        let cache = self.up_to_date(log);
         let outcome = cache.apply(kind, data);
         if let (EventKind::GuildCreate, Some(why)) = (kind, outcome.ignored) {
             let refused = cache.counts().refused_guilds;
-            if is_worth_a_line(refused) {
+            if should_log(refused) {
                 tracing::error!(
                     guild = outcome.guild,
                     refused,
@@ -116,19 +116,19 @@ impl Cached {
 
     /// The caller is about to append to the log. Applies the waiting events if the log could drop one of them
     /// otherwise.
-    pub fn make_room(&mut self, log: &Log) {
+    pub fn apply_before_append(&mut self, log: &Log) {
         self.catch_up_from(self.most, log);
     }
 
-    /// Applies the waiting events if the cache is at least [`WORTH_WHILE`] log entries behind. The caller has time for
+    /// Applies the waiting events if the cache is at least [`MIN_BATCH`] log entries behind. The caller has time for
     /// it now.
-    pub fn settle(&mut self, log: &Log) {
-        self.catch_up_from(WORTH_WHILE, log);
+    pub fn apply_deferred(&mut self, log: &Log) {
+        self.catch_up_from(MIN_BATCH, log);
     }
 
     fn catch_up_from(&mut self, bound: u64, log: &Log) {
         if self.behind.is_some_and(|position| log.next() - position >= bound) {
-            self.now(log);
+            self.up_to_date(log);
         }
     }
 }
@@ -188,33 +188,33 @@ mod tests {
             bytes in 0usize..200_000, entries in 0usize..80,
         ) {
             let mut log = Log::new(Limits { bytes, entries });
-            let (mut plain, mut cached) = (Cache::new(Flags::ALL), Cached::new(Cache::new(Flags::ALL), entries));
+            let (mut plain, mut lazy) = (Cache::new(Flags::ALL), LazyCache::new(Cache::new(Flags::ALL), entries));
             plain.apply(EventKind::GuildCreate, GUILD.as_bytes());
-            cached.now(&log).apply(EventKind::GuildCreate, GUILD.as_bytes());
+            lazy.up_to_date(&log).apply(EventKind::GuildCreate, GUILD.as_bytes());
             for (what, user, number, padding) in steps {
                 match what {
-                    16..=18 => cached.settle(&log),
-                    19 => prop_assert_eq!(shown(cached.now(&log)), shown(&plain)),
+                    16..=18 => lazy.apply_deferred(&log),
+                    19 => prop_assert_eq!(shown(lazy.up_to_date(&log)), shown(&plain)),
                     _ => {
                         let (kind, data) = event(what, user, number, padding);
                         plain.apply(kind, data.as_bytes());
-                        cached.make_room(&log);
-                        if cached.wants(kind) {
-                            if !cached.put_off(kind, &log) {
-                                cached.apply(kind, data.as_bytes(), &log);
+                        lazy.apply_before_append(&log);
+                        if lazy.wants(kind) {
+                            if !lazy.defer(kind, &log) {
+                                lazy.apply(kind, data.as_bytes(), &log);
                             }
-                            prop_assert_eq!(cached.behind.is_some(), can_wait(kind));
+                            prop_assert_eq!(lazy.behind.is_some(), can_wait(kind));
                         }
                         log.append(kind.name().as_bytes(), data.as_bytes(), Meta { kind, state_of: None, only: None });
                     }
                 }
-                if let Some(position) = cached.behind {
+                if let Some(position) = lazy.behind {
                     prop_assert!(log.read(position).is_some(), "{position} is gone");
-                    prop_assert!(log.next() - position <= cached.most.max(1));
+                    prop_assert!(log.next() - position <= lazy.most.max(1));
                 }
             }
-            let (counts, expected) = (cached.now(&log).counts(), plain.counts());
-            prop_assert_eq!(shown(cached.now(&log)), shown(&plain));
+            let (counts, expected) = (lazy.up_to_date(&log).counts(), plain.counts());
+            prop_assert_eq!(shown(lazy.up_to_date(&log)), shown(&plain));
             prop_assert_eq!((counts.members, counts.ignored_events), (expected.members, expected.ignored_events));
         }
     }
