@@ -157,7 +157,7 @@ impl Shard {
         self.look_at(now + HEARTBEAT_TIMEOUT);
         let Some(client) = self.clients.get_mut(&key) else { return };
         client.session.begin_sync(position, now, user);
-        let sequence = client.session.number_snapshot();
+        let sequence = client.session.next_snapshot_sequence();
         let ready = match self.clients.get(&key) {
             Some(client) => self.ready_for(&client.session, &guilds),
             None => return,
@@ -196,7 +196,7 @@ impl Shard {
                         outbox.piece(b"}");
                         outbox.end();
                     } else {
-                        write_own(outbox, EventKind::GuildCreate, session.number_snapshot(), &snapshot.text);
+                        write_own(outbox, EventKind::GuildCreate, session.next_snapshot_sequence(), &snapshot.text);
                     }
                     // The buffer of a large guild must not stay allocated for the rest of the snapshot.
                     if snapshot.text.capacity() > 4 * SLICE {
@@ -213,20 +213,20 @@ impl Shard {
                         // Most guilds fit into one message; a longer one is written in pieces.
                         snapshot.in_pieces = taken.len() > SLICE && outbox.begin();
                         if snapshot.in_pieces {
-                            begin_own(outbox, EventKind::GuildCreate, session.number_snapshot());
+                            begin_own(outbox, EventKind::GuildCreate, session.next_snapshot_sequence());
                         }
                         snapshot.current = Some(taken);
-                        session.contain(guild, self.log.next(), Shown::Whole);
+                        session.set_snapshot_position(guild, self.log.next(), Shown::Whole);
                     }
                     // When Discord sends the GUILD_CREATE of a guild that is not there yet, the client gets it from the
                     // log.
                     Some(taken) => {
-                        session.contain(guild, self.log.next(), Shown::Unavailable);
+                        session.set_snapshot_position(guild, self.log.next(), Shown::Unavailable);
                         if taken.is_down() {
                             snapshot.unavailable.push(guild);
                         }
                     }
-                    None => session.contain(guild, self.log.next(), Shown::Left),
+                    None => session.set_snapshot_position(guild, self.log.next(), Shown::Left),
                 }
                 budget = budget.saturating_sub(64);
             } else if let Some(guild) = snapshot.unavailable.pop() {
@@ -235,12 +235,12 @@ impl Shard {
                 write_own(
                     outbox,
                     EventKind::GuildDelete,
-                    session.number_snapshot(),
+                    session.next_snapshot_sequence(),
                     &payload::guild_delete(guild, true),
                 );
             } else if let Some(guild) = snapshot.left.pop() {
                 let deleted = payload::guild_delete(guild, false);
-                write_own(outbox, EventKind::GuildDelete, session.number_snapshot(), &deleted);
+                write_own(outbox, EventKind::GuildDelete, session.next_snapshot_sequence(), &deleted);
             } else {
                 break;
             }
@@ -278,7 +278,7 @@ impl Shard {
                 session.skip(entry.position);
                 continue;
             }
-            if let Some(sequence) = session.pass(entry.position, entry.meta, entry.data()) {
+            if let Some(sequence) = session.advance(entry.position, entry.meta, entry.data()) {
                 write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]);
             }
         }
@@ -301,7 +301,7 @@ impl Shard {
 
 /// Ends the replay to a client with RESUMED.
 fn resumed(session: &mut Session, outbox: &mut Outbox) {
-    write_own(outbox, EventKind::Resumed, session.record(), payload::RESUMED_DATA);
+    write_own(outbox, EventKind::Resumed, session.next_sequence(), payload::RESUMED_DATA);
     session.phase = Phase::Live;
 }
 

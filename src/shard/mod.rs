@@ -548,7 +548,7 @@ impl Shard {
     /// Drops the events from the log that no session needs.
     fn trim(&mut self) {
         self.cache.up_to_date(&self.log);
-        let needed = self.clients.values().map(|client| client.session.needs()).min();
+        let needed = self.clients.values().map(|client| client.session.oldest_needed()).min();
         self.log.trim(needed.unwrap_or(u64::MAX).min(self.log.next()));
         let oldest = self.log.oldest();
         for client in self.clients.values_mut() {

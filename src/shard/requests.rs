@@ -361,7 +361,7 @@ pub(super) fn send_chunk(cache: &Cache, answers: &mut Answers, session: &mut Ses
     let Some(one) = answers.next(cache) else { return false };
     let mut data = Vec::new();
     if cache.next_chunk(&mut one.answer, &mut data) {
-        let sequence = session.record();
+        let sequence = session.next_sequence();
         one.sent.push(sequence);
         write_own(outbox, EventKind::GuildMembersChunk, sequence, &data);
     }

@@ -131,7 +131,7 @@ impl Shard {
     pub(in crate::shard) fn tell_voice_lost(states: &mut Vec<Vec<u8>>, session: &mut Session, outbox: &mut Outbox) {
         let hears = session.options.intents.intersects(Intents::GUILD_VOICE_STATES);
         for state in states.drain(..).filter(|_| hears) {
-            write_own(outbox, EventKind::VoiceStateUpdate, session.record(), &state);
+            write_own(outbox, EventKind::VoiceStateUpdate, session.next_sequence(), &state);
         }
     }
 
