@@ -243,7 +243,7 @@ impl Session {
     }
 
     fn wants(&self, position: u64, meta: Meta, data: &[u8]) -> bool {
-        if meta.only.is_some_and(|only| only != self.key) {
+        if meta.recipient.is_some_and(|recipient| recipient != self.key) {
             return false;
         }
         let in_guild = || json::get(data, "guild_id").is_some_and(|id| id != b"null");
@@ -263,7 +263,7 @@ impl Session {
     /// the event is about a guild that the snapshot did not show.
     fn is_in_snapshot(&self, position: u64, meta: Meta, data: &[u8]) -> bool {
         let before = |guild: u64| self.snapshot_marks.get(&guild).filter(|mark| position < mark.before);
-        match meta.state_of {
+        match meta.changed_guild {
             Some(guild) => match before(guild) {
                 // READY named the guild, so the client needs the GUILD_DELETE.
                 Some(mark) if mark.shown == Shown::Left => meta.kind != EventKind::GuildDelete,
@@ -403,7 +403,7 @@ mod tests {
 
     fn append(log: &mut Log, kind: EventKind, guild: u64, state: bool) -> u64 {
         let data = format!(r#"{{"guild_id":"{guild}"}}"#);
-        log.append(kind.name().as_bytes(), data.as_bytes(), Meta { kind, state_of: state.then_some(guild), only: None })
+        log.append(kind.name().as_bytes(), data.as_bytes(), Meta { kind, changed_guild: state.then_some(guild), recipient: None })
     }
 
     /// Passes every event that is in the log. Returns the sequence number and the position of each event that was sent.
@@ -494,8 +494,8 @@ mod tests {
         let mut session = session(Intents::ALL);
         session.begin_sync(1, Time::ZERO, None);
         session.finish_sync();
-        for only in [Some(SessionKey(1)), Some(SessionKey(2)), None] {
-            log.append(b"X", b"{}", Meta { kind: EventKind::Other, state_of: None, only });
+        for recipient in [Some(SessionKey(1)), Some(SessionKey(2)), None] {
+            log.append(b"X", b"{}", Meta { kind: EventKind::Other, changed_guild: None, recipient });
         }
         assert_eq!(deliver(&mut session, &log), [(1, 1), (2, 3)]);
     }
@@ -508,7 +508,7 @@ mod tests {
         session.finish_sync();
         for user in [4, 5] {
             let data = format!(r#"{{"guild_id":"1","user":{{"id":"{user}"}}}}"#);
-            let meta = Meta { kind: EventKind::GuildMemberUpdate, state_of: None, only: None };
+            let meta = Meta { kind: EventKind::GuildMemberUpdate, changed_guild: None, recipient: None };
             log.append(b"GUILD_MEMBER_UPDATE", data.as_bytes(), meta);
         }
         assert_eq!(deliver(&mut session, &log), [(1, 2)]);

@@ -50,9 +50,9 @@ pub struct Meta {
     pub kind: EventKind,
     /// The guild whose cached state the event changed. A snapshot of that guild that is taken later already contains
     /// the change.
-    pub state_of: Option<u64>,
+    pub changed_guild: Option<u64>,
     /// The key of the only session that receives the event; `None`: all sessions whose intents cover it.
-    pub only: Option<SessionKey>,
+    pub recipient: Option<SessionKey>,
 }
 
 macro_rules! events {

@@ -205,7 +205,7 @@ mod tests {
                             }
                             prop_assert_eq!(lazy.behind.is_some(), can_wait(kind));
                         }
-                        log.append(kind.name().as_bytes(), data.as_bytes(), Meta { kind, state_of: None, only: None });
+                        log.append(kind.name().as_bytes(), data.as_bytes(), Meta { kind, changed_guild: None, recipient: None });
                     }
                 }
                 if let Some(position) = lazy.behind {

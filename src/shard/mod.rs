@@ -414,7 +414,7 @@ impl Shard {
         }
         self.cache.apply_before_append(&self.log);
         let denied = self.settings.denied.covers(kind, name);
-        let mut state_of = None;
+        let mut changed_guild = None;
         if self.cache.wants(kind) {
             // An event can only wait if the log gets it: not if it is denied, and not while there are no clients.
             let logged = !self.clients.is_empty() && self.syncing == 0 && !denied;
@@ -423,7 +423,7 @@ impl Shard {
                 if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
                     self.cache.up_to_date(&self.log).chunk_of_all_members(request, envelope.d);
                 }
-                state_of = outcome.guild.filter(|_| outcome.changed);
+                changed_guild = outcome.guild.filter(|_| outcome.changed);
             }
         }
         if denied {
@@ -432,14 +432,14 @@ impl Shard {
         }
         match self.requests.resolve(kind, envelope.d) {
             Some(Addressee::Session(session, data)) => {
-                self.append(name, &data, Meta { kind, state_of, only: Some(session) });
+                self.append(name, &data, Meta { kind, changed_guild, recipient: Some(session) });
             }
             Some(Addressee::Nobody) => {
-                self.append(name, envelope.d, Meta { kind, state_of, only: Some(SessionKey::NONE) });
+                self.append(name, envelope.d, Meta { kind, changed_guild, recipient: Some(SessionKey::NONE) });
             }
             None => {
-                let only = self.voice_audience(now, kind, envelope.d);
-                self.append(name, envelope.d, Meta { kind, state_of, only });
+                let recipient = self.voice_audience(now, kind, envelope.d);
+                self.append(name, envelope.d, Meta { kind, changed_guild, recipient });
             }
         }
     }

@@ -80,8 +80,10 @@ struct Head {
 #[derive(Serialize, Deserialize)]
 struct Event {
     name: String,
-    state_of: Option<u64>,
-    only: Option<SessionKey>,
+    #[serde(rename = "state_of")]
+    changed_guild: Option<u64>,
+    #[serde(rename = "only")]
+    recipient: Option<SessionKey>,
 }
 
 fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
@@ -196,9 +198,9 @@ impl Shard {
             write_record(out, kind::COMMAND, &[&client.0.to_le_bytes(), command])?;
         }
         for entry in self.log.read(oldest).into_iter().flatten() {
-            let Meta { state_of, only, .. } = entry.meta;
+            let Meta { changed_guild, recipient, .. } = entry.meta;
             let name = String::from_utf8_lossy(entry.name()).into_owned();
-            let head = serde_json::to_vec(&Event { name, state_of, only })?;
+            let head = serde_json::to_vec(&Event { name, changed_guild, recipient })?;
             write_record(out, kind::EVENT, &[&(head.len() as u32).to_le_bytes(), &head, entry.data()])?;
         }
         write_record(out, kind::END, &[])?;
@@ -334,7 +336,7 @@ impl Shard {
         let (head, data) = rest.split_at_checked(length as usize).ok_or_else(|| invalid("a short event"))?;
         let event: Event = serde_json::from_slice(head)?;
         let kind = EventKind::from_name(event.name.as_bytes());
-        self.log.append(event.name.as_bytes(), data, Meta { kind, state_of: event.state_of, only: event.only });
+        self.log.append(event.name.as_bytes(), data, Meta { kind, changed_guild: event.changed_guild, recipient: event.recipient });
         Ok(())
     }
 }

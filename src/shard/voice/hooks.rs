@@ -16,7 +16,7 @@ use crate::{
 
 impl Audience {
     /// The audience as the log stores it.
-    fn only(self) -> Option<SessionKey> {
+    fn recipient(self) -> Option<SessionKey> {
         match self {
             Self::All => None,
             Self::Only(session) => Some(session),
@@ -75,12 +75,12 @@ impl Shard {
                     self.in_flight.voice_answered(state.guild);
                 }
                 self.look_at_voice();
-                audience.only()
+                audience.recipient()
             }
             EventKind::VoiceServerUpdate => {
                 let guild = json::get(data, "guild_id").and_then(json::parse_id);
                 let audience = guild.map(|guild| self.voice.server_update(guild, self.log.next(), data));
-                audience.unwrap_or(Audience::Nobody).only()
+                audience.unwrap_or(Audience::Nobody).recipient()
             }
             EventKind::GuildCreate | EventKind::GuildDelete if !self.voice.is_empty() => {
                 if let Some(guild) = json::get(data, "id").and_then(json::parse_id).filter(|id| self.voice.knows(*id)) {
@@ -148,12 +148,12 @@ impl Shard {
                     self.push_own_voice(Ask::command(guild, None, false, false));
                 }
                 Due::TellState(data) => {
-                    let meta = Meta { kind: EventKind::VoiceStateUpdate, state_of: None, only: None };
+                    let meta = Meta { kind: EventKind::VoiceStateUpdate, changed_guild: None, recipient: None };
                     self.append(EventKind::VoiceStateUpdate.name().as_bytes(), &data, meta);
                 }
                 Due::TellServer(guild, data) => {
-                    let only = self.voice.server_update(guild, self.log.next(), &data).only();
-                    let meta = Meta { kind: EventKind::VoiceServerUpdate, state_of: None, only };
+                    let recipient = self.voice.server_update(guild, self.log.next(), &data).recipient();
+                    let meta = Meta { kind: EventKind::VoiceServerUpdate, changed_guild: None, recipient };
                     self.append(EventKind::VoiceServerUpdate.name().as_bytes(), &data, meta);
                 }
             }
