@@ -79,7 +79,7 @@ impl Shard {
                 Some(request) => payload = request,
                 None => return Ok(()),
             }
-            room = requests::ROOM;
+            room = requests::NONCE_BYTES;
         }
         // The keys that the proxy adds can make a command too long. Discord would then close the shard's connection.
         if payload.len() + room > MAX_COMMAND {

@@ -294,7 +294,7 @@ impl Shard {
         if !outbox.is_full() && requests::send_chunk(cache, &mut client.answers, session, outbox) {
             return Progress::More;
         }
-        self.wake.upstream |= requests::ask_anew(cache, &mut client.answers, key, &mut self.limiter);
+        self.wake.upstream |= requests::resend_lost(cache, &mut client.answers, key, &mut self.limiter);
         if outbox.is_full() { Progress::More } else { Progress::Idle }
     }
 }

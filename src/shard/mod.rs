@@ -47,7 +47,7 @@ use lazy_cache::LazyCache;
 pub use deliver::Progress;
 use hashbrown::HashMap;
 use report::Histogram;
-use requests::Addressee;
+use requests::Recipient;
 use room::MAX_DETACHED;
 pub use settings::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Settings};
 use std::{rc::Rc, time::Duration};
@@ -250,7 +250,7 @@ impl Shard {
             Some(client) => self.in_flight.sent(now, client, &next.command, next.again),
             None => self.in_flight.presence_sent(now),
         }
-        let payload = self.requests.on_its_way(now, next);
+        let payload = self.requests.register_sent(now, next);
         if let Some(at) = self.requests.deadline() {
             self.look_at(at);
         }
@@ -420,7 +420,7 @@ impl Shard {
             let logged = !self.clients.is_empty() && self.syncing == 0 && !denied;
             if !(logged && self.cache.defer(kind, &self.log)) {
                 let outcome = self.cache.apply(kind, envelope.d, &self.log);
-                if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
+                if let Some(request) = self.requests.all_members_request(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
                     self.cache.up_to_date(&self.log).chunk_of_all_members(request, envelope.d);
                 }
                 changed_guild = outcome.guild.filter(|_| outcome.changed);
@@ -431,10 +431,10 @@ impl Shard {
             return;
         }
         match self.requests.resolve(kind, envelope.d) {
-            Some(Addressee::Session(session, data)) => {
+            Some(Recipient::Session(session, data)) => {
                 self.append(name, &data, Meta { kind, changed_guild, recipient: Some(session) });
             }
-            Some(Addressee::Nobody) => {
+            Some(Recipient::Nobody) => {
                 self.append(name, envelope.d, Meta { kind, changed_guild, recipient: Some(SessionKey::NONE) });
             }
             None => {

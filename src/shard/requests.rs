@@ -39,7 +39,7 @@ const NONCE: &str = "gateway-proxy-";
 /// The start of every request that goes to Discord.
 const PREFIX: &[u8] = br#"{"op":8,"d":"#;
 /// The most bytes that the proxy's nonce adds to a request.
-pub(super) const ROOM: usize = br#","nonce":"""#.len() + LONGEST_NONCE;
+pub(super) const NONCE_BYTES: usize = br#","nonce":"""#.len() + LONGEST_NONCE;
 
 /// An answer from the cache, and the sequences with which its chunks were sent.
 pub(super) struct Answer {
@@ -49,7 +49,7 @@ pub(super) struct Answer {
 
 /// An [`Answer`] in the state that one process hands to the next.
 #[derive(Serialize, Deserialize)]
-pub(super) struct SavedWithNumbers {
+pub(super) struct SavedAnswerWithSequences {
     answer: SavedAnswer,
     sent: Vec<u64>,
 }
@@ -78,13 +78,13 @@ impl Answers {
     }
 
     /// The answers, for the next process.
-    pub fn save(&self) -> Vec<SavedWithNumbers> {
-        self.0.iter().map(|one| SavedWithNumbers { answer: one.answer.save(), sent: one.sent.clone() }).collect()
+    pub fn save(&self) -> Vec<SavedAnswerWithSequences> {
+        self.0.iter().map(|one| SavedAnswerWithSequences { answer: one.answer.save(), sent: one.sent.clone() }).collect()
     }
 
     /// Adds an answer of a former process. Returns false if the answer contradicts itself, or [`MAX_ANSWERS`] wait
     /// already.
-    pub fn restore(&mut self, saved: SavedWithNumbers) -> bool {
+    pub fn restore(&mut self, saved: SavedAnswerWithSequences) -> bool {
         let Some(answer) = MemberAnswer::restore(saved.answer) else { return false };
         let fits = saved.sent.len() == answer.made() && saved.sent.is_sorted() && !self.is_full();
         if fits {
@@ -151,7 +151,7 @@ pub(super) struct SavedRequest {
 }
 
 /// The receiver of an answer from Discord.
-pub(super) enum Addressee {
+pub(super) enum Recipient {
     /// The session that sent the request, with the data that its client gets.
     Session(SessionKey, Vec<u8>),
     /// No client, because this is the second answer to a request.
@@ -174,7 +174,7 @@ impl Requests {
 
     /// A command of a client goes to Discord now. Returns its payload. A request for members gets a nonce of the
     /// proxy's own, unless [`MAX_PENDING`] is reached.
-    pub fn on_its_way(&mut self, now: Time, next: Next) -> Vec<u8> {
+    pub fn register_sent(&mut self, now: Time, next: Next) -> Vec<u8> {
         let Next { client, command, again, .. } = next;
         let data = command.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(b"}"));
         let (Some(session), Some(data)) = (client, data) else { return command };
@@ -246,7 +246,7 @@ impl Requests {
     }
 
     /// Returns the id of the request if the event is a chunk of the answer to a request for all members.
-    pub fn for_all(&self, kind: EventKind, data: &[u8]) -> Option<u64> {
+    pub fn all_members_request(&self, kind: EventKind, data: &[u8]) -> Option<u64> {
         if kind != EventKind::GuildMembersChunk {
             return None;
         }
@@ -255,7 +255,7 @@ impl Requests {
     }
 
     /// Returns the receiver if the event answers a request of a client.
-    pub fn resolve(&mut self, kind: EventKind, data: &[u8]) -> Option<Addressee> {
+    pub fn resolve(&mut self, kind: EventKind, data: &[u8]) -> Option<Recipient> {
         match kind {
             EventKind::GuildMembersChunk => {
                 let id = request_id(json::get(data, "nonce")?)?;
@@ -265,38 +265,38 @@ impl Requests {
                 let is_last = index.map(|index| index + 1) >= at("chunk_count");
                 let had = request.repeated && index.is_some_and(|index| index < request.next_chunk);
                 let told = request.answered || had;
-                let addressee = if told {
-                    Addressee::Nobody
+                let recipient = if told {
+                    Recipient::Nobody
                 } else {
-                    Addressee::Session(request.session, restore(data, request.nonce.as_deref())?)
+                    Recipient::Session(request.session, restore(data, request.nonce.as_deref())?)
                 };
                 if !told {
                     request.next_chunk = index.unwrap_or(0).saturating_add(1);
                 }
                 if is_last {
                     request.answered = true;
-                    self.one_answer_less(id);
+                    self.end_one_answer(id);
                 }
-                Some(addressee)
+                Some(recipient)
             }
             EventKind::RateLimited => {
                 let meta = json::get(data, "meta")?;
                 let id = request_id(json::get(meta, "nonce")?)?;
                 let request = &mut self.pending.get_mut(&id)?.request;
                 let meta = restore(meta, request.nonce.as_deref())?;
-                let addressee = match request.answered || request.next_chunk > 0 {
-                    true => Addressee::Nobody,
-                    false => Addressee::Session(request.session, edit::with(data, "meta", &meta).ok()?),
+                let recipient = match request.answered || request.next_chunk > 0 {
+                    true => Recipient::Nobody,
+                    false => Recipient::Session(request.session, edit::with(data, "meta", &meta).ok()?),
                 };
-                self.one_answer_less(id);
-                Some(addressee)
+                self.end_one_answer(id);
+                Some(recipient)
             }
             _ => None,
         }
     }
 
     /// An answer to this request has ended. The request is kept until its last answer has.
-    fn one_answer_less(&mut self, id: u64) {
+    fn end_one_answer(&mut self, id: u64) {
         let awaited = self.pending.get_mut(&id).map(|pending| &mut pending.request.awaited);
         if let Some(awaited) = awaited.filter(|awaited| **awaited > 1) {
             *awaited -= 1;
@@ -369,7 +369,7 @@ pub(super) fn send_chunk(cache: &Cache, answers: &mut Answers, session: &mut Ses
 }
 
 /// Sends the requests to Discord that the cache was to answer and can not any more. Returns whether there were any.
-pub(super) fn ask_anew(cache: &Cache, answers: &mut Answers, client: SessionKey, limiter: &mut Limiter) -> bool {
+pub(super) fn resend_lost(cache: &Cache, answers: &mut Answers, client: SessionKey, limiter: &mut Limiter) -> bool {
     let mut any = false;
     while let Some(lost) = answers.take_lost(cache) {
         // If too many commands wait, the request is dropped; the client is not closed for it.
