@@ -63,7 +63,7 @@ impl Shard {
         *count += 1;
         if *count > MAX_COMMANDS {
             // The client's waiting commands must not use up the commands that Discord allows the shard.
-            self.limiter.forget(key);
+            self.limiter.remove_session(key);
             return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
         }
         // The session is over, and its client does not know yet: an answer could not reach it. The presence belongs to

@@ -31,12 +31,12 @@ impl Culprit {
     }
 
     /// The shard sends a command of this client to Discord; `None`: the presence update.
-    pub fn sent(&mut self, now: Time, client: Option<SessionKey>) {
+    pub fn register_sent(&mut self, now: Time, client: Option<SessionKey>) {
         self.last = client.or(self.presence_of).map(|whose| (whose, now, client.is_none()));
     }
 
     /// Discord has accepted everything that was sent before this time.
-    pub fn arrived(&mut self, before: Time) {
+    pub fn acknowledge_sent_before(&mut self, before: Time) {
         self.last = self.last.filter(|(_, at, _)| *at >= before);
     }
 
@@ -70,8 +70,8 @@ impl Shard {
         let Some((key, _, was_presence)) = self.culprit.last.take() else { return };
         self.culprit.count += 1;
         self.culprit.guilty = Some(key);
-        self.limiter.forget(key);
-        self.in_flight.forget(key);
+        self.limiter.remove_session(key);
+        self.in_flight.remove_session(key);
         if was_presence {
             self.presence = None;
             self.in_flight.forget_presence();

@@ -245,10 +245,10 @@ impl Shard {
                 break next;
             }
         };
-        self.culprit.sent(now, next.client);
+        self.culprit.register_sent(now, next.client);
         match next.client {
-            Some(client) => self.in_flight.sent(now, client, &next.command, next.again),
-            None => self.in_flight.presence_sent(now),
+            Some(client) => self.in_flight.register_sent(now, client, &next.command, next.is_resend),
+            None => self.in_flight.register_presence_sent(now),
         }
         let payload = self.requests.register_sent(now, next);
         if let Some(at) = self.requests.deadline() {
@@ -321,8 +321,8 @@ impl Shard {
         if let Some(latency) = self.upstream.take_new_latency() {
             self.latency.observe(latency);
             self.round_trip = Some(latency);
-            self.in_flight.arrived(now.saturating_sub(latency));
-            self.culprit.arrived(now.saturating_sub(latency));
+            self.in_flight.acknowledge_sent_before(now.saturating_sub(latency));
+            self.culprit.acknowledge_sent_before(now.saturating_sub(latency));
         }
         if !self.log.is_empty() {
             self.look_at(now + time::TIDY);
@@ -357,7 +357,7 @@ impl Shard {
             self.voice_lost(now);
             let sessions = self.invalidate_sessions(now);
             self.requests.forget_all();
-            self.limiter.forget_again();
+            self.limiter.clear_resends();
             self.in_flight = in_flight::InFlight::default();
             tracing::info!(shard = %self.id, sessions, "Discord has begun a new session: the clients have to identify anew");
         }
@@ -378,9 +378,9 @@ impl Shard {
     /// Discord has sent RESUMED, so its replay is complete. Queues again the commands that may have been lost with the
     /// former connection.
     fn on_resumed(&mut self, now: Time) {
-        self.limiter.forget_again();
+        self.limiter.clear_resends();
         let waiting: Vec<&[u8]> = self.limiter.waiting().map(|(_, command)| command).collect();
-        let sent = self.in_flight.lost(&waiting).map(|(client, command)| (client, command.to_vec()));
+        let sent = self.in_flight.commands_to_resend(&waiting).map(|(client, command)| (client, command.to_vec()));
         let mut lost: Vec<(SessionKey, Vec<u8>)> = sent.chain(self.requests.unanswered()).collect();
         lost.retain(|(client, _)| {
             *client == SessionKey::NONE || self.clients.contains_key(client) && !self.culprit.is_guilty(*client)
@@ -389,9 +389,9 @@ impl Shard {
         self.voice.expect_answers_about(&guilds);
         for (client, command) in lost {
             if let Some(leave) = self.leave_again(now, &command) {
-                self.limiter.push_again(client, leave);
+                self.limiter.push_resend(client, leave);
             }
-            self.limiter.push_again(client, command);
+            self.limiter.push_resend(client, command);
         }
         self.culprit.forgive();
         if self.in_flight.take_lost_presence()
@@ -540,8 +540,8 @@ impl Shard {
             self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
             self.tally.sent_by_gone += client.session.sequence();
-            self.limiter.forget(key);
-            self.in_flight.forget(key);
+            self.limiter.remove_session(key);
+            self.in_flight.remove_session(key);
         }
     }
 

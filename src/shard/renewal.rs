@@ -79,8 +79,8 @@ impl Shard {
         client.snapshot = None;
         client.answers.clear();
         client.session.phase = Phase::Invalid { at };
-        self.limiter.forget(key);
-        self.in_flight.forget(key);
+        self.limiter.remove_session(key);
+        self.in_flight.remove_session(key);
         self.due.end(key, at);
     }
 

@@ -11,7 +11,7 @@
 //! the proxy.
 
 use super::{Close, Shard, deliver::write_own};
-use crate::upstream::limiter::{Limiter, Next};
+use crate::upstream::limiter::{Limiter, QueuedCommand};
 use crate::{
     cache::{Cache, LONGEST_NONCE, MemberAnswer, MemberRequest, Readiness, SavedAnswer},
     downstream::{outbox::Outbox, session::Session},
@@ -174,11 +174,11 @@ impl Requests {
 
     /// A command of a client goes to Discord now. Returns its payload. A request for members gets a nonce of the
     /// proxy's own, unless [`MAX_PENDING`] is reached.
-    pub fn register_sent(&mut self, now: Time, next: Next) -> Vec<u8> {
-        let Next { client, command, again, .. } = next;
+    pub fn register_sent(&mut self, now: Time, next: QueuedCommand) -> Vec<u8> {
+        let QueuedCommand { client, command, is_resend, .. } = next;
         let data = command.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(b"}"));
         let (Some(session), Some(data)) = (client, data) else { return command };
-        if again {
+        if is_resend {
             let id = json::get(data, "nonce").and_then(request_id);
             if let Some(pending) = id.and_then(|id| self.pending.get_mut(&id)) {
                 (pending.request.repeated, pending.request.awaited, pending.since) = (true, 2, now);

@@ -3,7 +3,7 @@
 //!
 //! Promises:
 //! * The limiter passes at most [`COMMANDS_PER_WINDOW`] commands in any 60 s, so that heartbeats always have room. The
-//!   second half of the last command ([`Limiter::follow`]) may be one more.
+//!   second half of the last command ([`Limiter::push_second_half`]) may be one more.
 //! * It passes at most [`PRESENCES_PER_WINDOW`] presence updates in any [`PRESENCE_WINDOW`]. Discord drops further ones
 //!   and sends no error.
 //! * It passes the newest presence update in the end, and no other command waits for one.
@@ -34,15 +34,15 @@ pub struct Full;
 
 /// A command that may be sent now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Next {
+pub struct QueuedCommand {
     /// The key of the client's session; `None` for a presence update, which is the whole shard's.
     pub client: Option<SessionKey>,
     /// The payload.
     pub command: Vec<u8>,
     /// The command was sent before, on a connection that broke.
-    pub again: bool,
+    pub is_resend: bool,
     /// The command is the second half of the one before.
-    pub follows: bool,
+    pub is_second_half: bool,
 }
 
 struct Queue {
@@ -57,7 +57,7 @@ pub struct Limiter {
     turns: VecDeque<Queue>,
     /// Commands to be sent again. They go before all others, because they were first in the order. At most as many as
     /// had been sent.
-    again: VecDeque<(SessionKey, Vec<u8>)>,
+    resends: VecDeque<(SessionKey, Vec<u8>)>,
     /// The second half of the command that was sent last. [`Limiter::pop`] returns it next, whatever else waits.
     second: Option<(SessionKey, Vec<u8>)>,
     /// The newest presence update that was not sent yet.
@@ -99,23 +99,23 @@ impl Limiter {
     }
 
     /// Sets the second half of the command that was popped last. The second half goes out right after it.
-    pub fn follow(&mut self, client: SessionKey, command: Vec<u8>) {
+    pub fn push_second_half(&mut self, client: SessionKey, command: Vec<u8>) {
         self.second = Some((client, command));
     }
 
     /// Queues a command that was sent before, on a connection that broke.
-    pub fn push_again(&mut self, client: SessionKey, command: Vec<u8>) {
-        self.again.push_back((client, command));
+    pub fn push_resend(&mut self, client: SessionKey, command: Vec<u8>) {
+        self.resends.push_back((client, command));
     }
 
     /// Drops the commands that are to be sent again.
-    pub fn forget_again(&mut self) {
-        self.again.clear();
+    pub fn clear_resends(&mut self) {
+        self.resends.clear();
     }
 
     /// Drops the waiting commands of a client.
-    pub fn forget(&mut self, client: SessionKey) {
-        self.again.retain(|(of, _)| *of != client);
+    pub fn remove_session(&mut self, client: SessionKey) {
+        self.resends.retain(|(of, _)| *of != client);
         self.second.take_if(|(of, _)| *of == client);
         self.turns.retain(|queue| {
             let keep = queue.client != client;
@@ -138,14 +138,14 @@ impl Limiter {
 
     /// The number of commands that wait, for metrics.
     pub fn queued(&self) -> usize {
-        self.queued + self.again.len() + usize::from(self.presence.is_some())
+        self.queued + self.resends.len() + usize::from(self.presence.is_some())
     }
 
     /// Takes the next command out that may be sent now; `None` when no command waits or the limit is reached.
-    pub fn pop(&mut self, now: Time) -> Option<Next> {
+    pub fn pop(&mut self, now: Time) -> Option<QueuedCommand> {
         if let Some((client, command)) = self.second.take() {
             self.sent.push_back(now);
-            return Some(Next { client: Some(client), command, again: false, follows: true });
+            return Some(QueuedCommand { client: Some(client), command, is_resend: false, is_second_half: true });
         }
         while self.sent.front().is_some_and(|&sent| now.saturating_sub(sent) > WINDOW) {
             self.sent.pop_front();
@@ -153,9 +153,9 @@ impl Limiter {
         if self.sent.len() >= COMMANDS_PER_WINDOW {
             return None;
         }
-        if let Some((client, command)) = self.again.pop_front() {
+        if let Some((client, command)) = self.resends.pop_front() {
             self.sent.push_back(now);
-            return Some(Next { client: Some(client), command, again: true, follows: false });
+            return Some(QueuedCommand { client: Some(client), command, is_resend: true, is_second_half: false });
         }
         while self.presences.front().is_some_and(|&sent| now.saturating_sub(sent) > PRESENCE_WINDOW) {
             self.presences.pop_front();
@@ -168,7 +168,7 @@ impl Limiter {
             self.presences.push_back(now);
         }
         let command = match presence {
-            Some(command) => Next { client: None, command, again: false, follows: false },
+            Some(command) => QueuedCommand { client: None, command, is_resend: false, is_second_half: false },
             None => {
                 let mut queue = self.turns.pop_front()?;
                 let command = queue.commands.pop_front().expect("a queue with a turn is not empty");
@@ -177,7 +177,7 @@ impl Limiter {
                 if !queue.commands.is_empty() {
                     self.turns.push_back(queue);
                 }
-                Next { client: Some(client), command, again: false, follows: false }
+                QueuedCommand { client: Some(client), command, is_resend: false, is_second_half: false }
             }
         };
         self.sent.push_back(now);
@@ -192,7 +192,7 @@ impl Limiter {
         };
         let any = free(&self.sent, COMMANDS_PER_WINDOW, WINDOW);
         let presence = free(&self.presences, PRESENCES_PER_WINDOW, PRESENCE_WINDOW).max(any);
-        let command = (!self.turns.is_empty() || !self.again.is_empty()).then_some(any);
+        let command = (!self.turns.is_empty() || !self.resends.is_empty()).then_some(any);
         let presence = self.presence.is_some().then_some(presence);
         command.into_iter().chain(presence).min()
     }
@@ -232,11 +232,11 @@ mod tests {
         for number in 0..COMMANDS_PER_WINDOW as u32 {
             limiter.push(SessionKey(number), vec![1]).unwrap();
         }
-        limiter.push_again(SessionKey(7), vec![2]);
-        limiter.push_again(SessionKey(500), vec![3]);
-        limiter.forget(SessionKey(500));
+        limiter.push_resend(SessionKey(7), vec![2]);
+        limiter.push_resend(SessionKey(500), vec![3]);
+        limiter.remove_session(SessionKey(500));
         let next = limiter.pop(SECOND).unwrap();
-        assert_eq!(next, Next { client: Some(SessionKey(7)), command: vec![2], again: true, follows: false });
+        assert_eq!(next, QueuedCommand { client: Some(SessionKey(7)), command: vec![2], is_resend: true, is_second_half: false });
         assert_eq!(drain(&mut limiter, SECOND), [1; COMMANDS_PER_WINDOW - 1]);
         assert_eq!(limiter.queued(), 1);
     }
@@ -249,12 +249,12 @@ mod tests {
         }
         limiter.push_presence(vec![9]);
         for sent in 1..=COMMANDS_PER_WINDOW {
-            assert!(!limiter.pop(SECOND).unwrap().follows);
+            assert!(!limiter.pop(SECOND).unwrap().is_second_half);
             if sent == COMMANDS_PER_WINDOW {
-                limiter.follow(SessionKey(5), vec![2]);
+                limiter.push_second_half(SessionKey(5), vec![2]);
             }
         }
-        let second = Next { client: Some(SessionKey(5)), command: vec![2], again: false, follows: true };
+        let second = QueuedCommand { client: Some(SessionKey(5)), command: vec![2], is_resend: false, is_second_half: true };
         assert_eq!((limiter.pop(SECOND), limiter.pop(SECOND)), (Some(second), None));
         // The second half counts in the window, too.
         let at = limiter.deadline().unwrap();
@@ -357,7 +357,7 @@ mod tests {
             client += u32::from(limiter.queued() % MAX_QUEUED_PER_CLIENT == 0);
         }
         assert_eq!(limiter.queued(), MAX_QUEUED);
-        limiter.forget(SessionKey(1));
+        limiter.remove_session(SessionKey(1));
         assert_eq!(limiter.queued(), MAX_QUEUED - MAX_QUEUED_PER_CLIENT);
         limiter.push(SessionKey(client), vec![]).unwrap();
     }

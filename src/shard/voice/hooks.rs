@@ -11,7 +11,7 @@ use crate::{
         json,
     },
     shard::{Shard, deliver::write_own},
-    upstream::{limiter::Next, session::Status},
+    upstream::{limiter::QueuedCommand, session::Status},
 };
 
 impl Audience {
@@ -27,8 +27,8 @@ impl Audience {
 
 impl Shard {
     /// Returns the command that goes to Discord in place of `next`, whose turn it is; `None` if none does.
-    pub(in crate::shard) fn check_voice(&mut self, now: Time, next: Next) -> Option<Next> {
-        let asks = next.client.filter(|_| !next.again && !next.follows);
+    pub(in crate::shard) fn check_voice(&mut self, now: Time, next: QueuedCommand) -> Option<QueuedCommand> {
+        let asks = next.client.filter(|_| !next.is_resend && !next.is_second_half);
         let (Some(client), Some(ask)) = (asks, Ask::parse(&next.command)) else { return Some(next) };
         // The command is the proxy's own. It is dropped if a client owns the connection now.
         if client == SessionKey::NONE && self.voice.owner(ask.guild).is_some() {
@@ -44,8 +44,8 @@ impl Shard {
         match verdict {
             Verdict::Send => Some(next),
             Verdict::LeaveFirst => {
-                self.limiter.follow(client, next.command);
-                Some(Next { command: Ask::command(ask.guild, None, false, false), ..next })
+                self.limiter.push_second_half(client, next.command);
+                Some(QueuedCommand { command: Ask::command(ask.guild, None, false, false), ..next })
             }
             Verdict::Refuse => {
                 tracing::debug!(shard = %self.id, guild = ask.guild, "an op 4 is not passed to Discord");
