@@ -86,7 +86,7 @@ impl Shard {
             return Err((close::DECODE_ERROR, "payload longer than 4096 bytes"));
         }
         if command.op == opcode::PRESENCE_UPDATE {
-            self.culprit.presence_set(key);
+            self.culprit.register_presence(key);
             self.presence = Some(payload.clone());
             self.limiter.push_presence(payload);
         } else if self.limiter.push(key, payload).is_err() {

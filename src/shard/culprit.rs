@@ -19,14 +19,14 @@ pub(super) struct Culprit {
     /// The client that has set the newest presence.
     presence_of: Option<SessionKey>,
     /// The client whose commands are not sent again after the RESUME.
-    guilty: Option<SessionKey>,
+    excluded: Option<SessionKey>,
     /// The number of commands for which Discord closed the connection.
     pub count: u64,
 }
 
 impl Culprit {
     /// The client of this session has set the presence.
-    pub fn presence_set(&mut self, client: SessionKey) {
+    pub fn register_presence(&mut self, client: SessionKey) {
         self.presence_of = Some(client);
     }
 
@@ -46,20 +46,20 @@ impl Culprit {
     }
 
     /// Returns whether this client's commands must not be sent again after the replay.
-    pub fn is_guilty(&self, client: SessionKey) -> bool {
-        self.guilty == Some(client)
+    pub fn is_excluded(&self, client: SessionKey) -> bool {
+        self.excluded == Some(client)
     }
 
     /// The shard has left the commands of the guilty client out, and ends its exclusion.
-    pub fn forgive(&mut self) {
-        self.guilty = None;
+    pub fn end_exclusion(&mut self) {
+        self.excluded = None;
     }
 }
 
 impl Shard {
     /// Discord has closed the connection with this code. If the code is about a command of a client, the shard closes
     /// that client.
-    pub(super) fn blame(&mut self, code: Option<u16>) {
+    pub(super) fn close_culprit(&mut self, code: Option<u16>) {
         let reason: Close = match code {
             Some(close::UNKNOWN_OPCODE) => {
                 (close::UNKNOWN_OPCODE, "Discord does not know the opcode of the last command")
@@ -69,7 +69,7 @@ impl Shard {
         };
         let Some((key, _, was_presence)) = self.culprit.last.take() else { return };
         self.culprit.count += 1;
-        self.culprit.guilty = Some(key);
+        self.culprit.excluded = Some(key);
         self.limiter.remove_session(key);
         self.in_flight.remove_session(key);
         if was_presence {

@@ -268,7 +268,7 @@ impl Shard {
     /// The upstream connection ended: by a close frame with `code`, or in any other way (`None`). After a fatal code
     /// the shard closes all clients with that code.
     pub fn upstream_closed(&mut self, now: Time, code: Option<u16>) {
-        self.blame(code);
+        self.close_culprit(code);
         self.upstream.on_closed(now, code);
         self.tell_remark();
         self.wake.upstream = true;
@@ -383,7 +383,7 @@ impl Shard {
         let sent = self.in_flight.commands_to_resend(&waiting).map(|(client, command)| (client, command.to_vec()));
         let mut lost: Vec<(SessionKey, Vec<u8>)> = sent.chain(self.requests.unanswered()).collect();
         lost.retain(|(client, _)| {
-            *client == SessionKey::NONE || self.clients.contains_key(client) && !self.culprit.is_guilty(*client)
+            *client == SessionKey::NONE || self.clients.contains_key(client) && !self.culprit.is_excluded(*client)
         });
         let guilds: Vec<u64> = lost.iter().filter_map(|(_, command)| Some(voice::Ask::parse(command)?.guild)).collect();
         self.voice.expect_answers_about(&guilds);
@@ -393,7 +393,7 @@ impl Shard {
             }
             self.limiter.push_resend(client, command);
         }
-        self.culprit.forgive();
+        self.culprit.end_exclusion();
         if self.in_flight.take_lost_presence()
             && !self.limiter.presence_waits()
             && let Some(presence) = &self.presence
