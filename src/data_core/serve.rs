@@ -92,7 +92,7 @@ impl<I: Io> HostedShard<I> {
         core.sockets.receive(socket, Receiving::Single);
         match session {
             Ok(session) => {
-                client.outbox.start_compressing(self.shard.packs_payloads(session));
+                client.outbox.start_compressing(self.shard.compresses_payloads(session));
                 self.queue(key);
             }
             Err((code, reason)) => self.close_client(core, key, Some(code), reason),

@@ -46,7 +46,7 @@ impl Shard {
                     session.acknowledge(sequence);
                     client.answers.acknowledge(sequence.min(session.sequence()));
                 }
-                if !self.due.owe(&mut client.acks, key, ack_at) {
+                if !self.due.schedule_ack(&mut client.acks, key, ack_at) {
                     outbox.message(&[payload::HEARTBEAT_ACK]);
                 }
                 return Ok(());

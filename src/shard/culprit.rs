@@ -50,7 +50,7 @@ impl Culprit {
         self.excluded == Some(client)
     }
 
-    /// The shard has left the commands of the guilty client out, and ends its exclusion.
+    /// The shard has left the commands of the excluded client out, and ends the exclusion.
     pub fn end_exclusion(&mut self) {
         self.excluded = None;
     }
@@ -84,7 +84,7 @@ impl Shard {
             "Discord closed the shard's connection for a command of a client, which is closed in turn"
         );
         if let Some(client) = self.clients.get_mut(&key) {
-            client.doomed = Some(reason);
+            client.pending_close = Some(reason);
             self.wake.clients = true;
         }
     }

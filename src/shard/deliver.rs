@@ -121,13 +121,13 @@ impl Shard {
         if client.session.connection != Some(connection) {
             return Progress::Close { close: SUPERSEDED, reconnect: false };
         }
-        if let Some(close) = client.doomed {
+        if let Some(close) = client.pending_close {
             return Progress::Close { close, reconnect: close.0 == close::UNKNOWN_ERROR };
         }
         if let Phase::Invalid { at } = client.session.phase
             && now >= at
         {
-            return self.dismiss(key, outbox);
+            return self.send_invalid_session(key, outbox);
         }
         for _ in 0..client.acks.take_due(now) {
             outbox.message(&[payload::HEARTBEAT_ACK]);
@@ -154,7 +154,7 @@ impl Shard {
         let position = self.log.next();
         let user = self.own_user();
         self.choose_name(key);
-        self.look_at(now + HEARTBEAT_TIMEOUT);
+        self.schedule_maintenance(now + HEARTBEAT_TIMEOUT);
         let Some(client) = self.clients.get_mut(&key) else { return };
         client.session.begin_sync(position, now, user);
         let sequence = client.session.next_snapshot_sequence();
@@ -167,7 +167,7 @@ impl Shard {
         // Without the intent GUILDS, Discord lists the guilds in READY and sends no GUILD_CREATE or GUILD_DELETE.
         let never = EventKind::GuildCreate.audience().delivery(client.session.options.intents) == Delivery::Never;
         let next = if never { guilds.len() } else { 0 };
-        let left = if never { &[] } else { self.left.guilds(now) };
+        let left = if never { &[] } else { self.departed.guilds(now) };
         let left = left.iter().copied().filter(|guild| !guilds.contains(guild)).collect();
         let snapshot =
             Snapshot { guilds, next, current: None, in_pieces: false, text: Vec::new(), unavailable: Vec::new(), left };
@@ -260,7 +260,7 @@ impl Shard {
         let session = &mut client.session;
         let Some(entries) = self.log.read(session.cursor()) else {
             self.fell_off += 1;
-            client.doomed = Some(LAGGED);
+            client.pending_close = Some(LAGGED);
             return Progress::Close { close: LAGGED, reconnect: true };
         };
         let until = match session.phase {

@@ -20,7 +20,7 @@ pub const MAX_OWED_ACKS: u32 = 16;
 
 /// Heartbeats of one client that wait for their acknowledgement.
 #[derive(Default)]
-pub(super) struct Acks {
+pub(super) struct PendingAcks {
     owed: u32,
     /// When the acknowledgements are due.
     at: Time,
@@ -28,7 +28,7 @@ pub(super) struct Acks {
     queued: bool,
 }
 
-impl Acks {
+impl PendingAcks {
     /// The number of acknowledgements that are due now. The caller sends them; this call removes them.
     pub fn take_due(&mut self, now: Time) -> u32 {
         if now >= self.at { self.take_all() } else { 0 }
@@ -51,17 +51,17 @@ pub(super) enum Reason {
 
 /// See the module's description.
 #[derive(Default)]
-pub(super) struct Due(BinaryHeap<Reverse<(Time, SessionKey, Reason)>>);
+pub(super) struct DueClients(BinaryHeap<Reverse<(Time, SessionKey, Reason)>>);
 
-impl Due {
+impl DueClients {
     /// The session `key` ends at this time.
-    pub fn end(&mut self, key: SessionKey, at: Time) {
+    pub fn schedule_end(&mut self, key: SessionKey, at: Time) {
         self.0.push(Reverse((at, key, Reason::End)));
     }
 
     /// Schedules the acknowledgement of a heartbeat of session `key` for this time, or with those that wait already.
     /// Returns false when [`MAX_OWED_ACKS`] wait; the caller then acknowledges the heartbeat at once.
-    pub fn owe(&mut self, acks: &mut Acks, key: SessionKey, at: Time) -> bool {
+    pub fn schedule_ack(&mut self, acks: &mut PendingAcks, key: SessionKey, at: Time) -> bool {
         if acks.owed >= MAX_OWED_ACKS {
             return false;
         }
@@ -89,7 +89,7 @@ impl Due {
 
     /// The entry of a client's heartbeats was taken out of the heap. Returns whether acknowledgements are due now. If
     /// they are due later, the entry is put back.
-    pub fn is_due(&mut self, acks: &mut Acks, key: SessionKey, now: Time) -> bool {
+    pub fn is_due(&mut self, acks: &mut PendingAcks, key: SessionKey, now: Time) -> bool {
         acks.queued = acks.owed > 0 && now < acks.at;
         if acks.queued {
             self.0.push(Reverse((acks.at, key, Reason::Acks)));

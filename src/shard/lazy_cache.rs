@@ -5,7 +5,7 @@
 //! the log, where they are in any case, and the cache applies several at a time, after the clients have got them.
 //!
 //! Promises: a reader of the cache always sees every event of the log, because [`LazyCache::up_to_date`] applies the waiting ones
-//! and is the only access. At most [`MAX_BEHIND`] events wait, and none longer than [`TIDY`](super::time::TIDY). Never:
+//! and is the only access. At most [`MAX_BEHIND`] events wait, and none longer than [`MAINTENANCE_INTERVAL`](super::time::MAINTENANCE_INTERVAL). Never:
 //! holds an event itself.
 
 use crate::{

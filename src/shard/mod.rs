@@ -79,11 +79,11 @@ struct Client {
     /// The snapshot that the client is being sent, if any.
     snapshot: Option<Box<deliver::Snapshot>>,
     /// Heartbeats of the client that wait for their acknowledgement.
-    acks: due::Acks,
+    acks: due::PendingAcks,
     /// The client's connection has to be closed with this code and reason.
-    doomed: Option<Close>,
+    pending_close: Option<Close>,
     /// The client has been sent Invalid Session (op 9).
-    dismissed: bool,
+    invalid_session_sent: bool,
     /// Voice states that tell the client that its voice connections are over, because Discord ended the shard's
     /// session. At most one for each guild of the voice table.
     voice_lost: Vec<Vec<u8>>,
@@ -91,8 +91,8 @@ struct Client {
 
 impl Client {
     fn new(session: Session) -> Self {
-        let (answers, acks) = (requests::Answers::default(), due::Acks::default());
-        Self { session, answers, snapshot: None, acks, doomed: None, dismissed: false, voice_lost: Vec::new() }
+        let (answers, acks) = (requests::Answers::default(), due::PendingAcks::default());
+        Self { session, answers, snapshot: None, acks, pending_close: None, invalid_session_sent: false, voice_lost: Vec::new() }
     }
 }
 
@@ -108,7 +108,7 @@ pub struct Shard {
     /// log entry has to say whose snapshot contains the event: a client must not get it again after its snapshot.
     syncing: usize,
     /// Guilds that the bot left between the last upstream session and the current one.
-    left: renewal::Left,
+    departed: renewal::DepartedGuilds,
     /// The `d` of the READY of the current upstream session.
     ready: Option<Box<[u8]>>,
     /// Discord's id of the current upstream session.
@@ -132,9 +132,9 @@ pub struct Shard {
     /// The number of client commands with an unknown opcode.
     unknown_commands: u64,
     /// The times at which clients have to be served although no event comes.
-    due: due::Due,
+    due: due::DueClients,
     /// When [`Shard::tick`] next has to look after clients, requests and the log.
-    chores: Option<Time>,
+    maintenance_at: Option<Time>,
     /// The key of the newest session.
     last_key: SessionKey,
     /// The source of session ids and of the seed.
@@ -177,7 +177,7 @@ impl Shard {
             syncing: 0,
             voice: voice::Table::new(settings.voice_grace),
             settings,
-            left: renewal::Left::default(),
+            departed: renewal::DepartedGuilds::default(),
             ready: None,
             upstream_id: None,
             name_is_new: true,
@@ -189,8 +189,8 @@ impl Shard {
             in_flight: in_flight::InFlight::default(),
             culprit: culprit::Culprit::default(),
             unknown_commands: 0,
-            due: due::Due::default(),
-            chores: None,
+            due: due::DueClients::default(),
+            maintenance_at: None,
             last_key: SessionKey::NONE,
             entropy,
             wake: Wake { upstream: true, clients: false },
@@ -252,7 +252,7 @@ impl Shard {
         }
         let payload = self.requests.register_sent(now, next);
         if let Some(at) = self.requests.deadline() {
-            self.look_at(at);
+            self.schedule_maintenance(at);
         }
         Some(payload)
     }
@@ -274,7 +274,7 @@ impl Shard {
         self.wake.upstream = true;
         if let Some(close) = self.upstream.fatal() {
             for client in self.clients.values_mut() {
-                client.doomed = Some(close);
+                client.pending_close = Some(close);
             }
             self.wake.clients = true;
         }
@@ -325,11 +325,11 @@ impl Shard {
             self.culprit.acknowledge_sent_before(now.saturating_sub(latency));
         }
         if !self.log.is_empty() {
-            self.look_at(now + time::TIDY);
+            self.schedule_maintenance(now + time::MAINTENANCE_INTERVAL);
         }
         #[cfg(test)]
         if self.panics == Some("tick") {
-            self.look_at(now);
+            self.schedule_maintenance(now);
         }
         Ok(())
     }
@@ -363,7 +363,7 @@ impl Shard {
         }
         let gone = self.cache.up_to_date(&self.log).ready(data)?;
         if renewed {
-            self.left = renewal::Left::new(gone, now + self.settings.resume_window);
+            self.departed = renewal::DepartedGuilds::new(gone, now + self.settings.resume_window);
         }
         self.ready = Some(data.into());
         self.read_name();
@@ -408,7 +408,7 @@ impl Shard {
         #[cfg(test)]
         match name {
             b"PANIC_IN_A_TEST" => panic!("a panic that a test wants"),
-            b"PANIC_AT_A_TICK_IN_A_TEST" => (self.panics, self.chores) = (Some("tick"), Some(Time::ZERO)),
+            b"PANIC_AT_A_TICK_IN_A_TEST" => (self.panics, self.maintenance_at) = (Some("tick"), Some(Time::ZERO)),
             b"PANIC_FOR_A_CLIENT_IN_A_TEST" => self.panics = Some("client"),
             _ => {}
         }
@@ -496,16 +496,16 @@ impl Shard {
         session.connection = Some(connection);
         session.detached_at = None;
         session.last_heartbeat = now;
-        client.doomed = None;
+        client.pending_close = None;
         // The client sent these heartbeats on the old connection, so the new one gets no acknowledgement for them.
         client.acks.take_all();
-        self.look_at(now + HEARTBEAT_TIMEOUT);
+        self.schedule_maintenance(now + HEARTBEAT_TIMEOUT);
         self.wake.clients = true;
         Some(key)
     }
 
     /// Returns whether the client of session `key` has asked for payload compression.
-    pub fn packs_payloads(&self, key: SessionKey) -> bool {
+    pub fn compresses_payloads(&self, key: SessionKey) -> bool {
         self.clients.get(&key).is_some_and(|client| client.session.options.compress)
     }
 
@@ -518,7 +518,7 @@ impl Shard {
         client.session.connection = None;
         client.session.detached_at = Some(now);
         let resumable = client.session.is_resumable();
-        self.look_at(now + self.settings.resume_window);
+        self.schedule_maintenance(now + self.settings.resume_window);
         if gives_up || !resumable {
             self.remove(now, key, gives_up);
         } else if self.clients.len() > MAX_DETACHED {
@@ -535,7 +535,7 @@ impl Shard {
             }
             if !self.voice.is_empty() {
                 self.voice.session_ended(now, key, client.session.detached_at.unwrap_or(now));
-                self.look_at_voice();
+                self.schedule_voice_maintenance();
             }
             self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
@@ -571,7 +571,7 @@ impl Shard {
     pub fn stop(&mut self) {
         self.upstream.stop();
         for client in self.clients.values_mut() {
-            client.doomed.get_or_insert(RESTARTING);
+            client.pending_close.get_or_insert(RESTARTING);
         }
         self.wake = Wake { upstream: true, clients: true };
     }

@@ -30,12 +30,12 @@ pub const STEP: Duration = Duration::from_millis(20);
 /// Events, Guild Delete; without `unavailable` it means that the bot has left). A client that never knew the guild
 /// ignores it. Bounded by the guilds of the shard.
 #[derive(Default)]
-pub(super) struct Left {
+pub(super) struct DepartedGuilds {
     guilds: Vec<u64>,
     until: Time,
 }
 
-impl Left {
+impl DepartedGuilds {
     /// Keeps `guilds` until a time at which every client has learned that its session is over.
     pub fn new(guilds: Vec<u64>, until: Time) -> Self {
         Self { guilds, until }
@@ -81,20 +81,20 @@ impl Shard {
         client.session.phase = Phase::Invalid { at };
         self.limiter.remove_session(key);
         self.in_flight.remove_session(key);
-        self.due.end(key, at);
+        self.due.schedule_end(key, at);
     }
 
     /// Sends Invalid Session to a client. Further calls for the same client send nothing.
-    pub(super) fn dismiss(&mut self, key: SessionKey, outbox: &mut Outbox) -> Progress {
+    pub(super) fn send_invalid_session(&mut self, key: SessionKey, outbox: &mut Outbox) -> Progress {
         let Some(client) = self.clients.get_mut(&key) else { return Progress::Return };
-        if std::mem::replace(&mut client.dismissed, true) {
+        if std::mem::replace(&mut client.invalid_session_sent, true) {
             return Progress::Return;
         }
         // Half of a large guild may be in the compressed stream already, and no other message can follow it, so the
         // connection has to be closed. The client then tries to resume, and gets Invalid Session.
         if !outbox.abandon() {
             let close = (close::UNKNOWN_ERROR, "the session is no longer valid");
-            client.doomed = Some(close);
+            client.pending_close = Some(close);
             return Progress::Close { close, reconnect: false };
         }
         // The door acknowledges the heartbeats that come from now on.

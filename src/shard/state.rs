@@ -327,7 +327,7 @@ impl Shard {
         for client in shard.clients.values_mut() {
             client.session.forget_before(oldest);
         }
-        shard.look_at(now);
+        shard.schedule_maintenance(now);
         Ok(shard)
     }
 

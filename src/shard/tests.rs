@@ -328,7 +328,7 @@ fn nothing_is_kept_for_nobody() {
     // whole.
     let beat = format!(r#"{{"op":1,"d":{}}}"#, client.sequence);
     world.shard.command(world.now, client.key, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
-    world.now += time::TIDY;
+    world.now += time::MAINTENANCE_INTERVAL;
     world.shard.tick(world.now);
     assert_eq!(world.shard.report().log_events, 0);
 }

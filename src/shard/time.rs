@@ -10,12 +10,12 @@ use std::time::Duration;
 
 /// While the log has events, the shard drops those that no client needs this often, and the cache applies the events
 /// that wait.
-pub const TIDY: Duration = Duration::from_millis(250);
+pub const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Shard {
     /// When [`Shard::tick`] and [`Shard::poll_due`] next have something to do; `None` if no time is set.
     pub fn deadline(&self) -> Option<Time> {
-        let clients = self.due.next().into_iter().chain(self.chores);
+        let clients = self.due.next().into_iter().chain(self.maintenance_at);
         self.upstream_deadline().into_iter().chain(clients).min()
     }
 
@@ -25,9 +25,9 @@ impl Shard {
         self.upstream.deadline().into_iter().chain(command).min()
     }
 
-    /// Schedules the next look at clients, requests and log for this time, if none is scheduled earlier.
-    pub(super) fn look_at(&mut self, at: Time) {
-        self.chores = Some(self.chores.map_or(at, |chores| chores.min(at)));
+    /// Schedules the next maintenance of clients, requests and log for this time, if none is scheduled earlier.
+    pub(super) fn schedule_maintenance(&mut self, at: Time) {
+        self.maintenance_at = Some(self.maintenance_at.map_or(at, |maintenance_at| maintenance_at.min(at)));
     }
 
     /// Does what is due at the time `now`.
@@ -39,17 +39,17 @@ impl Shard {
             self.tell_remark();
             self.wake.upstream = true;
         }
-        if self.chores.is_some_and(|at| now >= at) {
-            self.chores = None;
+        if self.maintenance_at.is_some_and(|at| now >= at) {
+            self.maintenance_at = None;
             self.requests.expire(now);
             self.expire_sessions(now);
             self.tick_voice(now);
             self.trim();
             if let Some(at) = self.requests.deadline() {
-                self.look_at(at);
+                self.schedule_maintenance(at);
             }
             if !self.log.is_empty() {
-                self.look_at(now + TIDY);
+                self.schedule_maintenance(now + MAINTENANCE_INTERVAL);
             }
         }
     }
@@ -78,7 +78,7 @@ impl Shard {
         for client in self.clients.values_mut() {
             let session = &client.session;
             // Before READY some libraries send no heartbeats at all.
-            let beats = session.is_resumable() && client.doomed.is_none();
+            let beats = session.is_resumable() && client.pending_close.is_none();
             let end = match session.detached_at {
                 Some(at) => at + window,
                 None if beats => session.last_heartbeat + HEARTBEAT_TIMEOUT,
@@ -89,7 +89,7 @@ impl Shard {
             } else if session.detached_at.is_some() {
                 expired.push(session.key);
             } else {
-                client.doomed = Some(SILENT);
+                client.pending_close = Some(SILENT);
                 self.wake.clients = true;
             }
         }
@@ -97,7 +97,7 @@ impl Shard {
             self.remove(now, key, false);
         }
         if let Some(at) = next {
-            self.look_at(at);
+            self.schedule_maintenance(at);
         }
     }
 }

@@ -121,11 +121,11 @@ fn an_idle_shard_has_nothing_to_do_but_its_own_heartbeat() {
     let mut world = World::ready(&[10]);
     world.round_trip(Duration::from_millis(10));
     let idle_until = world.now + SECOND * 39;
-    world.shard.tick(world.now + time::TIDY);
+    world.shard.tick(world.now + time::MAINTENANCE_INTERVAL);
     assert!(world.shard.deadline() >= Some(idle_until), "{:?}", world.shard.deadline());
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.catch_up(&mut world);
     assert!(world.shard.deadline() >= Some(idle_until), "a client that is content changes nothing");
     world.message(10, 1);
-    assert_eq!(world.shard.deadline(), Some(world.now + time::TIDY), "the log has to be tidied");
+    assert_eq!(world.shard.deadline(), Some(world.now + time::MAINTENANCE_INTERVAL), "the log has to be tidied");
 }

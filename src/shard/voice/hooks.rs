@@ -40,7 +40,7 @@ impl Shard {
         let clients = &self.clients;
         let attached = |key| clients.get(&key).is_some_and(|client| client.session.connection.is_some());
         let verdict = self.voice.send(now, client, ask, attached);
-        self.look_at_voice();
+        self.schedule_voice_maintenance();
         match verdict {
             Verdict::Send => Some(next),
             Verdict::LeaveFirst => {
@@ -59,7 +59,7 @@ impl Shard {
     pub(in crate::shard) fn leave_again(&mut self, now: Time, command: &[u8]) -> Option<Vec<u8>> {
         let ask = Ask::parse(command).filter(|ask| ask.channel.is_some())?;
         let leave = self.voice.send_again(now, ask.guild);
-        self.look_at_voice();
+        self.schedule_voice_maintenance();
         leave.then(|| Ask::command(ask.guild, None, false, false))
     }
 
@@ -74,7 +74,7 @@ impl Shard {
                 if !self.voice.waits(state.guild) {
                     self.in_flight.voice_answered(state.guild);
                 }
-                self.look_at_voice();
+                self.schedule_voice_maintenance();
                 audience.recipient()
             }
             EventKind::VoiceServerUpdate => {
@@ -124,7 +124,7 @@ impl Shard {
                 client.voice_lost.push(payloads::gone(guild, user, session));
             }
         }
-        self.look_at_voice();
+        self.schedule_voice_maintenance();
     }
 
     /// Sends these voice states to a client whose session is over. They say that its voice connections are over, too.
@@ -158,13 +158,13 @@ impl Shard {
                 }
             }
         }
-        self.look_at_voice();
+        self.schedule_voice_maintenance();
     }
 
-    /// Schedules the next look at the voice connections.
-    pub(in crate::shard) fn look_at_voice(&mut self) {
+    /// Schedules the next maintenance of the voice connections.
+    pub(in crate::shard) fn schedule_voice_maintenance(&mut self) {
         if let Some(at) = self.voice.deadline() {
-            self.look_at(at);
+            self.schedule_maintenance(at);
         }
     }
 }
