@@ -22,7 +22,7 @@ pub const HIGH_WATER: usize = 64 << 10;
 const KEEP: usize = 2 * HIGH_WATER;
 /// Smallest payload in bytes that payload compression compresses. Smaller payloads would hardly shrink, and the client
 /// would have to inflate them.
-pub const PACK_FROM: usize = 1024;
+pub const COMPRESS_FROM: usize = 1024;
 /// Number of empty buffers that a core keeps, each of at most [`KEEP_SPARE`] bytes.
 const SPARES: usize = 64;
 /// Largest capacity in bytes of a buffer that is kept; see [`SPARES`].
@@ -39,7 +39,7 @@ pub const MAX_DEFERRED: usize = 64;
 
 /// Encoders and buffers that the connections of a core share. A connection uses them for one payload at a time.
 #[derive(Default)]
-struct Tools {
+struct SharedEncoders {
     encoder: etf::Encoder,
     /// The compressor, made when the first payload is compressed.
     compressor: Option<PayloadCompressor>,
@@ -51,7 +51,7 @@ struct Tools {
 }
 
 thread_local! {
-    static TOOLS: RefCell<Tools> = RefCell::default();
+    static ENCODERS: RefCell<SharedEncoders> = RefCell::default();
 }
 
 /// The encoding and compression of a connection.
@@ -139,17 +139,17 @@ impl Outbox {
         let Self { form, wire, .. } = self;
         let wire = wire.buffer();
         if wire.capacity() == 0
-            && let Some(spare) = TOOLS.with_borrow_mut(|tools| tools.spares.pop())
+            && let Some(spare) = ENCODERS.with_borrow_mut(|encoders| encoders.spares.pop())
         {
             *wire = spare;
         }
         match form {
             Form::Plain => write_text(wire, parts),
-            Form::Packed => write_packed(wire, parts),
-            Form::Etf => TOOLS.with_borrow_mut(|tools| {
+            Form::Packed => write_compressed(wire, parts),
+            Form::Etf => ENCODERS.with_borrow_mut(|encoders| {
                 let start = begin_binary(wire);
                 wire.reserve(parts.iter().map(|part| part.len()).sum());
-                match tools.encoder.encode(parts, wire) {
+                match encoders.encoder.encode(parts, wire) {
                     Ok(()) => end_binary(wire, start),
                     Err(malformed) => {
                         wire.truncate(start);
@@ -158,12 +158,12 @@ impl Outbox {
                 }
             }),
             Form::Stream(deflater, Encoding::Json) => write_stream(wire, deflater, parts),
-            Form::Stream(deflater, Encoding::Etf) => TOOLS.with_borrow_mut(|tools| {
-                match tools.encoder.encode(parts, &mut tools.scratch) {
-                    Ok(()) => write_stream(wire, deflater, &[&tools.scratch]),
+            Form::Stream(deflater, Encoding::Etf) => ENCODERS.with_borrow_mut(|encoders| {
+                match encoders.encoder.encode(parts, &mut encoders.scratch) {
+                    Ok(()) => write_stream(wire, deflater, &[&encoders.scratch]),
                     Err(malformed) => report(malformed),
                 }
-                tools.clear_scratch();
+                encoders.clear_scratch();
             }),
         }
     }
@@ -305,15 +305,15 @@ impl Outbox {
 fn spare(mut bytes: Vec<u8>) {
     if bytes.capacity() <= KEEP_SPARE {
         bytes.clear();
-        TOOLS.with_borrow_mut(|tools| {
-            if tools.spares.len() < SPARES {
-                tools.spares.push(bytes);
+        ENCODERS.with_borrow_mut(|encoders| {
+            if encoders.spares.len() < SPARES {
+                encoders.spares.push(bytes);
             }
         });
     }
 }
 
-impl Tools {
+impl SharedEncoders {
     fn clear_scratch(&mut self) {
         if self.scratch.capacity() > KEEP {
             self.scratch = Vec::new();
@@ -338,23 +338,23 @@ fn write_text(wire: &mut Vec<u8>, parts: &[&[u8]]) {
     }
 }
 
-fn write_packed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
-    if parts.iter().map(|part| part.len()).sum::<usize>() < PACK_FROM {
+fn write_compressed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
+    if parts.iter().map(|part| part.len()).sum::<usize>() < COMPRESS_FROM {
         return write_text(wire, parts);
     }
-    TOOLS.with_borrow_mut(|tools| {
+    ENCODERS.with_borrow_mut(|encoders| {
         for part in parts {
-            tools.scratch.extend_from_slice(part);
+            encoders.scratch.extend_from_slice(part);
         }
         let start = begin_binary(wire);
-        if tools.compressor.get_or_insert_default().compress(&tools.scratch, wire) {
-            count::add(tools.scratch.len(), wire.len() - start - HEADER);
+        if encoders.compressor.get_or_insert_default().compress(&encoders.scratch, wire) {
+            count::add(encoders.scratch.len(), wire.len() - start - HEADER);
             end_binary(wire, start);
         } else {
             wire.truncate(start);
-            write_text(wire, &[&tools.scratch]);
+            write_text(wire, &[&encoders.scratch]);
         }
-        tools.clear_scratch();
+        encoders.clear_scratch();
     });
 }
 
@@ -463,13 +463,13 @@ mod tests {
     #[test]
     fn large_payloads_are_packed_if_that_pays() {
         let mut outbox = Outbox::new(Transport::None, Encoding::Json);
-        let small = "a".repeat(PACK_FROM - 1);
+        let small = "a".repeat(COMPRESS_FROM - 1);
         let large = "a".repeat(10 << 20);
         outbox.message(&[large.as_bytes()]);
         assert_eq!(messages(&mut outbox)[0].0, Opcode::Text, "before the client has asked for it");
         outbox.start_compressing(true);
         let mut random = fastrand::Rng::with_seed(1);
-        let noise: Vec<u8> = (0..2 * PACK_FROM).map(|_| random.u8(..128)).collect();
+        let noise: Vec<u8> = (0..2 * COMPRESS_FROM).map(|_| random.u8(..128)).collect();
         outbox.message(&[small.as_bytes()]);
         outbox.message(&[large.as_bytes(), b"b", large.as_bytes()]);
         outbox.message(&[b"a", small.as_bytes()]);
@@ -482,7 +482,7 @@ mod tests {
         assert!(text == format!("{large}b{large}"));
         assert!(got[3].1 == noise);
         assert_eq!(outbox.wire.capacity(), 0, "what large payloads need is given back");
-        TOOLS.with_borrow(|tools| assert!(tools.scratch.capacity() <= KEEP));
+        ENCODERS.with_borrow(|encoders| assert!(encoders.scratch.capacity() <= KEEP));
     }
 
     #[test]
