@@ -417,7 +417,7 @@ async fn claim(
     let resume_key = url.session.filter(|resume_key| is_here(resume_key) && resume_key.as_str() != id);
     let named = match resume_key {
         Some(resume_key) => Some(resume_key.shard()),
-        None => until(control, connection, |control| control.shard_named(id)).await?,
+        None => until(control, connection, |control| control.shard_of_upstream_id(id)).await?,
     };
     Ok(match (named, SessionId::parse(id).filter(is_here)) {
         (Some(shard), _) => {

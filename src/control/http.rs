@@ -6,7 +6,7 @@ use crate::{
     data_core::Repair,
     downstream::session::SessionId,
     protocol::Encoding,
-    shard::naming::session_in,
+    shard::session_ids::session_in,
     websocket::{HandshakeError, Upgrade, upgrade_of},
 };
 

@@ -187,7 +187,7 @@ struct Control {
     last_descriptor: RawFd,
     reserved_files: u64,
     /// Discord's session id of each shard that has reported whether it has a session. `None`: the shard has none.
-    names: RefCell<HashMap<u32, Option<String>>>,
+    upstream_ids: RefCell<HashMap<u32, Option<String>>>,
     token_log: RefCell<OnceAMinute>,
     files_log: RefCell<OnceAMinute>,
     accept_log: RefCell<OnceAMinute>,
@@ -258,7 +258,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 metrics: Kept::new(answers::KEPT),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
-                names: RefCell::default(),
+                upstream_ids: RefCell::default(),
                 token_log: RefCell::default(),
                 files_log: RefCell::default(),
                 accept_log: RefCell::default(),
@@ -500,8 +500,8 @@ impl Control {
                         queue.started(shard);
                     }
                 }
-                ToControl::Named(shard, name) => {
-                    self.names.borrow_mut().insert(shard, name);
+                ToControl::UpstreamId(shard, id) => {
+                    self.upstream_ids.borrow_mut().insert(shard, id);
                 }
                 ToControl::WantPermit(shard) => {
                     self.waits.borrow_mut().asked(shard, self.now());
@@ -566,11 +566,11 @@ impl Control {
 
     /// The shard whose session has this id at Discord. `Some(None)`: all shards have reported, and none has this
     /// session. `None`: not known yet, because some shards have not reported.
-    fn shard_named(&self, id: &str) -> Option<Option<u32>> {
+    fn shard_of_upstream_id(&self, id: &str) -> Option<Option<u32>> {
         let range = self.config.shard_range(self.gateway.borrow().as_ref()?.shards).ok()?;
-        let names = self.names.borrow();
-        let found = names.iter().find(|(_, name)| name.as_deref() == Some(id)).map(|(shard, _)| *shard);
-        (found.is_some() || names.len() >= range.len()).then_some(found)
+        let ids = self.upstream_ids.borrow();
+        let found = ids.iter().find(|(_, known)| known.as_deref() == Some(id)).map(|(shard, _)| *shard);
+        (found.is_some() || ids.len() >= range.len()).then_some(found)
     }
 
     fn intents(&self) -> u64 {

@@ -222,8 +222,8 @@ impl<I: Io> HostedShard<I> {
     /// Notes what the last calls into the shard have caused: actions for Discord, events for clients, or another id of
     /// the upstream session, which the control core is told.
     pub(super) fn collect_wakes(&mut self, core: &Core<I>) {
-        if let Some(name) = self.shard.take_new_name() {
-            core.send(ToControl::Named(self.shard.id().id, name));
+        if let Some(id) = self.shard.take_new_upstream_id() {
+            core.send(ToControl::UpstreamId(self.shard.id().id, id));
         }
         let wake = self.shard.take_wake();
         self.wants_upstream |= wake.upstream;

@@ -204,7 +204,7 @@ pub enum ToControl<S = OwnedFd> {
     Restored(u32),
     /// A shard's id, and the id of its session with Discord, by which clients may resume. Sent once when the shard
     /// begins, and whenever the session's id changes.
-    Named(u32, Option<String>),
+    UpstreamId(u32, Option<String>),
     /// The shard with this id wants a permit to identify.
     WantPermit(u32),
     /// A shard wants a connection to this URL. An earlier attempt of the same shard is void.

@@ -59,7 +59,7 @@ enum Form {
     /// JSON in text messages.
     Plain,
     /// JSON with payload compression: large payloads are compressed one by one and go into binary messages.
-    Packed,
+    CompressedPayloads,
     /// ETF in binary messages.
     Etf,
     /// A compressed stream of payloads in this encoding.
@@ -99,16 +99,16 @@ impl Outbox {
     /// on other connections `payloads` changes nothing.
     pub fn start_compressing(&mut self, payloads: bool) {
         match &mut self.form {
-            Form::Plain if payloads => self.form = Form::Packed,
+            Form::Plain if payloads => self.form = Form::CompressedPayloads,
             Form::Stream(deflater, _) => deflater.start(),
-            Form::Plain | Form::Packed | Form::Etf => {}
+            Form::Plain | Form::CompressedPayloads | Form::Etf => {}
         }
     }
 
     /// The encoding of payloads in both directions.
     pub fn encoding(&self) -> Encoding {
         match self.form {
-            Form::Plain | Form::Packed => Encoding::Json,
+            Form::Plain | Form::CompressedPayloads => Encoding::Json,
             Form::Etf => Encoding::Etf,
             Form::Stream(_, encoding) => encoding,
         }
@@ -118,7 +118,7 @@ impl Outbox {
     pub fn compression(&self) -> &'static str {
         match &self.form {
             Form::Plain | Form::Etf => "none",
-            Form::Packed => "payload",
+            Form::CompressedPayloads => "payload",
             Form::Stream(deflater, _) => deflater.transport().name().unwrap_or("none"),
         }
     }
@@ -145,7 +145,7 @@ impl Outbox {
         }
         match form {
             Form::Plain => write_text(wire, parts),
-            Form::Packed => write_compressed(wire, parts),
+            Form::CompressedPayloads => write_compressed(wire, parts),
             Form::Etf => ENCODERS.with_borrow_mut(|encoders| {
                 let start = begin_binary(wire);
                 wire.reserve(parts.iter().map(|part| part.len()).sum());
@@ -286,7 +286,7 @@ impl Outbox {
     pub fn memory(&self) -> usize {
         let encoder = match &self.form {
             Form::Stream(deflater, _) => deflater.memory(),
-            Form::Plain | Form::Packed | Form::Etf => 0,
+            Form::Plain | Form::CompressedPayloads | Form::Etf => 0,
         };
         let open = self
             .open

@@ -55,8 +55,8 @@ pub struct Saved {
     compress: bool,
     #[serde(default)]
     library: String,
-    #[serde(default)]
-    named: bool,
+    #[serde(default, rename = "named")]
+    has_upstream_id: bool,
     user: Option<u64>,
     sequence: u64,
     cursor: u64,
@@ -92,7 +92,7 @@ pub struct Session {
     /// What the client asked for.
     pub options: Options,
     /// Whether the client knows the session by the id of Discord's session with the shard instead of [`Session::id`].
-    pub named: bool,
+    pub has_upstream_id: bool,
     /// The state of the session.
     pub phase: Phase,
     /// The connection that the session is attached to; `None`: the session is detached.
@@ -150,7 +150,7 @@ impl Session {
             key,
             id,
             options,
-            named: false,
+            has_upstream_id: false,
             phase: Phase::Waiting,
             connection: None,
             detached_at: None,
@@ -319,7 +319,7 @@ impl Session {
             version: self.options.version,
             compress: self.options.compress,
             library: self.options.library.name().to_owned(),
-            named: self.named,
+            has_upstream_id: self.has_upstream_id,
             user: self.user,
             sequence: self.sequence,
             cursor: self.cursor,
@@ -347,7 +347,7 @@ impl Session {
         let mut session = Self::new(saved.key, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
-        (session.named, session.user) = (saved.named, saved.user);
+        (session.has_upstream_id, session.user) = (saved.has_upstream_id, saved.user);
         (session.sequence, session.cursor, session.base) = (saved.sequence, saved.cursor, saved.base);
         session.sent = saved.sent.into();
         for (guild, position, shown) in saved.contained {

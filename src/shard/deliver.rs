@@ -153,7 +153,7 @@ impl Shard {
         let guilds: Vec<u64> = self.cache.up_to_date(&self.log).guilds().map(|(guild, _)| guild).collect();
         let position = self.log.next();
         let user = self.own_user();
-        self.choose_name(key);
+        self.choose_session_id(key);
         self.schedule_maintenance(now + HEARTBEAT_TIMEOUT);
         let Some(client) = self.clients.get_mut(&key) else { return };
         client.session.begin_sync(position, now, user);

@@ -15,7 +15,7 @@ mod culprit;
 mod deliver;
 pub mod due;
 pub mod in_flight;
-pub mod naming;
+pub mod session_ids;
 mod ready;
 pub mod renewal;
 pub mod report;
@@ -114,8 +114,8 @@ pub struct Shard {
     /// Discord's id of the current upstream session.
     upstream_id: Option<Box<str>>,
     /// The control core has not been told `upstream_id` since it changed.
-    name_is_new: bool,
-    /// The highest sequence that a stray with `upstream_id` as its session id was sent. See [`naming`].
+    upstream_id_is_new: bool,
+    /// The highest sequence that a stray with `upstream_id` as its session id was sent. See [`session_ids`].
     strays_until: u64,
     /// The owners of the bot's voice connections.
     voice: voice::Table,
@@ -180,7 +180,7 @@ impl Shard {
             departed: renewal::DepartedGuilds::default(),
             ready: None,
             upstream_id: None,
-            name_is_new: true,
+            upstream_id_is_new: true,
             strays_until: 0,
             presence: None,
             clients: HashMap::new(),
@@ -366,7 +366,7 @@ impl Shard {
             self.departed = renewal::DepartedGuilds::new(gone, now + self.settings.resume_window);
         }
         self.ready = Some(data.into());
-        self.read_name();
+        self.read_upstream_id();
         // IDENTIFY does not contain the presence that a client has set.
         if renewed && let Some(presence) = &self.presence {
             self.limiter.push_presence(presence.clone());

@@ -2,7 +2,7 @@
 //!
 //! Keys that the proxy does not replace pass through as Discord sent them, known or not.
 
-use super::{Shard, naming::RESUME_PATH};
+use super::{Shard, session_ids::RESUME_PATH};
 use crate::{
     downstream::session::Session,
     protocol::json::{self, write_string},
@@ -26,7 +26,7 @@ impl Shard {
         let mut out = Vec::with_capacity(original.len() + guilds.len() * 48 + 512);
         out.extend_from_slice(format!(r#"{{"v":{}"#, session.options.version).as_bytes());
         let own = session.id.as_str();
-        let (id, resume_at) = match self.upstream_id.as_deref().filter(|_| session.named) {
+        let (id, resume_at) = match self.upstream_id.as_deref().filter(|_| session.has_upstream_id) {
             Some(upstream) => (upstream, format!("{}{RESUME_PATH}{own}", self.settings.public_url)),
             None => (own, self.settings.public_url.clone()),
         };

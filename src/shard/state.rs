@@ -152,7 +152,7 @@ impl Shard {
             strays_until: self
                 .clients
                 .values()
-                .filter(|client| !client.session.is_resumable() && client.session.named)
+                .filter(|client| !client.session.is_resumable() && client.session.has_upstream_id)
                 .map(|client| client.session.sequence())
                 .fold(self.strays_until, u64::max),
         };
@@ -247,7 +247,7 @@ impl Shard {
                 kind::READY => {
                     shard.cache.up_to_date(&shard.log).ready(&text).map_err(invalid)?;
                     shard.ready = Some(text.as_slice().into());
-                    shard.read_name();
+                    shard.read_upstream_id();
                     shard.strays_until = head.strays_until;
                 }
                 kind::USER => drop(shard.cache.up_to_date(&shard.log).apply(EventKind::UserUpdate, &text)),

@@ -23,7 +23,7 @@ use gateway_proxy::{
         session::{Claim, Options, SessionId},
     },
     protocol::{Encoding, Time, close, intents::Intents},
-    shard::{Close, naming::session_in, report::Report},
+    shard::{Close, session_ids::session_in, report::Report},
     upstream::session::Status,
     websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
 };
@@ -361,7 +361,7 @@ impl Host {
                 }
                 ToControl::Panicked => panic!("the core has panicked; the last panic in the story says where"),
                 ToControl::Failed(why) => panic!("the core has failed: {why}"),
-                ToControl::Reports(..) | ToControl::StatusChanged(_) | ToControl::Stopped | ToControl::Named(..) => {}
+                ToControl::Reports(..) | ToControl::StatusChanged(_) | ToControl::Stopped | ToControl::UpstreamId(..) => {}
             }
         }
         something

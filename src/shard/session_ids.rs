@@ -31,33 +31,33 @@ pub fn session_in(path: &str) -> Option<SessionId> {
 impl Shard {
     /// The id of the shard's session with Discord, if it has changed since the last call; the inner `None` means that
     /// there is no session. The first call always returns a value.
-    pub fn take_new_name(&mut self) -> Option<Option<String>> {
-        let name = || self.upstream_id.as_deref().map(str::to_owned);
-        std::mem::take(&mut self.name_is_new).then(name)
+    pub fn take_new_upstream_id(&mut self) -> Option<Option<String>> {
+        let id = || self.upstream_id.as_deref().map(str::to_owned);
+        std::mem::take(&mut self.upstream_id_is_new).then(id)
     }
 
     /// Reads Discord's id of the session from its READY.
-    pub(super) fn read_name(&mut self) {
+    pub(super) fn read_upstream_id(&mut self) {
         let id = self.ready.as_deref().and_then(|ready| json::get(ready, "session_id"));
         let id: Option<Box<str>> = id.and_then(|id| serde_json::from_slice(id).ok());
         if id != self.upstream_id {
-            (self.upstream_id, self.name_is_new, self.strays_until) = (id, true, 0);
+            (self.upstream_id, self.upstream_id_is_new, self.strays_until) = (id, true, 0);
         }
     }
 
     /// The client of this session is about to get READY. Decides whether its session id is Discord's.
-    pub(super) fn choose_name(&mut self, key: SessionKey) {
-        let has_it = |session: &Session| session.named && session.connection.is_some() && session.key != key;
+    pub(super) fn choose_session_id(&mut self, key: SessionKey) {
+        let has_it = |session: &Session| session.has_upstream_id && session.connection.is_some() && session.key != key;
         let taken = self.clients.values().any(|client| has_it(&client.session));
         if let Some(client) = self.clients.get_mut(&key) {
-            client.session.named = self.upstream_id.is_some() && !taken;
+            client.session.has_upstream_id = self.upstream_id.is_some() && !taken;
         }
     }
 
     /// Notes that a session has ended and its client may not know. If its id is Discord's, the client may still come to
     /// resume.
     pub(super) fn note_stray(&mut self, session: &Session) {
-        if session.named {
+        if session.has_upstream_id {
             self.strays_until = self.strays_until.max(session.sequence());
         }
     }
@@ -75,14 +75,14 @@ impl Shard {
         if self.upstream_id.as_deref() != Some(id) {
             return None;
         }
-        let mut named = self.clients.values().map(|client| &client.session).filter(|session| session.named);
+        let mut candidates = self.clients.values().map(|client| &client.session).filter(|session| session.has_upstream_id);
         if let Some(resume_key) = resume_key {
-            return named.find(|session| session.id == *resume_key).map(|session| session.id);
+            return candidates.find(|session| session.id == *resume_key).map(|session| session.id);
         }
         if sequence <= self.strays_until {
             return None;
         }
-        let mut reached = named.filter(|session| session.sequence() >= sequence);
+        let mut reached = candidates.filter(|session| session.sequence() >= sequence);
         let session = reached.next()?;
         reached.next().is_none().then_some(session.id)
     }
