@@ -385,8 +385,8 @@ impl Shard {
         lost.retain(|(client, _)| {
             *client == SessionKey::NONE || self.clients.contains_key(client) && !self.culprit.is_excluded(*client)
         });
-        let guilds: Vec<u64> = lost.iter().filter_map(|(_, command)| Some(voice::Ask::parse(command)?.guild)).collect();
-        self.voice.expect_answers_about(&guilds);
+        let guilds: Vec<u64> = lost.iter().filter_map(|(_, command)| Some(voice::VoiceCommand::parse(command)?.guild)).collect();
+        self.voice.expect_answers_only_for(&guilds);
         for (client, command) in lost {
             if let Some(leave) = self.leave_again(now, &command) {
                 self.limiter.push_resend(client, leave);

@@ -1,7 +1,7 @@
 //! Passes op 4s and voice events of the shard to its [table](super::Table) of voice connections, and carries out the
 //! table's decisions.
 
-use super::{Ask, Audience, Due, OwnState, Verdict, payloads};
+use super::{VoiceCommand, Audience, DueAction, OwnState, Verdict, payloads};
 use crate::{
     downstream::{outbox::Outbox, session::Session},
     protocol::{
@@ -29,7 +29,7 @@ impl Shard {
     /// Returns the command that goes to Discord in place of `next`, whose turn it is; `None` if none does.
     pub(in crate::shard) fn check_voice(&mut self, now: Time, next: QueuedCommand) -> Option<QueuedCommand> {
         let asks = next.client.filter(|_| !next.is_resend && !next.is_second_half);
-        let (Some(client), Some(ask)) = (asks, Ask::parse(&next.command)) else { return Some(next) };
+        let (Some(client), Some(ask)) = (asks, VoiceCommand::parse(&next.command)) else { return Some(next) };
         // The command is the proxy's own. It is dropped if a client owns the connection now.
         if client == SessionKey::NONE && self.voice.owner(ask.guild).is_some() {
             return None;
@@ -45,7 +45,7 @@ impl Shard {
             Verdict::Send => Some(next),
             Verdict::LeaveFirst => {
                 self.limiter.push_second_half(client, next.command);
-                Some(QueuedCommand { command: Ask::command(ask.guild, None, false, false), ..next })
+                Some(QueuedCommand { command: VoiceCommand::command(ask.guild, None, false, false), ..next })
             }
             Verdict::Refuse => {
                 tracing::debug!(shard = %self.id, guild = ask.guild, "an op 4 is not passed to Discord");
@@ -57,10 +57,10 @@ impl Shard {
     /// An op 4 was lost with the connection to Discord and is sent again. Returns the leave that has to go before it,
     /// if one has to.
     pub(in crate::shard) fn leave_again(&mut self, now: Time, command: &[u8]) -> Option<Vec<u8>> {
-        let ask = Ask::parse(command).filter(|ask| ask.channel.is_some())?;
+        let ask = VoiceCommand::parse(command).filter(|ask| ask.channel.is_some())?;
         let leave = self.voice.send_again(now, ask.guild);
         self.schedule_voice_maintenance();
-        leave.then(|| Ask::command(ask.guild, None, false, false))
+        leave.then(|| VoiceCommand::command(ask.guild, None, false, false))
     }
 
     /// Applies an event, which will be at the end of the log, to the table. Returns the session that alone gets it;
@@ -71,7 +71,7 @@ impl Shard {
                 let user = self.own_user()?;
                 let state = OwnState::parse(data, None, user, self.upstream_id.as_deref())?;
                 let audience = self.voice.own_state(now, state, data);
-                if !self.voice.waits(state.guild) {
+                if !self.voice.awaits_answer(state.guild) {
                     self.in_flight.voice_answered(state.guild);
                 }
                 self.schedule_voice_maintenance();
@@ -83,7 +83,7 @@ impl Shard {
                 audience.unwrap_or(Audience::Nobody).recipient()
             }
             EventKind::GuildCreate | EventKind::GuildDelete if !self.voice.is_empty() => {
-                if let Some(guild) = json::get(data, "id").and_then(json::parse_id).filter(|id| self.voice.knows(*id)) {
+                if let Some(guild) = json::get(data, "id").and_then(json::parse_id).filter(|id| self.voice.contains(*id)) {
                     self.voice_guild(kind, guild, data);
                 }
                 None
@@ -99,8 +99,8 @@ impl Shard {
             EventKind::GuildCreate if !down => {
                 let user = self.own_user();
                 let state = user.and_then(|user| OwnState::in_guild(data, guild, user, self.upstream_id.as_deref()));
-                if let Some((channel, mute, deaf)) = self.voice.guild_came(guild, state) {
-                    self.push_own_voice(Ask::command(guild, Some(channel), mute, deaf));
+                if let Some((channel, mute, deaf)) = self.voice.guild_available(guild, state) {
+                    self.push_own_voice(VoiceCommand::command(guild, Some(channel), mute, deaf));
                 }
             }
             _ => {}
@@ -121,7 +121,7 @@ impl Shard {
         let (user, session) = (self.own_user().unwrap_or_default(), self.upstream_id.as_deref().unwrap_or_default());
         for (owner, guild) in self.voice.session_lost(now, self.settings.voice_rejoin) {
             if let Some(client) = self.clients.get_mut(&owner) {
-                client.voice_lost.push(payloads::gone(guild, user, session));
+                client.voice_lost.push(payloads::left_state(guild, user, session));
             }
         }
         self.schedule_voice_maintenance();
@@ -143,15 +143,15 @@ impl Shard {
         let active = self.upstream.status() == Status::Active;
         for due in self.voice.tick(now, active) {
             match due {
-                Due::Leave(guild) => {
+                DueAction::Leave(guild) => {
                     tracing::info!(shard = %self.id, guild, "leaves a voice channel whose client has not come back");
-                    self.push_own_voice(Ask::command(guild, None, false, false));
+                    self.push_own_voice(VoiceCommand::command(guild, None, false, false));
                 }
-                Due::TellState(data) => {
+                DueAction::TellState(data) => {
                     let meta = Meta { kind: EventKind::VoiceStateUpdate, changed_guild: None, recipient: None };
                     self.append(EventKind::VoiceStateUpdate.name().as_bytes(), &data, meta);
                 }
-                Due::TellServer(guild, data) => {
+                DueAction::TellServer(guild, data) => {
                     let recipient = self.voice.server_update(guild, self.log.next(), &data).recipient();
                     let meta = Meta { kind: EventKind::VoiceServerUpdate, changed_guild: None, recipient };
                     self.append(EventKind::VoiceServerUpdate.name().as_bytes(), &data, meta);
@@ -188,6 +188,6 @@ pub(in crate::shard) fn is_fresh(
 impl Shard {
     /// Queues a leave of the proxy's own.
     pub(in crate::shard) fn push_own_voice_for_a_test(&mut self, guild: u64) {
-        self.push_own_voice(Ask::command(guild, None, false, false));
+        self.push_own_voice(VoiceCommand::command(guild, None, false, false));
     }
 }

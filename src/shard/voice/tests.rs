@@ -10,8 +10,8 @@ fn table() -> Table {
     Table::new(GRACE)
 }
 
-fn ask(channel: impl Into<Option<u64>>) -> Ask {
-    Ask { guild: GUILD, channel: channel.into() }
+fn ask(channel: impl Into<Option<u64>>) -> VoiceCommand {
+    VoiceCommand { guild: GUILD, channel: channel.into() }
 }
 
 fn state(channel: impl Into<Option<u64>>) -> OwnState {
@@ -79,7 +79,7 @@ fn a_join_that_fails_after_the_leave_is_told_to_all() {
     assert_eq!(table.tick(at - Duration::from_millis(1), true), []);
     assert_eq!(table.tick(at, false), [], "Discord can not answer");
     let at = table.deadline().unwrap();
-    assert_eq!(table.tick(at, true), [Due::TellState(b"gone".to_vec())]);
+    assert_eq!(table.tick(at, true), [DueAction::TellState(b"gone".to_vec())]);
     assert!(table.is_empty());
 }
 
@@ -96,12 +96,12 @@ fn who_asks_in_vain_takes_nothing_away() {
     // If Discord sends a voice server without a voice state before it, the voice server was the answer.
     assert_eq!(table.send(SECOND, SessionKey(2), ask(10), |_| true), Verdict::LeaveFirst);
     assert_eq!(table.server_update(GUILD, 6, b"server"), Audience::Nobody);
-    assert_eq!(table.tick(table.deadline().unwrap(), true), [Due::TellServer(GUILD, b"server".to_vec())]);
+    assert_eq!(table.tick(table.deadline().unwrap(), true), [DueAction::TellServer(GUILD, b"server".to_vec())]);
     assert_eq!(table.server_update(GUILD, 7, b"server"), Audience::Only(SessionKey(2)));
     // The table forgets a guild if Discord does not answer.
-    assert_eq!(table.send(SECOND, SessionKey(2), Ask { guild: 9, channel: Some(1) }, |_| true), Verdict::Send);
-    assert_eq!(table.tick(SECOND + ASK_LIMIT, true), []);
-    assert!(!table.knows(9));
+    assert_eq!(table.send(SECOND, SessionKey(2), VoiceCommand { guild: 9, channel: Some(1) }, |_| true), Verdict::Send);
+    assert_eq!(table.tick(SECOND + ANSWER_LIMIT, true), []);
+    assert!(!table.contains(9));
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn who_has_lost_the_connection_can_not_leave_for_the_other() {
     assert_eq!(table.refused(), 1);
     assert_eq!(table.send(SECOND, SessionKey(1), ask(None), attached), Verdict::Send);
     assert_eq!(table.send(SECOND, SessionKey(2), ask(None), |_| false), Verdict::Send, "the owner is not there");
-    assert_eq!(table.send(SECOND, SessionKey(2), Ask { guild: 2, channel: None }, attached), Verdict::Send);
+    assert_eq!(table.send(SECOND, SessionKey(2), VoiceCommand { guild: 2, channel: None }, attached), Verdict::Send);
 }
 
 #[test]
@@ -124,10 +124,10 @@ fn a_channel_is_left_when_its_owner_is_gone_for_long_enough() {
         assert_eq!((table.owner(GUILD), table.deadline()), (None, Some(at)));
         assert!(!table.is_fresh(GUILD, 5, SessionKey(1)));
         assert_eq!(table.server_update(GUILD, 6, b"t"), Audience::Nobody);
-        assert_eq!(table.tick(at, true), [Due::Leave(GUILD)]);
+        assert_eq!(table.tick(at, true), [DueAction::Leave(GUILD)]);
         // The leave is repeated until Discord has answered it.
         assert_eq!(table.tick(at, true), []);
-        assert_eq!(table.tick(at + LEAVE_RETRY, true), [Due::Leave(GUILD)]);
+        assert_eq!(table.tick(at + LEAVE_RETRY, true), [DueAction::Leave(GUILD)]);
         assert_eq!(table.own_state(SECOND * 99, state(None), b"s"), Audience::All);
         assert!(table.is_empty() && table.deadline().is_none());
     }
@@ -146,19 +146,19 @@ fn a_channel_is_left_when_its_owner_is_gone_for_long_enough() {
 fn a_new_session_of_discord_voids_everything() {
     for rejoin in [false, true] {
         let mut table = connected();
-        table.send(SECOND, SessionKey(2), Ask { guild: 2, channel: Some(20) }, |_| true);
+        table.send(SECOND, SessionKey(2), VoiceCommand { guild: 2, channel: Some(20) }, |_| true);
         table.session_ended(SECOND, SessionKey(3), SECOND);
         assert_eq!(table.session_lost(SECOND * 2, rejoin), [(SessionKey(1), 1), (SessionKey(2), 2)]);
-        assert_eq!((table.connections(), table.knows(GUILD)), (0, rejoin));
+        assert_eq!((table.connections(), table.contains(GUILD)), (0, rejoin));
         assert!(!table.is_fresh(GUILD, 5, SessionKey(1)));
         if rejoin {
-            assert_eq!(table.guild_came(GUILD, None), Some((10, false, true)));
+            assert_eq!(table.guild_available(GUILD, None), Some((10, false, true)));
             assert_eq!(table.own_state(SECOND * 3, state(10), b"s"), Audience::All);
             assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Nobody);
             assert_eq!(table.send(SECOND * 4, SessionKey(7), ask(10), |_| true), Verdict::LeaveFirst);
             // In guild 2 a client asks before the guild comes. In the last table no client asks.
-            assert_eq!(table.send(SECOND * 4, SessionKey(8), Ask { guild: 2, channel: Some(20) }, |_| true), Verdict::Send);
-            assert_eq!(table.guild_came(2, None), None);
+            assert_eq!(table.send(SECOND * 4, SessionKey(8), VoiceCommand { guild: 2, channel: Some(20) }, |_| true), Verdict::Send);
+            assert_eq!(table.guild_available(2, None), None);
             let mut table = connected();
             table.session_lost(SECOND, true);
             assert_eq!(table.tick(SECOND + GRACE, true), []);
@@ -170,10 +170,10 @@ fn a_new_session_of_discord_voids_everything() {
 #[test]
 fn guilds_that_come_and_go() {
     let mut table = connected();
-    assert_eq!(table.guild_came(GUILD, Some(state(10))), None);
+    assert_eq!(table.guild_available(GUILD, Some(state(10))), None);
     assert!(table.is_fresh(GUILD, 5, SessionKey(1)));
     let foreign = OwnState { ours: false, ..state(10) };
-    assert_eq!(table.guild_came(GUILD, Some(foreign)), None);
+    assert_eq!(table.guild_available(GUILD, Some(foreign)), None);
     assert!(table.is_empty(), "another session of the bot is in the channel");
     let mut table = connected();
     assert_eq!(table.own_state(SECOND, foreign, b"s"), Audience::All);
@@ -183,16 +183,16 @@ fn guilds_that_come_and_go() {
     assert!(table.is_empty());
     // No client has asked for this voice state, for example because the table was full.
     assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
-    assert_eq!(table.tick(SECOND + GRACE, true), [Due::Leave(GUILD)]);
+    assert_eq!(table.tick(SECOND + GRACE, true), [DueAction::Leave(GUILD)]);
 }
 
 #[test]
 fn the_table_is_bounded() {
     let mut table = table();
     for guild in 0..MAX_CONNECTIONS as u64 {
-        assert_eq!(table.send(SECOND, SessionKey(1), Ask { guild, channel: Some(1) }, |_| true), Verdict::Send);
+        assert_eq!(table.send(SECOND, SessionKey(1), VoiceCommand { guild, channel: Some(1) }, |_| true), Verdict::Send);
     }
-    let one_more = Ask { guild: u64::MAX, channel: Some(1) };
+    let one_more = VoiceCommand { guild: u64::MAX, channel: Some(1) };
     assert_eq!(table.send(SECOND, SessionKey(1), one_more, |_| true), Verdict::Refuse);
     assert_eq!(table.send(SECOND, SessionKey(1), ask(2), |_| true), Verdict::Send, "one that is in it");
     assert_eq!(table.own_state(SECOND, OwnState { guild: u64::MAX, ..state(1) }, b"s"), Audience::All);
@@ -206,7 +206,7 @@ fn the_table_is_bounded() {
     assert!(!other.restore(SECOND, over.next().unwrap(), |_| true));
     drop(over);
     // Discord has answered none of the op 4s.
-    table.tick(SECOND + ASK_LIMIT, true);
+    table.tick(SECOND + ANSWER_LIMIT, true);
     assert!(table.is_empty());
 }
 
@@ -228,7 +228,7 @@ fn another_process_goes_on() {
     assert_eq!(both.server_update(GUILD, 9, b"t"), Audience::Only(SessionKey(2)));
     let mut none = restored(&|_| false);
     assert_eq!(none.owner(GUILD), None);
-    assert_eq!(none.tick(SECOND * 5 + ASK_LIMIT, true), [Due::TellState(b"gone".to_vec())]);
+    assert_eq!(none.tick(SECOND * 5 + ANSWER_LIMIT, true), [DueAction::TellState(b"gone".to_vec())]);
     assert!(none.is_empty());
 }
 
@@ -336,7 +336,7 @@ impl Model {
                 }
                 self.waits = self
                     .waits
-                    .filter(|(_, wanted)| channel != Some(*wanted) || self.table.guilds[&GUILD].asked.is_some());
+                    .filter(|(_, wanted)| channel != Some(*wanted) || self.table.guilds[&GUILD].pending_join.is_some());
             }
             Event::Server(token, cause) => match self.table.server_update(GUILD, self.position, b"t") {
                 Audience::Only(client) => {
@@ -365,7 +365,7 @@ impl Model {
             assert_eq!(self.has[client.0 as usize], (self.token, wanted), "client {client} has the newest token");
             assert_eq!(self.table.owner(GUILD), Some(client));
         } else {
-            assert!(self.table.is_empty() || self.table.guilds[&GUILD].asked.is_some());
+            assert!(self.table.is_empty() || self.table.guilds[&GUILD].pending_join.is_some());
         }
     }
 
