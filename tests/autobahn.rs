@@ -28,7 +28,7 @@ use std::{
 
 use gateway_proxy::{
     compression::Transport,
-    control::{agree, head, http::Route},
+    control::{accept_upgrade, read_head, http::Route},
     data_core::close_for,
     downstream::outbox::Outbox,
     net::client::{ClientConnection, Ended, Payload},
@@ -157,8 +157,8 @@ async fn serve(stream: TcpStream) {
     stream.set_nodelay(true).expect("an option of TCP");
     let inbound = FrameDecoder::new(Role::Server, MAX_MESSAGE);
     let mut connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
-    let Some(Route::Gateway(upgrade, query)) = head(&mut connection).await else { return };
-    agree(&mut connection, &upgrade, query);
+    let Some(Route::Gateway(upgrade, query)) = read_head(&mut connection).await else { return };
+    accept_upgrade(&mut connection, &upgrade, query);
     match connection.converse(echo).await {
         Ended::Lost => {}
         Ended::Closed(code) => connection.goodbye(code, "").await,

@@ -143,8 +143,8 @@ impl Control {
             figures.identifies_remaining = queue.remaining();
             figures.identifies_waiting = queue.waiting();
         }
-        figures.unauthenticated = self.guests.taken();
-        figures.revoked_guests = self.guests.revoked();
+        figures.unauthenticated = self.unauthenticated.taken();
+        figures.revoked_unauthenticated = self.unauthenticated.revoked();
         figures.revoked_scrapes = self.scrapes.revoked();
         figures.tokenless = self.tokenless.taken();
         figures.revoked_tokenless = self.tokenless.revoked();
@@ -155,7 +155,7 @@ impl Control {
     /// that. Then ends the connection.
     pub(super) async fn forward(
         self: Rc<Self>,
-        guest: Place,
+        place: Place,
         connection: ClientConnection,
         request: Forward,
         peer: SocketAddr,
@@ -165,7 +165,7 @@ impl Control {
             not_forwarded()
         } else if self.accepts_token(token) {
             if self.figures.borrow().forwarding < forward::MAX_FORWARDED {
-                drop(guest);
+                drop(place);
                 return self.pass(connection, request, false).await;
             }
             let body = r#"{"message":"gateway-proxy: too many requests at a time","code":0}"#;
@@ -185,7 +185,7 @@ impl Control {
                 r#"{"message":"gateway-proxy: too many requests without the bot's token from this address","retry_after":1.0,"global":false,"code":0}"#,
             )
         } else {
-            drop(guest);
+            drop(place);
             let place = self.tokenless.enter(peer.ip().into());
             let (pool, id) = (self.tokenless.clone(), place.id);
             let passed = async move {

@@ -22,7 +22,7 @@ pub struct ControlFigures {
     /// Connections refused because the remaining file descriptors are reserved for shards.
     pub refused: u64,
     /// Connections that lost their place at the door to a newer one.
-    pub revoked_guests: u64,
+    pub revoked_unauthenticated: u64,
     /// Answers to operators' requests and to `/health` that were cut off for a newer one.
     pub revoked_scrapes: u64,
     /// Requests without the bot's token that are being forwarded to Discord's API.
@@ -269,7 +269,7 @@ pub fn render(
             "gateway_connections_revoked_total",
             "Connections before IDENTIFY that gave way to newer ones",
             COUNTER,
-            control.revoked_guests as f64,
+            control.revoked_unauthenticated as f64,
         ),
         (
             "gateway_scrapes_revoked_total",

@@ -45,8 +45,8 @@ use crate::{
     preflight,
     state_dir::StateDir,
 };
-use door::Serves;
-pub use door::{agree, head};
+use door::RouteSet;
+pub use door::{accept_upgrade, read_head};
 use external_queue::ExternalQueue;
 use feed::Feed;
 pub use forward::response_head;
@@ -169,7 +169,7 @@ struct Control {
     /// The memory that the connections of all clients may take, shared with the data cores.
     memory: Arc<MemoryBudget>,
     /// Places of connections that have not identified, and of HTTP requests.
-    guests: Rc<Pool>,
+    unauthenticated: Rc<Pool>,
     /// Places of answers to operators' requests and to `/health` that are being made or sent.
     scrapes: Rc<Pool>,
     /// Places of forwarded requests without the bot's token, whose path carries a token of its own.
@@ -249,7 +249,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 ask_rest,
                 rest_failure: RefCell::new(None),
                 stopping: Cell::new(false),
-                guests: Pool::new(door::MAX_UNAUTHENTICATED),
+                unauthenticated: Pool::new(door::MAX_UNAUTHENTICATED),
                 scrapes: Pool::new(door::MAX_SCRAPES),
                 tokenless: Pool::new(forward::MAX_TOKENLESS),
                 tokenless_rate: RefCell::new(Rate::new(forward::TOKENLESS_RATE)),
@@ -291,14 +291,14 @@ impl Control {
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<(), Failure> {
         let mut doors = Vec::new();
-        let own = if listeners.admin.is_some() { Serves::Bots } else { Serves::All };
-        let admin = listeners.admin.map(|listener| (listener, Serves::Operators));
-        for (listener, serves) in [Some((listeners.bots, own)), admin].into_iter().flatten() {
+        let own = if listeners.admin.is_some() { RouteSet::Bots } else { RouteSet::All };
+        let admin = listeners.admin.map(|listener| (listener, RouteSet::Operators));
+        for (listener, routes) in [Some((listeners.bots, own)), admin].into_iter().flatten() {
             let (listener, stopper) =
                 listener.split().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
             // SAFETY: the descriptor is a listening stream socket whose ownership `into_raw_fd` has given up.
             let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
-            doors.push((glommio::spawn_local(door::accept(self.clone(), listener, serves)), stopper));
+            doors.push((glommio::spawn_local(door::accept(self.clone(), listener, routes)), stopper));
         }
         let stopped = Rc::new(Cell::new(0));
         glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
@@ -518,7 +518,7 @@ impl Control {
                 }
                 ToControl::Return(parts, version) => {
                     let connection = ClientConnection::from_parts(*parts);
-                    let task = door::reenter(self.clone(), connection, version);
+                    let task = door::readmit(self.clone(), connection, version);
                     spawn_contained("the task of a connection at the door", task);
                 }
                 ToControl::Reports(number, reports) => {
