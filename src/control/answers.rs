@@ -1,7 +1,7 @@
 //! The answers to HTTP requests: what each route returns, and which requests are forwarded to Discord's API.
 //!
 //! Promises: however many clients ask for `/metrics` and `/health`, each data core is asked for its report once in
-//! [`KEPT`], and the text of `/metrics` is made once in [`KEPT`]. The log has at most one line a minute about wrong
+//! [`REPORTS_REUSED_FOR`], and the text of `/metrics` is made once in [`REPORTS_REUSED_FOR`]. The log has at most one line a minute about wrong
 //! tokens.
 
 use super::{
@@ -17,7 +17,7 @@ use crate::{data_core::ToCore, net::client::ClientConnection, upstream::session:
 use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
 
 /// How long gathered reports, and the texts of `/metrics` and `/status.json`, are used again.
-pub const KEPT: Duration = Duration::from_secs(1);
+pub const REPORTS_REUSED_FOR: Duration = Duration::from_secs(1);
 
 /// Counts a request as one that is being forwarded until it is dropped. The flag says that the request comes without
 /// the bot's token: such a request is counted by its place in [`Control::tokenless`] instead.
@@ -68,7 +68,7 @@ impl Control {
         }
     }
 
-    /// The reports of all data cores, gathered again when they are older than [`KEPT`].
+    /// The reports of all data cores, gathered again when they are older than [`REPORTS_REUSED_FOR`].
     pub(super) async fn reports(self: &Rc<Self>) -> Rc<Gathered> {
         self.reports.get(self.now(), || self.clone().gather()).await
     }

@@ -15,7 +15,7 @@ mod forward;
 pub mod hosts;
 pub mod http;
 pub mod identify;
-mod kept;
+mod single_flight;
 mod metrics;
 mod operator;
 pub mod origin;
@@ -23,7 +23,7 @@ mod page;
 mod permits;
 mod pool;
 mod reload;
-mod remembered;
+mod saved_gateway;
 pub mod rest;
 mod signals;
 mod starter;
@@ -54,11 +54,11 @@ use glommio::{LocalExecutorBuilder, net::TcpListener};
 use hosts::Hosts;
 use http::Audience;
 use identify::{Budget, IdentifyQueue};
-use kept::Kept;
+use single_flight::SingleFlight;
 use metrics::ControlFigures;
 use pool::{OnceAMinute, Pool, Rate};
 pub use reload::{Reloading, SetLogLevel};
-use remembered::Remembered;
+use saved_gateway::SavedGateway;
 use rest::{GatewayInfo, RestError};
 use starter::{CoreThreads, Starter, audience, client_memory};
 use status::Gathered;
@@ -145,7 +145,7 @@ struct Control {
     starter: Starter,
     /// The gateway URL and the recommended number of shards that the shards run with; `None` until they have been
     /// started.
-    gateway: RefCell<Option<Remembered>>,
+    gateway: RefCell<Option<SavedGateway>>,
     queue: RefCell<Option<IdentifyQueue>>,
     /// The queue that several proxies share (`identify_queue`); `None`: only the own queue grants permits.
     external_queue: Option<ExternalQueue>,
@@ -179,9 +179,9 @@ struct Control {
     feed: RefCell<Feed>,
     /// How long shards have waited for their permits to identify.
     waits: RefCell<Waits>,
-    reports: Rc<Kept<Rc<Gathered>>>,
-    status: Rc<Kept<Rc<str>>>,
-    metrics: Rc<Kept<Rc<str>>>,
+    reports: Rc<SingleFlight<Rc<Gathered>>>,
+    status: Rc<SingleFlight<Rc<str>>>,
+    metrics: Rc<SingleFlight<Rc<str>>>,
     /// A client connection with this descriptor or a higher one is refused, because the remaining descriptors are
     /// reserved for shards.
     last_descriptor: RawFd,
@@ -253,9 +253,9 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 scrapes: Pool::new(door::MAX_SCRAPES),
                 tokenless: Pool::new(forward::MAX_TOKENLESS),
                 tokenless_rate: RefCell::new(Rate::new(forward::TOKENLESS_RATE)),
-                reports: Kept::new(answers::KEPT),
-                status: Kept::new(answers::KEPT),
-                metrics: Kept::new(answers::KEPT),
+                reports: SingleFlight::new(answers::REPORTS_REUSED_FOR),
+                status: SingleFlight::new(answers::REPORTS_REUSED_FOR),
+                metrics: SingleFlight::new(answers::REPORTS_REUSED_FOR),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
                 upstream_ids: RefCell::default(),
@@ -330,7 +330,7 @@ impl Control {
         };
         match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
             Some(true) => {
-                self.remember();
+                self.save_gateway();
                 end
             }
             Some(false) => Err(Failure("second signal: quit at once".into())),
@@ -343,12 +343,12 @@ impl Control {
     /// leaves Discord's sessions and the clients' sessions in a state in which they can be resumed.
     async fn serve(&self, inbox: &mut Mailbox<Event>) -> Result<(), Failure> {
         let mut backoff = REST_BACKOFF.0;
-        let mut remembered = self.remembered();
+        let mut saved = self.saved_gateway();
         loop {
             match inbox.receive().await {
                 Event::Gateway(Ok(info)) => {
                     backoff = REST_BACKOFF.0;
-                    remembered = None;
+                    saved = None;
                     *self.rest_failure.borrow_mut() = None;
                     self.learn(info)?;
                 }
@@ -360,7 +360,7 @@ impl Control {
                 Event::Gateway(Err(RestError::Temporary { what, retry_after })) => {
                     self.ask_rest_again(what, retry_after, backoff);
                     backoff = (backoff * 2).min(REST_BACKOFF.1);
-                    if let Some(Remembered { url, shards }) = remembered.take() {
+                    if let Some(SavedGateway { url, shards }) = saved.take() {
                         tracing::warn!("starting without it: shards with a state file go on, the others wait for REST");
                         self.start(url, shards, None)?;
                     }
@@ -439,7 +439,7 @@ impl Control {
         };
         *self.queue.borrow_mut() = Some(queue);
         if let Some(directory) = self.state_dir() {
-            Remembered::forget(&directory);
+            SavedGateway::forget(&directory);
         }
         let cores = self.starter.start(shards.len())?;
         let cores = self.cores.get_or_init(|| cores);
@@ -450,7 +450,7 @@ impl Control {
                 return Err(Failure(format!("data core {index} has ended")));
             }
         }
-        *self.gateway.borrow_mut() = Some(Remembered { url, shards: recommended });
+        *self.gateway.borrow_mut() = Some(SavedGateway { url, shards: recommended });
         Ok(())
     }
 
@@ -459,15 +459,15 @@ impl Control {
     }
 
     /// The answer of `/gateway/bot` that the last process stored; `None`: there is no file, or it can not be used.
-    fn remembered(&self) -> Option<Remembered> {
-        Remembered::load(&self.state_dir()?).unwrap_or_else(|error| {
+    fn saved_gateway(&self) -> Option<SavedGateway> {
+        SavedGateway::load(&self.state_dir()?).unwrap_or_else(|error| {
             tracing::warn!("what the last process knew of `/gateway/bot` (gateway.json) is ignored: {error}");
             None
         })
     }
 
     /// Stores the gateway URL and the number of shards for the next process, in the directory of the state files.
-    fn remember(&self) {
+    fn save_gateway(&self) {
         let (Some(directory), Some(gateway)) = (self.state_dir(), &*self.gateway.borrow()) else { return };
         if let Err(error) = gateway.store(&directory) {
             tracing::error!("gateway.json can not be written to `state_dir`: {error}");

@@ -86,7 +86,7 @@ impl Control {
         metrics::render(&gathered, self.figures(), &waits, self.reloads.get(), self.started).into()
     }
 
-    /// The document of `/status.json`, which is made once in [`KEPT`](super::answers::KEPT), with the details of one
+    /// The document of `/status.json`, which is made once in [`REPORTS_REUSED_FOR`](super::answers::REPORTS_REUSED_FOR), with the details of one
     /// shard if `shard` names one.
     async fn status_of(self: &Rc<Self>, shard: Option<u32>) -> Response {
         let text = self.status.get(self.now(), || self.clone().status_text()).await;

@@ -12,7 +12,7 @@ use std::{
 };
 
 /// A value that is shared between the tasks that ask for it; see the module's description.
-pub struct Kept<T> {
+pub struct SingleFlight<T> {
     lasts: Time,
     state: RefCell<State<T>>,
 }
@@ -27,7 +27,7 @@ struct State<T> {
     waiting: Vec<Waker>,
 }
 
-impl<T: Clone + 'static> Kept<T> {
+impl<T: Clone + 'static> SingleFlight<T> {
     /// Shares values that may be used for `lasts` from the moment when their making began.
     pub fn new(lasts: Time) -> Rc<Self> {
         let state = State { made: None, count: 0, making: false, waiting: Vec::new() };
@@ -111,12 +111,12 @@ mod tests {
     #[test]
     fn it_is_made_once_for_all_who_wait_and_again_when_it_is_old() {
         on_an_executor(|| async {
-            let kept = Kept::new(Time::from_secs(1));
+            let shared = SingleFlight::new(Time::from_secs(1));
             let (gate, made) = numbers();
             let at = Time::from_millis;
             let ask = |now| {
-                let (kept, gate, made) = (kept.clone(), gate.clone(), made.clone());
-                glommio::spawn_local(async move { kept.get(now, || next(&gate, &made)).await })
+                let (shared, gate, made) = (shared.clone(), gate.clone(), made.clone());
+                glommio::spawn_local(async move { shared.get(now, || next(&gate, &made)).await })
             };
             // At 3 s the value is too old to be used again, but it was being made when the third task asked.
             let asked = [ask(at(0)), ask(at(10)), ask(at(3000))];
@@ -133,14 +133,14 @@ mod tests {
     #[test]
     fn who_goes_away_takes_nothing_from_the_others() {
         on_an_executor(|| async {
-            let kept = Kept::new(Time::from_secs(1));
+            let shared = SingleFlight::new(Time::from_secs(1));
             let (gate, made) = numbers();
             for _ in 0..10 {
-                let gone = kept.get(Time::ZERO, || next(&gate, &made));
+                let gone = shared.get(Time::ZERO, || next(&gate, &made));
                 assert_eq!(futures_lite::future::poll_once(gone).await, None);
             }
             gate.set(true);
-            assert_eq!(kept.get(Time::ZERO, || next(&gate, &made)).await, 1);
+            assert_eq!(shared.get(Time::ZERO, || next(&gate, &made)).await, 1);
         });
     }
 }

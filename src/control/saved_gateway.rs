@@ -15,14 +15,14 @@ const NAME: &str = "gateway.json";
 
 /// The stored part of an answer of `/gateway/bot`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Remembered {
+pub struct SavedGateway {
     /// The gateway URL that shards connect to.
     pub url: String,
     /// How many shards Discord recommended.
     pub shards: u32,
 }
 
-impl Remembered {
+impl SavedGateway {
     /// Writes the file.
     pub fn store(&self, directory: &StateDir) -> io::Result<()> {
         let text = serde_json::to_vec(self)?;
@@ -54,23 +54,23 @@ mod tests {
 
     #[test]
     fn it_is_read_whole_or_not_at_all_until_it_is_forgotten() {
-        let path = std::env::temp_dir().join(format!("gateway-proxy-remembered-{}", std::process::id()));
+        let path = std::env::temp_dir().join(format!("gateway-proxy-saved-{}", std::process::id()));
         let directory = StateDir::new(&path, "token");
-        let remembered = Remembered { url: "wss://gateway.discord.gg".into(), shards: 16 };
-        remembered.store(&directory).unwrap();
+        let saved = SavedGateway { url: "wss://gateway.discord.gg".into(), shards: 16 };
+        saved.store(&directory).unwrap();
         for _ in 0..2 {
-            assert_eq!(Remembered::load(&directory).unwrap(), Some(remembered.clone()));
+            assert_eq!(SavedGateway::load(&directory).unwrap(), Some(saved.clone()));
         }
         let file = path.join(NAME);
         let whole = fs::read(&file).unwrap();
         for length in 0..whole.len() {
             fs::write(&file, &whole[..length]).unwrap();
-            assert!(Remembered::load(&directory).is_err());
+            assert!(SavedGateway::load(&directory).is_err());
         }
-        remembered.store(&directory).unwrap();
-        assert!(Remembered::load(&StateDir::new(&path, "of another bot")).is_err());
-        Remembered::forget(&directory);
-        assert_eq!(Remembered::load(&directory).unwrap(), None);
+        saved.store(&directory).unwrap();
+        assert!(SavedGateway::load(&StateDir::new(&path, "of another bot")).is_err());
+        SavedGateway::forget(&directory);
+        assert_eq!(SavedGateway::load(&directory).unwrap(), None);
         fs::remove_dir_all(&path).unwrap();
     }
 }
