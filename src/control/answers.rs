@@ -5,13 +5,13 @@
 //! tokens.
 
 use super::{
-    Control, Gathering, REPORT_LIMIT, RestFailure,
+    Control, ReportRequest, REPORT_LIMIT, RestFailure,
     forward::{self, Forward},
     http::{Response, Route},
     metrics::ControlFigures,
     pool::Place,
     seconds,
-    status::Gathered,
+    status::CoreReports,
 };
 use crate::{data_core::ToCore, net::client::ClientConnection, upstream::session::Status};
 use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
@@ -69,28 +69,28 @@ impl Control {
     }
 
     /// The reports of all data cores, gathered again when they are older than [`REPORTS_REUSED_FOR`].
-    pub(super) async fn reports(self: &Rc<Self>) -> Rc<Gathered> {
+    pub(super) async fn reports(self: &Rc<Self>) -> Rc<CoreReports> {
         self.reports.get(self.now(), || self.clone().gather()).await
     }
 
-    async fn gather(self: Rc<Self>) -> Rc<Gathered> {
-        let number = self.next_gathering.get();
-        self.next_gathering.set(number + 1);
-        let gathering = Gathering { missing: self.cores().len(), ..Gathering::default() };
-        self.gathering.borrow_mut().insert(number, gathering);
+    async fn gather(self: Rc<Self>) -> Rc<CoreReports> {
+        let number = self.next_report_request.get();
+        self.next_report_request.set(number + 1);
+        let request = ReportRequest { missing: self.cores().len(), ..ReportRequest::default() };
+        self.report_requests.borrow_mut().insert(number, request);
         for core in self.cores() {
             let _ = core.send(ToCore::Report(number));
         }
-        let complete = poll_fn(|cx| match self.gathering.borrow_mut().get_mut(&number) {
-            Some(gathering) if gathering.missing > 0 => {
-                gathering.waker = Some(cx.waker().clone());
+        let complete = poll_fn(|cx| match self.report_requests.borrow_mut().get_mut(&number) {
+            Some(request) if request.missing > 0 => {
+                request.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
             _ => Poll::Ready(()),
         });
         let _ = crate::net::within(REPORT_LIMIT, complete).await;
-        let reports = self.gathering.borrow_mut().remove(&number).map_or_else(Vec::new, |done| done.reports);
-        Rc::new(Gathered::new(self.now(), reports))
+        let reports = self.report_requests.borrow_mut().remove(&number).map_or_else(Vec::new, |done| done.reports);
+        Rc::new(CoreReports::new(self.now(), reports))
     }
 
     /// The answer to a request that is neither a gateway connection nor forwarded.

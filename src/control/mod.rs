@@ -61,7 +61,7 @@ pub use reload::{Reloading, SetLogLevel};
 use saved_gateway::SavedGateway;
 use rest::{GatewayInfo, RestError};
 use starter::{CoreThreads, Starter, audience, client_memory};
-use status::Gathered;
+use status::CoreReports;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
@@ -123,7 +123,7 @@ struct RestFailure {
 
 /// The reports of the data cores that one request gathers.
 #[derive(Default)]
-struct Gathering {
+struct ReportRequest {
     reports: Vec<CoreReport>,
     missing: usize,
     waker: Option<task::Waker>,
@@ -154,8 +154,8 @@ struct Control {
     queue_log: RefCell<OnceAMinute>,
     /// Wakes the task that grants permits. Set while no shard waits for a permit and that task sleeps.
     pacer: Cell<Option<task::Waker>>,
-    gathering: RefCell<HashMap<u64, Gathering>>,
-    next_gathering: Cell<u64>,
+    report_requests: RefCell<HashMap<u64, ReportRequest>>,
+    next_report_request: Cell<u64>,
     figures: RefCell<ControlFigures>,
     ask_rest: crossbeam_channel::Sender<Duration>,
     /// The failure of the last GET `/gateway/bot`; `None`: it was answered.
@@ -179,7 +179,7 @@ struct Control {
     feed: RefCell<Feed>,
     /// How long shards have waited for their permits to identify.
     waits: RefCell<Waits>,
-    reports: Rc<SingleFlight<Rc<Gathered>>>,
+    reports: Rc<SingleFlight<Rc<CoreReports>>>,
     status: Rc<SingleFlight<Rc<str>>>,
     metrics: Rc<SingleFlight<Rc<str>>>,
     /// A client connection with this descriptor or a higher one is refused, because the remaining descriptors are
@@ -243,8 +243,8 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 queue_away: RefCell::default(),
                 queue_log: RefCell::default(),
                 pacer: Cell::new(None),
-                gathering: RefCell::new(HashMap::new()),
-                next_gathering: Cell::new(0),
+                report_requests: RefCell::new(HashMap::new()),
+                next_report_request: Cell::new(0),
                 figures: RefCell::new(ControlFigures::default()),
                 ask_rest,
                 rest_failure: RefCell::new(None),
@@ -522,10 +522,10 @@ impl Control {
                     spawn_contained("the task of a connection at the door", task);
                 }
                 ToControl::Reports(number, reports) => {
-                    if let Some(gathering) = self.gathering.borrow_mut().get_mut(&number) {
-                        gathering.reports.push(*reports);
-                        gathering.missing -= 1;
-                        if let Some(waker) = gathering.waker.take() {
+                    if let Some(request) = self.report_requests.borrow_mut().get_mut(&number) {
+                        request.reports.push(*reports);
+                        request.missing -= 1;
+                        if let Some(waker) = request.waker.take() {
                             waker.wake();
                         }
                     }

@@ -81,9 +81,9 @@ impl Control {
     }
 
     async fn metrics_text(self: Rc<Self>) -> Rc<str> {
-        let gathered = self.reports().await;
+        let reports = self.reports().await;
         let waits = self.waits.borrow();
-        metrics::render(&gathered, self.figures(), &waits, self.reloads.get(), self.started).into()
+        metrics::render(&reports, self.figures(), &waits, self.reloads.get(), self.started).into()
     }
 
     /// The document of `/status.json`, which is made once in [`REPORTS_REUSED_FOR`](super::answers::REPORTS_REUSED_FOR), with the details of one
@@ -92,8 +92,8 @@ impl Control {
         let text = self.status.get(self.now(), || self.clone().status_text()).await;
         let mut body = String::from(&*text);
         if let Some(id) = shard {
-            let gathered = self.reports().await;
-            let Some(report) = gathered.shards.iter().find(|report| report.shard == id) else {
+            let reports = self.reports().await;
+            let Some(report) = reports.shards.iter().find(|report| report.shard == id) else {
                 return Response::json(
                     "404 Not Found",
                     json!({"error": format!("there is no shard {id} here")}).to_string(),
@@ -109,8 +109,8 @@ impl Control {
     }
 
     async fn status_text(self: Rc<Self>) -> Rc<str> {
-        let gathered = self.reports().await;
-        status::document(&self, &gathered).into()
+        let reports = self.reports().await;
+        status::document(&self, &reports).into()
     }
 
     fn repair(&self, shard: u32, repair: Repair, peer: SocketAddr) -> Response {
