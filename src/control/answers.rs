@@ -21,9 +21,9 @@ pub const REPORTS_REUSED_FOR: Duration = Duration::from_secs(1);
 
 /// Counts a request as one that is being forwarded until it is dropped. The flag says that the request comes without
 /// the bot's token: such a request is counted by its place in [`Control::tokenless`] instead.
-struct Counted<'a>(&'a RefCell<ControlFigures>, bool);
+struct ForwardCount<'a>(&'a RefCell<ControlFigures>, bool);
 
-impl<'a> Counted<'a> {
+impl<'a> ForwardCount<'a> {
     fn new(figures: &'a RefCell<ControlFigures>, tokenless: bool) -> Self {
         let mut all = figures.borrow_mut();
         all.forwarded += 1;
@@ -32,14 +32,14 @@ impl<'a> Counted<'a> {
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for ForwardCount<'_> {
     fn drop(&mut self) {
         self.0.borrow_mut().forwarding -= usize::from(!self.1);
     }
 }
 
 /// Sends `answer`, if there is one, and ends the connection.
-async fn end_with(mut connection: ClientConnection, answer: Option<Response>) {
+async fn send_and_close(mut connection: ClientConnection, answer: Option<Response>) {
     if let Some(response) = answer {
         connection.outbox.raw(&response.encode());
     }
@@ -166,7 +166,7 @@ impl Control {
         } else if self.accepts_token(token) {
             if self.figures.borrow().forwarding < forward::MAX_FORWARDED {
                 drop(place);
-                return self.pass(connection, request, false).await;
+                return self.forward_and_close(connection, request, false).await;
             }
             let body = r#"{"message":"gateway-proxy: too many requests at a time","code":0}"#;
             Response::json("503 Service Unavailable", body)
@@ -190,20 +190,20 @@ impl Control {
             let (pool, id) = (self.tokenless.clone(), place.id);
             let passed = async move {
                 let _place = place;
-                self.pass(connection, request.without_authorization(), true).await;
+                self.forward_and_close(connection, request.without_authorization(), true).await;
             };
             return pool.hold(id, Box::pin(passed)).await;
         };
-        end_with(connection, Some(refusal)).await;
+        send_and_close(connection, Some(refusal)).await;
     }
 
-    async fn pass(&self, mut connection: ClientConnection, request: Forward, tokenless: bool) {
+    async fn forward_and_close(&self, mut connection: ClientConnection, request: Forward, tokenless: bool) {
         let Some(address) = &self.config.rest_proxy else { return };
-        let counted = Counted::new(&self.figures, tokenless);
+        let counted = ForwardCount::new(&self.figures, tokenless);
         let answer = Box::pin(forward::forward(&mut connection, request, address)).await;
         self.figures.borrow_mut().forward_failures += u64::from(answer.is_some());
         drop(counted);
-        end_with(connection, answer).await;
+        send_and_close(connection, answer).await;
     }
 
     async fn health(self: &Rc<Self>) -> Response {
@@ -215,7 +215,7 @@ impl Control {
             None => String::new(),
         };
         let queue =
-            self.queue_away.borrow().as_ref().map(|what| format!("identify_queue {what}\n")).unwrap_or_default();
+            self.queue_failure.borrow().as_ref().map(|what| format!("identify_queue {what}\n")).unwrap_or_default();
         let rest = rest + &queue;
         let Some(count) = self.gateway.borrow().as_ref().map(|info| info.shards) else {
             let text = format!("GET /gateway/bot has not been answered yet\n{rest}");

@@ -56,7 +56,7 @@ use http::Audience;
 use identify::{Budget, IdentifyQueue};
 use single_flight::SingleFlight;
 use metrics::ControlFigures;
-use pool::{OnceAMinute, Pool, Rate};
+use pool::{LogThrottle, Pool, Rate};
 pub use reload::{Reloading, SetLogLevel};
 use saved_gateway::SavedGateway;
 use rest::{GatewayInfo, RestError};
@@ -110,7 +110,7 @@ enum Event {
     /// The external queue has granted a permit to this shard.
     Permit(u32),
     /// A request to the external queue has failed, for this reason.
-    QueueAway(String),
+    QueueFailed(String),
 }
 
 /// A GET `/gateway/bot` that failed.
@@ -150,8 +150,8 @@ struct Control {
     /// The queue that several proxies share (`identify_queue`); `None`: only the own queue grants permits.
     external_queue: Option<ExternalQueue>,
     /// Why the last request to the external queue failed; `None`: the last one was answered.
-    queue_away: RefCell<Option<String>>,
-    queue_log: RefCell<OnceAMinute>,
+    queue_failure: RefCell<Option<String>>,
+    queue_log: RefCell<LogThrottle>,
     /// Wakes the task that grants permits. Set while no shard waits for a permit and that task sleeps.
     pacer: Cell<Option<task::Waker>>,
     report_requests: RefCell<HashMap<u64, ReportRequest>>,
@@ -188,9 +188,9 @@ struct Control {
     reserved_files: u64,
     /// Discord's session id of each shard that has reported whether it has a session. `None`: the shard has none.
     upstream_ids: RefCell<HashMap<u32, Option<String>>>,
-    token_log: RefCell<OnceAMinute>,
-    files_log: RefCell<OnceAMinute>,
-    accept_log: RefCell<OnceAMinute>,
+    token_log: RefCell<LogThrottle>,
+    files_log: RefCell<LogThrottle>,
+    accept_log: RefCell<LogThrottle>,
 }
 
 /// The sockets that the proxy listens on.
@@ -240,7 +240,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 gateway: RefCell::new(None),
                 queue: RefCell::new(None),
                 external_queue,
-                queue_away: RefCell::default(),
+                queue_failure: RefCell::default(),
                 queue_log: RefCell::default(),
                 pacer: Cell::new(None),
                 report_requests: RefCell::new(HashMap::new()),
@@ -301,7 +301,7 @@ impl Control {
             doors.push((glommio::spawn_local(door::accept(self.clone(), listener, routes)), stopper));
         }
         let stopped = Rc::new(Cell::new(0));
-        glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
+        glommio::spawn_local(self.clone().receive_from_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
         let end = self.serve(&mut inbox).await;
@@ -350,7 +350,7 @@ impl Control {
                     backoff = REST_BACKOFF.0;
                     saved = None;
                     *self.rest_failure.borrow_mut() = None;
-                    self.learn(info)?;
+                    self.apply_gateway_info(info)?;
                 }
                 Event::Gateway(Err(RestError::Unauthorized)) => {
                     return Err(Failure(
@@ -358,7 +358,7 @@ impl Control {
                     ));
                 }
                 Event::Gateway(Err(RestError::Temporary { what, retry_after })) => {
-                    self.ask_rest_again(what, retry_after, backoff);
+                    self.retry_rest(what, retry_after, backoff);
                     backoff = (backoff * 2).min(REST_BACKOFF.1);
                     if let Some(SavedGateway { url, shards }) = saved.take() {
                         tracing::warn!("starting without it: shards with a state file go on, the others wait for REST");
@@ -367,7 +367,7 @@ impl Control {
                 }
                 Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
                 Event::Permit(shard) => self.permitted(shard),
-                Event::QueueAway(what) => self.queue_is_away(what),
+                Event::QueueFailed(what) => self.queue_failed(what),
                 Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
                 Event::Signal(signal) => {
                     tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
@@ -378,7 +378,7 @@ impl Control {
     }
 
     /// Schedules another GET `/gateway/bot` after `backoff`, or after `retry_after` when that is longer.
-    fn ask_rest_again(&self, what: String, retry_after: Option<Duration>, backoff: Duration) {
+    fn retry_rest(&self, what: String, retry_after: Option<Duration>, backoff: Duration) {
         let wait = retry_after.map_or(backoff, |asked| asked.max(backoff));
         let reason =
             if retry_after.is_some_and(|asked| asked >= backoff) { ", as the answer asks (Retry-After)" } else { "" };
@@ -391,7 +391,7 @@ impl Control {
     /// Handles an answer of `/gateway/bot`. If the shards have not been started, the answer starts them. Otherwise it
     /// renews the IDENTIFY budget, and its URL replaces the one that the shards were started with, which may come from
     /// the file of the last process.
-    fn learn(&self, info: GatewayInfo) -> Result<(), Failure> {
+    fn apply_gateway_info(&self, info: GatewayInfo) -> Result<(), Failure> {
         if let Some(queue) = &mut *self.queue.borrow_mut() {
             queue.renew(info.budget, self.now());
         } else {
@@ -484,7 +484,7 @@ impl Control {
         shard as usize % self.cores().len()
     }
 
-    async fn hear_cores(
+    async fn receive_from_cores(
         self: Rc<Self>,
         mut mailbox: Mailbox<ToControl>,
         events: Postbox<Event>,

@@ -60,17 +60,17 @@ impl Control {
         if let Some(external) = &self.external_queue {
             external.answered(shard);
         }
-        *self.queue_away.borrow_mut() = None;
+        *self.queue_failure.borrow_mut() = None;
         self.permit(shard);
     }
 
     /// Logs, once a minute at most, that a request to the external queue has failed, and keeps the reason for
     /// `/health`. No shard identifies until the queue answers.
-    pub(super) fn queue_is_away(&self, what: String) {
+    pub(super) fn queue_failed(&self, what: String) {
         if let Some(held_back) = self.queue_log.borrow_mut().poll(self.now()) {
             let waiting = self.external_queue.as_ref().map_or(0, ExternalQueue::waiting);
             tracing::warn!(waiting, held_back, "identify_queue {what}; no shard identifies until it answers");
         }
-        *self.queue_away.borrow_mut() = Some(what);
+        *self.queue_failure.borrow_mut() = Some(what);
     }
 }

@@ -293,7 +293,7 @@ pub(super) fn document(control: &Control, reports: &CoreReports) -> String {
         renewed_in_s: queue.renewed_in(at).map(|left| left.as_secs_f64()),
         waiting: queue.waiting(),
         asking: control.external_queue.as_ref().map_or(0, super::ExternalQueue::waiting),
-        queue_error: control.queue_away.borrow().clone(),
+        queue_error: control.queue_failure.borrow().clone(),
         given: queue.granted(),
         last_shard_in_s: queue.last_permit_in(at).map(|left| left.as_secs_f64()),
     });
