@@ -5,7 +5,7 @@
 
 use super::{
     Control, RestFailure,
-    feed::{Entry, What},
+    feed::{FeedEntry, FeedEvent},
 };
 use crate::{
     data_core::{CoreReport, figures::thread_cpu_time},
@@ -401,15 +401,15 @@ fn cores(reports: &CoreReports, placed: &[usize]) -> Vec<Core> {
 
 fn feed(control: &Control) -> Vec<Happened> {
     let feed = control.feed.borrow();
-    let entries: Vec<&Entry> = feed.entries().collect();
+    let entries: Vec<&FeedEntry> = feed.entries().collect();
     let shown = entries.len().saturating_sub(SHOWN_ENTRIES);
     entries[shown..]
         .iter()
         .map(|entry| {
             let at_ms = unix_ms(control.started, entry.at);
             let n = entry.number;
-            match &entry.what {
-                What::State { shard, from, to, loss } => Happened {
+            match &entry.event {
+                FeedEvent::State { shard, from, to, loss } => Happened {
                     n,
                     at_ms,
                     shard: Some(*shard),
@@ -419,7 +419,7 @@ fn feed(control: &Control) -> Vec<Happened> {
                     code: loss.and_then(|(_, code)| code),
                     note: None,
                 },
-                What::Note { shard, text } => Happened {
+                FeedEvent::Note { shard, text } => Happened {
                     n,
                     at_ms,
                     shard: *shard,
