@@ -182,7 +182,7 @@ async fn read_request(
         }
     }
     let believed = is_one(&config.forwarded_for_from, peer).then_some(&config.forwarded_for_from[..]);
-    let (route, named) = read_head_for(connection, Some(&control.audience), believed).await?;
+    let (route, named) = read_head_for(connection, Some(&control.origin_policy), believed).await?;
     Some((route, named.map_or(peer, |address| SocketAddr::new(address, 0))))
 }
 
@@ -275,17 +275,17 @@ pub fn accept_upgrade(connection: &mut ClientConnection, upgrade: &Upgrade, quer
     connection.outbox.raw(server_response(upgrade).as_bytes());
 }
 
-/// Reads a request head for any audience; `None`: the connection ended within the head.
+/// Reads a request head from any origin; `None`: the connection ended within the head.
 pub async fn read_head(connection: &mut ClientConnection) -> Option<Route> {
     read_head_for(connection, None, None).await.map(|(route, _)| route)
 }
 
-/// Reads a request head and refuses a request that is not for `audience`. Returns also the client that
+/// Reads a request head and refuses a request that `origin_policy` does not allow. Returns also the client that
 /// `X-Forwarded-For` names, if `believed` is given. `believed` are the networks whose entries in that header are
 /// believed.
 async fn read_head_for(
     connection: &mut ClientConnection,
-    audience: Option<&http::Audience>,
+    origin_policy: Option<&http::OriginPolicy>,
     believed: Option<&[Network]>,
 ) -> Option<(Route, Option<IpAddr>)> {
     // The head is parsed on the first read, so that bytes that are not HTTP are refused at once, and then only when it
@@ -294,7 +294,7 @@ async fn read_head_for(
     loop {
         let bytes = connection.inbound.unconsumed();
         let is_due = seen == 0 || bytes.len() >= http::MAX_HEAD || http::may_end_after(bytes, seen);
-        if is_due && let Some((size, route)) = http::parse_for(bytes, audience) {
+        if is_due && let Some((size, route)) = http::parse_for(bytes, origin_policy) {
             let named = believed.and_then(|believed| origin::forwarded_for(&bytes[..size], believed));
             connection.inbound.consume(size);
             return Some((route, named));

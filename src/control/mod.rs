@@ -52,7 +52,7 @@ use feed::Feed;
 pub use forward::response_head;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use hosts::Hosts;
-use http::Audience;
+use http::OriginPolicy;
 use identify::{Budget, IdentifyQueue};
 use single_flight::SingleFlight;
 use metrics::ControlFigures;
@@ -60,7 +60,7 @@ use pool::{LogThrottle, Pool, Rate};
 pub use reload::{Reloading, SetLogLevel};
 use saved_gateway::SavedGateway;
 use rest::{GatewayInfo, RestError};
-use starter::{CoreThreads, Starter, audience, client_memory};
+use starter::{CoreThreads, Starter, origin_policy, client_memory};
 use status::CoreReports;
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -163,7 +163,7 @@ struct Control {
     /// The proxy stops: it accepts no connection and admits no client any more.
     stopping: Cell<bool>,
     /// The origins and host names whose HTTP requests and upgrades are accepted.
-    audience: Audience,
+    origin_policy: OriginPolicy,
     /// The hosts that shards may connect to.
     hosts: Hosts,
     /// The memory that the connections of all clients may take, shared with the data cores.
@@ -224,7 +224,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
         .io_memory(IO_MEMORY)
         .spawn(move || async move {
             let control = Rc::new(Control {
-                audience: audience(&config),
+                origin_policy: origin_policy(&config),
                 live: RefCell::new(Rc::new(config.clone())),
                 hosts,
                 memory,

@@ -1,6 +1,6 @@
 //! Starts the data cores, and derives from the configuration what they start with: their CoreConfig, and limits.
 
-use super::{Control, Failure, IO_MEMORY, http::Audience};
+use super::{Control, Failure, IO_MEMORY, http::OriginPolicy};
 use crate::{
     config::Config,
     data_core::{self, CoreConfig, ToControl, ToCore},
@@ -81,10 +81,10 @@ impl Control {
 
 /// The origins and host names whose requests are accepted: those of `allowed_origins` and `allowed_hosts`, and the host
 /// of `externally_accessible_url`.
-pub(super) fn audience(config: &Config) -> Audience {
+pub(super) fn origin_policy(config: &Config) -> OriginPolicy {
     let own = Endpoint::parse(&config.externally_accessible_url).ok().map(|endpoint| endpoint.host);
     let hosts = config.allowed_hosts.iter().cloned().chain(own).collect();
-    Audience { origins: config.allowed_origins.clone(), hosts }
+    OriginPolicy { origins: config.allowed_origins.clone(), hosts }
 }
 
 /// Bytes that the connections of all clients may take: `client_memory`, or by default a part of the memory that the
