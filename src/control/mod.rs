@@ -53,7 +53,7 @@ pub use forward::response_head;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use hosts::Hosts;
 use http::OriginPolicy;
-use identify::{Budget, IdentifyQueue};
+use identify::{SessionStartLimit, IdentifyQueue};
 use single_flight::SingleFlight;
 use metrics::ControlFigures;
 use pool::{LogThrottle, Pool, Rate};
@@ -410,7 +410,7 @@ impl Control {
 
     /// Starts the data cores with their shards. Without `budget`, shards that have to identify wait until
     /// `/gateway/bot` has told it.
-    fn start(&self, url: String, recommended: u32, budget: Option<Budget>) -> Result<(), Failure> {
+    fn start(&self, url: String, recommended: u32, budget: Option<SessionStartLimit>) -> Result<(), Failure> {
         let shards = self.config.shard_range(recommended).map_err(Failure)?;
         let count = self.config.shards.unwrap_or(recommended);
         tracing::info!(
