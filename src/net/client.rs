@@ -4,7 +4,7 @@
 //! Promises: pings are answered; a client that the proxy closes receives everything that was queued for it, then the
 //! close frame, then the end of the stream, unless it does not read for [`LINGER`]. Never knows a session or a shard.
 
-use super::{Budget, within};
+use super::{ReadBudget, within};
 use crate::{
     data_core::ConnectionParts,
     downstream::outbox::Outbox,
@@ -52,7 +52,7 @@ pub struct ClientConnection {
     pub inbound: FrameDecoder,
     /// Queues the bytes for the client.
     pub outbox: Outbox,
-    budget: Budget,
+    budget: ReadBudget,
     /// The client's address, when a proxy in front of us has made the connection and named the client.
     made_for: Option<std::net::SocketAddr>,
 }
@@ -60,7 +60,7 @@ pub struct ClientConnection {
 impl ClientConnection {
     /// Wraps a connection that the calling executor has accepted.
     pub fn new(stream: TcpStream, inbound: FrameDecoder, outbox: Outbox) -> Self {
-        Self { stream, inbound, outbox, budget: Budget::default(), made_for: None }
+        Self { stream, inbound, outbox, budget: ReadBudget::default(), made_for: None }
     }
 
     /// The client's address. `None`: the client has disconnected.
@@ -93,7 +93,7 @@ impl ClientConnection {
         Ok(ConnectionParts { socket, inbound: self.inbound, outbox: self.outbox })
     }
 
-    /// Reads once, within the task's [`Budget`]. `Ok(0)`: the client has ended its side of the stream.
+    /// Reads once, within the task's [`ReadBudget`]. `Ok(0)`: the client has ended its side of the stream.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let n = ready!(poll_read(&mut self.stream, &mut self.budget, cx, self.inbound.space()))?;
         self.inbound.filled(n);
@@ -208,7 +208,7 @@ impl ClientConnection {
 /// Reads once, if the budget allows it.
 pub fn poll_read(
     stream: &mut TcpStream,
-    budget: &mut Budget,
+    budget: &mut ReadBudget,
     cx: &mut Context<'_>,
     space: &mut [u8],
 ) -> Poll<io::Result<usize>> {
