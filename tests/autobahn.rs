@@ -31,7 +31,7 @@ use gateway_proxy::{
     control::{accept_upgrade, read_head, http::Route},
     data_core::close_for,
     downstream::outbox::Outbox,
-    net::client::{ClientConnection, Ended, Payload},
+    net::client::{ClientConnection, ConnectionEnd, Payload},
     protocol::Encoding,
     websocket::{FrameDecoder, Opcode, Role, write_frame},
 };
@@ -159,17 +159,17 @@ async fn serve(stream: TcpStream) {
     let mut connection = ClientConnection::new(stream, inbound, Outbox::new(Transport::None, Encoding::Json));
     let Some(Route::Gateway(upgrade, query)) = read_head(&mut connection).await else { return };
     accept_upgrade(&mut connection, &upgrade, query);
-    match connection.converse(echo).await {
-        Ended::Lost => {}
-        Ended::Closed(code) => connection.goodbye(code, "").await,
-        Ended::Violated(violation) => {
+    match connection.read_until(echo).await {
+        ConnectionEnd::Lost => {}
+        ConnectionEnd::Closed(code) => connection.close(code, "").await,
+        ConnectionEnd::Violated(violation) => {
             let (code, reason) = close_for(violation);
-            connection.goodbye(Some(code), reason).await;
+            connection.close(Some(code), reason).await;
         }
     }
 }
 
-fn echo(payload: Payload<'_>, outbox: &mut Outbox) -> Option<Ended> {
+fn echo(payload: Payload<'_>, outbox: &mut Outbox) -> Option<ConnectionEnd> {
     match payload {
         Payload::Text(bytes) => outbox.message(&[bytes]),
         Payload::Binary(bytes) => {

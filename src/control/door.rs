@@ -22,7 +22,7 @@ use crate::{
         session::{Claim, Options, SessionId},
     },
     net::{
-        client::{ClientConnection, Ended, Payload},
+        client::{ClientConnection, ConnectionEnd, Payload},
         spawn_contained, within,
     },
     protocol::{
@@ -318,12 +318,12 @@ enum Outcome {
     Refused(Close),
 }
 
-impl From<Ended> for Outcome {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Lost => Self::Lost,
-            Ended::Closed(code) => Self::Closed(code),
-            Ended::Violated(violation) => Self::Refused(close_for(violation)),
+impl From<ConnectionEnd> for Outcome {
+    fn from(end: ConnectionEnd) -> Self {
+        match end {
+            ConnectionEnd::Lost => Self::Lost,
+            ConnectionEnd::Closed(code) => Self::Closed(code),
+            ConnectionEnd::Violated(violation) => Self::Refused(close_for(violation)),
         }
     }
 }
@@ -336,7 +336,7 @@ async fn await_session_request(control: Rc<Control>, place: Place, mut connectio
         let close = match outcome {
             None => (close::SESSION_TIMED_OUT, "no IDENTIFY in 60 seconds"),
             Some(Outcome::Lost) => return,
-            Some(Outcome::Closed(code)) => return connection.goodbye(code, "").await,
+            Some(Outcome::Closed(code)) => return connection.close(code, "").await,
             Some(Outcome::Refused(close)) => close,
             Some(Outcome::Identify(identify)) => match check_identify(&control, &mut connection, &identify, version).await {
                 Ok((shard, options)) => {
@@ -369,14 +369,14 @@ async fn await_session_request(control: Rc<Control>, place: Place, mut connectio
                 }
             }
         };
-        return connection.goodbye(Some(close.0), close.1).await;
+        return connection.close(Some(close.0), close.1).await;
     }
 }
 
 /// Reads payloads until IDENTIFY or RESUME, and answers heartbeats.
 async fn next_outcome(connection: &mut ClientConnection, early: EarlyCommands) -> Outcome {
     connection
-        .converse(|payload, outbox| {
+        .read_until(|payload, outbox| {
             handle_payload(payload, outbox, early).unwrap_or_else(|close| Some(Outcome::Refused(close)))
         })
         .await

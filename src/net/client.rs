@@ -36,7 +36,7 @@ pub enum Payload<'a> {
 
 /// Why a client's connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum ConnectionEnd {
     /// The connection broke, or the client ended the stream without a close frame.
     Lost,
     /// The client sent a close frame with this code.
@@ -119,7 +119,7 @@ impl ClientConnection {
     }
 
     /// Calls `handle` with each complete message until `handle` returns a value. Answers pings.
-    pub fn messages<T: From<Ended>>(
+    pub fn messages<T: From<ConnectionEnd>>(
         &mut self,
         mut handle: impl FnMut(Payload<'_>, &mut Outbox) -> Option<T>,
     ) -> Option<T> {
@@ -134,8 +134,8 @@ impl ClientConnection {
                     continue;
                 }
                 Ok(Some(Message::Pong(_))) => continue,
-                Ok(Some(Message::Close(close))) => return Some(Ended::Closed(close.map(|(code, _)| code)).into()),
-                Err(violation) => return Some(Ended::Violated(violation).into()),
+                Ok(Some(Message::Close(close))) => return Some(ConnectionEnd::Closed(close.map(|(code, _)| code)).into()),
+                Err(violation) => return Some(ConnectionEnd::Violated(violation).into()),
             };
             if let Some(done) = handle(payload, outbox) {
                 return Some(done);
@@ -144,7 +144,7 @@ impl ClientConnection {
     }
 
     /// Reads and writes, and calls `handle` with each message, until `handle` returns a value or the connection ends.
-    pub async fn converse<T: From<Ended>>(
+    pub async fn read_until<T: From<ConnectionEnd>>(
         &mut self,
         mut handle: impl FnMut(Payload<'_>, &mut Outbox) -> Option<T>,
     ) -> T {
@@ -154,7 +154,7 @@ impl ClientConnection {
                     return Poll::Ready(done);
                 }
                 if let (_, Poll::Ready(Err(_))) = self.poll_write(cx) {
-                    return Poll::Ready(Ended::Lost.into());
+                    return Poll::Ready(ConnectionEnd::Lost.into());
                 }
                 if self.outbox.is_full() {
                     // The client sends without reading. Its next bytes stay in the kernel until it reads.
@@ -162,7 +162,7 @@ impl ClientConnection {
                 }
                 match self.poll_read(cx) {
                     Poll::Ready(Ok(n)) if n > 0 => {}
-                    Poll::Ready(_) => return Poll::Ready(Ended::Lost.into()),
+                    Poll::Ready(_) => return Poll::Ready(ConnectionEnd::Lost.into()),
                     Poll::Pending => return Poll::Pending,
                 }
             }
@@ -171,7 +171,7 @@ impl ClientConnection {
     }
 
     /// Closes the connection: sends a close frame, then lingers.
-    pub async fn goodbye(&mut self, code: Option<u16>, reason: &str) {
+    pub async fn close(&mut self, code: Option<u16>, reason: &str) {
         self.outbox.close(code, reason);
         self.linger().await;
     }
