@@ -51,11 +51,11 @@ impl Control {
     /// to the URL that is returned with it.
     fn approved(&self, shard: u32, wanted: String) -> (String, Result<Endpoint, String>) {
         let general = self.gateway.borrow().as_ref().map_or_else(|| wanted.clone(), |known| known.url.clone());
-        let follow = || {
+        let allow_after = || {
             let (first, wanted) = (Endpoint::parse(&general)?, Endpoint::parse(&wanted)?);
-            self.hosts.follow(&first, &wanted).map(|()| wanted)
+            self.hosts.allow_after(&first, &wanted).map(|()| wanted)
         };
-        match follow() {
+        match allow_after() {
             Err(what) if wanted != general => {
                 tracing::warn!(shard, "the shard connects to {general} instead of {wanted}: {what}");
                 let endpoint = Endpoint::parse(&general)

@@ -3,7 +3,7 @@
 
 mod operations;
 
-use super::{reload::Reloads, status::CoreReports, waits::Waits};
+use super::{reload::Reloads, status::CoreReports, waits::PermitWaits};
 use crate::{
     protocol::event::EventKind,
     shard::report::{LATENCY_BUCKETS, Report},
@@ -107,7 +107,7 @@ fn histogram(labels: Vec<LabelPair>, bounds: &[f64], counts: &[u64], sum: f64) -
 pub fn render(
     reports: &CoreReports,
     control: ControlFigures,
-    waits: &Waits,
+    waits: &PermitWaits,
     reloads: Reloads,
     started: SystemTime,
 ) -> String {

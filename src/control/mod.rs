@@ -72,7 +72,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use threads::Threads;
-use waits::Waits;
+use waits::PermitWaits;
 
 /// Memory that an executor registers with io_uring, in bytes. Sockets do not use it, and glommio's default is 10 MiB.
 const IO_MEMORY: usize = 64 << 10;
@@ -178,7 +178,7 @@ struct Control {
     /// Recent changes of shards' states and actions of operators.
     feed: RefCell<Feed>,
     /// How long shards have waited for their permits to identify.
-    waits: RefCell<Waits>,
+    waits: RefCell<PermitWaits>,
     reports: Rc<SingleFlight<Rc<CoreReports>>>,
     status: Rc<SingleFlight<Rc<str>>>,
     metrics: Rc<SingleFlight<Rc<str>>>,

@@ -9,7 +9,7 @@ use crate::{
     control::{
         reload::Reloads,
         status::{CoreReports, resident_bytes},
-        waits::{BUCKETS, Waits},
+        waits::{BUCKETS, PermitWaits},
     },
     data_core::CoreReport,
     protocol::Time,
@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime};
 use MetricType::{COUNTER, GAUGE};
 
 /// All metrics of this module.
-pub fn families(reports: &CoreReports, waits: &Waits, reloads: Reloads, started: SystemTime) -> Vec<MetricFamily> {
+pub fn families(reports: &CoreReports, waits: &PermitWaits, reloads: Reloads, started: SystemTime) -> Vec<MetricFamily> {
     let mut all = process(started, reloads);
     all.extend(shards(&reports.shards, reports.at));
     all.extend(reasons(&reports.shards));
