@@ -10,11 +10,11 @@
 //! resume URL, the sequence, the heartbeats and the decision how to come back after a loss.
 //!
 //! Promises: the machine first tries to resume a session that Discord may still have, and gives it up after a bounded
-//! time (see [`comeback`](super::comeback)). It sends an IDENTIFY only with a permit. A fatal close code ends the
+//! time (see [`ReconnectPolicy`](super::reconnect)). It sends an IDENTIFY only with a permit. A fatal close code ends the
 //! machine for good. It passes every event on, except events of a replay that the RESUME named as received.
 
 use super::{
-    comeback::{Comeback, Loss},
+    reconnect::{ReconnectPolicy, Loss},
     counters::Counters,
     loss::Reason,
 };
@@ -167,7 +167,7 @@ pub struct Session {
     state: State,
     resumption: Option<Resumption>,
     heartbeat: Option<Heartbeat>,
-    comeback: Comeback,
+    reconnect: ReconnectPolicy,
     fatal: Option<(u16, &'static str)>,
     /// The last sequence when a malformed payload caused a reconnect. The machine skips a second one at this sequence.
     malformed_at: Option<u64>,
@@ -192,7 +192,7 @@ impl Session {
             state: State::Idle { until: Time::ZERO },
             resumption,
             heartbeat: None,
-            comeback: Comeback::default(),
+            reconnect: ReconnectPolicy::default(),
             fatal: None,
             malformed_at: None,
             latency: None,
@@ -326,7 +326,7 @@ impl Session {
 
     /// A client caused the loss of this connection, which the caller reports next. The loss is not Discord's failure.
     pub fn excuse_loss(&mut self) {
-        self.comeback.excuse();
+        self.reconnect.excuse_next_loss();
     }
 
     /// One payload from Discord.
@@ -418,7 +418,7 @@ impl Session {
                 return Received::Control;
             }
             *deadline = now + RESUME_TIMEOUT;
-            self.comeback.works(now);
+            self.reconnect.connection_works(now);
         }
         let last = resumption.sequence;
         if sequence > last {
@@ -436,7 +436,7 @@ impl Session {
 
     fn activate(&mut self, now: Time) {
         self.state = State::Active;
-        self.comeback.works(now);
+        self.reconnect.connection_works(now);
     }
 
     fn on_hello(&mut self, now: Time, envelope: &Envelope<'_>) {
@@ -450,7 +450,7 @@ impl Session {
                 let resume = payload::resume(&self.identity.token, session_id, *sequence);
                 self.actions.push_back(Action::Send(resume));
                 self.counters.resumes += 1;
-                self.comeback.resumes(now);
+                self.reconnect.resume_sent(now);
                 self.state = State::Resuming { deadline: now + RESUME_TIMEOUT, from: *sequence };
             }
             None => self.ask(now),
@@ -477,7 +477,7 @@ impl Session {
             State::Idle { until } if now >= until => {
                 self.state = State::Connecting { deadline: now + CONNECT_TIMEOUT };
                 let url = match &self.resumption {
-                    Some(resumption) if self.comeback.failures() < RESUME_URL_ATTEMPTS => resumption.resume_url.clone(),
+                    Some(resumption) if self.reconnect.failures() < RESUME_URL_ATTEMPTS => resumption.resume_url.clone(),
                     _ => self.gateway_url.clone(),
                 };
                 self.actions.push_back(Action::Connect(url));
@@ -579,11 +579,11 @@ impl Session {
     fn retry(&mut self, now: Time, loss: Loss) {
         let resuming = matches!(self.state, State::Resuming { .. });
         self.drop_connection();
-        if resuming && self.comeback.resume_lost(now, loss) && self.resumption.take().is_some() {
+        if resuming && self.reconnect.resume_lost(now, loss) && self.resumption.take().is_some() {
             self.counters.given_up += 1;
             self.remark = Some(Remark::GivenUp);
         }
-        let wait = self.comeback.wait(now, self.resumption.is_some(), resuming, &mut self.random);
+        let wait = self.reconnect.next_wait(now, self.resumption.is_some(), resuming, &mut self.random);
         self.state = State::Idle { until: now + wait };
     }
 

@@ -12,7 +12,7 @@ use crate::{
 use fastrand::Rng;
 use gateway_proxy::{
     protocol::Time,
-    upstream::comeback::{RESUME_ATTEMPTS, RESUME_REFUSALS},
+    upstream::reconnect::{RESUME_ATTEMPTS, RESUME_REFUSALS},
 };
 use serde_json::{Value, json};
 use std::{

@@ -1,5 +1,5 @@
 use super::*;
-use crate::upstream::comeback::{BACKOFF, QUICK_LOSS_WAIT, RESUME_BACKOFF, RESUME_PATIENCE, SESSION_LIFE};
+use crate::upstream::reconnect::{BACKOFF, QUICK_LOSS_WAIT, RESUME_BACKOFF, RESUME_PATIENCE, SESSION_LIFE};
 use proptest::prelude::*;
 
 #[path = "by_hand.rs"]

@@ -59,7 +59,7 @@ struct Resumes {
 
 /// See the module's description.
 #[derive(Debug, Default)]
-pub struct Comeback {
+pub struct ReconnectPolicy {
     /// Connections in a row that did not work.
     failures: u32,
     /// Connections in a row that worked, and were lost before [`SETTLED_AFTER`].
@@ -73,14 +73,14 @@ pub struct Comeback {
     excused: bool,
 }
 
-impl Comeback {
+impl ReconnectPolicy {
     /// Connections in a row that did not work.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
     /// The connection works: it has brought READY, RESUMED, or an event of a replay.
-    pub fn works(&mut self, now: Time) {
+    pub fn connection_works(&mut self, now: Time) {
         self.worked_since.get_or_insert(now);
         self.failures = 0;
         self.lost_at = None;
@@ -88,12 +88,12 @@ impl Comeback {
     }
 
     /// A client caused the loss that is reported next. If the connection worked, the shard does not wait.
-    pub fn excuse(&mut self) {
+    pub fn excuse_next_loss(&mut self) {
         self.excused = true;
     }
 
     /// The shard sends a RESUME.
-    pub fn resumes(&mut self, now: Time) {
+    pub fn resume_sent(&mut self, now: Time) {
         self.resumes.get_or_insert(Resumes { since: now, failed: 0, refused: 0 });
     }
 
@@ -114,7 +114,7 @@ impl Comeback {
     /// The connection is lost, or could not be made. Returns how long to wait before the next one. Up to half of the
     /// wait is random, so that shards that were lost together do not connect again together. `session`: there is a
     /// session to resume. `resuming`: a RESUME failed on this connection.
-    pub fn wait(&mut self, now: Time, session: bool, resuming: bool, random: &mut fastrand::Rng) -> Duration {
+    pub fn next_wait(&mut self, now: Time, session: bool, resuming: bool, random: &mut fastrand::Rng) -> Duration {
         let lost_at = *self.lost_at.get_or_insert(now);
         let excused = std::mem::take(&mut self.excused);
         let wait = match self.worked_since.take() {
