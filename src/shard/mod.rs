@@ -40,7 +40,7 @@ use crate::{
     },
     upstream::{
         limiter::Limiter,
-        session::{Action, Identity, Received, Remark, Resumption, Session as Upstream, Status},
+        session::{Action, Identity, Received, Warning, Resumption, Session as Upstream, Status},
     },
 };
 use lazy_cache::LazyCache;
@@ -270,7 +270,7 @@ impl Shard {
     pub fn upstream_closed(&mut self, now: Time, code: Option<u16>) {
         self.close_culprit(code);
         self.upstream.on_closed(now, code);
-        self.tell_remark();
+        self.log_warning();
         self.wake.upstream = true;
         if let Some(close) = self.upstream.fatal() {
             for client in self.clients.values_mut() {
@@ -299,7 +299,7 @@ impl Shard {
             Ok(envelope) => envelope,
             Err(malformed) => {
                 self.upstream.on_malformed(now);
-                self.tell_remark();
+                self.log_warning();
                 return Err(malformed);
             }
         };
@@ -317,7 +317,7 @@ impl Shard {
             Received::Resumed => self.on_resumed(now),
             Received::Control => {}
         }
-        self.tell_remark();
+        self.log_warning();
         if let Some(latency) = self.upstream.take_new_latency() {
             self.latency.observe(latency);
             self.round_trip = Some(latency);
@@ -334,14 +334,14 @@ impl Shard {
         Ok(())
     }
 
-    /// Writes the session machine's remark, if it has one, to the log output.
-    fn tell_remark(&mut self) {
-        match self.upstream.take_remark() {
+    /// Writes the session machine's warning, if it has one, to the log output.
+    fn log_warning(&mut self) {
+        match self.upstream.take_warning() {
             None => {}
-            Some(Remark::OutOfSequence { sequence, last }) => {
+            Some(Warning::OutOfSequence { sequence, last }) => {
                 tracing::warn!(shard = %self.id, sequence, last, "an event from Discord is out of sequence; it is passed on");
             }
-            Some(Remark::GivenUp) => {
+            Some(Warning::GivenUp) => {
                 tracing::warn!(shard = %self.id, "Discord serves no RESUME: the session is given up, the shard will identify");
             }
         }

@@ -102,7 +102,7 @@ impl Shard {
 
     /// Ends the session with Discord and begins a new one with the next permit, at an operator's request.
     pub fn identify_by_hand(&mut self, now: Time) {
-        self.upstream.renew(now);
+        self.upstream.begin_new_session(now);
         self.wake.upstream = true;
     }
 }

@@ -36,7 +36,7 @@ impl Shard {
         assert_ne!(self.panics, Some("tick"), "a panic that a test wants");
         if self.upstream_deadline().is_some_and(|at| now >= at) {
             self.upstream.on_tick(now);
-            self.tell_remark();
+            self.log_warning();
             self.wake.upstream = true;
         }
         if self.maintenance_at.is_some_and(|at| now >= at) {
