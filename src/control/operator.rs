@@ -14,7 +14,7 @@ use serde_json::json;
 use std::{net::SocketAddr, rc::Rc};
 
 /// Header line that keeps an answer out of caches.
-const NOT_KEPT: &str = "Cache-Control: no-store\r\n";
+const NO_STORE: &str = "Cache-Control: no-store\r\n";
 
 impl Control {
     /// Answers a request of an operator at `peer`. `shown` is the `http_token` that the request shows.
@@ -105,7 +105,7 @@ impl Control {
             body.push_str(&details);
             body.push('}');
         }
-        Response { headers: NOT_KEPT.into(), ..Response::json("200 OK", body) }
+        Response { headers: NO_STORE.into(), ..Response::json("200 OK", body) }
     }
 
     async fn status_text(self: Rc<Self>) -> Rc<str> {
