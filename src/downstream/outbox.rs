@@ -67,7 +67,7 @@ enum Form {
 }
 
 /// A message that is written piece by piece, so that the core can serve other clients in between.
-struct Open {
+struct PartialMessage {
     /// Room for the header, then the payload so far.
     frame: Vec<u8>,
     /// Messages that were added since [`Outbox::begin`], at most [`MAX_DEFERRED`].
@@ -77,7 +77,7 @@ struct Open {
 /// The output side of one client's connection. See the module's description.
 pub struct Outbox {
     form: Form,
-    open: Option<Open>,
+    partial: Option<PartialMessage>,
     wire: Outgoing,
     /// A close frame was added, and no frame may follow it.
     closed: bool,
@@ -91,7 +91,7 @@ impl Outbox {
             (None, Encoding::Json) => Form::Plain,
             (None, Encoding::Etf) => Form::Etf,
         };
-        Self { form, open: None, wire: Outgoing::default(), closed: false }
+        Self { form, partial: None, wire: Outgoing::default(), closed: false }
     }
 
     /// Starts compression, because the client has identified or resumed. `payloads`: the client has asked for payload
@@ -130,9 +130,9 @@ impl Outbox {
         if self.closed {
             return;
         }
-        if let Some(open) = &mut self.open {
-            if open.deferred.len() < MAX_DEFERRED {
-                open.deferred.push(parts.concat());
+        if let Some(partial) = &mut self.partial {
+            if partial.deferred.len() < MAX_DEFERRED {
+                partial.deferred.push(parts.concat());
             }
             return;
         }
@@ -173,27 +173,27 @@ impl Outbox {
     pub fn begin(&mut self) -> bool {
         let pieces = matches!(self.form, Form::Plain | Form::Stream(_, Encoding::Json)) && !self.closed;
         if pieces {
-            debug_assert!(self.open.is_none(), "one after the other");
-            self.open = Some(Open { frame: vec![0; LONGEST_HEADER], deferred: Vec::new() });
+            debug_assert!(self.partial.is_none(), "one after the other");
+            self.partial = Some(PartialMessage { frame: vec![0; LONGEST_HEADER], deferred: Vec::new() });
         }
         pieces
     }
 
     /// Adds a piece to the payload that [`Outbox::begin`] began.
     pub fn piece(&mut self, piece: &[u8]) {
-        let Some(open) = &mut self.open else { return };
+        let Some(partial) = &mut self.partial else { return };
         match &mut self.form {
             Form::Stream(deflater, _) => {
-                deflater.write(piece, &mut open.frame);
+                deflater.write(piece, &mut partial.frame);
                 count::add(piece.len(), 0);
             }
-            _ => open.frame.extend_from_slice(piece),
+            _ => partial.frame.extend_from_slice(piece),
         }
     }
 
     /// Ends the payload that [`Outbox::begin`] began. The payloads that waited follow it.
     pub fn end(&mut self) {
-        let Some(Open { mut frame, deferred }) = self.open.take() else { return };
+        let Some(PartialMessage { mut frame, deferred }) = self.partial.take() else { return };
         let opcode = match &mut self.form {
             Form::Stream(deflater, _) => {
                 deflater.flush(&mut frame);
@@ -219,10 +219,10 @@ impl Outbox {
     /// Returns false when a part of the payload is in the compressed stream already: then only a close frame can
     /// follow.
     pub fn abandon(&mut self) -> bool {
-        if self.open.is_some() && matches!(self.form, Form::Stream(..)) {
+        if self.partial.is_some() && matches!(self.form, Form::Stream(..)) {
             return false;
         }
-        let deferred = self.open.take().map(|open| open.deferred);
+        let deferred = self.partial.take().map(|partial| partial.deferred);
         deferred.iter().flatten().for_each(|payload| self.message(&[payload]));
         true
     }
@@ -236,7 +236,7 @@ impl Outbox {
 
     /// Adds a close frame. Frames that are added later are dropped, and so is a payload that is not complete.
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
-        self.open = None;
+        self.partial = None;
         if !self.closed {
             write_close(self.wire.buffer(), code, reason, None);
             self.closed = true;
@@ -288,11 +288,11 @@ impl Outbox {
             Form::Stream(deflater, _) => deflater.memory(),
             Form::Plain | Form::CompressedPayloads | Form::Etf => 0,
         };
-        let open = self
-            .open
+        let partial = self
+            .partial
             .as_ref()
-            .map_or(0, |open| open.frame.capacity() + open.deferred.iter().map(Vec::capacity).sum::<usize>());
-        REST_OF_CLIENT + encoder + open + self.wire.capacity().max(self.wire.len())
+            .map_or(0, |partial| partial.frame.capacity() + partial.deferred.iter().map(Vec::capacity).sum::<usize>());
+        REST_OF_CLIENT + encoder + partial + self.wire.capacity().max(self.wire.len())
     }
 
     /// Says whether producers have to wait: the outbox has [`HIGH_WATER`] bytes or more.
