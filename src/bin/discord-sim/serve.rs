@@ -2,7 +2,7 @@
 //! limits.
 
 use crate::cli::Serve;
-use crate::gateway::connection::{Driver, MOST_MESSAGE};
+use crate::gateway::connection::{Driver, MAX_MESSAGE};
 use crate::gateway::{Encoder, Gateway, Options, Transport};
 use crate::http::{Request, Response};
 use crate::link::{Link, inbound};
@@ -245,7 +245,7 @@ async fn websocket(
 ) -> io::Result<()> {
     if let Some(version) = voice_version(request) {
         link.out.extend_from_slice(server_response(upgrade).as_bytes());
-        let inbound = inbound(Role::Server, voice::MOST_MESSAGE, received);
+        let inbound = inbound(Role::Server, voice::MAX_MESSAGE, received);
         return voice::serve(server, link, inbound, version).await;
     }
     let Some((version, transport)) = gateway_query(request) else {
@@ -257,7 +257,7 @@ async fn websocket(
     };
     link.out.extend_from_slice(server_response(upgrade).as_bytes());
     let encoder = Encoder::new(transport)?;
-    let inbound = inbound(Role::Server, MOST_MESSAGE, received);
+    let inbound = inbound(Role::Server, MAX_MESSAGE, received);
     let key = server.gateway.borrow_mut().connect(version, transport, &request.path, Instant::now());
     Driver::new(server, key, link, inbound, encoder).run().await;
     Ok(())

@@ -23,7 +23,7 @@ use std::time::Duration;
 /// Versions of the voice gateway that the simulator speaks.
 pub const VERSIONS: std::ops::RangeInclusive<u64> = 4..=8;
 /// Largest message of a voice client, in bytes.
-pub const MOST_MESSAGE: usize = 64 << 10;
+pub const MAX_MESSAGE: usize = 64 << 10;
 /// `heartbeat_interval` of HELLO, in milliseconds.
 const HEARTBEAT_INTERVAL: u64 = 13_750;
 /// Interval at which a connection checks whether its voice token is still good.

@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// Largest message in bytes that the decoder accepts. A message above [`super::commands::MOST_BYTES`] is closed with
+/// Largest message in bytes that the decoder accepts. A message above [`super::commands::MAX_BYTES`] is closed with
 /// 4002.
-pub const MOST_MESSAGE: usize = 1 << 20;
+pub const MAX_MESSAGE: usize = 1 << 20;
 
 /// Bytes in the send buffer above which no further payload is encoded.
 const FULL: usize = 256 << 10;

@@ -19,7 +19,7 @@ mod tests;
 
 pub use encoder::{Encoder, Transport};
 pub use faults::Cut;
-pub use session::MOST_EVENTS;
+pub use session::MAX_EVENTS;
 
 use crate::world::{Body, Event, World};
 use identify::Budget;
@@ -34,10 +34,10 @@ const RESUMABLE_FOR: Duration = Duration::from_secs(180);
 
 /// Maximum number of sessions of one shard. A further one ends the oldest session without a connection, or the oldest
 /// session if all have one.
-const MOST_SESSIONS: usize = 16;
+const MAX_SESSIONS: usize = 16;
 
 /// Maximum number of violations that `/sim/stats` lists; the oldest one is dropped.
-const MOST_VIOLATIONS: usize = 1_000;
+const MAX_VIOLATIONS: usize = 1_000;
 
 /// Time that a client has to answer a close frame. After that the connection is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -489,7 +489,7 @@ impl Gateway {
 
     fn violate(&mut self, shard: Option<usize>, what: String) {
         self.violation_count += 1;
-        if self.violations.len() == MOST_VIOLATIONS {
+        if self.violations.len() == MAX_VIOLATIONS {
             self.violations.pop_front();
         }
         self.violations.push_back(ViolationRecord { shard, what });

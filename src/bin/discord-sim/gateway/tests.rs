@@ -569,9 +569,9 @@ fn a_shard_keeps_a_bounded_number_of_sessions() {
     let mut sim = Sim::new(1);
     sim.gateway.set_remaining(100);
     let (first, _) = sim.ready(0, ALL);
-    for _ in 0..MOST_SESSIONS {
+    for _ in 0..MAX_SESSIONS {
         sim.ready(0, 0);
     }
     assert_eq!(sim.closed(first), Some(4000));
-    assert_eq!(sim.gateway.sessions.len(), MOST_SESSIONS);
+    assert_eq!(sim.gateway.sessions.len(), MAX_SESSIONS);
 }

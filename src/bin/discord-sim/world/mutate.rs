@@ -8,10 +8,10 @@ use crate::json::{self, Fields, Object};
 
 /// Limits on the number of roles, channels and so on to which traffic grows a guild. They are at or below Discord's
 /// limits.
-const MOST_ROLES: usize = 240;
-const MOST_CHANNELS: usize = 450;
-const MOST_EMOJIS: usize = 200;
-pub(super) const MOST_OTHERS: usize = 40;
+const MAX_ROLES: usize = 240;
+const MAX_CHANNELS: usize = 450;
+const MAX_EMOJIS: usize = 200;
+pub(super) const MAX_OTHERS: usize = 40;
 
 type Events = Vec<Event>;
 
@@ -164,7 +164,7 @@ fn with_guild(guild: u64, text: &str) -> String {
 }
 
 pub(super) fn channel_create(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    if guild.channels.len() >= MOST_CHANNELS {
+    if guild.channels.len() >= MAX_CHANNELS {
         return;
     }
     let id = dice.live_id();
@@ -264,7 +264,7 @@ fn role_event(guild: u64, role: &str) -> String {
 }
 
 pub(super) fn role_create(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    if guild.roles.len() >= MOST_ROLES {
+    if guild.roles.len() >= MAX_ROLES {
         return;
     }
     let id = dice.live_id();
@@ -314,7 +314,7 @@ pub(super) fn guild_update(guild: &mut Guild, dice: &mut Dice, events: &mut Even
 }
 
 pub(super) fn emojis_update(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    if guild.emojis.len() >= MOST_EMOJIS || (guild.emojis.len() > 4 && dice.one_in(2)) {
+    if guild.emojis.len() >= MAX_EMOJIS || (guild.emojis.len() > 4 && dice.one_in(2)) {
         let Some(id) = guild.emojis.pick(&mut dice.rng).map(|(id, _)| id) else {
             return;
         };
@@ -350,7 +350,7 @@ pub(super) fn stickers_update(guild: &mut Guild, dice: &mut Dice, events: &mut E
 }
 
 pub(super) fn scheduled_event_create(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    if guild.scheduled_events.len() >= MOST_OTHERS {
+    if guild.scheduled_events.len() >= MAX_OTHERS {
         return;
     }
     let id = dice.live_id();
@@ -379,7 +379,7 @@ pub(super) fn scheduled_event_delete(guild: &mut Guild, dice: &mut Dice, events:
 }
 
 pub(super) fn sound_create(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    if guild.sounds.len() >= MOST_OTHERS {
+    if guild.sounds.len() >= MAX_OTHERS {
         return;
     }
     let id = dice.live_id();

@@ -1,7 +1,7 @@
 //! Events of threads.
 
 use super::entities::{self, kind};
-use super::mutate::{MOST_OTHERS, someone, text_channel};
+use super::mutate::{MAX_OTHERS, someone, text_channel};
 use super::{Dice, Event, Guild, names};
 use crate::clock::{self, iso8601};
 use crate::json::{self, Fields, Object};
@@ -9,7 +9,7 @@ use crate::json::{self, Fields, Object};
 type Events = Vec<Event>;
 
 pub(super) fn create(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    if guild.threads.len() >= MOST_OTHERS {
+    if guild.threads.len() >= MAX_OTHERS {
         return;
     }
     let Some(parent) = text_channel(guild, dice) else {
@@ -75,7 +75,7 @@ pub(super) fn list_sync(guild: &mut Guild, dice: &mut Dice, events: &mut Events)
     if let Some((gone, _)) = of_channel(guild, parent).first() {
         guild.threads.remove(*gone);
     }
-    if guild.threads.len() < MOST_OTHERS {
+    if guild.threads.len() < MAX_OTHERS {
         let id = dice.live_id();
         let text = entities::thread(dice, id, kind::PUBLIC_THREAD, guild.id, parent, owner);
         guild.threads.set(id, text);

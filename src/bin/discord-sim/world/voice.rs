@@ -8,7 +8,7 @@ use crate::json::{self, Object};
 type Events = Vec<Event>;
 
 /// Maximum number of users that traffic puts into the voice channels of one guild.
-const MOST_IN_VOICE: usize = 80;
+const MAX_IN_VOICE: usize = 80;
 
 /// The result of an op 4 that puts the bot into a voice channel or takes it out.
 pub struct Joined {
@@ -45,7 +45,7 @@ pub(super) fn voice_state_update(guild: &mut Guild, dice: &mut Dice, events: &mu
         .pick(&mut dice.rng)
         .map(|(user, state)| (user, state.to_owned()))
         .filter(|(user, _)| *user != dice.bot);
-    let full = guild.voice_states.len() >= MOST_IN_VOICE;
+    let full = guild.voice_states.len() >= MAX_IN_VOICE;
     match present {
         Some((user, _)) if full || dice.one_in(3) => leave(guild, user, events),
         Some((user, state)) if dice.one_in(2) => {
