@@ -124,7 +124,7 @@ pub enum Ending {
 
 /// Bytes for a connection.
 #[derive(Clone, Copy, Debug)]
-pub enum Said<'a> {
+pub enum Output<'a> {
     /// A payload to be framed, and compressed as the client asked. With `true` payload compression is on: a large
     /// payload is compressed by itself.
     Payload(&'a [u8], bool),
@@ -339,16 +339,16 @@ impl Gateway {
     }
 
     /// Calls `send` with each thing to send on a connection, until `send` returns false or nothing is left.
-    pub fn produce(&mut self, key: u64, mut send: impl FnMut(Said<'_>) -> bool, now: Instant) {
+    pub fn produce(&mut self, key: u64, mut send: impl FnMut(Output<'_>) -> bool, now: Instant) {
         let mut payload = std::mem::take(&mut self.scratch);
         while let Some(peer) = self.peers.get_mut(&key) {
             let compress = peer.compress_payloads;
             if let Some(waiting) = peer.outbox.pop_front() {
-                let said = match &waiting {
-                    Waiting::Payload(payload) => Said::Payload(payload, compress),
-                    Waiting::Wire(bytes) => Said::Wire(bytes),
+                let output = match &waiting {
+                    Waiting::Payload(payload) => Output::Payload(payload, compress),
+                    Waiting::Wire(bytes) => Output::Wire(bytes),
                 };
-                if send(said) {
+                if send(output) {
                     continue;
                 }
                 break;
@@ -378,7 +378,7 @@ impl Gateway {
             }
             peer.cursor += 1;
             self.shards[session.shard].events_sent += 1;
-            if !send(Said::Payload(&payload, compress)) {
+            if !send(Output::Payload(&payload, compress)) {
                 break;
             }
         }
