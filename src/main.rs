@@ -7,7 +7,7 @@ mod cli;
 
 use clap::Parser;
 use gateway_proxy::{
-    config::{Config, LogFormat, given_token},
+    config::{Config, LogFormat, token_from_environment},
     control::{self, Listeners, Reloading, SetLogLevel},
     listener::Listener,
     placement::{Placement, allowed_cpus},
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Some(cli::Command::Check) | None => command,
         Some(command) => return command.run(&path),
     };
-    let loaded = given_token().and_then(|token| Config::load(&path, token));
+    let loaded = token_from_environment().and_then(|token| Config::load(&path, token));
     let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => return complain(WRONG, &error),

@@ -27,7 +27,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-pub use token::{Token, given as given_token};
+pub use token::{Token, from_environment as token_from_environment};
 
 /// The variable whose value takes precedence over `token` of the file.
 pub const TOKEN_VARIABLE: &str = "TOKEN";
@@ -160,7 +160,7 @@ impl Config {
         self.voice_grace.unwrap_or(self.resume_window)
     }
 
-    /// Reads a configuration file. `token` is the one that the process was given ([`given_token`]). The second value is
+    /// Reads a configuration file. `token` is the one that the process was given ([`token_from_environment`]). The second value is
     /// the list of warnings.
     pub fn load(path: &Path, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let name = path.display().to_string();
@@ -175,7 +175,7 @@ impl Config {
     }
 
     /// Reads the text of a configuration file called `name`, with or without a byte order mark. `token` is the one that
-    /// the process was given ([`given_token`]). The second value is the list of warnings.
+    /// the process was given ([`token_from_environment`]). The second value is the list of warnings.
     pub fn parse(name: &str, text: &str, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let object: Map<String, Value> = match serde_json::from_str(text) {

@@ -6,7 +6,7 @@
 
 use super::Control;
 use crate::{
-    config::{Config, Differences, given_token},
+    config::{Config, Differences, token_from_environment},
     data_core::{ConfigChange, ToCore},
     log::Limits,
 };
@@ -78,7 +78,7 @@ impl Control {
     }
 
     fn try_reload(&self) -> Result<Reloaded, String> {
-        let loaded = given_token().and_then(|token| Config::load(&self.reloading.path, token));
+        let loaded = token_from_environment().and_then(|token| Config::load(&self.reloading.path, token));
         let (new, warnings) = loaded.map_err(|error| error.to_string())?;
         let old = self.live();
         let differences = old.differences(&new);
