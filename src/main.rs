@@ -1,4 +1,5 @@
-//! The command line: runs the proxy (the default), checks the configuration (`--check-config`), or runs a subcommand (`cli`).
+//! The command line: runs the proxy (the default), checks the configuration (`--check-config`), or runs a subcommand
+//! (`cli`).
 //!
 //! Owns the order of start-up: configuration, logging, checks of the machine, listening socket. Everything else is in
 //! the library.

@@ -160,8 +160,8 @@ impl Config {
         self.voice_grace.unwrap_or(self.resume_window)
     }
 
-    /// Reads a configuration file. `token` is the one that the process was given ([`token_from_environment`]). The second value is
-    /// the list of warnings.
+    /// Reads a configuration file. `token` is the one that the process was given ([`token_from_environment`]). The
+    /// second value is the list of warnings.
     pub fn load(path: &Path, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|error| {

@@ -1,8 +1,8 @@
 //! The answers to HTTP requests: what each route returns, and which requests are forwarded to Discord's API.
 //!
 //! Promises: however many clients ask for `/metrics` and `/health`, each data core is asked for its report once in
-//! [`REPORTS_REUSED_FOR`], and the text of `/metrics` is made once in [`REPORTS_REUSED_FOR`]. The log has at most one line a minute about wrong
-//! tokens.
+//! [`REPORTS_REUSED_FOR`], and the text of `/metrics` is made once in [`REPORTS_REUSED_FOR`]. The log has at most one
+//! line a minute about wrong tokens.
 
 use super::{
     Control, ReportRequest, REPORT_LIMIT, RestFailure,

@@ -155,11 +155,11 @@ async fn handle_request(
     control.unauthenticated.clone().hold(place.id, Box::pin(route_request(control, place, connection, peer, route))).await;
 }
 
-/// Reads the PROXY protocol header, if `sender` has to send one, and the request head. Returns the route and the address
-/// of the client.
+/// Reads the PROXY protocol header, if `sender` has to send one, and the request head. Returns the route and the
+/// address of the client.
 ///
-/// `sender` is the address that the connection comes from. `None`: the connection ended, or the PROXY protocol header is
-/// missing or malformed.
+/// `sender` is the address that the connection comes from. `None`: the connection ended, or the PROXY protocol header
+/// is missing or malformed.
 async fn read_request(
     control: &Control,
     connection: &mut ClientConnection,

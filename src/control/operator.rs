@@ -86,8 +86,8 @@ impl Control {
         metrics::render(&reports, self.figures(), &waits, self.reloads.get(), self.started).into()
     }
 
-    /// The document of `/status.json`, which is made once in [`REPORTS_REUSED_FOR`](super::answers::REPORTS_REUSED_FOR), with the details of one
-    /// shard if `shard` names one.
+    /// The document of `/status.json`, which is made once in
+    /// [`REPORTS_REUSED_FOR`](super::answers::REPORTS_REUSED_FOR), with the details of one shard if `shard` names one.
     async fn status_of(self: &Rc<Self>, shard: Option<u32>) -> Response {
         let text = self.status.get(self.now(), || self.clone().status_text()).await;
         let mut body = String::from(&*text);

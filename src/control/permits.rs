@@ -22,13 +22,13 @@ impl Control {
 
     /// Grants permits while shards wait for them, and sleeps while none does. Logs once when the budget is used up.
     pub(super) async fn pace_identifies(self: Rc<Self>) {
-        let mut told = false;
+        let mut logged = false;
         loop {
             poll_fn(|cx| {
                 if self.queue.borrow().as_ref().is_some_and(|queue| queue.waiting() > 0) {
                     return Poll::Ready(());
                 }
-                told = false;
+                logged = false;
                 self.pacer.set(Some(cx.waker().clone()));
                 Poll::Pending
             })
@@ -37,14 +37,14 @@ impl Control {
             self.grant();
             let blocked = self.queue.borrow().as_ref().and_then(|queue| queue.blocked_for(self.now()));
             match blocked {
-                Some(wait) if !told => {
+                Some(wait) if !logged => {
                     tracing::error!("no IDENTIFY left: waiting {} s until Discord renews them", wait.as_secs());
-                    told = true;
+                    logged = true;
                     // The figures may be out of date, so Discord is asked again when the renewal is due.
                     let _ = self.ask_rest.try_send(wait + Duration::from_secs(1));
                 }
                 Some(_) => {}
-                None => told = false,
+                None => logged = false,
             }
         }
     }

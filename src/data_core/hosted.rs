@@ -1,8 +1,9 @@
 //! A shard with its connections: the connection to Discord and those of its clients.
 //!
-//! The core notes what happens on the sockets ([`HostedShard::note`]) and later gives the shard its turn ([`HostedShard::turn`]).
-//! In a turn the [`Shard`] gets the payloads from Discord, then the commands of clients. Then events go into the
-//! outboxes of the clients, and everything that is to be sent is handed to the sockets. Nothing here blocks.
+//! The core notes what happens on the sockets ([`HostedShard::note`]) and later gives the shard its turn
+//! ([`HostedShard::turn`]). In a turn the [`Shard`] gets the payloads from Discord, then the commands of clients. Then
+//! events go into the outboxes of the clients, and everything that is to be sent is handed to the sockets. Nothing here
+//! blocks.
 //!
 //! Promises: a turn handles what has been received, and gives each client at most one full outbox, so that all shards
 //! of the core get their turns. A panic while a client is served ends the connection of that client only
@@ -73,8 +74,8 @@ pub struct HostedShard<I: Io> {
     pub(super) noted: Vec<usize>,
     /// Clients that may have something to get. The next turn serves all of them.
     pub(super) ready_clients: VecDeque<usize>,
-    /// Clients that cost much: newcomers, and clients that had more to get than one outbox takes. A turn serves as many of
-    /// them as its budget allows, in order.
+    /// Clients that cost much: newcomers, and clients that had more to get than one outbox takes. A turn serves as many
+    /// of them as its budget allows, in order.
     pub(super) bulk_clients: VecDeque<usize>,
     /// Whether the upstream session may have actions.
     wants_upstream: bool,
@@ -428,9 +429,9 @@ impl<I: Io> HostedShard<I> {
 
     // ---- panics ----
 
-    /// Handles a panic in [`HostedShard::turn`] or another call. If the shard was serving a client, that client loses its
-    /// connection, and nothing else changes. Returns false when no client was being served: then the caller has to make
-    /// a new shard and pass it to [`HostedShard::replace_shard`].
+    /// Handles a panic in [`HostedShard::turn`] or another call. If the shard was serving a client, that client loses
+    /// its connection, and nothing else changes. Returns false when no client was being served: then the caller has to
+    /// make a new shard and pass it to [`HostedShard::replace_shard`].
     pub fn recover(&mut self, core: &mut Core<I>) -> bool {
         let Some(key) = self.serving.take() else { return false };
         tracing::error!(shard = %self.shard.id(), "serving a client panicked; its connection is dropped");

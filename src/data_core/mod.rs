@@ -132,8 +132,8 @@ pub struct DataCore<I: Io> {
 }
 
 impl<I: Io> DataCore<I> {
-    /// Makes a core with the shards of its configuration. A shard goes on from the state that a former process has left, if
-    /// there is one.
+    /// Makes a core with the shards of its configuration. A shard goes on from the state that a former process has
+    /// left, if there is one.
     pub fn start(
         config: Box<CoreConfig>,
         io: I,
@@ -484,8 +484,8 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
                 drop(control.send(ToControl::Stopped));
                 return;
             }
-            // Before the configuration has come, no shard can have asked for a permit or a connection, and no client can have
-            // been admitted.
+            // Before the configuration has come, no shard can have asked for a permit or a connection, and no client
+            // can have been admitted.
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
             // `CoreConfig` has the changed values already, and there is no shard to repair yet.
             Ok(ToCore::ConfigChanged(_) | ToCore::Repair(..)) => {}

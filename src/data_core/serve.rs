@@ -54,7 +54,8 @@ impl<I: Io> HostedShard<I> {
         let NewClient { parts, request, version, .. } = new_client;
         let ConnectionParts { socket, inbound, mut outbox } = parts;
         core.clients += 1;
-        // The lower half of the id is the client's key in `clients`, so [`HostedShard::queue_connection`] finds the client.
+        // The lower half of the id is the client's key in `clients`, so [`HostedShard::queue_connection`] finds the
+        // client.
         let connection = ConnectionId(core.clients << 32 | self.clients.vacant_key() as u64);
         let charge = core.config.memory.admit(outbox.memory());
         let session = match request {

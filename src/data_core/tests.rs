@@ -262,8 +262,8 @@ fn a_client_that_could_not_be_listened_to_is_heard_afterwards() {
     rig.stop([]);
 }
 
-/// After the close frame the core ends its side of the stream at once, also when nothing else wakes the core. A core that sleeps
-/// instead drops the whole connection when its time is over, and then takes no more bytes.
+/// After the close frame the core ends its side of the stream at once, also when nothing else wakes the core. A core
+/// that sleeps instead drops the whole connection when its time is over, and then takes no more bytes.
 #[test]
 fn the_end_of_a_connection_follows_its_close_frame_on_an_idle_core() {
     let rig = Rig::start(vec![0]);

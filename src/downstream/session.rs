@@ -63,8 +63,8 @@ pub struct Saved {
     /// The lowest sequence number that the client can resume from, and the cursor after it.
     pub base: (u64, u64),
     sent: Vec<u64>,
-    /// For each guild of the snapshot: its id, the log position of [`Session::set_snapshot_position`], and what the client was sent
-    /// of it.
+    /// For each guild of the snapshot: its id, the log position of [`Session::set_snapshot_position`], and what the
+    /// client was sent of it.
     contained: Vec<(u64, u64, Shown)>,
 }
 

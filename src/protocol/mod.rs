@@ -41,8 +41,8 @@ impl std::fmt::Display for ShardId {
     }
 }
 
-/// The key of a client's session on its shard, unique in the life of the shard. State files keep it, so the next process
-/// knows the session by the same key. It never leaves the proxy: the client knows its session by a session id.
+/// The key of a client's session on its shard, unique in the life of the shard. State files keep it, so the next
+/// process knows the session by the same key. It never leaves the proxy: the client knows its session by a session id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SessionKey(pub u32);

@@ -63,8 +63,8 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// A client's command was sent. A command that was sent again (`is_resend`) is not kept for a third time, because it may be the
-    /// reason why connections end.
+    /// A client's command was sent. A command that was sent again (`is_resend`) is not kept for a third time, because
+    /// it may be the reason why connections end.
     pub fn register_sent(&mut self, now: Time, client: SessionKey, command: &[u8], is_resend: bool) {
         let Some(subject) = subject(command) else { return };
         self.commands.retain(|sent| self::subject(&sent.command) != Some(subject));

@@ -4,9 +4,9 @@
 //! such event at once, its code and tables would no longer be in the CPU's caches each time. So these events wait in
 //! the log, where they are in any case, and the cache applies several at a time, after the clients have got them.
 //!
-//! Promises: a reader of the cache always sees every event of the log, because [`LazyCache::up_to_date`] applies the waiting ones
-//! and is the only access. At most [`MAX_BEHIND`] events wait, and none longer than [`MAINTENANCE_INTERVAL`](super::time::MAINTENANCE_INTERVAL). Never:
-//! holds an event itself.
+//! Promises: a reader of the cache always sees every event of the log, because [`LazyCache::up_to_date`] applies the
+//! waiting ones and is the only access. At most [`MAX_BEHIND`] events wait, and none longer than
+//! [`MAINTENANCE_INTERVAL`](super::time::MAINTENANCE_INTERVAL). Never: holds an event itself.
 
 use crate::{
     cache::{Cache, Outcome},

@@ -10,8 +10,8 @@
 //! resume URL, the sequence, the heartbeats and the decision how to come back after a loss.
 //!
 //! Promises: the machine first tries to resume a session that Discord may still have, and gives it up after a bounded
-//! time (see [`ReconnectPolicy`](super::reconnect)). It sends an IDENTIFY only with a permit. A fatal close code ends the
-//! machine for good. It passes every event on, except events of a replay that the RESUME named as received.
+//! time (see [`ReconnectPolicy`](super::reconnect)). It sends an IDENTIFY only with a permit. A fatal close code ends
+//! the machine for good. It passes every event on, except events of a replay that the RESUME named as received.
 
 use super::{
     reconnect::{ReconnectPolicy, Loss},
