@@ -148,7 +148,7 @@ fn a_refused_token_ends_the_proxy_with_its_state_written() {
     let files = fs::read_dir(&state).expect("a directory").map(|file| file.expect("a file").file_name());
     let files: BTreeSet<_> = files.map(|name| name.into_string().expect("ASCII")).collect();
     let mut expected = BTreeSet::from(["gateway.json".to_owned(), "shard-1.state".to_owned()]);
-    if log.contains("Discord has begun a new session") {
+    if log.contains("Discord gave the shard a new session") {
         expected.insert("shard-0.state".to_owned());
     }
     assert_eq!(files, expected, "{log}");

@@ -147,7 +147,7 @@ impl Client {
         assert_eq!(self.gateway.receive().expect("HELLO").op, 10);
         self.gateway.resume(&self.session, self.sequence);
         self.until(|payload| {
-            assert_ne!(payload.op, 9, "the session is gone");
+            assert_ne!(payload.op, 9, "the session has ended");
             payload.t.as_deref() == Some("RESUMED")
         });
     }

@@ -52,7 +52,7 @@ impl Control {
         self.figures.borrow_mut().wrong_tokens += 1;
         if let Some(held_back) = self.token_log.borrow_mut().poll(self.now()) {
             let peer = peer.map_or_else(|| "a client that is gone".to_owned(), |peer| peer.to_string());
-            tracing::warn!(held_back, "{peer} has not shown the token of this proxy");
+            tracing::warn!(held_back, "{peer} was refused: it showed a wrong token or none");
         }
     }
 
@@ -62,7 +62,7 @@ impl Control {
         if let Some(held_back) = self.files_log.borrow_mut().poll(self.now()) {
             tracing::warn!(
                 held_back,
-                "{peer} is refused, because the last {} open files are for shards: raise LimitNOFILE= of the unit or `ulimit -n`",
+                "{peer} was refused: the last {} open files are reserved for shards; raise LimitNOFILE= of the unit or `ulimit -n`",
                 self.reserved_files
             );
         }

@@ -36,7 +36,7 @@ impl Dialler {
                 },
             };
             if control.cores()[control.index_of(shard)].send(ToCore::Dialled { shard, attempt, result }).is_err() {
-                tracing::warn!(shard, "the shard's core is too busy for its connection, which it will ask for again");
+                tracing::warn!(shard, "a connection to Discord was dropped: the mailbox of its data core is full; the shard will ask for another one");
             }
         });
         self.0.insert(shard, task);

@@ -175,7 +175,7 @@ async fn read_request(
             Ok(None) => return None,
             Err(what) => {
                 if let Some(held_back) = control.accept_log.borrow_mut().poll(control.now()) {
-                    tracing::warn!(held_back, "{sender} is one of `proxy_protocol_from`, and sends {what}");
+                    tracing::warn!(held_back, "{sender}, which `proxy_protocol_from` lists, was refused: it sent {what}");
                 }
                 return None;
             }
@@ -479,7 +479,7 @@ async fn check_identify(
     let count = wait_for_shards(control, connection).await?;
     let (shard, of) = identify.shard;
     if of != count {
-        tracing::warn!(shard, of, count, "a client identifies with a wrong number of shards");
+        tracing::warn!(shard, of, count, "a client's IDENTIFY is refused: it names another number of shards than the bot has");
         return Err((close::INVALID_SHARD, "wrong number of shards: GET /shard-count tells how many there are"));
     }
     if control.core_of(shard).is_none() {
@@ -488,7 +488,7 @@ async fn check_identify(
     let intents = identify.intents.map_or(Intents::ALL, Intents);
     let beyond = intents.without(Intents(control.intents()));
     if identify.intents.is_some() && beyond != Intents::default() {
-        tracing::warn!(shard, "a client asks for intents that the proxy does not have: bits {:#x}", beyond.0);
+        tracing::warn!(shard, "a client identifies with intents that `intents` of the configuration does not have: bits {:#x}", beyond.0);
     }
     let compress = identify.compress == Some(true) && control.live().client_compression;
     let options = Options { intents, version, compress, library: identify.library() };
@@ -503,7 +503,7 @@ fn send_to_core(control: &Control, place: Place, connection: ClientConnection, s
     if let Some(core) = control.core_of(shard) {
         let new_client = NewClient { parts, shard, request, version };
         if core.send(ToCore::Client(Box::new(new_client))).is_err() {
-            tracing::warn!(shard, "the shard's core is too busy for another client");
+            tracing::warn!(shard, "client dropped: the mailbox of its data core is full");
         }
     }
 }

@@ -129,12 +129,12 @@ impl OriginPolicy {
             // Some libraries send the server's own name in `Origin`.
             let is_own = knows_host && origin.split_once("://").is_some_and(|(_, authority)| authority == host);
             if !is_own && !self.origins.iter().any(|known| known.eq_ignore_ascii_case(&origin)) {
-                let body = "a web page asks (Origin): list it in `allowed_origins` of the configuration if it may\n";
+                let body = "the origin of this web page is not allowed: list it in `allowed_origins` of the configuration if it may\n";
                 return Some(Response::text("403 Forbidden", body));
             }
         }
         if !upgrades && !knows_host {
-            let body = "this proxy is not known by that name (Host): list it in `allowed_hosts` of the configuration if it is\n";
+            let body = "the name in the Host header is not one of this proxy: list it in `allowed_hosts` of the configuration if it is\n";
             return Some(Response::text("421 Misdirected Request", body));
         }
         None
@@ -313,12 +313,12 @@ fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
             }
             "encoding" => {
                 parsed.encoding = Encoding::from_name(value).ok_or_else(|| {
-                    format!("encoding={value}: json and etf are what Discord knows, and what is served")
+                    format!("encoding={value}: expected json or etf")
                 })?;
             }
             "compress" => {
                 parsed.transport = Transport::from_name(value).ok_or_else(|| {
-                    format!("compress={value}: zlib-stream and zstd-stream are what Discord knows, and what is served")
+                    format!("compress={value}: expected zlib-stream or zstd-stream")
                 })?;
             }
             _ => {}

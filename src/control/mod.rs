@@ -306,7 +306,7 @@ impl Control {
         let _ = self.ask_rest.try_send(Duration::ZERO);
         let end = self.serve(&mut inbox).await;
         if let Err(failure) = &end {
-            tracing::error!("{failure}: leaving Discord and the clients so that both can be resumed");
+            tracing::error!("{failure}: the proxy stops; the sessions with Discord and with clients can be resumed");
         }
         self.stopping.set(true);
         // The listening sockets close before the clients are disconnected, so that a client that reconnects reaches the
@@ -333,7 +333,7 @@ impl Control {
                 self.save_gateway();
                 end
             }
-            Some(false) => Err(Failure("second signal: quit at once".into())),
+            Some(false) => Err(Failure("a second signal came: the proxy quits without waiting for its data cores".into())),
             None => Err(Failure("the data cores did not end in time".into())),
         }
     }
@@ -361,16 +361,16 @@ impl Control {
                     self.retry_rest(what, retry_after, backoff);
                     backoff = (backoff * 2).min(REST_BACKOFF.1);
                     if let Some(SavedGateway { url, shards }) = saved.take() {
-                        tracing::warn!("starting without it: shards with a state file go on, the others wait for REST");
+                        tracing::warn!("starting without an answer of GET /gateway/bot: shards with a state file resume, the others wait for that answer");
                         self.start(url, shards, None)?;
                     }
                 }
-                Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
+                Event::Failed(what) => return Err(Failure(format!("a data core failed: {what}"))),
                 Event::Permit(shard) => self.permitted(shard),
                 Event::QueueFailed(what) => self.queue_failed(what),
                 Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
                 Event::Signal(signal) => {
-                    tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
+                    tracing::info!("signal {signal}: the proxy stops; the sessions with Discord and with clients can be resumed");
                     return Ok(());
                 }
             }
@@ -426,7 +426,7 @@ impl Control {
                 let queue = IdentifyQueue::new(budget, self.now(), shards.clone());
                 if queue.is_exhausted() {
                     tracing::error!(
-                        "only {} of {} IDENTIFYs are left, and {} shards have to start: waiting {} s until Discord renews them",
+                        "only {} of {} IDENTIFYs are left, and {} shards have to start: no shard identifies for {} s, until Discord renews them",
                         budget.remaining,
                         budget.total,
                         shards.len(),
@@ -461,7 +461,7 @@ impl Control {
     /// The answer of `/gateway/bot` that the last process stored; `None`: there is no file, or it can not be used.
     fn saved_gateway(&self) -> Option<SavedGateway> {
         SavedGateway::load(&self.state_dir()?).unwrap_or_else(|error| {
-            tracing::warn!("what the last process knew of `/gateway/bot` (gateway.json) is ignored: {error}");
+            tracing::warn!("gateway.json, which the last process wrote, is not used: {error}");
             None
         })
     }
@@ -495,7 +495,7 @@ impl Control {
         loop {
             match mailbox.receive().await {
                 ToControl::Restored(shard) => {
-                    tracing::info!(shard, "goes on with the session of the last process");
+                    tracing::info!(shard, "the shard resumes the session with Discord that the last process saved");
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
                         queue.started(shard);
                     }

@@ -123,7 +123,7 @@ impl Control {
             return Response::json("404 Not Found", json!({"error": why}).to_string());
         };
         if core.send(ToCore::Repair(shard, repair)).is_err() {
-            let why = "the shard's core is too busy: try again";
+            let why = "the mailbox of the shard's data core is full: try again";
             return Response::json("503 Service Unavailable", json!({"error": why}).to_string());
         }
         let text = match repair {

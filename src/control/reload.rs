@@ -68,8 +68,8 @@ impl Control {
                 (reloads.good, reloads.last_good) = (reloads.good + 1, Some(SystemTime::now()));
             }
             Err(why) => {
-                tracing::error!("the configuration is not taken over ({by}), and nothing has changed: {why}");
-                self.feed.borrow_mut().note(self.now(), None, "configuration not read: it is wrong, the log says why");
+                tracing::error!("the new configuration was refused ({by}), and nothing has changed: {why}");
+                self.feed.borrow_mut().note(self.now(), None, "the new configuration was refused: the log says why");
                 reloads.bad += 1;
             }
         }
@@ -112,7 +112,7 @@ impl Control {
                 presences: presence.then(|| own.map(|shard| config.presence_for(shard)).collect()),
             };
             if core.send(ToCore::ConfigChanged(Box::new(change))).is_err() {
-                tracing::error!("data core {index} is too busy for the new configuration: read it again later");
+                tracing::error!("the mailbox of data core {index} is full, so it did not get the new configuration: read it again later");
             }
         }
     }

@@ -240,7 +240,7 @@ impl<I: Io> HostedShard<I> {
                 Ok(Some(payload)) => {
                     if let Err(malformed) = self.shard.upstream_payload(core.now, payload) {
                         let bytes = payload.len();
-                        tracing::error!(shard = %self.shard.id(), bytes, "malformed payload from Discord: {malformed}");
+                        tracing::error!(shard = %self.shard.id(), bytes, "the shard received a malformed payload from Discord: {malformed}");
                     }
                 }
                 Ok(None) => break upstream.ended.take().map(|why| ConnectionLost { code: None, why }),
@@ -249,7 +249,7 @@ impl<I: Io> HostedShard<I> {
         };
         upstream.shrink();
         if let Some(ConnectionLost { code, why }) = lost {
-            tracing::info!(shard = %self.shard.id(), code, "lost the connection to Discord: {why}");
+            tracing::info!(shard = %self.shard.id(), code, "the shard lost its connection to Discord: {why}");
             self.close_upstream(core);
             self.shard.upstream_closed(core.now, code);
             self.log_fatal();
@@ -308,11 +308,11 @@ impl<I: Io> HostedShard<I> {
                 (Action::RequestPermit, _) => core.send(ToControl::WantPermit(self.shard.id().id)),
                 (Action::Close(code), Link::Open(upstream)) => {
                     upstream.close(Some(code));
-                    tracing::info!(shard = %self.shard.id(), code, "closes the connection to Discord");
+                    tracing::info!(shard = %self.shard.id(), code, "the shard closes its connection to Discord");
                     self.close_upstream(core);
                 }
                 (Action::Close(_), Link::Dialling) => {
-                    tracing::warn!(shard = %self.shard.id(), "connecting to Discord took too long");
+                    tracing::warn!(shard = %self.shard.id(), "the shard gave up an attempt to connect to Discord");
                     self.link = Link::None;
                 }
                 (Action::Connect(url), _) => self.dial(core, url),
@@ -434,14 +434,14 @@ impl<I: Io> HostedShard<I> {
     /// make a new shard and pass it to [`HostedShard::replace_shard`].
     pub fn recover(&mut self, core: &mut Core<I>) -> bool {
         let Some(key) = self.serving.take() else { return false };
-        tracing::error!(shard = %self.shard.id(), "serving a client panicked; its connection is dropped");
+        tracing::error!(shard = %self.shard.id(), "a panic happened while a client was served: the connection of that client is dropped");
         self.drop_client(core, key);
         true
     }
 
     /// Goes on with a new shard, which knows no sessions: the clients are closed, and have to identify again.
     pub fn replace_shard(&mut self, core: &mut Core<I>, shard: Shard) {
-        tracing::error!(shard = %self.shard.id(), "the shard panicked and is started anew; its clients have to identify again");
+        tracing::error!(shard = %self.shard.id(), "the shard panicked: a new one replaces it, and its clients have to identify again");
         self.shard = shard;
         self.deadline = Time::ZERO;
         self.serving = None;

@@ -89,7 +89,7 @@ pub struct Core<I: Io> {
 impl<I: Io> Core<I> {
     fn send(&self, message: ToControl<I::Socket>) {
         if self.control.send(message).is_err() {
-            tracing::error!("the control core does not take messages");
+            tracing::error!("a message to the control core was dropped: its mailbox is full or closed");
         }
     }
 }
@@ -219,7 +219,7 @@ impl<I: Io> DataCore<I> {
         match self.dependencies.states.load(config, id.id, &mut make) {
             Ok(shard) => shard,
             Err(error) => {
-                tracing::warn!(shard = id.id, "the state of the last process is ignored: {error}");
+                tracing::warn!(shard = id.id, "the shard's state of the last process is not used: {error}");
                 None
             }
         }
@@ -426,9 +426,9 @@ impl<I: Io> DataCore<I> {
             // The core serves no connections any more, so a slow disk delays nothing.
             let stored = catch_unwind(AssertUnwindSafe(|| dependencies.states.store(&core.config, shard)));
             match stored {
-                Ok(Ok(true)) => tracing::info!(shard = %shard.id(), "its state is kept for the next process"),
+                Ok(Ok(true)) => tracing::info!(shard = %shard.id(), "the shard's state is written for the next process"),
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => tracing::error!(shard = %shard.id(), "its state can not be kept: {error}"),
+                Ok(Err(error)) => tracing::error!(shard = %shard.id(), "the shard's state can not be written for the next process: {error}"),
                 Err(_) => core.send(ToControl::Panicked),
             }
         }

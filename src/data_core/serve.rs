@@ -110,7 +110,7 @@ impl<I: Io> HostedShard<I> {
         let session = id.and_then(|id| self.shard.resume(core.now, connection, &id, sequence));
         match session {
             Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
-            None => tracing::info!(shard = %self.shard.id(), ?id, sequence, "a RESUME can not be served"),
+            None => tracing::info!(shard = %self.shard.id(), ?id, sequence, "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed"),
         }
         session
     }
@@ -285,7 +285,7 @@ impl<I: Io> HostedShard<I> {
             if client.stage == Stage::Open
                 && client.charge.as_ref().is_some_and(|charge| charge.must_go(client.outbox.len()))
             {
-                tracing::info!(shard = %self.shard.id(), "a client that takes nothing is dropped, because the memory for clients (`client_memory`) is used up");
+                tracing::info!(shard = %self.shard.id(), "client dropped: its socket is full, and all clients together exceed `client_memory`");
                 return self.drop_client(core, key);
             }
             core.sockets.poll_writable(client.socket);
@@ -417,7 +417,7 @@ impl<I: Io> HostedShard<I> {
             }
             Stage::Open if client.stalled_since.is_some_and(|since| core.now.saturating_sub(since) >= STALL_LIMIT) => {
                 self.count_close(CloseReason::Stalled);
-                tracing::info!(shard = %self.shard.id(), "a client takes nothing for {} s and is dropped", STALL_LIMIT.as_secs());
+                tracing::info!(shard = %self.shard.id(), "client dropped: its socket took none of the waiting bytes for {} s", STALL_LIMIT.as_secs());
                 return self.drop_client(core, key);
             }
             // The shard may have decided to close the client.

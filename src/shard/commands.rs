@@ -32,7 +32,7 @@ impl Shard {
         };
         let ack_at = now + self.round_trip.unwrap_or_default().clamp(ACK_DELAY.0, ACK_DELAY.1);
         let Some(client) = self.clients.get_mut(&key) else {
-            return Err((close::UNKNOWN_ERROR, "the session is gone"));
+            return Err((close::UNKNOWN_ERROR, "the session has ended"));
         };
         let session = &mut client.session;
         // The new connection of the session may not have received what the old one acknowledges.
@@ -117,7 +117,7 @@ impl Shard {
                 shard = %self.id,
                 op,
                 so_far = self.unknown_commands,
-                "a client's command is not passed on, because its opcode is not known here: if Discord knows it, list it in `forward_opcodes`"
+                "a client's command was dropped: the proxy does not know its opcode; if Discord does, list it in `forward_opcodes`"
             );
         }
     }

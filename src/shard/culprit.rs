@@ -81,7 +81,7 @@ impl Shard {
             shard = %self.id,
             code = reason.0,
             session = key.0,
-            "Discord closed the shard's connection for a command of a client, which is closed in turn"
+            "Discord closed the shard's connection because of a client's command: that client is closed with the same code"
         );
         if let Some(client) = self.clients.get_mut(&key) {
             client.pending_close = Some(reason);

@@ -116,7 +116,7 @@ impl Shard {
         #[cfg(test)]
         assert_ne!(self.panics.take_if(|place| *place == "client"), Some("client"), "a panic that a test wants");
         let Some(client) = self.clients.get_mut(&key) else {
-            return Progress::Close { close: (close::UNKNOWN_ERROR, "the session is gone"), reconnect: false };
+            return Progress::Close { close: (close::UNKNOWN_ERROR, "the session has ended"), reconnect: false };
         };
         if client.session.connection != Some(connection) {
             return Progress::Close { close: SUPERSEDED, reconnect: false };

@@ -339,10 +339,10 @@ impl Shard {
         match self.upstream.take_warning() {
             None => {}
             Some(Warning::OutOfSequence { sequence, last }) => {
-                tracing::warn!(shard = %self.id, sequence, last, "an event from Discord is out of sequence; it is passed on");
+                tracing::warn!(shard = %self.id, sequence, last, "an event from Discord has a sequence that is not above the last one; clients are sent the event anyway");
             }
             Some(Warning::GivenUp) => {
-                tracing::warn!(shard = %self.id, "Discord serves no RESUME: the session is given up, the shard will identify");
+                tracing::warn!(shard = %self.id, "Discord accepted no RESUME: the shard gives its session up and will identify");
             }
         }
     }
@@ -359,7 +359,7 @@ impl Shard {
             self.requests.forget_all();
             self.limiter.clear_resends();
             self.in_flight = in_flight::InFlight::default();
-            tracing::info!(shard = %self.id, sessions, "Discord has begun a new session: the clients have to identify anew");
+            tracing::info!(shard = %self.id, sessions, "Discord gave the shard a new session: its clients are told to identify again (op 9)");
         }
         let gone = self.cache.up_to_date(&self.log).ready(data)?;
         if renewed {

@@ -238,7 +238,7 @@ fn connections_leave_files_for_the_shards() {
     let proxy = Proxy::start_with_files(&directory, &simulator, &changes, 300);
     let held: Vec<TcpStream> = (0..600).map(|_| TcpStream::connect(proxy.address).expect("a connection")).collect();
     wait_until("connections to be refused", || {
-        if log("files").contains("files are for shards") { Ok(()) } else { Err(log("files")) }
+        if log("files").contains("files are reserved for shards") { Ok(()) } else { Err(log("files")) }
     });
     let before = simulator.resumes();
     for round in 1..=3 {
@@ -248,7 +248,7 @@ fn connections_leave_files_for_the_shards() {
             if resumes >= before + round { Ok(()) } else { Err(format!("{resumes} RESUMEs, {before} before")) }
         });
     }
-    let lines = log("files").lines().filter(|line| line.contains("files are for shards")).count();
+    let lines = log("files").lines().filter(|line| line.contains("files are reserved for shards")).count();
     assert!(lines <= 3, "{lines} lines of the log about the same, and one a minute is enough");
     drop(held);
     wait_until("room", || get(proxy.address, "/health").map(drop));
@@ -306,7 +306,7 @@ fn wrong_tokens_are_counted_and_told_once_a_minute() {
         if counted == 30.0 { Ok(()) } else { Err(format!("{counted}")) }
     });
     let log = log("wrong_tokens");
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("has not shown the token")).collect();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("was refused: it showed a wrong token or none")).collect();
     assert!((1..=2).contains(&lines.len()) && lines[0].contains("127.0.0.1:"), "{lines:?}");
     assert!(!log.contains("guess"), "{log}");
 }

@@ -30,7 +30,7 @@ fn each_line_is_an_object() {
                 .ok_or_else(|| "no such line".to_owned())
         })
     };
-    let line = find("lost the connection to Discord");
+    let line = find("the shard lost its connection to Discord");
     assert_eq!((&line["level"], &line["code"]), (&json!("INFO"), &json!(4000)), "{line}");
     assert!(line["shard"].is_string(), "{line}");
     let line = find("a client identifies");

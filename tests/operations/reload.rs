@@ -114,7 +114,7 @@ fn a_broken_file_changes_nothing_and_is_reported() {
         hang_up(&proxy);
         wait_until("the signal to be heard", || {
             let count =
-                log(NAME).matches("the configuration is not taken over (SIGHUP), and nothing has changed").count();
+                log(NAME).matches("the new configuration was refused (SIGHUP), and nothing has changed").count();
             if count == number + 1 { Ok(()) } else { Err(format!("{count} times")) }
         });
     }
@@ -138,7 +138,7 @@ fn the_subcommand_says_what_came_of_it() {
     };
     let (code, out, err) = reload();
     assert_eq!(code, Some(0), "{err}");
-    assert_eq!(out, "the configuration is read; nothing that holds at once has changed\n");
+    assert_eq!(out, "the configuration was read; no key that applies at once has changed\n");
     change(
         NAME,
         &json!({"backpressure": 500, "honor_client_intents": false, "resume_window": 60, "intents": 1, "prot": 1}),
@@ -147,14 +147,14 @@ fn the_subcommand_says_what_came_of_it() {
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(
         out,
-        "these keys hold now: backpressure, resume_window, honor_client_intents\nthese keys need a restart: intents\n"
+        "these keys apply now: backpressure, resume_window, honor_client_intents\nthese keys need a restart: intents\n"
     );
     assert!(err.starts_with("warning: ") && err.contains("unknown key `prot`"), "{err}");
     // Keys that need a restart are named again until the restart.
     let (_, out, _) = reload();
     assert_eq!(
         out,
-        "the configuration is read; nothing that holds at once has changed\nthese keys need a restart: intents\n"
+        "the configuration was read; no key that applies at once has changed\nthese keys need a restart: intents\n"
     );
     // Clients now get all events whatever their intents are: a client without intents gets GUILD_CREATE.
     let mut gateway = Gateway::connect(proxy.address, Transport::None);
@@ -167,7 +167,7 @@ fn the_subcommand_says_what_came_of_it() {
     // the process has not read.
     change(NAME, &json!({"http_token": HTTP_TOKEN}));
     let (code, out, err) = reload();
-    assert_eq!((code, out.lines().next()), (Some(0), Some("these keys hold now: http_token")), "{err}");
+    assert_eq!((code, out.lines().next()), (Some(0), Some("these keys apply now: http_token")), "{err}");
     assert_eq!(ask(proxy.address, "GET", "/metrics", None).status, 401);
     assert_eq!(ask(proxy.address, "GET", "/metrics", Some(HTTP_TOKEN)).status, 200);
     change(NAME, &json!({"http_token": "another-token-of-the-operator"}));
