@@ -28,7 +28,7 @@ use std::{
 
 use gateway_proxy::{
     compression::Transport,
-    control::{accept_upgrade, read_head, http::Route},
+    control::{accept_upgrade, http::Route, read_head},
     data_core::close_for,
     downstream::outbox::Outbox,
     net::client::{ClientConnection, ConnectionEnd, Payload},

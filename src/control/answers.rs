@@ -5,7 +5,7 @@
 //! line a minute about wrong tokens.
 
 use super::{
-    Control, ReportRequest, REPORT_LIMIT, RestFailure,
+    Control, REPORT_LIMIT, ReportRequest, RestFailure,
     forward::{self, Forward},
     http::{Response, Route},
     metrics::ControlFigures,

@@ -36,7 +36,10 @@ impl Dialler {
                 },
             };
             if control.cores()[control.index_of(shard)].send(ToCore::Dialled { shard, attempt, result }).is_err() {
-                tracing::warn!(shard, "a connection to Discord was dropped: the mailbox of its data core is full; the shard will ask for another one");
+                tracing::warn!(
+                    shard,
+                    "a connection to Discord was dropped: the mailbox of its data core is full; the shard will ask for another one"
+                );
             }
         });
         self.0.insert(shard, task);

@@ -100,7 +100,10 @@ pub async fn accept(control: Rc<Control>, listener: TcpListener, routes: RouteSe
         match listener.accept().await {
             Ok(stream) => {
                 control.figures.borrow_mut().accepted += 1;
-                spawn_contained("the task of a connection at the door", handle_connection(control.clone(), stream, routes));
+                spawn_contained(
+                    "the task of a connection at the door",
+                    handle_connection(control.clone(), stream, routes),
+                );
             }
             Err(_) if control.stopping.get() => {}
             Err(error) => {
@@ -128,7 +131,11 @@ async fn handle_connection(control: Rc<Control>, stream: TcpStream, routes: Rout
     }
     let place = control.unauthenticated.enter(peer.ip().into());
     // Boxed, because the future is large and each future around it would contain it again.
-    control.unauthenticated.clone().hold(place.id, Box::pin(handle_request(control, place, connection, peer, routes))).await;
+    control
+        .unauthenticated
+        .clone()
+        .hold(place.id, Box::pin(handle_request(control, place, connection, peer, routes)))
+        .await;
 }
 
 /// Reads the request and the address of the client, and goes on with the client's own place at the door.
@@ -142,7 +149,8 @@ async fn handle_request(
     sender: SocketAddr,
     routes: RouteSet,
 ) {
-    let Some(Some((route, peer))) = within(HEAD_LIMIT, read_request(&control, &mut connection, sender, routes)).await else {
+    let Some(Some((route, peer))) = within(HEAD_LIMIT, read_request(&control, &mut connection, sender, routes)).await
+    else {
         return;
     };
     let route = routes.refusal(&route).map_or(route, Route::Refused);
@@ -152,7 +160,11 @@ async fn handle_request(
     connection.set_peer(peer);
     drop(place);
     let place = control.unauthenticated.enter(peer.ip().into());
-    control.unauthenticated.clone().hold(place.id, Box::pin(route_request(control, place, connection, peer, route))).await;
+    control
+        .unauthenticated
+        .clone()
+        .hold(place.id, Box::pin(route_request(control, place, connection, peer, route)))
+        .await;
 }
 
 /// Reads the PROXY protocol header, if `sender` has to send one, and the request head. Returns the route and the
@@ -175,7 +187,10 @@ async fn read_request(
             Ok(None) => return None,
             Err(what) => {
                 if let Some(held_back) = control.accept_log.borrow_mut().poll(control.now()) {
-                    tracing::warn!(held_back, "{sender}, which `proxy_protocol_from` lists, was refused: it sent {what}");
+                    tracing::warn!(
+                        held_back,
+                        "{sender}, which `proxy_protocol_from` lists, was refused: it sent {what}"
+                    );
                 }
                 return None;
             }
@@ -247,7 +262,16 @@ pub async fn readmit(control: Rc<Control>, connection: ClientConnection, version
     control
         .unauthenticated
         .clone()
-        .hold(place.id, Box::pin(await_session_request(control, place, connection, UrlParameters { version, session: None }, EarlyCommands::Ignored)))
+        .hold(
+            place.id,
+            Box::pin(await_session_request(
+                control,
+                place,
+                connection,
+                UrlParameters { version, session: None },
+                EarlyCommands::Ignored,
+            )),
+        )
         .await;
 }
 
@@ -328,7 +352,13 @@ impl From<ConnectionEnd> for Outcome {
     }
 }
 
-async fn await_session_request(control: Rc<Control>, place: Place, mut connection: ClientConnection, url: UrlParameters, mut early: EarlyCommands) {
+async fn await_session_request(
+    control: Rc<Control>,
+    place: Place,
+    mut connection: ClientConnection,
+    url: UrlParameters,
+    mut early: EarlyCommands,
+) {
     let version = url.version;
     let mut refused_resumes = 0;
     loop {
@@ -338,12 +368,21 @@ async fn await_session_request(control: Rc<Control>, place: Place, mut connectio
             Some(Outcome::Lost) => return,
             Some(Outcome::Closed(code)) => return connection.close(code, "").await,
             Some(Outcome::Refused(close)) => close,
-            Some(Outcome::Identify(identify)) => match check_identify(&control, &mut connection, &identify, version).await {
-                Ok((shard, options)) => {
-                    return send_to_core(&control, place, connection, shard, SessionRequest::Identify(options), version);
+            Some(Outcome::Identify(identify)) => {
+                match check_identify(&control, &mut connection, &identify, version).await {
+                    Ok((shard, options)) => {
+                        return send_to_core(
+                            &control,
+                            place,
+                            connection,
+                            shard,
+                            SessionRequest::Identify(options),
+                            version,
+                        );
+                    }
+                    Err(close) => close,
                 }
-                Err(close) => close,
-            },
+            }
             Some(Outcome::Resume(resume)) => {
                 if !control.accepts_token(resume.bare_token()) {
                     control.note_wrong_token(connection.peer());
@@ -479,7 +518,12 @@ async fn check_identify(
     let count = wait_for_shards(control, connection).await?;
     let (shard, of) = identify.shard;
     if of != count {
-        tracing::warn!(shard, of, count, "a client's IDENTIFY is refused: it names another number of shards than the bot has");
+        tracing::warn!(
+            shard,
+            of,
+            count,
+            "a client's IDENTIFY is refused: it names another number of shards than the bot has"
+        );
         return Err((close::INVALID_SHARD, "wrong number of shards: GET /shard-count tells how many there are"));
     }
     if control.core_of(shard).is_none() {
@@ -488,7 +532,11 @@ async fn check_identify(
     let intents = identify.intents.map_or(Intents::ALL, Intents);
     let beyond = intents.without(Intents(control.intents()));
     if identify.intents.is_some() && beyond != Intents::default() {
-        tracing::warn!(shard, "a client identifies with intents that `intents` of the configuration does not have: bits {:#x}", beyond.0);
+        tracing::warn!(
+            shard,
+            "a client identifies with intents that `intents` of the configuration does not have: bits {:#x}",
+            beyond.0
+        );
     }
     let compress = identify.compress == Some(true) && control.live().client_compression;
     let options = Options { intents, version, compress, library: identify.library() };
@@ -497,7 +545,14 @@ async fn check_identify(
     Ok((shard, options))
 }
 
-fn send_to_core(control: &Control, place: Place, connection: ClientConnection, shard: u32, request: SessionRequest, version: u8) {
+fn send_to_core(
+    control: &Control,
+    place: Place,
+    connection: ClientConnection,
+    shard: u32,
+    request: SessionRequest,
+    version: u8,
+) {
     drop(place);
     let Ok(parts) = connection.into_parts() else { return };
     if let Some(core) = control.core_of(shard) {

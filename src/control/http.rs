@@ -312,14 +312,12 @@ fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
                 }
             }
             "encoding" => {
-                parsed.encoding = Encoding::from_name(value).ok_or_else(|| {
-                    format!("encoding={value}: expected json or etf")
-                })?;
+                parsed.encoding =
+                    Encoding::from_name(value).ok_or_else(|| format!("encoding={value}: expected json or etf"))?;
             }
             "compress" => {
-                parsed.transport = Transport::from_name(value).ok_or_else(|| {
-                    format!("compress={value}: expected zlib-stream or zstd-stream")
-                })?;
+                parsed.transport = Transport::from_name(value)
+                    .ok_or_else(|| format!("compress={value}: expected zlib-stream or zstd-stream"))?;
             }
             _ => {}
         }

@@ -15,7 +15,6 @@ mod forward;
 pub mod hosts;
 pub mod http;
 pub mod identify;
-mod single_flight;
 mod metrics;
 mod operator;
 pub mod origin;
@@ -23,9 +22,10 @@ mod page;
 mod permits;
 mod pool;
 mod reload;
-mod saved_gateway;
 pub mod rest;
+mod saved_gateway;
 mod signals;
+mod single_flight;
 mod starter;
 mod status;
 mod threads;
@@ -53,14 +53,14 @@ pub use forward::response_head;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use hosts::Hosts;
 use http::OriginPolicy;
-use identify::{SessionStartLimit, IdentifyQueue};
-use single_flight::SingleFlight;
+use identify::{IdentifyQueue, SessionStartLimit};
 use metrics::ControlFigures;
 use pool::{LogThrottle, Pool, Rate};
 pub use reload::{Reloading, SetLogLevel};
-use saved_gateway::SavedGateway;
 use rest::{GatewayInfo, RestError};
-use starter::{CoreThreads, Starter, origin_policy, client_memory};
+use saved_gateway::SavedGateway;
+use single_flight::SingleFlight;
+use starter::{CoreThreads, Starter, client_memory, origin_policy};
 use status::CoreReports;
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -333,7 +333,9 @@ impl Control {
                 self.save_gateway();
                 end
             }
-            Some(false) => Err(Failure("a second signal came: the proxy quits without waiting for its data cores".into())),
+            Some(false) => {
+                Err(Failure("a second signal came: the proxy quits without waiting for its data cores".into()))
+            }
             None => Err(Failure("the data cores did not end in time".into())),
         }
     }
@@ -361,7 +363,9 @@ impl Control {
                     self.retry_rest(what, retry_after, backoff);
                     backoff = (backoff * 2).min(REST_BACKOFF.1);
                     if let Some(SavedGateway { url, shards }) = saved.take() {
-                        tracing::warn!("starting without an answer of GET /gateway/bot: shards with a state file resume, the others wait for that answer");
+                        tracing::warn!(
+                            "starting without an answer of GET /gateway/bot: shards with a state file resume, the others wait for that answer"
+                        );
                         self.start(url, shards, None)?;
                     }
                 }
@@ -370,7 +374,9 @@ impl Control {
                 Event::QueueFailed(what) => self.queue_failed(what),
                 Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
                 Event::Signal(signal) => {
-                    tracing::info!("signal {signal}: the proxy stops; the sessions with Discord and with clients can be resumed");
+                    tracing::info!(
+                        "signal {signal}: the proxy stops; the sessions with Discord and with clients can be resumed"
+                    );
                     return Ok(());
                 }
             }

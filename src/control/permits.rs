@@ -38,7 +38,10 @@ impl Control {
             let blocked = self.queue.borrow().as_ref().and_then(|queue| queue.blocked_for(self.now()));
             match blocked {
                 Some(wait) if !logged => {
-                    tracing::error!("no IDENTIFY is left: no shard identifies for {} s, until Discord renews them", wait.as_secs());
+                    tracing::error!(
+                        "no IDENTIFY is left: no shard identifies for {} s, until Discord renews them",
+                        wait.as_secs()
+                    );
                     logged = true;
                     // The figures may be out of date, so Discord is asked again when the renewal is due.
                     let _ = self.ask_rest.try_send(wait + Duration::from_secs(1));

@@ -112,7 +112,9 @@ impl Control {
                 presences: presence.then(|| own.map(|shard| config.presence_for(shard)).collect()),
             };
             if core.send(ToCore::ConfigChanged(Box::new(change))).is_err() {
-                tracing::error!("the mailbox of data core {index} is full, so it did not get the new configuration: read it again later");
+                tracing::error!(
+                    "the mailbox of data core {index} is full, so it did not get the new configuration: read it again later"
+                );
             }
         }
     }

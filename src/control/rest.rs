@@ -183,7 +183,12 @@ fn parse(body: &str, hosts: &Hosts) -> Result<GatewayInfo, String> {
     Ok(GatewayInfo {
         url: body.url,
         shards: body.shards,
-        budget: SessionStartLimit { total, remaining, reset_after: Duration::from_millis(reset_after), max_concurrency },
+        budget: SessionStartLimit {
+            total,
+            remaining,
+            reset_after: Duration::from_millis(reset_after),
+            max_concurrency,
+        },
     })
 }
 

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     data_core::{CoreReport, figures::thread_cpu_time},
     protocol::{Time, event::EventKind},
-    shard::report::{ClientReport, CloseReason, ClientKind, Report},
+    shard::report::{ClientKind, ClientReport, CloseReason, Report},
     upstream::{loss::Reason, session::Status},
 };
 use serde::Serialize;

@@ -10,7 +10,7 @@
 //! ([`HostedShard::recover`]).
 
 use super::{
-    StatusChange, Core, Owner, ToControl,
+    Core, Owner, StatusChange, ToControl,
     client::Client,
     timers::Timer,
     upstream::{ConnectionLost, Upstream},
@@ -18,12 +18,12 @@ use super::{
 use crate::{
     io::{
         Io,
-        sockets::{SocketId, Event, Receiving},
+        sockets::{Event, Receiving, SocketId},
     },
     protocol::Time,
     shard::{
         Shard,
-        report::{ClientReport, CloseReason, ClientKind, Report, Traffic},
+        report::{ClientKind, ClientReport, CloseReason, Report, Traffic},
     },
     upstream::session::{Action, Status},
     websocket::Outgoing,
@@ -263,7 +263,13 @@ impl<I: Io> HostedShard<I> {
             self.reported_status = to;
             let lost = matches!(to, Status::Disconnected | Status::Fatal);
             let loss = if lost { self.shard.last_loss() } else { None };
-            core.send(ToControl::StatusChanged(StatusChange { shard: self.shard.id().id, at: core.now, from, to, loss }));
+            core.send(ToControl::StatusChanged(StatusChange {
+                shard: self.shard.id().id,
+                at: core.now,
+                from,
+                to,
+                loss,
+            }));
         }
     }
 

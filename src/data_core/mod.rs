@@ -31,7 +31,10 @@ mod timers;
 mod upstream;
 
 pub use client::{close_for, command_text};
-pub use messages::{NewClient, ConfigChange, StatusChange, CoreReport, Dialled, SessionRequest, ConnectionParts, CoreConfig, Repair, ToControl, ToCore};
+pub use messages::{
+    ConfigChange, ConnectionParts, CoreConfig, CoreReport, Dialled, NewClient, Repair, SessionRequest, StatusChange,
+    ToControl, ToCore,
+};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{
@@ -426,9 +429,13 @@ impl<I: Io> DataCore<I> {
             // The core serves no connections any more, so a slow disk delays nothing.
             let stored = catch_unwind(AssertUnwindSafe(|| dependencies.states.store(&core.config, shard)));
             match stored {
-                Ok(Ok(true)) => tracing::info!(shard = %shard.id(), "the shard's state is written for the next process"),
+                Ok(Ok(true)) => {
+                    tracing::info!(shard = %shard.id(), "the shard's state is written for the next process")
+                }
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => tracing::error!(shard = %shard.id(), "the shard's state can not be written for the next process: {error}"),
+                Ok(Err(error)) => {
+                    tracing::error!(shard = %shard.id(), "the shard's state can not be written for the next process: {error}")
+                }
                 Err(_) => core.send(ToControl::Panicked),
             }
         }

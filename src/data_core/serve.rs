@@ -5,8 +5,8 @@
 //! `bulk_clients` within a budget ([`TURN_BYTES`]).
 
 use super::{
-    NewClient, Core, SessionRequest, Owner, ConnectionParts, ToControl,
-    client::{Client, LINGER, RECONNECT_GRACE, STALL_LIMIT, ClientMessage, Stage},
+    ConnectionParts, Core, NewClient, Owner, SessionRequest, ToControl,
+    client::{Client, ClientMessage, LINGER, RECONNECT_GRACE, STALL_LIMIT, Stage},
     hosted::HostedShard,
     timers::Timer,
 };
@@ -14,7 +14,7 @@ use crate::{
     downstream::session::Claim,
     io::{
         Io,
-        sockets::{SocketId, Receiving},
+        sockets::{Receiving, SocketId},
     },
     protocol::{ConnectionId, SessionKey, close, payload},
     shard::{Close, Progress, report::CloseReason},
@@ -110,7 +110,9 @@ impl<I: Io> HostedShard<I> {
         let session = id.and_then(|id| self.shard.resume(core.now, connection, &id, sequence));
         match session {
             Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
-            None => tracing::info!(shard = %self.shard.id(), ?id, sequence, "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed"),
+            None => {
+                tracing::info!(shard = %self.shard.id(), ?id, sequence, "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed")
+            }
         }
         session
     }
@@ -197,7 +199,9 @@ impl<I: Io> HostedShard<I> {
         let client = &mut clients[key];
         let (session, connection) = (client.session?, client.connection);
         client.messages(|message, outbox| match message {
-            ClientMessage::Payload(text) => shard.command(core.now, session, connection, &text, outbox).err().map(End::Close),
+            ClientMessage::Payload(text) => {
+                shard.command(core.now, session, connection, &text, outbox).err().map(End::Close)
+            }
             ClientMessage::Closed(code) => Some(End::Closed(code)),
             ClientMessage::Violated(close) => Some(End::Close(close)),
         })

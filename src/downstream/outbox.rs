@@ -326,7 +326,9 @@ impl SharedEncoders {
 /// Logs a payload that can not be encoded as ETF. The proxy checks only the structure of Discord's payloads when it
 /// receives them, so malformed values are found here. A JSON client gets such a payload as it is.
 fn report(malformed: crate::protocol::json::Malformed) {
-    tracing::error!("a payload from Discord was not sent to a client with ETF encoding, because it is not valid JSON: {malformed}");
+    tracing::error!(
+        "a payload from Discord was not sent to a client with ETF encoding, because it is not valid JSON: {malformed}"
+    );
 }
 
 fn write_text(wire: &mut Vec<u8>, parts: &[&[u8]]) {

@@ -394,7 +394,12 @@ mod tests {
 
     fn session(intents: Intents) -> Session {
         let id = SessionId::new(7, [0xab; 12]);
-        Session::new(SessionKey(1), id, Options { intents, version: 10, compress: false, library: Library::default() }, Time::ZERO)
+        Session::new(
+            SessionKey(1),
+            id,
+            Options { intents, version: 10, compress: false, library: Library::default() },
+            Time::ZERO,
+        )
     }
 
     fn log() -> Log {
@@ -403,7 +408,11 @@ mod tests {
 
     fn append(log: &mut Log, kind: EventKind, guild: u64, state: bool) -> u64 {
         let data = format!(r#"{{"guild_id":"{guild}"}}"#);
-        log.append(kind.name().as_bytes(), data.as_bytes(), Meta { kind, changed_guild: state.then_some(guild), recipient: None })
+        log.append(
+            kind.name().as_bytes(),
+            data.as_bytes(),
+            Meta { kind, changed_guild: state.then_some(guild), recipient: None },
+        )
     }
 
     /// Passes every event that is in the log. Returns the sequence number and the position of each event that was sent.

@@ -294,12 +294,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         woken
     }
 
-    fn complete(
-        &mut self,
-        token: Token,
-        outcome: Outcome,
-        report: &mut impl FnMut(SocketId, O, Event<'_, I::Socket>),
-    ) {
+    fn complete(&mut self, token: Token, outcome: Outcome, report: &mut impl FnMut(SocketId, O, Event<'_, I::Socket>)) {
         let (id, operation) = parse(token);
         let slot = &mut self.slots[id.index as usize];
         assert_eq!(slot.generation, id.generation, "a slot is let again only when its operations have ended");

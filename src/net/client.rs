@@ -134,7 +134,9 @@ impl ClientConnection {
                     continue;
                 }
                 Ok(Some(Message::Pong(_))) => continue,
-                Ok(Some(Message::Close(close))) => return Some(ConnectionEnd::Closed(close.map(|(code, _)| code)).into()),
+                Ok(Some(Message::Close(close))) => {
+                    return Some(ConnectionEnd::Closed(close.map(|(code, _)| code)).into());
+                }
                 Err(violation) => return Some(ConnectionEnd::Violated(violation).into()),
             };
             if let Some(done) = handle(payload, outbox) {

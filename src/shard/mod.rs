@@ -9,18 +9,18 @@
 //! continue the state that these show. Nothing that a client does affects another client or the upstream session, but
 //! for its commands, which the shard forwards in turn.
 
-mod lazy_cache;
 mod commands;
 mod culprit;
 mod deliver;
 pub mod due;
 pub mod in_flight;
-pub mod session_ids;
+mod lazy_cache;
 mod ready;
 pub mod renewal;
 pub mod report;
 mod requests;
 mod room;
+pub mod session_ids;
 pub mod settings;
 mod state;
 pub mod tally;
@@ -40,12 +40,12 @@ use crate::{
     },
     upstream::{
         limiter::Limiter,
-        session::{Action, Identity, Received, Warning, Resumption, Session as Upstream, Status},
+        session::{Action, Identity, Received, Resumption, Session as Upstream, Status, Warning},
     },
 };
-use lazy_cache::LazyCache;
 pub use deliver::Progress;
 use hashbrown::HashMap;
+use lazy_cache::LazyCache;
 use report::Histogram;
 use requests::Recipient;
 use room::MAX_DETACHED;
@@ -92,7 +92,15 @@ struct Client {
 impl Client {
     fn new(session: Session) -> Self {
         let (answers, acks) = (requests::Answers::default(), due::PendingAcks::default());
-        Self { session, answers, snapshot: None, acks, pending_close: None, invalid_session_sent: false, voice_lost: Vec::new() }
+        Self {
+            session,
+            answers,
+            snapshot: None,
+            acks,
+            pending_close: None,
+            invalid_session_sent: false,
+            voice_lost: Vec::new(),
+        }
     }
 }
 
@@ -385,7 +393,8 @@ impl Shard {
         lost.retain(|(client, _)| {
             *client == SessionKey::NONE || self.clients.contains_key(client) && !self.culprit.is_excluded(*client)
         });
-        let guilds: Vec<u64> = lost.iter().filter_map(|(_, command)| Some(voice::VoiceCommand::parse(command)?.guild)).collect();
+        let guilds: Vec<u64> =
+            lost.iter().filter_map(|(_, command)| Some(voice::VoiceCommand::parse(command)?.guild)).collect();
         self.voice.expect_answers_only_for(&guilds);
         for (client, command) in lost {
             if let Some(leave) = self.leave_again(now, &command) {
@@ -420,7 +429,9 @@ impl Shard {
             let logged = !self.clients.is_empty() && self.syncing == 0 && !denied;
             if !(logged && self.cache.defer(kind, &self.log)) {
                 let outcome = self.cache.apply(kind, envelope.d, &self.log);
-                if let Some(request) = self.requests.all_members_request(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
+                if let Some(request) =
+                    self.requests.all_members_request(kind, envelope.d).filter(|_| outcome.ignored.is_none())
+                {
                     self.cache.up_to_date(&self.log).chunk_of_all_members(request, envelope.d);
                 }
                 changed_guild = outcome.guild.filter(|_| outcome.changed);

@@ -79,7 +79,10 @@ impl Answers {
 
     /// The answers, for the next process.
     pub fn save(&self) -> Vec<SavedAnswerWithSequences> {
-        self.0.iter().map(|one| SavedAnswerWithSequences { answer: one.answer.save(), sent: one.sent.clone() }).collect()
+        self.0
+            .iter()
+            .map(|one| SavedAnswerWithSequences { answer: one.answer.save(), sent: one.sent.clone() })
+            .collect()
     }
 
     /// Adds an answer of a former process. Returns false if the answer contradicts itself, or [`MAX_ANSWERS`] wait

@@ -75,7 +75,8 @@ impl Shard {
         if self.upstream_id.as_deref() != Some(id) {
             return None;
         }
-        let mut candidates = self.clients.values().map(|client| &client.session).filter(|session| session.has_upstream_id);
+        let mut candidates =
+            self.clients.values().map(|client| &client.session).filter(|session| session.has_upstream_id);
         if let Some(resume_key) = resume_key {
             return candidates.find(|session| session.id == *resume_key).map(|session| session.id);
         }

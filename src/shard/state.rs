@@ -314,8 +314,13 @@ impl Shard {
             return Err(invalid("READY is missing"));
         }
         // READY is as old as the upstream session: it lists guilds that the bot has left since.
-        let left: Vec<u64> =
-            shard.cache.up_to_date(&shard.log).guilds().map(|(guild, _)| guild).filter(|id| !guilds.contains(id)).collect();
+        let left: Vec<u64> = shard
+            .cache
+            .up_to_date(&shard.log)
+            .guilds()
+            .map(|(guild, _)| guild)
+            .filter(|id| !guilds.contains(id))
+            .collect();
         for guild in left {
             shard.cache.up_to_date(&shard.log).apply(EventKind::GuildDelete, &payload::guild_delete(guild, false));
         }
@@ -336,7 +341,11 @@ impl Shard {
         let (head, data) = rest.split_at_checked(length as usize).ok_or_else(|| invalid("a short event"))?;
         let event: Event = serde_json::from_slice(head)?;
         let kind = EventKind::from_name(event.name.as_bytes());
-        self.log.append(event.name.as_bytes(), data, Meta { kind, changed_guild: event.changed_guild, recipient: event.recipient });
+        self.log.append(
+            event.name.as_bytes(),
+            data,
+            Meta { kind, changed_guild: event.changed_guild, recipient: event.recipient },
+        );
         Ok(())
     }
 }

@@ -236,7 +236,10 @@ mod tests {
         limiter.push_resend(SessionKey(500), vec![3]);
         limiter.remove_session(SessionKey(500));
         let next = limiter.pop(SECOND).unwrap();
-        assert_eq!(next, QueuedCommand { client: Some(SessionKey(7)), command: vec![2], is_resend: true, is_second_half: false });
+        assert_eq!(
+            next,
+            QueuedCommand { client: Some(SessionKey(7)), command: vec![2], is_resend: true, is_second_half: false }
+        );
         assert_eq!(drain(&mut limiter, SECOND), [1; COMMANDS_PER_WINDOW - 1]);
         assert_eq!(limiter.queued(), 1);
     }
@@ -254,7 +257,8 @@ mod tests {
                 limiter.push_second_half(SessionKey(5), vec![2]);
             }
         }
-        let second = QueuedCommand { client: Some(SessionKey(5)), command: vec![2], is_resend: false, is_second_half: true };
+        let second =
+            QueuedCommand { client: Some(SessionKey(5)), command: vec![2], is_resend: false, is_second_half: true };
         assert_eq!((limiter.pop(SECOND), limiter.pop(SECOND)), (Some(second), None));
         // The second half counts in the window, too.
         let at = limiter.deadline().unwrap();

@@ -14,9 +14,9 @@
 //! the machine for good. It passes every event on, except events of a replay that the RESUME named as received.
 
 use super::{
-    reconnect::{ReconnectPolicy, Loss},
     counters::Counters,
     loss::Reason,
+    reconnect::{Loss, ReconnectPolicy},
 };
 use crate::protocol::{
     Time,
@@ -477,7 +477,9 @@ impl Session {
             State::Idle { until } if now >= until => {
                 self.state = State::Connecting { deadline: now + CONNECT_TIMEOUT };
                 let url = match &self.resumption {
-                    Some(resumption) if self.reconnect.failures() < RESUME_URL_ATTEMPTS => resumption.resume_url.clone(),
+                    Some(resumption) if self.reconnect.failures() < RESUME_URL_ATTEMPTS => {
+                        resumption.resume_url.clone()
+                    }
                     _ => self.gateway_url.clone(),
                 };
                 self.actions.push_back(Action::Connect(url));

@@ -306,7 +306,8 @@ fn wrong_tokens_are_counted_and_told_once_a_minute() {
         if counted == 30.0 { Ok(()) } else { Err(format!("{counted}")) }
     });
     let log = log("wrong_tokens");
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("was refused: it showed a wrong token or none")).collect();
+    let lines: Vec<&str> =
+        log.lines().filter(|line| line.contains("was refused: it showed a wrong token or none")).collect();
     assert!((1..=2).contains(&lines.len()) && lines[0].contains("127.0.0.1:"), "{lines:?}");
     assert!(!log.contains("guess"), "{log}");
 }

@@ -17,13 +17,13 @@ use fastrand::Rng;
 use gateway_proxy::{
     compression::Transport,
     control::identify::IdentifyQueue,
-    data_core::{NewClient, SessionRequest, ConnectionParts, ToControl, ToCore},
+    data_core::{ConnectionParts, NewClient, SessionRequest, ToControl, ToCore},
     downstream::{
         outbox::{HIGH_WATER, Outbox},
         session::{Claim, Options, SessionId},
     },
     protocol::{Encoding, Time, close, intents::Intents},
-    shard::{Close, session_ids::session_in, report::Report},
+    shard::{Close, report::Report, session_ids::session_in},
     upstream::session::Status,
     websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
 };
@@ -361,7 +361,10 @@ impl Host {
                 }
                 ToControl::Panicked => panic!("the core has panicked; the last panic in the story says where"),
                 ToControl::Failed(why) => panic!("the core has failed: {why}"),
-                ToControl::Reports(..) | ToControl::StatusChanged(_) | ToControl::Stopped | ToControl::UpstreamId(..) => {}
+                ToControl::Reports(..)
+                | ToControl::StatusChanged(_)
+                | ToControl::Stopped
+                | ToControl::UpstreamId(..) => {}
             }
         }
         something

@@ -10,7 +10,7 @@ use gateway_proxy::{
     cache::Flags,
     compression::Transport,
     control::identify::{Budget, IdentifyQueue},
-    data_core::{DataCore, CoreConfig, States, Dependencies, ToControl, ToCore},
+    data_core::{CoreConfig, DataCore, Dependencies, States, ToControl, ToCore},
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Mailbox, Postbox, core_mailbox, mailbox},

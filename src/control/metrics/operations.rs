@@ -13,7 +13,7 @@ use crate::{
     },
     data_core::CoreReport,
     protocol::Time,
-    shard::report::{CloseReason, ClientKind, Report},
+    shard::report::{ClientKind, CloseReason, Report},
     upstream::loss::Reason,
 };
 use prometheus::proto::{Metric, MetricFamily, MetricType};
@@ -23,7 +23,12 @@ use std::time::{Duration, SystemTime};
 use MetricType::{COUNTER, GAUGE};
 
 /// All metrics of this module.
-pub fn families(reports: &CoreReports, waits: &PermitWaits, reloads: Reloads, started: SystemTime) -> Vec<MetricFamily> {
+pub fn families(
+    reports: &CoreReports,
+    waits: &PermitWaits,
+    reloads: Reloads,
+    started: SystemTime,
+) -> Vec<MetricFamily> {
     let mut all = process(started, reloads);
     all.extend(shards(&reports.shards, reports.at));
     all.extend(reasons(&reports.shards));

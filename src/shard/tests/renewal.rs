@@ -166,10 +166,7 @@ fn a_client_that_is_not_told_yet_is_heard_but_asks_for_nothing() {
     let client = &mut clients[1];
     request(&mut world, client, &json!({"guild_id": "10", "query": "", "limit": 0}));
     for command in [r#"{"op":1,"d":1}"#, r#"{"op":4,"d":{"guild_id":"10"}}"#] {
-        world
-            .shard
-            .command(world.now, client.key, client.connection, command.as_bytes(), &mut client.outbox)
-            .unwrap();
+        world.shard.command(world.now, client.key, client.connection, command.as_bytes(), &mut client.outbox).unwrap();
     }
     assert_eq!(sent_upstream(&mut world), Vec::<Value>::new());
     world.now += WINDOW;

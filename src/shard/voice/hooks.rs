@@ -1,7 +1,7 @@
 //! Passes op 4s and voice events of the shard to its [table](super::Table) of voice connections, and carries out the
 //! table's decisions.
 
-use super::{VoiceCommand, Audience, DueAction, OwnState, Verdict, payloads};
+use super::{Audience, DueAction, OwnState, Verdict, VoiceCommand, payloads};
 use crate::{
     downstream::{outbox::Outbox, session::Session},
     protocol::{
@@ -83,7 +83,9 @@ impl Shard {
                 audience.unwrap_or(Audience::Nobody).recipient()
             }
             EventKind::GuildCreate | EventKind::GuildDelete if !self.voice.is_empty() => {
-                if let Some(guild) = json::get(data, "id").and_then(json::parse_id).filter(|id| self.voice.contains(*id)) {
+                if let Some(guild) =
+                    json::get(data, "id").and_then(json::parse_id).filter(|id| self.voice.contains(*id))
+                {
                     self.voice_guild(kind, guild, data);
                 }
                 None

@@ -26,7 +26,7 @@ mod tests;
 use crate::protocol::{SessionKey, Time, json};
 use hashbrown::HashMap;
 pub(super) use hooks::is_fresh;
-pub use payloads::{VoiceCommand, OwnState};
+pub use payloads::{OwnState, VoiceCommand};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -247,7 +247,13 @@ impl Table {
     /// The session that asks last becomes the owner. A session that is not the owner can not leave while the owner is
     /// connected: a library that has lost its voice connection to another client sends such an op 4 to clean up, and
     /// would end that client's voice connection.
-    pub fn send(&mut self, now: Time, client: SessionKey, ask: VoiceCommand, attached: impl Fn(SessionKey) -> bool) -> Verdict {
+    pub fn send(
+        &mut self,
+        now: Time,
+        client: SessionKey,
+        ask: VoiceCommand,
+        attached: impl Fn(SessionKey) -> bool,
+    ) -> Verdict {
         let full = self.guilds.len() >= MAX_CONNECTIONS;
         let Some(channel) = ask.channel else {
             let owner = self.owner(ask.guild);
@@ -287,7 +293,10 @@ impl Table {
             previous_owner: if takeover { before } else { last.previous_owner.or(before) },
             changes_before: connection.changes,
             rejoin: rejoin || last.rejoin,
-            leave_recipient: last.leave_recipient.or(before.filter(|_| rejoin)).filter(|recipient| *recipient != client),
+            leave_recipient: last
+                .leave_recipient
+                .or(before.filter(|_| rejoin))
+                .filter(|recipient| *recipient != client),
             held_state: last.held_state,
             held_server: None,
             until,
@@ -347,7 +356,8 @@ impl Table {
         let waits = connection.apply_channel(Some(channel));
         (connection.self_mute, connection.self_deaf) = (state.self_mute, state.self_deaf);
         // After a leave, any channel is the answer: if it is not the wanted one, a user has moved the bot.
-        connection.pending_join = connection.pending_join.take().filter(|join| waits || (join.channel != channel && !join.rejoin));
+        connection.pending_join =
+            connection.pending_join.take().filter(|join| waits || (join.channel != channel && !join.rejoin));
         connection.reset_expected();
         Audience::All
     }
@@ -460,7 +470,8 @@ impl Table {
             }
             if connection.owner == Some(client) {
                 // As long as Discord has not answered, the owner before may still have the voice connection.
-                let before = connection.pending_join.as_ref().and_then(|join| join.previous_owner.filter(|_| !join.rejoin));
+                let before =
+                    connection.pending_join.as_ref().and_then(|join| join.previous_owner.filter(|_| !join.rejoin));
                 (connection.owner, connection.server) = (before, Server::default());
                 connection.leave_at = before.is_none().then_some(leave_at);
             }
@@ -540,7 +551,9 @@ fn give_up_join(guild: u64, connection: &mut Connection, due: &mut Vec<DueAction
     (connection.changes, connection.expected) = (0, connection.channel);
     match join {
         // The bot left the channel, and could not join it again.
-        PendingJoin { held_state: Some(state), .. } if connection.channel.is_none() => due.push(DueAction::TellState(state)),
+        PendingJoin { held_state: Some(state), .. } if connection.channel.is_none() => {
+            due.push(DueAction::TellState(state))
+        }
         // The bot did not leave, and Discord sent a voice server anyway.
         PendingJoin { held_server: Some(server), .. } => due.push(DueAction::TellServer(guild, server)),
         // Nothing has changed, so the owner before still has the voice connection.

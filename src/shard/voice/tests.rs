@@ -35,7 +35,11 @@ fn a_voice_server_is_for_who_has_asked() {
     // Discord moves the voice server: first there is none, then another one.
     let [away, there] = [&br#"{"token":"x","endpoint":null}"#[..], br#"{"token":"y","endpoint":"z"}"#];
     assert_eq!(table.server_update(GUILD, 6, away), Audience::Only(SessionKey(1)));
-    assert!(table.is_fresh(GUILD, 6, SessionKey(1)) && !table.is_fresh(GUILD, 5, SessionKey(1)) && !table.is_fresh(GUILD, 6, SessionKey(2)));
+    assert!(
+        table.is_fresh(GUILD, 6, SessionKey(1))
+            && !table.is_fresh(GUILD, 5, SessionKey(1))
+            && !table.is_fresh(GUILD, 6, SessionKey(2))
+    );
     for position in [7, 8] {
         assert_eq!(table.server_update(GUILD, position, there), Audience::Only(SessionKey(1)));
         assert!(table.is_fresh(GUILD, 6, SessionKey(1)) && table.is_fresh(GUILD, position, SessionKey(1)));
@@ -157,7 +161,10 @@ fn a_new_session_of_discord_voids_everything() {
             assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Nobody);
             assert_eq!(table.send(SECOND * 4, SessionKey(7), ask(10), |_| true), Verdict::LeaveFirst);
             // In guild 2 a client asks before the guild comes. In the last table no client asks.
-            assert_eq!(table.send(SECOND * 4, SessionKey(8), VoiceCommand { guild: 2, channel: Some(20) }, |_| true), Verdict::Send);
+            assert_eq!(
+                table.send(SECOND * 4, SessionKey(8), VoiceCommand { guild: 2, channel: Some(20) }, |_| true),
+                Verdict::Send
+            );
             assert_eq!(table.guild_available(2, None), None);
             let mut table = connected();
             table.session_lost(SECOND, true);
@@ -190,7 +197,10 @@ fn guilds_that_come_and_go() {
 fn the_table_is_bounded() {
     let mut table = table();
     for guild in 0..MAX_CONNECTIONS as u64 {
-        assert_eq!(table.send(SECOND, SessionKey(1), VoiceCommand { guild, channel: Some(1) }, |_| true), Verdict::Send);
+        assert_eq!(
+            table.send(SECOND, SessionKey(1), VoiceCommand { guild, channel: Some(1) }, |_| true),
+            Verdict::Send
+        );
     }
     let one_more = VoiceCommand { guild: u64::MAX, channel: Some(1) };
     assert_eq!(table.send(SECOND, SessionKey(1), one_more, |_| true), Verdict::Refuse);
