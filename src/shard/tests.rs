@@ -503,7 +503,7 @@ fn a_client_that_reads_nothing_is_closed_all_the_same() {
         assert!(client.produce(&mut world).has_more());
     }
     let id = session_ids::session_in(&old.url).unwrap();
-    assert!(world.shard.resume(world.now, 3, &id, old.sequence).is_some());
+    assert!(world.shard.resume(world.now, ConnectionId(3), &id, old.sequence).is_some());
     assert_eq!(old.produce(&mut world), Progress::Close { close: SUPERSEDED, reconnect: false });
     world.now += HEARTBEAT_TIMEOUT;
     world.shard.tick(world.now);

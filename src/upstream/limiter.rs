@@ -221,7 +221,7 @@ mod tests {
         }
         limiter.push(SessionKey(2), vec![2]).unwrap();
         limiter.push(SessionKey(3), vec![3]).unwrap();
-        assert_eq!(limiter.waiting().map(|(client, _)| client).collect::<Vec<_>>(), [1, 1, 1, 2, 3]);
+        assert_eq!(limiter.waiting().map(|(client, _)| client.0).collect::<Vec<_>>(), [1, 1, 1, 2, 3]);
         assert_eq!(drain(&mut limiter, SECOND), [1, 2, 3, 1, 1]);
         assert_eq!(limiter.queued(), 0);
     }
@@ -339,7 +339,7 @@ mod tests {
         let mut sent = Vec::new();
         for step in 0..3_000u32 {
             let now = Duration::from_millis(u64::from(step) * 100);
-            let _ = limiter.push(step % 7, vec![0]);
+            let _ = limiter.push(SessionKey(step % 7), vec![0]);
             sent.extend(drain(&mut limiter, now).iter().map(|_| now));
         }
         for (index, start) in sent.iter().enumerate() {

@@ -9,7 +9,7 @@ use fastrand::Rng;
 use gateway_proxy::{
     cache::Flags,
     compression::Transport,
-    control::identify::{Budget, IdentifyQueue},
+    control::identify::{IdentifyQueue, SessionStartLimit},
     data_core::{CoreConfig, DataCore, Dependencies, States, ToControl, ToCore},
     io::wake::Waker,
     log::Limits,
@@ -119,5 +119,5 @@ impl Process {
 /// The identify queue of a process that starts now.
 pub fn queue(now: Time) -> IdentifyQueue {
     let reset_after = Duration::from_secs(86_400);
-    IdentifyQueue::new(Budget { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])
+    IdentifyQueue::new(SessionStartLimit { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])
 }

@@ -74,12 +74,12 @@ fn an_acknowledgement_waits_for_no_event_and_needs_no_tick_of_its_own() {
     world.shard.tick(world.now);
     assert_eq!(world.shard.poll_due(world.now), None);
     assert_eq!(world.shard.deadline(), Some(start + Duration::from_millis(100)));
-    assert_eq!(world.next(), [1]);
+    assert_eq!(world.next(), [ConnectionId(1)]);
     // A call that comes late serves all clients that are due.
     world.now += SECOND;
     let mut due = world.next();
-    due.sort_unstable();
-    assert_eq!(due, (2..=50).collect::<Vec<_>>());
+    due.sort_unstable_by_key(|connection| connection.0);
+    assert_eq!(due, (2..=50).map(ConnectionId).collect::<Vec<_>>());
     for client in &mut clients {
         client.catch_up(&mut world);
         assert_eq!(client.ops, [11]);
@@ -96,7 +96,7 @@ fn a_flood_of_heartbeats_is_acknowledged_and_bounded() {
     }
     client.read();
     assert_eq!(client.ops.len(), 1_000 - MAX_OWED_ACKS as usize, "those beyond the bound come at once");
-    while world.next() != [1] {}
+    while world.next() != [ConnectionId(1)] {}
     assert_eq!(world.shard.poll_due(world.now + SECOND), None, "one entry for one client");
     client.catch_up(&mut world);
     assert_eq!(client.ops.len(), 1_000);

@@ -108,8 +108,8 @@ fn clients_are_invalidated_one_after_the_other() {
         let (start, mut told) = (world.now, 0);
         while told < count {
             assert_eq!(world.now, start + step * told as u32, "{told} of {count}");
-            let due: Vec<u64> = std::iter::from_fn(|| world.shard.poll_due(world.now)).collect();
-            assert_eq!(due, [told + 1]);
+            let due: Vec<ConnectionId> = std::iter::from_fn(|| world.shard.poll_due(world.now)).collect();
+            assert_eq!(due, [ConnectionId(told + 1)]);
             let later = &mut clients[told as usize + 1..];
             assert!(later.iter_mut().all(|client| client.produce(&mut world) == Progress::Idle), "not yet");
             assert_eq!(clients[told as usize].produce(&mut world), Progress::Return);
