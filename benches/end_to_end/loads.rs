@@ -83,6 +83,12 @@ fn settings() -> Vec<Setting> {
     }
 }
 
+/// Events per second. The environment variable `RATE` selects one.
+fn rates() -> Vec<u32> {
+    let wanted = env::var("RATE").ok().filter(|rate| !rate.is_empty());
+    wanted.map_or(vec![1_000, 10_000, 40_000], |rate| vec![rate.parse().expect("RATE is a number")])
+}
+
 /// Measures every setting.
 pub fn run(bench: &Bench) -> Value {
     let measured =
@@ -97,7 +103,7 @@ fn measure(bench: &Bench, setting: &Setting) -> Value {
     bench.pins_others.set(setting.pins_others);
     let simulator = bench.simulator_with(SHARDS, 400, 50, &options);
     let mut results = Vec::new();
-    for rate in [1_000, 10_000, 40_000] {
+    for rate in rates() {
         let (mut proxy, mut relay) = (Samples::default(), Samples::default());
         for round in 0..rounds {
             let order = if round % 2 == 0 { [Side::Proxy, Side::Relay] } else { [Side::Relay, Side::Proxy] };
