@@ -27,6 +27,7 @@ mod hosted;
 mod messages;
 mod serve;
 mod state;
+mod time_slice;
 mod timers;
 mod upstream;
 
@@ -477,6 +478,9 @@ impl ShardSetup {
 
 /// Runs a data core on the calling thread until it is told to stop. `epoch` is the zero of time in this process.
 pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>, epoch: Instant) {
+    if let Err(error) = time_slice::shorten() {
+        tracing::debug!(%error, "a data core keeps the kernel's own time slice, because a filter denies to change it");
+    }
     let failed = |what: String| drop(control.send(ToControl::Failed(what)));
     let io = match Uring::new(waker, epoch) {
         Ok(io) => io,
