@@ -1,10 +1,8 @@
 //! Attacks with many connections, with hostile requests, and on configurations that let everyone in.
 
-use super::{
-    support::{Gateway, Gone, Options, Proxy, Simulator, TOKEN, get, scratch, wait_until},
-    *,
-};
+use super::*;
 use std::{net::TcpListener, os::unix::fs::PermissionsExt, process::Command, thread};
+use support::{Gone, Options, TOKEN, wait_until};
 
 /// In an earlier version each request made the data cores report and the control core write the text again. The text
 /// stayed in memory while the client did not read it.

@@ -3,10 +3,9 @@
 
 use crate::{
     ask, client, start,
-    support::{Gone, Proxy, Simulator, root, wait_until},
 };
-use gateway_proxy::compression::Transport;
 use serde_json::{Value, json};
+use support::{Gone, Proxy, Simulator, root, wait_until, Transport};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,

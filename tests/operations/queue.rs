@@ -2,9 +2,9 @@
 
 use crate::{
     ask, status,
-    support::{Proxy, Simulator, free_port, get, scratch, wait_until},
 };
 use serde_json::{Value, json};
+use support::{Proxy, Simulator, free_port, get, scratch, wait_until};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},

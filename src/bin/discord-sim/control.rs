@@ -2,9 +2,9 @@
 
 use crate::gateway::{Cut, MOST_EVENTS};
 use crate::http::{Request, Response};
-use crate::json::{self, Object};
+use world::json::{self, Object};
 use crate::serve::{BREATH, Server};
-use crate::world::{Event, Wish, known_event};
+use world::{Event, Wish, known_event};
 use std::time::{Duration, Instant};
 
 /// Number of events that are made before the task yields to other tasks.

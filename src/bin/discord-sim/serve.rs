@@ -6,7 +6,7 @@ use crate::gateway::connection::{Driver, MOST_MESSAGE};
 use crate::gateway::{Encoder, Gateway, Options, Transport};
 use crate::http::{Request, Response};
 use crate::link::{Link, inbound};
-use crate::world::{Settings, Wish, World};
+use world::{Settings, Wish, World};
 use crate::{control, rest, tls, voice};
 use futures_lite::FutureExt;
 use gateway_proxy::websocket::{Role, Upgrade, server_response};

@@ -7,7 +7,7 @@
 
 use crate::gateway::Gateway;
 use crate::gateway::voice::{self, Credentials};
-use crate::json::{self, Object};
+use world::json::{self, Object};
 use crate::link::Link;
 use crate::serve::Server;
 use futures_lite::FutureExt;

@@ -4,8 +4,8 @@
 use super::Shared;
 use super::decoder::Decoder;
 use crate::client::Url;
-use crate::clock;
-use crate::json;
+use world::clock;
+use world::json;
 use crate::link::Link;
 use futures_lite::FutureExt;
 use gateway_proxy::protocol::envelope::Envelope;

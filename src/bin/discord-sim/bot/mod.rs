@@ -10,7 +10,7 @@ mod histogram;
 
 use crate::cli::Bot;
 use crate::client::Url;
-use crate::json::Object;
+use world::json::Object;
 use crate::tls;
 use connection::Ending;
 use glommio::timer::sleep;

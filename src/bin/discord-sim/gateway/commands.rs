@@ -2,8 +2,8 @@
 
 use super::session::{Chunks, Session};
 use super::{Ending, Gateway, MOST_SESSIONS, intents, payload};
-use crate::json::{self, Fields, Object};
-use crate::world::World;
+use world::json::{self, Fields, Object};
+use world::World;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::VecDeque;

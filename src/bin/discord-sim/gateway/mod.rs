@@ -21,7 +21,7 @@ pub use encoder::{Encoder, Transport};
 pub use faults::Cut;
 pub use session::MOST_EVENTS;
 
-use crate::world::{Body, Event, World};
+use world::{Body, Event, World};
 use identify::Budget;
 use session::Session;
 use std::collections::{BTreeMap, VecDeque};

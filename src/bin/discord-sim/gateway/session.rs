@@ -5,7 +5,7 @@
 //! the buffer. Pure.
 
 use super::intents;
-use crate::world::View;
+use world::View;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;

@@ -2,7 +2,7 @@
 
 use super::session::Session;
 use super::{Gateway, ShardRecord, Transport};
-use crate::json::{self, Object};
+use world::json::{self, Object};
 use std::collections::BTreeMap;
 use std::time::Instant;
 

@@ -1,7 +1,7 @@
 //! The gateway without sockets: commands in, payloads out, time as an argument.
 
 use super::*;
-use crate::world::{Settings, Wish};
+use world::{Settings, Wish};
 use serde_json::{Value, json};
 
 /// The one intent bit that these tests disallow.

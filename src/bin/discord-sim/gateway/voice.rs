@@ -5,8 +5,8 @@
 //! gateway session that joined the channel ends. Pure.
 
 use super::{Gateway, intents};
-use crate::json::{self, Object};
-use crate::world::Event;
+use world::json::{self, Object};
+use world::Event;
 use std::collections::BTreeMap;
 
 /// Codes of the voice gateway (docs: Opcodes and Status Codes, Voice Close Event Codes).
