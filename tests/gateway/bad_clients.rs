@@ -12,7 +12,7 @@ use std::{
 
 use gateway_proxy::websocket::{Opcode, write_frame};
 use serde_json::json;
-use support::{Gateway, Gone, Options, Proxy, Simulator, Transport, get, scratch, wait_until};
+use support::{Gateway, Gone, Options, PATIENCE, Proxy, Simulator, Transport, get, scratch, wait_until};
 
 const WORLD: &str =
     "--shards 1 --max-concurrency 1 --identify-interval-ms 100 --guilds 6 --members 20 --seed 3 --rate 0";
@@ -238,7 +238,7 @@ fn what_the_websocket_protocol_allows_is_understood() {
 fn compression_of_messages_is_declined_and_not_understood() {
     let (_simulator, proxy) = start("deflate");
     let mut stream = TcpStream::connect(proxy.address).expect("a connection");
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let head = "GET /?v=10&encoding=json HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                 Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
                 Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";

@@ -9,11 +9,10 @@ use std::{
 };
 
 use serde_json::json;
-use support::{Proxy, Simulator, TOKEN, get, scratch};
+use support::{PATIENCE, Proxy, Simulator, TOKEN, get, scratch};
 
 const WORLD: &str =
     "--shards 1 --max-concurrency 1 --identify-interval-ms 100 --guilds 2 --members 5 --seed 3 --rate 0";
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sends bytes, and returns everything that the server sends until it closes the connection.
 fn exchange(address: SocketAddr, request: &[u8]) -> Vec<u8> {
@@ -125,10 +124,13 @@ fn who_does_not_bring_the_token_is_not_passed_on() {
 
 #[test]
 fn nothing_passes_behind_a_request() {
-    // The stand-in ignores lengths: it reads everything that comes, and sends it back.
-    let address = api(|_, mut stream| {
+    // The stand-in waits for the body, whose length is in the path. Then it reads on for a moment, and sends back
+    // everything that has come.
+    let address = api(|head, mut stream| {
+        let length = head.split_once("?length=").and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
+        let mut rest = vec![0; length.expect("a length in the path")];
+        stream.read_exact(&mut rest).expect("the body");
         stream.set_read_timeout(Some(Duration::from_millis(500))).expect("a timeout");
-        let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest);
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", rest.len());
         stream.write_all(&[head.as_bytes(), &rest].concat()).expect("taken");
@@ -141,8 +143,9 @@ fn nothing_passes_behind_a_request() {
         ("Content-Length: 4\r\n", "body"),
         ("Transfer-Encoding: chunked\r\n", "4;x\r\nbody\r\n0\r\nX: y\r\n\r\n"),
     ] {
+        let length = body.len();
         let answer =
-            text(exchange(proxy.address, format!("POST {path} HTTP/1.1\r\n{head}\r\n{body}{other}").as_bytes()));
+            text(exchange(proxy.address, format!("POST {path}?length={length} HTTP/1.1\r\n{head}\r\n{body}{other}").as_bytes()));
         let (_, passed) = answer.split_once("\r\n\r\n").expect("a head");
         assert_eq!(passed, body, "{head}");
     }

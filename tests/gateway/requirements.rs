@@ -3,11 +3,11 @@
 //! RESUMEs and close codes in `door.rs`, streams without gaps in `fan_out.rs`, fatal close codes in `upstream.rs`,
 //! whole libraries in `real_clients.rs`.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use gateway_proxy::websocket::{Opcode, write_frame};
 use serde_json::{Value, json};
-use support::{Gateway, Gone, Options, Payload, Proxy, Simulator, TOKEN, Transport, get, scratch, wait_for_events, wait_until};
+use support::{Gateway, Gone, Options, PATIENCE, Payload, Proxy, Simulator, TOKEN, Transport, free_port, get, scratch, wait_for_events, wait_until};
 
 const WORLD: &str =
     "--shards 2 --max-concurrency 2 --identify-interval-ms 100 --guilds 8 --members 10 --seed 3 --rate 0";
@@ -288,19 +288,19 @@ fn a_guild_in_any_spelling_is_shown_and_one_that_is_no_json_is_counted() {
 #[test]
 fn nobody_is_asked_for_heartbeats_before_ready() {
     let directory = scratch("patient");
-    let simulator = Simulator::start(&directory, WORLD);
-    simulator.fault("refuse?seconds=5");
-    let proxy = Proxy::spawn(&directory, &simulator, &json!({}));
+    let discord = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let proxy = Proxy::spawn_before(&directory, discord, &json!({}), &[]);
     let mut gateway =
         wait_until("the port", || Gateway::open(proxy.address, Transport::None).map_err(|e| e.to_string()));
     assert_eq!(gateway.receive().expect("HELLO").op, 10);
     gateway.identify(SHARD, INTENTS);
-    // Discord refuses connections at first. The client waits, and gets READY when the shard is connected.
+    // Discord is down at first. The client waits, and gets READY when the shard is connected.
     gateway.set_patience(Duration::from_secs(2));
     assert_eq!(gateway.receive(), Err(Gone::Silent));
     gateway.heartbeat(0);
     assert_eq!(gateway.receive().expect("an ACK").op, 11);
-    gateway.set_patience(Duration::from_secs(60));
+    let simulator = Simulator::start_at(&directory, discord.port(), WORLD);
+    gateway.set_patience(PATIENCE);
     assert_eq!(gateway.receive().expect("READY").t.as_deref(), Some("READY"));
     assert_eq!(simulator.stats()["violations"], json!([]));
 }

@@ -7,7 +7,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener},
     path::Path,
-    sync::mpsc::{Receiver, channel},
+    sync::mpsc::{Receiver, sync_channel},
     thread,
     time::{Duration, Instant},
 };
@@ -18,12 +18,16 @@ use support::{PATIENCE, Proxy, Simulator, get, scratch, wait_until};
 const WORLD: &str =
     "--shards 1 --max-concurrency 1 --identify-interval-ms 100 --guilds 2 --members 5 --seed 3 --rate 0";
 
+/// More requests than a test causes.
+const MANY: usize = 1_000;
+
 /// A REST API that gives these responses in turn, and repeats the last one. A response is a status line with headers,
-/// and a body. Also returns the head of each request with the time of its arrival.
-fn rest(answers: Vec<(String, String)>) -> (SocketAddr, Receiver<(Instant, String)>) {
+/// and a body. Also returns the head of each request with the time of its arrival. The API responds to a request once
+/// the test has received all but `unseen` of the requests so far.
+fn rest(answers: Vec<(String, String)>, unseen: usize) -> (SocketAddr, Receiver<(Instant, String)>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
-    let (arrived, arrivals) = channel();
+    let (arrived, arrivals) = sync_channel(unseen);
     thread::spawn(move || {
         for (index, stream) in listener.incoming().enumerate() {
             let mut stream = stream.expect("a connection");
@@ -60,7 +64,8 @@ fn log(directory: &Path) -> String {
 }
 
 /// A response can ask for a pause in its header and in its body, in whole seconds or fractions, with 429 or another
-/// status. The proxy waits for the longer one instead of its own 1, 2, 4 s.
+/// status. The proxy waits for the longer one instead of its own 1, 2, 4 s. The API holds back each response until the
+/// test has looked at the one before.
 #[test]
 fn an_answer_that_asks_to_wait_is_obeyed_and_told() {
     let directory = scratch("retry_after");
@@ -70,7 +75,7 @@ fn an_answer_that_asks_to_wait_is_obeyed_and_told() {
         answer("503 Service Unavailable\r\nRetry-After: 4.25", "<html>"),
         answer("429 Too Many Requests\r\nRetry-After: 1", r#"{"message":"x","retry_after":6.5,"global":true}"#),
         gateway_bot(&simulator, 1, 1000, 1000),
-    ]);
+    ], 0);
     let changes = json!({"shards": null, "log_level": "info"});
     let proxy = Proxy::spawn_before(&directory, address, &changes, &[]);
     let next = || arrivals.recv_timeout(PATIENCE).expect("a request");
@@ -110,7 +115,7 @@ fn an_absurd_answer_is_a_failure_that_may_pass() {
         gateway_bot(&simulator, 0, 1000, 1000),
         gateway_bot(&simulator, 1, 1000, u64::MAX),
         gateway_bot(&simulator, 1, 1000, 1000),
-    ]);
+    ], MANY);
     let proxy = Proxy::spawn_before(&directory, address, &json!({"shards": null, "log_level": "info"}), &[]);
     let _proxy = proxy.wait_until_ready();
     let log = log(&directory);
@@ -128,11 +133,12 @@ fn a_refused_token_ends_the_proxy_with_its_state_written() {
         &WORLD.replace("--shards 1 --max-concurrency 1", "--shards 2 --max-concurrency 2"),
     );
     // After the start no IDENTIFY is left, so that the proxy asks again when a session is lost. The budget is renewed
-    // after 8 s. That is later than the pause of 1 to 5 s before the shard asks for a permit.
+    // after 20 s. On a busy machine, too, that is later than the start and the pause of 1 to 5 s before the shard asks for
+    // a permit.
     let (address, _arrivals) = rest(vec![
-        gateway_bot(&simulator, 2, 2, 8000),
+        gateway_bot(&simulator, 2, 2, 20_000),
         answer("401 Unauthorized", r#"{"message":"401: Unauthorized"}"#),
-    ]);
+    ], MANY);
     let state = directory.join("state");
     let changes = json!({"shards": null, "log_level": "info", "state_dir": state});
     let mut proxy = Proxy::spawn_before(&directory, address, &changes, &[]).wait_until_ready();

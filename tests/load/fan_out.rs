@@ -18,6 +18,9 @@ use support::{Encoding, Gateway, Gone, Options, Payload, Proxy, Simulator, Trans
 const SHARDS: u32 = 8;
 const EVENTS: u64 = 200_000;
 const BURST: u64 = 500;
+/// Most messages that a client may be behind before the next burst. The log of a shard has room for several times as
+/// many. A client that falls off the log would have to identify again.
+const MOST_BEHIND: u64 = 5_000;
 /// All intents of the proxy.
 const INTENTS: u64 = 53_608_447;
 
@@ -39,6 +42,8 @@ struct Client {
     habit: Habit,
     /// Number of the last message of this shard; 0 while it is not known.
     last: Arc<AtomicU64>,
+    /// Number of the newest message that the client has got in this session; `u64::MAX`: it has got none yet.
+    reached: Arc<AtomicU64>,
     failed: Arc<AtomicBool>,
     /// Set after the bursts: clients no longer disconnect.
     settling: Arc<AtomicBool>,
@@ -110,6 +115,7 @@ impl Client {
         let mut gateway = Gateway::connect(self.address, self.options);
         gateway.identify((self.shard, SHARDS), INTENTS);
         let ready = gateway.receive().expect("READY");
+        self.reached.store(u64::MAX, Relaxed);
         assert_eq!((ready.t.as_deref(), ready.s), (Some("READY"), Some(1)));
         let data = ready.data();
         assert_eq!(data["shard"], json!([self.shard, SHARDS]));
@@ -128,6 +134,13 @@ impl Client {
                 present: BTreeSet::new(),
             },
         )
+    }
+
+    fn take(&self, seen: &mut Seen, payload: &Payload) {
+        seen.take(payload);
+        if let Some(number) = seen.number {
+            self.reached.store(number, Relaxed);
+        }
     }
 
     fn run(mut self) -> u64 {
@@ -151,7 +164,7 @@ impl Client {
             assert!(!self.failed.load(Relaxed), "another client has failed");
             match gateway.receive() {
                 Ok(payload) => {
-                    seen.take(&payload);
+                    self.take(&mut seen, &payload);
                     total += 1;
                 }
                 Err(Gone::Silent) => continue,
@@ -186,7 +199,7 @@ impl Client {
                             Err(gone) => panic!("{gone:?} during a replay"),
                         };
                         assert_ne!(payload.op, 9, "a RESUME from {} was refused", seen.sequence);
-                        seen.take(&payload);
+                        self.take(&mut seen, &payload);
                         total += 1;
                         if payload.t.as_deref() == Some("RESUMED") {
                             break payload;
@@ -226,18 +239,22 @@ fn every_stream_is_complete() {
         (Transport::Zlib, Habit::Restarts),
         (Transport::Zstd, Habit::Steady),
     ];
+    let mut reached: Vec<(u32, Arc<AtomicU64>)> = Vec::new();
     let clients: Vec<_> = (0..SHARDS)
         .flat_map(|shard| (0..3).map(move |slot| (shard, slot)))
         .map(|(shard, slot)| {
             let (transport, habit) = kinds[(shard as usize % 3) * 3 + slot];
             let encoding = if shard % 2 == 0 { Encoding::Json } else { Encoding::Etf };
             let options = Options { transport, encoding, compress: slot > 0 };
+            let newest = Arc::new(AtomicU64::new(u64::MAX));
+            reached.push((shard, newest.clone()));
             let client = Client {
                 address: proxy.address,
                 shard,
                 options,
                 habit,
                 last: last[shard as usize].clone(),
+                reached: newest,
                 failed: failed.clone(),
                 settling: settling.clone(),
                 settled: settled.clone(),
@@ -253,7 +270,7 @@ fn every_stream_is_complete() {
         })
         .collect();
     let per_shard = EVENTS / u64::from(SHARDS);
-    let mut emitted = vec![0; SHARDS as usize];
+    let mut emitted = vec![0_u64; SHARDS as usize];
     for round in 0..per_shard / BURST {
         for shard in 0..SHARDS {
             // The state changes between the bursts, so that a wrong order of snapshots and events shows.
@@ -261,11 +278,19 @@ fn every_stream_is_complete() {
             let (_, to) = simulator.emit(shard, BURST);
             emitted[shard as usize] = to;
         }
+        wait_until("the slowest client to be near the newest message", || {
+            let mut behind = reached.iter().map(|(shard, reached)| {
+                emitted[*shard as usize].saturating_sub(reached.load(Relaxed))
+            });
+            match behind.find(|behind| *behind > MOST_BEHIND) {
+                Some(behind) if !failed.load(Relaxed) => Err(format!("it is {behind} messages behind")),
+                _ => Ok(()),
+            }
+        });
         if failed.load(Relaxed) {
             break;
         }
-        // The pause keeps the slowest client within the log. A client that falls off the log would have to identify
-        // again.
+        // Some bursts follow each other at once, others find clients that have nothing to read.
         thread::sleep(Duration::from_millis(if round % 10 == 9 { 100 } else { 10 }));
     }
     settling.store(true, Relaxed);

@@ -123,7 +123,7 @@ impl Gateway {
         Ok(Self { socket, inflater: Inflater::new(options.transport), options, packed: 0 })
     }
 
-    /// Sets how long [`Gateway::receive`] waits.
+    /// Sets how long [`Gateway::receive`] waits instead of [`super::PATIENCE`].
     pub fn set_patience(&mut self, patience: Duration) {
         self.socket.set_patience(patience);
     }

@@ -24,13 +24,10 @@ use futures_lite::{
     future::{block_on, poll_once},
 };
 
-use super::Gone;
+use super::{Gone, PATIENCE};
 
 /// Largest message that a test accepts, in bytes.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
-
-/// Longest silence of a server, if the test says nothing else.
-const SILENCE: Duration = Duration::from_secs(30);
 
 /// The key and its answer that RFC 6455 section 1.3 has as an example.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -72,7 +69,7 @@ impl WebSocket {
     pub fn open(address: SocketAddr, target: &str, early: &[u8]) -> io::Result<Self> {
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(SILENCE))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
@@ -95,7 +92,7 @@ impl WebSocket {
         Ok(Self(block_on(socket)))
     }
 
-    /// Sets how long [`Self::receive`] waits.
+    /// Sets how long [`Self::receive`] waits instead of [`PATIENCE`].
     pub fn set_patience(&mut self, patience: Duration) {
         self.0.get_ref().0.set_read_timeout(Some(patience)).expect("a timeout");
     }
