@@ -144,8 +144,10 @@ fn nothing_passes_behind_a_request() {
         ("Transfer-Encoding: chunked\r\n", "4;x\r\nbody\r\n0\r\nX: y\r\n\r\n"),
     ] {
         let length = body.len();
-        let answer =
-            text(exchange(proxy.address, format!("POST {path}?length={length} HTTP/1.1\r\n{head}\r\n{body}{other}").as_bytes()));
+        let answer = text(exchange(
+            proxy.address,
+            format!("POST {path}?length={length} HTTP/1.1\r\n{head}\r\n{body}{other}").as_bytes(),
+        ));
         let (_, passed) = answer.split_once("\r\n\r\n").expect("a head");
         assert_eq!(passed, body, "{head}");
     }

@@ -7,7 +7,10 @@ use std::{net::SocketAddr, time::Duration};
 
 use gateway_proxy::websocket::{Opcode, write_frame};
 use serde_json::{Value, json};
-use support::{Gateway, Gone, Options, PATIENCE, Payload, Proxy, Simulator, TOKEN, Transport, free_port, get, scratch, wait_for_events, wait_until};
+use support::{
+    Gateway, Gone, Options, PATIENCE, Payload, Proxy, Simulator, TOKEN, Transport, free_port, get, scratch,
+    wait_for_events, wait_until,
+};
 
 const WORLD: &str =
     "--shards 2 --max-concurrency 2 --identify-interval-ms 100 --guilds 8 --members 10 --seed 3 --rate 0";

@@ -70,12 +70,15 @@ fn log(directory: &Path) -> String {
 fn an_answer_that_asks_to_wait_is_obeyed_and_told() {
     let directory = scratch("retry_after");
     let simulator = Simulator::start(&directory, WORLD);
-    let (address, arrivals) = rest(vec![
-        answer("429 Too Many Requests\r\nRetry-After: 3", ""),
-        answer("503 Service Unavailable\r\nRetry-After: 4.25", "<html>"),
-        answer("429 Too Many Requests\r\nRetry-After: 1", r#"{"message":"x","retry_after":6.5,"global":true}"#),
-        gateway_bot(&simulator, 1, 1000, 1000),
-    ], 0);
+    let (address, arrivals) = rest(
+        vec![
+            answer("429 Too Many Requests\r\nRetry-After: 3", ""),
+            answer("503 Service Unavailable\r\nRetry-After: 4.25", "<html>"),
+            answer("429 Too Many Requests\r\nRetry-After: 1", r#"{"message":"x","retry_after":6.5,"global":true}"#),
+            gateway_bot(&simulator, 1, 1000, 1000),
+        ],
+        0,
+    );
     let changes = json!({"shards": null, "log_level": "info"});
     let proxy = Proxy::spawn_before(&directory, address, &changes, &[]);
     let next = || arrivals.recv_timeout(PATIENCE).expect("a request");
@@ -110,12 +113,15 @@ fn an_answer_that_asks_to_wait_is_obeyed_and_told() {
 fn an_absurd_answer_is_a_failure_that_may_pass() {
     let directory = scratch("absurd");
     let simulator = Simulator::start(&directory, WORLD);
-    let (address, _arrivals) = rest(vec![
-        gateway_bot(&simulator, 1 << 31, 1000, 1000),
-        gateway_bot(&simulator, 0, 1000, 1000),
-        gateway_bot(&simulator, 1, 1000, u64::MAX),
-        gateway_bot(&simulator, 1, 1000, 1000),
-    ], MANY);
+    let (address, _arrivals) = rest(
+        vec![
+            gateway_bot(&simulator, 1 << 31, 1000, 1000),
+            gateway_bot(&simulator, 0, 1000, 1000),
+            gateway_bot(&simulator, 1, 1000, u64::MAX),
+            gateway_bot(&simulator, 1, 1000, 1000),
+        ],
+        MANY,
+    );
     let proxy = Proxy::spawn_before(&directory, address, &json!({"shards": null, "log_level": "info"}), &[]);
     let _proxy = proxy.wait_until_ready();
     let log = log(&directory);
@@ -135,10 +141,10 @@ fn a_refused_token_ends_the_proxy_with_its_state_written() {
     // After the start no IDENTIFY is left, so that the proxy asks again when a session is lost. The budget is renewed
     // after 20 s. On a busy machine, too, that is later than the start and the pause of 1 to 5 s before the shard asks for
     // a permit.
-    let (address, _arrivals) = rest(vec![
-        gateway_bot(&simulator, 2, 2, 20_000),
-        answer("401 Unauthorized", r#"{"message":"401: Unauthorized"}"#),
-    ], MANY);
+    let (address, _arrivals) = rest(
+        vec![gateway_bot(&simulator, 2, 2, 20_000), answer("401 Unauthorized", r#"{"message":"401: Unauthorized"}"#)],
+        MANY,
+    );
     let state = directory.join("state");
     let changes = json!({"shards": null, "log_level": "info", "state_dir": state});
     let mut proxy = Proxy::spawn_before(&directory, address, &changes, &[]).wait_until_ready();

@@ -4,7 +4,10 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Value, json};
-use support::{Fault, FaultyRelay, Gateway, Gone, Payload, Proxy, Simulator, Transport, compare_guilds, free_port, get, scratch, wait_until};
+use support::{
+    Fault, FaultyRelay, Gateway, Gone, Payload, Proxy, Simulator, Transport, compare_guilds, free_port, get, scratch,
+    wait_until,
+};
 
 const WORLD: &str = "--shards 1 --identify-interval-ms 100 --guilds 12 --members 10 --seed 3";
 const INTENTS: u64 = 53_608_447;

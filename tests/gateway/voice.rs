@@ -4,7 +4,9 @@
 use std::{net::TcpListener, process::Command, thread, time::Duration};
 
 use serde_json::{Value, json};
-use support::{Credentials, Gateway, Options, Payload, Proxy, Simulator, Transport, Voice, free_port, get, scratch, wait_until};
+use support::{
+    Credentials, Gateway, Options, Payload, Proxy, Simulator, Transport, Voice, free_port, get, scratch, wait_until,
+};
 
 const WORLD: &str = "--shards 1 --identify-interval-ms 100 --guilds 3 --members 20 --seed 4 --rate 0";
 const INTENTS: u64 = 53_608_447;

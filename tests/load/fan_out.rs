@@ -279,9 +279,8 @@ fn every_stream_is_complete() {
             emitted[shard as usize] = to;
         }
         wait_until("the slowest client to be near the newest message", || {
-            let mut behind = reached.iter().map(|(shard, reached)| {
-                emitted[*shard as usize].saturating_sub(reached.load(Relaxed))
-            });
+            let mut behind =
+                reached.iter().map(|(shard, reached)| emitted[*shard as usize].saturating_sub(reached.load(Relaxed)));
             match behind.find(|behind| *behind > MOST_BEHIND) {
                 Some(behind) if !failed.load(Relaxed) => Err(format!("it is {behind} messages behind")),
                 _ => Ok(()),

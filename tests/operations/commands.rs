@@ -1,15 +1,9 @@
 //! The subcommands `status` and `check`: their output and their exit codes.
 
-use crate::{
-    HTTP_TOKEN, WORLD, client, run, start,
-    text,
-};
+use crate::{HTTP_TOKEN, WORLD, client, run, start, text};
 use serde_json::{Value, json};
-use support::{scratch_path, Proxy, Simulator, TOKEN, free_port, scratch, wait_until, Transport};
-use std::{
-    fs,
-    process::Command,
-};
+use std::{fs, process::Command};
+use support::{Proxy, Simulator, TOKEN, Transport, free_port, scratch, scratch_path, wait_until};
 
 #[test]
 fn status_shows_the_running_proxy() {

@@ -1,9 +1,9 @@
 //! The log as JSON.
 
-use crate::{client, start,};
+use crate::{client, start};
 use serde_json::{Value, json};
-use support::{scratch_path, wait_until, Transport};
 use std::fs;
+use support::{Transport, scratch_path, wait_until};
 
 #[test]
 fn each_line_is_an_object() {

@@ -1,13 +1,9 @@
 //! The live page in a browser, and /status.json.
 
-use crate::{
-    HTTP_TOKEN, WORLD, ask,
-    browser::Browser,
-    client, start, status,
-};
+use crate::{HTTP_TOKEN, WORLD, ask, browser::Browser, client, start, status};
 use serde_json::{Value, json};
-use support::{Proxy, Simulator, TOKEN, scratch, wait_until, Transport};
 use std::path::Path;
+use support::{Proxy, Simulator, TOKEN, Transport, scratch, wait_until};
 
 const SIXTEEN: &str =
     "--shards 16 --max-concurrency 16 --identify-interval-ms 100 --guilds 160 --members 20 --seed 3 --rate 400";

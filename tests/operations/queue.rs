@@ -1,10 +1,7 @@
 //! Several proxies of one bot: each has a part of the shards, and they share a queue for IDENTIFYs.
 
-use crate::{
-    ask, status,
-};
+use crate::{ask, status};
 use serde_json::{Value, json};
-use support::{Proxy, Simulator, free_port, get, scratch, wait_until};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -12,6 +9,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use support::{Proxy, Simulator, free_port, get, scratch, wait_until};
 
 /// The time between two IDENTIFYs that the simulator asks for, shorter than Discord's.
 const INTERVAL: Duration = Duration::from_millis(200);

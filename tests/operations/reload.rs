@@ -1,12 +1,9 @@
 //! Reading the configuration again while the proxy runs.
 
-use crate::{
-    HTTP_TOKEN, INTENTS, ask, client, run, start, status,
-    text,
-};
+use crate::{HTTP_TOKEN, INTENTS, ask, client, run, start, status, text};
 use serde_json::{Value, json};
-use support::{scratch_path, Gateway, Proxy, wait_until, Transport};
 use std::fs;
+use support::{Gateway, Proxy, Transport, scratch_path, wait_until};
 
 /// Changes keys of the configuration file; null removes a key.
 fn change(name: &str, changes: &Value) {

@@ -1,11 +1,8 @@
 //! An operator repairs one shard.
 
-use crate::{
-    HTTP_TOKEN, ask, client, run, start, status,
-    text,
-};
+use crate::{HTTP_TOKEN, ask, client, run, start, status, text};
 use serde_json::json;
-use support::{scratch_path, PATIENCE, wait_until, Transport};
+use support::{PATIENCE, Transport, scratch_path, wait_until};
 
 #[test]
 fn a_shard_is_repaired_without_touching_the_others() {

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{PATIENCE, Process, Simulator, TOKEN, free_port, get, program, wait_until};
+use super::{Process, Simulator, TOKEN, free_port, get, program, wait_until};
 
 /// A running proxy.
 pub struct Proxy {

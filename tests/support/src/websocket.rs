@@ -155,7 +155,10 @@ fn answer(received: &[u8]) -> io::Result<Option<usize>> {
         header.map(|header| header.value)
     };
     let says = |name, expected: &[u8]| value(name).is_some_and(|value| value.eq_ignore_ascii_case(expected));
-    if !says("Upgrade", b"websocket") || !says("Connection", b"upgrade") || value("Sec-WebSocket-Accept") != Some(ACCEPT) {
+    if !says("Upgrade", b"websocket")
+        || !says("Connection", b"upgrade")
+        || value("Sec-WebSocket-Accept") != Some(ACCEPT)
+    {
         return Err(io::Error::other("a header of the upgrade is missing or wrong"));
     }
     if value("Sec-WebSocket-Extensions").is_some() {

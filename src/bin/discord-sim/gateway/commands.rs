@@ -2,12 +2,12 @@
 
 use super::session::{Chunks, Session};
 use super::{Ending, Gateway, MOST_SESSIONS, intents, payload};
-use world::json::{self, Fields, Object};
-use world::World;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use world::World;
+use world::json::{self, Fields, Object};
 
 /// Largest payload that a client may send, in bytes (Gateway: "Sending Events").
 pub const MOST_BYTES: usize = 4_096;
