@@ -1,24 +1,13 @@
 //! Reading the configuration again while the proxy runs.
 
-use crate::{
-    HTTP_TOKEN, INTENTS, ask, client, run, start, status,
-    support::{Gateway, Proxy, wait_until},
-    text,
-};
-use gateway_proxy::compression::Transport;
+use crate::{HTTP_TOKEN, INTENTS, ask, client, run, start, status, text};
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
-
-fn directory(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-}
+use std::fs;
+use support::{Gateway, Proxy, Transport, scratch_path, wait_until};
 
 /// Changes keys of the configuration file; null removes a key.
 fn change(name: &str, changes: &Value) {
-    let path = directory(name).join("config.json");
+    let path = scratch_path(name).join("config.json");
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).expect("the file")).expect("JSON");
     for (key, value) in changes.as_object().expect("an object") {
         config[key] = value.clone();
@@ -27,7 +16,7 @@ fn change(name: &str, changes: &Value) {
 }
 
 fn log(name: &str) -> String {
-    fs::read_to_string(directory(name).join("gateway-proxy.log")).expect("the log")
+    fs::read_to_string(scratch_path(name).join("gateway-proxy.log")).expect("the log")
 }
 
 fn wait_for_log(name: &str, what: &str) {
@@ -100,14 +89,14 @@ fn a_signal_makes_what_can_change_change() {
 fn a_broken_file_changes_nothing_and_is_reported() {
     const NAME: &str = "reload_broken";
     let (simulator, proxy) = start(NAME, &json!({}));
-    let good = fs::read_to_string(directory(NAME).join("config.json")).expect("the file");
+    let good = fs::read_to_string(scratch_path(NAME).join("config.json")).expect("the file");
     let broken = [
         ("{".to_owned(), "config.json: not JSON"),
         (good.replace("\"log_level\":\"debug\"", "\"log_level\":\"==\""), "`log_level` is \\\"==\\\""),
         (good.replace("\"cores\":1", "\"cores\":0,\"status\":\"dnd\""), "`cores` is 0, expected a number of cores"),
     ];
     for (number, (text_of_file, expected)) in broken.iter().enumerate() {
-        fs::write(directory(NAME).join("config.json"), text_of_file).expect("writing the file");
+        fs::write(scratch_path(NAME).join("config.json"), text_of_file).expect("writing the file");
         let answer = ask(proxy.address, "POST", "/admin/reload", None);
         assert_eq!(answer.status, 422, "{}", answer.body);
         assert!(answer.body.contains(expected), "{expected}: {}", answer.body);
@@ -118,7 +107,7 @@ fn a_broken_file_changes_nothing_and_is_reported() {
             if count == number + 1 { Ok(()) } else { Err(format!("{count} times")) }
         });
     }
-    fs::remove_file(directory(NAME).join("config.json")).expect("removing the file");
+    fs::remove_file(scratch_path(NAME).join("config.json")).expect("removing the file");
     assert!(ask(proxy.address, "POST", "/admin/reload", None).body.contains("can not be read"));
     assert_eq!(simulator.shard_stats(0)["last_presence"]["status"], "online");
     assert_eq!(simulator.shard_stats(0)["commands"]["3"], Value::Null, "no presence was sent");
@@ -133,7 +122,7 @@ fn the_subcommand_says_what_came_of_it() {
     const NAME: &str = "reload_command";
     let (_simulator, proxy) = start(NAME, &json!({}));
     let reload = || {
-        let output = run(&directory(NAME), &["reload"]);
+        let output = run(&scratch_path(NAME), &["reload"]);
         (output.status.code(), text(&output.stdout).to_owned(), text(&output.stderr).to_owned())
     };
     let (code, out, err) = reload();

@@ -2,10 +2,10 @@
 
 use crate::gateway::{Cut, MAX_EVENTS};
 use crate::http::{Request, Response};
-use crate::json::{self, Object};
 use crate::serve::{BREATH, Server};
-use crate::world::{Event, Wish, known_event};
 use std::time::{Duration, Instant};
+use world::json::{self, Object};
+use world::{Event, Wish, known_event};
 
 /// Number of events that are made before the task yields to other tasks.
 const SLICE: u64 = 128;

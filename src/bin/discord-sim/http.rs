@@ -130,7 +130,7 @@ impl Response {
 
     /// An error response with the body that Discord uses.
     pub fn error(status: u16, message: &str, code: u32) -> Self {
-        Self { status, body: format!(r#"{{"message":{},"code":{code}}}"#, crate::json::string(message)) }
+        Self { status, body: format!(r#"{{"message":{},"code":{code}}}"#, world::json::string(message)) }
     }
 
     /// Appends the response to `out`.

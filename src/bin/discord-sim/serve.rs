@@ -6,7 +6,6 @@ use crate::gateway::connection::{Driver, MAX_MESSAGE};
 use crate::gateway::{Encoder, Gateway, Options, Transport};
 use crate::http::{Request, Response};
 use crate::link::{Link, inbound};
-use crate::world::{Settings, Wish, World};
 use crate::{control, rest, tls, voice};
 use futures_lite::FutureExt;
 use gateway_proxy::websocket::{Role, Upgrade, server_response};
@@ -20,6 +19,7 @@ use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use world::{Settings, Wish, World};
 
 /// Maximum time without bytes from a client before or between HTTP requests.
 const HTTP_IDLE: Duration = Duration::from_secs(60);

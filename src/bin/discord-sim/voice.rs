@@ -7,7 +7,6 @@
 
 use crate::gateway::Gateway;
 use crate::gateway::voice::{self, Credentials};
-use crate::json::{self, Object};
 use crate::link::Link;
 use crate::serve::Server;
 use futures_lite::FutureExt;
@@ -19,6 +18,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::time::Duration;
+use world::json::{self, Object};
 
 /// Versions of the voice gateway that the simulator speaks.
 pub const VERSIONS: std::ops::RangeInclusive<u64> = 4..=8;

@@ -2,12 +2,12 @@
 
 use super::session::{Chunks, Session};
 use super::{Ending, Gateway, MAX_SESSIONS, intents, payload};
-use crate::json::{self, Fields, Object};
-use crate::world::World;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use world::World;
+use world::json::{self, Fields, Object};
 
 /// Largest payload that a client may send, in bytes (Gateway: "Sending Events").
 pub const MAX_BYTES: usize = 4_096;

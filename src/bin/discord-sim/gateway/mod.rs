@@ -21,13 +21,13 @@ pub use encoder::{Encoder, Transport};
 pub use faults::Cut;
 pub use session::MAX_EVENTS;
 
-use crate::world::{Body, Event, World};
 use identify::Budget;
 use session::Session;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
+use world::{Body, Event, World};
 
 /// Time for which a session without a connection can be resumed.
 const RESUMABLE_FOR: Duration = Duration::from_secs(180);

@@ -5,10 +5,10 @@
 //! the buffer. Pure.
 
 use super::intents;
-use crate::world::View;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
+use world::View;
 
 /// Maximum number of events in a replay buffer.
 pub const MAX_EVENTS: usize = 100_000;

@@ -1,8 +1,8 @@
 //! The gateway without sockets: commands in, payloads out, time as an argument.
 
 use super::*;
-use crate::world::{Settings, Wish};
 use serde_json::{Value, json};
+use world::{Settings, Wish};
 
 /// The one intent bit that these tests disallow.
 const DISALLOWED: u64 = 1 << 21;

@@ -5,9 +5,9 @@
 //! gateway session that joined the channel ends. Pure.
 
 use super::{Gateway, intents};
-use crate::json::{self, Object};
-use crate::world::Event;
 use std::collections::BTreeMap;
+use world::Event;
+use world::json::{self, Object};
 
 /// Codes of the voice gateway (docs: Opcodes and Status Codes, Voice Close Event Codes).
 pub const NOT_AUTHENTICATED: u16 = 4003;
