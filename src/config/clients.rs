@@ -20,7 +20,7 @@ pub(super) fn read(reader: &mut Reader, name: &str) -> Result<(Credentials, Vec<
     let Some(value) = reader.take(KEY) else { return Ok((Credentials::default(), Vec::new())) };
     let objects: Option<Vec<Map<String, Value>>> = serde_json::from_value(value.clone()).ok();
     let Some(objects) = objects.filter(|objects| objects.len() <= MAX_CREDENTIALS) else {
-        return Err(reader.wrong(KEY, &value, &expected));
+        return Err(reader.error(KEY, &value, &expected));
     };
     let (mut all, mut warnings): (Vec<Credential>, Vec<String>) = Default::default();
     for (index, object) in objects.into_iter().enumerate() {
@@ -28,10 +28,10 @@ pub(super) fn read(reader: &mut Reader, name: &str) -> Result<(Credentials, Vec<
         let credential = read_one(&mut inner)?;
         if all.iter().any(|other| other.name == credential.name) {
             let own = Value::from(&*credential.name);
-            return Err(inner.wrong("name", &own, "another name than those of the other clients"));
+            return Err(inner.error("name", &own, "another name than those of the other clients"));
         }
         if all.iter().any(|other| other.hash == credential.hash) {
-            return Err(inner.wrong("secret", &Value::Null, "a secret of its own, so that it can be revoked alone"));
+            return Err(inner.error("secret", &Value::Null, "a secret of its own, so that it can be revoked alone"));
         }
         warnings.extend(inner.unknown());
         all.push(credential);
@@ -46,10 +46,10 @@ fn read_one(reader: &mut Reader) -> Result<Credential, ConfigError> {
     let name = reader.string("name", NAME)?.unwrap_or_default();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(plain) {
-        return Err(reader.wrong("name", &name.into(), NAME));
+        return Err(reader.error("name", &name.into(), NAME));
     }
     let secret = reader.string("secret", SECRET)?.unwrap_or_default();
-    let hash = SecretHash::parse(&secret).ok_or_else(|| reader.wrong("secret", &Value::Null, SECRET))?;
+    let hash = SecretHash::parse(&secret).ok_or_else(|| reader.error("secret", &Value::Null, SECRET))?;
     let intents = reader.number("intents", (0, MAX_INTENTS))?.map_or(Intents::ALL, Intents);
     let ops = read_ops(reader)?;
     let interactions = reader.bool("interactions", ops.is_none())?;
@@ -71,7 +71,7 @@ fn read_shards(reader: &mut Reader) -> Result<Option<Vec<RangeInclusive<u32>>>, 
         (first <= last && last <= LAST_SHARD).then_some(first as u32..=last as u32)
     };
     let ranges = value.as_array().and_then(|entries| entries.iter().map(range).collect::<Option<Vec<_>>>());
-    ranges.filter(|ranges| !ranges.is_empty()).map(Some).ok_or_else(|| reader.wrong("shards", &value, EXPECTED))
+    ranges.filter(|ranges| !ranges.is_empty()).map(Some).ok_or_else(|| reader.error("shards", &value, EXPECTED))
 }
 
 /// Reads `ops`: opcodes of commands. Heartbeats, IDENTIFY and RESUME are no commands in this sense.
@@ -82,7 +82,7 @@ fn read_ops(reader: &mut Reader) -> Result<Option<Vec<u64>>, ConfigError> {
     let Some(value) = reader.take("ops") else { return Ok(None) };
     let ops: Option<Vec<u64>> = serde_json::from_value(value.clone()).ok();
     let is_command = |op: &u64| COMMANDS.contains(op) || (12..=255).contains(op);
-    ops.filter(|ops| ops.iter().all(is_command)).map(Some).ok_or_else(|| reader.wrong("ops", &value, EXPECTED))
+    ops.filter(|ops| ops.iter().all(is_command)).map(Some).ok_or_else(|| reader.error("ops", &value, EXPECTED))
 }
 
 /// Checks who gets in: everybody only where the operator has said so, and every credential opens less than the bot's
@@ -128,7 +128,7 @@ mod tests {
         Config::parse("c", &format!(r#"{{"token":"secret","intents":513,"host":"127.0.0.1",{keys}}}"#), None)
     }
 
-    fn error(clients: &str) -> String {
+    fn error_of(clients: &str) -> String {
         with(&format!(r#""clients":{clients}"#)).unwrap_err().0
     }
 
@@ -169,8 +169,8 @@ mod tests {
             (r#"[{"name":"a","secret":"plain"}]"#, "`clients[0].secret` is the given value, expected `sha256:` and 64"),
             (r#"[{"name":"a"}]"#, "`clients[0].secret` is the given value, expected `sha256:` and 64"),
         ] {
-            assert!(error(clients).contains(expected), "{}", error(clients));
-            assert!(!error(clients).contains("plain"), "{}", error(clients));
+            assert!(error_of(clients).contains(expected), "{}", error_of(clients));
+            assert!(!error_of(clients).contains("plain"), "{}", error_of(clients));
         }
         let one = |keys: &str| format!(r#"[{{"name":"a","secret":"{HASH}"{keys}}}]"#);
         for (keys, expected) in [
@@ -181,15 +181,15 @@ mod tests {
             (r#","ops":8"#, "`clients[0].ops` is 8, expected a list of opcodes of commands"),
             (r#","intents":-1"#, "`clients[0].intents` is -1, expected a whole number"),
         ] {
-            assert!(error(&one(keys)).contains(expected), "{}", error(&one(keys)));
+            assert!(error_of(&one(keys)).contains(expected), "{}", error_of(&one(keys)));
         }
         let twice = format!(r#"[{{"name":"a","secret":"{HASH}"}},{{"name":"b","secret":"{HASH}"}}]"#);
-        assert!(error(&twice).contains("`clients[1].secret` is the given value, expected a secret of its own"));
+        assert!(error_of(&twice).contains("`clients[1].secret` is the given value, expected a secret of its own"));
         let twice =
             format!(r#"[{{"name":"a","secret":"{HASH}"}},{{"name":"a","secret":"{}"}}]"#, HASH.replace('b', "c"));
-        assert!(error(&twice).contains("`clients[1].name` is \"a\", expected another name"));
+        assert!(error_of(&twice).contains("`clients[1].name` is \"a\", expected another name"));
         let many = format!("[{}]", vec!["{}"; MAX_CREDENTIALS + 1].join(","));
-        assert!(error(&many).contains("expected a list of at most 256 objects"));
+        assert!(error_of(&many).contains("expected a list of at most 256 objects"));
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Reader {
     }
 
     /// The error for a key with a wrong value.
-    pub fn wrong(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
+    pub fn error(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
         // A token or a secret must not get into an error, even if it is not a string or has other characters than
         // expected.
         let is_secret = matches!(key, "token" | "http_token" | "secret" | "clients");
@@ -53,14 +53,14 @@ impl Reader {
     /// Takes a list of strings; an empty one when the key is missing.
     pub fn strings(&mut self, key: &'static str, expected: &str) -> Result<Vec<String>, ConfigError> {
         let Some(value) = self.take(key) else { return Ok(Vec::new()) };
-        serde_json::from_value(value.clone()).map_err(|_| self.wrong(key, &value, expected))
+        serde_json::from_value(value.clone()).map_err(|_| self.error(key, &value, expected))
     }
 
     pub fn bool(&mut self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
         match self.take(key) {
             None => Ok(default),
             Some(Value::Bool(value)) => Ok(value),
-            Some(value) => Err(self.wrong(key, &value, "true or false")),
+            Some(value) => Err(self.error(key, &value, "true or false")),
         }
     }
 
@@ -68,7 +68,7 @@ impl Reader {
         match self.take(key) {
             None => Ok(None),
             Some(Value::String(value)) => Ok(Some(value)),
-            Some(value) => Err(self.wrong(key, &value, expected)),
+            Some(value) => Err(self.error(key, &value, expected)),
         }
     }
 
@@ -77,7 +77,7 @@ impl Reader {
         let Some(value) = self.take(key) else { return Ok(None) };
         match value.as_u64().filter(|number| (bounds.0..=bounds.1).contains(number)) {
             Some(number) => Ok(Some(number)),
-            None => Err(self.wrong(key, &value, &format!("a whole number from {} to {}", bounds.0, bounds.1))),
+            None => Err(self.error(key, &value, &format!("a whole number from {} to {}", bounds.0, bounds.1))),
         }
     }
 

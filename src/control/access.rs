@@ -5,7 +5,7 @@
 //! most once a minute. The credentials are those of the configuration in force, so a revoked one opens nothing from the
 //! reload on.
 
-use super::{Control, pool::OnceAMinute};
+use super::{Control, pool::LogThrottle};
 use crate::{
     downstream::credential::{Credential, Credentials},
     protocol::close,
@@ -18,14 +18,14 @@ pub(super) const WRONG_TOKEN: Close = (close::AUTHENTICATION_FAILED, "the token 
 
 /// Who has shown a token.
 #[derive(Clone, Debug)]
-pub(super) enum Holder {
+pub(super) enum TokenHolder {
     /// Whoever has the bot's token. Without `validate_token`, everybody without the secret of a credential.
     Bot,
     /// A client with the secret of this credential.
     Client(Arc<Credential>),
 }
 
-impl Holder {
+impl TokenHolder {
     /// The credential of the client; `None`: the client has the bot's token.
     pub fn credential(self) -> Option<Arc<Credential>> {
         match self {
@@ -40,7 +40,7 @@ impl Holder {
 pub(super) struct Noted {
     /// How often clients have shown the secret of each credential of the configuration in force, by its name.
     shown: RefCell<BTreeMap<Arc<str>, u64>>,
-    shard_log: RefCell<OnceAMinute>,
+    shard_log: RefCell<LogThrottle>,
 }
 
 impl Noted {
@@ -65,26 +65,26 @@ impl Control {
 
     /// Who shows this token. `None`: it is neither the bot's token nor a secret, which is counted and logged with the
     /// address of the client.
-    pub(super) fn holder_of(&self, token: &str, peer: Option<SocketAddr>) -> Option<Holder> {
+    pub(super) fn holder_of(&self, token: &str, peer: Option<SocketAddr>) -> Option<TokenHolder> {
         let live = self.live();
         // Where no token is asked for, a client may still show a secret, and then has the rights of its credential.
         if self.config.validate_token && self.config.token.matches(token) {
-            return Some(Holder::Bot);
+            return Some(TokenHolder::Bot);
         }
         if let Some(credential) = live.clients.of_secret(token) {
             *self.noted.shown.borrow_mut().entry(credential.name.clone()).or_default() += 1;
-            return Some(Holder::Client(credential.clone()));
+            return Some(TokenHolder::Client(credential.clone()));
         }
         if !self.config.validate_token {
-            return Some(Holder::Bot);
+            return Some(TokenHolder::Bot);
         }
         self.note_wrong_token(peer);
         None
     }
 
     /// The close for a client that may not identify for this shard or resume on it; `None`: it may.
-    pub(super) fn refuses_shard(&self, holder: &Holder, shard: u32, peer: Option<SocketAddr>) -> Option<Close> {
-        let Holder::Client(credential) = holder else { return None };
+    pub(super) fn refuses_shard(&self, holder: &TokenHolder, shard: u32, peer: Option<SocketAddr>) -> Option<Close> {
+        let TokenHolder::Client(credential) = holder else { return None };
         if credential.covers(shard) {
             return None;
         }

@@ -3,7 +3,7 @@
 //! The door has checked the client's token. What it can not know is checked here: the memory that all clients take, the
 //! room on the shard, and whether the operator has changed the client's credential since.
 
-use super::{Core, Entry, hosted::Hosted};
+use super::{Core, SessionRequest, hosted::HostedShard};
 use crate::{
     downstream::{
         budget::{Charge, Refusal},
@@ -28,7 +28,7 @@ impl<I: Io> Core<I> {
     pub(super) fn charge(&self, visitor: &Visitor, outbox: &Outbox) -> Result<Charge, Close> {
         // A client whose address is unknown has ended its connection already.
         let address = visitor.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
-        let charge = self.plan.memory.admit(Source::from(address), outbox.memory());
+        let charge = self.config.memory.admit(Source::from(address), outbox.memory());
         charge.map_err(|refusal| match refusal {
             Refusal::Process => (close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up"),
             Refusal::Source => {
@@ -38,24 +38,24 @@ impl<I: Io> Core<I> {
     }
 }
 
-impl<I: Io> Hosted<I> {
+impl<I: Io> HostedShard<I> {
     /// The close for a client that can not be served; `None`: it can. Puts the current form of the client's credential
     /// in the place of the one that the door has found.
-    pub(super) fn refuses(&self, core: &Core<I>, entry: &Entry, visitor: &mut Visitor) -> Option<Close> {
+    pub(super) fn refuses(&self, core: &Core<I>, request: &SessionRequest, visitor: &mut Visitor) -> Option<Close> {
         // The client left the door just before the core began to stop. Serving it would only delay the end of the core.
         if core.stopping {
             return Some((close::UNKNOWN_ERROR, "the proxy restarts"));
         }
         if let Some(shown) = &visitor.credential {
-            match core.plan.credentials.with_hash(shown.hash) {
+            match core.config.credentials.with_hash(shown.hash) {
                 None => return Some(REVOKED),
                 Some(current) if !current.covers(self.shard.id().id) => return Some(NOT_COVERED),
                 Some(current) => visitor.credential = Some(current.clone()),
             }
         }
-        let has_room = match entry {
-            Entry::Identify(_) => self.shard.has_room_for(None),
-            Entry::Resume { claim, sequence } => self.has_room_for(claim, *sequence),
+        let has_room = match request {
+            SessionRequest::Identify(_) => self.shard.has_room_for(None),
+            SessionRequest::Resume { claim, sequence } => self.has_room_for(claim, *sequence),
         };
         (!has_room).then_some(FULL)
     }

@@ -15,7 +15,7 @@ use crate::{
         session::{Phase, Session, SessionId},
     },
     protocol::{
-        Time, close,
+        SessionKey, Time, close,
         command::Command,
         edit::{ObjectWriter, id_at},
         intents::Intents,
@@ -47,10 +47,10 @@ pub struct Usage {
 pub(super) struct Refusals(HashMap<Arc<str>, u64>);
 
 impl Shard {
-    /// The client of session `number` has shown the secret of this credential. To be called before the client is
+    /// The client of session `key` has shown the secret of this credential. To be called before the client is
     /// served.
-    pub fn bind(&mut self, number: u32, credential: Arc<Credential>) {
-        if let Some(client) = self.clients.get_mut(&number) {
+    pub fn bind(&mut self, key: SessionKey, credential: Arc<Credential>) {
+        if let Some(client) = self.clients.get_mut(&key) {
             client.session.bind(credential);
         }
     }
@@ -58,18 +58,18 @@ impl Shard {
     /// Says whether the session with this id was begun with the same secret as `credential`, or with the bot's token if
     /// `credential` is `None`.
     pub fn belongs_to(&self, id: &SessionId, credential: Option<&Credential>) -> bool {
-        let client = self.sessions.get(id).and_then(|number| self.clients.get(number));
+        let client = self.sessions.get(id).and_then(|key| self.clients.get(key));
         let hash = |credential: &Credential| credential.hash;
         client.is_some_and(|client| client.session.credential.as_deref().map(hash) == credential.map(hash))
     }
 
-    /// Says whether the client of session `number` may send this command. A command that it may not send is counted,
+    /// Says whether the client of session `key` may send this command. A command that it may not send is counted,
     /// and the log names the first such command of a credential, the second, the fourth and so on.
     ///
     /// Without the intent GUILD_MEMBERS a client may not request all members of a guild (docs: Gateway Events, Request
     /// Guild Members).
-    pub(super) fn permits(&mut self, number: u32, command: &Command<'_>) -> bool {
-        let session = self.clients.get(&number).map(|client| &client.session);
+    pub(super) fn permits(&mut self, key: SessionKey, command: &Command<'_>) -> bool {
+        let session = self.clients.get(&key).map(|client| &client.session);
         let Some((session, credential)) = session.and_then(|session| Some((session, session.credential.as_ref()?)))
         else {
             return true;
@@ -108,37 +108,37 @@ impl Shard {
             let session = &mut client.session;
             let Some(own) = session.credential.as_ref() else { continue };
             let Some(current) = credentials.with_hash(own.hash) else {
-                revoked.push(session.number);
+                revoked.push(session.key);
                 continue;
             };
             let beyond = session.options.intents.without(current.intents) != Intents::default();
             if current.covers(self.id.id) && (!beyond || session.phase == Phase::Waiting) {
                 session.bind(current.clone());
             } else {
-                narrowed.push(session.number);
+                narrowed.push(session.key);
             }
         }
-        for number in revoked {
-            if self.end(now, number)
-                && let Some(client) = self.clients.get_mut(&number)
+        for key in revoked {
+            if self.end(now, key)
+                && let Some(client) = self.clients.get_mut(&key)
             {
-                client.doomed = Some(REVOKED);
+                client.pending_close = Some(REVOKED);
             }
         }
-        for number in narrowed {
-            self.end(now, number);
+        for key in narrowed {
+            self.end(now, key);
         }
         self.wake.clients = true;
         self.refusals.0.retain(|name, _| credentials.iter().any(|credential| credential.name == *name));
     }
 
     /// Ends a session so that it can not be resumed. Returns whether its client is connected and has to be told.
-    fn end(&mut self, now: Time, number: u32) -> bool {
-        let connected = self.clients.get(&number).is_some_and(|client| client.session.connection.is_some());
+    fn end(&mut self, now: Time, key: SessionKey) -> bool {
+        let connected = self.clients.get(&key).is_some_and(|client| client.session.connection.is_some());
         if connected {
-            self.invalidate(number, now);
+            self.invalidate(key, now);
         } else {
-            self.remove(now, number, false);
+            self.remove(now, key, false);
         }
         connected
     }
