@@ -96,7 +96,14 @@ impl<I: Io> HostedShard<I> {
                 client.outbox.start_compressing(self.shard.compresses_payloads(session));
                 self.queue(key);
             }
-            Err((code, reason)) => self.close_client(core, key, Some(code), reason),
+            Err(close) => {
+                self.count_close(match close {
+                    _ if core.stopping => CloseReason::Restarting,
+                    (close::RATE_LIMITED, _) => CloseReason::NoRoom,
+                    _ => CloseReason::of(close),
+                });
+                self.close_client(core, key, Some(close.0), close.1);
+            }
         }
     }
 
@@ -343,6 +350,10 @@ impl<I: Io> HostedShard<I> {
     /// Closes the connection of a client in order: the close frame is sent, the proxy ends its side of the stream, then
     /// the client ends its own. [`LINGER`] limits the time for that.
     fn close_client(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
+        // Without a reason the close frame answers the client's own.
+        if !reason.is_empty() {
+            tracing::debug!(shard = %self.shard.id(), code, reason, "the proxy closes the connection of a client");
+        }
         let client = &mut self.clients[key];
         client.outbox.close(code, reason);
         client.stage = Stage::Flushing { until: core.now + LINGER };

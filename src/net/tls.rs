@@ -9,8 +9,11 @@ use std::{
 };
 
 /// The configuration for connections to Discord, with the root certificates of the system or of `SSL_CERT_FILE`.
-/// Loading these takes tens of milliseconds, so the caller should do it once. The error says which certificates could
-/// not be loaded.
+/// Loading these takes tens of milliseconds, so the caller should do it once. Certificates that can not be
+/// read or parsed are left out.
+///
+/// # Errors
+/// When no certificate is left. The error lists what could not be read.
 pub fn client_config() -> Result<Arc<ClientConfig>, String> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
