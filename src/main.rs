@@ -147,7 +147,7 @@ fn preflight(config: &Config, placement: &Placement) -> Result<Listeners, String
         tracing::warn!("{warning}");
     }
     if let Some(directory) = &config.state_dir {
-        let stale = state_dir::prepare(directory, config.trust_state_dir)?;
+        let stale = state_dir::prepare(directory, config.trust_state_dir).map_err(|error| error.to_string())?;
         if stale > 0 {
             tracing::info!("removed {stale} files of `state_dir` that are too old to be of use");
         }

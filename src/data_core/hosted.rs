@@ -20,6 +20,7 @@ use crate::{
         Io,
         sockets::{Event, Receiving, SocketId},
     },
+    net::dial::Dialled,
     protocol::Time,
     shard::{
         Shard,
@@ -341,12 +342,12 @@ impl<I: Io> HostedShard<I> {
 
     /// The control core has made the connection with the number `attempt`, or could not. The result of an older attempt
     /// is ignored.
-    pub fn dialled(&mut self, core: &mut Core<I>, attempt: u64, result: Result<super::Dialled<I::Socket>, String>) {
+    pub fn dialled(&mut self, core: &mut Core<I>, attempt: u64, result: Result<Dialled<I::Socket>, String>) {
         if attempt != self.attempt || !matches!(self.link, Link::Dialling) {
             return;
         }
         match result {
-            Ok(super::Dialled { socket, tls, inbound }) => {
+            Ok(Dialled { socket, tls, inbound }) => {
                 let socket = core.sockets.adopt(socket, self.upstream_owner());
                 core.sockets.receive(socket, Receiving::Many);
                 self.link = Link::Open(Box::new(Upstream::new(socket, tls, inbound, core.config.transport)));

@@ -8,7 +8,7 @@ use crate::{
         session::{Claim, Options},
     },
     log::Limits,
-    net::tls::Tls,
+    net::dial::Dialled,
     protocol::{Time, denied::Denied},
     shard::report::Report,
     upstream::{loss::Reason, session::Status},
@@ -95,16 +95,6 @@ pub struct NewClient<S = OwnedFd> {
     /// The API version in the client's URL. The door needs it when the connection comes back and the client identifies
     /// again.
     pub version: u8,
-}
-
-/// A connection to Discord after its upgrade.
-pub struct Dialled<S = OwnedFd> {
-    /// The socket.
-    pub socket: S,
-    /// The state of TLS; `None`: the URL was a `ws` one.
-    pub tls: Option<Box<Tls>>,
-    /// Bytes that were received after the response to the upgrade.
-    pub inbound: FrameDecoder,
 }
 
 /// The parts of a changed configuration that concern the shards of a core.

@@ -33,8 +33,8 @@ mod upstream;
 
 pub use client::{close_for, command_text};
 pub use messages::{
-    ConfigChange, ConnectionParts, CoreConfig, CoreReport, Dialled, NewClient, Repair, SessionRequest, StatusChange,
-    ToControl, ToCore,
+    ConfigChange, ConnectionParts, CoreConfig, CoreReport, NewClient, Repair, SessionRequest, StatusChange, ToControl,
+    ToCore,
 };
 pub use state::{NoStates, StateFiles, States};
 
@@ -431,11 +431,11 @@ impl<I: Io> DataCore<I> {
             let stored = catch_unwind(AssertUnwindSafe(|| dependencies.states.store(&core.config, shard)));
             match stored {
                 Ok(Ok(true)) => {
-                    tracing::info!(shard = %shard.id(), "the shard's state is written for the next process");
+                    tracing::info!(shard = %shard.id(), "the shard's state is written for the next process")
                 }
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
-                    tracing::error!(shard = %shard.id(), "the shard's state can not be written for the next process: {error}");
+                    tracing::error!(shard = %shard.id(), "the shard's state can not be written for the next process: {error}")
                 }
                 Err(_) => core.send(ToControl::Panicked),
             }

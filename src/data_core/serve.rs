@@ -16,8 +16,12 @@ use crate::{
         Io,
         sockets::{Receiving, SocketId},
     },
-    protocol::{ConnectionId, SessionKey, close, payload},
-    shard::{Close, Progress, report::CloseReason},
+    protocol::{
+        ConnectionId, SessionKey,
+        close::{self, Close},
+        payload,
+    },
+    shard::{Progress, report::CloseReason},
 };
 use std::time::Duration;
 
@@ -118,7 +122,7 @@ impl<I: Io> HostedShard<I> {
         match session {
             Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
             None => {
-                tracing::info!(shard = %self.shard.id(), ?id, sequence, "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed");
+                tracing::info!(shard = %self.shard.id(), ?id, sequence, "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed")
             }
         }
         session

@@ -1,10 +1,11 @@
 //! Handles the payloads of an identified client: heartbeats, commands for Discord, and invalid payloads.
 
-use super::{Close, SUPERSEDED, Shard, due::ACK_DELAY, requests};
+use super::{SUPERSEDED, Shard, due::ACK_DELAY, requests};
 use crate::{
     downstream::{outbox::Outbox, session::Phase},
     protocol::{
-        ConnectionId, SessionKey, Time, close,
+        ConnectionId, SessionKey, Time,
+        close::{self, Close},
         command::{Command, Forwarded, MAX_COMMAND, forward},
         opcode, payload,
     },

@@ -9,9 +9,11 @@
 //! continue the state that these show. Nothing that a client does affects another client or the upstream session, but
 //! for its commands, which the shard forwards in turn.
 
+mod answers;
 mod commands;
 mod culprit;
 mod deliver;
+mod dispatch;
 pub mod due;
 pub mod in_flight;
 mod lazy_cache;
@@ -33,10 +35,11 @@ use crate::{
     log::Log,
     protocol::{
         ConnectionId, SessionKey, ShardId, Time,
+        close::Close,
         envelope::Envelope,
         event::{EventKind, Meta},
         json::{self, Malformed},
-        spelling,
+        payload, spelling,
     },
     upstream::{
         limiter::Limiter,
@@ -52,16 +55,11 @@ use room::MAX_DETACHED;
 pub use settings::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Settings};
 use std::{rc::Rc, time::Duration};
 
-/// Heartbeat interval in HELLO, in milliseconds, as Discord's. Some libraries drop a connection after 60 s of silence.
-pub const HEARTBEAT_INTERVAL: u64 = 41_250;
 /// The shard closes a client that sent no heartbeat for this long: two intervals and 10 s. The client may resume.
-pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * HEARTBEAT_INTERVAL + 10_000);
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * payload::HEARTBEAT_INTERVAL + 10_000);
 
 /// Fills a buffer with cryptographically random bytes. Tests use a source that repeats.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
-
-/// The close of a client's connection: code and reason.
-pub type Close = (u16, &'static str);
 
 /// The tasks that the caller has to wake after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,7 +73,7 @@ pub struct Wake {
 struct Client {
     session: Session,
     /// Answers from the cache to the client's Request Guild Members.
-    answers: requests::Answers,
+    answers: answers::Answers,
     /// The snapshot that the client is being sent, if any.
     snapshot: Option<Box<deliver::Snapshot>>,
     /// Heartbeats of the client that wait for their acknowledgement.
@@ -91,7 +89,7 @@ struct Client {
 
 impl Client {
     fn new(session: Session) -> Self {
-        let (answers, acks) = (requests::Answers::default(), due::PendingAcks::default());
+        let (answers, acks) = (answers::Answers::default(), due::PendingAcks::default());
         Self {
             session,
             answers,

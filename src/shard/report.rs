@@ -1,12 +1,12 @@
 //! The state of a shard as plain numbers, for metrics and the live page. A report is made on request and shares nothing
 //! with the shard.
 
-use super::{Close, LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard, deliver};
+use super::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard, deliver};
 use crate::{
     cache::{Counts, TableSizes},
     protocol::{
         Encoding, Time,
-        close::{self, Remedy},
+        close::{self, Close, Remedy},
         event::EventKind,
         library::Library,
     },
