@@ -2,8 +2,9 @@
 //! so that their dashboards work with this one.
 
 mod operations;
+mod watchdog;
 
-use super::{reload::Reloads, status::Gathered, waits::Waits};
+use super::{reload::Reloads, status::Gathered, waits::Waits, watchdog::Found};
 use crate::{
     protocol::event::EventKind,
     shard::report::{LATENCY_BUCKETS, Report},
@@ -104,15 +105,17 @@ fn histogram(labels: Vec<LabelPair>, bounds: &[f64], counts: &[u64], sum: f64) -
 }
 
 /// Renders all metrics. `started` is when the process began.
-pub fn render(
+pub(super) fn render(
     gathered: &Gathered,
     control: ControlFigures,
     waits: &Waits,
+    found: &Found,
     reloads: Reloads,
     started: SystemTime,
 ) -> String {
     let reports = &gathered.shards;
     let mut families = operations::families(gathered, waits, reloads, started);
+    families.extend(watchdog::families(gathered, found));
     let mut per_shard = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Report) -> f64| {
         let metrics = reports.iter().map(|report| {
             let labels = vec![label("shard", &report.shard.to_string())];

@@ -10,7 +10,9 @@ pub mod body;
 mod dial;
 mod door;
 mod external_queue;
+mod every_second;
 mod feed;
+mod file_watch;
 mod forward;
 pub mod hosts;
 pub mod http;
@@ -30,6 +32,7 @@ mod starter;
 mod status;
 mod threads;
 mod waits;
+mod watchdog;
 
 use crate::{
     config::Config,
@@ -137,6 +140,7 @@ struct Control {
     live: RefCell<Rc<Config>>,
     reloading: Reloading,
     reloads: Cell<reload::Reloads>,
+    file_watch: RefCell<file_watch::FileWatch>,
     epoch: Instant,
     /// The wall-clock time at `epoch`.
     started: SystemTime,
@@ -179,6 +183,8 @@ struct Control {
     feed: RefCell<Feed>,
     /// How long shards have waited for their permits to identify.
     waits: RefCell<Waits>,
+    /// What the watchdog has found.
+    found: RefCell<watchdog::Found>,
     reports: Rc<Kept<Rc<Gathered>>>,
     status: Rc<Kept<Rc<str>>>,
     metrics: Rc<Kept<Rc<str>>>,
@@ -231,10 +237,12 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 config,
                 reloading,
                 reloads: Cell::default(),
+                file_watch: RefCell::default(),
                 epoch,
                 started,
                 feed: RefCell::default(),
                 waits: RefCell::default(),
+                found: RefCell::default(),
                 cores: OnceCell::new(),
                 starter,
                 gateway: RefCell::new(None),
@@ -303,6 +311,8 @@ impl Control {
         let stopped = Rc::new(Cell::new(0));
         glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
+        glommio::spawn_local(self.clone().watch_shards()).detach();
+        glommio::spawn_local(self.clone().every_second()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
         let end = self.serve(&mut inbox).await;
         if let Err(failure) = &end {
@@ -530,6 +540,7 @@ impl Control {
                         }
                     }
                 }
+                ToControl::SlotEnded(report) => self.slot_ended(*report),
                 ToControl::Changed(changed) => self.feed.borrow_mut().changed(changed),
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);

@@ -11,6 +11,7 @@
 use super::{
     Changed, Core, Owner, ToControl,
     client::Client,
+    frames::{self, Way},
     timers::Timer,
     upstream::{Broken, Upstream},
 };
@@ -19,6 +20,7 @@ use crate::{
         Io,
         sockets::{ConnectionId, Event, Receiving},
     },
+    logging::trace::Trace,
     protocol::Time,
     shard::{
         Shard,
@@ -35,6 +37,8 @@ use std::{collections::VecDeque, time::Duration};
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 /// The number of connections to Discord that can be closing at the same time. For one more, the oldest is dropped.
 const MAX_LEAVING: usize = 4;
+/// The most clients of a shard whose kernel buffers a report has. The call for a client takes some 200 ns.
+const MAX_SAMPLED: usize = 256;
 
 /// The connection to Discord.
 enum Link {
@@ -93,6 +97,12 @@ pub struct Hosted<I: Io> {
     told: Status,
     /// Counts of bytes and of closed connections.
     traffic: Traffic,
+    /// Bytes from Discord were received since the last turn.
+    has_received: bool,
+    /// When the bytes were received that this turn handles; `None`: there are none.
+    pub(super) received_at: Option<Time>,
+    /// The trace of the payloads between the proxy and Discord, while an operator wants it.
+    trace: Option<Box<Trace>>,
 }
 
 impl<I: Io> Hosted<I> {
@@ -117,6 +127,9 @@ impl<I: Io> Hosted<I> {
             told_fatal: false,
             told: Status::Disconnected,
             traffic: Traffic::default(),
+            has_received: false,
+            received_at: None,
+            trace: None,
         }
     }
 
@@ -161,6 +174,7 @@ impl<I: Io> Hosted<I> {
             match event {
                 Event::Received(bytes) => {
                     self.traffic.received_bytes += bytes.len() as u64;
+                    self.has_received = true;
                     upstream.received(bytes);
                 }
                 Event::Ended(error) => {
@@ -202,6 +216,7 @@ impl<I: Io> Hosted<I> {
     /// Does everything that there is to do for the shard. Returns whether clients are left to serve after the turns of
     /// the other shards.
     pub fn turn(&mut self, core: &mut Core<I>) -> bool {
+        self.received_at = std::mem::take(&mut self.has_received).then_some(core.now);
         self.shard.tick(core.now);
         while let Some(number) = self.shard.poll_due(core.now) {
             self.queue_number(number);
@@ -237,20 +252,28 @@ impl<I: Io> Hosted<I> {
         let broken = loop {
             match upstream.next() {
                 Ok(Some(payload)) => {
+                    if self.trace.is_some() {
+                        let id = self.shard.id().id;
+                        frames::show(&mut self.trace, core.now, id, Way::Received, payload);
+                    }
                     if let Err(malformed) = self.shard.upstream_payload(core.now, payload) {
                         let bytes = payload.len();
                         tracing::error!(shard = %self.shard.id(), bytes, "malformed payload from Discord: {malformed}");
                     }
                 }
-                Ok(None) => break upstream.ended.take().map(|why| Broken { code: None, why }),
+                Ok(None) => break upstream.ended.take().map(Broken::ended),
                 Err(broken) => break Some(broken),
             }
         };
         upstream.shrink();
-        if let Some(Broken { code, why }) = broken {
+        if let Some(Broken { code, why, unreadable }) = broken {
             tracing::info!(shard = %self.shard.id(), code, "lost the connection to Discord: {why}");
             self.hang_up(core);
-            self.shard.upstream_closed(core.now, code);
+            if unreadable {
+                self.shard.upstream_unreadable(core.now);
+            } else {
+                self.shard.upstream_closed(core.now, code);
+            }
             self.tell_fatal();
         }
     }
@@ -266,12 +289,16 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    /// Reports the state of the shard and of its connections in numbers.
-    pub fn report(&mut self) -> Report {
+    /// Reports the state of the shard and of its connections in numbers. Asks the kernel about the buffers of at most
+    /// [`MAX_SAMPLED`] clients, which is a system call for each.
+    pub fn report(&mut self, core: &Core<I>) -> Report {
         let mut traffic = self.traffic.clone();
-        for (_, client) in &self.clients {
-            let Some(described) = client.session.and_then(|number| self.shard.describe(number)) else { continue };
+        for (index, (_, client)) in self.clients.iter().enumerate() {
+            let described = client.session.and_then(|number| self.shard.describe(core.now, number));
+            let Some(described) = described else { continue };
             traffic.add(ClientReport {
+                lag_time: described.lag_time,
+                kernel: if index < MAX_SAMPLED { core.sockets.unsent(client.connection) } else { None },
                 dress: Dress::new(described.library, client.outbox.encoding(), client.outbox.compression()),
                 since: client.since,
                 lag: described.lag,
@@ -280,6 +307,11 @@ impl<I: Io> Hosted<I> {
             });
         }
         Report { traffic, ..self.shard.report() }
+    }
+
+    /// Begins or ends the trace of the payloads between the proxy and Discord.
+    pub fn set_trace(&mut self, core: &Core<I>, on: bool) {
+        self.trace = on.then(|| Box::new(Trace::new(core.now, &core.plan.token)));
     }
 
     /// Counts a client's connection that the proxy closes.
@@ -303,7 +335,10 @@ impl<I: Io> Hosted<I> {
         }
         while let Some(action) = self.shard.poll_upstream(core.now) {
             match (action, &mut self.link) {
-                (Action::Send(payload), Link::Open(upstream)) => upstream.send(&payload),
+                (Action::Send(payload), Link::Open(upstream)) => {
+                    frames::show(&mut self.trace, core.now, self.shard.id().id, Way::Sent, &payload);
+                    upstream.send(&payload);
+                }
                 (Action::RequestPermit, _) => core.tell(ToControl::WantPermit(self.shard.id().id)),
                 (Action::Close(code), Link::Open(upstream)) => {
                     upstream.close(Some(code));

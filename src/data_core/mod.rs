@@ -23,15 +23,19 @@
 
 pub mod client;
 pub mod figures;
+mod frames;
 mod hosted;
 mod messages;
 mod serve;
 mod state;
 mod timers;
 mod upstream;
+mod watch;
 
 pub use client::{close_for, command_text};
-pub use messages::{Arrival, Change, Changed, CoreReport, Dialled, Entry, Parcel, Plan, Repair, ToControl, ToCore};
+pub use messages::{
+    Arrival, Change, Changed, CoreReport, Dialled, EndOfSlot, Entry, Parcel, Plan, Repair, SlotReport, ToControl, ToCore,
+};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{
@@ -43,7 +47,7 @@ use crate::{
     upstream::session::Identity,
 };
 use crossbeam_channel::Receiver;
-use figures::Figures;
+use figures::{Added, Figures};
 use hashbrown::HashMap;
 use hosted::Hosted;
 use std::{
@@ -54,6 +58,7 @@ use std::{
     time::{Duration, Instant},
 };
 use timers::Timers;
+use watch::Watch;
 
 /// Longest time that a stopping core waits for its connections to be closed in order.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
@@ -84,6 +89,7 @@ pub struct Core<I: Io> {
     /// Number of clients that have arrived so far.
     clients: u64,
     figures: Figures,
+    added: Added,
 }
 
 impl<I: Io> Core<I> {
@@ -129,6 +135,7 @@ pub struct DataCore<I: Io> {
     mail: bool,
     /// When a stopping core stops waiting for connections to be closed.
     stop_at: Option<Time>,
+    watch: Watch,
 }
 
 impl<I: Io> DataCore<I> {
@@ -152,6 +159,7 @@ impl<I: Io> DataCore<I> {
             stopping: false,
             clients: 0,
             figures: Figures::default(),
+            added: Added::default(),
         };
         let mut this = Self {
             core,
@@ -163,6 +171,7 @@ impl<I: Io> DataCore<I> {
             next_deadline: now,
             mail: true,
             stop_at: None,
+            watch: Watch::default(),
         };
         for (index, id) in this.core.plan.shards.clone().into_iter().enumerate() {
             let shard = match this.old_shard(index) {
@@ -257,7 +266,9 @@ impl<I: Io> DataCore<I> {
         };
         let Self { core, shards, dirty, .. } = self;
         let now = core.now;
-        core.figures.turn(now, core.sockets.now());
+        let end = core.sockets.now();
+        core.figures.turn(now, end);
+        core.added.end_turn(now, end);
         let woken = core.sockets.wait(wait, |id, owner, event| {
             let hosted = &mut shards[owner.shard as usize];
             hosted.note(now, id, owner, event);
@@ -326,13 +337,18 @@ impl<I: Io> DataCore<I> {
                 Repair::Reconnect => hosted.shard.reconnect_by_hand(core.now),
                 Repair::Identify => hosted.shard.identify_by_hand(core.now),
             }),
+            ToCore::Trace(shard, on) => self.call(shard, |hosted, core| hosted.set_trace(core, on)),
+            ToCore::EndSlot(end) => {
+                let report = self.watch.end_slot(self.core.plan.index, &end, &self.shards);
+                self.core.tell(ToControl::SlotEnded(Box::new(report)));
+            }
             ToCore::Stop => self.stop(),
         }
     }
 
     fn report(&mut self) -> CoreReport {
         let shards =
-            (0..self.shards.len()).filter_map(|index| self.contained(index, |hosted, _| hosted.report())).collect();
+            (0..self.shards.len()).filter_map(|index| self.contained(index, |hosted, core| hosted.report(core))).collect();
         let (compression_input, compression_output) = count::total();
         let core = &mut self.core;
         CoreReport {
@@ -343,6 +359,7 @@ impl<I: Io> DataCore<I> {
             enters: core.sockets.enters(),
             compression_input,
             compression_output,
+            added: core.added.clone(),
             shards,
         }
     }
@@ -457,6 +474,7 @@ impl Parts {
             log: plan.log,
             resume_window: plan.resume_window,
             cache: plan.cache,
+            prefetch_members: plan.prefetch_members,
             honor_client_intents: plan.honor_client_intents,
             voice_grace: plan.voice_grace,
             voice_rejoin: plan.voice_rejoin,
@@ -487,8 +505,8 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
             // Before the plan has come, no shard can have asked for a permit or a connection, and no client can have
             // been admitted.
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
-            // The plan has the changed configuration, and there is no shard to repair yet.
-            Ok(ToCore::Change(_) | ToCore::Repair(..)) => {}
+            // The plan has the changed configuration, and there is no shard yet.
+            Ok(ToCore::Change(_) | ToCore::Repair(..) | ToCore::Trace(..) | ToCore::EndSlot(_)) => {}
             Err(_) => return,
         }
     }

@@ -244,6 +244,9 @@ impl<I: Io> Hosted<I> {
         let progress = self.shard.produce(core.now, session, client.number, &mut client.outbox);
         self.serving = None;
         let mut made = client.outbox.len().saturating_sub(before);
+        if made > 0 && matches!(progress, Progress::Idle | Progress::More) && client.oldest_waiting.is_none() {
+            client.oldest_waiting = self.received_at;
+        }
         if let Progress::Snapshot { bytes } = progress {
             made = made.max(bytes);
         }
@@ -295,6 +298,10 @@ impl<I: Io> Hosted<I> {
         }
         if let Some((bytes, from)) = client.outbox.take() {
             core.sockets.send(client.connection, bytes, from);
+            client.oldest_sent = client.oldest_waiting.take();
+            if let Some(came) = client.oldest_sent {
+                core.added.send(core.now, came);
+            }
         }
         // The core has to know when this send ends if more bytes follow it, if the proxy receives from the client again
         // then, if the client becomes awake then, or if the connection ends with it.

@@ -15,7 +15,9 @@ mod culprit;
 mod deliver;
 pub mod due;
 pub mod in_flight;
+mod marks;
 pub mod naming;
+mod prefetch;
 mod ready;
 pub mod renewal;
 pub mod report;
@@ -40,6 +42,7 @@ use crate::{
     },
     upstream::{
         limiter::Limiter,
+        loss::Reason,
         session::{Action, Identity, Received, Remark, Resumption, Session as Upstream, Status},
     },
 };
@@ -106,6 +109,7 @@ pub struct Shard {
     upstream: Upstream,
     limiter: Limiter,
     log: Log,
+    marks: marks::Marks,
     cached: Cached,
     /// Clients that are being sent a snapshot. While there are any, the cache applies each event at once, because the
     /// log entry has to say whose snapshot contains the event: a client must not get it again after its snapshot.
@@ -128,6 +132,7 @@ pub struct Shard {
     sessions: HashMap<SessionId, u32>,
     /// Requests for members that went to Discord.
     requests: requests::Requests,
+    prefetch: prefetch::Prefetch,
     /// Other commands that went to Discord and may not have arrived.
     in_flight: in_flight::InFlight,
     /// Finds the client whose command made Discord close the connection.
@@ -175,6 +180,7 @@ impl Shard {
             upstream: Upstream::new(identity, gateway_url, resumption, seed),
             limiter: Limiter::default(),
             log: Log::new(settings.log),
+            marks: marks::Marks::default(),
             cached: Cached::new(Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
             voice: voice::Table::new(settings.voice_grace),
@@ -188,6 +194,7 @@ impl Shard {
             clients: HashMap::new(),
             sessions: HashMap::new(),
             requests: requests::Requests::new(seed),
+            prefetch: prefetch::Prefetch::default(),
             in_flight: in_flight::InFlight::default(),
             culprit: culprit::Culprit::default(),
             unknown_commands: 0,
@@ -282,6 +289,13 @@ impl Shard {
         }
     }
 
+    /// The bytes of the upstream connection violate a protocol. The caller has closed it, and the shard resumes.
+    pub fn upstream_unreadable(&mut self, now: Time) {
+        self.upstream.reconnect(now, Reason::Unreadable);
+        self.tell_remark();
+        self.wake.upstream = true;
+    }
+
     /// Sets the gateway URL for connections that do not use the resume URL.
     pub fn set_gateway_url(&mut self, url: &str) {
         self.upstream.set_gateway_url(url);
@@ -309,6 +323,7 @@ impl Shard {
         let received = self.upstream.on_payload(now, &envelope);
         if self.upstream.counters().gaps > gaps {
             self.cached.now(&self.log).doubt_members();
+            self.prefetch_all(now);
         }
         match received {
             Received::Ready => self.on_ready(now, envelope.d)?,
@@ -363,6 +378,7 @@ impl Shard {
             self.in_flight = in_flight::InFlight::default();
             tracing::info!(shard = %self.id, sessions, "Discord has begun a new session: the clients have to identify anew");
         }
+        self.forget_prefetch();
         let gone = self.cached.now(&self.log).ready(data)?;
         if renewed {
             self.left = renewal::Left::new(gone, now + self.settings.resume_window);
@@ -426,6 +442,9 @@ impl Shard {
                     self.cached.now(&self.log).chunk_of_all_members(request, envelope.d);
                 }
                 state_of = outcome.guild.filter(|_| outcome.changed);
+                if let (EventKind::GuildCreate, true, Some(guild)) = (kind, self.settings.prefetch_members, state_of) {
+                    self.prefetch_guild(now, guild);
+                }
             }
         }
         if denied {
@@ -436,6 +455,8 @@ impl Shard {
             Some(Addressee::Session(session, data)) => {
                 self.append(name, &data, Meta { kind, state_of, only: Some(session) });
             }
+            Some(Addressee::Proxy) if kind == EventKind::RateLimited => self.prefetch_rate_limited(now, envelope.d),
+            Some(Addressee::Proxy) => self.prefetched_chunk(now, envelope.d),
             Some(Addressee::Nobody) => {
                 self.append(name, envelope.d, Meta { kind, state_of, only: Some(NOBODY) });
             }

@@ -10,7 +10,7 @@
 //! reads them and are never in the log, so that a large one can not push events out of it. Both survive a restart of
 //! the proxy.
 
-use super::{Close, Shard, deliver::write_own};
+use super::{Close, NOBODY, Shard, deliver::write_own};
 use crate::upstream::limiter::{Limiter, Next};
 use crate::{
     cache::{Cache, LONGEST_NONCE, MemberAnswer, MemberRequest, Readiness, SavedAnswer},
@@ -37,7 +37,7 @@ pub const PENDING_LIMIT: Duration = Duration::from_secs(300);
 /// The start of the proxy's nonces. Discord accepts nonces of up to 32 bytes.
 const NONCE: &str = "gateway-proxy-";
 /// The start of every request that goes to Discord.
-const PREFIX: &[u8] = br#"{"op":8,"d":"#;
+pub(super) const PREFIX: &[u8] = br#"{"op":8,"d":"#;
 /// The most bytes that the proxy's nonce adds to a request.
 pub(super) const ROOM: usize = br#","nonce":"""#.len() + LONGEST_NONCE;
 
@@ -154,6 +154,8 @@ pub(super) enum Addressee {
     Session(u32, Vec<u8>),
     /// No client, because this is the second answer to a request.
     Nobody,
+    /// The proxy itself, which has asked for the members to be cached.
+    Proxy,
 }
 
 /// All requests of a shard that wait for Discord's answer.
@@ -233,6 +235,11 @@ impl Requests {
         self.pending.values().map(|pending| pending.since + PENDING_LIMIT).min()
     }
 
+    /// Returns whether fewer than [`MAX_PENDING`] requests wait for an answer.
+    pub fn has_room(&self) -> bool {
+        self.pending.len() < MAX_PENDING
+    }
+
     /// Drops all requests, because Discord has begun a new session.
     pub fn forget_all(&mut self) {
         self.pending.clear();
@@ -263,7 +270,9 @@ impl Requests {
                 let is_last = index.map(|index| index + 1) >= at("chunk_count");
                 let had = request.repeated && index.is_some_and(|index| index < request.next_chunk);
                 let told = request.answered || had;
-                let addressee = if told {
+                let addressee = if request.session == NOBODY {
+                    Addressee::Proxy
+                } else if told {
                     Addressee::Nobody
                 } else {
                     Addressee::Session(request.session, restore(data, request.nonce.as_deref())?)
@@ -283,6 +292,7 @@ impl Requests {
                 let request = &mut self.pending.get_mut(&number)?.request;
                 let meta = restore(meta, request.nonce.as_deref())?;
                 let addressee = match request.answered || request.next_chunk > 0 {
+                    _ if request.session == NOBODY => Addressee::Proxy,
                     true => Addressee::Nobody,
                     false => Addressee::Session(request.session, edit::with(data, "meta", &meta).ok()?),
                 };
@@ -328,7 +338,7 @@ impl Shard {
     ///
     /// Without GUILD_MEMBERS among the shard's own intents Discord does not say who joins and leaves, so the cache can
     /// not answer. Presences go only to a client that has GUILD_PRESENCES (docs: Request Guild Members).
-    pub(super) fn request_members(&mut self, number: u32, data: &[u8]) -> Result<Option<Vec<u8>>, Close> {
+    pub(super) fn request_members(&mut self, now: Time, number: u32, data: &[u8]) -> Result<Option<Vec<u8>>, Close> {
         let client = self.clients.get_mut(&number);
         let ours = Intents(self.settings.intents);
         let theirs = client.as_ref().map_or(Intents(0), |client| client.session.options.intents);
@@ -342,15 +352,16 @@ impl Shard {
         let answer = request.and_then(|request| self.cached.now(&self.log).answer(request));
         match (answer, client) {
             (Some(_), Some(client)) if client.answers.is_full() => {
-                Err((close::RATE_LIMITED, "too many requests for members are not answered yet"))
+                return Err((close::RATE_LIMITED, "too many requests for members are not answered yet"));
             }
             (Some(answer), Some(client)) => {
                 client.answers.push(answer);
                 self.wake.clients = true;
-                Ok(None)
+                return Ok(None);
             }
-            _ => Ok(Some([PREFIX, data, b"}"].concat())),
+            _ => {}
         }
+        Ok(if self.holds(now, number, data) { None } else { Some([PREFIX, data, b"}"].concat()) })
     }
 }
 

@@ -319,6 +319,7 @@ impl Shard {
             client.session.forget_before(oldest);
         }
         shard.look_at(now);
+        shard.prefetch_all(now);
         Ok(shard)
     }
 

@@ -8,7 +8,7 @@ use crate::{
     protocol::{Time, library::Library},
     upstream::loss::Reason,
 };
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 /// See the module's description. All counts only grow.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +38,8 @@ pub struct Described {
     pub library: Library,
     /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
     pub lag: u64,
+    /// How long the next event for the client has been in the log.
+    pub lag_time: Duration,
     /// The sequence of the last dispatch that the client was sent.
     pub sequence: u64,
 }
@@ -58,12 +60,14 @@ impl Shard {
         (now + self.tally.sent_by_gone + self.tally.replayed).saturating_sub(self.tally.sent_before)
     }
 
-    /// Describes the client of session `number`.
-    pub fn describe(&self, number: u32) -> Option<Described> {
+    /// Describes the client of session `number`, at the time `now`.
+    pub fn describe(&self, now: Time, number: u32) -> Option<Described> {
         let session = &self.clients.get(&number)?.session;
+        let lag = if session.is_resumable() { self.log.next().saturating_sub(session.cursor()) } else { 0 };
         Some(Described {
             library: session.options.library,
-            lag: if session.is_resumable() { self.log.next().saturating_sub(session.cursor()) } else { 0 },
+            lag,
+            lag_time: if lag == 0 { Duration::ZERO } else { self.marks.age(now, session.cursor()) },
             sequence: session.sequence(),
         })
     }

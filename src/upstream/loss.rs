@@ -5,7 +5,7 @@
 pub enum Reason {
     /// Discord sent a close frame.
     Closed,
-    /// The connection ended without a close frame, or its bytes could not be decompressed or decrypted.
+    /// The connection ended without a close frame, or its bytes could not be decrypted.
     Lost,
     /// A connection could not be made.
     Unreachable,
@@ -17,7 +17,7 @@ pub enum Reason {
     NoHeartbeatAck,
     /// HELLO, READY or the next event of a replay did not come in time, or connecting took too long.
     Timeout,
-    /// A payload could not be read.
+    /// A payload could not be read or decompressed, or the WebSocket protocol was violated.
     Unreadable,
     /// An operator asked for the reconnect.
     ByHand,

@@ -3,6 +3,7 @@
 //! (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
 
 mod browser;
+mod changed_file;
 mod commands;
 mod logs;
 mod metrics;
@@ -10,6 +11,7 @@ mod page;
 mod queue;
 mod reload;
 mod repair;
+mod trace;
 #[path = "../support/mod.rs"]
 mod support;
 mod wire;
