@@ -9,7 +9,10 @@ use super::{
     http::{Operator, Response},
     metrics, page, status,
 };
-use crate::data_core::{Repair, ToCore};
+use crate::{
+    data_core::{Repair, ToCore},
+    upstream::loss::Reason,
+};
 use serde_json::json;
 use std::{net::SocketAddr, rc::Rc};
 
@@ -45,7 +48,7 @@ impl Control {
                     Repair::Reconnect => "an operator makes it reconnect and resume",
                     Repair::Identify => "an operator makes it begin a new session",
                 };
-                self.tell_shard(shard, ToCore::Repair(shard, repair), text, peer)
+                self.tell_shard(shard, ToCore::Repair(shard, repair, Reason::ByHand), text, peer)
             }
             Operator::Trace(shard, on) => {
                 let text = if on { "an operator begins a trace of its frames" } else { "an operator ends its trace" };

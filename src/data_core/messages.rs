@@ -127,7 +127,7 @@ pub struct Change {
     pub presences: Option<Vec<Box<RawValue>>>,
 }
 
-/// How an operator wants a shard repaired.
+/// How a shard is repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
     /// With a new connection, on which the session is resumed.
@@ -219,8 +219,8 @@ pub enum ToCore<S = OwnedFd> {
     Report(u64),
     /// The operator has changed the configuration.
     Change(Box<Change>),
-    /// An operator wants the shard with this id repaired.
-    Repair(u32, Repair),
+    /// The shard with this id has to be repaired, because an operator or the watchdog wants that.
+    Repair(u32, Repair, Reason),
     /// Switches the trace of the frames of the shard with this id on or off.
     Trace(u32, bool),
     /// A slot of the watchdog has ended. The core answers with [`ToControl::SlotEnded`].

@@ -34,7 +34,8 @@ mod watch;
 
 pub use client::{close_for, command_text};
 pub use messages::{
-    Arrival, Change, Changed, CoreReport, Dialled, EndOfSlot, Entry, Parcel, Plan, Repair, SlotReport, ToControl, ToCore,
+    Arrival, Change, Changed, CoreReport, Dialled, EndOfSlot, Entry, Parcel, Plan, Repair, SlotReport, ToControl,
+    ToCore,
 };
 pub use state::{NoStates, StateFiles, States};
 
@@ -333,9 +334,9 @@ impl<I: Io> DataCore<I> {
                 self.core.tell(ToControl::Reports(number, Box::new(report)));
             }
             ToCore::Change(change) => self.change(&change),
-            ToCore::Repair(shard, repair) => self.call(shard, |hosted, core| match repair {
-                Repair::Reconnect => hosted.shard.reconnect_by_hand(core.now),
-                Repair::Identify => hosted.shard.identify_by_hand(core.now),
+            ToCore::Repair(shard, repair, reason) => self.call(shard, |hosted, core| match repair {
+                Repair::Reconnect => hosted.shard.reconnect(core.now, reason),
+                Repair::Identify => hosted.shard.identify_anew(core.now, reason),
             }),
             ToCore::Trace(shard, on) => self.call(shard, |hosted, core| hosted.set_trace(core, on)),
             ToCore::EndSlot(end) => {
@@ -347,8 +348,9 @@ impl<I: Io> DataCore<I> {
     }
 
     fn report(&mut self) -> CoreReport {
-        let shards =
-            (0..self.shards.len()).filter_map(|index| self.contained(index, |hosted, core| hosted.report(core))).collect();
+        let shards = (0..self.shards.len())
+            .filter_map(|index| self.contained(index, |hosted, core| hosted.report(core)))
+            .collect();
         let (compression_input, compression_output) = count::total();
         let core = &mut self.core;
         CoreReport {

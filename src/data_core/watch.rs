@@ -48,7 +48,10 @@ mod tests {
         log::Limits,
         protocol::{ShardId, Time, event::EventKind},
         shard::{Settings, Shard},
-        upstream::session::{Action, Identity, Status},
+        upstream::{
+            loss::Reason,
+            session::{Action, Identity, Status},
+        },
         watchdog::{Ailment, Finding, SLOT},
     };
     use std::{rc::Rc, time::Duration};
@@ -87,7 +90,8 @@ mod tests {
         shard.upstream_payload(now, br#"{"op":10,"d":{"heartbeat_interval":300000}}"#).expect("HELLO");
         shard.upstream_permitted(now);
         let sent = std::iter::from_fn(|| shard.poll_upstream(now));
-        let resumes = sent.filter(|action| matches!(action, Action::Send(payload) if payload.starts_with(br#"{"op":6"#)));
+        let resumes =
+            sent.filter(|action| matches!(action, Action::Send(payload) if payload.starts_with(br#"{"op":6"#)));
         if resumes.count() > 0 {
             feed(hosted, now, discord, "RESUMED", "{}");
             return 6;
@@ -110,7 +114,7 @@ mod tests {
                 resume_window: Duration::from_secs(60),
                 cache: Flags::default(),
                 prefetch_members: false,
-        honor_client_intents: true,
+                honor_client_intents: true,
                 intents: 1,
                 denied: Default::default(),
                 voice_grace: Duration::from_secs(60),
@@ -176,14 +180,14 @@ mod tests {
         // A RESUME does not help.
         let now = proxy.now;
         let (hosted, discord) = proxy.shard(4);
-        hosted.shard.reconnect_by_hand(now);
+        hosted.shard.reconnect(now, Reason::Watchdog);
         assert_eq!(connect(hosted, now, discord), 6);
         proxy.run(20);
         assert_eq!(proxy.sick.len(), 1);
         // The guilds of a new session are no sign that events come again, and the next event is.
         let now = proxy.now;
         let (hosted, discord) = proxy.shard(4);
-        hosted.shard.identify_by_hand(now);
+        hosted.shard.identify_anew(now, Reason::Watchdog);
         assert_eq!(connect(hosted, now, discord), 2);
         for id in 1..=GUILDS {
             feed(hosted, now, discord, "GUILD_CREATE", &format!(r#"{{"id":"{id}"}}"#));

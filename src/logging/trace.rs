@@ -128,7 +128,9 @@ fn take_string(text: &str) -> Option<(&str, &str)> {
 fn push_text(out: &mut String, literal: &str, token: &str) {
     // A text may contain the token with escaped characters.
     let has_token = |text: &str| !token.is_empty() && text.contains(token);
-    if has_token(literal) || literal.contains('\\') && string::unescape(literal.as_bytes()).is_some_and(|text| has_token(&text)) {
+    if has_token(literal)
+        || literal.contains('\\') && string::unescape(literal.as_bytes()).is_some_and(|text| has_token(&text))
+    {
         out.push('…');
         return;
     }
@@ -152,7 +154,10 @@ mod tests {
     fn secrets_are_blanked_and_texts_are_short() {
         let long = "x".repeat(5000);
         for (payload, expected) in [
-            (r#"{"op":2,"d":{"token":"MTAw.simula.tor","intents":513}}"#, r#"{"op":2,"d":{"token":"…","intents":513}}"#),
+            (
+                r#"{"op":2,"d":{"token":"MTAw.simula.tor","intents":513}}"#,
+                r#"{"op":2,"d":{"token":"…","intents":513}}"#,
+            ),
             (r#"{"op":6,"d":{"session_id" : "abc","seq":5}}"#, r#"{"op":6,"d":{"session_id" : "…","seq":5}}"#),
             (r#"{"tok\u0065n":"abc","a":"b"}"#, r#"{"tok\u0065n":"…","a":"b"}"#),
             (r#"{"content":"it is MTAw.simula.tor, keep it"}"#, r#"{"content":"…"}"#),

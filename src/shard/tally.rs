@@ -98,15 +98,16 @@ impl Shard {
         &self.settings
     }
 
-    /// Closes the connection to Discord and resumes on a new one, at an operator's request.
-    pub fn reconnect_by_hand(&mut self, now: Time) {
-        self.upstream.reconnect(now, Reason::ByHand);
+    /// Closes the connection to Discord and resumes on a new one, because an operator or the watchdog wants that.
+    pub fn reconnect(&mut self, now: Time, reason: Reason) {
+        self.upstream.reconnect(now, reason);
         self.wake.upstream = true;
     }
 
-    /// Ends the session with Discord and begins a new one with the next permit, at an operator's request.
-    pub fn identify_by_hand(&mut self, now: Time) {
-        self.upstream.renew(now);
+    /// Ends the session with Discord and begins a new one with the next permit, because an operator or the watchdog
+    /// wants that.
+    pub fn identify_anew(&mut self, now: Time, reason: Reason) {
+        self.upstream.renew(now, reason);
         self.wake.upstream = true;
     }
 }

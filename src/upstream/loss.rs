@@ -21,11 +21,13 @@ pub enum Reason {
     Unreadable,
     /// An operator asked for the reconnect.
     ByHand,
+    /// The watchdog found that the shard gets no events.
+    Watchdog,
 }
 
 impl Reason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Closed,
         Self::Lost,
         Self::Unreachable,
@@ -35,6 +37,7 @@ impl Reason {
         Self::Timeout,
         Self::Unreadable,
         Self::ByHand,
+        Self::Watchdog,
     ];
 
     /// The value of the label `reason`.
@@ -49,6 +52,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Unreadable => "unreadable",
             Self::ByHand => "by_hand",
+            Self::Watchdog => "watchdog",
         }
     }
 }

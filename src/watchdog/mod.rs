@@ -292,10 +292,11 @@ impl ShardWatch {
                 habit.call_sick();
             }
         }
-        self.sick = std::iter::once(ANY).chain(0..KINDS).find(|index| self.habits[*index].is_sick()).map(|index| Finding {
-            ailment: if index == ANY { Ailment::NoEvents } else { Ailment::None(EventKind::ALL[index]) },
-            silent: SLOT * self.habits[index].silent(),
-        });
+        self.sick =
+            std::iter::once(ANY).chain(0..KINDS).find(|index| self.habits[*index].is_sick()).map(|index| Finding {
+                ailment: if index == ANY { Ailment::NoEvents } else { Ailment::None(EventKind::ALL[index]) },
+                silent: SLOT * self.habits[index].silent(),
+            });
     }
 }
 

@@ -1,9 +1,6 @@
 //! The configuration file changes while the proxy runs, and the proxy reads it without being told.
 
-use crate::{
-    ask, start, status,
-    support::wait_until,
-};
+use crate::{ask, start, status, support::wait_until};
 use serde_json::{Value, json};
 use std::{fs, path::Path};
 

@@ -11,9 +11,9 @@ mod page;
 mod queue;
 mod reload;
 mod repair;
-mod trace;
 #[path = "../support/mod.rs"]
 mod support;
+mod trace;
 mod wire;
 
 use serde_json::Value;

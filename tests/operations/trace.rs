@@ -36,7 +36,11 @@ fn the_payloads_of_one_shard_are_written_without_secrets() {
     wait_until("a traced event", || {
         for shard in 0..2 {
             simulator.emit(shard, 1);
-            simulator.dispatch(shard, "INTERACTION_CREATE", r#"{"token":"of an interaction","data":{"custom_id":"x"}}"#);
+            simulator.dispatch(
+                shard,
+                "INTERACTION_CREATE",
+                r#"{"token":"of an interaction","data":{"custom_id":"x"}}"#,
+            );
         }
         let all = traced(NAME);
         if all.iter().any(|line| line["message"].as_str().is_some_and(|text| text.contains("INTERACTION_CREATE"))) {
@@ -50,10 +54,13 @@ fn the_payloads_of_one_shard_are_written_without_secrets() {
     let resume = wait_until("the RESUME", || {
         let all = traced(NAME);
         all.into_iter()
-            .find(|line| line["way"] == "sent" && line["message"].as_str().is_some_and(|text| text.contains("\"op\":6")))
+            .find(|line| {
+                line["way"] == "sent" && line["message"].as_str().is_some_and(|text| text.contains("\"op\":6"))
+            })
             .ok_or_else(|| "it is not there".to_owned())
     });
-    let shown: Value = serde_json::from_str(resume["message"].as_str().expect("a text")).expect("a short payload is JSON");
+    let shown: Value =
+        serde_json::from_str(resume["message"].as_str().expect("a text")).expect("a short payload is JSON");
     assert_eq!((&shown["d"]["token"], &shown["d"]["session_id"]), (&json!("…"), &json!("…")));
     for line in traced(NAME) {
         let text = line.to_string();
@@ -75,7 +82,8 @@ fn the_payloads_of_one_shard_are_written_without_secrets() {
         });
     }
     wait_until("the loss of the third connection", || {
-        let losses = |line: &&Value| line["message"].as_str().is_some_and(|text| text.starts_with("lost the connection"));
+        let losses =
+            |line: &&Value| line["message"].as_str().is_some_and(|text| text.starts_with("lost the connection"));
         let count = lines(NAME).iter().filter(losses).count();
         if count >= 3 { Ok(()) } else { Err(format!("{count}")) }
     });

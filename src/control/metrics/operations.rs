@@ -155,9 +155,11 @@ fn shards(reports: &[Report], at: Time) -> Vec<MetricFamily> {
             GAUGE,
             &|report| Some(report.prefetch_waiting as f64),
         ),
-        count("gateway_shard_prefetch_guilds_total", "Guilds whose members the proxy has asked for and got", |report| {
-            report.prefetched
-        }),
+        count(
+            "gateway_shard_prefetch_guilds_total",
+            "Guilds whose members the proxy has asked for and got",
+            |report| report.prefetched,
+        ),
         count("gateway_shard_client_resumes_total", "RESUMEs of clients that were served", |report| report.resumed),
         per_shard(
             "gateway_shard_client_lag_events",

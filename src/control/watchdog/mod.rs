@@ -13,6 +13,7 @@ use crate::{
     config::Watchdog,
     data_core::{EndOfSlot, Repair, SlotReport, ToCore},
     protocol::Time,
+    upstream::loss::Reason,
     watchdog::{Ailment, Finding, Pulse, SLOT},
 };
 use repairs::Repairs;
@@ -148,7 +149,7 @@ impl Control {
             };
             tracing::warn!(shard, "{text}");
             self.feed.borrow_mut().note(now, Some(*shard), text);
-            if core.send(ToCore::Repair(*shard, repair)).is_err() {
+            if core.send(ToCore::Repair(*shard, repair, Reason::Watchdog)).is_err() {
                 tracing::warn!(shard, "the shard's core is too busy to repair it");
             }
         }
