@@ -3,8 +3,6 @@
 //! Every allocation of the process is counted, so nothing is left out: records, chunks, indices, tables, and what the
 //! allocator was asked for in vain. The same world is cached with one thing more each time; the difference is its price.
 
-include!("../tests/support/world.rs");
-
 use gateway_proxy::{
     cache::{Cache, Flags},
     protocol::event::EventKind,

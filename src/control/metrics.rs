@@ -4,7 +4,7 @@
 mod operations;
 mod watchdog;
 
-use super::{reload::Reloads, status::Gathered, waits::Waits, watchdog::Found};
+use super::{reload::Reloads, status::CoreReports, waits::PermitWaits, watchdog::Found};
 use crate::{
     protocol::event::EventKind,
     shard::report::{LATENCY_BUCKETS, Report},
@@ -23,7 +23,7 @@ pub struct ControlFigures {
     /// Connections refused because the remaining file descriptors are reserved for shards.
     pub refused: u64,
     /// Connections that lost their place at the door to a newer one.
-    pub revoked_guests: u64,
+    pub revoked_unauthenticated: u64,
     /// Answers to operators' requests and to `/health` that were cut off for a newer one.
     pub revoked_scrapes: u64,
     /// Requests without the bot's token that are being forwarded to Discord's API.
@@ -106,18 +106,18 @@ fn histogram(labels: Vec<LabelPair>, bounds: &[f64], counts: &[u64], sum: f64) -
 
 /// Renders all metrics. `started` is when the process began.
 pub(super) fn render(
-    gathered: &Gathered,
+    reports: &CoreReports,
     control: ControlFigures,
-    waits: &Waits,
+    waits: &PermitWaits,
     found: &Found,
     reloads: Reloads,
     started: SystemTime,
 ) -> String {
-    let reports = &gathered.shards;
-    let mut families = operations::families(gathered, waits, reloads, started);
-    families.extend(watchdog::families(gathered, found));
+    let shards = &reports.shards;
+    let mut families = operations::families(reports, waits, reloads, started);
+    families.extend(watchdog::families(reports, found));
     let mut per_shard = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Report) -> f64| {
-        let metrics = reports.iter().map(|report| {
+        let metrics = shards.iter().map(|report| {
             let labels = vec![label("shard", &report.shard.to_string())];
             if kind == COUNTER { counter(labels, value(report)) } else { gauge(labels, value(report)) }
         });
@@ -240,7 +240,7 @@ pub(super) fn render(
     per_shard("gateway_shard_sequence_gaps_total", "Sequences that Discord skipped", COUNTER, &|r| {
         r.upstream.gaps as f64
     });
-    let events = reports.iter().flat_map(|report| {
+    let events = shards.iter().flat_map(|report| {
         let shard = report.shard.to_string();
         let counted = EventKind::ALL.iter().zip(report.events).filter(|(_, count)| *count > 0);
         counted
@@ -252,7 +252,7 @@ pub(super) fn render(
         "gateway_shard_latency_histogram",
         "Round trips of heartbeats in seconds",
         MetricType::HISTOGRAM,
-        reports
+        shards
             .iter()
             .map(|report| {
                 let labels = vec![label("shard", &report.shard.to_string())];
@@ -272,7 +272,7 @@ pub(super) fn render(
             "gateway_connections_revoked_total",
             "Connections before IDENTIFY that gave way to newer ones",
             COUNTER,
-            control.revoked_guests as f64,
+            control.revoked_unauthenticated as f64,
         ),
         (
             "gateway_scrapes_revoked_total",

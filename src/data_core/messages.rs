@@ -1,4 +1,4 @@
-//! The messages between a data core and the control core, and the plan that a data core starts with.
+//! The messages between a data core and the control core, and the configuration that a data core starts with.
 
 use super::figures::Added;
 use crate::{
@@ -21,7 +21,7 @@ use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 /// What a data core needs to run its shards.
 #[derive(Clone)]
-pub struct Plan {
+pub struct CoreConfig {
     /// Index of the data core.
     pub index: usize,
     /// Ids of the core's shards.
@@ -64,8 +64,8 @@ pub struct Plan {
     pub memory: Arc<MemoryBudget>,
 }
 
-/// A client's connection on its way between two cores, as plain data that is not bound to a thread.
-pub struct Parcel<S = OwnedFd> {
+/// A client's connection taken apart: plain data that is not bound to a thread, on its way between two cores.
+pub struct ConnectionParts<S = OwnedFd> {
     /// The socket.
     pub socket: S,
     /// Bytes that were received and not handled yet.
@@ -76,7 +76,7 @@ pub struct Parcel<S = OwnedFd> {
 
 /// What a client has sent to the door.
 #[derive(Debug)]
-pub enum Entry {
+pub enum SessionRequest {
     /// IDENTIFY: the client wants a new session.
     Identify(Options),
     /// RESUME: the client wants to go on with a session.
@@ -89,13 +89,13 @@ pub enum Entry {
 }
 
 /// A client that the door hands to a data core.
-pub struct Arrival<S = OwnedFd> {
+pub struct NewClient<S = OwnedFd> {
     /// The client's connection.
-    pub parcel: Parcel<S>,
+    pub parts: ConnectionParts<S>,
     /// Id of the shard that the client wants.
     pub shard: u32,
     /// What the client has sent to the door.
-    pub entry: Entry,
+    pub request: SessionRequest,
     /// The API version in the client's URL. The door needs it when the connection comes back and the client identifies
     /// again.
     pub version: u8,
@@ -112,7 +112,7 @@ pub struct Dialled<S = OwnedFd> {
 }
 
 /// The parts of a changed configuration that concern the shards of a core.
-pub struct Change {
+pub struct ConfigChange {
     /// Limits of each shard's log.
     pub log: Limits,
     /// How long a detached session can be resumed.
@@ -123,7 +123,7 @@ pub struct Change {
     pub honor_client_intents: bool,
     /// Events that no client gets.
     pub denied: Denied,
-    /// The new presence of each shard, in the order of [`Plan::shards`]; `None`: the presences are unchanged.
+    /// The new presence of each shard, in the order of [`CoreConfig::shards`]; `None`: the presences are unchanged.
     pub presences: Option<Vec<Box<RawValue>>>,
 }
 
@@ -138,7 +138,7 @@ pub enum Repair {
 
 /// A change of the status of a shard's upstream session.
 #[derive(Clone, Copy, Debug)]
-pub struct Changed {
+pub struct StatusChange {
     /// Id of the shard.
     pub shard: u32,
     /// Time of the change.
@@ -198,11 +198,11 @@ pub struct SlotReport {
 
 /// Messages to a data core.
 pub enum ToCore<S = OwnedFd> {
-    /// Starts the shards of the plan. The control core sends it once.
-    Start(Box<Plan>),
+    /// Starts the shards of the configuration. The control core sends it once.
+    Start(Box<CoreConfig>),
     /// The identify queue permits this shard one IDENTIFY.
     Permit(u32),
-    /// `/gateway/bot` has returned another URL than the plan has.
+    /// `/gateway/bot` has returned another URL than the configuration has.
     GatewayUrl(String),
     /// The result of [`ToControl::Dial`].
     Dialled {
@@ -214,11 +214,11 @@ pub enum ToCore<S = OwnedFd> {
         result: Result<Box<Dialled<S>>, String>,
     },
     /// A client that the core has to serve.
-    Client(Box<Arrival<S>>),
+    Client(Box<NewClient<S>>),
     /// Asks for [`ToControl::Reports`] with this number.
     Report(u64),
     /// The operator has changed the configuration.
-    Change(Box<Change>),
+    ConfigChanged(Box<ConfigChange>),
     /// The shard with this id has to be repaired, because an operator or the watchdog wants that.
     Repair(u32, Repair, Reason),
     /// Switches the trace of the frames of the shard with this id on or off.
@@ -236,7 +236,7 @@ pub enum ToControl<S = OwnedFd> {
     Restored(u32),
     /// A shard's id, and the id of its session with Discord, by which clients may resume. Sent once when the shard
     /// begins, and whenever the session's id changes.
-    Named(u32, Option<String>),
+    UpstreamId(u32, Option<String>),
     /// The shard with this id wants a permit to identify.
     WantPermit(u32),
     /// A shard wants a connection to this URL. An earlier attempt of the same shard is void.
@@ -250,13 +250,13 @@ pub enum ToControl<S = OwnedFd> {
     },
     /// A client whose RESUME was refused or whose session is over, and its API version. The client may identify on the
     /// same connection.
-    Return(Box<Parcel<S>>, u8),
+    Return(Box<ConnectionParts<S>>, u8),
     /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
     /// What the core's shards showed in a slot, in answer to [`ToCore::EndSlot`].
     SlotEnded(Box<SlotReport>),
     /// The status of a shard's upstream session has changed.
-    Changed(Changed),
+    StatusChanged(StatusChange),
     /// A panic has happened and was contained.
     Panicked,
     /// A core could not start or can not go on, for this reason.

@@ -3,7 +3,7 @@
 //! The control core says when a slot ends, so there is no timer here, and without a watchdog there is no cost. What is
 //! judged, and how, is in [`crate::watchdog`].
 
-use super::{EndOfSlot, SlotReport, hosted::Hosted};
+use super::{EndOfSlot, SlotReport, hosted::HostedShard};
 use crate::{
     io::Io,
     watchdog::{Pulse, ShardWatch},
@@ -20,7 +20,7 @@ pub struct Watch {
 
 impl Watch {
     /// Handles the end of a slot. `core` is the index of the core, `shards` are all its shards.
-    pub fn end_slot<I: Io>(&mut self, core: usize, end: &EndOfSlot, shards: &[Hosted<I>]) -> SlotReport {
+    pub fn end_slot<I: Io>(&mut self, core: usize, end: &EndOfSlot, shards: &[HostedShard<I>]) -> SlotReport {
         self.shards.resize_with(shards.len(), ShardWatch::default);
         // The watchdog was off, or the core was too busy for a slot.
         let left_out = end.slot != self.last + 1;
@@ -67,7 +67,7 @@ mod tests {
 
     /// Two data cores with three shards each, what Discord sends them, and what the control core does in a slot.
     struct Proxy {
-        cores: [(Watch, Vec<Hosted<Uring>>); 2],
+        cores: [(Watch, Vec<HostedShard<Uring>>); 2],
         discord: Vec<Discord>,
         now: Time,
         slot: u64,
@@ -75,14 +75,14 @@ mod tests {
         sick: Vec<(u32, Finding)>,
     }
 
-    fn feed(hosted: &mut Hosted<Uring>, now: Time, discord: &mut Discord, name: &str, data: &str) {
+    fn feed(hosted: &mut HostedShard<Uring>, now: Time, discord: &mut Discord, name: &str, data: &str) {
         discord.sequence += 1;
         let payload = format!(r#"{{"t":"{name}","s":{},"op":0,"d":{data}}}"#, discord.sequence);
         hosted.shard.upstream_payload(now, payload.as_bytes()).expect("it can be read");
     }
 
     /// Makes the connection that the shard wants, and answers its IDENTIFY or RESUME. Returns the opcode.
-    fn connect(hosted: &mut Hosted<Uring>, now: Time, discord: &mut Discord) -> u8 {
+    fn connect(hosted: &mut HostedShard<Uring>, now: Time, discord: &mut Discord) -> u8 {
         let shard = &mut hosted.shard;
         shard.tick(now);
         while shard.poll_upstream(now).is_some() {}
@@ -128,7 +128,7 @@ mod tests {
                 let entropy = Box::new(|bytes: &mut [u8]| bytes.fill(1));
                 let id = ShardId { id, count: 6 };
                 let shard = Shard::new(id, settings.clone(), identity, "ws://discord".into(), None, entropy);
-                let mut hosted = Hosted::new(id.id / 2, shard);
+                let mut hosted = HostedShard::new(id.id / 2, shard);
                 assert_eq!(connect(&mut hosted, now, &mut discord[id.id as usize]), 2);
                 hosted
             };
@@ -136,7 +136,7 @@ mod tests {
             Self { cores, discord, now, slot: 0, before: Pulse::default(), sick: Vec::new() }
         }
 
-        fn shard(&mut self, id: u32) -> (&mut Hosted<Uring>, &mut Discord) {
+        fn shard(&mut self, id: u32) -> (&mut HostedShard<Uring>, &mut Discord) {
             (&mut self.cores[id as usize % 2].1[id as usize / 2], &mut self.discord[id as usize])
         }
 

@@ -11,10 +11,10 @@
 //! all members while the proxy's own request is on its way gets the answer of the cache when the request is answered.
 //! Bounded: one entry for each guild of the shard, and [`MOST_HELD`] requests of clients.
 
-use super::{NOBODY, Shard, requests};
+use super::{Shard, requests};
 use crate::{
     cache::MemberRequest,
-    protocol::{Time, intents::Intents, json},
+    protocol::{SessionKey, Time, intents::Intents, json},
 };
 use hashbrown::{HashMap, HashSet};
 use std::{collections::VecDeque, time::Duration};
@@ -60,7 +60,7 @@ pub(super) struct Prefetch {
     /// Guilds that were asked for within [`AGAIN`], by the proxy or by clients.
     recent: HashMap<u64, Time>,
     /// Requests of clients for the guild that is asked for, and the session of each.
-    held: Vec<(u32, Vec<u8>)>,
+    held: Vec<(SessionKey, Vec<u8>)>,
     /// Number of guilds that have been fetched.
     fetched: u64,
 }
@@ -171,9 +171,9 @@ fn retry_after(data: &[u8]) -> Duration {
 impl Shard {
     /// A guild has come. Asks for its members if the cache lacks some.
     pub(super) fn prefetch_guild(&mut self, now: Time, guild: u64) {
-        if self.cached.now(&self.log).lacks_members(guild) {
+        if self.cache.up_to_date(&self.log).lacks_members(guild) {
             self.prefetch.want(now, guild);
-            self.look_at(now);
+            self.schedule_maintenance(now);
         }
     }
 
@@ -181,7 +181,7 @@ impl Shard {
     pub(super) fn prefetch_all(&mut self, now: Time) {
         if self.settings.prefetch_members {
             self.prefetch.look = self.prefetch.look.min(now + PACE);
-            self.look_at(self.prefetch.look);
+            self.schedule_maintenance(self.prefetch.look);
         }
     }
 
@@ -199,17 +199,17 @@ impl Shard {
         }
         if now >= self.prefetch.look {
             self.prefetch.look = now + LOOK_AGAIN;
-            let guilds: Vec<u64> = self.cached.now(&self.log).guilds().map(|(guild, _)| guild).collect();
+            let guilds: Vec<u64> = self.cache.up_to_date(&self.log).guilds().map(|(guild, _)| guild).collect();
             guilds.into_iter().for_each(|guild| self.prefetch_guild(now, guild));
         }
         let was_asked = self.prefetch.asked.is_some();
         if self.upstream.accepts_commands() && self.limiter.queued() == 0 && self.requests.has_room() {
-            let cache = self.cached.now(&self.log);
+            let cache = self.cache.up_to_date(&self.log);
             if let Some(guild) = self.prefetch.next(now, |guild| cache.lacks_members(guild)) {
                 let presences = self.settings.cache.presences && self.may_see_presences();
                 let data = format!(r#"{{"guild_id":"{guild}","query":"","limit":0,"presences":{presences}}}"#);
                 // There is room, because no command waits.
-                let _ = self.limiter.push(NOBODY, [requests::PREFIX, data.as_bytes(), b"}"].concat());
+                let _ = self.limiter.push(SessionKey::NONE, [requests::PREFIX, data.as_bytes(), b"}"].concat());
                 self.wake.upstream = true;
             }
         }
@@ -217,7 +217,7 @@ impl Shard {
             self.release_held(now);
         }
         let next = self.prefetch.deadline().map_or(Time::MAX, |at| at.max(now + PACE));
-        self.look_at(next.min(self.prefetch.look));
+        self.schedule_maintenance(next.min(self.prefetch.look));
     }
 
     fn may_see_presences(&self) -> bool {
@@ -227,11 +227,11 @@ impl Shard {
     /// A chunk of an answer to the proxy itself has come.
     pub(super) fn prefetched_chunk(&mut self, now: Time, data: &[u8]) {
         let Some(guild) = json::get(data, "guild_id").and_then(json::parse_id) else { return };
-        let complete = !self.cached.now(&self.log).lacks_members(guild);
+        let complete = !self.cache.up_to_date(&self.log).lacks_members(guild);
         self.prefetch.chunk(now, guild, complete);
         if complete {
             self.release_held(now);
-            self.look_at(now);
+            self.schedule_maintenance(now);
         }
     }
 
@@ -241,19 +241,19 @@ impl Shard {
         if let Some(guild) = json::get(meta, "guild_id").and_then(json::parse_id) {
             self.prefetch.rate_limited(now, guild, retry_after(data));
             self.release_held(now);
-            self.look_at(now + PACE);
+            self.schedule_maintenance(now + PACE);
         }
     }
 
     /// A client's request goes to Discord. Returns whether it waits instead for the answer to the proxy's own request.
-    pub(super) fn holds(&mut self, now: Time, number: u32, data: &[u8]) -> bool {
+    pub(super) fn holds(&mut self, now: Time, key: SessionKey, data: &[u8]) -> bool {
         if !self.settings.prefetch_members {
             return false;
         }
         let Some(request) = MemberRequest::parse(data).filter(MemberRequest::is_for_all) else { return false };
         let asked = self.prefetch.asked.is_some_and(|asked| asked.guild == request.guild);
         if asked && self.prefetch.held.len() < MOST_HELD {
-            self.prefetch.held.push((number, data.to_vec()));
+            self.prefetch.held.push((key, data.to_vec()));
             return true;
         }
         self.prefetch.asked_by_client(now, request.guild);
@@ -262,11 +262,11 @@ impl Shard {
 
     /// Handles the requests that have waited, as if they came now.
     fn release_held(&mut self, now: Time) {
-        for (number, data) in std::mem::take(&mut self.prefetch.held) {
+        for (key, data) in std::mem::take(&mut self.prefetch.held) {
             // A client that has gone, or has too many requests that are not answered, gets no answer.
-            if let Ok(Some(command)) = self.request_members(now, number, &data)
-                && self.clients.contains_key(&number)
-                && self.limiter.push(number, command).is_ok()
+            if let Ok(Some(command)) = self.request_members(now, key, &data)
+                && self.clients.contains_key(&key)
+                && self.limiter.push(key, command).is_ok()
             {
                 self.wake.upstream = true;
             }

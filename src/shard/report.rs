@@ -46,7 +46,7 @@ pub const MAX_NAMED: usize = 32;
 
 /// The library and the connection of a client. All values come from fixed lists, so few different ones exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Dress {
+pub struct ClientKind {
     /// The library, as its IDENTIFY names it.
     pub library: Library,
     /// `json` or `etf`.
@@ -55,7 +55,7 @@ pub struct Dress {
     pub compression: &'static str,
 }
 
-impl Dress {
+impl ClientKind {
     /// The values for one connection.
     pub fn new(library: Library, encoding: Encoding, compression: &'static str) -> Self {
         Self { library, encoding: encoding.name(), compression }
@@ -66,7 +66,7 @@ impl Dress {
 #[derive(Clone, Copy, Debug)]
 pub struct ClientReport {
     /// The library and the connection.
-    pub dress: Dress,
+    pub kind: ClientKind,
     /// Since when the client is connected.
     pub since: Time,
     /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
@@ -83,7 +83,7 @@ pub struct ClientReport {
 
 /// Why the proxy closed the connection of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closing {
+pub enum CloseReason {
     /// The client fell off the log.
     Lagged,
     /// The client has sent no heartbeats.
@@ -104,7 +104,7 @@ pub enum Closing {
     Other,
 }
 
-impl Closing {
+impl CloseReason {
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; 9] = [
         Self::Lagged,
@@ -153,10 +153,10 @@ pub struct Traffic {
     pub received_bytes: u64,
     /// Bytes that the sockets of clients took.
     pub sent_bytes: u64,
-    /// Connections of clients that the proxy closed, by [`Closing`].
-    pub closings: [u64; Closing::ALL.len()],
-    /// The number of connected clients for each [`Dress`].
-    pub dresses: Vec<(Dress, u32)>,
+    /// Connections of clients that the proxy closed, by [`CloseReason`].
+    pub closes: [u64; CloseReason::ALL.len()],
+    /// The number of connected clients for each [`ClientKind`].
+    pub client_kinds: Vec<(ClientKind, u32)>,
     /// The first [`MAX_NAMED`] connected clients.
     pub clients: Vec<ClientReport>,
     /// The largest lag of a connected client, in log entries.
@@ -173,9 +173,9 @@ impl Traffic {
         self.lag = self.lag.max(client.lag);
         self.lag_time = self.lag_time.max(client.lag_time);
         self.kernel_bytes += client.kernel.unwrap_or(0) as u64;
-        match self.dresses.iter_mut().find(|(dress, _)| *dress == client.dress) {
+        match self.client_kinds.iter_mut().find(|(kind, _)| *kind == client.kind) {
             Some((_, count)) => *count += 1,
-            None => self.dresses.push((client.dress, 1)),
+            None => self.client_kinds.push((client.kind, 1)),
         }
         if self.clients.len() < MAX_NAMED {
             self.clients.push(client);
@@ -275,14 +275,14 @@ impl Shard {
             events: &self.events,
             active: self.status() == Status::Active,
             connects: self.upstream.counters().connects,
-            guilds: self.cached.guild_count(),
+            guilds: self.cache.guild_count(),
         }
     }
 
     /// The report of this shard. The caller fills in [`Report::traffic`].
     pub fn report(&mut self) -> Report {
         let attached = self.clients.values().filter(|client| client.session.connection.is_some()).count();
-        let cache = self.cached.now(&self.log);
+        let cache = self.cache.up_to_date(&self.log);
         let (counts, cache_bytes, cache_tables) = (cache.counts(), cache.heap(), cache.tables());
         Report {
             shard: self.id.id,

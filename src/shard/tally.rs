@@ -5,7 +5,7 @@
 
 use super::{Settings, Shard};
 use crate::{
-    protocol::{Time, library::Library},
+    protocol::{SessionKey, Time, library::Library},
     upstream::loss::Reason,
 };
 use std::{rc::Rc, time::Duration};
@@ -33,7 +33,7 @@ pub(super) struct Tally {
 
 /// What the shard knows about one connected client.
 #[derive(Clone, Copy, Debug)]
-pub struct Described {
+pub struct ClientStats {
     /// The library, as its IDENTIFY names it.
     pub library: Library,
     /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
@@ -46,7 +46,7 @@ pub struct Described {
 
 /// A change of the settings while the shard runs.
 #[derive(Clone)]
-pub struct Change {
+pub struct SettingsChange {
     /// The settings of all shards.
     pub settings: Settings,
     /// A new IDENTIFY, and a presence update (op 3) to send at once; `None`: both stay as they are.
@@ -60,11 +60,11 @@ impl Shard {
         (now + self.tally.sent_by_gone + self.tally.replayed).saturating_sub(self.tally.sent_before)
     }
 
-    /// Describes the client of session `number`, at the time `now`.
-    pub fn describe(&self, now: Time, number: u32) -> Option<Described> {
-        let session = &self.clients.get(&number)?.session;
+    /// Describes the client of session `key`, at the time `now`.
+    pub fn client_stats(&self, now: Time, key: SessionKey) -> Option<ClientStats> {
+        let session = &self.clients.get(&key)?.session;
         let lag = if session.is_resumable() { self.log.next().saturating_sub(session.cursor()) } else { 0 };
-        Some(Described {
+        Some(ClientStats {
             library: session.options.library,
             lag,
             lag_time: if lag == 0 { Duration::ZERO } else { self.marks.age(now, session.cursor()) },
@@ -74,10 +74,10 @@ impl Shard {
 
     /// Changes the settings. Sessions keep what they got at their IDENTIFY: `honor_client_intents` holds for clients
     /// that identify later.
-    pub fn change(&mut self, change: Change) {
+    pub fn change_settings(&mut self, change: SettingsChange) {
         self.log.set_limits(change.settings.log);
-        self.cached.now(&self.log);
-        self.cached.set_kept(change.settings.log.entries);
+        self.cache.up_to_date(&self.log);
+        self.cache.set_kept(change.settings.log.entries);
         self.voice.set_grace(change.settings.voice_grace);
         self.settings = Rc::new(change.settings);
         if let Some((identify, presence)) = change.presence {
@@ -93,7 +93,7 @@ impl Shard {
         self.upstream.last_loss()
     }
 
-    /// The settings, from which a caller makes a [`Change`].
+    /// The settings, from which a caller makes a [`SettingsChange`].
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -107,7 +107,7 @@ impl Shard {
     /// Ends the session with Discord and begins a new one with the next permit, because an operator or the watchdog
     /// wants that.
     pub fn identify_anew(&mut self, now: Time, reason: Reason) {
-        self.upstream.renew(now, reason);
+        self.upstream.begin_new_session(now, reason);
         self.wake.upstream = true;
     }
 }

@@ -1,8 +1,9 @@
 //! The configuration file changes while the proxy runs, and the proxy reads it without being told.
 
-use crate::{ask, start, status, support::wait_until};
+use crate::{ask, start, status};
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::fs;
+use support::{scratch_path, wait_until};
 
 const NAME: &str = "changed_file";
 
@@ -20,7 +21,7 @@ fn reloads(address: std::net::SocketAddr) -> (u64, u64) {
 #[test]
 fn a_changed_file_is_read_and_a_wrong_one_is_reported_once() {
     let (simulator, proxy) = start(NAME, &json!({"reload_on_change": true, "log_level": "info"}));
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(NAME);
+    let directory = scratch_path(NAME);
     let path = directory.join("config.json");
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).expect("the file")).expect("JSON");
     let wait_for = |expected: (u64, u64)| {

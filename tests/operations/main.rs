@@ -1,9 +1,10 @@
-//! What operators use: the live page (`page`), metrics (`metrics`), the subcommands (`commands`), reading the
-//! configuration again (`reload`), repairing a shard (`repair`), events and compression that clients do not get
-//! (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
+//! What operators use: the live page (`page`), metrics (`metrics`), the command line (`command_line`) and its
+//! subcommands (`commands`), reading the configuration again (`reload`), repairing a shard (`repair`), events and
+//! compression that clients do not get (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
 
 mod browser;
 mod changed_file;
+mod command_line;
 mod commands;
 mod logs;
 mod metrics;
@@ -11,8 +12,6 @@ mod page;
 mod queue;
 mod reload;
 mod repair;
-#[path = "../support/mod.rs"]
-mod support;
 mod trace;
 mod wire;
 

@@ -1,17 +1,13 @@
 //! The trace of one shard's payloads, and lines of the log that repeat.
 
-use crate::{
-    HTTP_TOKEN, ask, client, run, start,
-    support::{TOKEN, wait_until},
-    text,
-};
-use gateway_proxy::compression::Transport;
+use crate::{HTTP_TOKEN, ask, client, run, start, text};
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::fs;
+use support::{TOKEN, Transport, scratch_path, wait_until};
 
 /// The complete lines of the proxy's log, which is JSON.
 fn lines(name: &str) -> Vec<Value> {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).join("gateway-proxy.log");
+    let path = scratch_path(name).join("gateway-proxy.log");
     let log = fs::read_to_string(path).expect("the log");
     let complete = log.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     complete.map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"))).collect()
@@ -25,7 +21,7 @@ fn traced(name: &str) -> Vec<Value> {
 fn the_payloads_of_one_shard_are_written_without_secrets() {
     const NAME: &str = "trace";
     let (simulator, proxy) = start(NAME, &json!({"http_token": HTTP_TOKEN, "log_format": "json", "log_level": "info"}));
-    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(NAME);
+    let directory = scratch_path(NAME);
     let _clients = [0, 1].map(|shard| client(&proxy, (shard, 2), Transport::None));
     simulator.emit(1, 1);
     assert_eq!(ask(proxy.address, "POST", "/admin/shards/1/trace/on", None).status, 401);

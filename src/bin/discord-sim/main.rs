@@ -4,11 +4,9 @@
 mod bot;
 mod cli;
 mod client;
-mod clock;
 mod control;
 mod gateway;
 mod http;
-mod json;
 mod link;
 mod relay;
 mod rest;
@@ -16,7 +14,6 @@ mod serve;
 mod signals;
 mod tls;
 mod voice;
-mod world;
 
 use clap::Parser;
 use cli::{Cli, Command};

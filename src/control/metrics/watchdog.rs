@@ -2,14 +2,14 @@
 
 use super::{counter, family, gauge, label};
 use crate::{
-    control::{status::Gathered, watchdog::Found},
+    control::{status::CoreReports, watchdog::Found},
     watchdog::Ailment,
 };
 use prometheus::proto::{MetricFamily, MetricType};
 
 /// All metrics of this module.
-pub(super) fn families(gathered: &Gathered, found: &Found) -> Vec<MetricFamily> {
-    let sick = gathered.shards.iter().map(|report| {
+pub(super) fn families(reports: &CoreReports, found: &Found) -> Vec<MetricFamily> {
+    let sick = reports.shards.iter().map(|report| {
         let value = match found.of(report.shard) {
             None => 0.0,
             Some(Ailment::NoEvents) => 1.0,

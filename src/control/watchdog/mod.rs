@@ -159,7 +159,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{control::feed::What, protocol::event::EventKind};
+    use crate::{control::feed::FeedEvent, protocol::event::EventKind};
 
     fn report(core: usize, slot: u64, sick: &[(u32, Ailment)]) -> SlotReport {
         let finding = |ailment| Finding { ailment, silent: SLOT * 24 };
@@ -181,8 +181,8 @@ mod tests {
             let slot = found.end_slot().slot;
             found.take(report(core, slot, sick), Time::ZERO, &mut feed);
         }
-        let notes = feed.entries().map(|entry| match &entry.what {
-            What::Note { shard, text } => format!("{}: {text}", shard.expect("a shard")),
+        let notes = feed.entries().map(|entry| match &entry.event {
+            FeedEvent::Note { shard, text } => format!("{}: {text}", shard.expect("a shard")),
             other => panic!("{other:?}"),
         });
         assert_eq!(

@@ -133,8 +133,8 @@ fn commands_of_clients_go_first() {
     // The client uses up what Discord allows, so its last commands wait.
     for number in 0..115 {
         let text = format!(r#"{{"op":31,"d":{{"guild_ids":["{number}"]}}}}"#);
-        let Client { number, connection, outbox, .. } = &mut client;
-        world.shard.command(world.now, *number, *connection, text.as_bytes(), outbox).unwrap();
+        let Client { key, connection, outbox, .. } = &mut client;
+        world.shard.command(world.now, *key, *connection, text.as_bytes(), outbox).unwrap();
     }
     let sent = sent_upstream(&mut world);
     assert!(sent.iter().all(|sent| sent["op"] == 31) && sent.len() == 110, "{}", sent.len());
