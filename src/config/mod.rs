@@ -18,7 +18,7 @@ use crate::{cache::Flags, compression::Transport, protocol::denied::Denied};
 pub use error::{ConfigError, ShardRangeError};
 pub use group::{INDEX_VARIABLE, ShardGroup};
 pub use network::{AdminAddress, Network};
-pub use operators::{Differences, LogFormat};
+pub use operators::{Differences, LogFormat, Watchdog};
 use presence::Presence;
 use reader::Reader;
 use serde_json::{Map, Value, value::RawValue};
@@ -110,6 +110,9 @@ pub struct Config {
     pub externally_accessible_url: String,
     /// The parts of guilds that are cached.
     pub cache: Flags,
+    /// Shards ask Discord for the members of guilds that the cache does not know. `cache` then has members, and `intents`
+    /// the intent GUILD_MEMBERS.
+    pub prefetch_members: bool,
     /// The CPUs that the data cores run on.
     pub cores: Cores,
     /// CPU id of the control core; `None`: the proxy chooses one.
@@ -134,6 +137,10 @@ pub struct Config {
     /// The token that requests to operators' routes have to show. `None`: the routes that only show something need no
     /// token, and those that change something are restricted.
     pub http_token: Option<Token>,
+    /// The file is read again when it changes.
+    pub reload_on_change: bool,
+    /// What happens to a shard that gets no events any more.
+    pub watchdog: Watchdog,
     /// See [`Config::voice_grace`]; `None`: the key is missing.
     voice_grace: Option<Duration>,
     /// Shards join their voice channels again after Discord's session was lost (`voice_after_loss`).
@@ -222,6 +229,7 @@ impl Config {
             allowed_hosts: reader.strings("allowed_hosts", "a list of host names such as [\"proxy.example.com\"]")?,
             externally_accessible_url: read_url(&mut reader, port)?,
             cache,
+            prefetch_members: operators::read_prefetch(&mut reader, cache, intents)?,
             cores: read_cores(&mut reader)?,
             control_core: reader.number("control_core", (0, 1 << 16))?.map(|cpu| cpu as usize),
             upstream_compression: read_compression(&mut reader)?,
@@ -233,6 +241,8 @@ impl Config {
             denied,
             client_compression: reader.bool("client_compression", true)?,
             http_token: operators::read_http_token(&mut reader)?,
+            reload_on_change: reader.bool("reload_on_change", true)?,
+            watchdog: operators::read_watchdog(&mut reader)?,
             voice_grace: reader.number("voice_grace", (0, 3600))?.map(Duration::from_secs),
             voice_rejoin: read_after_loss(&mut reader)?,
             gateway_hosts: reader.strings("gateway_hosts", "a list of host names such as [\"discord.gg\"]")?,

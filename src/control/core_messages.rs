@@ -57,6 +57,7 @@ impl Control {
                         }
                     }
                 }
+                ToControl::SlotEnded(report) => self.slot_ended(*report),
                 ToControl::StatusChanged(change) => self.feed.borrow_mut().add_status_change(change),
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);

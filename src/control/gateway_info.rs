@@ -8,7 +8,7 @@ use super::{
     saved_gateway::SavedGateway,
     seconds,
 };
-use crate::{data_core::ToCore, state_dir::StateDir};
+use crate::data_core::ToCore;
 use std::time::Duration;
 
 impl Control {
@@ -92,25 +92,5 @@ impl Control {
         }
         *self.gateway.borrow_mut() = Some(SavedGateway { url, shards: recommended });
         Ok(())
-    }
-
-    pub(super) fn state_dir(&self) -> Option<StateDir> {
-        self.config.state_dir.as_deref().map(|path| StateDir::new(path, self.config.token.bare()))
-    }
-
-    /// The answer of `/gateway/bot` that the last process stored; `None`: there is no file, or it can not be used.
-    pub(super) fn saved_gateway(&self) -> Option<SavedGateway> {
-        SavedGateway::load(&self.state_dir()?).unwrap_or_else(|error| {
-            tracing::warn!("gateway.json, which the last process wrote, is not used: {error}");
-            None
-        })
-    }
-
-    /// Stores the gateway URL and the number of shards for the next process, in the directory of the state files.
-    pub(super) fn save_gateway(&self) {
-        let (Some(directory), Some(gateway)) = (self.state_dir(), &*self.gateway.borrow()) else { return };
-        if let Err(error) = gateway.store(&directory) {
-            tracing::error!("gateway.json can not be written to `state_dir`: {error}");
-        }
     }
 }

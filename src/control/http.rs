@@ -48,6 +48,8 @@ pub enum Operator {
     Reload,
     /// POST `/admin/shards/<id>/reconnect` and `…/identify`.
     Repair(u32, Repair),
+    /// POST `/admin/shards/<id>/trace/on` and `…/trace/off`.
+    Trace(u32, bool),
 }
 
 /// The parameters of a gateway URL (docs: Gateway, Connecting).
@@ -254,13 +256,15 @@ fn changing(path: &str) -> Option<Operator> {
     if action == "reload" {
         return Some(Operator::Reload);
     }
-    let (shard, repair) = action.strip_prefix("shards/")?.split_once('/')?;
-    let repair = match repair {
-        "reconnect" => Repair::Reconnect,
-        "identify" => Repair::Identify,
-        _ => return None,
-    };
-    shard.parse().ok().map(|shard| Operator::Repair(shard, repair))
+    let (shard, action) = action.strip_prefix("shards/")?.split_once('/')?;
+    let shard = shard.parse().ok()?;
+    match action {
+        "reconnect" => Some(Operator::Repair(shard, Repair::Reconnect)),
+        "identify" => Some(Operator::Repair(shard, Repair::Identify)),
+        "trace/on" => Some(Operator::Trace(shard, true)),
+        "trace/off" => Some(Operator::Trace(shard, false)),
+        _ => None,
+    }
 }
 
 /// The token in `Authorization: Bearer …`.

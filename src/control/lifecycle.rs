@@ -44,6 +44,8 @@ impl Control {
         let stopped = Rc::new(Cell::new(0));
         glommio::spawn_local(self.clone().receive_from_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
+        glommio::spawn_local(self.clone().watch_shards()).detach();
+        glommio::spawn_local(self.clone().every_second()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
         let end = self.serve(&mut inbox).await;
         if let Err(failure) = &end {

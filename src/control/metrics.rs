@@ -2,8 +2,9 @@
 //! so that their dashboards work with this one.
 
 mod operations;
+mod watchdog;
 
-use super::{reload::Reloads, status::CoreReports, waits::PermitWaits};
+use super::{reload::Reloads, status::CoreReports, waits::PermitWaits, watchdog::Found};
 use crate::{
     protocol::event::EventKind,
     shard::report::{LATENCY_BUCKETS, Report},
@@ -104,15 +105,17 @@ fn histogram(labels: Vec<LabelPair>, bounds: &[f64], counts: &[u64], sum: f64) -
 }
 
 /// Renders all metrics. `started` is when the process began.
-pub fn render(
+pub(super) fn render(
     reports: &CoreReports,
     control: ControlFigures,
     waits: &PermitWaits,
+    found: &Found,
     reloads: Reloads,
     started: SystemTime,
 ) -> String {
     let shards = &reports.shards;
     let mut families = operations::families(reports, waits, reloads, started);
+    families.extend(watchdog::families(reports, found));
     let mut per_shard = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Report) -> f64| {
         let metrics = shards.iter().map(|report| {
             let labels = vec![label("shard", &report.shard.to_string())];

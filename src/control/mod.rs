@@ -11,9 +11,11 @@ pub mod connection;
 mod core_messages;
 mod dial;
 mod door;
+mod every_second;
 mod external_queue;
 mod failure;
 mod feed;
+mod file_watch;
 mod forward;
 mod gateway_info;
 pub mod hosts;
@@ -35,6 +37,7 @@ mod starter;
 mod status;
 mod threads;
 mod waits;
+mod watchdog;
 
 use crate::{
     config::Config,
@@ -128,6 +131,7 @@ struct Control {
     live: RefCell<Rc<Config>>,
     reloading: Reloading,
     reloads: Cell<reload::Reloads>,
+    file_watch: RefCell<file_watch::FileWatch>,
     epoch: Instant,
     /// The wall-clock time at `epoch`.
     started: SystemTime,
@@ -170,6 +174,8 @@ struct Control {
     feed: RefCell<Feed>,
     /// How long shards have waited for their permits to identify.
     waits: RefCell<PermitWaits>,
+    /// What the watchdog has found.
+    found: RefCell<watchdog::Found>,
     reports: Rc<SingleFlight<Rc<CoreReports>>>,
     status: Rc<SingleFlight<Rc<str>>>,
     metrics: Rc<SingleFlight<Rc<str>>>,
@@ -221,10 +227,12 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 config,
                 reloading,
                 reloads: Cell::default(),
+                file_watch: RefCell::default(),
                 epoch,
                 started,
                 feed: RefCell::default(),
                 waits: RefCell::default(),
+                found: RefCell::default(),
                 cores: OnceCell::new(),
                 starter,
                 gateway: RefCell::new(None),

@@ -1,14 +1,15 @@
-//! Reads the configuration again while the proxy runs: on SIGHUP and on POST `/admin/reload`.
+//! Reads the configuration again while the proxy runs: on SIGHUP, on POST `/admin/reload`, and when the file has changed.
 //!
 //! Promises: a wrong file changes nothing, and the log and the answer say why it is wrong. A changed key that does not
 //! need a restart takes effect for all shards. A changed key that needs a restart is named in the log and in the
 //! answer, at each reload until the restart.
 
-use super::Control;
+use super::{Control, file_watch::Stamp};
 use crate::{
     config::{Config, ConfigError, Differences, token_from_environment},
     data_core::{ConfigChange, ToCore},
     log::Limits,
+    logging::Held,
 };
 use std::{path::PathBuf, rc::Rc, time::SystemTime};
 
@@ -21,6 +22,8 @@ pub struct Reloading {
     pub path: PathBuf,
     /// Applies another `log_level`.
     pub set_log_level: SetLogLevel,
+    /// The lines of the log that are held back because they repeat.
+    pub held_lines: Held,
 }
 
 /// Counts of reloads, for the metrics.
@@ -87,6 +90,8 @@ impl Control {
     }
 
     fn try_reload(&self) -> Result<Reloaded, ReloadError> {
+        // The stamp is taken before the file is read: a change while it is read makes it be read again.
+        self.file_watch.borrow_mut().was_read(Stamp::of(&self.reloading.path));
         let loaded = token_from_environment().and_then(|token| Config::load(&self.reloading.path, token));
         let (new, warnings) = loaded?;
         let old = self.live();

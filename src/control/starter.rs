@@ -66,6 +66,7 @@ impl Control {
             log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
             resume_window: config.resume_window,
             cache: config.cache,
+            prefetch_members: config.prefetch_members,
             honor_client_intents: config.honor_client_intents,
             denied: config.denied.clone(),
             voice_grace: config.voice_grace(),

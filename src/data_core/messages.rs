@@ -1,5 +1,6 @@
 //! The messages between a data core and the control core, and the configuration that a data core starts with.
 
+use super::figures::Added;
 use crate::{
     compression::Transport,
     downstream::{
@@ -12,6 +13,7 @@ use crate::{
     protocol::{Time, denied::Denied},
     shard::report::Report,
     upstream::{loss::Reason, session::Status},
+    watchdog::{Finding, Pulse},
     websocket::FrameDecoder,
 };
 use serde_json::value::RawValue;
@@ -44,6 +46,8 @@ pub struct CoreConfig {
     pub resume_window: Duration,
     /// Which entities are cached.
     pub cache: crate::cache::Flags,
+    /// Whether the shards ask Discord for the members of guilds that the cache does not know.
+    pub prefetch_members: bool,
     /// Whether a client gets only the events of its intents.
     pub honor_client_intents: bool,
     /// Events that no client gets.
@@ -113,7 +117,7 @@ pub struct ConfigChange {
     pub presences: Option<Vec<Box<RawValue>>>,
 }
 
-/// How an operator wants a shard repaired.
+/// How a shard is repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
     /// With a new connection, on which the session is resumed.
@@ -154,8 +158,32 @@ pub struct CoreReport {
     pub compression_input: u64,
     /// Bytes that came out of the compression for clients.
     pub compression_output: u64,
+    /// The latency that the proxy adds to events.
+    pub added: Added,
     /// The reports of the core's shards.
     pub shards: Vec<Report>,
+}
+
+/// The end of a slot of the [watchdog](crate::watchdog).
+#[derive(Clone, Debug)]
+pub struct EndOfSlot {
+    /// Number of the slot that has ended. Slots have ended in order; numbers may be left out.
+    pub slot: u64,
+    /// The pulse of all shards in the slot before.
+    pub before: Pulse,
+}
+
+/// What a data core's shards showed in a slot of the watchdog.
+#[derive(Clone, Debug)]
+pub struct SlotReport {
+    /// Index of the data core.
+    pub core: usize,
+    /// Number of the slot.
+    pub slot: u64,
+    /// The pulse of the core's shards.
+    pub pulse: Pulse,
+    /// The sick shards of the core, by their ids.
+    pub sick: Vec<(u32, Finding)>,
 }
 
 /// Messages to a data core.
@@ -181,8 +209,12 @@ pub enum ToCore<S = OwnedFd> {
     Report(u64),
     /// The operator has changed the configuration.
     ConfigChanged(Box<ConfigChange>),
-    /// An operator wants the shard with this id repaired.
-    Repair(u32, Repair),
+    /// The shard with this id has to be repaired, because an operator or the watchdog wants that.
+    Repair(u32, Repair, Reason),
+    /// Switches the trace of the frames of the shard with this id on or off.
+    Trace(u32, bool),
+    /// A slot of the watchdog has ended. The core answers with [`ToControl::SlotEnded`].
+    EndSlot(Box<EndOfSlot>),
     /// Stops the core: it leaves Discord and the clients so that both sessions can be resumed, and answers with
     /// [`ToControl::Stopped`].
     Stop,
@@ -211,6 +243,8 @@ pub enum ToControl<S = OwnedFd> {
     Return(Box<ConnectionParts<S>>, u8),
     /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
+    /// What the core's shards showed in a slot, in answer to [`ToCore::EndSlot`].
+    SlotEnded(Box<SlotReport>),
     /// The status of a shard's upstream session has changed.
     StatusChanged(StatusChange),
     /// A panic has happened and was contained.

@@ -122,7 +122,7 @@ impl<I: Io> HostedShard<I> {
         match session {
             Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
             None => {
-                tracing::info!(shard = %self.shard.id(), ?id, sequence, "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed")
+                tracing::info!(shard = %self.shard.id(), ?id, sequence, "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed");
             }
         }
         session
@@ -260,6 +260,9 @@ impl<I: Io> HostedShard<I> {
         let progress = self.shard.produce(core.now, session, client.connection, &mut client.outbox);
         self.serving = None;
         let mut made = client.outbox.len().saturating_sub(before);
+        if made > 0 && matches!(progress, Progress::Idle | Progress::More) && client.oldest_waiting.is_none() {
+            client.oldest_waiting = self.received_at;
+        }
         if let Progress::Snapshot { bytes } = progress {
             made = made.max(bytes);
         }
@@ -311,6 +314,10 @@ impl<I: Io> HostedShard<I> {
         }
         if let Some((bytes, from)) = client.outbox.take() {
             core.sockets.send(client.socket, bytes, from);
+            client.oldest_sent = client.oldest_waiting.take();
+            if let Some(came) = client.oldest_sent {
+                core.added.send(core.now, came);
+            }
         }
         // The core has to know when this send ends if more bytes follow it, if the proxy receives from the client again
         // then, if the client becomes awake then, or if the connection ends with it.

@@ -5,7 +5,7 @@
 //! RESUME. Answers survive a restart of the proxy. Never: decides whether the cache or Discord answers (see
 //! [`requests`](super::requests)).
 
-use super::{dispatch::write_synthetic, requests::PREFIX};
+use super::{outgoing::write_synthetic, requests::PREFIX};
 use crate::{
     cache::{Cache, MemberAnswer, Readiness, SavedAnswer},
     downstream::{outbox::Outbox, session::Session},

@@ -76,7 +76,7 @@ impl Shard {
         let mut room = 0;
         if command.op == opcode::REQUEST_GUILD_MEMBERS {
             let data = command.d.map_or("null", |data| data.get()).as_bytes();
-            match self.request_members(key, data)? {
+            match self.request_members(now, key, data)? {
                 Some(request) => payload = request,
                 None => return Ok(()),
             }

@@ -7,7 +7,7 @@
 
 use super::{
     Client, HEARTBEAT_TIMEOUT, LAGGED, SUPERSEDED, Shard, answers,
-    dispatch::{begin_synthetic, write_dispatch, write_synthetic},
+    outgoing::{begin_synthetic, write_dispatch, write_synthetic},
     voice,
 };
 use crate::{

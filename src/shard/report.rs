@@ -11,6 +11,7 @@ use crate::{
         library::Library,
     },
     upstream::{counters::Counters, loss::Reason, session::Status},
+    watchdog::Seen,
 };
 use std::time::Duration;
 
@@ -70,10 +71,14 @@ pub struct ClientReport {
     pub since: Time,
     /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
     pub lag: u64,
+    /// How long the next event for the client has been in the log.
+    pub lag_time: Duration,
     /// The sequence of the last dispatch that the client was sent.
     pub sequence: u64,
     /// Bytes for the client that its socket has not taken yet.
     pub waiting: usize,
+    /// Bytes that the kernel holds for the client and that the client has not acknowledged; `None`: not sampled.
+    pub kernel: Option<usize>,
 }
 
 /// Why the proxy closed the connection of a client.
@@ -160,12 +165,18 @@ pub struct Traffic {
     pub clients: Vec<ClientReport>,
     /// The largest lag of a connected client, in log entries.
     pub lag: u64,
+    /// The largest lag of a connected client in time.
+    pub lag_time: Duration,
+    /// Bytes in the kernel's buffers for the clients that were sampled.
+    pub kernel_bytes: u64,
 }
 
 impl Traffic {
     /// Adds a connected client.
     pub fn add(&mut self, client: ClientReport) {
         self.lag = self.lag.max(client.lag);
+        self.lag_time = self.lag_time.max(client.lag_time);
+        self.kernel_bytes += client.kernel.unwrap_or(0) as u64;
         match self.client_kinds.iter_mut().find(|(kind, _)| *kind == client.kind) {
             Some((_, count)) => *count += 1,
             None => self.client_kinds.push((client.kind, 1)),
@@ -233,6 +244,10 @@ pub struct Report {
     pub denied: u64,
     /// Why the last connection to Discord was lost, and the close code if Discord gave one.
     pub last_loss: Option<(Reason, Option<u16>)>,
+    /// Guilds whose members the shard wants to ask Discord for, or is asking for.
+    pub prefetch_waiting: usize,
+    /// Guilds whose members the shard has asked for and got.
+    pub prefetched: u64,
     /// Counts of the sockets.
     pub traffic: Traffic,
     /// Guilds in whose voice channels the bot is.
@@ -256,6 +271,16 @@ impl Shard {
     /// Snapshots being sent.
     pub fn syncing(&self) -> usize {
         self.syncing
+    }
+
+    /// What the watchdog looks at.
+    pub fn seen(&self) -> Seen<'_> {
+        Seen {
+            events: &self.events,
+            active: self.status() == Status::Active,
+            connects: self.upstream.counters().connects,
+            guilds: self.cache.guild_count(),
+        }
     }
 
     /// The report of this shard. The caller fills in [`Report::traffic`].
@@ -296,6 +321,8 @@ impl Shard {
             replayed: self.tally.replayed,
             denied: self.tally.denied,
             last_loss: self.upstream.last_loss(),
+            prefetch_waiting: self.prefetch.waiting(),
+            prefetched: self.prefetch.fetched(),
             traffic: Traffic::default(),
         }
     }

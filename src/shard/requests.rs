@@ -74,6 +74,8 @@ pub(super) enum Recipient {
     Session(SessionKey, Vec<u8>),
     /// No client, because this is the second answer to a request.
     Nobody,
+    /// The proxy itself, which has asked for the members to be cached.
+    Proxy,
 }
 
 /// All requests of a shard that wait for Discord's answer.
@@ -153,6 +155,11 @@ impl Requests {
         self.pending.values().map(|pending| pending.since + PENDING_LIMIT).min()
     }
 
+    /// Returns whether fewer than [`MAX_PENDING`] requests wait for an answer.
+    pub fn has_room(&self) -> bool {
+        self.pending.len() < MAX_PENDING
+    }
+
     /// Drops all requests, because Discord has begun a new session.
     pub fn forget_all(&mut self) {
         self.pending.clear();
@@ -183,7 +190,9 @@ impl Requests {
                 let is_last = index.map(|index| index + 1) >= at("chunk_count");
                 let had = request.repeated && index.is_some_and(|index| index < request.next_chunk);
                 let told = request.answered || had;
-                let recipient = if told {
+                let recipient = if request.session == SessionKey::NONE {
+                    Recipient::Proxy
+                } else if told {
                     Recipient::Nobody
                 } else {
                     Recipient::Session(request.session, restore(data, request.nonce.as_deref())?)
@@ -203,6 +212,7 @@ impl Requests {
                 let request = &mut self.pending.get_mut(&id)?.request;
                 let meta = restore(meta, request.nonce.as_deref())?;
                 let recipient = match request.answered || request.next_chunk > 0 {
+                    _ if request.session == SessionKey::NONE => Recipient::Proxy,
                     true => Recipient::Nobody,
                     false => Recipient::Session(request.session, edit::with(data, "meta", &meta).ok()?),
                 };
@@ -248,7 +258,12 @@ impl Shard {
     ///
     /// Without GUILD_MEMBERS among the shard's own intents Discord does not say who joins and leaves, so the cache can
     /// not answer. Presences go only to a client that has GUILD_PRESENCES (docs: Request Guild Members).
-    pub(super) fn request_members(&mut self, key: SessionKey, data: &[u8]) -> Result<Option<Vec<u8>>, Close> {
+    pub(super) fn request_members(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        data: &[u8],
+    ) -> Result<Option<Vec<u8>>, Close> {
         let client = self.clients.get_mut(&key);
         let ours = Intents(self.settings.intents);
         let theirs = client.as_ref().map_or(Intents(0), |client| client.session.options.intents);
@@ -262,14 +277,15 @@ impl Shard {
         let answer = request.and_then(|request| self.cache.up_to_date(&self.log).answer(request));
         match (answer, client) {
             (Some(_), Some(client)) if client.answers.is_full() => {
-                Err((close::RATE_LIMITED, "too many requests for members are not answered yet"))
+                return Err((close::RATE_LIMITED, "too many requests for members are not answered yet"));
             }
             (Some(answer), Some(client)) => {
                 client.answers.push(answer);
                 self.wake.clients = true;
-                Ok(None)
+                return Ok(None);
             }
-            _ => Ok(Some([PREFIX, data, b"}"].concat())),
+            _ => {}
         }
+        Ok(if self.holds(now, key, data) { None } else { Some([PREFIX, data, b"}"].concat()) })
     }
 }

@@ -374,6 +374,7 @@ impl Shard {
             client.session.forget_before(oldest);
         }
         shard.schedule_maintenance(now);
+        shard.prefetch_all(now);
         Ok(shard)
     }
 

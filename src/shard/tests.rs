@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 mod culprit;
 mod heartbeats;
 mod in_flight;
+mod prefetch;
 mod renewal;
 mod voice;
 
@@ -31,6 +32,7 @@ fn settings(log: Limits) -> Rc<Settings> {
         log,
         resume_window: SECOND * 120,
         cache: Flags::ALL,
+        prefetch_members: false,
         honor_client_intents: true,
         voice_grace: Duration::from_secs(60),
         voice_rejoin: false,

@@ -3,6 +3,7 @@
 //! compression that clients do not get (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
 
 mod browser;
+mod changed_file;
 mod command_line;
 mod commands;
 mod logs;
@@ -11,6 +12,7 @@ mod page;
 mod queue;
 mod reload;
 mod repair;
+mod trace;
 mod wire;
 
 use serde_json::Value;

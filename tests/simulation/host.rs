@@ -367,6 +367,7 @@ impl Host {
                 ToControl::Failed(why) => panic!("the core has failed: {why}"),
                 ToControl::Reports(..)
                 | ToControl::StatusChanged(_)
+                | ToControl::SlotEnded(_)
                 | ToControl::Stopped
                 | ToControl::UpstreamId(..) => {}
             }

@@ -10,7 +10,7 @@ use crate::{
         intents::Intents,
         json,
     },
-    shard::{Shard, dispatch::write_synthetic},
+    shard::{Shard, outgoing::write_synthetic},
     upstream::{limiter::QueuedCommand, session::Status},
 };
 

@@ -552,7 +552,7 @@ fn give_up_join(guild: u64, connection: &mut Connection, due: &mut Vec<DueAction
     match join {
         // The bot left the channel, and could not join it again.
         PendingJoin { held_state: Some(state), .. } if connection.channel.is_none() => {
-            due.push(DueAction::TellState(state))
+            due.push(DueAction::TellState(state));
         }
         // The bot did not leave, and Discord sent a voice server anyway.
         PendingJoin { held_server: Some(server), .. } => due.push(DueAction::TellServer(guild, server)),
