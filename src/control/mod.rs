@@ -25,6 +25,7 @@ mod pool;
 mod reload;
 mod remembered;
 pub mod rest;
+mod service_manager;
 mod signals;
 mod starter;
 mod status;
@@ -60,6 +61,7 @@ use pool::{OnceAMinute, Pool, Rate};
 pub use reload::{Reloading, SetLogLevel};
 use remembered::Remembered;
 use rest::{GatewayInfo, RestError};
+use service_manager::ServiceManager;
 use starter::{CoreThreads, Starter, audience, client_memory};
 use status::Gathered;
 use std::{
@@ -179,6 +181,7 @@ struct Control {
     feed: RefCell<Feed>,
     /// How long shards have waited for their permits to identify.
     waits: RefCell<Waits>,
+    service_manager: RefCell<ServiceManager>,
     reports: Rc<Kept<Rc<Gathered>>>,
     status: Rc<Kept<Rc<str>>>,
     metrics: Rc<Kept<Rc<str>>>,
@@ -235,6 +238,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 started,
                 feed: RefCell::default(),
                 waits: RefCell::default(),
+                service_manager: RefCell::new(ServiceManager::start()),
                 cores: OnceCell::new(),
                 starter,
                 gateway: RefCell::new(None),
@@ -303,12 +307,14 @@ impl Control {
         let stopped = Rc::new(Cell::new(0));
         glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
+        glommio::spawn_local(self.clone().tell_service_manager()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
         let end = self.serve(&mut inbox).await;
         if let Err(failure) = &end {
             tracing::error!("{failure}: leaving Discord and the clients so that both can be resumed");
         }
         self.stopping.set(true);
+        self.tell_stopping();
         // The listening sockets close before the clients are disconnected, so that a client that reconnects reaches the
         // next process and not this one.
         for (door, stopper) in doors {
@@ -328,14 +334,16 @@ impl Control {
             while !matches!(inbox.receive().await, Event::Signal(signal) if signal != signals::RELOAD) {}
             false
         };
-        match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
+        let result = match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
             Some(true) => {
                 self.remember();
                 end
             }
             Some(false) => Err(Failure("second signal: quit at once".into())),
             None => Err(Failure("the data cores did not end in time".into())),
-        }
+        };
+        self.end_service_manager();
+        result
     }
 
     /// Handles answers of `/gateway/bot`, permits of the external queue, and signals, until the proxy has to end.
@@ -530,7 +538,11 @@ impl Control {
                         }
                     }
                 }
-                ToControl::Changed(changed) => self.feed.borrow_mut().changed(changed),
+                ToControl::Changed(changed) => {
+                    self.service_manager.borrow_mut().changed(changed.shard, changed.to);
+                    self.feed.borrow_mut().changed(changed);
+                }
+                ToControl::Pulse(core) => self.service_manager.borrow_mut().answered(core),
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }

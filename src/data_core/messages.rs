@@ -189,6 +189,8 @@ pub enum ToCore<S = OwnedFd> {
     Client(Box<Arrival<S>>),
     /// Asks for [`ToControl::Reports`] with this number.
     Report(u64),
+    /// Asks for [`ToControl::Pulse`], to see whether the core's loop turns.
+    Pulse,
     /// The operator has changed the configuration.
     Change(Box<Change>),
     /// An operator wants the shard with this id repaired.
@@ -221,6 +223,8 @@ pub enum ToControl<S = OwnedFd> {
     Return(Box<Parcel<S>>, u8),
     /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
+    /// The loop of the core with this index has turned, in answer to [`ToCore::Pulse`].
+    Pulse(usize),
     /// The status of a shard's upstream session has changed.
     Changed(Changed),
     /// A panic has happened and was contained.

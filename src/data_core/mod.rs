@@ -321,6 +321,7 @@ impl<I: Io> DataCore<I> {
                 let report = self.report();
                 self.core.tell(ToControl::Reports(number, Box::new(report)));
             }
+            ToCore::Pulse => self.core.tell(ToControl::Pulse(self.core.plan.index)),
             ToCore::Change(change) => self.change(&change),
             ToCore::Repair(shard, repair) => self.call(shard, |hosted, core| match repair {
                 Repair::Reconnect => hosted.shard.reconnect_by_hand(core.now),
@@ -489,6 +490,8 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
             // The plan has the changed configuration, and there is no shard to repair yet.
             Ok(ToCore::Change(_) | ToCore::Repair(..)) => {}
+            // The control core asks only cores that it has sent a plan.
+            Ok(ToCore::Pulse) => {}
             Err(_) => return,
         }
     }

@@ -361,7 +361,11 @@ impl Host {
                 }
                 ToControl::Panicked => panic!("the core has panicked; the last panic in the story says where"),
                 ToControl::Failed(why) => panic!("the core has failed: {why}"),
-                ToControl::Reports(..) | ToControl::Changed(_) | ToControl::Stopped | ToControl::Named(..) => {}
+                ToControl::Reports(..)
+                | ToControl::Pulse(_)
+                | ToControl::Changed(_)
+                | ToControl::Stopped
+                | ToControl::Named(..) => {}
             }
         }
         something
