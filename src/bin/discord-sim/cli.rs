@@ -31,6 +31,12 @@ pub enum Command {
     Bot(Bot),
     /// Be a null relay: WebSocket messages in and out, nothing parsed; a yardstick for proxies
     Relay(Relay),
+    /// Write the man pages and the completions of shells into a directory, for packages
+    #[command(hide = true)]
+    Generate {
+        /// The directory, which exists
+        directory: PathBuf,
+    },
 }
 
 const SERVE_HELP: &str = "\

@@ -7,6 +7,8 @@ mod client;
 mod clock;
 mod control;
 mod gateway;
+#[path = "../../cli/generate.rs"]
+mod generate;
 mod http;
 mod json;
 mod link;
@@ -18,7 +20,7 @@ mod tls;
 mod voice;
 mod world;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use glommio::{LocalExecutorBuilder, Placement};
 use std::io;
@@ -55,6 +57,9 @@ fn main() -> ExitCode {
             }
             relay::run(&options).map(|()| ExitCode::SUCCESS)
         }),
+        Command::Generate { directory } => {
+            generate::generate(Cli::command(), "", &directory).map(|()| ExitCode::SUCCESS)
+        }
     };
     result.unwrap_or_else(|error| {
         eprintln!("discord-sim: {error}");
