@@ -2,14 +2,20 @@
 //! configuration again (`reload`), repairing a shard (`repair`), events and compression that clients do not get
 //! (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
 
+mod alerts;
 mod browser;
 mod commands;
+mod images;
+mod install;
+mod kubernetes;
+mod licences;
 mod logs;
 mod metrics;
 mod page;
 mod queue;
 mod reload;
 mod repair;
+mod service;
 #[path = "../support/mod.rs"]
 mod support;
 mod wire;
