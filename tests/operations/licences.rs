@@ -55,7 +55,8 @@ fn one(words: &[&str], at: &mut usize, allowed: &BTreeSet<String>) -> Result<boo
         name = format!("{name} WITH {}", words.get(*at + 1).ok_or("an exception is missing")?);
         *at += 2;
     }
-    Ok(allowed.contains(&name))
+    // An old form of "or later".
+    Ok(allowed.contains(name.trim_end_matches('+')))
 }
 
 /// The strings of `allow` in deny.toml.
@@ -118,6 +119,8 @@ fn expressions_of_licences() {
         ("MIT AND (GPL-3.0 OR LGPL-2.1)", false),
         ("A", false),
         ("A WITH x", true),
+        ("MIT+", true),
+        ("GPL-3.0+", false),
         ("GPL-3.0 OR MIT AND LGPL-2.1", false),
     ] {
         assert_eq!(satisfied(expression, &allowed), Ok(expected), "{expression}");

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 /// A model of Discord's Gateway, to run bots and proxies against
 #[derive(Parser, Debug)]
 #[command(
+    name = "discord-sim",
     version,
     after_help = "Examples:
   discord-sim serve --shards 4 --guilds 200 --rate 100

@@ -13,12 +13,14 @@ use tokio::{
 };
 use twilight_gateway::queue::{InMemoryQueue, Queue};
 
+type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
 const BODY: &str = r#"{"message": "You may identify."}"#;
 /// Longest head of a request.
 const MAX_HEAD: usize = 8 << 10;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<()> {
     let buckets = env::var("MAX_CONCURRENCY")?.parse()?;
     let queue = InMemoryQueue::new(buckets, 1000, std::time::Duration::from_secs(86_400), 1000);
     let listener = TcpListener::bind(env::var("LISTEN")?).await?;
@@ -35,7 +37,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Serves one connection, which may have several requests one after the other.
-async fn serve(mut stream: TcpStream, queue: InMemoryQueue) -> Result<(), Box<dyn Error>> {
+async fn serve(mut stream: TcpStream, queue: InMemoryQueue) -> Result<()> {
     while let Some(head) = head(&mut stream).await? {
         let query = head.split(' ').nth(1).and_then(|target| target.split_once('?')).map_or("", |(_, query)| query);
         let shard = query.split('&').find_map(|pair| pair.strip_prefix("shard=")).unwrap_or("0").parse()?;
@@ -52,7 +54,7 @@ async fn serve(mut stream: TcpStream, queue: InMemoryQueue) -> Result<(), Box<dy
 }
 
 /// The head of the next request; `None`: the client has closed the connection.
-async fn head(stream: &mut TcpStream) -> Result<Option<String>, Box<dyn Error>> {
+async fn head(stream: &mut TcpStream) -> Result<Option<String>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
