@@ -12,7 +12,8 @@ pub fn generate(mut command: Command, more: &str, directory: &Path) -> io::Resul
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command, &name, directory)?;
     }
-    clap_mangen::generate_to(command, directory)?;
+    // `help` needs no pages of its own: each page says what it would.
+    clap_mangen::generate_to(command.disable_help_subcommand(true), directory)?;
     let mut page = OpenOptions::new().append(true).open(directory.join(format!("{name}.1")))?;
     page.write_all(more.as_bytes())
 }

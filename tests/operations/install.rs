@@ -102,7 +102,7 @@ fn shells_can_read_the_completions() {
     }
     // What bash offers after `gateway-proxy s` and a tabulator.
     let script = r#"source "$1"; COMP_WORDS=(gateway-proxy s); COMP_CWORD=1
-                    complete -p gateway-proxy >/dev/null && _gateway-proxy gateway-proxy s gateway-proxy; echo "${COMPREPLY[@]}""#;
+                    f=$(complete -p gateway-proxy | sed 's/.*-F \([^ ]*\).*/\1/') && "$f" gateway-proxy s gateway-proxy; echo "${COMPREPLY[@]}""#;
     let completion = prefix.join("share/bash-completion/completions/gateway-proxy");
     let output = Command::new("bash").args(["-c", script, "bash"]).arg(completion).output().expect("bash");
     let offered = String::from_utf8(output.stdout).expect("UTF-8");
