@@ -8,7 +8,7 @@ DESTDIR ?=
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint setup-operations live-page fmt setup test-portable test-clients sim sim-planted chaos fuzz bench \
+.PHONY: help demo test flaky lint setup-operations live-page fmt setup test-portable test-clients sim sim-planted chaos fuzz bench \
 	startup-times capacity soak build release install deb deb-check sbom image profile
 
 help: ## this list
@@ -20,8 +20,11 @@ demo: ## the simulator, the proxy and a bot that is restarted (SECONDS=20 ends b
 test: lint setup ## formatting, lints, all tests, real client libraries
 	cargo test
 
+flaky: ## all tests ten times (RUNS=) under CPU load: each failure with the path of its log
+	scripts/flaky $(if $(RUNS),--runs $(RUNS))
+
 lint: ## formatting, lints, tidiness, generated parts and links of the documentation
-	cargo fmt --check
+	cargo fmt --all --check
 	scripts/readme-recipes --check
 	scripts/readme-clients --check
 	scripts/check-links
@@ -32,7 +35,7 @@ lint: ## formatting, lints, tidiness, generated parts and links of the documenta
 		else echo "lint: cargo-deny is not there, so only the tests check licences (cargo install --locked cargo-deny)"; fi
 
 fmt: ## format the code
-	cargo fmt
+	cargo fmt --all
 
 setup: ## check what the tests need, install the client libraries that they use
 	@scripts/setup
@@ -48,7 +51,7 @@ test-portable: ## the tests of code that depends on the CPU, on one without AVX2
 
 test-clients: ## the tests with all client libraries, or CLIENTS="eris hikari"
 	@scripts/clients-setup $(or $(CLIENTS),all)
-	CLIENTS="$(or $(CLIENTS),all)" cargo test --test real_clients --test client_state --test voice_clients
+	CLIENTS="$(or $(CLIENTS),all)" cargo test --test libraries -- real_clients client_state voice_clients
 	$(if $(CLIENTS),,scripts/readme-clients)
 
 sim: ## deterministic simulation with faults (SEEDS=100000), or one seed told in full (SEED=17)
@@ -59,7 +62,7 @@ sim-planted: ## planted bugs, each of which the simulation has to find
 
 chaos: ## real processes and libraries with faults, restarts and kills at random (SECONDS=600, SEED=)
 	@scripts/clients-setup
-	SECONDS_OF_CHAOS="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)" SEED="$(SEED)" cargo test --test chaos -- --nocapture
+	SECONDS_OF_CHAOS="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),600)" SEED="$(SEED)" cargo test --test libraries -- --nocapture chaos
 
 fuzz: ## hostile bytes for everything that reads them (SECONDS=60, SEED=)
 	SECONDS_TO_FUZZ="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)" SEED="$(SEED)" cargo test --release --test fuzz

@@ -4,8 +4,6 @@
 //! The guilds are those of discord-sim, made as like to Discord's as we know. Absolute times depend on the machine; the rows
 //! `memcpy` and `serde_json` of the same run say what they are worth.
 
-include!("../tests/support/world.rs");
-
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use gateway_proxy::{
     cache::{

@@ -6,8 +6,6 @@
 //! Fails when a flag's price is more than a tenth away from the figure of `cache::sizes`, with which `gateway-proxy check`
 //! estimates. That is checked for the default world alone.
 
-include!("../tests/support/world.rs");
-
 use gateway_proxy::{
     cache::{
         Cache, Flags,

@@ -69,7 +69,7 @@ fn scan(c: &mut Criterion) {
 fn relay(c: &mut Criterion) {
     let text = message();
     let data = Envelope::scan(text.as_bytes()).expect("good").d;
-    let meta = Meta { kind: EventKind::MessageCreate, state_of: None, only: None };
+    let meta = Meta { kind: EventKind::MessageCreate, changed_guild: None, recipient: None };
     let mut group = c.benchmark_group("relay");
     group.throughput(Throughput::Elements(1));
     let mut log = Log::new(Limits { bytes: 1 << 20, entries: 100 });

@@ -9,7 +9,7 @@ use gateway_proxy::{
     compression::{Inflater, Transport},
     control::{
         body::Body,
-        http::{self, Audience, Route},
+        http::{self, OriginPolicy, Route},
         origin, response_head,
     },
     log::Limits,
@@ -44,8 +44,8 @@ pub const ALL: [(&str, Target); 10] = [
 
 /// The head of a request, from a client.
 pub fn http_head(bytes: &[u8]) {
-    let audience = Audience { origins: vec!["https://a.example".into()], hosts: vec!["a.example".into()] };
-    let parsed = http::parse_for(bytes, Some(&audience));
+    let policy = OriginPolicy { origins: vec!["https://a.example".into()], hosts: vec!["a.example".into()] };
+    let parsed = http::parse_for(bytes, Some(&policy));
     if let Some((size, route)) = &parsed {
         assert!(*size <= bytes.len());
         if let Route::Refused(response) = route {

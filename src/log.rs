@@ -237,7 +237,7 @@ mod tests {
     use crate::protocol::event::EventKind;
     use proptest::prelude::*;
 
-    const META: Meta = Meta { kind: EventKind::Other, state_of: None, only: None };
+    const META: Meta = Meta { kind: EventKind::Other, changed_guild: None, recipient: None };
 
     fn log(bytes: usize, entries: usize) -> Log {
         Log::new(Limits { bytes, entries })

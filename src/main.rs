@@ -1,4 +1,5 @@
-//! The command line: runs the proxy (the default), checks the configuration (`--check-config`), or runs a subcommand (`cli`).
+//! The command line: runs the proxy (the default), checks the configuration (`--check-config`), or runs a subcommand
+//! (`cli`).
 //!
 //! Owns the order of start-up: configuration, logging, checks of the machine, listening socket. Everything else is in
 //! the library.
@@ -7,7 +8,7 @@ mod cli;
 
 use clap::{CommandFactory, Parser};
 use gateway_proxy::{
-    config::{Config, LogFormat, given_token},
+    config::{Config, LogFormat, token_from_environment},
     control::{self, Listeners, Reloading, SetLogLevel},
     listener::Listener,
     placement::{Placement, allowed_cpus},
@@ -53,7 +54,7 @@ fn main() -> ExitCode {
         None => None,
         Some(command) => return command.run(&path, Arguments::command()),
     };
-    let loaded = given_token().and_then(|token| Config::load(&path, token));
+    let loaded = token_from_environment().and_then(|token| Config::load(&path, token));
     let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => return complain(WRONG, &error),

@@ -7,7 +7,6 @@
 //! Accepted input must come out unchanged, and snapshots of the cache must be JSON. There is no coverage feedback; the
 //! mutations know the formats instead.
 
-include!("support/world.rs");
 #[path = "../fuzz/targets.rs"]
 mod targets;
 

@@ -1,7 +1,6 @@
 //! Benchmarks of capacity: the cost of more clients, the cost of idle shards and clients, and the highest rate of
 //! events.
 
-use crate::support::{Gateway, Options, Simulator};
 use crate::{Bench, MB, Side, finished, measure::cpu_ns, measure::rss, median, number};
 use serde_json::{Value, json};
 use std::{
@@ -9,6 +8,7 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use support::{Gateway, Options, Simulator};
 
 const INTENTS: u64 = crate::INTENTS;
 

@@ -48,6 +48,9 @@ struct Setting {
     pins_others: bool,
     /// Whether the proxy connects to the simulator with TLS. The relay does not.
     tls: bool,
+    /// The transport compression that the relay's bots ask for. The relay passes bytes on, so the simulator compresses
+    /// and the bots decompress, as the simulator and the proxy do on the other side.
+    relay_compression: Option<&'static str>,
 }
 
 /// Returns all settings, first the one that the aims are stated for. The environment variable `SETTING` selects one by
@@ -55,16 +58,21 @@ struct Setting {
 fn settings() -> Vec<Setting> {
     let pinned = json!({ "cores": [crate::TESTED], "control_core": crate::TESTED });
     // "As started" is how a user starts them: the proxy places its own threads, and the kernel places everything else.
-    let setting = |name, keys| Setting { name, keys, pins_others: false, tls: false };
+    let setting = |name, keys| Setting { name, keys, pins_others: false, tls: false, relay_compression: None };
     let all = vec![
         setting("as started", json!({})),
         // The relay is not pinned. At low loads the kernel then puts it on the CPU of the bots, but never the proxy's
         // data core.
         Setting { pins_others: true, ..setting("as started, bots and simulator pinned to CPU 0", json!({})) },
         setting("as started, no cache", json!({ "cache": {} })),
-        // The relay's upstream is never compressed, and in this setting neither is the proxy's. So the latency of
+        // The relay's upstream is not compressed, and in this setting neither is the proxy's. So the latency of
         // neither side includes the time that the simulator takes to compress.
         setting("as started, upstream not compressed", json!({ "upstream_compression": "none" })),
+        // Here the latency of both sides includes compressing and decompressing: at the relay's side the bots decompress.
+        Setting {
+            relay_compression: Some("zstd-stream"),
+            ..setting("as started, the relay's connections compressed too", json!({}))
+        },
         setting("as started, zlib-stream", json!({ "upstream_compression": "zlib-stream" })),
         Setting { pins_others: true, ..setting("pinned to CPU 1, the others to CPU 0", pinned) },
         Setting { tls: true, ..setting("as started, wss", json!({})) },
@@ -73,6 +81,12 @@ fn settings() -> Vec<Setting> {
         Ok(wanted) if !wanted.is_empty() => all.into_iter().filter(|setting| setting.name == wanted).collect(),
         _ => all,
     }
+}
+
+/// Events per second. The environment variable `RATE` selects one.
+fn rates() -> Vec<u32> {
+    let wanted = env::var("RATE").ok().filter(|rate| !rate.is_empty());
+    wanted.map_or(vec![1_000, 10_000, 40_000], |rate| vec![rate.parse().expect("RATE is a number")])
 }
 
 /// Measures every setting.
@@ -89,13 +103,13 @@ fn measure(bench: &Bench, setting: &Setting) -> Value {
     bench.pins_others.set(setting.pins_others);
     let simulator = bench.simulator_with(SHARDS, 400, 50, &options);
     let mut results = Vec::new();
-    for rate in [1_000, 10_000, 40_000] {
+    for rate in rates() {
         let (mut proxy, mut relay) = (Samples::default(), Samples::default());
         for round in 0..rounds {
             let order = if round % 2 == 0 { [Side::Proxy, Side::Relay] } else { [Side::Relay, Side::Proxy] };
             for side in order {
                 let samples = if side == Side::Proxy { &mut proxy } else { &mut relay };
-                sample(bench, side, &setting.keys, &simulator, rate, samples);
+                sample(bench, side, setting, &simulator, rate, samples);
             }
         }
         // Each ratio is of two runs of one round, one right after the other, because the speed of the machine changes
@@ -115,11 +129,19 @@ fn measure(bench: &Bench, setting: &Setting) -> Value {
 }
 
 /// Runs one side once at one load and adds the figures to `samples`.
-fn sample(bench: &Bench, side: Side, keys: &Value, simulator: &crate::Simulator, rate: u32, samples: &mut Samples) {
+fn sample(
+    bench: &Bench,
+    side: Side,
+    setting: &Setting,
+    simulator: &crate::Simulator,
+    rate: u32,
+    samples: &mut Samples,
+) {
     let seconds = if bench.quick { 2.0 } else { 3.0 };
-    let tested = bench.start_with(side, simulator, SHARDS, keys);
+    let tested = bench.start_with(side, simulator, SHARDS, &setting.keys);
     let pid = tested.child.id();
-    let bot = bench.bot(tested.port, SHARDS, seconds + 2.5);
+    let compression = if side == Side::Relay { setting.relay_compression } else { None };
+    let bot = bench.compressed_bot(tested.port, SHARDS, seconds + 2.5, compression);
     thread::sleep(Duration::from_millis(1_000));
     simulator.traffic(rate);
     thread::sleep(Duration::from_millis(500));

@@ -6,9 +6,6 @@
 //! too. The results are printed as tables and written to `target/bench.json`. The benchmark fails when an event is lost
 //! or doubled.
 
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
 mod capacity;
 mod loads;
 mod measure;
@@ -23,10 +20,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_proxy::compression::Transport;
 use measure::rss;
 use serde_json::{Value, json};
-use support::{Gateway, Options, Simulator, TOKEN, free_port, get, memory_of_connections, wait_until};
+use support::{Gateway, Options, Simulator, TOKEN, Transport, free_port, get, memory_of_connections, wait_until};
 
 /// CPU of the process under test, where processes are pinned.
 const TESTED: usize = 1;

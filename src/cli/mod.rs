@@ -113,9 +113,9 @@ fn reload(running: &Running) -> Result<ExitCode, String> {
             }
             match list("applied") {
                 keys if keys.is_empty() => {
-                    println!("the configuration is read; nothing that holds at once has changed");
+                    println!("the configuration was read; no key that applies at once has changed");
                 }
-                keys => println!("these keys hold now: {keys}"),
+                keys => println!("these keys apply now: {keys}"),
             }
             match list("needs_restart") {
                 keys if keys.is_empty() => {}

@@ -9,7 +9,7 @@ use std::ops::Range;
 /// The variable whose value takes precedence over `index` of `shard_group`.
 pub const INDEX_VARIABLE: &str = "SHARD_GROUP_INDEX";
 /// Most proxies in a group.
-const MOST: u64 = 4096;
+const MAX_PROXIES: u64 = 4096;
 
 /// The place of this proxy in a group of proxies that serve about the same number of shards each (`shard_group`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +29,16 @@ impl ShardGroup {
 }
 
 /// The parts of the process's environment that can give its index in the group.
-pub struct Surroundings {
+pub struct Environment {
     /// The value of [`INDEX_VARIABLE`].
     pub index: Option<String>,
     /// The host name. Kubernetes puts the number of a StatefulSet's pod at its end: `gateway-proxy-2`.
     pub host_name: String,
 }
 
-impl Surroundings {
-    /// The surroundings of this process.
-    pub fn here() -> Self {
+impl Environment {
+    /// The environment of this process.
+    pub fn of_process() -> Self {
         let host_name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let index = std::env::var(INDEX_VARIABLE).ok().filter(|index| !index.is_empty());
         Self { index, host_name: host_name.trim().to_owned() }
@@ -62,7 +62,7 @@ impl Surroundings {
 pub(super) fn read_shard_group(
     reader: &mut Reader,
     name: &str,
-    surroundings: &Surroundings,
+    environment: &Environment,
 ) -> Result<Option<ShardGroup>, ConfigError> {
     const EXPECTED: &str = "an object such as {\"index\": 0, \"of\": 3}";
     const INDEX: &str =
@@ -70,7 +70,7 @@ pub(super) fn read_shard_group(
     let object = match reader.take("shard_group") {
         None => return Ok(None),
         Some(Value::Object(object)) => object,
-        Some(value) => return Err(reader.wrong("shard_group", &value, EXPECTED)),
+        Some(value) => return Err(reader.error("shard_group", &value, EXPECTED)),
     };
     if reader.has("shard_start") || reader.has("shard_end") {
         return Err(ConfigError(format!(
@@ -78,18 +78,18 @@ pub(super) fn read_shard_group(
         )));
     }
     let mut inner = Reader::new(name, "shard_group.", object);
-    let Some(of) = inner.number("of", (1, MOST))? else {
+    let Some(of) = inner.number("of", (1, MAX_PROXIES))? else {
         return Err(ConfigError(format!(
             "{name}: `shard_group.of` is missing, expected the number of proxies of the bot"
         )));
     };
     let given = inner.take("index");
-    let index = match (&surroundings.index, &given) {
+    let index = match (&environment.index, &given) {
         (Some(text), _) => text.parse().ok().filter(|index| *index < of).ok_or_else(|| {
             ConfigError(format!("{INDEX_VARIABLE} is {text:?}, expected a number from 0 to {}", of - 1))
         })?,
         (None, Some(Value::String(text))) if text == "hostname" => {
-            let host = &surroundings.host_name;
+            let host = &environment.host_name;
             let digits = host.rsplit_once('-').map_or("", |(_, digits)| digits);
             digits.parse().ok().filter(|index| *index < of).ok_or_else(|| {
                 ConfigError(format!(
@@ -99,7 +99,7 @@ pub(super) fn read_shard_group(
             })?
         }
         (None, Some(value)) => {
-            value.as_u64().filter(|index| *index < of).ok_or_else(|| inner.wrong("index", value, INDEX))?
+            value.as_u64().filter(|index| *index < of).ok_or_else(|| inner.error("index", value, INDEX))?
         }
         (None, None) => {
             return Err(ConfigError(format!(
@@ -121,7 +121,7 @@ pub(super) fn read_identify_queue(reader: &mut Reader) -> Result<Option<String>,
     // `Endpoint` parses only ws:// and wss://, and checks host and port, which the schemes have in common.
     let as_gateway = url.strip_prefix("http").map(|rest| format!("ws{rest}"));
     let good = !url.contains(['?', '#', '"', '\\', ' ']) && as_gateway.is_some_and(|url| Endpoint::parse(&url).is_ok());
-    if good { Ok(Some(url.trim_end_matches('/').to_owned())) } else { Err(reader.wrong(KEY, &url.into(), EXPECTED)) }
+    if good { Ok(Some(url.trim_end_matches('/').to_owned())) } else { Err(reader.error(KEY, &url.into(), EXPECTED)) }
 }
 
 #[cfg(test)]
@@ -133,8 +133,8 @@ mod tests {
     fn read(value: Value, index: Option<&str>, host_name: &str) -> Result<Option<ShardGroup>, String> {
         let object = json!({"shard_group": value});
         let mut reader = Reader::new("c", "", object.as_object().unwrap().clone());
-        let surroundings = Surroundings { index: index.map(str::to_owned), host_name: host_name.to_owned() };
-        read_shard_group(&mut reader, "c", &surroundings).map_err(|error| error.0)
+        let environment = Environment { index: index.map(str::to_owned), host_name: host_name.to_owned() };
+        read_shard_group(&mut reader, "c", &environment).map_err(|error| error.0)
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_url_of_a_proxy_has_its_index_or_host_name() {
-        let here = Surroundings { index: None, host_name: "gateway-proxy-2".into() };
+        let here = Environment { index: None, host_name: "gateway-proxy-2".into() };
         let group = Some(ShardGroup { index: 1, of: 3 });
         let fill = |url: &str, group| here.fill_in(url, group);
         assert_eq!(fill("ws://a", None), Ok("ws://a".into()));

@@ -27,7 +27,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-pub use token::{Token, given as given_token};
+pub use token::{Token, from_environment as token_from_environment};
 
 /// The variable whose value takes precedence over `token` of the file.
 pub const TOKEN_VARIABLE: &str = "TOKEN";
@@ -160,8 +160,8 @@ impl Config {
         self.voice_grace.unwrap_or(self.resume_window)
     }
 
-    /// Reads a configuration file. `token` is the one that the process was given ([`given_token`]). The second value is
-    /// the list of warnings.
+    /// Reads a configuration file. `token` is the one that the process was given ([`token_from_environment`]). The
+    /// second value is the list of warnings.
     pub fn load(path: &Path, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let name = path.display().to_string();
         let bytes = std::fs::read(path).map_err(|error| {
@@ -175,7 +175,7 @@ impl Config {
     }
 
     /// Reads the text of a configuration file called `name`, with or without a byte order mark. `token` is the one that
-    /// the process was given ([`given_token`]). The second value is the list of warnings.
+    /// the process was given ([`token_from_environment`]). The second value is the list of warnings.
     pub fn parse(name: &str, text: &str, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let object: Map<String, Value> = match serde_json::from_str(text) {
@@ -195,8 +195,8 @@ impl Config {
         let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
         let (names_host, host) = (reader.has("host"), read_host(&mut reader)?);
         // `shard_group` is read first, because it must not be set beside `shard_start` and `shard_end`.
-        let surroundings = group::Surroundings::here();
-        let shard_group = group::read_shard_group(&mut reader, name, &surroundings)?;
+        let environment = group::Environment::of_process();
+        let shard_group = group::read_shard_group(&mut reader, name, &environment)?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
         let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
@@ -224,7 +224,7 @@ impl Config {
             allowed_origins: reader
                 .strings("allowed_origins", "a list of origins such as [\"https://example.com\"]")?,
             allowed_hosts: reader.strings("allowed_hosts", "a list of host names such as [\"proxy.example.com\"]")?,
-            externally_accessible_url: read_url(&mut reader, port, shard_group, &surroundings)?,
+            externally_accessible_url: read_url(&mut reader, port, shard_group, &environment)?,
             cache,
             cores: read_cores(&mut reader)?,
             control_core: reader.number("control_core", (0, 1 << 16))?.map(|cpu| cpu as usize),
@@ -306,7 +306,7 @@ fn decode(name: &str, bytes: Vec<u8>) -> Result<String, ConfigError> {
 fn read_host(reader: &mut Reader) -> Result<IpAddr, ConfigError> {
     const EXPECTED: &str = "an IP address to listen on, such as \"0.0.0.0\" or \"127.0.0.1\"";
     let host = reader.string("host", EXPECTED)?.unwrap_or_else(|| "0.0.0.0".into());
-    host.parse().map_err(|_| reader.wrong("host", &host.into(), EXPECTED))
+    host.parse().map_err(|_| reader.error("host", &host.into(), EXPECTED))
 }
 
 type Shards = (Option<u32>, Option<u32>, Option<u32>);
@@ -329,12 +329,12 @@ fn read_presence(reader: &mut Reader) -> Result<Presence, ConfigError> {
     const STATUS: &str = "one of \"online\", \"idle\", \"dnd\", \"invisible\", \"offline\"";
     let status = reader.string("status", STATUS)?.unwrap_or_else(|| "online".into());
     if !matches!(status.as_str(), "online" | "idle" | "dnd" | "invisible" | "offline") {
-        return Err(reader.wrong("status", &status.into(), STATUS));
+        return Err(reader.error("status", &status.into(), STATUS));
     }
     let activity = match reader.take("activity") {
         None => None,
         Some(value) => Some(serde_json::from_value(value.clone()).map_err(|error| {
-            reader.wrong(
+            reader.error(
                 "activity",
                 &value,
                 &format!("an activity such as {{\"name\": \"chess\", \"type\": 0}} ({error})"),
@@ -351,28 +351,28 @@ fn read_proxy(reader: &mut Reader, key: &'static str) -> Result<Option<String>, 
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':' | b'[' | b']');
         !host.is_empty() && host.bytes().all(plain) && port.parse::<u16>().is_ok_and(|port| port > 0)
     });
-    if good { Ok(Some(proxy)) } else { Err(reader.wrong(key, &proxy.into(), EXPECTED)) }
+    if good { Ok(Some(proxy)) } else { Err(reader.error(key, &proxy.into(), EXPECTED)) }
 }
 
 fn read_url(
     reader: &mut Reader,
     port: u16,
     group: Option<ShardGroup>,
-    surroundings: &group::Surroundings,
+    environment: &group::Environment,
 ) -> Result<String, ConfigError> {
     const KEY: &str = "externally_accessible_url";
     const EXPECTED: &str = "a ws:// or wss:// URL without query, which is how clients reach this proxy";
     let Some(url) = reader.string(KEY, EXPECTED)? else { return Ok(format!("ws://localhost:{port}")) };
-    let url = surroundings.fill_in(&url, group).map_err(|expected| reader.wrong(KEY, &url.into(), expected))?;
+    let url = environment.fill_in(&url, group).map_err(|expected| reader.error(KEY, &url.into(), expected))?;
     let good = !url.contains(['?', '#', '"', '\\']) && crate::websocket::Endpoint::parse(&url).is_ok();
     // No slash at the end: some libraries append `/?v=10` to the URL.
-    if good { Ok(url.trim_end_matches('/').to_owned()) } else { Err(reader.wrong(KEY, &url.into(), EXPECTED)) }
+    if good { Ok(url.trim_end_matches('/').to_owned()) } else { Err(reader.error(KEY, &url.into(), EXPECTED)) }
 }
 
 fn read_state_dir(reader: &mut Reader) -> Result<Option<PathBuf>, ConfigError> {
     const EXPECTED: &str = "a directory for state files, which is made when it is missing";
     match reader.string("state_dir", EXPECTED)? {
-        Some(path) if path.is_empty() => Err(reader.wrong("state_dir", &path.into(), EXPECTED)),
+        Some(path) if path.is_empty() => Err(reader.error("state_dir", &path.into(), EXPECTED)),
         path => Ok(path.map(PathBuf::from)),
     }
 }
@@ -382,7 +382,7 @@ fn read_after_loss(reader: &mut Reader) -> Result<bool, ConfigError> {
     match reader.string("voice_after_loss", EXPECTED)?.as_deref() {
         None | Some("leave") => Ok(false),
         Some("rejoin") => Ok(true),
-        Some(other) => Err(reader.wrong("voice_after_loss", &other.into(), EXPECTED)),
+        Some(other) => Err(reader.error("voice_after_loss", &other.into(), EXPECTED)),
     }
 }
 
@@ -394,7 +394,7 @@ fn read_opcodes(reader: &mut Reader) -> Result<Vec<u64>, ConfigError> {
     // Opcodes 0 to 11 belong to the protocol.
     opcodes
         .filter(|opcodes| opcodes.iter().all(|opcode| (12..=255).contains(opcode)))
-        .ok_or_else(|| reader.wrong(KEY, &value, EXPECTED))
+        .ok_or_else(|| reader.error(KEY, &value, EXPECTED))
 }
 
 fn read_compression(reader: &mut Reader) -> Result<Transport, ConfigError> {
@@ -403,7 +403,7 @@ fn read_compression(reader: &mut Reader) -> Result<Transport, ConfigError> {
         None => Ok(Transport::Zstd),
         Some(name) if name == "none" => Ok(Transport::None),
         Some(name) => {
-            Transport::from_name(&name).ok_or_else(|| reader.wrong("upstream_compression", &name.into(), EXPECTED))
+            Transport::from_name(&name).ok_or_else(|| reader.error("upstream_compression", &name.into(), EXPECTED))
         }
     }
 }
@@ -421,7 +421,7 @@ fn read_cores(reader: &mut Reader) -> Result<Cores, ConfigError> {
         }
         _ => None,
     };
-    cores.ok_or_else(|| reader.wrong("cores", &value, EXPECTED))
+    cores.ok_or_else(|| reader.error("cores", &value, EXPECTED))
 }
 
 fn read_cache(reader: &mut Reader, name: &str) -> Result<(Flags, Vec<String>), ConfigError> {
@@ -432,7 +432,7 @@ fn read_cache(reader: &mut Reader, name: &str) -> Result<(Flags, Vec<String>), C
         }
         Some(Value::Object(object)) => object,
         Some(value) => {
-            return Err(reader.wrong("cache", &value, "an object of flags such as {\"channels\": true}"));
+            return Err(reader.error("cache", &value, "an object of flags such as {\"channels\": true}"));
         }
     };
     let mut inner = Reader::new(name, "cache.", object);

@@ -65,7 +65,7 @@ pub(super) fn read_networks(reader: &mut Reader, key: &'static str) -> Result<Ve
     const EXPECTED: &str = "a list of addresses and networks such as [\"127.0.0.1\", \"10.0.0.0/8\"]";
     let names = reader.strings(key, EXPECTED)?;
     let networks: Option<Vec<Network>> = names.iter().map(|name| Network::parse(name)).collect();
-    networks.ok_or_else(|| reader.wrong(key, &names.into(), EXPECTED))
+    networks.ok_or_else(|| reader.error(key, &names.into(), EXPECTED))
 }
 
 /// Reads `admin_listen`.
@@ -78,7 +78,7 @@ pub(super) fn read_admin_listen(reader: &mut Reader) -> Result<Option<AdminAddre
         Some(path) => (!path.is_empty()).then(|| AdminAddress::Unix(path.into())),
         None => text.parse().ok().filter(|address: &SocketAddr| address.port() > 0).map(AdminAddress::Tcp),
     };
-    address.map(Some).ok_or_else(|| reader.wrong(KEY, &text.into(), EXPECTED))
+    address.map(Some).ok_or_else(|| reader.error(KEY, &text.into(), EXPECTED))
 }
 
 #[cfg(test)]

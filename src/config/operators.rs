@@ -111,7 +111,7 @@ pub(super) fn read_log_format(reader: &mut Reader) -> Result<LogFormat, ConfigEr
     match reader.string("log_format", EXPECTED)?.as_deref() {
         None | Some("text") => Ok(LogFormat::Text),
         Some("json") => Ok(LogFormat::Json),
-        Some(other) => Err(reader.wrong("log_format", &other.into(), EXPECTED)),
+        Some(other) => Err(reader.error("log_format", &other.into(), EXPECTED)),
     }
 }
 
@@ -122,7 +122,7 @@ pub(super) fn read_events(reader: &mut Reader, name: &str) -> Result<(Denied, Ve
     let object = match reader.take("events") {
         None => return Ok((Denied::default(), Vec::new())),
         Some(Value::Object(object)) => object,
-        Some(value) => return Err(reader.wrong("events", &value, EVENTS)),
+        Some(value) => return Err(reader.error("events", &value, EVENTS)),
     };
     let mut inner = Reader::new(name, "events.", object);
     let mut denied = Denied::default();
@@ -130,12 +130,12 @@ pub(super) fn read_events(reader: &mut Reader, name: &str) -> Result<(Denied, Ve
     for event in inner.strings("deny", DENY)? {
         let plain = |byte: u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_';
         if event.is_empty() || event.len() > 64 || !event.bytes().all(plain) {
-            return Err(inner.wrong("deny", &event.into(), DENY));
+            return Err(inner.error("deny", &event.into(), DENY));
         }
         if !denied.add(&event) {
             let needed = NEEDED.map(EventKind::name).join(", ");
             let expected = format!("event types that clients can do without, which {needed} are not");
-            return Err(inner.wrong("deny", &event.into(), &expected));
+            return Err(inner.error("deny", &event.into(), &expected));
         }
         if EventKind::from_name(event.as_bytes()) == EventKind::Other {
             warnings.push(format!(
@@ -155,7 +155,7 @@ pub(super) fn read_http_token(reader: &mut Reader) -> Result<Option<Token>, Conf
     // The token is put into URLs and headers without escaping.
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
     if !(HTTP_TOKEN.0..=HTTP_TOKEN.1).contains(&token.len()) || !token.bytes().all(plain) {
-        return Err(reader.wrong("http_token", &token.into(), EXPECTED));
+        return Err(reader.error("http_token", &token.into(), EXPECTED));
     }
     Ok(Some(Token::new(&token)))
 }

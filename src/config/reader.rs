@@ -31,7 +31,7 @@ impl Reader {
     }
 
     /// The error for a key with a wrong value.
-    pub fn wrong(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
+    pub fn error(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
         // A token must not get into an error, even if it is not a string or has other characters than expected.
         let value =
             if matches!(key, "token" | "http_token") { "the given value".into() } else { shorten(&value.to_string()) };
@@ -52,14 +52,14 @@ impl Reader {
     /// Takes a list of strings; an empty one when the key is missing.
     pub fn strings(&mut self, key: &'static str, expected: &str) -> Result<Vec<String>, ConfigError> {
         let Some(value) = self.take(key) else { return Ok(Vec::new()) };
-        serde_json::from_value(value.clone()).map_err(|_| self.wrong(key, &value, expected))
+        serde_json::from_value(value.clone()).map_err(|_| self.error(key, &value, expected))
     }
 
     pub fn bool(&mut self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
         match self.take(key) {
             None => Ok(default),
             Some(Value::Bool(value)) => Ok(value),
-            Some(value) => Err(self.wrong(key, &value, "true or false")),
+            Some(value) => Err(self.error(key, &value, "true or false")),
         }
     }
 
@@ -67,7 +67,7 @@ impl Reader {
         match self.take(key) {
             None => Ok(None),
             Some(Value::String(value)) => Ok(Some(value)),
-            Some(value) => Err(self.wrong(key, &value, expected)),
+            Some(value) => Err(self.error(key, &value, expected)),
         }
     }
 
@@ -76,7 +76,7 @@ impl Reader {
         let Some(value) = self.take(key) else { return Ok(None) };
         match value.as_u64().filter(|number| (bounds.0..=bounds.1).contains(number)) {
             Some(number) => Ok(Some(number)),
-            None => Err(self.wrong(key, &value, &format!("a whole number from {} to {}", bounds.0, bounds.1))),
+            None => Err(self.error(key, &value, &format!("a whole number from {} to {}", bounds.0, bounds.1))),
         }
     }
 

@@ -43,7 +43,7 @@ impl std::fmt::Debug for Token {
 
 /// The token that the process was given outside of the configuration: in the variable `TOKEN`, otherwise as a
 /// credential of systemd. `None`: in neither.
-pub fn given() -> Result<Option<String>, ConfigError> {
+pub fn from_environment() -> Result<Option<String>, ConfigError> {
     let variable = env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
     let credential = env::var_os(CREDENTIALS_VARIABLE).map(|directory| Path::new(&directory).join("token"));
     match (variable, credential) {

@@ -1,29 +1,29 @@
 //! The answers to HTTP requests: what each route returns, and which requests are forwarded to Discord's API.
 //!
 //! Promises: however many clients ask for `/metrics` and `/health`, each data core is asked for its report once in
-//! [`KEPT`], and the text of `/metrics` is made once in [`KEPT`]. The log has at most one line a minute about wrong
-//! tokens.
+//! [`REPORTS_REUSED_FOR`], and the text of `/metrics` is made once in [`REPORTS_REUSED_FOR`]. The log has at most one
+//! line a minute about wrong tokens.
 
 use super::{
-    Control, Gathering, REPORT_LIMIT, RestFailure,
+    Control, REPORT_LIMIT, ReportRequest, RestFailure,
     forward::{self, Forward},
     http::{Response, Route},
     metrics::ControlFigures,
     pool::Place,
     seconds,
-    status::Gathered,
+    status::CoreReports,
 };
 use crate::{data_core::ToCore, net::client::ClientConnection, upstream::session::Status};
 use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
 
 /// How long gathered reports, and the texts of `/metrics` and `/status.json`, are used again.
-pub const KEPT: Duration = Duration::from_secs(1);
+pub const REPORTS_REUSED_FOR: Duration = Duration::from_secs(1);
 
 /// Counts a request as one that is being forwarded until it is dropped. The flag says that the request comes without
 /// the bot's token: such a request is counted by its place in [`Control::tokenless`] instead.
-struct Counted<'a>(&'a RefCell<ControlFigures>, bool);
+struct ForwardCount<'a>(&'a RefCell<ControlFigures>, bool);
 
-impl<'a> Counted<'a> {
+impl<'a> ForwardCount<'a> {
     fn new(figures: &'a RefCell<ControlFigures>, tokenless: bool) -> Self {
         let mut all = figures.borrow_mut();
         all.forwarded += 1;
@@ -32,14 +32,14 @@ impl<'a> Counted<'a> {
     }
 }
 
-impl Drop for Counted<'_> {
+impl Drop for ForwardCount<'_> {
     fn drop(&mut self) {
         self.0.borrow_mut().forwarding -= usize::from(!self.1);
     }
 }
 
 /// Sends `answer`, if there is one, and ends the connection.
-async fn end_with(mut connection: ClientConnection, answer: Option<Response>) {
+async fn send_and_close(mut connection: ClientConnection, answer: Option<Response>) {
     if let Some(response) = answer {
         connection.outbox.raw(&response.encode());
     }
@@ -52,7 +52,7 @@ impl Control {
         self.figures.borrow_mut().wrong_tokens += 1;
         if let Some(held_back) = self.token_log.borrow_mut().poll(self.now()) {
             let peer = peer.map_or_else(|| "a client that is gone".to_owned(), |peer| peer.to_string());
-            tracing::warn!(held_back, "{peer} has not shown the token of this proxy");
+            tracing::warn!(held_back, "{peer} was refused: it showed a wrong token or none");
         }
     }
 
@@ -62,35 +62,35 @@ impl Control {
         if let Some(held_back) = self.files_log.borrow_mut().poll(self.now()) {
             tracing::warn!(
                 held_back,
-                "{peer} is refused, because the last {} open files are for shards: raise LimitNOFILE= of the unit or `ulimit -n`",
+                "{peer} was refused: the last {} open files are reserved for shards; raise LimitNOFILE= of the unit or `ulimit -n`",
                 self.reserved_files
             );
         }
     }
 
-    /// The reports of all data cores, gathered again when they are older than [`KEPT`].
-    pub(super) async fn reports(self: &Rc<Self>) -> Rc<Gathered> {
+    /// The reports of all data cores, gathered again when they are older than [`REPORTS_REUSED_FOR`].
+    pub(super) async fn reports(self: &Rc<Self>) -> Rc<CoreReports> {
         self.reports.get(self.now(), || self.clone().gather()).await
     }
 
-    async fn gather(self: Rc<Self>) -> Rc<Gathered> {
-        let number = self.next_gathering.get();
-        self.next_gathering.set(number + 1);
-        let gathering = Gathering { missing: self.cores().len(), ..Gathering::default() };
-        self.gathering.borrow_mut().insert(number, gathering);
+    async fn gather(self: Rc<Self>) -> Rc<CoreReports> {
+        let number = self.next_report_request.get();
+        self.next_report_request.set(number + 1);
+        let request = ReportRequest { missing: self.cores().len(), ..ReportRequest::default() };
+        self.report_requests.borrow_mut().insert(number, request);
         for core in self.cores() {
             let _ = core.send(ToCore::Report(number));
         }
-        let complete = poll_fn(|cx| match self.gathering.borrow_mut().get_mut(&number) {
-            Some(gathering) if gathering.missing > 0 => {
-                gathering.waker = Some(cx.waker().clone());
+        let complete = poll_fn(|cx| match self.report_requests.borrow_mut().get_mut(&number) {
+            Some(request) if request.missing > 0 => {
+                request.waker = Some(cx.waker().clone());
                 Poll::Pending
             }
             _ => Poll::Ready(()),
         });
         let _ = crate::net::within(REPORT_LIMIT, complete).await;
-        let reports = self.gathering.borrow_mut().remove(&number).map_or_else(Vec::new, |done| done.reports);
-        Rc::new(Gathered::new(self.now(), reports))
+        let reports = self.report_requests.borrow_mut().remove(&number).map_or_else(Vec::new, |done| done.reports);
+        Rc::new(CoreReports::new(self.now(), reports))
     }
 
     /// The answer to a request that is neither a gateway connection nor forwarded.
@@ -143,8 +143,8 @@ impl Control {
             figures.identifies_remaining = queue.remaining();
             figures.identifies_waiting = queue.waiting();
         }
-        figures.unauthenticated = self.guests.taken();
-        figures.revoked_guests = self.guests.revoked();
+        figures.unauthenticated = self.unauthenticated.taken();
+        figures.revoked_unauthenticated = self.unauthenticated.revoked();
         figures.revoked_scrapes = self.scrapes.revoked();
         figures.tokenless = self.tokenless.taken();
         figures.revoked_tokenless = self.tokenless.revoked();
@@ -155,7 +155,7 @@ impl Control {
     /// that. Then ends the connection.
     pub(super) async fn forward(
         self: Rc<Self>,
-        guest: Place,
+        place: Place,
         connection: ClientConnection,
         request: Forward,
         peer: SocketAddr,
@@ -165,8 +165,8 @@ impl Control {
             not_forwarded()
         } else if self.accepts_token(token) {
             if self.figures.borrow().forwarding < forward::MAX_FORWARDED {
-                drop(guest);
-                return self.pass(connection, request, false).await;
+                drop(place);
+                return self.forward_and_close(connection, request, false).await;
             }
             let body = r#"{"message":"gateway-proxy: too many requests at a time","code":0}"#;
             Response::json("503 Service Unavailable", body)
@@ -185,25 +185,25 @@ impl Control {
                 r#"{"message":"gateway-proxy: too many requests without the bot's token from this address","retry_after":1.0,"global":false,"code":0}"#,
             )
         } else {
-            drop(guest);
+            drop(place);
             let place = self.tokenless.enter(peer.ip().into());
             let (pool, id) = (self.tokenless.clone(), place.id);
             let passed = async move {
                 let _place = place;
-                self.pass(connection, request.without_authorization(), true).await;
+                self.forward_and_close(connection, request.without_authorization(), true).await;
             };
             return pool.hold(id, Box::pin(passed)).await;
         };
-        end_with(connection, Some(refusal)).await;
+        send_and_close(connection, Some(refusal)).await;
     }
 
-    async fn pass(&self, mut connection: ClientConnection, request: Forward, tokenless: bool) {
+    async fn forward_and_close(&self, mut connection: ClientConnection, request: Forward, tokenless: bool) {
         let Some(address) = &self.config.rest_proxy else { return };
-        let counted = Counted::new(&self.figures, tokenless);
+        let counted = ForwardCount::new(&self.figures, tokenless);
         let answer = Box::pin(forward::forward(&mut connection, request, address)).await;
         self.figures.borrow_mut().forward_failures += u64::from(answer.is_some());
         drop(counted);
-        end_with(connection, answer).await;
+        send_and_close(connection, answer).await;
     }
 
     async fn health(self: &Rc<Self>) -> Response {
@@ -215,7 +215,7 @@ impl Control {
             None => String::new(),
         };
         let queue =
-            self.queue_away.borrow().as_ref().map(|what| format!("identify_queue {what}\n")).unwrap_or_default();
+            self.queue_failure.borrow().as_ref().map(|what| format!("identify_queue {what}\n")).unwrap_or_default();
         let rest = rest + &queue;
         let Some(count) = self.gateway.borrow().as_ref().map(|info| info.shards) else {
             let text = format!("GET /gateway/bot has not been answered yet\n{rest}");

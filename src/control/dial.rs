@@ -36,7 +36,10 @@ impl Dialler {
                 },
             };
             if control.cores()[control.index_of(shard)].send(ToCore::Dialled { shard, attempt, result }).is_err() {
-                tracing::warn!(shard, "the shard's core is too busy for its connection, which it will ask for again");
+                tracing::warn!(
+                    shard,
+                    "a connection to Discord was dropped: the mailbox of its data core is full; the shard will ask for another one"
+                );
             }
         });
         self.0.insert(shard, task);
@@ -51,11 +54,11 @@ impl Control {
     /// to the URL that is returned with it.
     fn approved(&self, shard: u32, wanted: String) -> (String, Result<Endpoint, String>) {
         let general = self.gateway.borrow().as_ref().map_or_else(|| wanted.clone(), |known| known.url.clone());
-        let follow = || {
+        let allow_after = || {
             let (first, wanted) = (Endpoint::parse(&general)?, Endpoint::parse(&wanted)?);
-            self.hosts.follow(&first, &wanted).map(|()| wanted)
+            self.hosts.allow_after(&first, &wanted).map(|()| wanted)
         };
-        match follow() {
+        match allow_after() {
             Err(what) if wanted != general => {
                 tracing::warn!(shard, "the shard connects to {general} instead of {wanted}: {what}");
                 let endpoint = Endpoint::parse(&general)

@@ -16,13 +16,13 @@ use super::{
 use crate::{
     compression::Transport,
     config::Network,
-    data_core::{Arrival, Entry, ToCore, close_for, command_text},
+    data_core::{NewClient, SessionRequest, ToCore, close_for, command_text},
     downstream::{
         outbox::Outbox,
         session::{Claim, Options, SessionId},
     },
     net::{
-        client::{ClientConnection, Ended, Payload},
+        client::{ClientConnection, ConnectionEnd, Payload},
         spawn_contained, within,
     },
     protocol::{
@@ -66,7 +66,7 @@ const RESTARTING: Close = (close::UNKNOWN_ERROR, "the proxy restarts");
 
 /// Which routes are served at a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Serves {
+pub enum RouteSet {
     /// All routes.
     All,
     /// The routes that bots need: the gateway, Discord's API, the number of shards. The others are served at
@@ -76,9 +76,9 @@ pub enum Serves {
     Operators,
 }
 
-impl Serves {
+impl RouteSet {
     /// The answer to a request for a route that this socket does not serve; `None`: the route is served.
-    fn refuses(self, route: &Route) -> Option<Response> {
+    fn refusal(self, route: &Route) -> Option<Response> {
         let is_for_bots =
             matches!(route, Route::Gateway(..) | Route::Api(_) | Route::GatewayUrl | Route::GatewayBot(_));
         let is_for_all = matches!(route, Route::ShardCount | Route::Refused(_));
@@ -95,12 +95,15 @@ impl Serves {
 }
 
 /// Accepts connections until the proxy stops. A failed accept is logged, once a minute at most, and tried again.
-pub async fn accept(control: Rc<Control>, listener: TcpListener, serves: Serves) {
+pub async fn accept(control: Rc<Control>, listener: TcpListener, routes: RouteSet) {
     while !control.stopping.get() {
         match listener.accept().await {
             Ok(stream) => {
                 control.figures.borrow_mut().accepted += 1;
-                spawn_contained("the task of a connection at the door", enter(control.clone(), stream, serves));
+                spawn_contained(
+                    "the task of a connection at the door",
+                    handle_connection(control.clone(), stream, routes),
+                );
             }
             Err(_) if control.stopping.get() => {}
             Err(error) => {
@@ -113,12 +116,12 @@ pub async fn accept(control: Rc<Control>, listener: TcpListener, serves: Serves)
     }
 }
 
-async fn enter(control: Rc<Control>, stream: TcpStream, serves: Serves) {
+async fn handle_connection(control: Rc<Control>, stream: TcpStream, routes: RouteSet) {
     let peer = match stream.peer_addr() {
         Ok(peer) if stream.set_nodelay(true).is_ok() => peer,
         // A connection to a Unix socket has no IP address. The client is a process of this machine, so it counts as
         // 127.0.0.1.
-        Err(_) if serves == Serves::Operators => SocketAddr::from(([127, 0, 0, 1], 0)),
+        Err(_) if routes == RouteSet::Operators => SocketAddr::from(([127, 0, 0, 1], 0)),
         _ => return,
     };
     let inbound = FrameDecoder::new(Role::Server, MAX_COMMAND);
@@ -126,63 +129,75 @@ async fn enter(control: Rc<Control>, stream: TcpStream, serves: Serves) {
     if connection.descriptor() >= control.last_descriptor {
         return control.refuse(peer);
     }
-    let guest = control.guests.enter(peer.ip().into());
+    let place = control.unauthenticated.enter(peer.ip().into());
     // Boxed, because the future is large and each future around it would contain it again.
-    control.guests.clone().hold(guest.id, Box::pin(introduce(control, guest, connection, peer, serves))).await;
+    control
+        .unauthenticated
+        .clone()
+        .hold(place.id, Box::pin(handle_request(control, place, connection, peer, routes)))
+        .await;
 }
 
 /// Reads the request and the address of the client, and goes on with the client's own place at the door.
 ///
 /// Until then the connection has a place of the address that it comes from. A reverse proxy connects for many clients,
 /// so with that address for all of them they would take each other's places.
-async fn introduce(
+async fn handle_request(
     control: Rc<Control>,
-    guest: Place,
+    place: Place,
     mut connection: ClientConnection,
-    maker: SocketAddr,
-    serves: Serves,
+    sender: SocketAddr,
+    routes: RouteSet,
 ) {
-    let Some(Some((route, peer))) = within(HEAD_LIMIT, request(&control, &mut connection, maker, serves)).await else {
+    let Some(Some((route, peer))) = within(HEAD_LIMIT, read_request(&control, &mut connection, sender, routes)).await
+    else {
         return;
     };
-    let route = serves.refuses(&route).map_or(route, Route::Refused);
-    if peer == maker {
-        return converse(control, guest, connection, peer, route).await;
+    let route = routes.refusal(&route).map_or(route, Route::Refused);
+    if peer == sender {
+        return route_request(control, place, connection, peer, route).await;
     }
     connection.set_peer(peer);
-    drop(guest);
-    let guest = control.guests.enter(peer.ip().into());
-    control.guests.clone().hold(guest.id, Box::pin(converse(control, guest, connection, peer, route))).await;
+    drop(place);
+    let place = control.unauthenticated.enter(peer.ip().into());
+    control
+        .unauthenticated
+        .clone()
+        .hold(place.id, Box::pin(route_request(control, place, connection, peer, route)))
+        .await;
 }
 
-/// Reads the PROXY protocol header, if `maker` has to send one, and the request head. Returns the route and the address
-/// of the client.
+/// Reads the PROXY protocol header, if `sender` has to send one, and the request head. Returns the route and the
+/// address of the client.
 ///
-/// `maker` is the address that the connection comes from. `None`: the connection ended, or the PROXY protocol header is
-/// missing or malformed.
-async fn request(
+/// `sender` is the address that the connection comes from. `None`: the connection ended, or the PROXY protocol header
+/// is missing or malformed.
+async fn read_request(
     control: &Control,
     connection: &mut ClientConnection,
-    maker: SocketAddr,
-    serves: Serves,
+    sender: SocketAddr,
+    routes: RouteSet,
 ) -> Option<(Route, SocketAddr)> {
     let is_one = |networks: &[Network], peer: SocketAddr| networks.iter().any(|network| network.contains(peer.ip()));
     let config = &control.config;
-    let mut peer = maker;
-    if serves != Serves::Operators && is_one(&config.proxy_protocol_from, maker) {
+    let mut peer = sender;
+    if routes != RouteSet::Operators && is_one(&config.proxy_protocol_from, sender) {
         match proxy_header(connection).await {
-            Ok(Some(source)) => peer = source.unwrap_or(maker),
+            Ok(Some(source)) => peer = source.unwrap_or(sender),
             Ok(None) => return None,
             Err(what) => {
                 if let Some(held_back) = control.accept_log.borrow_mut().poll(control.now()) {
-                    tracing::warn!(held_back, "{maker} is one of `proxy_protocol_from`, and sends {what}");
+                    tracing::warn!(
+                        held_back,
+                        "{sender}, which `proxy_protocol_from` lists, was refused: it sent {what}"
+                    );
                 }
                 return None;
             }
         }
     }
     let believed = is_one(&config.forwarded_for_from, peer).then_some(&config.forwarded_for_from[..]);
-    let (route, named) = head_for(connection, Some(&control.audience), believed).await?;
+    let (route, named) = read_head_for(connection, Some(&control.origin_policy), believed).await?;
     Some((route, named.map_or(peer, |address| SocketAddr::new(address, 0))))
 }
 
@@ -201,9 +216,9 @@ async fn proxy_header(connection: &mut ClientConnection) -> Result<Option<Option
     }
 }
 
-async fn converse(
+async fn route_request(
     control: Rc<Control>,
-    guest: Place,
+    place: Place,
     mut connection: ClientConnection,
     peer: SocketAddr,
     route: Route,
@@ -211,10 +226,10 @@ async fn converse(
     let (upgrade, query) = match route {
         Route::Gateway(upgrade, query) => (upgrade, query),
         Route::Api(request) => {
-            return Box::pin(control.forward(guest, connection, request, peer)).await;
+            return Box::pin(control.forward(place, connection, request, peer)).await;
         }
         Route::Operator(..) | Route::Health => {
-            drop(guest);
+            drop(place);
             let place = control.scrapes.enter(peer.ip().into());
             let id = place.id;
             let answer = async {
@@ -227,10 +242,10 @@ async fn converse(
     };
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     let transport = if control.live().client_compression { query.transport } else { Transport::None };
-    agree(&mut connection, &upgrade, http::GatewayQuery { transport, ..query });
+    accept_upgrade(&mut connection, &upgrade, http::GatewayQuery { transport, ..query });
     connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
-    let url = Url { version: query.version, session: query.session };
-    greet(control, guest, connection, url, Commands::Refused).await;
+    let url = UrlParameters { version: query.version, session: query.session };
+    await_session_request(control, place, connection, url, EarlyCommands::Refused).await;
 }
 
 async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: Route, peer: SocketAddr) {
@@ -241,19 +256,28 @@ async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: 
 
 /// Takes a connection back from a shard that could not resume its session, or whose session has ended. The client may
 /// identify on the same connection.
-pub async fn reenter(control: Rc<Control>, connection: ClientConnection, version: u8) {
+pub async fn readmit(control: Rc<Control>, connection: ClientConnection, version: u8) {
     let Some(peer) = connection.peer() else { return };
-    let guest = control.guests.enter(peer.ip().into());
+    let place = control.unauthenticated.enter(peer.ip().into());
     control
-        .guests
+        .unauthenticated
         .clone()
-        .hold(guest.id, Box::pin(greet(control, guest, connection, Url { version, session: None }, Commands::Ignored)))
+        .hold(
+            place.id,
+            Box::pin(await_session_request(
+                control,
+                place,
+                connection,
+                UrlParameters { version, session: None },
+                EarlyCommands::Ignored,
+            )),
+        )
         .await;
 }
 
 /// What the door needs of the URL that a client connected to.
 #[derive(Clone, Copy)]
-struct Url {
+struct UrlParameters {
     version: u8,
     /// The session that the path names; `None`: the path names none.
     session: Option<SessionId>,
@@ -261,7 +285,7 @@ struct Url {
 
 /// How the door handles a command before IDENTIFY or RESUME.
 #[derive(Clone, Copy)]
-enum Commands {
+enum EarlyCommands {
     /// The connection is closed.
     Refused,
     /// The command is ignored: the client may have sent it before it read that its session is over. The close code for
@@ -270,22 +294,22 @@ enum Commands {
 }
 
 /// Answers a WebSocket upgrade. From then on the outbox has the encoding and the compression of `query`.
-pub fn agree(connection: &mut ClientConnection, upgrade: &Upgrade, query: http::GatewayQuery) {
+pub fn accept_upgrade(connection: &mut ClientConnection, upgrade: &Upgrade, query: http::GatewayQuery) {
     connection.outbox = Outbox::new(query.transport, query.encoding);
     connection.outbox.raw(server_response(upgrade).as_bytes());
 }
 
-/// Reads a request head for any audience; `None`: the connection ended within the head.
-pub async fn head(connection: &mut ClientConnection) -> Option<Route> {
-    head_for(connection, None, None).await.map(|(route, _)| route)
+/// Reads a request head from any origin; `None`: the connection ended within the head.
+pub async fn read_head(connection: &mut ClientConnection) -> Option<Route> {
+    read_head_for(connection, None, None).await.map(|(route, _)| route)
 }
 
-/// Reads a request head and refuses a request that is not for `audience`. Returns also the client that
+/// Reads a request head and refuses a request that `origin_policy` does not allow. Returns also the client that
 /// `X-Forwarded-For` names, if `believed` is given. `believed` are the networks whose entries in that header are
 /// believed.
-async fn head_for(
+async fn read_head_for(
     connection: &mut ClientConnection,
-    audience: Option<&http::Audience>,
+    origin_policy: Option<&http::OriginPolicy>,
     believed: Option<&[Network]>,
 ) -> Option<(Route, Option<IpAddr>)> {
     // The head is parsed on the first read, so that bytes that are not HTTP are refused at once, and then only when it
@@ -294,7 +318,7 @@ async fn head_for(
     loop {
         let bytes = connection.inbound.unconsumed();
         let is_due = seen == 0 || bytes.len() >= http::MAX_HEAD || http::may_end_after(bytes, seen);
-        if is_due && let Some((size, route)) = http::parse_for(bytes, audience) {
+        if is_due && let Some((size, route)) = http::parse_for(bytes, origin_policy) {
             let named = believed.and_then(|believed| origin::forwarded_for(&bytes[..size], believed));
             connection.inbound.consume(size);
             return Some((route, named));
@@ -318,41 +342,56 @@ enum Outcome {
     Refused(Close),
 }
 
-impl From<Ended> for Outcome {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Lost => Self::Lost,
-            Ended::Closed(code) => Self::Closed(code),
-            Ended::Violated(violation) => Self::Refused(close_for(violation)),
+impl From<ConnectionEnd> for Outcome {
+    fn from(end: ConnectionEnd) -> Self {
+        match end {
+            ConnectionEnd::Lost => Self::Lost,
+            ConnectionEnd::Closed(code) => Self::Closed(code),
+            ConnectionEnd::Violated(violation) => Self::Refused(close_for(violation)),
         }
     }
 }
 
-async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnection, url: Url, mut commands: Commands) {
+async fn await_session_request(
+    control: Rc<Control>,
+    place: Place,
+    mut connection: ClientConnection,
+    url: UrlParameters,
+    mut early: EarlyCommands,
+) {
     let version = url.version;
     let mut refused_resumes = 0;
     loop {
-        let outcome = within(IDENTIFY_LIMIT, identification(&mut connection, commands)).await;
+        let outcome = within(IDENTIFY_LIMIT, next_outcome(&mut connection, early)).await;
         let close = match outcome {
             None => (close::SESSION_TIMED_OUT, "no IDENTIFY in 60 seconds"),
             Some(Outcome::Lost) => return,
-            Some(Outcome::Closed(code)) => return connection.goodbye(code, "").await,
+            Some(Outcome::Closed(code)) => return connection.close(code, "").await,
             Some(Outcome::Refused(close)) => close,
-            Some(Outcome::Identify(identify)) => match admit(&control, &mut connection, &identify, version).await {
-                Ok((shard, options)) => {
-                    return hand_over(&control, guest, connection, shard, Entry::Identify(options), version);
+            Some(Outcome::Identify(identify)) => {
+                match check_identify(&control, &mut connection, &identify, version).await {
+                    Ok((shard, options)) => {
+                        return send_to_core(
+                            &control,
+                            place,
+                            connection,
+                            shard,
+                            SessionRequest::Identify(options),
+                            version,
+                        );
+                    }
+                    Err(close) => close,
                 }
-                Err(close) => close,
-            },
+            }
             Some(Outcome::Resume(resume)) => {
                 if !control.accepts_token(resume.bare_token()) {
                     control.note_wrong_token(connection.peer());
                     (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy")
                 } else {
-                    match claim(&control, &mut connection, &resume, url).await {
+                    match locate_session(&control, &mut connection, &resume, url).await {
                         Err(close) => close,
-                        Ok(Some((shard, entry))) => {
-                            return hand_over(&control, guest, connection, shard, entry, version);
+                        Ok(Some((shard, request))) => {
+                            return send_to_core(&control, place, connection, shard, request, version);
                         }
                         Ok(None) if refused_resumes + 1 >= MAX_REFUSED_RESUMES => {
                             (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
@@ -362,27 +401,27 @@ async fn greet(control: Rc<Control>, guest: Place, mut connection: ClientConnect
                             // The connection stays open so that the client can identify on it. After a close, some
                             // libraries reconnect and resume in a loop.
                             connection.outbox.message(&[payload::INVALID_SESSION]);
-                            commands = Commands::Ignored;
+                            early = EarlyCommands::Ignored;
                             continue;
                         }
                     }
                 }
             }
         };
-        return connection.goodbye(Some(close.0), close.1).await;
+        return connection.close(Some(close.0), close.1).await;
     }
 }
 
 /// Reads payloads until IDENTIFY or RESUME, and answers heartbeats.
-async fn identification(connection: &mut ClientConnection, commands: Commands) -> Outcome {
+async fn next_outcome(connection: &mut ClientConnection, early: EarlyCommands) -> Outcome {
     connection
-        .converse(|payload, outbox| {
-            introduction(payload, outbox, commands).unwrap_or_else(|close| Some(Outcome::Refused(close)))
+        .read_until(|payload, outbox| {
+            handle_payload(payload, outbox, early).unwrap_or_else(|close| Some(Outcome::Refused(close)))
         })
         .await
 }
 
-fn introduction(payload: Payload<'_>, outbox: &mut Outbox, commands: Commands) -> Result<Option<Outcome>, Close> {
+fn handle_payload(payload: Payload<'_>, outbox: &mut Outbox, early: EarlyCommands) -> Result<Option<Outcome>, Close> {
     let (bytes, binary) = match payload {
         Payload::Text(bytes) => (bytes, false),
         Payload::Binary(bytes) => (bytes, true),
@@ -397,46 +436,46 @@ fn introduction(payload: Payload<'_>, outbox: &mut Outbox, commands: Commands) -
         }
         opcode::IDENTIFY => Outcome::Identify(command.identify().map_err(decode)?),
         opcode::RESUME => Outcome::Resume(command.resume().map_err(decode)?),
-        _ if matches!(commands, Commands::Ignored) => return Ok(None),
+        _ if matches!(early, EarlyCommands::Ignored) => return Ok(None),
         _ => return Err((close::NOT_AUTHENTICATED, "a command before IDENTIFY")),
     }))
 }
 
 /// The shard and the session that a RESUME is for, as far as the door can tell; `None`: no shard of this proxy can have
 /// the session.
-async fn claim(
+async fn locate_session(
     control: &Control,
     connection: &mut ClientConnection,
     resume: &Resume,
-    url: Url,
-) -> Result<Option<(u32, Entry)>, Close> {
-    started(control, connection).await?;
+    url: UrlParameters,
+) -> Result<Option<(u32, SessionRequest)>, Close> {
+    wait_for_shards(control, connection).await?;
     let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq) else { return Ok(None) };
     let is_here = |id: &SessionId| control.core_of(id.shard()).is_some();
     // An id of Discord's can have the same form as one of the proxy's, so the form does not tell them apart.
-    let key = url.session.filter(|key| is_here(key) && key.as_str() != id);
-    let named = match key {
-        Some(key) => Some(key.shard()),
-        None => until(control, connection, |control| control.shard_named(id)).await?,
+    let resume_key = url.session.filter(|resume_key| is_here(resume_key) && resume_key.as_str() != id);
+    let named = match resume_key {
+        Some(resume_key) => Some(resume_key.shard()),
+        None => wait_for(control, connection, |control| control.shard_of_upstream_id(id)).await?,
     };
     Ok(match (named, SessionId::parse(id).filter(is_here)) {
         (Some(shard), _) => {
-            Some((shard, Entry::Resume { claim: Claim::Upstream { id: id.to_owned(), key }, sequence }))
+            Some((shard, SessionRequest::Resume { claim: Claim::Upstream { id: id.to_owned(), resume_key }, sequence }))
         }
-        (None, Some(id)) => Some((id.shard(), Entry::Resume { claim: Claim::Own(id), sequence })),
+        (None, Some(id)) => Some((id.shard(), SessionRequest::Resume { claim: Claim::Own(id), sequence })),
         (None, None) => None,
     })
 }
 
 /// Waits until the shards have been started, and answers the client's heartbeats meanwhile. Returns how many shards the
 /// bot has.
-async fn started(control: &Control, connection: &mut ClientConnection) -> Result<u32, Close> {
-    until(control, connection, Control::running_shards).await
+async fn wait_for_shards(control: &Control, connection: &mut ClientConnection) -> Result<u32, Close> {
+    wait_for(control, connection, Control::running_shards).await
 }
 
 /// Waits until `ask` returns a value, and answers the client's heartbeats meanwhile. Any other payload of the client,
 /// and the stop of the proxy, end the wait with the close code for the client.
-async fn until<T>(
+async fn wait_for<T>(
     control: &Control,
     connection: &mut ClientConnection,
     mut ask: impl FnMut(&Control) -> Option<T>,
@@ -448,7 +487,7 @@ async fn until<T>(
         if let Some(answer) = ask(control) {
             return Ok(answer);
         }
-        let outcome = crate::net::race(async { Some(identification(connection, Commands::Refused).await) }, async {
+        let outcome = crate::net::race(async { Some(next_outcome(connection, EarlyCommands::Refused).await) }, async {
             glommio::timer::sleep(START_PAUSE).await;
             None
         });
@@ -466,7 +505,7 @@ async fn until<T>(
 
 /// Checks an IDENTIFY: the token at once; the number of shards and the shard once the shards have been started. Returns
 /// the shard and the options of the session, or the close code for the client.
-async fn admit(
+async fn check_identify(
     control: &Rc<Control>,
     connection: &mut ClientConnection,
     identify: &Identify,
@@ -476,10 +515,15 @@ async fn admit(
         control.note_wrong_token(connection.peer());
         return Err((close::AUTHENTICATION_FAILED, "the token is not the one of this proxy"));
     }
-    let count = started(control, connection).await?;
+    let count = wait_for_shards(control, connection).await?;
     let (shard, of) = identify.shard;
     if of != count {
-        tracing::warn!(shard, of, count, "a client identifies with a wrong number of shards");
+        tracing::warn!(
+            shard,
+            of,
+            count,
+            "a client's IDENTIFY is refused: it names another number of shards than the bot has"
+        );
         return Err((close::INVALID_SHARD, "wrong number of shards: GET /shard-count tells how many there are"));
     }
     if control.core_of(shard).is_none() {
@@ -488,7 +532,11 @@ async fn admit(
     let intents = identify.intents.map_or(Intents::ALL, Intents);
     let beyond = intents.without(Intents(control.intents()));
     if identify.intents.is_some() && beyond != Intents::default() {
-        tracing::warn!(shard, "a client asks for intents that the proxy does not have: bits {:#x}", beyond.0);
+        tracing::warn!(
+            shard,
+            "a client identifies with intents that `intents` of the configuration does not have: bits {:#x}",
+            beyond.0
+        );
     }
     let compress = identify.compress == Some(true) && control.live().client_compression;
     let options = Options { intents, version, compress, library: identify.library() };
@@ -497,13 +545,20 @@ async fn admit(
     Ok((shard, options))
 }
 
-fn hand_over(control: &Control, guest: Place, connection: ClientConnection, shard: u32, entry: Entry, version: u8) {
-    drop(guest);
-    let Ok(parcel) = connection.hand_off() else { return };
+fn send_to_core(
+    control: &Control,
+    place: Place,
+    connection: ClientConnection,
+    shard: u32,
+    request: SessionRequest,
+    version: u8,
+) {
+    drop(place);
+    let Ok(parts) = connection.into_parts() else { return };
     if let Some(core) = control.core_of(shard) {
-        let arrival = Arrival { parcel, shard, entry, version };
-        if core.send(ToCore::Client(Box::new(arrival))).is_err() {
-            tracing::warn!(shard, "the shard's core is too busy for another client");
+        let new_client = NewClient { parts, shard, request, version };
+        if core.send(ToCore::Client(Box::new(new_client))).is_err() {
+            tracing::warn!(shard, "client dropped: the mailbox of its data core is full");
         }
     }
 }

@@ -34,7 +34,7 @@ pub struct ExternalQueue {
 }
 
 impl ExternalQueue {
-    /// Starts the threads. They report their results as [`Event::Permit`] and [`Event::QueueAway`].
+    /// Starts the threads. They report their results as [`Event::Permit`] and [`Event::QueueFailed`].
     pub fn start(url: &str, events: &Postbox<Event>) -> Result<Self, super::Failure> {
         let (ask, shards) = crossbeam_channel::unbounded();
         for _ in 0..WORKERS {
@@ -86,7 +86,7 @@ impl Worker {
             loop {
                 let event = match self.get(shard) {
                     Ok(()) => Event::Permit(shard),
-                    Err(what) => Event::QueueAway(format!("{}: {what}", self.url)),
+                    Err(what) => Event::QueueFailed(format!("{}: {what}", self.url)),
                 };
                 let is_permit = matches!(event, Event::Permit(_));
                 let mut unsent = self.events.send(event);

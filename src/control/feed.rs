@@ -4,7 +4,7 @@
 //! text that users wrote.
 
 use crate::{
-    data_core::Changed,
+    data_core::StatusChange,
     protocol::Time,
     upstream::{loss::Reason, session::Status},
 };
@@ -15,18 +15,18 @@ pub const MAX_ENTRIES: usize = 200;
 
 /// One event of the feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct FeedEntry {
     /// Number of the entry. The entries are numbered from 1, without gaps.
     pub number: u64,
     /// When the event happened, as time since the start.
     pub at: Time,
     /// The event.
-    pub what: What,
+    pub event: FeedEvent,
 }
 
-/// The event of an [`Entry`].
+/// The event of an [`FeedEntry`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum FeedEvent {
     /// A shard's state has changed.
     State {
         /// Id of the shard.
@@ -50,32 +50,32 @@ pub enum What {
 /// The newest events of the proxy.
 #[derive(Default)]
 pub struct Feed {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<FeedEntry>,
     count: u64,
 }
 
 impl Feed {
     /// Adds the change of a shard's state.
-    pub fn changed(&mut self, changed: Changed) {
-        let Changed { shard, at, from, to, loss } = changed;
-        self.add(at, What::State { shard, from, to, loss });
+    pub fn add_status_change(&mut self, change: StatusChange) {
+        let StatusChange { shard, at, from, to, loss } = change;
+        self.add(at, FeedEvent::State { shard, from, to, loss });
     }
 
     /// Adds an action of an operator. `shard` is the shard that it concerns.
     pub fn note(&mut self, at: Time, shard: Option<u32>, text: impl Into<String>) {
-        self.add(at, What::Note { shard, text: text.into() });
+        self.add(at, FeedEvent::Note { shard, text: text.into() });
     }
 
-    fn add(&mut self, at: Time, what: What) {
+    fn add(&mut self, at: Time, event: FeedEvent) {
         if self.entries.len() >= MAX_ENTRIES {
             self.entries.pop_front();
         }
         self.count += 1;
-        self.entries.push_back(Entry { number: self.count, at, what });
+        self.entries.push_back(FeedEntry { number: self.count, at, event });
     }
 
     /// The entries, oldest first.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+    pub fn entries(&self) -> impl Iterator<Item = &FeedEntry> {
         self.entries.iter()
     }
 }

@@ -12,7 +12,7 @@
 
 use super::{body::Body, http::Response};
 use crate::net::{
-    Budget,
+    ReadBudget,
     client::{ClientConnection, poll_read},
     dial::{ADDRESS_LIMIT, connect_any},
     within,
@@ -176,7 +176,7 @@ pub async fn forward(connection: &mut ClientConnection, request: Forward, addres
     };
     let mut exchange = Exchange {
         upstream: stream,
-        budget: Budget::default(),
+        budget: ReadBudget::default(),
         body: request.body,
         outgoing: request.encode(address),
         sent: 0,
@@ -237,7 +237,7 @@ enum Step {
 /// A request that is being forwarded: its two directions and the state of each.
 struct Exchange {
     upstream: TcpStream,
-    budget: Budget,
+    budget: ReadBudget,
     /// The head of the request, for `rest_proxy`.
     outgoing: Vec<u8>,
     sent: usize,

@@ -27,7 +27,7 @@ impl Hosts {
     }
 
     /// Checks whether a shard may connect to `wanted`, if `/gateway/bot` has named `first`. The error says why not.
-    pub fn follow(&self, first: &Endpoint, wanted: &Endpoint) -> Result<(), String> {
+    pub fn allow_after(&self, first: &Endpoint, wanted: &Endpoint) -> Result<(), String> {
         if first.tls && !wanted.tls && !is_this_machine(&wanted.host) {
             return Err("it is not encrypted, and the URL that /gateway/bot named is".to_owned());
         }
@@ -52,15 +52,15 @@ mod tests {
     fn encryption_is_not_given_up() {
         let any = Hosts::default();
         let secure = endpoint("wss://gateway.discord.gg");
-        assert!(any.follow(&secure, &endpoint("wss://gateway-us-east1-b.discord.gg")).is_ok());
+        assert!(any.allow_after(&secure, &endpoint("wss://gateway-us-east1-b.discord.gg")).is_ok());
         for local in ["ws://127.0.0.1:1", "ws://127.8.8.8", "ws://[::1]:1", "ws://localhost:1", "ws://LOCALHOST"] {
-            assert!(any.follow(&secure, &endpoint(local)).is_ok(), "{local}");
+            assert!(any.allow_after(&secure, &endpoint(local)).is_ok(), "{local}");
         }
         for plain in ["ws://gateway.discord.gg", "ws://192.0.2.1", "ws://localhost.example", "ws://127.0.0.1.example"] {
-            assert!(any.follow(&secure, &endpoint(plain)).unwrap_err().contains("not encrypted"), "{plain}");
+            assert!(any.allow_after(&secure, &endpoint(plain)).unwrap_err().contains("not encrypted"), "{plain}");
         }
         // If `/gateway/bot` has named a URL without TLS, other URLs without TLS are allowed too.
-        assert!(any.follow(&endpoint("ws://10.0.0.1"), &endpoint("ws://10.0.0.2")).is_ok());
+        assert!(any.allow_after(&endpoint("ws://10.0.0.1"), &endpoint("ws://10.0.0.2")).is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::{
     data_core::Repair,
     downstream::session::SessionId,
     protocol::Encoding,
-    shard::naming::session_in,
+    shard::session_ids::session_in,
     websocket::{HandshakeError, Upgrade, upgrade_of},
 };
 
@@ -108,7 +108,7 @@ impl Response {
 /// rebinding, where a name of the attacker's suddenly resolves to this proxy's address, that name is in `Host`. Bots
 /// send no `Origin`.
 #[derive(Clone, Debug, Default)]
-pub struct Audience {
+pub struct OriginPolicy {
     /// Values of `Origin` that are accepted, without regard to case.
     pub origins: Vec<String>,
     /// Values of `Host`, without a port, that are accepted. Addresses, names without a dot, and names that exist in
@@ -116,7 +116,7 @@ pub struct Audience {
     pub hosts: Vec<String>,
 }
 
-impl Audience {
+impl OriginPolicy {
     /// The response that refuses the request; `None`: it is accepted. A WebSocket upgrade is accepted with any `Host`.
     fn refuses(&self, request: &httparse::Request<'_, '_>, upgrades: bool) -> Option<Response> {
         let header = |name: &str| {
@@ -129,12 +129,12 @@ impl Audience {
             // Some libraries send the server's own name in `Origin`.
             let is_own = knows_host && origin.split_once("://").is_some_and(|(_, authority)| authority == host);
             if !is_own && !self.origins.iter().any(|known| known.eq_ignore_ascii_case(&origin)) {
-                let body = "a web page asks (Origin): list it in `allowed_origins` of the configuration if it may\n";
+                let body = "the origin of this web page is not allowed: list it in `allowed_origins` of the configuration if it may\n";
                 return Some(Response::text("403 Forbidden", body));
             }
         }
         if !upgrades && !knows_host {
-            let body = "this proxy is not known by that name (Host): list it in `allowed_hosts` of the configuration if it is\n";
+            let body = "the name in the Host header is not one of this proxy: list it in `allowed_hosts` of the configuration if it is\n";
             return Some(Response::text("421 Misdirected Request", body));
         }
         None
@@ -156,21 +156,21 @@ impl Audience {
     }
 }
 
-/// Reads a request head for any audience; see [`parse_for`].
+/// Reads a request head from any origin; see [`parse_for`].
 pub fn parse(bytes: &[u8]) -> Option<(usize, Route)> {
     parse_for(bytes, None)
 }
 
 /// Reads a request head. `None`: the head is incomplete. Otherwise returns its length in bytes and its route. A request
-/// that `audience` does not accept has the route [`Route::Refused`].
-pub fn parse_for(bytes: &[u8], audience: Option<&Audience>) -> Option<(usize, Route)> {
+/// that `origin_policy` does not accept has the route [`Route::Refused`].
+pub fn parse_for(bytes: &[u8], origin_policy: Option<&OriginPolicy>) -> Option<(usize, Route)> {
     let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(bytes) {
         Ok(httparse::Status::Complete(size)) => {
             let route = route(&request);
             let upgrades = matches!(route, Route::Gateway(..));
-            let refusal = audience.and_then(|audience| audience.refuses(&request, upgrades));
+            let refusal = origin_policy.and_then(|origin_policy| origin_policy.refuses(&request, upgrades));
             Some((size, refusal.map_or(route, Route::Refused)))
         }
         Ok(httparse::Status::Partial) if bytes.len() < MAX_HEAD => None,
@@ -312,14 +312,12 @@ fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
                 }
             }
             "encoding" => {
-                parsed.encoding = Encoding::from_name(value).ok_or_else(|| {
-                    format!("encoding={value}: json and etf are what Discord knows, and what is served")
-                })?;
+                parsed.encoding =
+                    Encoding::from_name(value).ok_or_else(|| format!("encoding={value}: expected json or etf"))?;
             }
             "compress" => {
-                parsed.transport = Transport::from_name(value).ok_or_else(|| {
-                    format!("compress={value}: zlib-stream and zstd-stream are what Discord knows, and what is served")
-                })?;
+                parsed.transport = Transport::from_name(value)
+                    .ok_or_else(|| format!("compress={value}: expected zlib-stream or zstd-stream"))?;
             }
             _ => {}
         }
@@ -420,11 +418,11 @@ mod tests {
 
     #[test]
     fn web_pages_are_refused() {
-        let audience =
-            Audience { origins: vec!["https://dash.example".into()], hosts: vec!["Proxy.Example.com".into()] };
+        let origin_policy =
+            OriginPolicy { origins: vec!["https://dash.example".into()], hosts: vec!["Proxy.Example.com".into()] };
         let status = |method: &str, headers: &str| {
             let head = format!("{method} /api/v10/users/@me HTTP/1.1\r\n{headers}\r\n");
-            match parse_for(head.as_bytes(), Some(&audience)).unwrap().1 {
+            match parse_for(head.as_bytes(), Some(&origin_policy)).unwrap().1 {
                 Route::Refused(response) => response.status[..3].to_owned(),
                 _ => "ok".to_owned(),
             }

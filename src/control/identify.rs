@@ -27,7 +27,7 @@ const LASTING: Duration = Duration::from_secs(2 * 3600);
 
 /// `session_start_limit` of `/gateway/bot`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Budget {
+pub struct SessionStartLimit {
     /// IDENTIFYs per day.
     pub total: u32,
     /// IDENTIFYs left until the renewal.
@@ -56,7 +56,7 @@ impl Permits {
 
 /// The queue of the shards that wait for a permit to identify; see the module's description.
 pub struct IdentifyQueue {
-    budget: Budget,
+    budget: SessionStartLimit,
     resets_at: Time,
     /// Shards of the first start that have not identified yet.
     starting: BTreeSet<u32>,
@@ -72,7 +72,7 @@ pub struct IdentifyQueue {
 
 impl IdentifyQueue {
     /// A queue for a process that will start these shards, with the budget that Discord has told at `now`.
-    pub fn new(budget: Budget, now: Time, starting: impl IntoIterator<Item = u32>) -> Self {
+    pub fn new(budget: SessionStartLimit, now: Time, starting: impl IntoIterator<Item = u32>) -> Self {
         let mut queue = Self {
             budget,
             resets_at: now,
@@ -89,13 +89,13 @@ impl IdentifyQueue {
 
     /// A queue that gives no permit until [`renew`](Self::renew) has told Discord's figures.
     pub fn without_budget(starting: impl IntoIterator<Item = u32>) -> Self {
-        let nothing = Budget { total: 0, remaining: 0, reset_after: Duration::ZERO, max_concurrency: 1 };
+        let nothing = SessionStartLimit { total: 0, remaining: 0, reset_after: Duration::ZERO, max_concurrency: 1 };
         Self { resets_at: Time::MAX, ..Self::new(nothing, Time::ZERO, starting) }
     }
 
     /// Takes over new figures from Discord.
-    pub fn renew(&mut self, budget: Budget, now: Time) {
-        let budget = Budget { max_concurrency: budget.max_concurrency.max(1), ..budget };
+    pub fn renew(&mut self, budget: SessionStartLimit, now: Time) {
+        let budget = SessionStartLimit { max_concurrency: budget.max_concurrency.max(1), ..budget };
         let other_buckets = budget.max_concurrency != self.budget.max_concurrency;
         self.budget = budget;
         self.resets_at = now + budget.reset_after;
@@ -227,8 +227,8 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn budget(remaining: u32, max_concurrency: u32) -> Budget {
-        Budget { total: 1000, remaining, reset_after: SECOND * 3600, max_concurrency }
+    fn budget(remaining: u32, max_concurrency: u32) -> SessionStartLimit {
+        SessionStartLimit { total: 1000, remaining, reset_after: SECOND * 3600, max_concurrency }
     }
 
     fn drain(queue: &mut IdentifyQueue, now: Time) -> Vec<u32> {
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn odd_figures_do_no_harm() {
-        let zero = Budget { total: 0, remaining: 0, reset_after: Duration::ZERO, max_concurrency: 0 };
+        let zero = SessionStartLimit { total: 0, remaining: 0, reset_after: Duration::ZERO, max_concurrency: 0 };
         let mut queue = IdentifyQueue::new(zero, SECOND, [0]);
         queue.request(0);
         assert!(drain(&mut queue, SECOND * 100_000).is_empty());

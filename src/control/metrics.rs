@@ -3,7 +3,7 @@
 
 mod operations;
 
-use super::{reload::Reloads, status::Gathered, waits::Waits};
+use super::{reload::Reloads, status::CoreReports, waits::PermitWaits};
 use crate::{
     protocol::event::EventKind,
     shard::report::{LATENCY_BUCKETS, Report},
@@ -22,7 +22,7 @@ pub struct ControlFigures {
     /// Connections refused because the remaining file descriptors are reserved for shards.
     pub refused: u64,
     /// Connections that lost their place at the door to a newer one.
-    pub revoked_guests: u64,
+    pub revoked_unauthenticated: u64,
     /// Answers to operators' requests and to `/health` that were cut off for a newer one.
     pub revoked_scrapes: u64,
     /// Requests without the bot's token that are being forwarded to Discord's API.
@@ -105,16 +105,16 @@ fn histogram(labels: Vec<LabelPair>, bounds: &[f64], counts: &[u64], sum: f64) -
 
 /// Renders all metrics. `started` is when the process began.
 pub fn render(
-    gathered: &Gathered,
+    reports: &CoreReports,
     control: ControlFigures,
-    waits: &Waits,
+    waits: &PermitWaits,
     reloads: Reloads,
     started: SystemTime,
 ) -> String {
-    let reports = &gathered.shards;
-    let mut families = operations::families(gathered, waits, reloads, started);
+    let shards = &reports.shards;
+    let mut families = operations::families(reports, waits, reloads, started);
     let mut per_shard = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Report) -> f64| {
-        let metrics = reports.iter().map(|report| {
+        let metrics = shards.iter().map(|report| {
             let labels = vec![label("shard", &report.shard.to_string())];
             if kind == COUNTER { counter(labels, value(report)) } else { gauge(labels, value(report)) }
         });
@@ -237,7 +237,7 @@ pub fn render(
     per_shard("gateway_shard_sequence_gaps_total", "Sequences that Discord skipped", COUNTER, &|r| {
         r.upstream.gaps as f64
     });
-    let events = reports.iter().flat_map(|report| {
+    let events = shards.iter().flat_map(|report| {
         let shard = report.shard.to_string();
         let counted = EventKind::ALL.iter().zip(report.events).filter(|(_, count)| *count > 0);
         counted
@@ -249,7 +249,7 @@ pub fn render(
         "gateway_shard_latency_histogram",
         "Round trips of heartbeats in seconds",
         MetricType::HISTOGRAM,
-        reports
+        shards
             .iter()
             .map(|report| {
                 let labels = vec![label("shard", &report.shard.to_string())];
@@ -269,7 +269,7 @@ pub fn render(
             "gateway_connections_revoked_total",
             "Connections before IDENTIFY that gave way to newer ones",
             COUNTER,
-            control.revoked_guests as f64,
+            control.revoked_unauthenticated as f64,
         ),
         (
             "gateway_scrapes_revoked_total",

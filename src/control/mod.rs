@@ -15,7 +15,6 @@ mod forward;
 pub mod hosts;
 pub mod http;
 pub mod identify;
-mod kept;
 mod metrics;
 mod operator;
 pub mod origin;
@@ -23,10 +22,11 @@ mod page;
 mod permits;
 mod pool;
 mod reload;
-mod remembered;
 pub mod rest;
+mod saved_gateway;
 mod service_manager;
 mod signals;
+mod single_flight;
 mod starter;
 mod status;
 mod threads;
@@ -46,24 +46,24 @@ use crate::{
     preflight,
     state_dir::StateDir,
 };
-use door::Serves;
-pub use door::{agree, head};
+use door::RouteSet;
+pub use door::{accept_upgrade, read_head};
 use external_queue::ExternalQueue;
 use feed::Feed;
 pub use forward::response_head;
 use glommio::{LocalExecutorBuilder, net::TcpListener};
 use hosts::Hosts;
-use http::Audience;
-use identify::{Budget, IdentifyQueue};
-use kept::Kept;
+use http::OriginPolicy;
+use identify::{IdentifyQueue, SessionStartLimit};
 use metrics::ControlFigures;
-use pool::{OnceAMinute, Pool, Rate};
+use pool::{LogThrottle, Pool, Rate};
 pub use reload::{Reloading, SetLogLevel};
-use remembered::Remembered;
 use rest::{GatewayInfo, RestError};
+use saved_gateway::SavedGateway;
 use service_manager::ServiceManager;
-use starter::{CoreThreads, Starter, audience, client_memory};
-use status::Gathered;
+use single_flight::SingleFlight;
+use starter::{CoreThreads, Starter, client_memory, origin_policy};
+use status::CoreReports;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
@@ -74,7 +74,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 use threads::Threads;
-use waits::Waits;
+use waits::PermitWaits;
 
 /// Memory that an executor registers with io_uring, in bytes. Sockets do not use it, and glommio's default is 10 MiB.
 const IO_MEMORY: usize = 64 << 10;
@@ -112,7 +112,7 @@ enum Event {
     /// The external queue has granted a permit to this shard.
     Permit(u32),
     /// A request to the external queue has failed, for this reason.
-    QueueAway(String),
+    QueueFailed(String),
 }
 
 /// A GET `/gateway/bot` that failed.
@@ -125,7 +125,7 @@ struct RestFailure {
 
 /// The reports of the data cores that one request gathers.
 #[derive(Default)]
-struct Gathering {
+struct ReportRequest {
     reports: Vec<CoreReport>,
     missing: usize,
     waker: Option<task::Waker>,
@@ -147,17 +147,17 @@ struct Control {
     starter: Starter,
     /// The gateway URL and the recommended number of shards that the shards run with; `None` until they have been
     /// started.
-    gateway: RefCell<Option<Remembered>>,
+    gateway: RefCell<Option<SavedGateway>>,
     queue: RefCell<Option<IdentifyQueue>>,
     /// The queue that several proxies share (`identify_queue`); `None`: only the own queue grants permits.
     external_queue: Option<ExternalQueue>,
     /// Why the last request to the external queue failed; `None`: the last one was answered.
-    queue_away: RefCell<Option<String>>,
-    queue_log: RefCell<OnceAMinute>,
+    queue_failure: RefCell<Option<String>>,
+    queue_log: RefCell<LogThrottle>,
     /// Wakes the task that grants permits. Set while no shard waits for a permit and that task sleeps.
     pacer: Cell<Option<task::Waker>>,
-    gathering: RefCell<HashMap<u64, Gathering>>,
-    next_gathering: Cell<u64>,
+    report_requests: RefCell<HashMap<u64, ReportRequest>>,
+    next_report_request: Cell<u64>,
     figures: RefCell<ControlFigures>,
     ask_rest: crossbeam_channel::Sender<Duration>,
     /// The failure of the last GET `/gateway/bot`; `None`: it was answered.
@@ -165,13 +165,13 @@ struct Control {
     /// The proxy stops: it accepts no connection and admits no client any more.
     stopping: Cell<bool>,
     /// The origins and host names whose HTTP requests and upgrades are accepted.
-    audience: Audience,
+    origin_policy: OriginPolicy,
     /// The hosts that shards may connect to.
     hosts: Hosts,
     /// The memory that the connections of all clients may take, shared with the data cores.
     memory: Arc<MemoryBudget>,
     /// Places of connections that have not identified, and of HTTP requests.
-    guests: Rc<Pool>,
+    unauthenticated: Rc<Pool>,
     /// Places of answers to operators' requests and to `/health` that are being made or sent.
     scrapes: Rc<Pool>,
     /// Places of forwarded requests without the bot's token, whose path carries a token of its own.
@@ -180,20 +180,20 @@ struct Control {
     /// Recent changes of shards' states and actions of operators.
     feed: RefCell<Feed>,
     /// How long shards have waited for their permits to identify.
-    waits: RefCell<Waits>,
+    waits: RefCell<PermitWaits>,
     service_manager: RefCell<ServiceManager>,
-    reports: Rc<Kept<Rc<Gathered>>>,
-    status: Rc<Kept<Rc<str>>>,
-    metrics: Rc<Kept<Rc<str>>>,
+    reports: Rc<SingleFlight<Rc<CoreReports>>>,
+    status: Rc<SingleFlight<Rc<str>>>,
+    metrics: Rc<SingleFlight<Rc<str>>>,
     /// A client connection with this descriptor or a higher one is refused, because the remaining descriptors are
     /// reserved for shards.
     last_descriptor: RawFd,
     reserved_files: u64,
     /// Discord's session id of each shard that has reported whether it has a session. `None`: the shard has none.
-    names: RefCell<HashMap<u32, Option<String>>>,
-    token_log: RefCell<OnceAMinute>,
-    files_log: RefCell<OnceAMinute>,
-    accept_log: RefCell<OnceAMinute>,
+    upstream_ids: RefCell<HashMap<u32, Option<String>>>,
+    token_log: RefCell<LogThrottle>,
+    files_log: RefCell<LogThrottle>,
+    accept_log: RefCell<LogThrottle>,
 }
 
 /// The sockets that the proxy listens on.
@@ -227,7 +227,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
         .io_memory(IO_MEMORY)
         .spawn(move || async move {
             let control = Rc::new(Control {
-                audience: audience(&config),
+                origin_policy: origin_policy(&config),
                 live: RefCell::new(Rc::new(config.clone())),
                 hosts,
                 memory,
@@ -244,25 +244,25 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 gateway: RefCell::new(None),
                 queue: RefCell::new(None),
                 external_queue,
-                queue_away: RefCell::default(),
+                queue_failure: RefCell::default(),
                 queue_log: RefCell::default(),
                 pacer: Cell::new(None),
-                gathering: RefCell::new(HashMap::new()),
-                next_gathering: Cell::new(0),
+                report_requests: RefCell::new(HashMap::new()),
+                next_report_request: Cell::new(0),
                 figures: RefCell::new(ControlFigures::default()),
                 ask_rest,
                 rest_failure: RefCell::new(None),
                 stopping: Cell::new(false),
-                guests: Pool::new(door::MAX_UNAUTHENTICATED),
+                unauthenticated: Pool::new(door::MAX_UNAUTHENTICATED),
                 scrapes: Pool::new(door::MAX_SCRAPES),
                 tokenless: Pool::new(forward::MAX_TOKENLESS),
                 tokenless_rate: RefCell::new(Rate::new(forward::TOKENLESS_RATE)),
-                reports: Kept::new(answers::KEPT),
-                status: Kept::new(answers::KEPT),
-                metrics: Kept::new(answers::KEPT),
+                reports: SingleFlight::new(answers::REPORTS_REUSED_FOR),
+                status: SingleFlight::new(answers::REPORTS_REUSED_FOR),
+                metrics: SingleFlight::new(answers::REPORTS_REUSED_FOR),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
-                names: RefCell::default(),
+                upstream_ids: RefCell::default(),
                 token_log: RefCell::default(),
                 files_log: RefCell::default(),
                 accept_log: RefCell::default(),
@@ -295,23 +295,23 @@ impl Control {
         tls: Arc<rustls::ClientConfig>,
     ) -> Result<(), Failure> {
         let mut doors = Vec::new();
-        let own = if listeners.admin.is_some() { Serves::Bots } else { Serves::All };
-        let admin = listeners.admin.map(|listener| (listener, Serves::Operators));
-        for (listener, serves) in [Some((listeners.bots, own)), admin].into_iter().flatten() {
+        let own = if listeners.admin.is_some() { RouteSet::Bots } else { RouteSet::All };
+        let admin = listeners.admin.map(|listener| (listener, RouteSet::Operators));
+        for (listener, routes) in [Some((listeners.bots, own)), admin].into_iter().flatten() {
             let (listener, stopper) =
                 listener.split().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
             // SAFETY: the descriptor is a listening stream socket whose ownership `into_raw_fd` has given up.
             let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
-            doors.push((glommio::spawn_local(door::accept(self.clone(), listener, serves)), stopper));
+            doors.push((glommio::spawn_local(door::accept(self.clone(), listener, routes)), stopper));
         }
         let stopped = Rc::new(Cell::new(0));
-        glommio::spawn_local(self.clone().hear_cores(from_cores, events, tls, stopped.clone())).detach();
+        glommio::spawn_local(self.clone().receive_from_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
         glommio::spawn_local(self.clone().tell_service_manager()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
         let end = self.serve(&mut inbox).await;
         if let Err(failure) = &end {
-            tracing::error!("{failure}: leaving Discord and the clients so that both can be resumed");
+            tracing::error!("{failure}: the proxy stops; the sessions with Discord and with clients can be resumed");
         }
         self.stopping.set(true);
         self.tell_stopping();
@@ -336,10 +336,12 @@ impl Control {
         };
         let result = match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
             Some(true) => {
-                self.remember();
+                self.save_gateway();
                 end
             }
-            Some(false) => Err(Failure("second signal: quit at once".into())),
+            Some(false) => {
+                Err(Failure("a second signal came: the proxy quits without waiting for its data cores".into()))
+            }
             None => Err(Failure("the data cores did not end in time".into())),
         };
         self.end_service_manager();
@@ -351,14 +353,14 @@ impl Control {
     /// leaves Discord's sessions and the clients' sessions in a state in which they can be resumed.
     async fn serve(&self, inbox: &mut Mailbox<Event>) -> Result<(), Failure> {
         let mut backoff = REST_BACKOFF.0;
-        let mut remembered = self.remembered();
+        let mut saved = self.saved_gateway();
         loop {
             match inbox.receive().await {
                 Event::Gateway(Ok(info)) => {
                     backoff = REST_BACKOFF.0;
-                    remembered = None;
+                    saved = None;
                     *self.rest_failure.borrow_mut() = None;
-                    self.learn(info)?;
+                    self.apply_gateway_info(info)?;
                 }
                 Event::Gateway(Err(RestError::Unauthorized)) => {
                     return Err(Failure(
@@ -366,19 +368,23 @@ impl Control {
                     ));
                 }
                 Event::Gateway(Err(RestError::Temporary { what, retry_after })) => {
-                    self.ask_rest_again(what, retry_after, backoff);
+                    self.retry_rest(what, retry_after, backoff);
                     backoff = (backoff * 2).min(REST_BACKOFF.1);
-                    if let Some(Remembered { url, shards }) = remembered.take() {
-                        tracing::warn!("starting without it: shards with a state file go on, the others wait for REST");
+                    if let Some(SavedGateway { url, shards }) = saved.take() {
+                        tracing::warn!(
+                            "starting without an answer of GET /gateway/bot: shards with a state file resume, the others wait for that answer"
+                        );
                         self.start(url, shards, None)?;
                     }
                 }
-                Event::Failed(what) => return Err(Failure(format!("a data core can not go on: {what}"))),
+                Event::Failed(what) => return Err(Failure(format!("a data core failed: {what}"))),
                 Event::Permit(shard) => self.permitted(shard),
-                Event::QueueAway(what) => self.queue_is_away(what),
+                Event::QueueFailed(what) => self.queue_failed(what),
                 Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
                 Event::Signal(signal) => {
-                    tracing::info!("signal {signal}: leaving Discord and the clients so that both can be resumed");
+                    tracing::info!(
+                        "signal {signal}: the proxy stops; the sessions with Discord and with clients can be resumed"
+                    );
                     return Ok(());
                 }
             }
@@ -386,7 +392,7 @@ impl Control {
     }
 
     /// Schedules another GET `/gateway/bot` after `backoff`, or after `retry_after` when that is longer.
-    fn ask_rest_again(&self, what: String, retry_after: Option<Duration>, backoff: Duration) {
+    fn retry_rest(&self, what: String, retry_after: Option<Duration>, backoff: Duration) {
         let wait = retry_after.map_or(backoff, |asked| asked.max(backoff));
         let reason =
             if retry_after.is_some_and(|asked| asked >= backoff) { ", as the answer asks (Retry-After)" } else { "" };
@@ -399,7 +405,7 @@ impl Control {
     /// Handles an answer of `/gateway/bot`. If the shards have not been started, the answer starts them. Otherwise it
     /// renews the IDENTIFY budget, and its URL replaces the one that the shards were started with, which may come from
     /// the file of the last process.
-    fn learn(&self, info: GatewayInfo) -> Result<(), Failure> {
+    fn apply_gateway_info(&self, info: GatewayInfo) -> Result<(), Failure> {
         if let Some(queue) = &mut *self.queue.borrow_mut() {
             queue.renew(info.budget, self.now());
         } else {
@@ -418,7 +424,7 @@ impl Control {
 
     /// Starts the data cores with their shards. Without `budget`, shards that have to identify wait until
     /// `/gateway/bot` has told it.
-    fn start(&self, url: String, recommended: u32, budget: Option<Budget>) -> Result<(), Failure> {
+    fn start(&self, url: String, recommended: u32, budget: Option<SessionStartLimit>) -> Result<(), Failure> {
         let shards = self.config.shard_range(recommended).map_err(Failure)?;
         let count = self.config.shards.unwrap_or(recommended);
         tracing::info!(
@@ -434,7 +440,7 @@ impl Control {
                 let queue = IdentifyQueue::new(budget, self.now(), shards.clone());
                 if queue.is_exhausted() {
                     tracing::error!(
-                        "only {} of {} IDENTIFYs are left, and {} shards have to start: waiting {} s until Discord renews them",
+                        "only {} of {} IDENTIFYs are left, and {} shards have to start: no shard identifies for {} s, until Discord renews them",
                         budget.remaining,
                         budget.total,
                         shards.len(),
@@ -447,39 +453,23 @@ impl Control {
         };
         *self.queue.borrow_mut() = Some(queue);
         if let Some(directory) = self.state_dir() {
-            Remembered::forget(&directory);
+            SavedGateway::forget(&directory);
         }
         let cores = self.starter.start(shards.len())?;
         let cores = self.cores.get_or_init(|| cores);
         for (index, core) in cores.iter().enumerate() {
             let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
-            let plan = self.plan(index, own, count, url.clone());
-            if core.send(ToCore::Start(Box::new(plan))).is_err() {
+            let config = self.core_config(index, own, count, url.clone());
+            if core.send(ToCore::Start(Box::new(config))).is_err() {
                 return Err(Failure(format!("data core {index} has ended")));
             }
         }
-        *self.gateway.borrow_mut() = Some(Remembered { url, shards: recommended });
+        *self.gateway.borrow_mut() = Some(SavedGateway { url, shards: recommended });
         Ok(())
     }
 
     fn state_dir(&self) -> Option<StateDir> {
         self.config.state_dir.as_deref().map(|path| StateDir::new(path, self.config.token.bare()))
-    }
-
-    /// The answer of `/gateway/bot` that the last process stored; `None`: there is no file, or it can not be used.
-    fn remembered(&self) -> Option<Remembered> {
-        Remembered::load(&self.state_dir()?).unwrap_or_else(|error| {
-            tracing::warn!("what the last process knew of `/gateway/bot` (gateway.json) is ignored: {error}");
-            None
-        })
-    }
-
-    /// Stores the gateway URL and the number of shards for the next process, in the directory of the state files.
-    fn remember(&self) {
-        let (Some(directory), Some(gateway)) = (self.state_dir(), &*self.gateway.borrow()) else { return };
-        if let Err(error) = gateway.store(&directory) {
-            tracing::error!("gateway.json can not be written to `state_dir`: {error}");
-        }
     }
 
     /// The mailboxes of the data cores; empty until the shards have been started.
@@ -492,7 +482,7 @@ impl Control {
         shard as usize % self.cores().len()
     }
 
-    async fn hear_cores(
+    async fn receive_from_cores(
         self: Rc<Self>,
         mut mailbox: Mailbox<ToControl>,
         events: Postbox<Event>,
@@ -503,13 +493,13 @@ impl Control {
         loop {
             match mailbox.receive().await {
                 ToControl::Restored(shard) => {
-                    tracing::info!(shard, "goes on with the session of the last process");
+                    tracing::info!(shard, "the shard resumes the session with Discord that the last process saved");
                     if let Some(queue) = &mut *self.queue.borrow_mut() {
                         queue.started(shard);
                     }
                 }
-                ToControl::Named(shard, name) => {
-                    self.names.borrow_mut().insert(shard, name);
+                ToControl::UpstreamId(shard, id) => {
+                    self.upstream_ids.borrow_mut().insert(shard, id);
                 }
                 ToControl::WantPermit(shard) => {
                     self.waits.borrow_mut().asked(shard, self.now());
@@ -524,23 +514,23 @@ impl Control {
                         pacer.wake();
                     }
                 }
-                ToControl::Return(parcel, version) => {
-                    let connection = ClientConnection::take_over(*parcel);
-                    let task = door::reenter(self.clone(), connection, version);
+                ToControl::Return(parts, version) => {
+                    let connection = ClientConnection::from_parts(*parts);
+                    let task = door::readmit(self.clone(), connection, version);
                     spawn_contained("the task of a connection at the door", task);
                 }
                 ToControl::Reports(number, reports) => {
-                    if let Some(gathering) = self.gathering.borrow_mut().get_mut(&number) {
-                        gathering.reports.push(*reports);
-                        gathering.missing -= 1;
-                        if let Some(waker) = gathering.waker.take() {
+                    if let Some(request) = self.report_requests.borrow_mut().get_mut(&number) {
+                        request.reports.push(*reports);
+                        request.missing -= 1;
+                        if let Some(waker) = request.waker.take() {
                             waker.wake();
                         }
                     }
                 }
-                ToControl::Changed(changed) => {
-                    self.service_manager.borrow_mut().changed(changed.shard, changed.to);
-                    self.feed.borrow_mut().changed(changed);
+                ToControl::StatusChanged(change) => {
+                    self.service_manager.borrow_mut().changed(change.shard, change.to);
+                    self.feed.borrow_mut().add_status_change(change);
                 }
                 ToControl::Pulse(core) => self.service_manager.borrow_mut().answered(core),
                 ToControl::Dial { shard, attempt, url } => {
@@ -578,11 +568,11 @@ impl Control {
 
     /// The shard whose session has this id at Discord. `Some(None)`: all shards have reported, and none has this
     /// session. `None`: not known yet, because some shards have not reported.
-    fn shard_named(&self, id: &str) -> Option<Option<u32>> {
+    fn shard_of_upstream_id(&self, id: &str) -> Option<Option<u32>> {
         let range = self.config.shard_range(self.gateway.borrow().as_ref()?.shards).ok()?;
-        let names = self.names.borrow();
-        let found = names.iter().find(|(_, name)| name.as_deref() == Some(id)).map(|(shard, _)| *shard);
-        (found.is_some() || names.len() >= range.len()).then_some(found)
+        let ids = self.upstream_ids.borrow();
+        let found = ids.iter().find(|(_, known)| known.as_deref() == Some(id)).map(|(shard, _)| *shard);
+        (found.is_some() || ids.len() >= range.len()).then_some(found)
     }
 
     fn intents(&self) -> u64 {

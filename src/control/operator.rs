@@ -14,7 +14,7 @@ use serde_json::json;
 use std::{net::SocketAddr, rc::Rc};
 
 /// Header line that keeps an answer out of caches.
-const NOT_KEPT: &str = "Cache-Control: no-store\r\n";
+const NO_STORE: &str = "Cache-Control: no-store\r\n";
 
 impl Control {
     /// Answers a request of an operator at `peer`. `shown` is the `http_token` that the request shows.
@@ -81,19 +81,19 @@ impl Control {
     }
 
     async fn metrics_text(self: Rc<Self>) -> Rc<str> {
-        let gathered = self.reports().await;
+        let reports = self.reports().await;
         let waits = self.waits.borrow();
-        metrics::render(&gathered, self.figures(), &waits, self.reloads.get(), self.started).into()
+        metrics::render(&reports, self.figures(), &waits, self.reloads.get(), self.started).into()
     }
 
-    /// The document of `/status.json`, which is made once in [`KEPT`](super::answers::KEPT), with the details of one
-    /// shard if `shard` names one.
+    /// The document of `/status.json`, which is made once in
+    /// [`REPORTS_REUSED_FOR`](super::answers::REPORTS_REUSED_FOR), with the details of one shard if `shard` names one.
     async fn status_of(self: &Rc<Self>, shard: Option<u32>) -> Response {
         let text = self.status.get(self.now(), || self.clone().status_text()).await;
         let mut body = String::from(&*text);
         if let Some(id) = shard {
-            let gathered = self.reports().await;
-            let Some(report) = gathered.shards.iter().find(|report| report.shard == id) else {
+            let reports = self.reports().await;
+            let Some(report) = reports.shards.iter().find(|report| report.shard == id) else {
                 return Response::json(
                     "404 Not Found",
                     json!({"error": format!("there is no shard {id} here")}).to_string(),
@@ -105,12 +105,12 @@ impl Control {
             body.push_str(&details);
             body.push('}');
         }
-        Response { headers: NOT_KEPT.into(), ..Response::json("200 OK", body) }
+        Response { headers: NO_STORE.into(), ..Response::json("200 OK", body) }
     }
 
     async fn status_text(self: Rc<Self>) -> Rc<str> {
-        let gathered = self.reports().await;
-        status::document(&self, &gathered).into()
+        let reports = self.reports().await;
+        status::document(&self, &reports).into()
     }
 
     fn repair(&self, shard: u32, repair: Repair, peer: SocketAddr) -> Response {
@@ -123,7 +123,7 @@ impl Control {
             return Response::json("404 Not Found", json!({"error": why}).to_string());
         };
         if core.send(ToCore::Repair(shard, repair)).is_err() {
-            let why = "the shard's core is too busy: try again";
+            let why = "the mailbox of the shard's data core is full: try again";
             return Response::json("503 Service Unavailable", json!({"error": why}).to_string());
         }
         let text = match repair {

@@ -30,7 +30,7 @@ pub fn proxy_header(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>,
         return Err("no header of the PROXY protocol");
     }
     let Some(end) = memchr::memmem::find(&bytes[..bytes.len().min(MAX_LINE)], b"\r\n") else {
-        return if bytes.len() < MAX_LINE { Ok(None) } else { Err("a line of the PROXY protocol without end") };
+        return if bytes.len() < MAX_LINE { Ok(None) } else { Err("a line of the PROXY protocol that is too long") };
     };
     let line = std::str::from_utf8(&bytes[..end]).map_err(|_| "a line of the PROXY protocol that is no text")?;
     Ok(Some((end + 2, version_1(line)?)))
@@ -46,7 +46,7 @@ fn version_1(line: &str) -> Result<Option<SocketAddr>, &'static str> {
     };
     match (source, port.parse()) {
         (Some(source), Ok(port)) => Ok(Some(SocketAddr::new(source, port))),
-        _ => Err("a line of the PROXY protocol that says nothing"),
+        _ => Err("a line of the PROXY protocol without protocol and addresses"),
     }
 }
 

@@ -22,13 +22,13 @@ impl Control {
 
     /// Grants permits while shards wait for them, and sleeps while none does. Logs once when the budget is used up.
     pub(super) async fn pace_identifies(self: Rc<Self>) {
-        let mut told = false;
+        let mut logged = false;
         loop {
             poll_fn(|cx| {
                 if self.queue.borrow().as_ref().is_some_and(|queue| queue.waiting() > 0) {
                     return Poll::Ready(());
                 }
-                told = false;
+                logged = false;
                 self.pacer.set(Some(cx.waker().clone()));
                 Poll::Pending
             })
@@ -37,14 +37,17 @@ impl Control {
             self.grant();
             let blocked = self.queue.borrow().as_ref().and_then(|queue| queue.blocked_for(self.now()));
             match blocked {
-                Some(wait) if !told => {
-                    tracing::error!("no IDENTIFY left: waiting {} s until Discord renews them", wait.as_secs());
-                    told = true;
+                Some(wait) if !logged => {
+                    tracing::error!(
+                        "no IDENTIFY is left: no shard identifies for {} s, until Discord renews them",
+                        wait.as_secs()
+                    );
+                    logged = true;
                     // The figures may be out of date, so Discord is asked again when the renewal is due.
                     let _ = self.ask_rest.try_send(wait + Duration::from_secs(1));
                 }
                 Some(_) => {}
-                None => told = false,
+                None => logged = false,
             }
         }
     }
@@ -60,17 +63,17 @@ impl Control {
         if let Some(external) = &self.external_queue {
             external.answered(shard);
         }
-        *self.queue_away.borrow_mut() = None;
+        *self.queue_failure.borrow_mut() = None;
         self.permit(shard);
     }
 
     /// Logs, once a minute at most, that a request to the external queue has failed, and keeps the reason for
     /// `/health`. No shard identifies until the queue answers.
-    pub(super) fn queue_is_away(&self, what: String) {
+    pub(super) fn queue_failed(&self, what: String) {
         if let Some(held_back) = self.queue_log.borrow_mut().poll(self.now()) {
             let waiting = self.external_queue.as_ref().map_or(0, ExternalQueue::waiting);
             tracing::warn!(waiting, held_back, "identify_queue {what}; no shard identifies until it answers");
         }
-        *self.queue_away.borrow_mut() = Some(what);
+        *self.queue_failure.borrow_mut() = Some(what);
     }
 }

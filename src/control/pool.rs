@@ -198,13 +198,13 @@ impl Rate {
 
 /// Limits a log line to one a minute, for events that clients can cause as often as they like.
 #[derive(Default)]
-pub struct OnceAMinute {
+pub struct LogThrottle {
     next: Time,
     /// How many lines have been held back since the last one.
     held_back: u64,
 }
 
-impl OnceAMinute {
+impl LogThrottle {
     /// `Some`: the line may be written, with the number of lines held back before it. `None`: the line is held back.
     pub fn poll(&mut self, now: Time) -> Option<u64> {
         if now < self.next {
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn one_line_a_minute() {
-        let mut line = OnceAMinute::default();
+        let mut line = LogThrottle::default();
         let at = Time::from_secs;
         assert_eq!(line.poll(at(5)), Some(0));
         assert_eq!((line.poll(at(6)), line.poll(at(64))), (None, None));

@@ -6,8 +6,8 @@
 
 use super::Control;
 use crate::{
-    config::{Config, Differences, given_token},
-    data_core::{Change, ToCore},
+    config::{Config, Differences, token_from_environment},
+    data_core::{ConfigChange, ToCore},
     log::Limits,
 };
 use std::{path::PathBuf, rc::Rc, time::SystemTime};
@@ -71,8 +71,8 @@ impl Control {
                 (reloads.good, reloads.last_good) = (reloads.good + 1, Some(SystemTime::now()));
             }
             Err(why) => {
-                tracing::error!("the configuration is not taken over ({by}), and nothing has changed: {why}");
-                self.feed.borrow_mut().note(self.now(), None, "configuration not read: it is wrong, the log says why");
+                tracing::error!("the new configuration was refused ({by}), and nothing has changed: {why}");
+                self.feed.borrow_mut().note(self.now(), None, "the new configuration was refused: the log says why");
                 reloads.bad += 1;
             }
         }
@@ -83,7 +83,7 @@ impl Control {
     }
 
     fn try_reload(&self) -> Result<Reloaded, String> {
-        let loaded = given_token().and_then(|token| Config::load(&self.reloading.path, token));
+        let loaded = token_from_environment().and_then(|token| Config::load(&self.reloading.path, token));
         let (new, warnings) = loaded.map_err(|error| error.to_string())?;
         let old = self.live();
         let differences = old.differences(&new);
@@ -108,7 +108,7 @@ impl Control {
         let config = self.live();
         for (index, core) in self.cores().iter().enumerate() {
             let own = range.clone().filter(|shard| self.index_of(*shard) == index);
-            let change = Change {
+            let change = ConfigChange {
                 log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
                 resume_window: config.resume_window,
                 voice_grace: config.voice_grace(),
@@ -116,8 +116,10 @@ impl Control {
                 denied: config.denied.clone(),
                 presences: presence.then(|| own.map(|shard| config.presence_for(shard)).collect()),
             };
-            if core.send(ToCore::Change(Box::new(change))).is_err() {
-                tracing::error!("data core {index} is too busy for the new configuration: read it again later");
+            if core.send(ToCore::ConfigChanged(Box::new(change))).is_err() {
+                tracing::error!(
+                    "the mailbox of data core {index} is full, so it did not get the new configuration: read it again later"
+                );
             }
         }
     }

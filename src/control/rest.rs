@@ -1,7 +1,7 @@
 //! The REST call of the proxy: GET `/gateway/bot` (docs: Gateway, Get Gateway Bot). It runs on a thread of its own,
 //! because it waits for name lookups, handshakes and timeouts.
 
-use super::{hosts::Hosts, identify::Budget};
+use super::{hosts::Hosts, identify::SessionStartLimit};
 use crate::{config::MAX_SHARDS, protocol::token::bare, websocket::Endpoint};
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
@@ -42,7 +42,7 @@ pub struct GatewayInfo {
     /// How many shards Discord recommends.
     pub shards: u32,
     /// The budget of IDENTIFYs.
-    pub budget: Budget,
+    pub budget: SessionStartLimit,
 }
 
 /// Why a request has failed.
@@ -201,7 +201,12 @@ fn parse(body: &str, hosts: &Hosts) -> Result<GatewayInfo, String> {
     Ok(GatewayInfo {
         url: body.url,
         shards: body.shards,
-        budget: Budget { total, remaining, reset_after: Duration::from_millis(reset_after), max_concurrency },
+        budget: SessionStartLimit {
+            total,
+            remaining,
+            reset_after: Duration::from_millis(reset_after),
+            max_concurrency,
+        },
     })
 }
 
@@ -222,7 +227,7 @@ mod tests {
         .unwrap();
         assert_eq!((info.url.as_str(), info.shards), ("wss://gateway.discord.gg/", 9));
         let reset_after = Duration::from_secs(14_400);
-        assert_eq!(info.budget, Budget { total: 1000, remaining: 999, reset_after, max_concurrency: 16 });
+        assert_eq!(info.budget, SessionStartLimit { total: 1000, remaining: 999, reset_after, max_concurrency: 16 });
         assert!(parse("{}").unwrap_err().contains("url"));
     }
 

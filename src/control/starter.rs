@@ -1,9 +1,9 @@
-//! Starts the data cores, and derives from the configuration what they start with: their plans, and limits.
+//! Starts the data cores, and derives from the configuration what they start with: their CoreConfig, and limits.
 
-use super::{Control, Failure, IO_MEMORY, http::Audience};
+use super::{Control, Failure, IO_MEMORY, http::OriginPolicy};
 use crate::{
     config::Config,
-    data_core::{self, Plan, ToControl, ToCore},
+    data_core::{self, CoreConfig, ToControl, ToCore},
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Postbox, core_mailbox},
@@ -53,9 +53,9 @@ impl Starter {
 
 impl Control {
     /// What a data core needs to run these shards, if the bot has `count` shards.
-    pub(super) fn plan(&self, index: usize, shards: Vec<u32>, count: u32, gateway_url: String) -> Plan {
+    pub(super) fn core_config(&self, index: usize, shards: Vec<u32>, count: u32, gateway_url: String) -> CoreConfig {
         let config = &*self.live();
-        Plan {
+        CoreConfig {
             index,
             presences: shards.iter().map(|shard| config.presence_for(*shard)).collect(),
             shards,
@@ -81,10 +81,10 @@ impl Control {
 
 /// The origins and host names whose requests are accepted: those of `allowed_origins` and `allowed_hosts`, and the host
 /// of `externally_accessible_url`.
-pub(super) fn audience(config: &Config) -> Audience {
+pub(super) fn origin_policy(config: &Config) -> OriginPolicy {
     let own = Endpoint::parse(&config.externally_accessible_url).ok().map(|endpoint| endpoint.host);
     let hosts = config.allowed_hosts.iter().cloned().chain(own).collect();
-    Audience { origins: config.allowed_origins.clone(), hosts }
+    OriginPolicy { origins: config.allowed_origins.clone(), hosts }
 }
 
 /// Bytes that the connections of all clients may take: `client_memory`, or by default a part of the memory that the

@@ -5,12 +5,12 @@
 
 use super::{
     Control, RestFailure,
-    feed::{Entry, What},
+    feed::{FeedEntry, FeedEvent},
 };
 use crate::{
     data_core::{CoreReport, figures::thread_cpu_time},
     protocol::{Time, event::EventKind},
-    shard::report::{ClientReport, Closing, Dress, Report},
+    shard::report::{ClientKind, ClientReport, CloseReason, Report},
     upstream::{loss::Reason, session::Status},
 };
 use serde::Serialize;
@@ -24,7 +24,7 @@ const SHOWN_ENTRIES: usize = 100;
 
 /// The reports of all data cores, gathered at one time.
 #[derive(Clone, Debug)]
-pub struct Gathered {
+pub struct CoreReports {
     /// When the reports were gathered, as time since the start.
     pub at: Time,
     /// The reports of all shards, by id.
@@ -37,7 +37,7 @@ pub struct Gathered {
     pub control_cpu: Duration,
 }
 
-impl Gathered {
+impl CoreReports {
     /// Sorts what the data cores have reported. Has to be called on the control core, whose CPU time it measures.
     pub fn new(at: Time, mut cores: Vec<CoreReport>) -> Self {
         cores.sort_by_key(|core| core.index);
@@ -48,10 +48,10 @@ impl Gathered {
     }
 
     /// Number of connected clients by library, encoding and compression.
-    pub fn dresses(&self) -> BTreeMap<Dress, u64> {
+    pub fn client_kinds(&self) -> BTreeMap<ClientKind, u64> {
         let mut all = BTreeMap::new();
-        for (dress, count) in self.shards.iter().flat_map(|report| &report.traffic.dresses) {
-            *all.entry(*dress).or_default() += u64::from(*count);
+        for (kind, count) in self.shards.iter().flat_map(|report| &report.traffic.client_kinds) {
+            *all.entry(*kind).or_default() += u64::from(*count);
         }
         all
     }
@@ -277,11 +277,11 @@ fn losses(report: &Report) -> u64 {
 }
 
 /// The document without the details of any shard.
-pub(super) fn document(control: &Control, gathered: &Gathered) -> String {
-    let at = gathered.at;
+pub(super) fn document(control: &Control, reports: &CoreReports) -> String {
+    let at = reports.at;
     let figures = control.figures();
-    let placed = control.starter.placement.data(gathered.shards.len());
-    let count_of_cores = gathered.cores.len().max(1);
+    let placed = control.starter.placement.data(reports.shards.len());
+    let count_of_cores = reports.cores.len().max(1);
     let rest_error = control.rest_failure.borrow().as_ref().map(|RestFailure { what, again_at }| RestError {
         what: what.clone(),
         again_in_s: seconds_between(at, *again_at),
@@ -293,7 +293,7 @@ pub(super) fn document(control: &Control, gathered: &Gathered) -> String {
         renewed_in_s: queue.renewed_in(at).map(|left| left.as_secs_f64()),
         waiting: queue.waiting(),
         asking: control.external_queue.as_ref().map_or(0, super::ExternalQueue::waiting),
-        queue_error: control.queue_away.borrow().clone(),
+        queue_error: control.queue_failure.borrow().clone(),
         given: queue.granted(),
         last_shard_in_s: queue.last_permit_in(at).map(|left| left.as_secs_f64()),
     });
@@ -303,27 +303,27 @@ pub(super) fn document(control: &Control, gathered: &Gathered) -> String {
         uptime_s: seconds_between(Time::ZERO, at),
         shards_of_bot: control.shard_count(),
         stopping: control.stopping.get(),
-        states: states(&gathered.shards),
-        totals: totals(&gathered.shards),
+        states: states(&reports.shards),
+        totals: totals(&reports.shards),
         identify,
         memory: Memory {
             resident_bytes: resident_bytes(),
-            cache_bytes: cache_bytes(gathered),
-            log_bytes: gathered.shards.iter().map(|report| report.log_bytes as u64).sum(),
+            cache_bytes: cache_bytes(reports),
+            log_bytes: reports.shards.iter().map(|report| report.log_bytes as u64).sum(),
         },
         control_core: ControlCore {
             cpu: control.starter.placement.control,
-            cpu_seconds: gathered.control_cpu.as_secs_f64(),
+            cpu_seconds: reports.control_cpu.as_secs_f64(),
             connections_unauthenticated: figures.unauthenticated,
             connections_accepted: figures.accepted,
             wrong_tokens: figures.wrong_tokens,
             panics: figures.panics,
         },
-        cores: cores(gathered, placed),
-        clients: gathered
-            .dresses()
+        cores: cores(reports, placed),
+        clients: reports
+            .client_kinds()
             .into_iter()
-            .map(|(Dress { library, encoding, compression }, clients)| Clients {
+            .map(|(ClientKind { library, encoding, compression }, clients)| Clients {
                 library: library.name(),
                 encoding,
                 compression,
@@ -332,7 +332,7 @@ pub(super) fn document(control: &Control, gathered: &Gathered) -> String {
             .collect(),
         rest_error,
         feed: feed(control),
-        shards: gathered.shards.iter().map(|report| row(report, at, count_of_cores)).collect(),
+        shards: reports.shards.iter().map(|report| row(report, at, count_of_cores)).collect(),
     };
     serde_json::to_string(&document).expect("numbers and texts can be written as JSON")
 }
@@ -374,18 +374,18 @@ fn totals(shards: &[Report]) -> Totals {
 }
 
 /// Bytes of the caches of all shards. Tables that the shards of a data core share count once.
-fn cache_bytes(gathered: &Gathered) -> u64 {
-    let own: usize = gathered.shards.iter().map(|report| report.cache_bytes).sum();
-    let count = gathered.cores.len().max(1);
+fn cache_bytes(reports: &CoreReports) -> u64 {
+    let own: usize = reports.shards.iter().map(|report| report.cache_bytes).sum();
+    let count = reports.cores.len().max(1);
     let shared: usize = (0..count)
-        .filter_map(|core| gathered.shards.iter().find(|report| report.shard as usize % count == core))
+        .filter_map(|core| reports.shards.iter().find(|report| report.shard as usize % count == core))
         .map(|report| report.cache_tables.bytes)
         .sum();
     (own + shared) as u64
 }
 
-fn cores(gathered: &Gathered, placed: &[usize]) -> Vec<Core> {
-    let cores = gathered.cores.iter().zip(&gathered.shards_of_cores);
+fn cores(reports: &CoreReports, placed: &[usize]) -> Vec<Core> {
+    let cores = reports.cores.iter().zip(&reports.shards_of_cores);
     cores
         .map(|(core, shards)| Core {
             core: core.index,
@@ -401,15 +401,15 @@ fn cores(gathered: &Gathered, placed: &[usize]) -> Vec<Core> {
 
 fn feed(control: &Control) -> Vec<Happened> {
     let feed = control.feed.borrow();
-    let entries: Vec<&Entry> = feed.entries().collect();
+    let entries: Vec<&FeedEntry> = feed.entries().collect();
     let shown = entries.len().saturating_sub(SHOWN_ENTRIES);
     entries[shown..]
         .iter()
         .map(|entry| {
             let at_ms = unix_ms(control.started, entry.at);
             let n = entry.number;
-            match &entry.what {
-                What::State { shard, from, to, loss } => Happened {
+            match &entry.event {
+                FeedEvent::State { shard, from, to, loss } => Happened {
                     n,
                     at_ms,
                     shard: Some(*shard),
@@ -419,7 +419,7 @@ fn feed(control: &Control) -> Vec<Happened> {
                     code: loss.and_then(|(_, code)| code),
                     note: None,
                 },
-                What::Note { shard, text } => Happened {
+                FeedEvent::Note { shard, text } => Happened {
                     n,
                     at_ms,
                     shard: *shard,
@@ -456,9 +456,9 @@ pub(super) fn details(report: &Report, now: Time) -> String {
         names.filter(|(_, count)| *count > 0).collect::<BTreeMap<_, _>>()
     };
     let client = |client: &ClientReport| Client {
-        library: client.dress.library.name(),
-        encoding: client.dress.encoding,
-        compression: client.dress.compression,
+        library: client.kind.library.name(),
+        encoding: client.kind.encoding,
+        compression: client.kind.compression,
         connected_s: seconds_between(client.since, now),
         lag: client.lag,
         sequence: client.sequence,
@@ -483,7 +483,7 @@ pub(super) fn details(report: &Report, now: Time) -> String {
         cache_bytes: report.cache_bytes,
         log_bytes: report.log_bytes,
         log_events: report.log_events,
-        clients_closed: counted(&mut Closing::ALL.iter().map(|closing| closing.name()).zip(report.traffic.closings)),
+        clients_closed: counted(&mut CloseReason::ALL.iter().map(|closing| closing.name()).zip(report.traffic.closes)),
         clients: report.traffic.clients.iter().map(client).collect(),
     };
     serde_json::to_string(&details).expect("numbers and texts can be written as JSON")

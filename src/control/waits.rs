@@ -9,7 +9,7 @@ pub const BUCKETS: [f64; 9] = [0.2, 1.0, 6.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 
 
 /// The histogram, and the shards that wait.
 #[derive(Default)]
-pub struct Waits {
+pub struct PermitWaits {
     /// The shards that wait, and when each asked.
     since: BTreeMap<u32, Time>,
     /// Number of waits that have ended, by bucket and not cumulative. The last count is of waits beyond all bounds.
@@ -18,7 +18,7 @@ pub struct Waits {
     pub sum: f64,
 }
 
-impl Waits {
+impl PermitWaits {
     /// Notes that a shard asks for a permit at `now`. Does nothing when the shard waits already.
     pub fn asked(&mut self, shard: u32, now: Time) {
         self.since.entry(shard).or_insert(now);
@@ -39,7 +39,7 @@ mod tests {
 
     #[test]
     fn a_wait_goes_from_the_first_question_to_the_permit() {
-        let mut waits = Waits::default();
+        let mut waits = PermitWaits::default();
         waits.asked(7, Time::from_secs(1));
         waits.asked(7, Time::from_secs(5));
         waits.asked(8, Time::from_secs(5));

@@ -10,8 +10,8 @@
 
 use crate::{
     downstream::{budget::Charge, outbox::Outbox},
-    io::sockets::ConnectionId,
-    protocol::{Encoding, Time, close, command::MAX_COMMAND, etf},
+    io::sockets::SocketId,
+    protocol::{ConnectionId, Encoding, SessionKey, Time, close, command::MAX_COMMAND, etf},
     shard::Close,
     websocket::{FrameDecoder, Message, Violation},
 };
@@ -55,7 +55,7 @@ pub enum Stage {
 
 /// What a client has sent.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Said<'a> {
+pub enum ClientMessage<'a> {
     /// A payload, as JSON text.
     Payload(Cow<'a, [u8]>),
     /// A close frame with this code.
@@ -66,12 +66,12 @@ pub enum Said<'a> {
 
 /// One client's connection. See the module's description.
 pub struct Client<S> {
-    /// The number by which the shard knows the connection, unique in the life of the core.
-    pub number: u64,
-    /// The connection in the core's [`Sockets`](crate::io::sockets::Sockets).
+    /// The id by which the shard knows the connection.
     pub connection: ConnectionId,
-    /// The number of the client's session on the shard; `None`: the client was refused, or its session is over.
-    pub session: Option<u32>,
+    /// The socket, by its id in the core's [`Sockets`](crate::io::sockets::Sockets).
+    pub socket: SocketId,
+    /// The key of the client's session on the shard; `None`: the client was refused, or its session is over.
+    pub session: Option<SessionKey>,
     /// The API version in the client's URL.
     pub version: u8,
     /// When the shard took the client over.
@@ -103,16 +103,16 @@ pub struct Client<S> {
     pub awake: bool,
     /// Whether the client is in one of the two queues of clients that are served next.
     pub queued: bool,
-    /// Until this time the client is a newcomer and is served from the second queue; `None`: it is not a newcomer.
+    /// Until this time the client is a newcomer and is served as a bulk client; `None`: it is not a newcomer.
     pub newcomer_until: Option<Time>,
 }
 
 impl<S> Client<S> {
     /// Makes a client in the stage [`Stage::Open`].
-    pub fn new(number: u64, connection: ConnectionId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
+    pub fn new(connection: ConnectionId, socket: SocketId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
         Self {
-            number,
             connection,
+            socket,
             session: None,
             version,
             since: Time::ZERO,
@@ -149,10 +149,10 @@ impl<S> Client<S> {
     /// Calls `handle` for each complete message of the client until `handle` returns something or no complete message
     /// is left. Pings are answered with pongs. While the outbox is full no message is handled, so a client that does
     /// not read its answers gets no more of them.
-    pub fn messages<T>(&mut self, mut handle: impl FnMut(Said<'_>, &mut Outbox) -> Option<T>) -> Option<T> {
+    pub fn messages<T>(&mut self, mut handle: impl FnMut(ClientMessage<'_>, &mut Outbox) -> Option<T>) -> Option<T> {
         let Self { inbound, outbox, .. } = self;
         while !outbox.is_full() {
-            let said = match inbound.next() {
+            let message = match inbound.next() {
                 Ok(None) => return None,
                 Ok(Some(Message::Text(bytes))) => payload(outbox.encoding(), bytes, false),
                 Ok(Some(Message::Binary(bytes))) => payload(outbox.encoding(), bytes, true),
@@ -161,10 +161,10 @@ impl<S> Client<S> {
                     continue;
                 }
                 Ok(Some(Message::Pong(_))) => continue,
-                Ok(Some(Message::Close(close))) => Said::Closed(close.map(|(code, _)| code)),
-                Err(violation) => Said::Violated(close_for(violation)),
+                Ok(Some(Message::Close(close))) => ClientMessage::Closed(close.map(|(code, _)| code)),
+                Err(violation) => ClientMessage::Violated(close_for(violation)),
             };
-            if let Some(done) = handle(said, outbox) {
+            if let Some(done) = handle(message, outbox) {
                 return Some(done);
             }
         }
@@ -187,10 +187,10 @@ fn deadline(stage: Stage, stalled_since: Option<Time>, now: Time) -> Option<Time
     }
 }
 
-fn payload(encoding: Encoding, bytes: &[u8], binary: bool) -> Said<'_> {
+fn payload(encoding: Encoding, bytes: &[u8], binary: bool) -> ClientMessage<'_> {
     match command_text(encoding, bytes, binary) {
-        Ok(text) => Said::Payload(text),
-        Err(close) => Said::Violated(close),
+        Ok(text) => ClientMessage::Payload(text),
+        Err(close) => ClientMessage::Violated(close),
     }
 }
 

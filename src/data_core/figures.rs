@@ -22,17 +22,17 @@ impl Figures {
     /// Counts a turn that began at `begun` and ended at `now`.
     pub fn turn(&mut self, begun: Time, now: Time) {
         self.turns += 1;
-        self.pass(now);
+        self.roll_minute(now);
         self.longest[0] = self.longest[0].max(now.saturating_sub(begun));
     }
 
     /// Returns the longest turn of the current minute and the one before.
     pub fn longest(&mut self, now: Time) -> Duration {
-        self.pass(now);
+        self.roll_minute(now);
         self.longest[0].max(self.longest[1])
     }
 
-    fn pass(&mut self, now: Time) {
+    fn roll_minute(&mut self, now: Time) {
         let passed = now.saturating_sub(self.since);
         if passed >= MINUTE {
             let before = if passed < 2 * MINUTE { self.longest[0] } else { Duration::ZERO };

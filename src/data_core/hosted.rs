@@ -1,28 +1,29 @@
 //! A shard with its connections: the connection to Discord and those of its clients.
 //!
-//! The core notes what happens on the sockets ([`Hosted::note`]) and later gives the shard its turn ([`Hosted::turn`]).
-//! In a turn the [`Shard`] gets the payloads from Discord, then the commands of clients. Then events go into the
-//! outboxes of the clients, and everything that is to be sent is handed to the sockets. Nothing here blocks.
+//! The core notes what happens on the sockets ([`HostedShard::note`]) and later gives the shard its turn
+//! ([`HostedShard::turn`]). In a turn the [`Shard`] gets the payloads from Discord, then the commands of clients. Then
+//! events go into the outboxes of the clients, and everything that is to be sent is handed to the sockets. Nothing here
+//! blocks.
 //!
 //! Promises: a turn handles what has been received, and gives each client at most one full outbox, so that all shards
 //! of the core get their turns. A panic while a client is served ends the connection of that client only
-//! ([`Hosted::recover`]).
+//! ([`HostedShard::recover`]).
 
 use super::{
-    Changed, Core, Owner, ToControl,
+    Core, Owner, StatusChange, ToControl,
     client::Client,
     timers::Timer,
-    upstream::{Broken, Upstream},
+    upstream::{ConnectionLost, Upstream},
 };
 use crate::{
     io::{
         Io,
-        sockets::{ConnectionId, Event, Receiving},
+        sockets::{Event, Receiving, SocketId},
     },
     protocol::Time,
     shard::{
         Shard,
-        report::{ClientReport, Closing, Dress, Report, Traffic},
+        report::{ClientKind, ClientReport, CloseReason, Report, Traffic},
     },
     upstream::session::{Action, Status},
     websocket::Outgoing,
@@ -34,7 +35,7 @@ use std::{collections::VecDeque, time::Duration};
 /// dropped.
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 /// The number of connections to Discord that can be closing at the same time. For one more, the oldest is dropped.
-const MAX_LEAVING: usize = 4;
+const MAX_CLOSING: usize = 4;
 
 /// The connection to Discord.
 enum Link {
@@ -47,8 +48,8 @@ enum Link {
 }
 
 /// A connection to Discord that is being closed.
-struct Leaving {
-    connection: ConnectionId,
+struct ClosingUpstream {
+    socket: SocketId,
     outgoing: Outgoing,
     /// Whether the close frame was sent and the proxy has ended its side of the stream.
     half_closed: bool,
@@ -57,7 +58,7 @@ struct Leaving {
 }
 
 /// A shard with its connections. See the module's description.
-pub struct Hosted<I: Io> {
+pub struct HostedShard<I: Io> {
     /// Index of the shard in the core's list.
     pub index: u32,
     /// The pure part: sessions, log and cache.
@@ -65,21 +66,21 @@ pub struct Hosted<I: Io> {
     link: Link,
     /// How many connections the shard has asked the control core for.
     attempt: u64,
-    leaving: Vec<Leaving>,
+    closing: Vec<ClosingUpstream>,
     pub(super) clients: Slab<Client<I::Socket>>,
     /// Clients that get new events: they are open and their sockets take bytes.
     pub(super) awake: Vec<usize>,
     /// Clients on whose sockets something has happened.
     pub(super) noted: Vec<usize>,
-    /// The first queue: clients that may have something to get. The next turn serves all of them.
-    pub(super) first: VecDeque<usize>,
-    /// The second queue: newcomers, and clients that had more to get than one outbox takes. A turn serves as many of
-    /// them as its budget allows, in order.
-    pub(super) second: VecDeque<usize>,
+    /// Clients that may have something to get. The next turn serves all of them.
+    pub(super) ready_clients: VecDeque<usize>,
+    /// Clients that cost much: newcomers, and clients that had more to get than one outbox takes. A turn serves as many
+    /// of them as its budget allows, in order.
+    pub(super) bulk_clients: VecDeque<usize>,
     /// Whether the upstream session may have actions.
     wants_upstream: bool,
     /// Whether there may be something for every client.
-    pub(super) news: bool,
+    pub(super) has_events: bool,
     /// When [`Shard::tick`] or [`Shard::poll_due`] has something to do; [`Time::MAX`]: not before something else
     /// happens.
     pub deadline: Time,
@@ -88,14 +89,14 @@ pub struct Hosted<I: Io> {
     /// The client that the shard is serving now. A panic is put down to this client.
     pub(super) serving: Option<usize>,
     /// Whether it has been logged that Discord closed the shard for good.
-    told_fatal: bool,
+    fatal_logged: bool,
     /// The upstream status that the control core was told last.
-    told: Status,
+    reported_status: Status,
     /// Counts of bytes and of closed connections.
     traffic: Traffic,
 }
 
-impl<I: Io> Hosted<I> {
+impl<I: Io> HostedShard<I> {
     /// Makes a hosted shard without connections.
     pub fn new(index: u32, shard: Shard) -> Self {
         Self {
@@ -103,19 +104,19 @@ impl<I: Io> Hosted<I> {
             shard,
             link: Link::None,
             attempt: 0,
-            leaving: Vec::new(),
+            closing: Vec::new(),
             clients: Slab::new(),
             awake: Vec::new(),
             noted: Vec::new(),
-            first: VecDeque::new(),
-            second: VecDeque::new(),
+            ready_clients: VecDeque::new(),
+            bulk_clients: VecDeque::new(),
             wants_upstream: true,
-            news: false,
+            has_events: false,
             deadline: Time::ZERO,
             queued: false,
             serving: None,
-            told_fatal: false,
-            told: Status::Disconnected,
+            fatal_logged: false,
+            reported_status: Status::Disconnected,
             traffic: Traffic::default(),
         }
     }
@@ -126,15 +127,15 @@ impl<I: Io> Hosted<I> {
 
     /// Says whether the shard has no connection left.
     pub fn is_alone(&self) -> bool {
-        self.clients.is_empty() && self.leaving.is_empty() && !matches!(self.link, Link::Open(_))
+        self.clients.is_empty() && self.closing.is_empty() && !matches!(self.link, Link::Open(_))
     }
 
     // ---- what happens on sockets ----
 
     /// Notes what has happened to a connection, for the next turn.
-    pub fn note(&mut self, now: Time, id: ConnectionId, owner: Owner, event: Event<'_, I::Socket>) {
+    pub fn note(&mut self, now: Time, id: SocketId, owner: Owner, event: Event<'_, I::Socket>) {
         let Some(key) = owner.client else { return self.note_upstream(id, event) };
-        let client = self.clients.get_mut(key as usize).filter(|client| client.connection == id);
+        let client = self.clients.get_mut(key as usize).filter(|client| client.socket == id);
         let Some(client) = client else { return };
         match event {
             Event::Received(bytes) => client.inbound.receive(bytes),
@@ -154,9 +155,9 @@ impl<I: Io> Hosted<I> {
         }
     }
 
-    fn note_upstream(&mut self, id: ConnectionId, event: Event<'_, I::Socket>) {
+    fn note_upstream(&mut self, id: SocketId, event: Event<'_, I::Socket>) {
         if let Link::Open(upstream) = &mut self.link
-            && upstream.connection == id
+            && upstream.socket == id
         {
             match event {
                 Event::Received(bytes) => {
@@ -184,14 +185,14 @@ impl<I: Io> Hosted<I> {
             }
             return;
         }
-        let Some(leaving) = self.leaving.iter_mut().find(|leaving| leaving.connection == id) else { return };
+        let Some(closing) = self.closing.iter_mut().find(|closing| closing.socket == id) else { return };
         match event {
-            Event::Ended(_) => leaving.ended = true,
+            Event::Ended(_) => closing.ended = true,
             // Bytes that the socket did not take are discarded. Discord notices the end of the connection without the
             // close frame too.
             Event::Sent(bytes, _) => {
-                let all = leaving.outgoing.len() - leaving.outgoing.pending().len();
-                leaving.outgoing.returned(bytes, all);
+                let all = closing.outgoing.len() - closing.outgoing.pending().len();
+                closing.outgoing.returned(bytes, all);
             }
             Event::Received(_) | Event::Writable | Event::Released(_) => {}
         }
@@ -203,66 +204,72 @@ impl<I: Io> Hosted<I> {
     /// the other shards.
     pub fn turn(&mut self, core: &mut Core<I>) -> bool {
         self.shard.tick(core.now);
-        while let Some(number) = self.shard.poll_due(core.now) {
-            self.queue_number(number);
+        while let Some(connection) = self.shard.poll_due(core.now) {
+            self.queue_connection(connection);
         }
         self.read_upstream(core);
-        self.act(core);
-        self.leave(core);
-        self.hear_clients(core);
-        self.act(core);
+        self.run_upstream_actions(core);
+        self.advance_closing(core);
+        self.read_clients(core);
+        self.run_upstream_actions(core);
         let more = self.serve_clients(core);
-        self.act(core);
-        self.shard.settle();
-        self.tell_change(core);
+        self.run_upstream_actions(core);
+        self.shard.apply_deferred();
+        self.report_status(core);
         self.deadline = self.shard.deadline().unwrap_or(Time::MAX);
         more
     }
 
     /// Notes what the last calls into the shard have caused: actions for Discord, events for clients, or another id of
     /// the upstream session, which the control core is told.
-    pub(super) fn look(&mut self, core: &Core<I>) {
-        if let Some(name) = self.shard.take_new_name() {
-            core.tell(ToControl::Named(self.shard.id().id, name));
+    pub(super) fn collect_wakes(&mut self, core: &Core<I>) {
+        if let Some(id) = self.shard.take_new_upstream_id() {
+            core.send(ToControl::UpstreamId(self.shard.id().id, id));
         }
         let wake = self.shard.take_wake();
         self.wants_upstream |= wake.upstream;
-        self.news |= wake.clients;
+        self.has_events |= wake.clients;
     }
 
     /// Gives the shard the payloads that Discord has sent, and handles the end of the connection.
     fn read_upstream(&mut self, core: &mut Core<I>) {
         let Link::Open(upstream) = &mut self.link else { return };
         upstream.decrypt();
-        let broken = loop {
+        let lost = loop {
             match upstream.next() {
                 Ok(Some(payload)) => {
                     if let Err(malformed) = self.shard.upstream_payload(core.now, payload) {
                         let bytes = payload.len();
-                        tracing::error!(shard = %self.shard.id(), bytes, "malformed payload from Discord: {malformed}");
+                        tracing::error!(shard = %self.shard.id(), bytes, "the shard received a malformed payload from Discord: {malformed}");
                     }
                 }
-                Ok(None) => break upstream.ended.take().map(|why| Broken { code: None, why }),
-                Err(broken) => break Some(broken),
+                Ok(None) => break upstream.ended.take().map(|why| ConnectionLost { code: None, why }),
+                Err(lost) => break Some(lost),
             }
         };
         upstream.shrink();
-        if let Some(Broken { code, why }) = broken {
-            tracing::info!(shard = %self.shard.id(), code, "lost the connection to Discord: {why}");
-            self.hang_up(core);
+        if let Some(ConnectionLost { code, why }) = lost {
+            tracing::info!(shard = %self.shard.id(), code, "the shard lost its connection to Discord: {why}");
+            self.close_upstream(core);
             self.shard.upstream_closed(core.now, code);
-            self.tell_fatal();
+            self.log_fatal();
         }
     }
 
     /// Tells the control core when the status of the upstream session has changed.
-    fn tell_change(&mut self, core: &mut Core<I>) {
-        let (from, to) = (self.told, self.shard.status());
+    fn report_status(&mut self, core: &mut Core<I>) {
+        let (from, to) = (self.reported_status, self.shard.status());
         if from != to {
-            self.told = to;
+            self.reported_status = to;
             let lost = matches!(to, Status::Disconnected | Status::Fatal);
             let loss = if lost { self.shard.last_loss() } else { None };
-            core.tell(ToControl::Changed(Changed { shard: self.shard.id().id, at: core.now, from, to, loss }));
+            core.send(ToControl::StatusChanged(StatusChange {
+                shard: self.shard.id().id,
+                at: core.now,
+                from,
+                to,
+                loss,
+            }));
         }
     }
 
@@ -270,12 +277,12 @@ impl<I: Io> Hosted<I> {
     pub fn report(&mut self) -> Report {
         let mut traffic = self.traffic.clone();
         for (_, client) in &self.clients {
-            let Some(described) = client.session.and_then(|number| self.shard.describe(number)) else { continue };
+            let Some(stats) = client.session.and_then(|key| self.shard.client_stats(key)) else { continue };
             traffic.add(ClientReport {
-                dress: Dress::new(described.library, client.outbox.encoding(), client.outbox.compression()),
+                kind: ClientKind::new(stats.library, client.outbox.encoding(), client.outbox.compression()),
                 since: client.since,
-                lag: described.lag,
-                sequence: described.sequence,
+                lag: stats.lag,
+                sequence: stats.sequence,
                 waiting: client.outbox.len(),
             });
         }
@@ -283,35 +290,35 @@ impl<I: Io> Hosted<I> {
     }
 
     /// Counts a client's connection that the proxy closes.
-    pub(super) fn count_closing(&mut self, closing: Closing) {
-        self.traffic.closings[closing as usize] += 1;
+    pub(super) fn count_close(&mut self, reason: CloseReason) {
+        self.traffic.closes[reason as usize] += 1;
     }
 
-    fn tell_fatal(&mut self) {
+    fn log_fatal(&mut self) {
         if let Some((code, advice)) = self.shard.fatal()
-            && !std::mem::replace(&mut self.told_fatal, true)
+            && !std::mem::replace(&mut self.fatal_logged, true)
         {
             tracing::error!(shard = %self.shard.id(), code, "Discord closed the shard for good: {advice}");
         }
     }
 
     /// Carries out the actions of the upstream session, and sends what is to go to Discord.
-    fn act(&mut self, core: &mut Core<I>) {
-        self.look(core);
+    fn run_upstream_actions(&mut self, core: &mut Core<I>) {
+        self.collect_wakes(core);
         if !std::mem::take(&mut self.wants_upstream) {
             return;
         }
         while let Some(action) = self.shard.poll_upstream(core.now) {
             match (action, &mut self.link) {
                 (Action::Send(payload), Link::Open(upstream)) => upstream.send(&payload),
-                (Action::RequestPermit, _) => core.tell(ToControl::WantPermit(self.shard.id().id)),
+                (Action::RequestPermit, _) => core.send(ToControl::WantPermit(self.shard.id().id)),
                 (Action::Close(code), Link::Open(upstream)) => {
                     upstream.close(Some(code));
-                    tracing::info!(shard = %self.shard.id(), code, "closes the connection to Discord");
-                    self.hang_up(core);
+                    tracing::info!(shard = %self.shard.id(), code, "the shard closes its connection to Discord");
+                    self.close_upstream(core);
                 }
                 (Action::Close(_), Link::Dialling) => {
-                    tracing::warn!(shard = %self.shard.id(), "connecting to Discord took too long");
+                    tracing::warn!(shard = %self.shard.id(), "the shard gave up an attempt to connect to Discord");
                     self.link = Link::None;
                 }
                 (Action::Connect(url), _) => self.dial(core, url),
@@ -326,10 +333,10 @@ impl<I: Io> Hosted<I> {
         if core.stopping {
             return;
         }
-        self.hang_up(core);
+        self.close_upstream(core);
         self.attempt += 1;
         self.link = Link::Dialling;
-        core.tell(ToControl::Dial { shard: self.shard.id().id, attempt: self.attempt, url });
+        core.send(ToControl::Dial { shard: self.shard.id().id, attempt: self.attempt, url });
     }
 
     /// The control core has made the connection with the number `attempt`, or could not. The result of an older attempt
@@ -340,9 +347,9 @@ impl<I: Io> Hosted<I> {
         }
         match result {
             Ok(super::Dialled { socket, tls, inbound }) => {
-                let connection = core.sockets.adopt(socket, self.upstream_owner());
-                core.sockets.receive(connection, Receiving::Many);
-                self.link = Link::Open(Box::new(Upstream::new(connection, tls, inbound, core.plan.transport)));
+                let socket = core.sockets.adopt(socket, self.upstream_owner());
+                core.sockets.receive(socket, Receiving::Many);
+                self.link = Link::Open(Box::new(Upstream::new(socket, tls, inbound, core.config.transport)));
                 tracing::debug!(shard = %self.shard.id(), "connected to Discord");
                 self.shard.upstream_connected(core.now);
             }
@@ -350,7 +357,7 @@ impl<I: Io> Hosted<I> {
                 self.link = Link::None;
                 tracing::warn!(shard = %self.shard.id(), "can not connect to Discord: {why}");
                 self.shard.upstream_closed(core.now, None);
-                self.tell_fatal();
+                self.log_fatal();
             }
         }
     }
@@ -362,51 +369,51 @@ impl<I: Io> Hosted<I> {
             return;
         }
         if upstream.blocked {
-            core.sockets.poll_writable(upstream.connection);
+            core.sockets.poll_writable(upstream.socket);
         } else if let Some((bytes, from)) = upstream.outgoing.take() {
-            core.sockets.send(upstream.connection, bytes, from);
+            core.sockets.send(upstream.socket, bytes, from);
         } else if !upstream.outgoing.pending().is_empty() {
             // These bytes are sent when the send in flight has ended.
-            core.sockets.hurry(upstream.connection);
+            core.sockets.hurry(upstream.socket);
         }
     }
 
     /// Begins to close the connection to Discord: sends what is left, such as the close frame.
-    fn hang_up(&mut self, core: &mut Core<I>) {
+    fn close_upstream(&mut self, core: &mut Core<I>) {
         let Link::Open(mut upstream) = std::mem::replace(&mut self.link, Link::None) else { return };
         // If the close frame can not be encrypted, the connection ends without it.
         let _ = upstream.encrypt();
-        let connection = upstream.connection;
+        let socket = upstream.socket;
         let mut outgoing = std::mem::take(&mut upstream.outgoing);
         if let Some((bytes, from)) = outgoing.take() {
-            core.sockets.send(connection, bytes, from);
+            core.sockets.send(socket, bytes, from);
         }
         // The proxy ends its side of the stream when the send has ended.
-        core.sockets.hurry(connection);
-        if self.leaving.len() >= MAX_LEAVING {
-            core.sockets.close(self.leaving.remove(0).connection);
+        core.sockets.hurry(socket);
+        if self.closing.len() >= MAX_CLOSING {
+            core.sockets.close(self.closing.remove(0).socket);
         }
-        core.timers.add(Timer { at: core.now + CLOSE_LIMIT, owner: self.upstream_owner(), connection });
+        core.timers.add(Timer { at: core.now + CLOSE_LIMIT, owner: self.upstream_owner(), socket });
         let ended = upstream.ended.is_some();
-        self.leaving.push(Leaving { connection, outgoing, half_closed: false, ended });
+        self.closing.push(ClosingUpstream { socket, outgoing, half_closed: false, ended });
     }
 
     /// Goes on closing connections to Discord: after the close frame the proxy ends its side of the stream, then
     /// Discord ends the other side.
-    fn leave(&mut self, core: &mut Core<I>) {
-        self.leaving.retain_mut(|leaving| {
-            if let Some((bytes, from)) = leaving.outgoing.take() {
+    fn advance_closing(&mut self, core: &mut Core<I>) {
+        self.closing.retain_mut(|closing| {
+            if let Some((bytes, from)) = closing.outgoing.take() {
                 // The close frame had to wait for a send in flight.
-                core.sockets.send(leaving.connection, bytes, from);
-                core.sockets.hurry(leaving.connection);
+                core.sockets.send(closing.socket, bytes, from);
+                core.sockets.hurry(closing.socket);
             }
-            if !leaving.half_closed && !leaving.outgoing.is_taken() {
-                leaving.half_closed = true;
-                core.sockets.shutdown(leaving.connection);
+            if !closing.half_closed && !closing.outgoing.is_taken() {
+                closing.half_closed = true;
+                core.sockets.shutdown(closing.socket);
             }
-            let over = leaving.ended && leaving.half_closed;
+            let over = closing.ended && closing.half_closed;
             if over {
-                core.sockets.close(leaving.connection);
+                core.sockets.close(closing.socket);
             }
             !over
         });
@@ -415,11 +422,11 @@ impl<I: Io> Hosted<I> {
     /// Handles a timer of the shard that is due.
     pub fn on_timer(&mut self, core: &mut Core<I>, timer: Timer) {
         match timer.owner.client {
-            Some(key) => self.on_client_timer(core, key as usize, timer.connection),
-            None => self.leaving.retain(|leaving| {
-                let over = leaving.connection == timer.connection;
+            Some(key) => self.on_client_timer(core, key as usize, timer.socket),
+            None => self.closing.retain(|closing| {
+                let over = closing.socket == timer.socket;
                 if over {
-                    core.sockets.close(leaving.connection);
+                    core.sockets.close(closing.socket);
                 }
                 !over
             }),
@@ -428,24 +435,24 @@ impl<I: Io> Hosted<I> {
 
     // ---- panics ----
 
-    /// Handles a panic in [`Hosted::turn`] or another call. If the shard was serving a client, that client loses its
-    /// connection, and nothing else changes. Returns false when no client was being served: then the caller has to make
-    /// a new shard and pass it to [`Hosted::start_over`].
+    /// Handles a panic in [`HostedShard::turn`] or another call. If the shard was serving a client, that client loses
+    /// its connection, and nothing else changes. Returns false when no client was being served: then the caller has to
+    /// make a new shard and pass it to [`HostedShard::replace_shard`].
     pub fn recover(&mut self, core: &mut Core<I>) -> bool {
         let Some(key) = self.serving.take() else { return false };
-        tracing::error!(shard = %self.shard.id(), "serving a client panicked; its connection is dropped");
+        tracing::error!(shard = %self.shard.id(), "a panic happened while a client was served: the connection of that client is dropped");
         self.drop_client(core, key);
         true
     }
 
     /// Goes on with a new shard, which knows no sessions: the clients are closed, and have to identify again.
-    pub fn start_over(&mut self, core: &mut Core<I>, shard: Shard) {
-        tracing::error!(shard = %self.shard.id(), "the shard panicked and is started anew; its clients have to identify again");
+    pub fn replace_shard(&mut self, core: &mut Core<I>, shard: Shard) {
+        tracing::error!(shard = %self.shard.id(), "the shard panicked: a new one replaces it, and its clients have to identify again");
         self.shard = shard;
         self.deadline = Time::ZERO;
         self.serving = None;
         if let Link::Open(upstream) = std::mem::replace(&mut self.link, Link::None) {
-            core.sockets.close(upstream.connection);
+            core.sockets.close(upstream.socket);
         }
         self.wake_all();
     }
@@ -454,7 +461,7 @@ impl<I: Io> Hosted<I> {
     pub fn wake_all(&mut self) {
         for (key, client) in &mut self.clients {
             if !std::mem::replace(&mut client.queued, true) {
-                self.first.push_back(key);
+                self.ready_clients.push_back(key);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The messages between a data core and the control core, and the plan that a data core starts with.
+//! The messages between a data core and the control core, and the configuration that a data core starts with.
 
 use crate::{
     compression::Transport,
@@ -19,7 +19,7 @@ use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 /// What a data core needs to run its shards.
 #[derive(Clone)]
-pub struct Plan {
+pub struct CoreConfig {
     /// Index of the data core.
     pub index: usize,
     /// Ids of the core's shards.
@@ -60,8 +60,8 @@ pub struct Plan {
     pub memory: Arc<MemoryBudget>,
 }
 
-/// A client's connection on its way between two cores, as plain data that is not bound to a thread.
-pub struct Parcel<S = OwnedFd> {
+/// A client's connection taken apart: plain data that is not bound to a thread, on its way between two cores.
+pub struct ConnectionParts<S = OwnedFd> {
     /// The socket.
     pub socket: S,
     /// Bytes that were received and not handled yet.
@@ -72,7 +72,7 @@ pub struct Parcel<S = OwnedFd> {
 
 /// What a client has sent to the door.
 #[derive(Debug)]
-pub enum Entry {
+pub enum SessionRequest {
     /// IDENTIFY: the client wants a new session.
     Identify(Options),
     /// RESUME: the client wants to go on with a session.
@@ -85,13 +85,13 @@ pub enum Entry {
 }
 
 /// A client that the door hands to a data core.
-pub struct Arrival<S = OwnedFd> {
+pub struct NewClient<S = OwnedFd> {
     /// The client's connection.
-    pub parcel: Parcel<S>,
+    pub parts: ConnectionParts<S>,
     /// Id of the shard that the client wants.
     pub shard: u32,
     /// What the client has sent to the door.
-    pub entry: Entry,
+    pub request: SessionRequest,
     /// The API version in the client's URL. The door needs it when the connection comes back and the client identifies
     /// again.
     pub version: u8,
@@ -108,7 +108,7 @@ pub struct Dialled<S = OwnedFd> {
 }
 
 /// The parts of a changed configuration that concern the shards of a core.
-pub struct Change {
+pub struct ConfigChange {
     /// Limits of each shard's log.
     pub log: Limits,
     /// How long a detached session can be resumed.
@@ -119,7 +119,7 @@ pub struct Change {
     pub honor_client_intents: bool,
     /// Events that no client gets.
     pub denied: Denied,
-    /// The new presence of each shard, in the order of [`Plan::shards`]; `None`: the presences are unchanged.
+    /// The new presence of each shard, in the order of [`CoreConfig::shards`]; `None`: the presences are unchanged.
     pub presences: Option<Vec<Box<RawValue>>>,
 }
 
@@ -134,7 +134,7 @@ pub enum Repair {
 
 /// A change of the status of a shard's upstream session.
 #[derive(Clone, Copy, Debug)]
-pub struct Changed {
+pub struct StatusChange {
     /// Id of the shard.
     pub shard: u32,
     /// Time of the change.
@@ -170,11 +170,11 @@ pub struct CoreReport {
 
 /// Messages to a data core.
 pub enum ToCore<S = OwnedFd> {
-    /// Starts the shards of the plan. The control core sends it once.
-    Start(Box<Plan>),
+    /// Starts the shards of the configuration. The control core sends it once.
+    Start(Box<CoreConfig>),
     /// The identify queue permits this shard one IDENTIFY.
     Permit(u32),
-    /// `/gateway/bot` has returned another URL than the plan has.
+    /// `/gateway/bot` has returned another URL than the configuration has.
     GatewayUrl(String),
     /// The result of [`ToControl::Dial`].
     Dialled {
@@ -186,13 +186,13 @@ pub enum ToCore<S = OwnedFd> {
         result: Result<Box<Dialled<S>>, String>,
     },
     /// A client that the core has to serve.
-    Client(Box<Arrival<S>>),
+    Client(Box<NewClient<S>>),
     /// Asks for [`ToControl::Reports`] with this number.
     Report(u64),
     /// Asks for [`ToControl::Pulse`], to see whether the core's loop turns.
     Pulse,
     /// The operator has changed the configuration.
-    Change(Box<Change>),
+    ConfigChanged(Box<ConfigChange>),
     /// An operator wants the shard with this id repaired.
     Repair(u32, Repair),
     /// Stops the core: it leaves Discord and the clients so that both sessions can be resumed, and answers with
@@ -206,7 +206,7 @@ pub enum ToControl<S = OwnedFd> {
     Restored(u32),
     /// A shard's id, and the id of its session with Discord, by which clients may resume. Sent once when the shard
     /// begins, and whenever the session's id changes.
-    Named(u32, Option<String>),
+    UpstreamId(u32, Option<String>),
     /// The shard with this id wants a permit to identify.
     WantPermit(u32),
     /// A shard wants a connection to this URL. An earlier attempt of the same shard is void.
@@ -220,13 +220,13 @@ pub enum ToControl<S = OwnedFd> {
     },
     /// A client whose RESUME was refused or whose session is over, and its API version. The client may identify on the
     /// same connection.
-    Return(Box<Parcel<S>>, u8),
+    Return(Box<ConnectionParts<S>>, u8),
     /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
     /// The loop of the core with this index has turned, in answer to [`ToCore::Pulse`].
     Pulse(usize),
     /// The status of a shard's upstream session has changed.
-    Changed(Changed),
+    StatusChanged(StatusChange),
     /// A panic has happened and was contained.
     Panicked,
     /// A core could not start or can not go on, for this reason.

@@ -9,7 +9,7 @@
 //! next wait. That is one system call for each turn. There are no tasks, no locks and no system timers: the wait ends
 //! at the next deadline.
 //!
-//! A panic within a shard's turn affects that shard only ([`Hosted::recover`]).
+//! A panic within a shard's turn affects that shard only ([`HostedShard::recover`]).
 //!
 //! What an event costs, counted on a release build with twenty shards, one client each and all of the cache on:
 //!
@@ -27,11 +27,15 @@ mod hosted;
 mod messages;
 mod serve;
 mod state;
+mod time_slice;
 mod timers;
 mod upstream;
 
 pub use client::{close_for, command_text};
-pub use messages::{Arrival, Change, Changed, CoreReport, Dialled, Entry, Parcel, Plan, Repair, ToControl, ToCore};
+pub use messages::{
+    ConfigChange, ConnectionParts, CoreConfig, CoreReport, Dialled, NewClient, Repair, SessionRequest, StatusChange,
+    ToControl, ToCore,
+};
 pub use state::{NoStates, StateFiles, States};
 
 use crate::{
@@ -45,7 +49,7 @@ use crate::{
 use crossbeam_channel::Receiver;
 use figures::Figures;
 use hashbrown::HashMap;
-use hosted::Hosted;
+use hosted::HostedShard;
 use std::{
     collections::VecDeque,
     io::Read,
@@ -76,7 +80,7 @@ pub struct Core<I: Io> {
     sockets: Sockets<I, Owner>,
     timers: Timers,
     control: Postbox<ToControl<I::Socket>>,
-    plan: Box<Plan>,
+    config: Box<CoreConfig>,
     /// The time of this turn.
     now: Time,
     /// Whether the core is stopping: it admits no clients and makes no connections.
@@ -87,15 +91,15 @@ pub struct Core<I: Io> {
 }
 
 impl<I: Io> Core<I> {
-    fn tell(&self, message: ToControl<I::Socket>) {
+    fn send(&self, message: ToControl<I::Socket>) {
         if self.control.send(message).is_err() {
-            tracing::error!("the control core does not take messages");
+            tracing::error!("a message to the control core was dropped: its mailbox is full or closed");
         }
     }
 }
 
-/// What a core gets from outside besides its plan.
-pub struct Surroundings {
+/// What a core gets from outside besides its configuration.
+pub struct Dependencies {
     /// Where the states of shards are kept between two processes.
     pub states: Box<dyn States>,
     /// Makes a source of random bytes for a shard.
@@ -104,11 +108,11 @@ pub struct Surroundings {
 
 /// How far a core is with a client, for tests.
 #[derive(Clone, Copy, Debug)]
-pub struct Served {
+pub struct ClientProgress {
     /// Whether the client is served and its commands are handled.
     pub open: bool,
     /// Bytes that were received from the client and not handled yet.
-    pub unheard: usize,
+    pub unread: usize,
     /// Bytes for the client that have not been given to its socket.
     pub waiting: usize,
 }
@@ -117,12 +121,12 @@ pub struct Served {
 pub struct DataCore<I: Io> {
     core: Core<I>,
     mailbox: Receiver<ToCore<I::Socket>>,
-    surroundings: Surroundings,
-    shards: Vec<Hosted<I>>,
+    dependencies: Dependencies,
+    shards: Vec<HostedShard<I>>,
     /// Index of a shard in `shards`, by the shard's id.
-    places: HashMap<u32, usize>,
+    indices: HashMap<u32, usize>,
     /// Shards that have a turn next, by their indices in `shards`.
-    dirty: VecDeque<usize>,
+    runnable: VecDeque<usize>,
     /// No shard has a deadline before this time.
     next_deadline: Time,
     /// Whether the mailbox may have a message.
@@ -132,14 +136,14 @@ pub struct DataCore<I: Io> {
 }
 
 impl<I: Io> DataCore<I> {
-    /// Makes a core with the shards of its plan. A shard goes on from the state that a former process has left, if
-    /// there is one.
+    /// Makes a core with the shards of its configuration. A shard goes on from the state that a former process has
+    /// left, if there is one.
     pub fn start(
-        plan: Box<Plan>,
+        config: Box<CoreConfig>,
         io: I,
         mailbox: Receiver<ToCore<I::Socket>>,
         control: Postbox<ToControl<I::Socket>>,
-        surroundings: Surroundings,
+        dependencies: Dependencies,
     ) -> Self {
         let now = io.now();
         let sockets = Sockets::new(io);
@@ -147,7 +151,7 @@ impl<I: Io> DataCore<I> {
             sockets,
             timers: Timers::default(),
             control,
-            plan,
+            config,
             now,
             stopping: false,
             clients: 0,
@@ -156,24 +160,24 @@ impl<I: Io> DataCore<I> {
         let mut this = Self {
             core,
             mailbox,
-            surroundings,
+            dependencies,
             shards: Vec::new(),
-            places: HashMap::new(),
-            dirty: VecDeque::new(),
+            indices: HashMap::new(),
+            runnable: VecDeque::new(),
             next_deadline: now,
             mail: true,
             stop_at: None,
         };
-        for (index, id) in this.core.plan.shards.clone().into_iter().enumerate() {
-            let shard = match this.old_shard(index) {
+        for (index, id) in this.core.config.shards.clone().into_iter().enumerate() {
+            let shard = match this.restore_shard(index) {
                 Some(shard) => {
-                    this.core.tell(ToControl::Restored(id));
+                    this.core.send(ToControl::Restored(id));
                     shard
                 }
                 None => this.new_shard(index),
             };
-            this.shards.push(Hosted::new(index as u32, shard));
-            this.places.insert(id, index);
+            this.shards.push(HostedShard::new(index as u32, shard));
+            this.indices.insert(id, index);
             this.enqueue(index);
         }
         this
@@ -191,35 +195,35 @@ impl<I: Io> DataCore<I> {
 
     /// How far the core is with the client whose socket `is` accepts, for a test that plays the client. `None`: there
     /// is no such client.
-    pub fn client(&self, is: impl Fn(&I::Socket) -> bool) -> Option<Served> {
-        let (connection, owner) = self.core.sockets.find(is)?;
+    pub fn client(&self, is: impl Fn(&I::Socket) -> bool) -> Option<ClientProgress> {
+        let (socket, owner) = self.core.sockets.find(is)?;
         let client = self.shards[owner.shard as usize].clients.get(owner.client? as usize)?;
-        (client.connection == connection).then(|| Served {
+        (client.socket == socket).then(|| ClientProgress {
             open: client.stage == client::Stage::Open,
-            unheard: client.inbound.pending(),
+            unread: client.inbound.pending(),
             waiting: client.outbox.pending().len(),
         })
     }
 
     /// Makes a shard without a session.
     fn new_shard(&self, index: usize) -> Shard {
-        let Parts { id, settings, identity } = Parts::new(&self.core.plan, index);
-        let entropy = (self.surroundings.entropy)();
-        Shard::new(id, settings, identity, self.core.plan.gateway_url.clone(), None, entropy)
+        let ShardSetup { id, settings, identity } = ShardSetup::new(&self.core.config, index);
+        let entropy = (self.dependencies.entropy)();
+        Shard::new(id, settings, identity, self.core.config.gateway_url.clone(), None, entropy)
     }
 
     /// Makes a shard from the state that a former process has left; `None`: there is no usable state.
-    fn old_shard(&mut self, index: usize) -> Option<Shard> {
-        let plan = &self.core.plan;
-        let Parts { id, settings, identity } = Parts::new(plan, index);
-        let (url, entropy, now) = (plan.gateway_url.clone(), (self.surroundings.entropy)(), self.core.now);
+    fn restore_shard(&mut self, index: usize) -> Option<Shard> {
+        let config = &self.core.config;
+        let ShardSetup { id, settings, identity } = ShardSetup::new(config, index);
+        let (url, entropy, now) = (config.gateway_url.clone(), (self.dependencies.entropy)(), self.core.now);
         let mut make =
             Some(|mut stream: &mut dyn Read| Shard::restore(id, settings, identity, url, entropy, now, &mut stream));
         let mut make = |stream: &mut dyn Read| (make.take().expect("a state is read once"))(stream);
-        match self.surroundings.states.load(plan, id.id, &mut make) {
+        match self.dependencies.states.load(config, id.id, &mut make) {
             Ok(shard) => shard,
             Err(error) => {
-                tracing::warn!(shard = id.id, "the state of the last process is ignored: {error}");
+                tracing::warn!(shard = id.id, "the shard's state of the last process is not used: {error}");
                 None
             }
         }
@@ -227,7 +231,7 @@ impl<I: Io> DataCore<I> {
 
     fn enqueue(&mut self, index: usize) {
         if !std::mem::replace(&mut self.shards[index].queued, true) {
-            self.dirty.push_back(index);
+            self.runnable.push_back(index);
         }
     }
 
@@ -235,11 +239,11 @@ impl<I: Io> DataCore<I> {
     pub fn turn(&mut self) -> bool {
         self.wait();
         self.read_mail();
-        self.pass_time();
-        for _ in 0..self.dirty.len() {
-            let Some(index) = self.dirty.pop_front() else { break };
+        self.run_timers();
+        for _ in 0..self.runnable.len() {
+            let Some(index) = self.runnable.pop_front() else { break };
             self.shards[index].queued = false;
-            if self.contained(index, Hosted::turn).unwrap_or(true) {
+            if self.catch_panic(index, HostedShard::turn).unwrap_or(true) {
                 self.enqueue(index);
             }
             self.next_deadline = self.next_deadline.min(self.shards[index].deadline);
@@ -249,20 +253,20 @@ impl<I: Io> DataCore<I> {
 
     /// Waits for completions, and notes them at their shards. Does not sleep when there is something to do already.
     fn wait(&mut self) {
-        let wait = if self.dirty.is_empty() && !self.mail {
+        let wait = if self.runnable.is_empty() && !self.mail {
             let deadline = self.core.timers.next().into_iter().chain([self.next_deadline]).chain(self.stop_at).min();
             Wait::Until(deadline.filter(|&at| at < Time::MAX))
         } else {
             Wait::Poll
         };
-        let Self { core, shards, dirty, .. } = self;
+        let Self { core, shards, runnable, .. } = self;
         let now = core.now;
         core.figures.turn(now, core.sockets.now());
         let woken = core.sockets.wait(wait, |id, owner, event| {
             let hosted = &mut shards[owner.shard as usize];
             hosted.note(now, id, owner, event);
             if !std::mem::replace(&mut hosted.queued, true) {
-                dirty.push_back(owner.shard as usize);
+                runnable.push_back(owner.shard as usize);
             }
         });
         core.now = core.sockets.now();
@@ -270,18 +274,18 @@ impl<I: Io> DataCore<I> {
     }
 
     /// Calls into a shard and contains a panic; `None`: the call has panicked.
-    fn contained<T>(&mut self, index: usize, call: impl FnOnce(&mut Hosted<I>, &mut Core<I>) -> T) -> Option<T> {
+    fn catch_panic<T>(&mut self, index: usize, call: impl FnOnce(&mut HostedShard<I>, &mut Core<I>) -> T) -> Option<T> {
         let Self { core, shards, .. } = self;
         if let Ok(result) = catch_unwind(AssertUnwindSafe(|| call(&mut shards[index], core))) {
             return Some(result);
         }
-        self.core.tell(ToControl::Panicked);
+        self.core.send(ToControl::Panicked);
         let Self { core, shards, .. } = self;
         // Removing the client calls into the shard, which may panic again in the state that the first panic has left.
         let saved = catch_unwind(AssertUnwindSafe(|| shards[index].recover(core))).unwrap_or(false);
         if !saved {
             let shard = self.new_shard(index);
-            self.shards[index].start_over(&mut self.core, shard);
+            self.shards[index].replace_shard(&mut self.core, shard);
         }
         None
     }
@@ -308,21 +312,21 @@ impl<I: Io> DataCore<I> {
                     hosted.shard.set_gateway_url(&url);
                 }
                 // A shard that replaces one that has panicked starts with this URL.
-                self.core.plan.gateway_url = url;
+                self.core.config.gateway_url = url;
             }
             ToCore::Dialled { shard, attempt, result } => {
                 self.call(shard, |hosted, core| hosted.dialled(core, attempt, result.map(|dialled| *dialled)));
             }
             // The door knows which shards exist. A client of a shard that does not exist is dropped.
-            ToCore::Client(arrival) => {
-                self.call(arrival.shard, |hosted, core| hosted.admit(core, *arrival));
+            ToCore::Client(new_client) => {
+                self.call(new_client.shard, |hosted, core| hosted.admit(core, *new_client));
             }
             ToCore::Report(number) => {
                 let report = self.report();
-                self.core.tell(ToControl::Reports(number, Box::new(report)));
+                self.core.send(ToControl::Reports(number, Box::new(report)));
             }
-            ToCore::Pulse => self.core.tell(ToControl::Pulse(self.core.plan.index)),
-            ToCore::Change(change) => self.change(&change),
+            ToCore::Pulse => self.core.send(ToControl::Pulse(self.core.config.index)),
+            ToCore::ConfigChanged(change) => self.change_config(&change),
             ToCore::Repair(shard, repair) => self.call(shard, |hosted, core| match repair {
                 Repair::Reconnect => hosted.shard.reconnect_by_hand(core.now),
                 Repair::Identify => hosted.shard.identify_by_hand(core.now),
@@ -333,11 +337,11 @@ impl<I: Io> DataCore<I> {
 
     fn report(&mut self) -> CoreReport {
         let shards =
-            (0..self.shards.len()).filter_map(|index| self.contained(index, |hosted, _| hosted.report())).collect();
+            (0..self.shards.len()).filter_map(|index| self.catch_panic(index, |hosted, _| hosted.report())).collect();
         let (compression_input, compression_output) = count::total();
         let core = &mut self.core;
         CoreReport {
-            index: core.plan.index,
+            index: core.config.index,
             cpu: figures::thread_cpu_time(),
             turns: core.figures.turns,
             longest_turn: core.figures.longest(core.now),
@@ -348,42 +352,42 @@ impl<I: Io> DataCore<I> {
         }
     }
 
-    /// Applies the configuration that the operator has changed to the plan and to every shard.
-    fn change(&mut self, change: &Change) {
-        let plan = &mut self.core.plan;
-        plan.log = change.log;
-        plan.resume_window = change.resume_window;
-        plan.voice_grace = change.voice_grace;
-        plan.honor_client_intents = change.honor_client_intents;
-        plan.denied = change.denied.clone();
+    /// Applies the values that the operator has changed to the core's configuration and to every shard.
+    fn change_config(&mut self, change: &ConfigChange) {
+        let config = &mut self.core.config;
+        config.log = change.log;
+        config.resume_window = change.resume_window;
+        config.voice_grace = change.voice_grace;
+        config.honor_client_intents = change.honor_client_intents;
+        config.denied = change.denied.clone();
         if let Some(presences) = &change.presences {
-            plan.presences.clone_from(presences);
+            config.presences.clone_from(presences);
         }
         for index in 0..self.shards.len() {
-            let Parts { settings, identity, .. } = Parts::new(&self.core.plan, index);
+            let ShardSetup { settings, identity, .. } = ShardSetup::new(&self.core.config, index);
             let presence = change.presences.as_ref().and_then(|presences| presences.get(index));
             let presence = presence.map(|presence| (identity.identify, payload::presence_update(presence)));
-            self.contained(index, |hosted, _| {
-                hosted.shard.change(tally::Change { settings: Settings::clone(&settings), presence });
+            self.catch_panic(index, |hosted, _| {
+                hosted.shard.change_settings(tally::SettingsChange { settings: Settings::clone(&settings), presence });
             });
             self.enqueue(index);
         }
     }
 
     /// Calls into the shard with this id, which then has a turn.
-    fn call(&mut self, id: u32, call: impl FnOnce(&mut Hosted<I>, &mut Core<I>)) {
-        if let Some(&index) = self.places.get(&id) {
-            self.contained(index, call);
+    fn call(&mut self, id: u32, call: impl FnOnce(&mut HostedShard<I>, &mut Core<I>)) {
+        if let Some(&index) = self.indices.get(&id) {
+            self.catch_panic(index, call);
             self.enqueue(index);
         }
     }
 
     /// Handles the timers that are due, and gives a turn to each shard whose deadline has passed.
-    fn pass_time(&mut self) {
+    fn run_timers(&mut self) {
         let now = self.core.now;
         while let Some(timer) = self.core.timers.pop(now) {
             let index = timer.owner.shard as usize;
-            self.contained(index, |hosted, core| hosted.on_timer(core, timer));
+            self.catch_panic(index, |hosted, core| hosted.on_timer(core, timer));
             self.enqueue(index);
         }
         if now >= self.next_deadline {
@@ -406,7 +410,7 @@ impl<I: Io> DataCore<I> {
         self.core.stopping = true;
         self.stop_at.get_or_insert(self.core.now + STOP_LIMIT);
         for index in 0..self.shards.len() {
-            self.contained(index, |hosted, _| {
+            self.catch_panic(index, |hosted, _| {
                 hosted.shard.stop();
                 hosted.wake_all();
             });
@@ -417,53 +421,57 @@ impl<I: Io> DataCore<I> {
     /// Says whether the stopping core has nothing left to do: every connection has ended, or `deadline` has passed.
     /// Then writes the states.
     fn has_stopped(&mut self, deadline: Time) -> bool {
-        let waits = self.core.now < deadline && !self.shards.iter().all(Hosted::is_alone);
-        if waits || !self.dirty.is_empty() && self.core.now < deadline {
+        let waits = self.core.now < deadline && !self.shards.iter().all(HostedShard::is_alone);
+        if waits || !self.runnable.is_empty() && self.core.now < deadline {
             return false;
         }
         for index in 0..self.shards.len() {
-            let Self { core, shards, surroundings, .. } = self;
+            let Self { core, shards, dependencies, .. } = self;
             let shard = &mut shards[index].shard;
             // The core serves no connections any more, so a slow disk delays nothing.
-            let stored = catch_unwind(AssertUnwindSafe(|| surroundings.states.store(&core.plan, shard)));
+            let stored = catch_unwind(AssertUnwindSafe(|| dependencies.states.store(&core.config, shard)));
             match stored {
-                Ok(Ok(true)) => tracing::info!(shard = %shard.id(), "its state is kept for the next process"),
+                Ok(Ok(true)) => {
+                    tracing::info!(shard = %shard.id(), "the shard's state is written for the next process");
+                }
                 Ok(Ok(false)) => {}
-                Ok(Err(error)) => tracing::error!(shard = %shard.id(), "its state can not be kept: {error}"),
-                Err(_) => core.tell(ToControl::Panicked),
+                Ok(Err(error)) => {
+                    tracing::error!(shard = %shard.id(), "the shard's state can not be written for the next process: {error}");
+                }
+                Err(_) => core.send(ToControl::Panicked),
             }
         }
-        self.core.tell(ToControl::Stopped);
+        self.core.send(ToControl::Stopped);
         true
     }
 }
 
 /// What a new shard is made from.
-struct Parts {
+struct ShardSetup {
     id: ShardId,
     settings: Rc<Settings>,
     identity: Identity,
 }
 
-impl Parts {
-    fn new(plan: &Plan, index: usize) -> Self {
-        let id = ShardId { id: plan.shards[index], count: plan.shard_count };
-        let presence = plan.presences.get(index).map(|presence| &**presence);
+impl ShardSetup {
+    fn new(config: &CoreConfig, index: usize) -> Self {
+        let id = ShardId { id: config.shards[index], count: config.shard_count };
+        let presence = config.presences.get(index).map(|presence| &**presence);
         let identity = Identity {
-            identify: payload::identify(&plan.token, id, plan.intents, presence),
-            token: plan.token.to_string(),
+            identify: payload::identify(&config.token, id, config.intents, presence),
+            token: config.token.to_string(),
         };
         let settings = Settings {
-            public_url: plan.public_url.clone(),
-            log: plan.log,
-            resume_window: plan.resume_window,
-            cache: plan.cache,
-            honor_client_intents: plan.honor_client_intents,
-            voice_grace: plan.voice_grace,
-            voice_rejoin: plan.voice_rejoin,
-            intents: plan.intents,
-            denied: plan.denied.clone(),
-            forward_opcodes: plan.forward_opcodes.clone(),
+            public_url: config.public_url.clone(),
+            log: config.log,
+            resume_window: config.resume_window,
+            cache: config.cache,
+            honor_client_intents: config.honor_client_intents,
+            voice_grace: config.voice_grace,
+            voice_rejoin: config.voice_rejoin,
+            intents: config.intents,
+            denied: config.denied.clone(),
+            forward_opcodes: config.forward_opcodes.clone(),
         };
         Self { id, settings: Rc::new(settings), identity }
     }
@@ -471,34 +479,37 @@ impl Parts {
 
 /// Runs a data core on the calling thread until it is told to stop. `epoch` is the zero of time in this process.
 pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>, epoch: Instant) {
+    if let Err(error) = time_slice::shorten() {
+        tracing::debug!(%error, "a data core keeps the kernel's own time slice, because a filter denies to change it");
+    }
     let failed = |what: String| drop(control.send(ToControl::Failed(what)));
     let io = match Uring::new(waker, epoch) {
         Ok(io) => io,
         Err(error) => return failed(format!("can not make a ring (Linux 6.1 or newer is needed): {error}")),
     };
-    let mut plan = None;
-    while plan.is_none() {
+    let mut config = None;
+    while config.is_none() {
         match mailbox.recv() {
-            Ok(ToCore::Start(start)) => plan = Some(start),
+            Ok(ToCore::Start(start)) => config = Some(start),
             Ok(ToCore::Report(number)) => drop(control.send(ToControl::Reports(number, Box::default()))),
             Ok(ToCore::Stop) => {
                 drop(control.send(ToControl::Stopped));
                 return;
             }
-            // Before the plan has come, no shard can have asked for a permit or a connection, and no client can have
-            // been admitted.
+            // Before the configuration has come, no shard can have asked for a permit or a connection, and no client
+            // can have been admitted.
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
-            // The plan has the changed configuration, and there is no shard to repair yet.
-            Ok(ToCore::Change(_) | ToCore::Repair(..)) => {}
-            // The control core asks only cores that it has sent a plan.
+            // `CoreConfig` has the changed values already, and there is no shard to repair yet.
+            Ok(ToCore::ConfigChanged(_) | ToCore::Repair(..)) => {}
+            // The control core asks only cores that it has sent their configuration.
             Ok(ToCore::Pulse) => {}
             Err(_) => return,
         }
     }
-    let Some(plan) = plan else { return };
+    let Some(config) = config else { return };
     let random = crate::net::tls::provider().secure_random;
-    let surroundings = Surroundings {
-        states: match &plan.state_dir {
+    let dependencies = Dependencies {
+        states: match &config.state_dir {
             Some(directory) => Box::new(StateFiles(directory.clone())),
             None => Box::new(NoStates),
         },
@@ -508,7 +519,7 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
     };
     let postbox = control.clone();
     let ended = catch_unwind(AssertUnwindSafe(move || {
-        let mut core = DataCore::start(plan, io, mailbox, postbox, surroundings);
+        let mut core = DataCore::start(config, io, mailbox, postbox, dependencies);
         while core.turn() {}
     }));
     if ended.is_err() {

@@ -5,7 +5,7 @@
 //! once. A file that is damaged, altered, too old, or of another version, bot or configuration is reported and ignored.
 //! No file contains a token.
 
-use super::Plan;
+use super::CoreConfig;
 use crate::{shard::Shard, state_dir::StateDir};
 use std::{
     io::{self, BufReader, Read, Seek, Write},
@@ -33,13 +33,13 @@ pub trait States {
     /// `Err`: the state can not be read or used.
     fn load(
         &self,
-        plan: &Plan,
+        config: &CoreConfig,
         shard: u32,
         make: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
     ) -> io::Result<Option<Shard>>;
 
     /// Stores the state of a shard. `Ok(false)`: the shard has no session to go on with, and nothing is stored.
-    fn store(&self, plan: &Plan, shard: &mut Shard) -> io::Result<bool>;
+    fn store(&self, config: &CoreConfig, shard: &mut Shard) -> io::Result<bool>;
 }
 
 /// Stores nothing.
@@ -48,14 +48,14 @@ pub struct NoStates;
 impl States for NoStates {
     fn load(
         &self,
-        _: &Plan,
+        _: &CoreConfig,
         _: u32,
         _: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
     ) -> io::Result<Option<Shard>> {
         Ok(None)
     }
 
-    fn store(&self, _: &Plan, _: &mut Shard) -> io::Result<bool> {
+    fn store(&self, _: &CoreConfig, _: &mut Shard) -> io::Result<bool> {
         Ok(false)
     }
 }
@@ -66,36 +66,36 @@ pub struct StateFiles(pub PathBuf);
 impl States for StateFiles {
     fn load(
         &self,
-        plan: &Plan,
+        config: &CoreConfig,
         shard: u32,
         make: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
     ) -> io::Result<Option<Shard>> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.0.display()));
-        load(&StateDir::new(&self.0, &plan.token), plan, shard, make).map_err(named)
+        load(&StateDir::new(&self.0, &config.token), config, shard, make).map_err(named)
     }
 
-    fn store(&self, plan: &Plan, shard: &mut Shard) -> io::Result<bool> {
+    fn store(&self, config: &CoreConfig, shard: &mut Shard) -> io::Result<bool> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.0.display()));
-        store(&StateDir::new(&self.0, &plan.token), plan, shard).map_err(named)
+        store(&StateDir::new(&self.0, &config.token), config, shard).map_err(named)
     }
 }
 
 /// The first line of a file. A file is of use only if its first line is exactly this one. The token is in it as a
 /// digest only.
-fn head(plan: &Plan, shard: u32) -> String {
-    let token = ring::digest::digest(&ring::digest::SHA256, plan.token.as_bytes());
+fn head(config: &CoreConfig, shard: u32) -> String {
+    let token = ring::digest::digest(&ring::digest::SHA256, config.token.as_bytes());
     let token: String = token.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
     format!(
         "gateway-proxy state {CONTAINER}.{VERSION} shard {shard} of {} bot {token} intents {} cache {:?}\n",
-        plan.shard_count, plan.intents, plan.cache
+        config.shard_count, config.intents, config.cache
     )
 }
 
 /// Writes the file of a shard. `Ok(false)`: the shard has no session to go on with, and no file is written.
-fn store(directory: &StateDir, plan: &Plan, shard: &mut Shard) -> io::Result<bool> {
+fn store(directory: &StateDir, config: &CoreConfig, shard: &mut Shard) -> io::Result<bool> {
     let id = shard.id().id;
     directory.write(&name(id), |out| {
-        out.write_all(head(plan, id).as_bytes())?;
+        out.write_all(head(config, id).as_bytes())?;
         let mut stream = zstd::Encoder::new(out, ZSTD_LEVEL)?;
         let saved = shard.save(&mut stream)?;
         if saved {
@@ -108,7 +108,7 @@ fn store(directory: &StateDir, plan: &Plan, shard: &mut Shard) -> io::Result<boo
 /// Reads the file of a shard and removes it. `make` makes a shard of the stream. `Ok(None)`: there is no file.
 fn load(
     directory: &StateDir,
-    plan: &Plan,
+    config: &CoreConfig,
     shard: u32,
     make: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
 ) -> io::Result<Option<Shard>> {
@@ -116,7 +116,7 @@ fn load(
     // The file is removed before its content is looked at.
     directory.remove(&name(shard))?;
     let Some(mut sealed) = opened? else { return Ok(None) };
-    let expected = head(plan, shard);
+    let expected = head(config, shard);
     let mut first = vec![0; expected.len().min(MAX_HEAD)];
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
     sealed.file.read_exact(&mut first).map_err(|_| wrong("it is cut off"))?;

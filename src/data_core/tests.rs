@@ -94,8 +94,8 @@ impl Peer {
     }
 }
 
-fn plan(shards: Vec<u32>, gateway_url: String) -> Plan {
-    Plan {
+fn core_config(shards: Vec<u32>, gateway_url: String) -> CoreConfig {
+    CoreConfig {
         index: 0,
         shard_count: shards.len() as u32,
         shards,
@@ -175,7 +175,7 @@ impl Rig {
                 }
             })
             .unwrap();
-        assert!(core.send(ToCore::Start(Box::new(plan(shards, url)))).is_ok());
+        assert!(core.send(ToCore::Start(Box::new(core_config(shards, url)))).is_ok());
         let threads = vec![run, thread::spawn(move || control.join().unwrap())];
         Self { listener, core, panics, threads }
     }
@@ -190,14 +190,14 @@ impl Rig {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let parcel = Parcel {
+        let parts = ConnectionParts {
             socket: listener.accept().unwrap().0.into(),
             inbound: FrameDecoder::new(Role::Server, 4096),
             outbox,
         };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
-        let arrival = Arrival { parcel, shard, entry: Entry::Identify(options), version: 10 };
-        assert!(self.core.send(ToCore::Client(Box::new(arrival))).is_ok());
+        let new_client = NewClient { parts, shard, request: SessionRequest::Identify(options), version: 10 };
+        assert!(self.core.send(ToCore::Client(Box::new(new_client))).is_ok());
         Far { stream, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }
 
@@ -262,8 +262,8 @@ fn a_client_that_could_not_be_listened_to_is_heard_afterwards() {
     rig.stop([]);
 }
 
-/// After the close frame the core ends its side of the stream at once, also when nothing else wakes the core. A core that sleeps
-/// instead drops the whole connection when its time is over, and then takes no more bytes.
+/// After the close frame the core ends its side of the stream at once, also when nothing else wakes the core. A core
+/// that sleeps instead drops the whole connection when its time is over, and then takes no more bytes.
 #[test]
 fn the_end_of_a_connection_follows_its_close_frame_on_an_idle_core() {
     let rig = Rig::start(vec![0]);

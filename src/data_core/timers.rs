@@ -1,7 +1,7 @@
 //! Timers: when the core has to look at a connection although nothing happens on it.
 
 use super::Owner;
-use crate::{io::sockets::ConnectionId, protocol::Time};
+use crate::{io::sockets::SocketId, protocol::Time};
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// One timer.
@@ -11,8 +11,8 @@ pub struct Timer {
     pub at: Time,
     /// The owner of the connection.
     pub owner: Owner,
-    /// The connection that the timer is for. The timer is void when the owner has another connection by then.
-    pub connection: ConnectionId,
+    /// The socket that the timer is for. The timer is void when the owner has another socket by then.
+    pub socket: SocketId,
 }
 
 impl Ord for Timer {

@@ -8,7 +8,7 @@
 
 use crate::{
     compression::{InflateError, Inflater, Transport},
-    io::sockets::ConnectionId,
+    io::sockets::SocketId,
     net::{mask::mask, tls::Tls},
     protocol::close,
     websocket::{FrameDecoder, Message, Opcode, Outgoing, write_close, write_frame},
@@ -31,14 +31,14 @@ const KEEP_FRAMES: usize = 16 << 10;
 
 /// Why nothing more can be read from a connection.
 #[derive(Debug)]
-pub struct Broken {
+pub struct ConnectionLost {
     /// Discord's close code, when it has sent one.
     pub code: Option<u16>,
     /// The reason as text, for the log line.
     pub why: String,
 }
 
-impl Broken {
+impl ConnectionLost {
     fn new(why: impl Into<String>) -> Self {
         Self { code: None, why: why.into() }
     }
@@ -46,8 +46,8 @@ impl Broken {
 
 /// One connection to Discord. See the module's description.
 pub struct Upstream {
-    /// The connection in the core's [`Sockets`](crate::io::sockets::Sockets).
-    pub connection: ConnectionId,
+    /// The socket, by its id in the core's [`Sockets`](crate::io::sockets::Sockets).
+    pub socket: SocketId,
     tls: Option<Box<Tls>>,
     /// TLS records that were received and not decrypted yet.
     records: Vec<u8>,
@@ -72,9 +72,9 @@ pub struct Upstream {
 
 impl Upstream {
     /// Makes the state of a connection whose upgrade is done.
-    pub fn new(connection: ConnectionId, tls: Option<Box<Tls>>, inbound: FrameDecoder, transport: Transport) -> Self {
+    pub fn new(socket: SocketId, tls: Option<Box<Tls>>, inbound: FrameDecoder, transport: Transport) -> Self {
         Self {
-            connection,
+            socket,
             tls,
             records: Vec::new(),
             inbound,
@@ -115,7 +115,7 @@ impl Upstream {
 
     /// Returns the next payload; `None`: no payload is complete. Pings are answered with pongs. `Err`: Discord has
     /// closed the connection, or has violated a protocol; the close frame is then among the frames to send.
-    pub fn next(&mut self) -> Result<Option<&[u8]>, Broken> {
+    pub fn next(&mut self) -> Result<Option<&[u8]>, ConnectionLost> {
         if std::mem::take(&mut self.handed_out) {
             clear(&mut self.payload, KEEP_PAYLOAD);
         }
@@ -125,7 +125,7 @@ impl Upstream {
                 // Discord may send text messages on a connection that asked for compression.
                 Ok(Some(Message::Text(_))) if !self.payload.is_empty() => {
                     self.close(Some(close::UNKNOWN_ERROR));
-                    return Err(Broken::new("a text message in the middle of a compressed payload"));
+                    return Err(ConnectionLost::new("a text message in the middle of a compressed payload"));
                 }
                 Ok(Some(Message::Text(text))) => {
                     self.payload.extend_from_slice(text);
@@ -145,11 +145,11 @@ impl Upstream {
                     let code = close.map(|(code, _)| code);
                     let why = close.map_or_else(|| "closed".into(), |(_, reason)| format!("closed: {reason:?}"));
                     self.close(code);
-                    return Err(Broken { code, why });
+                    return Err(ConnectionLost { code, why });
                 }
                 Err(violation) => {
                     self.close(Some(violation.close_code()));
-                    return Err(Broken::new(format!("WebSocket violation: {violation}")));
+                    return Err(ConnectionLost::new(format!("WebSocket violation: {violation}")));
                 }
             };
             match complete {
@@ -160,7 +160,7 @@ impl Upstream {
                 }
                 Err(error @ (InflateError::Corrupt(_) | InflateError::TooLarge)) => {
                     self.close(Some(close::UNKNOWN_ERROR));
-                    return Err(Broken::new(error.to_string()));
+                    return Err(ConnectionLost::new(error.to_string()));
                 }
             }
         }

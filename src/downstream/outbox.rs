@@ -22,7 +22,7 @@ pub const HIGH_WATER: usize = 64 << 10;
 const KEEP: usize = 2 * HIGH_WATER;
 /// Smallest payload in bytes that payload compression compresses. Smaller payloads would hardly shrink, and the client
 /// would have to inflate them.
-pub const PACK_FROM: usize = 1024;
+pub const COMPRESS_FROM: usize = 1024;
 /// Number of empty buffers that a core keeps, each of at most [`KEEP_SPARE`] bytes.
 const SPARES: usize = 64;
 /// Largest capacity in bytes of a buffer that is kept; see [`SPARES`].
@@ -39,7 +39,7 @@ pub const MAX_DEFERRED: usize = 64;
 
 /// Encoders and buffers that the connections of a core share. A connection uses them for one payload at a time.
 #[derive(Default)]
-struct Tools {
+struct SharedEncoders {
     encoder: etf::Encoder,
     /// The compressor, made when the first payload is compressed.
     compressor: Option<PayloadCompressor>,
@@ -51,7 +51,7 @@ struct Tools {
 }
 
 thread_local! {
-    static TOOLS: RefCell<Tools> = RefCell::default();
+    static ENCODERS: RefCell<SharedEncoders> = RefCell::default();
 }
 
 /// The encoding and compression of a connection.
@@ -59,7 +59,7 @@ enum Form {
     /// JSON in text messages.
     Plain,
     /// JSON with payload compression: large payloads are compressed one by one and go into binary messages.
-    Packed,
+    CompressedPayloads,
     /// ETF in binary messages.
     Etf,
     /// A compressed stream of payloads in this encoding.
@@ -67,7 +67,7 @@ enum Form {
 }
 
 /// A message that is written piece by piece, so that the core can serve other clients in between.
-struct Open {
+struct PartialMessage {
     /// Room for the header, then the payload so far.
     frame: Vec<u8>,
     /// Messages that were added since [`Outbox::begin`], at most [`MAX_DEFERRED`].
@@ -77,7 +77,7 @@ struct Open {
 /// The output side of one client's connection. See the module's description.
 pub struct Outbox {
     form: Form,
-    open: Option<Open>,
+    partial: Option<PartialMessage>,
     wire: Outgoing,
     /// A close frame was added, and no frame may follow it.
     closed: bool,
@@ -91,7 +91,7 @@ impl Outbox {
             (None, Encoding::Json) => Form::Plain,
             (None, Encoding::Etf) => Form::Etf,
         };
-        Self { form, open: None, wire: Outgoing::default(), closed: false }
+        Self { form, partial: None, wire: Outgoing::default(), closed: false }
     }
 
     /// Starts compression, because the client has identified or resumed. `payloads`: the client has asked for payload
@@ -99,16 +99,16 @@ impl Outbox {
     /// on other connections `payloads` changes nothing.
     pub fn start_compressing(&mut self, payloads: bool) {
         match &mut self.form {
-            Form::Plain if payloads => self.form = Form::Packed,
+            Form::Plain if payloads => self.form = Form::CompressedPayloads,
             Form::Stream(deflater, _) => deflater.start(),
-            Form::Plain | Form::Packed | Form::Etf => {}
+            Form::Plain | Form::CompressedPayloads | Form::Etf => {}
         }
     }
 
     /// The encoding of payloads in both directions.
     pub fn encoding(&self) -> Encoding {
         match self.form {
-            Form::Plain | Form::Packed => Encoding::Json,
+            Form::Plain | Form::CompressedPayloads => Encoding::Json,
             Form::Etf => Encoding::Etf,
             Form::Stream(_, encoding) => encoding,
         }
@@ -118,7 +118,7 @@ impl Outbox {
     pub fn compression(&self) -> &'static str {
         match &self.form {
             Form::Plain | Form::Etf => "none",
-            Form::Packed => "payload",
+            Form::CompressedPayloads => "payload",
             Form::Stream(deflater, _) => deflater.transport().name().unwrap_or("none"),
         }
     }
@@ -130,26 +130,26 @@ impl Outbox {
         if self.closed {
             return;
         }
-        if let Some(open) = &mut self.open {
-            if open.deferred.len() < MAX_DEFERRED {
-                open.deferred.push(parts.concat());
+        if let Some(partial) = &mut self.partial {
+            if partial.deferred.len() < MAX_DEFERRED {
+                partial.deferred.push(parts.concat());
             }
             return;
         }
         let Self { form, wire, .. } = self;
         let wire = wire.buffer();
         if wire.capacity() == 0
-            && let Some(spare) = TOOLS.with_borrow_mut(|tools| tools.spares.pop())
+            && let Some(spare) = ENCODERS.with_borrow_mut(|encoders| encoders.spares.pop())
         {
             *wire = spare;
         }
         match form {
             Form::Plain => write_text(wire, parts),
-            Form::Packed => write_packed(wire, parts),
-            Form::Etf => TOOLS.with_borrow_mut(|tools| {
+            Form::CompressedPayloads => write_compressed(wire, parts),
+            Form::Etf => ENCODERS.with_borrow_mut(|encoders| {
                 let start = begin_binary(wire);
                 wire.reserve(parts.iter().map(|part| part.len()).sum());
-                match tools.encoder.encode(parts, wire) {
+                match encoders.encoder.encode(parts, wire) {
                     Ok(()) => end_binary(wire, start),
                     Err(malformed) => {
                         wire.truncate(start);
@@ -158,12 +158,12 @@ impl Outbox {
                 }
             }),
             Form::Stream(deflater, Encoding::Json) => write_stream(wire, deflater, parts),
-            Form::Stream(deflater, Encoding::Etf) => TOOLS.with_borrow_mut(|tools| {
-                match tools.encoder.encode(parts, &mut tools.scratch) {
-                    Ok(()) => write_stream(wire, deflater, &[&tools.scratch]),
+            Form::Stream(deflater, Encoding::Etf) => ENCODERS.with_borrow_mut(|encoders| {
+                match encoders.encoder.encode(parts, &mut encoders.scratch) {
+                    Ok(()) => write_stream(wire, deflater, &[&encoders.scratch]),
                     Err(malformed) => report(malformed),
                 }
-                tools.clear_scratch();
+                encoders.clear_scratch();
             }),
         }
     }
@@ -173,27 +173,27 @@ impl Outbox {
     pub fn begin(&mut self) -> bool {
         let pieces = matches!(self.form, Form::Plain | Form::Stream(_, Encoding::Json)) && !self.closed;
         if pieces {
-            debug_assert!(self.open.is_none(), "one after the other");
-            self.open = Some(Open { frame: vec![0; LONGEST_HEADER], deferred: Vec::new() });
+            debug_assert!(self.partial.is_none(), "one after the other");
+            self.partial = Some(PartialMessage { frame: vec![0; LONGEST_HEADER], deferred: Vec::new() });
         }
         pieces
     }
 
     /// Adds a piece to the payload that [`Outbox::begin`] began.
     pub fn piece(&mut self, piece: &[u8]) {
-        let Some(open) = &mut self.open else { return };
+        let Some(partial) = &mut self.partial else { return };
         match &mut self.form {
             Form::Stream(deflater, _) => {
-                deflater.write(piece, &mut open.frame);
+                deflater.write(piece, &mut partial.frame);
                 count::add(piece.len(), 0);
             }
-            _ => open.frame.extend_from_slice(piece),
+            _ => partial.frame.extend_from_slice(piece),
         }
     }
 
     /// Ends the payload that [`Outbox::begin`] began. The payloads that waited follow it.
     pub fn end(&mut self) {
-        let Some(Open { mut frame, deferred }) = self.open.take() else { return };
+        let Some(PartialMessage { mut frame, deferred }) = self.partial.take() else { return };
         let opcode = match &mut self.form {
             Form::Stream(deflater, _) => {
                 deflater.flush(&mut frame);
@@ -219,10 +219,10 @@ impl Outbox {
     /// Returns false when a part of the payload is in the compressed stream already: then only a close frame can
     /// follow.
     pub fn abandon(&mut self) -> bool {
-        if self.open.is_some() && matches!(self.form, Form::Stream(..)) {
+        if self.partial.is_some() && matches!(self.form, Form::Stream(..)) {
             return false;
         }
-        let deferred = self.open.take().map(|open| open.deferred);
+        let deferred = self.partial.take().map(|partial| partial.deferred);
         deferred.iter().flatten().for_each(|payload| self.message(&[payload]));
         true
     }
@@ -236,7 +236,7 @@ impl Outbox {
 
     /// Adds a close frame. Frames that are added later are dropped, and so is a payload that is not complete.
     pub fn close(&mut self, code: Option<u16>, reason: &str) {
-        self.open = None;
+        self.partial = None;
         if !self.closed {
             write_close(self.wire.buffer(), code, reason, None);
             self.closed = true;
@@ -286,13 +286,13 @@ impl Outbox {
     pub fn memory(&self) -> usize {
         let encoder = match &self.form {
             Form::Stream(deflater, _) => deflater.memory(),
-            Form::Plain | Form::Packed | Form::Etf => 0,
+            Form::Plain | Form::CompressedPayloads | Form::Etf => 0,
         };
-        let open = self
-            .open
+        let partial = self
+            .partial
             .as_ref()
-            .map_or(0, |open| open.frame.capacity() + open.deferred.iter().map(Vec::capacity).sum::<usize>());
-        REST_OF_CLIENT + encoder + open + self.wire.capacity().max(self.wire.len())
+            .map_or(0, |partial| partial.frame.capacity() + partial.deferred.iter().map(Vec::capacity).sum::<usize>());
+        REST_OF_CLIENT + encoder + partial + self.wire.capacity().max(self.wire.len())
     }
 
     /// Says whether producers have to wait: the outbox has [`HIGH_WATER`] bytes or more.
@@ -305,15 +305,15 @@ impl Outbox {
 fn spare(mut bytes: Vec<u8>) {
     if bytes.capacity() <= KEEP_SPARE {
         bytes.clear();
-        TOOLS.with_borrow_mut(|tools| {
-            if tools.spares.len() < SPARES {
-                tools.spares.push(bytes);
+        ENCODERS.with_borrow_mut(|encoders| {
+            if encoders.spares.len() < SPARES {
+                encoders.spares.push(bytes);
             }
         });
     }
 }
 
-impl Tools {
+impl SharedEncoders {
     fn clear_scratch(&mut self) {
         if self.scratch.capacity() > KEEP {
             self.scratch = Vec::new();
@@ -326,7 +326,9 @@ impl Tools {
 /// Logs a payload that can not be encoded as ETF. The proxy checks only the structure of Discord's payloads when it
 /// receives them, so malformed values are found here. A JSON client gets such a payload as it is.
 fn report(malformed: crate::protocol::json::Malformed) {
-    tracing::error!("a payload is no JSON and does not reach a client that wants ETF: {malformed}");
+    tracing::error!(
+        "a payload from Discord was not sent to a client with ETF encoding, because it is not valid JSON: {malformed}"
+    );
 }
 
 fn write_text(wire: &mut Vec<u8>, parts: &[&[u8]]) {
@@ -338,23 +340,23 @@ fn write_text(wire: &mut Vec<u8>, parts: &[&[u8]]) {
     }
 }
 
-fn write_packed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
-    if parts.iter().map(|part| part.len()).sum::<usize>() < PACK_FROM {
+fn write_compressed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
+    if parts.iter().map(|part| part.len()).sum::<usize>() < COMPRESS_FROM {
         return write_text(wire, parts);
     }
-    TOOLS.with_borrow_mut(|tools| {
+    ENCODERS.with_borrow_mut(|encoders| {
         for part in parts {
-            tools.scratch.extend_from_slice(part);
+            encoders.scratch.extend_from_slice(part);
         }
         let start = begin_binary(wire);
-        if tools.compressor.get_or_insert_default().compress(&tools.scratch, wire) {
-            count::add(tools.scratch.len(), wire.len() - start - HEADER);
+        if encoders.compressor.get_or_insert_default().compress(&encoders.scratch, wire) {
+            count::add(encoders.scratch.len(), wire.len() - start - HEADER);
             end_binary(wire, start);
         } else {
             wire.truncate(start);
-            write_text(wire, &[&tools.scratch]);
+            write_text(wire, &[&encoders.scratch]);
         }
-        tools.clear_scratch();
+        encoders.clear_scratch();
     });
 }
 
@@ -463,13 +465,13 @@ mod tests {
     #[test]
     fn large_payloads_are_packed_if_that_pays() {
         let mut outbox = Outbox::new(Transport::None, Encoding::Json);
-        let small = "a".repeat(PACK_FROM - 1);
+        let small = "a".repeat(COMPRESS_FROM - 1);
         let large = "a".repeat(10 << 20);
         outbox.message(&[large.as_bytes()]);
         assert_eq!(messages(&mut outbox)[0].0, Opcode::Text, "before the client has asked for it");
         outbox.start_compressing(true);
         let mut random = fastrand::Rng::with_seed(1);
-        let noise: Vec<u8> = (0..2 * PACK_FROM).map(|_| random.u8(..128)).collect();
+        let noise: Vec<u8> = (0..2 * COMPRESS_FROM).map(|_| random.u8(..128)).collect();
         outbox.message(&[small.as_bytes()]);
         outbox.message(&[large.as_bytes(), b"b", large.as_bytes()]);
         outbox.message(&[b"a", small.as_bytes()]);
@@ -482,7 +484,7 @@ mod tests {
         assert!(text == format!("{large}b{large}"));
         assert!(got[3].1 == noise);
         assert_eq!(outbox.wire.capacity(), 0, "what large payloads need is given back");
-        TOOLS.with_borrow(|tools| assert!(tools.scratch.capacity() <= KEEP));
+        ENCODERS.with_borrow(|encoders| assert!(encoders.scratch.capacity() <= KEEP));
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 pub use super::session_id::{Claim, ID_LENGTH, SessionId};
 use crate::protocol::{
-    Time,
+    ConnectionId, SessionKey, Time,
     event::{Delivery, EventKind, Meta},
     intents::Intents,
     json,
@@ -45,8 +45,9 @@ pub enum Phase {
 /// A session in a state file: all that the next process needs to serve a RESUME.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Saved {
-    /// See [`Session::number`].
-    pub number: u32,
+    /// See [`Session::key`].
+    #[serde(rename = "number")]
+    pub key: SessionKey,
     id: String,
     intents: u64,
     version: u8,
@@ -54,16 +55,16 @@ pub struct Saved {
     compress: bool,
     #[serde(default)]
     library: String,
-    #[serde(default)]
-    named: bool,
+    #[serde(default, rename = "named")]
+    has_upstream_id: bool,
     user: Option<u64>,
     sequence: u64,
     cursor: u64,
     /// The lowest sequence number that the client can resume from, and the cursor after it.
     pub base: (u64, u64),
     sent: Vec<u64>,
-    /// For each guild of the snapshot: its id, the log position of [`Session::contain`], and what the client was sent
-    /// of it.
+    /// For each guild of the snapshot: its id, the log position of [`Session::set_snapshot_position`], and what the
+    /// client was sent of it.
     contained: Vec<(u64, u64, Shown)>,
 }
 
@@ -84,18 +85,18 @@ pub struct Options {
 
 /// The session of one client. See the module's description.
 pub struct Session {
-    /// The number of the session on its shard, unique in the life of the process.
-    pub number: u32,
+    /// The key of the session on its shard.
+    pub key: SessionKey,
     /// The id that READY tells the client.
     pub id: SessionId,
     /// What the client asked for.
     pub options: Options,
     /// Whether the client knows the session by the id of Discord's session with the shard instead of [`Session::id`].
-    pub named: bool,
+    pub has_upstream_id: bool,
     /// The state of the session.
     pub phase: Phase,
     /// The connection that the session is attached to; `None`: the session is detached.
-    pub connection: Option<u64>,
+    pub connection: Option<ConnectionId>,
     /// When the session was detached; `None`: it is attached.
     pub detached_at: Option<Time>,
     /// When the client last sent a heartbeat, resumed, or was sent READY, whichever was last.
@@ -114,9 +115,9 @@ pub struct Session {
     /// The cursor after each sequence number above the base.
     sent: VecDeque<u64>,
     /// For each guild that READY named: which events the snapshot covers, and what the client was sent of the guild.
-    contained: HashMap<u64, Contained>,
-    /// The highest [`Contained::before`]. From this position on every event is new to the client.
-    contained_until: u64,
+    snapshot_marks: HashMap<u64, SnapshotMark>,
+    /// The highest [`SnapshotMark::before`]. From this position on every event is new to the client.
+    snapshots_until: u64,
 }
 
 /// What the snapshot for a client told about a guild that READY names.
@@ -132,7 +133,7 @@ pub enum Shown {
 }
 
 #[derive(Clone, Copy)]
-struct Contained {
+struct SnapshotMark {
     /// The snapshot covers the events of the guild before this log position.
     before: u64,
     shown: Shown,
@@ -140,16 +141,16 @@ struct Contained {
 
 impl Session {
     /// Makes a session whose client has received nothing yet.
-    pub fn new(number: u32, id: SessionId, options: Options, now: Time) -> Self {
+    pub fn new(key: SessionKey, id: SessionId, options: Options, now: Time) -> Self {
         let mut delivery = [Delivery::Always; EventKind::ALL.len()];
         for &kind in EventKind::ALL {
             delivery[kind as usize] = kind.audience().delivery(options.intents);
         }
         Self {
-            number,
+            key,
             id,
             options,
-            named: false,
+            has_upstream_id: false,
             phase: Phase::Waiting,
             connection: None,
             detached_at: None,
@@ -161,8 +162,8 @@ impl Session {
             cursor: 0,
             base: (0, 0),
             sent: VecDeque::new(),
-            contained: HashMap::new(),
-            contained_until: 0,
+            snapshot_marks: HashMap::new(),
+            snapshots_until: 0,
         }
     }
 
@@ -177,7 +178,7 @@ impl Session {
     }
 
     /// The oldest log position that this session still needs; `u64::MAX`: it needs no event of the log.
-    pub fn needs(&self) -> u64 {
+    pub fn oldest_needed(&self) -> u64 {
         match self.phase {
             Phase::Waiting | Phase::Invalid { .. } => u64::MAX,
             Phase::Syncing => self.cursor,
@@ -200,16 +201,16 @@ impl Session {
     }
 
     /// Returns the sequence number for a dispatch that is part of the snapshot.
-    pub fn number_snapshot(&mut self) -> u64 {
+    pub fn next_snapshot_sequence(&mut self) -> u64 {
         debug_assert_eq!(self.phase, Phase::Syncing);
         self.sequence += 1;
         self.sequence
     }
 
     /// Notes what the client was sent of `guild`: its state before the event at log position `position`.
-    pub fn contain(&mut self, guild: u64, position: u64, shown: Shown) {
-        self.contained.insert(guild, Contained { before: position, shown });
-        self.contained_until = self.contained_until.max(position);
+    pub fn set_snapshot_position(&mut self, guild: u64, position: u64, shown: Shown) {
+        self.snapshot_marks.insert(guild, SnapshotMark { before: position, shown });
+        self.snapshots_until = self.snapshots_until.max(position);
     }
 
     /// Ends the snapshot: the client gets events now and can resume.
@@ -220,10 +221,10 @@ impl Session {
 
     /// Moves the cursor past the event at `position`, which must be the event at the cursor. `data` is the text of the
     /// event's data. Returns the sequence number for the client; `None`: the event is not for this session.
-    pub fn pass(&mut self, position: u64, meta: Meta, data: &[u8]) -> Option<u64> {
+    pub fn advance(&mut self, position: u64, meta: Meta, data: &[u8]) -> Option<u64> {
         debug_assert_eq!(position, self.cursor);
         self.cursor = position + 1;
-        self.wants(position, meta, data).then(|| self.record())
+        self.wants(position, meta, data).then(|| self.next_sequence())
     }
 
     /// Moves the cursor past the event at `position`, which must be the event at the cursor. The client does not get
@@ -235,14 +236,14 @@ impl Session {
 
     /// Returns the sequence number for the next dispatch, and remembers the cursor for it. The caller uses it for
     /// dispatches that are not in the log, such as RESUMED.
-    pub fn record(&mut self) -> u64 {
+    pub fn next_sequence(&mut self) -> u64 {
         self.sequence += 1;
         self.sent.push_back(self.cursor);
         self.sequence
     }
 
     fn wants(&self, position: u64, meta: Meta, data: &[u8]) -> bool {
-        if meta.only.is_some_and(|only| only != self.number) {
+        if meta.recipient.is_some_and(|recipient| recipient != self.key) {
             return false;
         }
         let in_guild = || json::get(data, "guild_id").is_some_and(|id| id != b"null");
@@ -255,25 +256,25 @@ impl Session {
             Delivery::InGuild => in_guild(),
             Delivery::Direct => !in_guild(),
         };
-        asked_for && (position >= self.contained_until || !self.is_contained(position, meta, data))
+        asked_for && (position >= self.snapshots_until || !self.is_in_snapshot(position, meta, data))
     }
 
     /// Says whether the client must not get the event because of its snapshot: the snapshot has the change already, or
     /// the event is about a guild that the snapshot did not show.
-    fn is_contained(&self, position: u64, meta: Meta, data: &[u8]) -> bool {
-        let before = |guild: u64| self.contained.get(&guild).filter(|contained| position < contained.before);
-        match meta.state_of {
+    fn is_in_snapshot(&self, position: u64, meta: Meta, data: &[u8]) -> bool {
+        let before = |guild: u64| self.snapshot_marks.get(&guild).filter(|mark| position < mark.before);
+        match meta.changed_guild {
             Some(guild) => match before(guild) {
                 // READY named the guild, so the client needs the GUILD_DELETE.
-                Some(contained) if contained.shown == Shown::Left => meta.kind != EventKind::GuildDelete,
-                contained => contained.is_some(),
+                Some(mark) if mark.shown == Shown::Left => meta.kind != EventKind::GuildDelete,
+                mark => mark.is_some(),
             },
             // A snapshot does not have events that change no state, such as messages. The client does not get those of
             // a guild that it was not shown.
             None => json::get(data, "guild_id")
                 .and_then(json::parse_id)
                 .and_then(before)
-                .is_some_and(|contained| contained.shown != Shown::Whole),
+                .is_some_and(|mark| mark.shown != Shown::Whole),
         }
     }
 
@@ -290,8 +291,8 @@ impl Session {
             // The events between the last dispatch and the cursor were not for this session.
             self.base.1 = self.cursor;
         }
-        if self.base.1 >= self.contained_until && !self.contained.is_empty() {
-            self.contained = HashMap::new();
+        if self.base.1 >= self.snapshots_until && !self.snapshot_marks.is_empty() {
+            self.snapshot_marks = HashMap::new();
         }
         if self.sent.capacity() > 1024 && self.sent.len() < self.sent.capacity() / 8 {
             self.sent.shrink_to(2 * self.sent.len());
@@ -312,19 +313,19 @@ impl Session {
             return None;
         }
         Some(Saved {
-            number: self.number,
+            key: self.key,
             id: self.id.as_str().to_owned(),
             intents: self.options.intents.0,
             version: self.options.version,
             compress: self.options.compress,
             library: self.options.library.name().to_owned(),
-            named: self.named,
+            has_upstream_id: self.has_upstream_id,
             user: self.user,
             sequence: self.sequence,
             cursor: self.cursor,
             base: self.base,
             sent: self.sent.iter().copied().collect(),
-            contained: self.contained.iter().map(|(guild, c)| (*guild, c.before, c.shown)).collect(),
+            contained: self.snapshot_marks.iter().map(|(guild, mark)| (*guild, mark.before, mark.shown)).collect(),
         })
     }
 
@@ -343,20 +344,20 @@ impl Session {
             compress: saved.compress,
             library: Library::from_name(&saved.library),
         };
-        let mut session = Self::new(saved.number, id, options, now);
+        let mut session = Self::new(saved.key, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
-        (session.named, session.user) = (saved.named, saved.user);
+        (session.has_upstream_id, session.user) = (saved.has_upstream_id, saved.user);
         (session.sequence, session.cursor, session.base) = (saved.sequence, saved.cursor, saved.base);
         session.sent = saved.sent.into();
         for (guild, position, shown) in saved.contained {
-            session.contain(guild, position, shown);
+            session.set_snapshot_position(guild, position, shown);
         }
         Some(session)
     }
 
     /// The number of cursors that are remembered for a RESUME.
-    pub fn remembered(&self) -> usize {
+    pub fn remembered_cursors(&self) -> usize {
         self.sent.len()
     }
 
@@ -393,7 +394,12 @@ mod tests {
 
     fn session(intents: Intents) -> Session {
         let id = SessionId::new(7, [0xab; 12]);
-        Session::new(1, id, Options { intents, version: 10, compress: false, library: Library::default() }, Time::ZERO)
+        Session::new(
+            SessionKey(1),
+            id,
+            Options { intents, version: 10, compress: false, library: Library::default() },
+            Time::ZERO,
+        )
     }
 
     fn log() -> Log {
@@ -402,14 +408,18 @@ mod tests {
 
     fn append(log: &mut Log, kind: EventKind, guild: u64, state: bool) -> u64 {
         let data = format!(r#"{{"guild_id":"{guild}"}}"#);
-        log.append(kind.name().as_bytes(), data.as_bytes(), Meta { kind, state_of: state.then_some(guild), only: None })
+        log.append(
+            kind.name().as_bytes(),
+            data.as_bytes(),
+            Meta { kind, changed_guild: state.then_some(guild), recipient: None },
+        )
     }
 
     /// Passes every event that is in the log. Returns the sequence number and the position of each event that was sent.
     fn deliver(session: &mut Session, log: &Log) -> Vec<(u64, u64)> {
         let mut got = Vec::new();
         for entry in log.read(session.cursor()).unwrap() {
-            if let Some(number) = session.pass(entry.position, entry.meta, entry.data()) {
+            if let Some(number) = session.advance(entry.position, entry.meta, entry.data()) {
                 got.push((number, entry.position));
             }
         }
@@ -433,17 +443,17 @@ mod tests {
         let mut session = session(Intents::ALL);
         let ready = log.next();
         session.begin_sync(ready, Time::ZERO, None);
-        assert_eq!(session.number_snapshot(), 1);
+        assert_eq!(session.next_snapshot_sequence(), 1);
         append(&mut log, EventKind::GuildMemberAdd, 10, true); // in the snapshot of 10
         append(&mut log, EventKind::MessageCreate, 10, false); // not state: delivered
-        session.contain(10, log.next(), Shown::Whole);
-        session.number_snapshot();
+        session.set_snapshot_position(10, log.next(), Shown::Whole);
+        session.next_snapshot_sequence();
         let after = append(&mut log, EventKind::GuildMemberAdd, 10, true); // after the snapshot of 10
         append(&mut log, EventKind::GuildMemberAdd, 20, true); // in the snapshot of 20
         append(&mut log, EventKind::MessageCreate, 30, false); // 30 was never shown
         let delete = append(&mut log, EventKind::GuildDelete, 30, true);
-        session.contain(20, log.next(), Shown::Whole);
-        session.contain(30, log.next(), Shown::Left);
+        session.set_snapshot_position(20, log.next(), Shown::Whole);
+        session.set_snapshot_position(30, log.next(), Shown::Left);
         let rejoin = append(&mut log, EventKind::GuildCreate, 30, true);
         session.finish_sync();
         let got = deliver(&mut session, &log);
@@ -455,9 +465,9 @@ mod tests {
         let mut session = session(Intents::ALL);
         assert!(!session.rewind(0, 1, 1));
         session.begin_sync(1, Time::ZERO, None);
-        session.number_snapshot();
+        session.next_snapshot_sequence();
         assert!(!session.rewind(1, 1, 1));
-        session.number_snapshot();
+        session.next_snapshot_sequence();
         session.finish_sync();
         assert!(!session.rewind(1, 1, 1), "a part of the snapshot can not be sent again");
         assert!(!session.rewind(3, 1, 1), "the future");
@@ -468,7 +478,7 @@ mod tests {
     fn another_process_knows_what_was_asked_for() {
         for compress in [false, true] {
             let options = Options { intents: Intents(5), version: 9, compress, library: Library::from_name("eris") };
-            let mut session = Session::new(1, SessionId::new(7, [1; 12]), options, Time::ZERO);
+            let mut session = Session::new(SessionKey(1), SessionId::new(7, [1; 12]), options, Time::ZERO);
             session.begin_sync(1, Time::ZERO, None);
             session.finish_sync();
             let mut text = serde_json::to_value(session.save().unwrap()).unwrap();
@@ -493,8 +503,8 @@ mod tests {
         let mut session = session(Intents::ALL);
         session.begin_sync(1, Time::ZERO, None);
         session.finish_sync();
-        for only in [Some(1), Some(2), None] {
-            log.append(b"X", b"{}", Meta { kind: EventKind::Other, state_of: None, only });
+        for recipient in [Some(SessionKey(1)), Some(SessionKey(2)), None] {
+            log.append(b"X", b"{}", Meta { kind: EventKind::Other, changed_guild: None, recipient });
         }
         assert_eq!(deliver(&mut session, &log), [(1, 1), (2, 3)]);
     }
@@ -507,7 +517,7 @@ mod tests {
         session.finish_sync();
         for user in [4, 5] {
             let data = format!(r#"{{"guild_id":"1","user":{{"id":"{user}"}}}}"#);
-            let meta = Meta { kind: EventKind::GuildMemberUpdate, state_of: None, only: None };
+            let meta = Meta { kind: EventKind::GuildMemberUpdate, changed_guild: None, recipient: None };
             log.append(b"GUILD_MEMBER_UPDATE", data.as_bytes(), meta);
         }
         assert_eq!(deliver(&mut session, &log), [(1, 2)]);
@@ -521,7 +531,7 @@ mod tests {
             let mut log = Log::new(Limits { bytes: 0, entries: 30 });
             let mut session = session(intents);
             session.begin_sync(log.next(), Time::ZERO, None);
-            session.number_snapshot();
+            session.next_snapshot_sequence();
             session.finish_sync();
             // The log positions of the dispatches that the client has received. The first one has number 2.
             let mut seen: Vec<u64> = Vec::new();
@@ -543,7 +553,7 @@ mod tests {
                     9 => {
                         let back = amount.min(seen.len() as u64);
                         session.acknowledge(seen.len() as u64 + 1 - back);
-                        log.trim(session.needs());
+                        log.trim(session.oldest_needed());
                         session.forget_before(log.oldest());
                     }
                     _ => {
@@ -556,7 +566,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(&seen[..], &wanted[..seen.len()]);
-                prop_assert!(session.remembered() <= seen.len());
+                prop_assert!(session.remembered_cursors() <= seen.len());
             }
         }
     }

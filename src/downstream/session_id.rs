@@ -54,6 +54,6 @@ pub enum Claim {
         /// The id of Discord's session.
         id: String,
         /// The proxy's id of the client's session, from the path of the URL; `None`: the URL has none.
-        key: Option<SessionId>,
+        resume_key: Option<SessionId>,
     },
 }

@@ -13,9 +13,9 @@ use super::{Buffer, Completion, Io, Outcome, Token, Wait};
 use crate::protocol::Time;
 use std::{io, mem};
 
-/// Identifies a connection of this core. Ids are not reused, except after 2²⁴ connections in one slot.
+/// The id of a connection in [`Sockets`]. Ids are not reused, except after 2²⁴ connections in one slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ConnectionId {
+pub struct SocketId {
     index: u32,
     generation: u32,
 }
@@ -32,18 +32,18 @@ enum Operation {
     Poll,
 }
 
-fn token(id: ConnectionId, operation: Operation) -> Token {
+fn token(id: SocketId, operation: Operation) -> Token {
     Token(u64::from(id.index) << 32 | u64::from(id.generation) << 8 | operation as u64)
 }
 
-fn parse(token: Token) -> (ConnectionId, Operation) {
+fn parse(token: Token) -> (SocketId, Operation) {
     let operation = match token.0 as u8 {
         0 => Operation::Receive,
         1 => Operation::Send,
         2 => Operation::Poll,
         other => unreachable!("no operation {other} is ever started"),
     };
-    (ConnectionId { index: (token.0 >> 32) as u32, generation: token.0 as u32 >> 8 }, operation)
+    (SocketId { index: (token.0 >> 32) as u32, generation: token.0 as u32 >> 8 }, operation)
 }
 
 /// How a connection receives.
@@ -109,7 +109,7 @@ pub struct Sockets<I: Io, O> {
     completions: Vec<Completion>,
     /// Connections to look at after the completions of a turn: a receive has to start again, or the connection has to
     /// end.
-    revisit: Vec<ConnectionId>,
+    revisit: Vec<SocketId>,
     /// Number of sends in flight that [`Sockets::hurry`] was called for.
     hurried: usize,
 }
@@ -149,14 +149,14 @@ impl<I: Io, O: Copy> Sockets<I, O> {
     }
 
     /// Finds a connection by its socket, for a test that plays the other end of the connections.
-    pub fn find(&self, is: impl Fn(&I::Socket) -> bool) -> Option<(ConnectionId, O)> {
+    pub fn find(&self, is: impl Fn(&I::Socket) -> bool) -> Option<(SocketId, O)> {
         let index = self.slots.iter().position(|slot| slot.socket.as_ref().is_some_and(&is))?;
         let slot = &self.slots[index];
-        Some((ConnectionId { index: index as u32, generation: slot.generation }, slot.owner?))
+        Some((SocketId { index: index as u32, generation: slot.generation }, slot.owner?))
     }
 
     /// Takes a connection over. It does not receive before [`Sockets::receive`] is called.
-    pub fn adopt(&mut self, socket: I::Socket, owner: O) -> ConnectionId {
+    pub fn adopt(&mut self, socket: I::Socket, owner: O) -> SocketId {
         self.open += 1;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
@@ -175,18 +175,18 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         let slot = &mut self.slots[index as usize];
         debug_assert!(slot.socket.is_none() && slot.is_at_rest(), "a free slot has neither socket nor operations");
         (slot.socket, slot.owner, slot.wanted, slot.fate) = (Some(socket), Some(owner), Receiving::Off, Fate::Stays);
-        ConnectionId { index, generation: slot.generation }
+        SocketId { index, generation: slot.generation }
     }
 
     /// The slot of a connection that its owner has neither closed nor released.
-    fn slot(&mut self, id: ConnectionId) -> Option<&mut Slot<I::Socket, O>> {
+    fn slot(&mut self, id: SocketId) -> Option<&mut Slot<I::Socket, O>> {
         let slot = self.slots.get_mut(id.index as usize)?;
         (slot.generation == id.generation && slot.fate == Fate::Stays).then_some(slot)
     }
 
     /// Sets how a connection receives from now on. A receive in flight may still report bytes after
     /// [`Receiving::Off`].
-    pub fn receive(&mut self, id: ConnectionId, how: Receiving) {
+    pub fn receive(&mut self, id: SocketId, how: Receiving) {
         if let Some(slot) = self.slot(id)
             && slot.wanted != how
         {
@@ -196,7 +196,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
     }
 
     /// Starts a receive if one is wanted and none is in flight.
-    fn arm(&mut self, id: ConnectionId) {
+    fn arm(&mut self, id: SocketId) {
         let slot = &mut self.slots[id.index as usize];
         let (Some(socket), false) = (&slot.socket, slot.receiving) else { return };
         let token = token(id, Operation::Receive);
@@ -209,7 +209,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
     }
 
     /// Sends `bytes[from..]`. The buffer comes back with [`Event::Sent`].
-    pub fn send(&mut self, id: ConnectionId, bytes: Vec<u8>, from: usize) {
+    pub fn send(&mut self, id: SocketId, bytes: Vec<u8>, from: usize) {
         assert!(from < bytes.len(), "a send needs at least one byte");
         let Some(slot) = self.slot(id) else { return };
         assert!(!slot.sending, "one send at a time, or bytes could come out of order");
@@ -223,7 +223,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
     /// connection is to end. A send that takes all bytes does not end a wait (see [`Io::send`]), so until its
     /// completion the core polls instead of sleeping. The results of other sends are reported whenever the core wakes
     /// up.
-    pub fn hurry(&mut self, id: ConnectionId) {
+    pub fn hurry(&mut self, id: SocketId) {
         if let Some(slot) = self.slots.get_mut(id.index as usize)
             && slot.generation == id.generation
             && slot.sending
@@ -234,7 +234,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
     }
 
     /// Starts a poll. [`Event::Writable`] reports that the full socket takes bytes again.
-    pub fn poll_writable(&mut self, id: ConnectionId) {
+    pub fn poll_writable(&mut self, id: SocketId) {
         let Some(slot) = self.slot(id) else { return };
         if !slot.polling {
             slot.polling = true;
@@ -245,7 +245,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
     }
 
     /// Ends the core's side of the stream, after the bytes that were sent.
-    pub fn shutdown(&mut self, id: ConnectionId) {
+    pub fn shutdown(&mut self, id: SocketId) {
         if self.slot(id).is_some() {
             let slot = &self.slots[id.index as usize];
             self.io.shutdown(slot.socket.as_ref().expect("a connection that stays has its socket"));
@@ -253,17 +253,17 @@ impl<I: Io, O: Copy> Sockets<I, O> {
     }
 
     /// Closes a connection. Nothing more is reported for it.
-    pub fn close(&mut self, id: ConnectionId) {
+    pub fn close(&mut self, id: SocketId) {
         self.end(id, Fate::Closes);
     }
 
     /// Gives a connection up. [`Event::Released`] returns its socket when all operations have ended. The bytes
     /// received until then are reported first.
-    pub fn release(&mut self, id: ConnectionId) {
+    pub fn release(&mut self, id: SocketId) {
         self.end(id, Fate::IsReleased);
     }
 
-    fn end(&mut self, id: ConnectionId, fate: Fate) {
+    fn end(&mut self, id: SocketId, fate: Fate) {
         let Some(slot) = self.slot(id) else { return };
         slot.fate = fate;
         slot.wanted = Receiving::Off;
@@ -280,7 +280,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
 
     /// Starts all operations that were asked for, waits, and reports what has happened. Returns whether a waker woke
     /// the core.
-    pub fn wait(&mut self, wait: Wait, mut report: impl FnMut(ConnectionId, O, Event<'_, I::Socket>)) -> bool {
+    pub fn wait(&mut self, wait: Wait, mut report: impl FnMut(SocketId, O, Event<'_, I::Socket>)) -> bool {
         // A connection that ends without an operation in flight has no completion to wait for. When something is
         // reported now, its owner has to react before the core sleeps.
         let wait = if self.finish(&mut report) || self.hurried > 0 { Wait::Poll } else { wait };
@@ -294,12 +294,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         woken
     }
 
-    fn complete(
-        &mut self,
-        token: Token,
-        outcome: Outcome,
-        report: &mut impl FnMut(ConnectionId, O, Event<'_, I::Socket>),
-    ) {
+    fn complete(&mut self, token: Token, outcome: Outcome, report: &mut impl FnMut(SocketId, O, Event<'_, I::Socket>)) {
         let (id, operation) = parse(token);
         let slot = &mut self.slots[id.index as usize];
         assert_eq!(slot.generation, id.generation, "a slot is let again only when its operations have ended");
@@ -336,11 +331,11 @@ impl<I: Io, O: Copy> Sockets<I, O> {
 
     fn received(
         &mut self,
-        id: ConnectionId,
+        id: SocketId,
         owner: O,
         result: io::Result<Option<Buffer>>,
         heard: bool,
-        report: &mut impl FnMut(ConnectionId, O, Event<'_, I::Socket>),
+        report: &mut impl FnMut(SocketId, O, Event<'_, I::Socket>),
     ) {
         let end = match result {
             Ok(Some(buffer)) => {
@@ -362,7 +357,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         }
     }
 
-    fn revisit_if_ending(&mut self, id: ConnectionId) {
+    fn revisit_if_ending(&mut self, id: SocketId) {
         if self.slots[id.index as usize].fate != Fate::Stays {
             self.revisit.push(id);
         }
@@ -370,7 +365,7 @@ impl<I: Io, O: Copy> Sockets<I, O> {
 
     /// Runs after the buffers of a turn were returned: starts receives again, and ends connections without
     /// operations. Returns whether something was reported.
-    fn finish(&mut self, report: &mut impl FnMut(ConnectionId, O, Event<'_, I::Socket>)) -> bool {
+    fn finish(&mut self, report: &mut impl FnMut(SocketId, O, Event<'_, I::Socket>)) -> bool {
         let mut reported = false;
         while let Some(id) = self.revisit.pop() {
             let slot = &mut self.slots[id.index as usize];

@@ -4,9 +4,9 @@
 //! Promises: pings are answered; a client that the proxy closes receives everything that was queued for it, then the
 //! close frame, then the end of the stream, unless it does not read for [`LINGER`]. Never knows a session or a shard.
 
-use super::{Budget, within};
+use super::{ReadBudget, within};
 use crate::{
-    data_core::Parcel,
+    data_core::ConnectionParts,
     downstream::outbox::Outbox,
     websocket::{FrameDecoder, Message, Violation},
 };
@@ -36,7 +36,7 @@ pub enum Payload<'a> {
 
 /// Why a client's connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum ConnectionEnd {
     /// The connection broke, or the client ended the stream without a close frame.
     Lost,
     /// The client sent a close frame with this code.
@@ -52,7 +52,7 @@ pub struct ClientConnection {
     pub inbound: FrameDecoder,
     /// Queues the bytes for the client.
     pub outbox: Outbox,
-    budget: Budget,
+    budget: ReadBudget,
     /// The client's address, when a proxy in front of us has made the connection and named the client.
     made_for: Option<std::net::SocketAddr>,
 }
@@ -60,7 +60,7 @@ pub struct ClientConnection {
 impl ClientConnection {
     /// Wraps a connection that the calling executor has accepted.
     pub fn new(stream: TcpStream, inbound: FrameDecoder, outbox: Outbox) -> Self {
-        Self { stream, inbound, outbox, budget: Budget::default(), made_for: None }
+        Self { stream, inbound, outbox, budget: ReadBudget::default(), made_for: None }
     }
 
     /// The client's address. `None`: the client has disconnected.
@@ -78,22 +78,22 @@ impl ClientConnection {
         self.stream.as_raw_fd()
     }
 
-    /// Takes a connection over from another thread, on the calling executor.
-    pub fn take_over(parcel: Parcel) -> Self {
-        // SAFETY: the descriptor is a connected TCP socket that `parcel` owned. Its ownership moves to the stream.
-        let stream = unsafe { TcpStream::from_raw_fd(parcel.socket.into_raw_fd()) };
-        Self::new(stream, parcel.inbound, parcel.outbox)
+    /// Makes a connection of the calling executor from the parts that another thread has sent.
+    pub fn from_parts(parts: ConnectionParts) -> Self {
+        // SAFETY: the descriptor is a connected TCP socket that `parts` owned. Its ownership moves to the stream.
+        let stream = unsafe { TcpStream::from_raw_fd(parts.socket.into_raw_fd()) };
+        Self::new(stream, parts.inbound, parts.outbox)
     }
 
-    /// Turns the connection into plain data, which another thread can take over. No byte is lost: glommio reads only
+    /// Takes the connection apart into plain data, which another thread can use. No byte is lost: glommio reads only
     /// when asked, so every byte is either in the decoder or still in the kernel.
-    pub fn hand_off(self) -> io::Result<Parcel> {
+    pub fn into_parts(self) -> io::Result<ConnectionParts> {
         // SAFETY: the stream keeps the descriptor open until it is dropped at the end of this function.
         let socket = unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }.try_clone_to_owned()?;
-        Ok(Parcel { socket, inbound: self.inbound, outbox: self.outbox })
+        Ok(ConnectionParts { socket, inbound: self.inbound, outbox: self.outbox })
     }
 
-    /// Reads once, within the task's [`Budget`]. `Ok(0)`: the client has ended its side of the stream.
+    /// Reads once, within the task's [`ReadBudget`]. `Ok(0)`: the client has ended its side of the stream.
     pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let n = ready!(poll_read(&mut self.stream, &mut self.budget, cx, self.inbound.space()))?;
         self.inbound.filled(n);
@@ -119,7 +119,7 @@ impl ClientConnection {
     }
 
     /// Calls `handle` with each complete message until `handle` returns a value. Answers pings.
-    pub fn messages<T: From<Ended>>(
+    pub fn messages<T: From<ConnectionEnd>>(
         &mut self,
         mut handle: impl FnMut(Payload<'_>, &mut Outbox) -> Option<T>,
     ) -> Option<T> {
@@ -134,8 +134,10 @@ impl ClientConnection {
                     continue;
                 }
                 Ok(Some(Message::Pong(_))) => continue,
-                Ok(Some(Message::Close(close))) => return Some(Ended::Closed(close.map(|(code, _)| code)).into()),
-                Err(violation) => return Some(Ended::Violated(violation).into()),
+                Ok(Some(Message::Close(close))) => {
+                    return Some(ConnectionEnd::Closed(close.map(|(code, _)| code)).into());
+                }
+                Err(violation) => return Some(ConnectionEnd::Violated(violation).into()),
             };
             if let Some(done) = handle(payload, outbox) {
                 return Some(done);
@@ -144,7 +146,7 @@ impl ClientConnection {
     }
 
     /// Reads and writes, and calls `handle` with each message, until `handle` returns a value or the connection ends.
-    pub async fn converse<T: From<Ended>>(
+    pub async fn read_until<T: From<ConnectionEnd>>(
         &mut self,
         mut handle: impl FnMut(Payload<'_>, &mut Outbox) -> Option<T>,
     ) -> T {
@@ -154,7 +156,7 @@ impl ClientConnection {
                     return Poll::Ready(done);
                 }
                 if let (_, Poll::Ready(Err(_))) = self.poll_write(cx) {
-                    return Poll::Ready(Ended::Lost.into());
+                    return Poll::Ready(ConnectionEnd::Lost.into());
                 }
                 if self.outbox.is_full() {
                     // The client sends without reading. Its next bytes stay in the kernel until it reads.
@@ -162,7 +164,7 @@ impl ClientConnection {
                 }
                 match self.poll_read(cx) {
                     Poll::Ready(Ok(n)) if n > 0 => {}
-                    Poll::Ready(_) => return Poll::Ready(Ended::Lost.into()),
+                    Poll::Ready(_) => return Poll::Ready(ConnectionEnd::Lost.into()),
                     Poll::Pending => return Poll::Pending,
                 }
             }
@@ -171,7 +173,7 @@ impl ClientConnection {
     }
 
     /// Closes the connection: sends a close frame, then lingers.
-    pub async fn goodbye(&mut self, code: Option<u16>, reason: &str) {
+    pub async fn close(&mut self, code: Option<u16>, reason: &str) {
         self.outbox.close(code, reason);
         self.linger().await;
     }
@@ -208,7 +210,7 @@ impl ClientConnection {
 /// Reads once, if the budget allows it.
 pub fn poll_read(
     stream: &mut TcpStream,
-    budget: &mut Budget,
+    budget: &mut ReadBudget,
     cx: &mut Context<'_>,
     space: &mut [u8],
 ) -> Poll<io::Result<usize>> {
@@ -256,12 +258,12 @@ mod tests {
             }
             let executor = glommio::LocalExecutorBuilder::default().io_memory(65_536).spawn(move || async move {
                 let watched = near.try_clone().unwrap();
-                let parcel = Parcel {
+                let parts = ConnectionParts {
                     socket: near,
                     inbound: FrameDecoder::new(Role::Server, 1 << 20),
                     outbox: Outbox::new(Transport::None, Encoding::Json),
                 };
-                let mut connection = ClientConnection::take_over(parcel);
+                let mut connection = ClientConnection::from_parts(parts);
                 let task = glommio::spawn_local(async move {
                     if drain {
                         return poll_fn(|cx| connection.poll_drain(cx)).await;
@@ -305,19 +307,19 @@ mod tests {
             socket
         });
         let socket = OwnedFd::from(listener.accept().unwrap().0);
-        let parcel = Parcel {
+        let parts = ConnectionParts {
             socket,
             inbound: FrameDecoder::new(Role::Server, 4096),
             outbox: Outbox::new(Transport::None, Encoding::Json),
         };
-        let mut parcel = Some(parcel);
+        let mut parts = Some(parts);
         let mut next = 0;
         while next < MESSAGES {
-            let taken = parcel.take().unwrap();
+            let taken = parts.take().unwrap();
             let (moved, read) = glommio::LocalExecutorBuilder::default()
                 .io_memory(65_536)
                 .spawn(move || async move {
-                    let mut connection = ClientConnection::take_over(taken);
+                    let mut connection = ClientConnection::from_parts(taken);
                     let mut read = 0;
                     // Each executor reads a different number of messages, so the connection moves at different
                     // offsets of a frame.
@@ -330,12 +332,12 @@ mod tests {
                             assert_ne!(poll_fn(|cx| connection.poll_read(cx)).await.unwrap(), 0);
                         }
                     }
-                    (connection.hand_off().unwrap(), read)
+                    (connection.into_parts().unwrap(), read)
                 })
                 .unwrap()
                 .join()
                 .unwrap();
-            parcel = Some(moved);
+            parts = Some(moved);
             next += read;
         }
         drop(writer.join().unwrap());

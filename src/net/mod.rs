@@ -117,12 +117,12 @@ const READS_IN_A_ROW: u32 = 16;
 /// Limits how many reads a task may do before other tasks run. Without it, a peer that sends faster than the task
 /// reads would keep the task, and with it the whole executor, busy, and no timer would fire.
 #[derive(Default)]
-pub struct Budget {
+pub struct ReadBudget {
     used: u32,
     pause: Pause,
 }
 
-impl Budget {
+impl ReadBudget {
     /// Has to be called before each read. `Pending`: the budget is used up; the task is woken when it may read again.
     pub fn poll_take(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
         if self.used == READS_IN_A_ROW {

@@ -5,7 +5,7 @@
 //! the intents for an event outside of guilds. An event type that is not in the table is one that Discord has added
 //! since; every session receives it, because a surplus event does less harm than a lost one.
 
-use super::{intents::Intents, json::string};
+use super::{SessionKey, intents::Intents, json::string};
 
 /// The intents that entitle a session to an event type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +50,9 @@ pub struct Meta {
     pub kind: EventKind,
     /// The guild whose cached state the event changed. A snapshot of that guild that is taken later already contains
     /// the change.
-    pub state_of: Option<u64>,
+    pub changed_guild: Option<u64>,
     /// The key of the only session that receives the event; `None`: all sessions whose intents cover it.
-    pub only: Option<u32>,
+    pub recipient: Option<SessionKey>,
 }
 
 macro_rules! events {

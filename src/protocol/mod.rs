@@ -20,6 +20,8 @@ pub mod payload;
 pub mod spelling;
 pub mod token;
 
+use serde::{Deserialize, Serialize};
+
 /// A point in time: the time since the process started, on a monotonic clock. Pure code receives it as an argument
 /// and never reads the clock.
 pub type Time = std::time::Duration;
@@ -38,6 +40,33 @@ impl std::fmt::Display for ShardId {
         write!(f, "[{},{}]", self.id, self.count)
     }
 }
+
+/// The key of a client's session on its shard, unique in the life of the shard. State files keep it, so the next
+/// process knows the session by the same key. It never leaves the proxy: the client knows its session by a session id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SessionKey(pub u32);
+
+impl SessionKey {
+    /// A key that no session has. It stands for the proxy itself as the sender of a command, and for an event that no
+    /// session receives. The keys of sessions start at 1.
+    pub const NONE: Self = Self(0);
+
+    /// The key after this one. Never [`SessionKey::NONE`].
+    pub fn next(self) -> Self {
+        Self(self.0.wrapping_add(1).max(1))
+    }
+}
+
+impl std::fmt::Display for SessionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The id of a client's connection, unique in the life of the data core that serves it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ConnectionId(pub u64);
 
 /// The encoding of payloads on a connection (docs: Gateway, Encoding and Compression).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

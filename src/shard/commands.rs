@@ -4,7 +4,7 @@ use super::{Close, SUPERSEDED, Shard, due::ACK_DELAY, requests};
 use crate::{
     downstream::{outbox::Outbox, session::Phase},
     protocol::{
-        Time, close,
+        ConnectionId, SessionKey, Time, close,
         command::{Command, Forwarded, MAX_COMMAND, forward},
         opcode, payload,
     },
@@ -17,13 +17,13 @@ pub const MAX_COMMANDS: u32 = 120;
 pub const COMMAND_WINDOW: Duration = Duration::from_secs(60);
 
 impl Shard {
-    /// Handles one payload that session `number` has sent on this `connection`. With an error the caller closes the
+    /// Handles one payload that session `key` has sent on this `connection`. With an error the caller closes the
     /// connection.
     pub fn command(
         &mut self,
         now: Time,
-        number: u32,
-        connection: u64,
+        key: SessionKey,
+        connection: ConnectionId,
         text: &[u8],
         outbox: &mut Outbox,
     ) -> Result<(), Close> {
@@ -31,8 +31,8 @@ impl Shard {
             return Err((close::DECODE_ERROR, "not a JSON payload with an op"));
         };
         let ack_at = now + self.round_trip.unwrap_or_default().clamp(ACK_DELAY.0, ACK_DELAY.1);
-        let Some(client) = self.clients.get_mut(&number) else {
-            return Err((close::UNKNOWN_ERROR, "the session is gone"));
+        let Some(client) = self.clients.get_mut(&key) else {
+            return Err((close::UNKNOWN_ERROR, "the session has ended"));
         };
         let session = &mut client.session;
         // The new connection of the session may not have received what the old one acknowledges.
@@ -46,7 +46,7 @@ impl Shard {
                     session.acknowledge(sequence);
                     client.answers.acknowledge(sequence.min(session.sequence()));
                 }
-                if !self.due.owe(&mut client.acks, number, ack_at) {
+                if !self.due.schedule_ack(&mut client.acks, key, ack_at) {
                     outbox.message(&[payload::HEARTBEAT_ACK]);
                 }
                 return Ok(());
@@ -63,7 +63,7 @@ impl Shard {
         *count += 1;
         if *count > MAX_COMMANDS {
             // The client's waiting commands must not use up the commands that Discord allows the shard.
-            self.limiter.forget(number);
+            self.limiter.remove_session(key);
             return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
         }
         // The session is over, and its client does not know yet: an answer could not reach it. The presence belongs to
@@ -75,21 +75,21 @@ impl Shard {
         let mut room = 0;
         if command.op == opcode::REQUEST_GUILD_MEMBERS {
             let data = command.d.map_or("null", |data| data.get()).as_bytes();
-            match self.request_members(number, data)? {
+            match self.request_members(key, data)? {
                 Some(request) => payload = request,
                 None => return Ok(()),
             }
-            room = requests::ROOM;
+            room = requests::NONCE_BYTES;
         }
         // The keys that the proxy adds can make a command too long. Discord would then close the shard's connection.
         if payload.len() + room > MAX_COMMAND {
             return Err((close::DECODE_ERROR, "payload longer than 4096 bytes"));
         }
         if command.op == opcode::PRESENCE_UPDATE {
-            self.culprit.presence_set(number);
+            self.culprit.register_presence(key);
             self.presence = Some(payload.clone());
             self.limiter.push_presence(payload);
-        } else if self.limiter.push(number, payload).is_err() {
+        } else if self.limiter.push(key, payload).is_err() {
             return Err((close::RATE_LIMITED, "too many commands are waiting for Discord"));
         }
         self.wake.upstream = true;
@@ -117,7 +117,7 @@ impl Shard {
                 shard = %self.id,
                 op,
                 so_far = self.unknown_commands,
-                "a client's command is not passed on, because its opcode is not known here: if Discord knows it, list it in `forward_opcodes`"
+                "a client's command was dropped: the proxy does not know its opcode; if Discord does, list it in `forward_opcodes`"
             );
         }
     }

@@ -9,34 +9,34 @@
 //! none of its commands again. The shard connects again at once, because the loss says nothing about Discord.
 
 use super::{Close, Shard};
-use crate::protocol::{Time, close};
+use crate::protocol::{SessionKey, Time, close};
 
 /// See the module's description.
 #[derive(Default)]
 pub(super) struct Culprit {
     /// The last command on this connection: its client, when it was sent, and whether it was a presence update.
-    last: Option<(u32, Time, bool)>,
+    last: Option<(SessionKey, Time, bool)>,
     /// The client that has set the newest presence.
-    presence_of: Option<u32>,
+    presence_of: Option<SessionKey>,
     /// The client whose commands are not sent again after the RESUME.
-    guilty: Option<u32>,
+    excluded: Option<SessionKey>,
     /// The number of commands for which Discord closed the connection.
     pub count: u64,
 }
 
 impl Culprit {
     /// The client of this session has set the presence.
-    pub fn presence_set(&mut self, client: u32) {
+    pub fn register_presence(&mut self, client: SessionKey) {
         self.presence_of = Some(client);
     }
 
     /// The shard sends a command of this client to Discord; `None`: the presence update.
-    pub fn sent(&mut self, now: Time, client: Option<u32>) {
+    pub fn register_sent(&mut self, now: Time, client: Option<SessionKey>) {
         self.last = client.or(self.presence_of).map(|whose| (whose, now, client.is_none()));
     }
 
     /// Discord has accepted everything that was sent before this time.
-    pub fn arrived(&mut self, before: Time) {
+    pub fn acknowledge_sent_before(&mut self, before: Time) {
         self.last = self.last.filter(|(_, at, _)| *at >= before);
     }
 
@@ -46,20 +46,20 @@ impl Culprit {
     }
 
     /// Returns whether this client's commands must not be sent again after the replay.
-    pub fn is_guilty(&self, client: u32) -> bool {
-        self.guilty == Some(client)
+    pub fn is_excluded(&self, client: SessionKey) -> bool {
+        self.excluded == Some(client)
     }
 
-    /// The shard has left the commands of the guilty client out, and ends its exclusion.
-    pub fn forgive(&mut self) {
-        self.guilty = None;
+    /// The shard has left the commands of the excluded client out, and ends the exclusion.
+    pub fn end_exclusion(&mut self) {
+        self.excluded = None;
     }
 }
 
 impl Shard {
     /// Discord has closed the connection with this code. If the code is about a command of a client, the shard closes
     /// that client.
-    pub(super) fn blame(&mut self, code: Option<u16>) {
+    pub(super) fn close_culprit(&mut self, code: Option<u16>) {
         let reason: Close = match code {
             Some(close::UNKNOWN_OPCODE) => {
                 (close::UNKNOWN_OPCODE, "Discord does not know the opcode of the last command")
@@ -67,11 +67,11 @@ impl Shard {
             Some(close::DECODE_ERROR) => (close::DECODE_ERROR, "Discord could not read the last command"),
             _ => return,
         };
-        let Some((number, _, was_presence)) = self.culprit.last.take() else { return };
+        let Some((key, _, was_presence)) = self.culprit.last.take() else { return };
         self.culprit.count += 1;
-        self.culprit.guilty = Some(number);
-        self.limiter.forget(number);
-        self.in_flight.forget(number);
+        self.culprit.excluded = Some(key);
+        self.limiter.remove_session(key);
+        self.in_flight.remove_session(key);
         if was_presence {
             self.presence = None;
             self.in_flight.forget_presence();
@@ -80,11 +80,11 @@ impl Shard {
         tracing::warn!(
             shard = %self.id,
             code = reason.0,
-            session = number,
-            "Discord closed the shard's connection for a command of a client, which is closed in turn"
+            session = key.0,
+            "Discord closed the shard's connection because of a client's command: that client is closed with the same code"
         );
-        if let Some(client) = self.clients.get_mut(&number) {
-            client.doomed = Some(reason);
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.pending_close = Some(reason);
             self.wake.clients = true;
         }
     }

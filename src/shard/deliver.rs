@@ -13,7 +13,7 @@ use crate::{
         session::{Phase, Session, Shown},
     },
     protocol::{
-        Time, close,
+        ConnectionId, SessionKey, Time, close,
         event::{Delivery, EventKind},
         intents::Intents,
         payload,
@@ -111,23 +111,23 @@ fn begin_own(outbox: &mut Outbox, kind: EventKind, sequence: u64) {
 }
 
 impl Shard {
-    /// Writes what session `number` has to get into the `outbox` of its `connection`, until the outbox is full.
-    pub fn produce(&mut self, now: Time, number: u32, connection: u64, outbox: &mut Outbox) -> Progress {
+    /// Writes what session `key` has to get into the `outbox` of its `connection`, until the outbox is full.
+    pub fn produce(&mut self, now: Time, key: SessionKey, connection: ConnectionId, outbox: &mut Outbox) -> Progress {
         #[cfg(test)]
         assert_ne!(self.panics.take_if(|place| *place == "client"), Some("client"), "a panic that a test wants");
-        let Some(client) = self.clients.get_mut(&number) else {
-            return Progress::Close { close: (close::UNKNOWN_ERROR, "the session is gone"), reconnect: false };
+        let Some(client) = self.clients.get_mut(&key) else {
+            return Progress::Close { close: (close::UNKNOWN_ERROR, "the session has ended"), reconnect: false };
         };
         if client.session.connection != Some(connection) {
             return Progress::Close { close: SUPERSEDED, reconnect: false };
         }
-        if let Some(close) = client.doomed {
+        if let Some(close) = client.pending_close {
             return Progress::Close { close, reconnect: close.0 == close::UNKNOWN_ERROR };
         }
         if let Phase::Invalid { at } = client.session.phase
             && now >= at
         {
-            return self.dismiss(number, outbox);
+            return self.send_invalid_session(key, outbox);
         }
         for _ in 0..client.acks.take_due(now) {
             outbox.message(&[payload::HEARTBEAT_ACK]);
@@ -140,34 +140,34 @@ impl Shard {
             // the next session.
             Phase::Waiting if self.ready.is_none() || self.upstream.resumption().is_none() => Progress::Idle,
             Phase::Waiting => {
-                self.begin_snapshot(now, number, outbox);
+                self.begin_snapshot(now, key, outbox);
                 Progress::More
             }
-            Phase::Syncing => Progress::Snapshot { bytes: self.continue_snapshot(number, outbox) },
-            Phase::Replaying { .. } | Phase::Live => self.relay(number, outbox),
+            Phase::Syncing => Progress::Snapshot { bytes: self.continue_snapshot(key, outbox) },
+            Phase::Replaying { .. } | Phase::Live => self.relay(key, outbox),
             Phase::Invalid { .. } => Progress::Idle,
         }
     }
 
-    fn begin_snapshot(&mut self, now: Time, number: u32, outbox: &mut Outbox) {
-        let guilds: Vec<u64> = self.cached.now(&self.log).guilds().map(|(guild, _)| guild).collect();
+    fn begin_snapshot(&mut self, now: Time, key: SessionKey, outbox: &mut Outbox) {
+        let guilds: Vec<u64> = self.cache.up_to_date(&self.log).guilds().map(|(guild, _)| guild).collect();
         let position = self.log.next();
         let user = self.own_user();
-        self.choose_name(number);
-        self.look_at(now + HEARTBEAT_TIMEOUT);
-        let Some(client) = self.clients.get_mut(&number) else { return };
+        self.choose_session_id(key);
+        self.schedule_maintenance(now + HEARTBEAT_TIMEOUT);
+        let Some(client) = self.clients.get_mut(&key) else { return };
         client.session.begin_sync(position, now, user);
-        let sequence = client.session.number_snapshot();
-        let ready = match self.clients.get(&number) {
+        let sequence = client.session.next_snapshot_sequence();
+        let ready = match self.clients.get(&key) {
             Some(client) => self.ready_for(&client.session, &guilds),
             None => return,
         };
         write_own(outbox, EventKind::Ready, sequence, &ready);
-        let Some(client) = self.clients.get_mut(&number) else { return };
+        let Some(client) = self.clients.get_mut(&key) else { return };
         // Without the intent GUILDS, Discord lists the guilds in READY and sends no GUILD_CREATE or GUILD_DELETE.
         let never = EventKind::GuildCreate.audience().delivery(client.session.options.intents) == Delivery::Never;
         let next = if never { guilds.len() } else { 0 };
-        let left = if never { &[] } else { self.left.guilds(now) };
+        let left = if never { &[] } else { self.departed.guilds(now) };
         let left = left.iter().copied().filter(|guild| !guilds.contains(guild)).collect();
         let snapshot =
             Snapshot { guilds, next, current: None, in_pieces: false, text: Vec::new(), unavailable: Vec::new(), left };
@@ -176,8 +176,8 @@ impl Shard {
     }
 
     /// Writes the next part of a client's snapshot. Returns about how many bytes were written, at most [`SLICE`].
-    fn continue_snapshot(&mut self, number: u32, outbox: &mut Outbox) -> usize {
-        let Some(client) = self.clients.get_mut(&number) else { return 0 };
+    fn continue_snapshot(&mut self, key: SessionKey, outbox: &mut Outbox) -> usize {
+        let Some(client) = self.clients.get_mut(&key) else { return 0 };
         let session = &mut client.session;
         let Some(snapshot) = &mut client.snapshot else { return 0 };
         let mut budget = SLICE;
@@ -196,7 +196,7 @@ impl Shard {
                         outbox.piece(b"}");
                         outbox.end();
                     } else {
-                        write_own(outbox, EventKind::GuildCreate, session.number_snapshot(), &snapshot.text);
+                        write_own(outbox, EventKind::GuildCreate, session.next_snapshot_sequence(), &snapshot.text);
                     }
                     // The buffer of a large guild must not stay allocated for the rest of the snapshot.
                     if snapshot.text.capacity() > 4 * SLICE {
@@ -208,25 +208,25 @@ impl Shard {
             } else if let Some(&guild) = snapshot.guilds.get(snapshot.next) {
                 snapshot.next += 1;
                 let view = view_of(session);
-                match self.cached.now(&self.log).snapshot(guild, view) {
+                match self.cache.up_to_date(&self.log).snapshot(guild, view) {
                     Some(taken) if !taken.unavailable() => {
                         // Most guilds fit into one message; a longer one is written in pieces.
                         snapshot.in_pieces = taken.len() > SLICE && outbox.begin();
                         if snapshot.in_pieces {
-                            begin_own(outbox, EventKind::GuildCreate, session.number_snapshot());
+                            begin_own(outbox, EventKind::GuildCreate, session.next_snapshot_sequence());
                         }
                         snapshot.current = Some(taken);
-                        session.contain(guild, self.log.next(), Shown::Whole);
+                        session.set_snapshot_position(guild, self.log.next(), Shown::Whole);
                     }
                     // When Discord sends the GUILD_CREATE of a guild that is not there yet, the client gets it from the
                     // log.
                     Some(taken) => {
-                        session.contain(guild, self.log.next(), Shown::Unavailable);
+                        session.set_snapshot_position(guild, self.log.next(), Shown::Unavailable);
                         if taken.is_down() {
                             snapshot.unavailable.push(guild);
                         }
                     }
-                    None => session.contain(guild, self.log.next(), Shown::Left),
+                    None => session.set_snapshot_position(guild, self.log.next(), Shown::Left),
                 }
                 budget = budget.saturating_sub(64);
             } else if let Some(guild) = snapshot.unavailable.pop() {
@@ -235,12 +235,12 @@ impl Shard {
                 write_own(
                     outbox,
                     EventKind::GuildDelete,
-                    session.number_snapshot(),
+                    session.next_snapshot_sequence(),
                     &payload::guild_delete(guild, true),
                 );
             } else if let Some(guild) = snapshot.left.pop() {
                 let deleted = payload::guild_delete(guild, false);
-                write_own(outbox, EventKind::GuildDelete, session.number_snapshot(), &deleted);
+                write_own(outbox, EventKind::GuildDelete, session.next_snapshot_sequence(), &deleted);
             } else {
                 break;
             }
@@ -255,12 +255,12 @@ impl Shard {
         SLICE - budget
     }
 
-    fn relay(&mut self, number: u32, outbox: &mut Outbox) -> Progress {
-        let Some(client) = self.clients.get_mut(&number) else { return Progress::Idle };
+    fn relay(&mut self, key: SessionKey, outbox: &mut Outbox) -> Progress {
+        let Some(client) = self.clients.get_mut(&key) else { return Progress::Idle };
         let session = &mut client.session;
         let Some(entries) = self.log.read(session.cursor()) else {
             self.fell_off += 1;
-            client.doomed = Some(LAGGED);
+            client.pending_close = Some(LAGGED);
             return Progress::Close { close: LAGGED, reconnect: true };
         };
         let until = match session.phase {
@@ -274,11 +274,11 @@ impl Shard {
             if entry.position >= until && matches!(session.phase, Phase::Replaying { .. }) {
                 resumed(session, outbox);
             }
-            if !voice::is_fresh(&self.voice, entry.meta.kind, entry.position, number, entry.data()) {
+            if !voice::is_fresh(&self.voice, entry.meta.kind, entry.position, key, entry.data()) {
                 session.skip(entry.position);
                 continue;
             }
-            if let Some(sequence) = session.pass(entry.position, entry.meta, entry.data()) {
+            if let Some(sequence) = session.advance(entry.position, entry.meta, entry.data()) {
                 write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]);
             }
         }
@@ -288,20 +288,20 @@ impl Shard {
         if client.answers.is_empty() {
             return if outbox.is_full() { Progress::More } else { Progress::Idle };
         }
-        let cache = self.cached.now(&self.log);
+        let cache = self.cache.up_to_date(&self.log);
         // Each call writes one chunk, so that between two chunks the client gets its new events and the other clients
         // are served.
         if !outbox.is_full() && requests::send_chunk(cache, &mut client.answers, session, outbox) {
             return Progress::More;
         }
-        self.wake.upstream |= requests::ask_anew(cache, &mut client.answers, number, &mut self.limiter);
+        self.wake.upstream |= requests::resend_lost(cache, &mut client.answers, key, &mut self.limiter);
         if outbox.is_full() { Progress::More } else { Progress::Idle }
     }
 }
 
 /// Ends the replay to a client with RESUMED.
 fn resumed(session: &mut Session, outbox: &mut Outbox) {
-    write_own(outbox, EventKind::Resumed, session.record(), payload::RESUMED_DATA);
+    write_own(outbox, EventKind::Resumed, session.next_sequence(), payload::RESUMED_DATA);
     session.phase = Phase::Live;
 }
 

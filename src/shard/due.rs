@@ -4,7 +4,7 @@
 //! One heap for the shard replaces a timer for each client. The heap holds at most two entries for each client: one for
 //! its heartbeats, one for its end. Pure: the caller gives the times.
 
-use crate::protocol::Time;
+use crate::protocol::{SessionKey, Time};
 use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 /// Shortest and longest delay of a heartbeat's acknowledgement. Within these bounds the delay is the last round trip of
@@ -20,7 +20,7 @@ pub const MAX_OWED_ACKS: u32 = 16;
 
 /// Heartbeats of one client that wait for their acknowledgement.
 #[derive(Default)]
-pub(super) struct Acks {
+pub(super) struct PendingAcks {
     owed: u32,
     /// When the acknowledgements are due.
     at: Time,
@@ -28,7 +28,7 @@ pub(super) struct Acks {
     queued: bool,
 }
 
-impl Acks {
+impl PendingAcks {
     /// The number of acknowledgements that are due now. The caller sends them; this call removes them.
     pub fn take_due(&mut self, now: Time) -> u32 {
         if now >= self.at { self.take_all() } else { 0 }
@@ -51,17 +51,17 @@ pub(super) enum Reason {
 
 /// See the module's description.
 #[derive(Default)]
-pub(super) struct Due(BinaryHeap<Reverse<(Time, u32, Reason)>>);
+pub(super) struct DueClients(BinaryHeap<Reverse<(Time, SessionKey, Reason)>>);
 
-impl Due {
-    /// The session `number` ends at this time.
-    pub fn end(&mut self, number: u32, at: Time) {
-        self.0.push(Reverse((at, number, Reason::End)));
+impl DueClients {
+    /// The session `key` ends at this time.
+    pub fn schedule_end(&mut self, key: SessionKey, at: Time) {
+        self.0.push(Reverse((at, key, Reason::End)));
     }
 
-    /// Schedules the acknowledgement of a heartbeat of session `number` for this time, or with those that wait already.
+    /// Schedules the acknowledgement of a heartbeat of session `key` for this time, or with those that wait already.
     /// Returns false when [`MAX_OWED_ACKS`] wait; the caller then acknowledges the heartbeat at once.
-    pub fn owe(&mut self, acks: &mut Acks, number: u32, at: Time) -> bool {
+    pub fn schedule_ack(&mut self, acks: &mut PendingAcks, key: SessionKey, at: Time) -> bool {
         if acks.owed >= MAX_OWED_ACKS {
             return false;
         }
@@ -71,7 +71,7 @@ impl Due {
         acks.owed += 1;
         if !acks.queued {
             acks.queued = true;
-            self.0.push(Reverse((acks.at, number, Reason::Acks)));
+            self.0.push(Reverse((acks.at, key, Reason::Acks)));
         }
         true
     }
@@ -81,18 +81,18 @@ impl Due {
         self.0.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// The number of a session whose client has to be served now, and why.
-    pub fn pop(&mut self, now: Time) -> Option<(u32, Reason)> {
+    /// The key of a session whose client has to be served now, and why.
+    pub fn pop(&mut self, now: Time) -> Option<(SessionKey, Reason)> {
         self.next().filter(|at| now >= *at)?;
-        self.0.pop().map(|Reverse((_, number, reason))| (number, reason))
+        self.0.pop().map(|Reverse((_, key, reason))| (key, reason))
     }
 
     /// The entry of a client's heartbeats was taken out of the heap. Returns whether acknowledgements are due now. If
     /// they are due later, the entry is put back.
-    pub fn is_due(&mut self, acks: &mut Acks, number: u32, now: Time) -> bool {
+    pub fn is_due(&mut self, acks: &mut PendingAcks, key: SessionKey, now: Time) -> bool {
         acks.queued = acks.owed > 0 && now < acks.at;
         if acks.queued {
-            self.0.push(Reverse((acks.at, number, Reason::Acks)));
+            self.0.push(Reverse((acks.at, key, Reason::Acks)));
         }
         acks.owed > 0 && !acks.queued
     }

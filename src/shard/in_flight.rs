@@ -14,14 +14,14 @@
 //! are sent again; that any command is sent again when Discord's session is lost, because then the clients start over.
 //!
 //! Discord reads a connection in order, so the acknowledgement of a heartbeat proves that everything that was written
-//! before that heartbeat has arrived. Commands without such a proof are kept here, at most [`MOST`].
+//! before that heartbeat has arrived. Commands without such a proof are kept here, at most [`MAX_IN_FLIGHT`].
 
-use crate::protocol::{Time, json};
+use crate::protocol::{SessionKey, Time, json};
 use serde::{Deserialize, Serialize};
 
 /// The most commands that are kept; for one more the oldest is dropped. Fewer are usually sent between two acknowledged
 /// heartbeats (see [`COMMANDS_PER_WINDOW`](crate::upstream::limiter::COMMANDS_PER_WINDOW)).
-pub const MOST: usize = 256;
+pub const MAX_IN_FLIGHT: usize = 256;
 
 /// The subject of a command. Of two commands with the same subject, only the newer one is sent again.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,7 +40,7 @@ fn subject(command: &[u8]) -> Option<Subject<'_>> {
 }
 
 struct Sent {
-    client: u32,
+    client: SessionKey,
     command: Vec<u8>,
     at: Time,
     /// The connection of the command is gone, so no heartbeat can prove any more that the command arrived.
@@ -50,7 +50,7 @@ struct Sent {
 /// A command in the state that one process hands to the next.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Saved {
-    client: u32,
+    client: SessionKey,
     command: String,
 }
 
@@ -63,27 +63,27 @@ pub(super) struct InFlight {
 }
 
 impl InFlight {
-    /// A client's command was sent. A command that was sent `again` is not kept for a third time, because it may be the
-    /// reason why connections end.
-    pub fn sent(&mut self, now: Time, client: u32, command: &[u8], again: bool) {
+    /// A client's command was sent. A command that was sent again (`is_resend`) is not kept for a third time, because
+    /// it may be the reason why connections end.
+    pub fn register_sent(&mut self, now: Time, client: SessionKey, command: &[u8], is_resend: bool) {
         let Some(subject) = subject(command) else { return };
         self.commands.retain(|sent| self::subject(&sent.command) != Some(subject));
-        if again {
+        if is_resend {
             return;
         }
-        if self.commands.len() >= MOST {
+        if self.commands.len() >= MAX_IN_FLIGHT {
             self.commands.remove(0);
         }
         self.commands.push(Sent { client, command: command.to_vec(), at: now, stale: false });
     }
 
     /// The newest presence update was sent.
-    pub fn presence_sent(&mut self, now: Time) {
+    pub fn register_presence_sent(&mut self, now: Time) {
         self.presence = Some((now, false));
     }
 
     /// Drops the commands that were sent before this time on the current connection, because they have arrived.
-    pub fn arrived(&mut self, before: Time) {
+    pub fn acknowledge_sent_before(&mut self, before: Time) {
         let missing = |at: Time, stale: bool| stale || at >= before;
         self.commands.retain(|sent| missing(sent.at, sent.stale));
         self.presence = self.presence.filter(|(at, stale)| missing(*at, *stale));
@@ -101,13 +101,13 @@ impl InFlight {
     }
 
     /// Drops the commands of a client that is gone.
-    pub fn forget(&mut self, client: u32) {
+    pub fn remove_session(&mut self, client: SessionKey) {
         self.commands.retain(|sent| sent.client != client);
     }
 
     /// The commands to send again, each with its client. A command is left out when a newer one with the same subject
     /// is `waiting`.
-    pub fn lost<'a>(&'a self, waiting: &'a [&[u8]]) -> impl Iterator<Item = (u32, &'a [u8])> {
+    pub fn commands_to_resend<'a>(&'a self, waiting: &'a [&[u8]]) -> impl Iterator<Item = (SessionKey, &'a [u8])> {
         let newer = |sent: &&Sent| waiting.iter().any(|command| subject(command) == subject(&sent.command));
         self.commands.iter().filter(move |sent| !newer(sent)).map(|sent| (sent.client, &*sent.command))
     }
@@ -135,7 +135,7 @@ impl InFlight {
 
     /// Adds a command of a former process.
     pub fn restore(&mut self, now: Time, saved: Saved) {
-        self.sent(now, saved.client, saved.command.as_bytes(), false);
+        self.register_sent(now, saved.client, saved.command.as_bytes(), false);
         self.connection_lost();
     }
 

@@ -9,18 +9,18 @@
 //! continue the state that these show. Nothing that a client does affects another client or the upstream session, but
 //! for its commands, which the shard forwards in turn.
 
-mod cached;
 mod commands;
 mod culprit;
 mod deliver;
 pub mod due;
 pub mod in_flight;
-pub mod naming;
+mod lazy_cache;
 mod ready;
 pub mod renewal;
 pub mod report;
 mod requests;
 mod room;
+pub mod session_ids;
 pub mod settings;
 mod state;
 pub mod tally;
@@ -32,7 +32,7 @@ use crate::{
     downstream::session::{Options, Session, SessionId},
     log::Log,
     protocol::{
-        ShardId, Time,
+        ConnectionId, SessionKey, ShardId, Time,
         envelope::Envelope,
         event::{EventKind, Meta},
         json::{self, Malformed},
@@ -40,14 +40,14 @@ use crate::{
     },
     upstream::{
         limiter::Limiter,
-        session::{Action, Identity, Received, Remark, Resumption, Session as Upstream, Status},
+        session::{Action, Identity, Received, Resumption, Session as Upstream, Status, Warning},
     },
 };
-use cached::Cached;
 pub use deliver::Progress;
 use hashbrown::HashMap;
+use lazy_cache::LazyCache;
 use report::Histogram;
-use requests::Addressee;
+use requests::Recipient;
 use room::MAX_DETACHED;
 pub use settings::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Settings};
 use std::{rc::Rc, time::Duration};
@@ -62,9 +62,6 @@ pub type Entropy = Box<dyn FnMut(&mut [u8])>;
 
 /// The close of a client's connection: code and reason.
 pub type Close = (u16, &'static str);
-
-/// A number that no client session has. Session numbers start at 1.
-const NOBODY: u32 = 0;
 
 /// The tasks that the caller has to wake after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,11 +79,11 @@ struct Client {
     /// The snapshot that the client is being sent, if any.
     snapshot: Option<Box<deliver::Snapshot>>,
     /// Heartbeats of the client that wait for their acknowledgement.
-    acks: due::Acks,
+    acks: due::PendingAcks,
     /// The client's connection has to be closed with this code and reason.
-    doomed: Option<Close>,
+    pending_close: Option<Close>,
     /// The client has been sent Invalid Session (op 9).
-    dismissed: bool,
+    invalid_session_sent: bool,
     /// Voice states that tell the client that its voice connections are over, because Discord ended the shard's
     /// session. At most one for each guild of the voice table.
     voice_lost: Vec<Vec<u8>>,
@@ -94,8 +91,16 @@ struct Client {
 
 impl Client {
     fn new(session: Session) -> Self {
-        let (answers, acks) = (requests::Answers::default(), due::Acks::default());
-        Self { session, answers, snapshot: None, acks, doomed: None, dismissed: false, voice_lost: Vec::new() }
+        let (answers, acks) = (requests::Answers::default(), due::PendingAcks::default());
+        Self {
+            session,
+            answers,
+            snapshot: None,
+            acks,
+            pending_close: None,
+            invalid_session_sent: false,
+            voice_lost: Vec::new(),
+        }
     }
 }
 
@@ -106,26 +111,26 @@ pub struct Shard {
     upstream: Upstream,
     limiter: Limiter,
     log: Log,
-    cached: Cached,
+    cache: LazyCache,
     /// Clients that are being sent a snapshot. While there are any, the cache applies each event at once, because the
     /// log entry has to say whose snapshot contains the event: a client must not get it again after its snapshot.
     syncing: usize,
     /// Guilds that the bot left between the last upstream session and the current one.
-    left: renewal::Left,
+    departed: renewal::DepartedGuilds,
     /// The `d` of the READY of the current upstream session.
     ready: Option<Box<[u8]>>,
     /// Discord's id of the current upstream session.
     upstream_id: Option<Box<str>>,
     /// The control core has not been told `upstream_id` since it changed.
-    name_is_new: bool,
-    /// The highest sequence that a stray with `upstream_id` as its session id was sent. See [`naming`].
+    upstream_id_is_new: bool,
+    /// The highest sequence that a stray with `upstream_id` as its session id was sent. See [`session_ids`].
     strays_until: u64,
     /// The owners of the bot's voice connections.
     voice: voice::Table,
     /// The newest presence update (op 3), which the shard sends again in a new upstream session.
     presence: Option<Vec<u8>>,
-    clients: HashMap<u32, Client>,
-    sessions: HashMap<SessionId, u32>,
+    clients: HashMap<SessionKey, Client>,
+    sessions: HashMap<SessionId, SessionKey>,
     /// Requests for members that went to Discord.
     requests: requests::Requests,
     /// Other commands that went to Discord and may not have arrived.
@@ -135,10 +140,11 @@ pub struct Shard {
     /// The number of client commands with an unknown opcode.
     unknown_commands: u64,
     /// The times at which clients have to be served although no event comes.
-    due: due::Due,
+    due: due::DueClients,
     /// When [`Shard::tick`] next has to look after clients, requests and the log.
-    chores: Option<Time>,
-    next_number: u32,
+    maintenance_at: Option<Time>,
+    /// The key of the newest session.
+    last_key: SessionKey,
     /// The source of session ids and of the seed.
     entropy: Entropy,
     wake: Wake,
@@ -175,14 +181,14 @@ impl Shard {
             upstream: Upstream::new(identity, gateway_url, resumption, seed),
             limiter: Limiter::default(),
             log: Log::new(settings.log),
-            cached: Cached::new(Cache::new(settings.cache), settings.log.entries),
+            cache: LazyCache::new(Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
             voice: voice::Table::new(settings.voice_grace),
             settings,
-            left: renewal::Left::default(),
+            departed: renewal::DepartedGuilds::default(),
             ready: None,
             upstream_id: None,
-            name_is_new: true,
+            upstream_id_is_new: true,
             strays_until: 0,
             presence: None,
             clients: HashMap::new(),
@@ -191,9 +197,9 @@ impl Shard {
             in_flight: in_flight::InFlight::default(),
             culprit: culprit::Culprit::default(),
             unknown_commands: 0,
-            due: due::Due::default(),
-            chores: None,
-            next_number: 0,
+            due: due::DueClients::default(),
+            maintenance_at: None,
+            last_key: SessionKey::NONE,
             entropy,
             wake: Wake { upstream: true, clients: false },
             events: [0; EventKind::ALL.len()],
@@ -247,14 +253,14 @@ impl Shard {
                 break next;
             }
         };
-        self.culprit.sent(now, next.client);
+        self.culprit.register_sent(now, next.client);
         match next.client {
-            Some(client) => self.in_flight.sent(now, client, &next.command, next.again),
-            None => self.in_flight.presence_sent(now),
+            Some(client) => self.in_flight.register_sent(now, client, &next.command, next.is_resend),
+            None => self.in_flight.register_presence_sent(now),
         }
-        let payload = self.requests.on_its_way(now, next);
+        let payload = self.requests.register_sent(now, next);
         if let Some(at) = self.requests.deadline() {
-            self.look_at(at);
+            self.schedule_maintenance(at);
         }
         Some(payload)
     }
@@ -270,13 +276,13 @@ impl Shard {
     /// The upstream connection ended: by a close frame with `code`, or in any other way (`None`). After a fatal code
     /// the shard closes all clients with that code.
     pub fn upstream_closed(&mut self, now: Time, code: Option<u16>) {
-        self.blame(code);
+        self.close_culprit(code);
         self.upstream.on_closed(now, code);
-        self.tell_remark();
+        self.log_warning();
         self.wake.upstream = true;
         if let Some(close) = self.upstream.fatal() {
             for client in self.clients.values_mut() {
-                client.doomed = Some(close);
+                client.pending_close = Some(close);
             }
             self.wake.clients = true;
         }
@@ -301,14 +307,14 @@ impl Shard {
             Ok(envelope) => envelope,
             Err(malformed) => {
                 self.upstream.on_malformed(now);
-                self.tell_remark();
+                self.log_warning();
                 return Err(malformed);
             }
         };
         let gaps = self.upstream.counters().gaps;
         let received = self.upstream.on_payload(now, &envelope);
         if self.upstream.counters().gaps > gaps {
-            self.cached.now(&self.log).doubt_members();
+            self.cache.up_to_date(&self.log).doubt_members();
         }
         match received {
             Received::Ready => self.on_ready(now, envelope.d)?,
@@ -319,32 +325,32 @@ impl Shard {
             Received::Resumed => self.on_resumed(now),
             Received::Control => {}
         }
-        self.tell_remark();
+        self.log_warning();
         if let Some(latency) = self.upstream.take_new_latency() {
             self.latency.observe(latency);
             self.round_trip = Some(latency);
-            self.in_flight.arrived(now.saturating_sub(latency));
-            self.culprit.arrived(now.saturating_sub(latency));
+            self.in_flight.acknowledge_sent_before(now.saturating_sub(latency));
+            self.culprit.acknowledge_sent_before(now.saturating_sub(latency));
         }
         if !self.log.is_empty() {
-            self.look_at(now + time::TIDY);
+            self.schedule_maintenance(now + time::MAINTENANCE_INTERVAL);
         }
         #[cfg(test)]
         if self.panics == Some("tick") {
-            self.look_at(now);
+            self.schedule_maintenance(now);
         }
         Ok(())
     }
 
-    /// Writes the session machine's remark, if it has one, to the log output.
-    fn tell_remark(&mut self) {
-        match self.upstream.take_remark() {
+    /// Writes the session machine's warning, if it has one, to the log output.
+    fn log_warning(&mut self) {
+        match self.upstream.take_warning() {
             None => {}
-            Some(Remark::OutOfSequence { sequence, last }) => {
-                tracing::warn!(shard = %self.id, sequence, last, "an event from Discord is out of sequence; it is passed on");
+            Some(Warning::OutOfSequence { sequence, last }) => {
+                tracing::warn!(shard = %self.id, sequence, last, "an event from Discord has a sequence that is not above the last one; clients are sent the event anyway");
             }
-            Some(Remark::GivenUp) => {
-                tracing::warn!(shard = %self.id, "Discord serves no RESUME: the session is given up, the shard will identify");
+            Some(Warning::GivenUp) => {
+                tracing::warn!(shard = %self.id, "Discord accepted no RESUME: the shard gives its session up and will identify");
             }
         }
     }
@@ -359,16 +365,16 @@ impl Shard {
             self.voice_lost(now);
             let sessions = self.invalidate_sessions(now);
             self.requests.forget_all();
-            self.limiter.forget_again();
+            self.limiter.clear_resends();
             self.in_flight = in_flight::InFlight::default();
-            tracing::info!(shard = %self.id, sessions, "Discord has begun a new session: the clients have to identify anew");
+            tracing::info!(shard = %self.id, sessions, "Discord gave the shard a new session: its clients are told to identify again (op 9)");
         }
-        let gone = self.cached.now(&self.log).ready(data)?;
+        let gone = self.cache.up_to_date(&self.log).ready(data)?;
         if renewed {
-            self.left = renewal::Left::new(gone, now + self.settings.resume_window);
+            self.departed = renewal::DepartedGuilds::new(gone, now + self.settings.resume_window);
         }
         self.ready = Some(data.into());
-        self.read_name();
+        self.read_upstream_id();
         // IDENTIFY does not contain the presence that a client has set.
         if renewed && let Some(presence) = &self.presence {
             self.limiter.push_presence(presence.clone());
@@ -380,22 +386,23 @@ impl Shard {
     /// Discord has sent RESUMED, so its replay is complete. Queues again the commands that may have been lost with the
     /// former connection.
     fn on_resumed(&mut self, now: Time) {
-        self.limiter.forget_again();
+        self.limiter.clear_resends();
         let waiting: Vec<&[u8]> = self.limiter.waiting().map(|(_, command)| command).collect();
-        let sent = self.in_flight.lost(&waiting).map(|(client, command)| (client, command.to_vec()));
-        let mut lost: Vec<(u32, Vec<u8>)> = sent.chain(self.requests.unanswered()).collect();
+        let sent = self.in_flight.commands_to_resend(&waiting).map(|(client, command)| (client, command.to_vec()));
+        let mut lost: Vec<(SessionKey, Vec<u8>)> = sent.chain(self.requests.unanswered()).collect();
         lost.retain(|(client, _)| {
-            *client == NOBODY || self.clients.contains_key(client) && !self.culprit.is_guilty(*client)
+            *client == SessionKey::NONE || self.clients.contains_key(client) && !self.culprit.is_excluded(*client)
         });
-        let guilds: Vec<u64> = lost.iter().filter_map(|(_, command)| Some(voice::Ask::parse(command)?.guild)).collect();
-        self.voice.expect_answers_about(&guilds);
+        let guilds: Vec<u64> =
+            lost.iter().filter_map(|(_, command)| Some(voice::VoiceCommand::parse(command)?.guild)).collect();
+        self.voice.expect_answers_only_for(&guilds);
         for (client, command) in lost {
             if let Some(leave) = self.leave_again(now, &command) {
-                self.limiter.push_again(client, leave);
+                self.limiter.push_resend(client, leave);
             }
-            self.limiter.push_again(client, command);
+            self.limiter.push_resend(client, command);
         }
-        self.culprit.forgive();
+        self.culprit.end_exclusion();
         if self.in_flight.take_lost_presence()
             && !self.limiter.presence_waits()
             && let Some(presence) = &self.presence
@@ -410,22 +417,24 @@ impl Shard {
         #[cfg(test)]
         match name {
             b"PANIC_IN_A_TEST" => panic!("a panic that a test wants"),
-            b"PANIC_AT_A_TICK_IN_A_TEST" => (self.panics, self.chores) = (Some("tick"), Some(Time::ZERO)),
+            b"PANIC_AT_A_TICK_IN_A_TEST" => (self.panics, self.maintenance_at) = (Some("tick"), Some(Time::ZERO)),
             b"PANIC_FOR_A_CLIENT_IN_A_TEST" => self.panics = Some("client"),
             _ => {}
         }
-        self.cached.make_room(&self.log);
+        self.cache.apply_before_append(&self.log);
         let denied = self.settings.denied.covers(kind, name);
-        let mut state_of = None;
-        if self.cached.wants(kind) {
+        let mut changed_guild = None;
+        if self.cache.wants(kind) {
             // An event can only wait if the log gets it: not if it is denied, and not while there are no clients.
             let logged = !self.clients.is_empty() && self.syncing == 0 && !denied;
-            if !(logged && self.cached.put_off(kind, &self.log)) {
-                let outcome = self.cached.apply(kind, envelope.d, &self.log);
-                if let Some(request) = self.requests.for_all(kind, envelope.d).filter(|_| outcome.ignored.is_none()) {
-                    self.cached.now(&self.log).chunk_of_all_members(request, envelope.d);
+            if !(logged && self.cache.defer(kind, &self.log)) {
+                let outcome = self.cache.apply(kind, envelope.d, &self.log);
+                if let Some(request) =
+                    self.requests.all_members_request(kind, envelope.d).filter(|_| outcome.ignored.is_none())
+                {
+                    self.cache.up_to_date(&self.log).chunk_of_all_members(request, envelope.d);
                 }
-                state_of = outcome.guild.filter(|_| outcome.changed);
+                changed_guild = outcome.guild.filter(|_| outcome.changed);
             }
         }
         if denied {
@@ -433,22 +442,22 @@ impl Shard {
             return;
         }
         match self.requests.resolve(kind, envelope.d) {
-            Some(Addressee::Session(session, data)) => {
-                self.append(name, &data, Meta { kind, state_of, only: Some(session) });
+            Some(Recipient::Session(session, data)) => {
+                self.append(name, &data, Meta { kind, changed_guild, recipient: Some(session) });
             }
-            Some(Addressee::Nobody) => {
-                self.append(name, envelope.d, Meta { kind, state_of, only: Some(NOBODY) });
+            Some(Recipient::Nobody) => {
+                self.append(name, envelope.d, Meta { kind, changed_guild, recipient: Some(SessionKey::NONE) });
             }
             None => {
-                let only = self.voice_audience(now, kind, envelope.d);
-                self.append(name, envelope.d, Meta { kind, state_of, only });
+                let recipient = self.voice_audience(now, kind, envelope.d);
+                self.append(name, envelope.d, Meta { kind, changed_guild, recipient });
             }
         }
     }
 
     fn append(&mut self, name: &[u8], data: &[u8], meta: Meta) {
         if self.clients.is_empty() {
-            self.cached.now(&self.log);
+            self.cache.up_to_date(&self.log);
             self.log.skip();
         } else {
             self.log.append(name, data, meta);
@@ -458,8 +467,8 @@ impl Shard {
 
     // ---- clients ----
 
-    /// A client has identified. Returns the number of its new session; with an error the caller closes the connection.
-    pub fn identify(&mut self, now: Time, connection: u64, mut options: Options) -> Result<u32, Close> {
+    /// A client has identified. Returns the key of its new session; with an error the caller closes the connection.
+    pub fn identify(&mut self, now: Time, connection: ConnectionId, mut options: Options) -> Result<SessionKey, Close> {
         if let Some(close) = self.upstream.fatal() {
             return Err(close);
         }
@@ -469,20 +478,20 @@ impl Shard {
         let mut random = [0; 12];
         (self.entropy)(&mut random);
         let id = SessionId::new(self.id.id, random);
-        self.next_number = self.next_number.wrapping_add(1).max(1);
-        let number = self.next_number;
-        let mut session = Session::new(number, id, options, now);
+        self.last_key = self.last_key.next();
+        let key = self.last_key;
+        let mut session = Session::new(key, id, options, now);
         session.connection = Some(connection);
-        self.sessions.insert(id, number);
-        self.clients.insert(number, Client::new(session));
-        Ok(number)
+        self.sessions.insert(id, key);
+        self.clients.insert(key, Client::new(session));
+        Ok(key)
     }
 
-    /// A client resumes session `id` after `sequence`. Returns the session's number; `None`: answer with Invalid
+    /// A client resumes session `id` after `sequence`. Returns the session's key; `None`: answer with Invalid
     /// Session.
-    pub fn resume(&mut self, now: Time, connection: u64, id: &SessionId, sequence: u64) -> Option<u32> {
-        let &number = self.sessions.get(id)?;
-        let client = self.clients.get_mut(&number)?;
+    pub fn resume(&mut self, now: Time, connection: ConnectionId, id: &SessionId, sequence: u64) -> Option<SessionKey> {
+        let &key = self.sessions.get(id)?;
+        let client = self.clients.get_mut(&key)?;
         let session = &mut client.session;
         // After a fatal close no session can be resumed. The client then identifies, and gets the close code.
         let before = session.sequence();
@@ -498,31 +507,31 @@ impl Shard {
         session.connection = Some(connection);
         session.detached_at = None;
         session.last_heartbeat = now;
-        client.doomed = None;
+        client.pending_close = None;
         // The client sent these heartbeats on the old connection, so the new one gets no acknowledgement for them.
         client.acks.take_all();
-        self.look_at(now + HEARTBEAT_TIMEOUT);
+        self.schedule_maintenance(now + HEARTBEAT_TIMEOUT);
         self.wake.clients = true;
-        Some(number)
+        Some(key)
     }
 
-    /// Returns whether the client of session `number` has asked for payload compression.
-    pub fn packs_payloads(&self, number: u32) -> bool {
-        self.clients.get(&number).is_some_and(|client| client.session.options.compress)
+    /// Returns whether the client of session `key` has asked for payload compression.
+    pub fn compresses_payloads(&self, key: SessionKey) -> bool {
+        self.clients.get(&key).is_some_and(|client| client.session.options.compress)
     }
 
     /// The `connection` of a session has ended. `gives_up`: the client closed it with a code that ends the session.
-    pub fn detach(&mut self, now: Time, number: u32, connection: u64, gives_up: bool) {
-        let Some(client) = self.clients.get_mut(&number) else { return };
+    pub fn detach(&mut self, now: Time, key: SessionKey, connection: ConnectionId, gives_up: bool) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
         if client.session.connection != Some(connection) {
             return;
         }
         client.session.connection = None;
         client.session.detached_at = Some(now);
         let resumable = client.session.is_resumable();
-        self.look_at(now + self.settings.resume_window);
+        self.schedule_maintenance(now + self.settings.resume_window);
         if gives_up || !resumable {
-            self.remove(now, number, gives_up);
+            self.remove(now, key, gives_up);
         } else if self.clients.len() > MAX_DETACHED {
             self.bound_detached(now);
         }
@@ -530,27 +539,27 @@ impl Shard {
     }
 
     /// Ends a session for good. `told`: its client knows that the session has ended.
-    fn remove(&mut self, now: Time, number: u32, told: bool) {
-        if let Some(client) = self.clients.remove(&number) {
+    fn remove(&mut self, now: Time, key: SessionKey, told: bool) {
+        if let Some(client) = self.clients.remove(&key) {
             if !told {
                 self.note_stray(&client.session);
             }
             if !self.voice.is_empty() {
-                self.voice.session_ended(now, number, client.session.detached_at.unwrap_or(now));
-                self.look_at_voice();
+                self.voice.session_ended(now, key, client.session.detached_at.unwrap_or(now));
+                self.schedule_voice_maintenance();
             }
             self.syncing -= usize::from(deliver::is_syncing(&client));
             self.sessions.remove(&client.session.id);
             self.tally.sent_by_gone += client.session.sequence();
-            self.limiter.forget(number);
-            self.in_flight.forget(number);
+            self.limiter.remove_session(key);
+            self.in_flight.remove_session(key);
         }
     }
 
     /// Drops the events from the log that no session needs.
     fn trim(&mut self) {
-        self.cached.now(&self.log);
-        let needed = self.clients.values().map(|client| client.session.needs()).min();
+        self.cache.up_to_date(&self.log);
+        let needed = self.clients.values().map(|client| client.session.oldest_needed()).min();
         self.log.trim(needed.unwrap_or(u64::MAX).min(self.log.next()));
         let oldest = self.log.oldest();
         for client in self.clients.values_mut() {
@@ -565,22 +574,22 @@ impl Shard {
     }
 
     /// Applies events to the cache that could wait. The caller calls this after it has served the clients.
-    pub fn settle(&mut self) {
-        self.cached.settle(&self.log);
+    pub fn apply_deferred(&mut self) {
+        self.cache.apply_deferred(&self.log);
     }
 
     /// Closes the upstream connection so that Discord keeps the session, and has all clients closed with `RESTARTING`.
     pub fn stop(&mut self) {
         self.upstream.stop();
         for client in self.clients.values_mut() {
-            client.doomed.get_or_insert(RESTARTING);
+            client.pending_close.get_or_insert(RESTARTING);
         }
         self.wake = Wake { upstream: true, clients: true };
     }
 
     /// The id of the bot's own user; `None` before READY.
     fn own_user(&self) -> Option<u64> {
-        self.cached.user().and_then(|user| json::get(user, "id")).and_then(json::parse_id)
+        self.cache.user().and_then(|user| json::get(user, "id")).and_then(json::parse_id)
     }
 }
 

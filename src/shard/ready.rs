@@ -2,7 +2,7 @@
 //!
 //! Keys that the proxy does not replace pass through as Discord sent them, known or not.
 
-use super::{Shard, naming::RESUME_PATH};
+use super::{Shard, session_ids::RESUME_PATH};
 use crate::{
     downstream::session::Session,
     protocol::json::{self, write_string},
@@ -26,14 +26,14 @@ impl Shard {
         let mut out = Vec::with_capacity(original.len() + guilds.len() * 48 + 512);
         out.extend_from_slice(format!(r#"{{"v":{}"#, session.options.version).as_bytes());
         let own = session.id.as_str();
-        let (id, resume_at) = match self.upstream_id.as_deref().filter(|_| session.named) {
+        let (id, resume_at) = match self.upstream_id.as_deref().filter(|_| session.has_upstream_id) {
             Some(upstream) => (upstream, format!("{}{RESUME_PATH}{own}", self.settings.public_url)),
             None => (own, self.settings.public_url.clone()),
         };
         write_string(key(&mut out, "session_id"), id);
         write_string(key(&mut out, "resume_gateway_url"), &resume_at);
         key(&mut out, "shard").extend_from_slice(format!("[{},{}]", self.id.id, self.id.count).as_bytes());
-        if let Some(user) = self.cached.user() {
+        if let Some(user) = self.cache.user() {
             key(&mut out, "user").extend_from_slice(user);
         }
         let list = key(&mut out, "guilds");
@@ -48,7 +48,7 @@ impl Shard {
         let _ = json::for_each_entry(original, |name, value| {
             let replaced = match name {
                 b"v" | b"session_id" | b"resume_gateway_url" | b"shard" | b"guilds" => true,
-                b"user" => self.cached.user().is_some(),
+                b"user" => self.cache.user().is_some(),
                 _ => false,
             };
             if !replaced {

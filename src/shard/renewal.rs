@@ -12,7 +12,7 @@
 use super::{Progress, Shard, deliver};
 use crate::{
     downstream::{outbox::Outbox, session::Phase},
-    protocol::{Time, close, payload},
+    protocol::{SessionKey, Time, close, payload},
 };
 use std::time::Duration;
 
@@ -30,12 +30,12 @@ pub const STEP: Duration = Duration::from_millis(20);
 /// Events, Guild Delete; without `unavailable` it means that the bot has left). A client that never knew the guild
 /// ignores it. Bounded by the guilds of the shard.
 #[derive(Default)]
-pub(super) struct Left {
+pub(super) struct DepartedGuilds {
     guilds: Vec<u64>,
     until: Time,
 }
 
-impl Left {
+impl DepartedGuilds {
     /// Keeps `guilds` until a time at which every client has learned that its session is over.
     pub fn new(guilds: Vec<u64>, until: Time) -> Self {
         Self { guilds, until }
@@ -51,50 +51,50 @@ impl Shard {
     /// Ends all client sessions that know the former upstream session. Returns how many they were.
     pub(super) fn invalidate_sessions(&mut self, now: Time) -> usize {
         let knows = |phase: Phase| !matches!(phase, Phase::Waiting | Phase::Invalid { .. });
-        let mut known: Vec<(u32, bool)> = self
+        let mut known: Vec<(SessionKey, bool)> = self
             .clients
             .values()
             .filter(|client| knows(client.session.phase))
-            .map(|client| (client.session.number, client.session.connection.is_some()))
+            .map(|client| (client.session.key, client.session.connection.is_some()))
             .collect();
         known.sort_unstable();
         let connected = known.iter().filter(|(_, connected)| *connected).count() as u32;
         let step = STEP.min(WINDOW / connected.max(1));
         let mut at = now;
-        for &(number, connected) in &known {
+        for &(key, connected) in &known {
             if connected {
-                self.invalidate(number, at);
+                self.invalidate(key, at);
                 at += step;
             } else {
-                self.remove(now, number, false);
+                self.remove(now, key, false);
             }
         }
         self.invalidated += known.len() as u64;
         known.len()
     }
 
-    fn invalidate(&mut self, number: u32, at: Time) {
-        let Some(client) = self.clients.get_mut(&number) else { return };
+    fn invalidate(&mut self, key: SessionKey, at: Time) {
+        let Some(client) = self.clients.get_mut(&key) else { return };
         self.syncing -= usize::from(deliver::is_syncing(client));
         client.snapshot = None;
         client.answers.clear();
         client.session.phase = Phase::Invalid { at };
-        self.limiter.forget(number);
-        self.in_flight.forget(number);
-        self.due.end(number, at);
+        self.limiter.remove_session(key);
+        self.in_flight.remove_session(key);
+        self.due.schedule_end(key, at);
     }
 
     /// Sends Invalid Session to a client. Further calls for the same client send nothing.
-    pub(super) fn dismiss(&mut self, number: u32, outbox: &mut Outbox) -> Progress {
-        let Some(client) = self.clients.get_mut(&number) else { return Progress::Return };
-        if std::mem::replace(&mut client.dismissed, true) {
+    pub(super) fn send_invalid_session(&mut self, key: SessionKey, outbox: &mut Outbox) -> Progress {
+        let Some(client) = self.clients.get_mut(&key) else { return Progress::Return };
+        if std::mem::replace(&mut client.invalid_session_sent, true) {
             return Progress::Return;
         }
         // Half of a large guild may be in the compressed stream already, and no other message can follow it, so the
         // connection has to be closed. The client then tries to resume, and gets Invalid Session.
         if !outbox.abandon() {
             let close = (close::UNKNOWN_ERROR, "the session is no longer valid");
-            client.doomed = Some(close);
+            client.pending_close = Some(close);
             return Progress::Close { close, reconnect: false };
         }
         // The door acknowledges the heartbeats that come from now on.

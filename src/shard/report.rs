@@ -45,7 +45,7 @@ pub const MAX_NAMED: usize = 32;
 
 /// The library and the connection of a client. All values come from fixed lists, so few different ones exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Dress {
+pub struct ClientKind {
     /// The library, as its IDENTIFY names it.
     pub library: Library,
     /// `json` or `etf`.
@@ -54,7 +54,7 @@ pub struct Dress {
     pub compression: &'static str,
 }
 
-impl Dress {
+impl ClientKind {
     /// The values for one connection.
     pub fn new(library: Library, encoding: Encoding, compression: &'static str) -> Self {
         Self { library, encoding: encoding.name(), compression }
@@ -65,7 +65,7 @@ impl Dress {
 #[derive(Clone, Copy, Debug)]
 pub struct ClientReport {
     /// The library and the connection.
-    pub dress: Dress,
+    pub kind: ClientKind,
     /// Since when the client is connected.
     pub since: Time,
     /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
@@ -78,7 +78,7 @@ pub struct ClientReport {
 
 /// Why the proxy closed the connection of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closing {
+pub enum CloseReason {
     /// The client fell off the log.
     Lagged,
     /// The client has sent no heartbeats.
@@ -99,7 +99,7 @@ pub enum Closing {
     Other,
 }
 
-impl Closing {
+impl CloseReason {
     /// Every reason, in the order of their numbers.
     pub const ALL: [Self; 9] = [
         Self::Lagged,
@@ -148,10 +148,10 @@ pub struct Traffic {
     pub received_bytes: u64,
     /// Bytes that the sockets of clients took.
     pub sent_bytes: u64,
-    /// Connections of clients that the proxy closed, by [`Closing`].
-    pub closings: [u64; Closing::ALL.len()],
-    /// The number of connected clients for each [`Dress`].
-    pub dresses: Vec<(Dress, u32)>,
+    /// Connections of clients that the proxy closed, by [`CloseReason`].
+    pub closes: [u64; CloseReason::ALL.len()],
+    /// The number of connected clients for each [`ClientKind`].
+    pub client_kinds: Vec<(ClientKind, u32)>,
     /// The first [`MAX_NAMED`] connected clients.
     pub clients: Vec<ClientReport>,
     /// The largest lag of a connected client, in log entries.
@@ -162,9 +162,9 @@ impl Traffic {
     /// Adds a connected client.
     pub fn add(&mut self, client: ClientReport) {
         self.lag = self.lag.max(client.lag);
-        match self.dresses.iter_mut().find(|(dress, _)| *dress == client.dress) {
+        match self.client_kinds.iter_mut().find(|(kind, _)| *kind == client.kind) {
             Some((_, count)) => *count += 1,
-            None => self.dresses.push((client.dress, 1)),
+            None => self.client_kinds.push((client.kind, 1)),
         }
         if self.clients.len() < MAX_NAMED {
             self.clients.push(client);
@@ -257,7 +257,7 @@ impl Shard {
     /// The report of this shard. The caller fills in [`Report::traffic`].
     pub fn report(&mut self) -> Report {
         let attached = self.clients.values().filter(|client| client.session.connection.is_some()).count();
-        let cache = self.cached.now(&self.log);
+        let cache = self.cache.up_to_date(&self.log);
         let (counts, cache_bytes, cache_tables) = (cache.counts(), cache.heap(), cache.tables());
         Report {
             shard: self.id.id,

@@ -11,12 +11,12 @@
 //! the proxy.
 
 use super::{Close, Shard, deliver::write_own};
-use crate::upstream::limiter::{Limiter, Next};
+use crate::upstream::limiter::{Limiter, QueuedCommand};
 use crate::{
     cache::{Cache, LONGEST_NONCE, MemberAnswer, MemberRequest, Readiness, SavedAnswer},
     downstream::{outbox::Outbox, session::Session},
     protocol::{
-        Time, close, edit,
+        SessionKey, Time, close, edit,
         event::EventKind,
         intents::Intents,
         json::{self, write_string},
@@ -39,7 +39,7 @@ const NONCE: &str = "gateway-proxy-";
 /// The start of every request that goes to Discord.
 const PREFIX: &[u8] = br#"{"op":8,"d":"#;
 /// The most bytes that the proxy's nonce adds to a request.
-pub(super) const ROOM: usize = br#","nonce":"""#.len() + LONGEST_NONCE;
+pub(super) const NONCE_BYTES: usize = br#","nonce":"""#.len() + LONGEST_NONCE;
 
 /// An answer from the cache, and the sequences with which its chunks were sent.
 pub(super) struct Answer {
@@ -49,7 +49,7 @@ pub(super) struct Answer {
 
 /// An [`Answer`] in the state that one process hands to the next.
 #[derive(Serialize, Deserialize)]
-pub(super) struct SavedWithNumbers {
+pub(super) struct SavedAnswerWithSequences {
     answer: SavedAnswer,
     sent: Vec<u64>,
 }
@@ -78,13 +78,16 @@ impl Answers {
     }
 
     /// The answers, for the next process.
-    pub fn save(&self) -> Vec<SavedWithNumbers> {
-        self.0.iter().map(|one| SavedWithNumbers { answer: one.answer.save(), sent: one.sent.clone() }).collect()
+    pub fn save(&self) -> Vec<SavedAnswerWithSequences> {
+        self.0
+            .iter()
+            .map(|one| SavedAnswerWithSequences { answer: one.answer.save(), sent: one.sent.clone() })
+            .collect()
     }
 
     /// Adds an answer of a former process. Returns false if the answer contradicts itself, or [`MAX_ANSWERS`] wait
     /// already.
-    pub fn restore(&mut self, saved: SavedWithNumbers) -> bool {
+    pub fn restore(&mut self, saved: SavedAnswerWithSequences) -> bool {
         let Some(answer) = MemberAnswer::restore(saved.answer) else { return false };
         let fits = saved.sent.len() == answer.made() && saved.sent.is_sorted() && !self.is_full();
         if fits {
@@ -129,8 +132,10 @@ struct Pending {
 /// A request that Discord has to answer, also in the state that one process hands to the next.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct SavedRequest {
-    number: u64,
-    session: u32,
+    /// The id of the request, which its nonce has after [`NONCE`].
+    #[serde(rename = "number")]
+    id: u64,
+    session: SessionKey,
     /// The client's nonce.
     nonce: Option<String>,
     /// The request is for all members of a guild, without a filter. The cache only learns all members from a run of
@@ -149,9 +154,9 @@ pub(super) struct SavedRequest {
 }
 
 /// The receiver of an answer from Discord.
-pub(super) enum Addressee {
+pub(super) enum Recipient {
     /// The session that sent the request, with the data that its client gets.
-    Session(u32, Vec<u8>),
+    Session(SessionKey, Vec<u8>),
     /// No client, because this is the second answer to a request.
     Nobody,
 }
@@ -172,13 +177,13 @@ impl Requests {
 
     /// A command of a client goes to Discord now. Returns its payload. A request for members gets a nonce of the
     /// proxy's own, unless [`MAX_PENDING`] is reached.
-    pub fn on_its_way(&mut self, now: Time, next: Next) -> Vec<u8> {
-        let Next { client, command, again, .. } = next;
+    pub fn register_sent(&mut self, now: Time, next: QueuedCommand) -> Vec<u8> {
+        let QueuedCommand { client, command, is_resend, .. } = next;
         let data = command.strip_prefix(PREFIX).and_then(|rest| rest.strip_suffix(b"}"));
         let (Some(session), Some(data)) = (client, data) else { return command };
-        if again {
-            let number = json::get(data, "nonce").and_then(number_of);
-            if let Some(pending) = number.and_then(|number| self.pending.get_mut(&number)) {
+        if is_resend {
+            let id = json::get(data, "nonce").and_then(request_id);
+            if let Some(pending) = id.and_then(|id| self.pending.get_mut(&id)) {
                 (pending.request.repeated, pending.request.awaited, pending.since) = (true, 2, now);
             }
             return command;
@@ -188,14 +193,14 @@ impl Requests {
         }
         let nonce: Option<String> = json::get(data, "nonce").and_then(|nonce| serde_json::from_slice(nonce).ok());
         let nonce = nonce.filter(|nonce| nonce.len() <= LONGEST_NONCE);
-        let number = self.next + 1;
+        let id = self.next + 1;
         let for_all = MemberRequest::parse(data).is_some_and(|request| request.is_for_all());
-        let Ok(data) = edit::with(data, "nonce", format!("\"{NONCE}{number}\"").as_bytes()) else { return command };
-        self.next = number;
+        let Ok(data) = edit::with(data, "nonce", format!("\"{NONCE}{id}\"").as_bytes()) else { return command };
+        self.next = id;
         let payload = [PREFIX, &data, b"}"].concat();
         let text = String::from_utf8_lossy(&payload).into_owned();
         let request = SavedRequest {
-            number,
+            id,
             session,
             nonce,
             for_all,
@@ -205,15 +210,15 @@ impl Requests {
             awaited: 1,
             answered: false,
         };
-        self.pending.insert(number, Pending { since: now, request });
+        self.pending.insert(id, Pending { since: now, request });
         payload
     }
 
     /// The requests that were sent once and whose answer has not begun, each with its client, in the order of sending.
-    pub fn unanswered(&self) -> Vec<(u32, Vec<u8>)> {
+    pub fn unanswered(&self) -> Vec<(SessionKey, Vec<u8>)> {
         let lost = |request: &&SavedRequest| request.next_chunk == 0 && !request.repeated && !request.answered;
         let mut lost: Vec<&SavedRequest> = self.pending.values().map(|pending| &pending.request).filter(lost).collect();
-        lost.sort_unstable_by_key(|request| request.number);
+        lost.sort_unstable_by_key(|request| request.id);
         lost.into_iter().map(|request| (request.session, request.payload.clone().into_bytes())).collect()
     }
 
@@ -224,8 +229,8 @@ impl Requests {
 
     /// Adds a request of a former process.
     pub fn restore(&mut self, now: Time, saved: SavedRequest) {
-        self.next = self.next.max(saved.number);
-        self.pending.insert(saved.number, Pending { since: now, request: saved });
+        self.next = self.next.max(saved.id);
+        self.pending.insert(saved.id, Pending { since: now, request: saved });
     }
 
     /// When [`Requests::expire`] next has something to do.
@@ -243,69 +248,69 @@ impl Requests {
         self.pending.retain(|_, pending| now.saturating_sub(pending.since) < PENDING_LIMIT);
     }
 
-    /// Returns the number of the request if the event is a chunk of the answer to a request for all members.
-    pub fn for_all(&self, kind: EventKind, data: &[u8]) -> Option<u64> {
+    /// Returns the id of the request if the event is a chunk of the answer to a request for all members.
+    pub fn all_members_request(&self, kind: EventKind, data: &[u8]) -> Option<u64> {
         if kind != EventKind::GuildMembersChunk {
             return None;
         }
-        let number = number_of(json::get(data, "nonce")?)?;
-        self.pending.get(&number).filter(|pending| pending.request.for_all).map(|_| number)
+        let id = request_id(json::get(data, "nonce")?)?;
+        self.pending.get(&id).filter(|pending| pending.request.for_all).map(|_| id)
     }
 
     /// Returns the receiver if the event answers a request of a client.
-    pub fn resolve(&mut self, kind: EventKind, data: &[u8]) -> Option<Addressee> {
+    pub fn resolve(&mut self, kind: EventKind, data: &[u8]) -> Option<Recipient> {
         match kind {
             EventKind::GuildMembersChunk => {
-                let number = number_of(json::get(data, "nonce")?)?;
-                let request = &mut self.pending.get_mut(&number)?.request;
+                let id = request_id(json::get(data, "nonce")?)?;
+                let request = &mut self.pending.get_mut(&id)?.request;
                 let at = |key| json::get(data, key).and_then(json::parse_id);
                 let index = at("chunk_index");
                 let is_last = index.map(|index| index + 1) >= at("chunk_count");
                 let had = request.repeated && index.is_some_and(|index| index < request.next_chunk);
                 let told = request.answered || had;
-                let addressee = if told {
-                    Addressee::Nobody
+                let recipient = if told {
+                    Recipient::Nobody
                 } else {
-                    Addressee::Session(request.session, restore(data, request.nonce.as_deref())?)
+                    Recipient::Session(request.session, restore(data, request.nonce.as_deref())?)
                 };
                 if !told {
                     request.next_chunk = index.unwrap_or(0).saturating_add(1);
                 }
                 if is_last {
                     request.answered = true;
-                    self.one_answer_less(number);
+                    self.end_one_answer(id);
                 }
-                Some(addressee)
+                Some(recipient)
             }
             EventKind::RateLimited => {
                 let meta = json::get(data, "meta")?;
-                let number = number_of(json::get(meta, "nonce")?)?;
-                let request = &mut self.pending.get_mut(&number)?.request;
+                let id = request_id(json::get(meta, "nonce")?)?;
+                let request = &mut self.pending.get_mut(&id)?.request;
                 let meta = restore(meta, request.nonce.as_deref())?;
-                let addressee = match request.answered || request.next_chunk > 0 {
-                    true => Addressee::Nobody,
-                    false => Addressee::Session(request.session, edit::with(data, "meta", &meta).ok()?),
+                let recipient = match request.answered || request.next_chunk > 0 {
+                    true => Recipient::Nobody,
+                    false => Recipient::Session(request.session, edit::with(data, "meta", &meta).ok()?),
                 };
-                self.one_answer_less(number);
-                Some(addressee)
+                self.end_one_answer(id);
+                Some(recipient)
             }
             _ => None,
         }
     }
 
     /// An answer to this request has ended. The request is kept until its last answer has.
-    fn one_answer_less(&mut self, number: u64) {
-        let awaited = self.pending.get_mut(&number).map(|pending| &mut pending.request.awaited);
+    fn end_one_answer(&mut self, id: u64) {
+        let awaited = self.pending.get_mut(&id).map(|pending| &mut pending.request.awaited);
         if let Some(awaited) = awaited.filter(|awaited| **awaited > 1) {
             *awaited -= 1;
         } else {
-            self.pending.remove(&number);
+            self.pending.remove(&id);
         }
     }
 }
 
-/// The number in a nonce of the proxy's own.
-fn number_of(nonce: &[u8]) -> Option<u64> {
+/// The id of a request, from its nonce. `None`: the nonce is not one of the proxy's.
+fn request_id(nonce: &[u8]) -> Option<u64> {
     let digits = nonce.strip_prefix(b"\"")?.strip_suffix(b"\"")?.strip_prefix(NONCE.as_bytes())?;
     json::parse_id(digits)
 }
@@ -328,8 +333,8 @@ impl Shard {
     ///
     /// Without GUILD_MEMBERS among the shard's own intents Discord does not say who joins and leaves, so the cache can
     /// not answer. Presences go only to a client that has GUILD_PRESENCES (docs: Request Guild Members).
-    pub(super) fn request_members(&mut self, number: u32, data: &[u8]) -> Result<Option<Vec<u8>>, Close> {
-        let client = self.clients.get_mut(&number);
+    pub(super) fn request_members(&mut self, key: SessionKey, data: &[u8]) -> Result<Option<Vec<u8>>, Close> {
+        let client = self.clients.get_mut(&key);
         let ours = Intents(self.settings.intents);
         let theirs = client.as_ref().map_or(Intents(0), |client| client.session.options.intents);
         let presences = [ours, theirs].iter().all(|intents| intents.intersects(Intents::GUILD_PRESENCES));
@@ -339,7 +344,7 @@ impl Shard {
             _ => data,
         };
         let request = MemberRequest::parse(data).filter(|_| ours.intersects(Intents::GUILD_MEMBERS));
-        let answer = request.and_then(|request| self.cached.now(&self.log).answer(request));
+        let answer = request.and_then(|request| self.cache.up_to_date(&self.log).answer(request));
         match (answer, client) {
             (Some(_), Some(client)) if client.answers.is_full() => {
                 Err((close::RATE_LIMITED, "too many requests for members are not answered yet"))
@@ -359,7 +364,7 @@ pub(super) fn send_chunk(cache: &Cache, answers: &mut Answers, session: &mut Ses
     let Some(one) = answers.next(cache) else { return false };
     let mut data = Vec::new();
     if cache.next_chunk(&mut one.answer, &mut data) {
-        let sequence = session.record();
+        let sequence = session.next_sequence();
         one.sent.push(sequence);
         write_own(outbox, EventKind::GuildMembersChunk, sequence, &data);
     }
@@ -367,7 +372,7 @@ pub(super) fn send_chunk(cache: &Cache, answers: &mut Answers, session: &mut Ses
 }
 
 /// Sends the requests to Discord that the cache was to answer and can not any more. Returns whether there were any.
-pub(super) fn ask_anew(cache: &Cache, answers: &mut Answers, client: u32, limiter: &mut Limiter) -> bool {
+pub(super) fn resend_lost(cache: &Cache, answers: &mut Answers, client: SessionKey, limiter: &mut Limiter) -> bool {
     let mut any = false;
     while let Some(lost) = answers.take_lost(cache) {
         // If too many commands wait, the request is dropped; the client is not closed for it.

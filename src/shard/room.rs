@@ -18,8 +18,8 @@ impl Shard {
         let is_attached = |client: &Client| client.session.connection.is_some();
         // The newer connection of a session takes the place of the older one.
         let takes_over = || {
-            let number = id.and_then(|id| self.sessions.get(id));
-            number.and_then(|number| self.clients.get(number)).is_some_and(is_attached)
+            let key = id.and_then(|id| self.sessions.get(id));
+            key.and_then(|key| self.clients.get(key)).is_some_and(is_attached)
         };
         self.clients.len() < MAX_ATTACHED
             || self.clients.values().filter(|client| is_attached(client)).count() < MAX_ATTACHED
@@ -28,7 +28,7 @@ impl Shard {
 
     /// Removes the oldest session without a connection when there are more than [`MAX_DETACHED`].
     pub(super) fn bound_detached(&mut self, now: Time) {
-        let detached = |client: &Client| client.session.detached_at.map(|at| (at, client.session.number));
+        let detached = |client: &Client| client.session.detached_at.map(|at| (at, client.session.key));
         let count = self.clients.values().filter_map(detached).count();
         if count > MAX_DETACHED
             && let Some((_, oldest)) = self.clients.values().filter_map(detached).min()

@@ -11,7 +11,7 @@ use crate::{
     cache::View,
     downstream::session::{Saved, Session},
     protocol::{
-        ShardId, Time,
+        SessionKey, ShardId, Time,
         event::{EventKind, Meta},
         json, payload,
     },
@@ -61,7 +61,9 @@ struct Head {
     session_id: String,
     resume_url: String,
     sequence: u64,
-    next_number: u32,
+    /// The key of the newest session.
+    #[serde(rename = "next_number")]
+    last_key: SessionKey,
     /// Log position of the first event in the stream.
     oldest: u64,
     /// The newest presence update (op 3), which the shard sends again in a new upstream session.
@@ -78,8 +80,10 @@ struct Head {
 #[derive(Serialize, Deserialize)]
 struct Event {
     name: String,
-    state_of: Option<u64>,
-    only: Option<u32>,
+    #[serde(rename = "state_of")]
+    changed_guild: Option<u64>,
+    #[serde(rename = "only")]
+    recipient: Option<SessionKey>,
 }
 
 fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
@@ -109,6 +113,11 @@ fn read_record(input: &mut impl Read, text: &mut Vec<u8>) -> io::Result<u8> {
     Ok(kind)
 }
 
+/// Splits a record into the session's key at its beginning and the rest.
+fn keyed(text: &[u8]) -> io::Result<(SessionKey, &[u8])> {
+    numbered(text).map(|(key, rest)| (SessionKey(key), rest))
+}
+
 /// Splits a record into its leading number and the rest.
 fn numbered(text: &[u8]) -> io::Result<(u32, &[u8])> {
     let (number, rest) = text.split_first_chunk::<4>().ok_or_else(|| invalid("a short record"))?;
@@ -135,7 +144,7 @@ impl Shard {
             session_id,
             resume_url,
             sequence,
-            next_number: self.next_number,
+            last_key: self.last_key,
             oldest,
             presence,
             presence_waits: self.limiter.presence_waits(),
@@ -143,13 +152,13 @@ impl Shard {
             strays_until: self
                 .clients
                 .values()
-                .filter(|client| !client.session.is_resumable() && client.session.named)
+                .filter(|client| !client.session.is_resumable() && client.session.has_upstream_id)
                 .map(|client| client.session.sequence())
                 .fold(self.strays_until, u64::max),
         };
         write_record(out, kind::HEAD, &[&serde_json::to_vec(&head)?])?;
         write_record(out, kind::READY, &[ready])?;
-        let cache = self.cached.now(&self.log);
+        let cache = self.cache.up_to_date(&self.log);
         if let Some(user) = cache.user() {
             write_record(out, kind::USER, &[user])?;
         }
@@ -171,9 +180,9 @@ impl Shard {
         }
         for session in &saved {
             write_record(out, kind::SESSION, &[&serde_json::to_vec(session)?])?;
-            let client = &self.clients[&session.number];
+            let client = &self.clients[&session.key];
             for answer in client.answers.save() {
-                write_record(out, kind::ANSWER, &[&session.number.to_le_bytes(), &serde_json::to_vec(&answer)?])?;
+                write_record(out, kind::ANSWER, &[&session.key.0.to_le_bytes(), &serde_json::to_vec(&answer)?])?;
             }
         }
         for connection in self.voice.save() {
@@ -186,12 +195,12 @@ impl Shard {
             write_record(out, kind::IN_FLIGHT, &[&serde_json::to_vec(&command)?])?;
         }
         for (client, command) in self.limiter.waiting() {
-            write_record(out, kind::COMMAND, &[&client.to_le_bytes(), command])?;
+            write_record(out, kind::COMMAND, &[&client.0.to_le_bytes(), command])?;
         }
         for entry in self.log.read(oldest).into_iter().flatten() {
-            let Meta { state_of, only, .. } = entry.meta;
+            let Meta { changed_guild, recipient, .. } = entry.meta;
             let name = String::from_utf8_lossy(entry.name()).into_owned();
-            let head = serde_json::to_vec(&Event { name, state_of, only })?;
+            let head = serde_json::to_vec(&Event { name, changed_guild, recipient })?;
             write_record(out, kind::EVENT, &[&(head.len() as u32).to_le_bytes(), &head, entry.data()])?;
         }
         write_record(out, kind::END, &[])?;
@@ -217,7 +226,7 @@ impl Shard {
         let resumption =
             Resumption { session_id: head.session_id, resume_url: head.resume_url, sequence: head.sequence };
         let mut shard = Self::new(id, settings, identity, gateway_url, Some(resumption), entropy);
-        shard.next_number = head.next_number;
+        shard.last_key = head.last_key;
         shard.presence = head.presence.map(String::into_bytes);
         if let Some(presence) = shard.presence.clone().filter(|_| head.presence_waits) {
             shard.limiter.push_presence(presence);
@@ -236,14 +245,14 @@ impl Shard {
             }
             match kind {
                 kind::READY => {
-                    shard.cached.now(&shard.log).ready(&text).map_err(invalid)?;
+                    shard.cache.up_to_date(&shard.log).ready(&text).map_err(invalid)?;
                     shard.ready = Some(text.as_slice().into());
-                    shard.read_name();
+                    shard.read_upstream_id();
                     shard.strays_until = head.strays_until;
                 }
-                kind::USER => drop(shard.cached.now(&shard.log).apply(EventKind::UserUpdate, &text)),
+                kind::USER => drop(shard.cache.up_to_date(&shard.log).apply(EventKind::UserUpdate, &text)),
                 kind::TABLES => {
-                    let read = shard.cached.now(&shard.log).read_tables(&text);
+                    let read = shard.cache.up_to_date(&shard.log).read_tables(&text);
                     tables = Some(read.ok_or_else(|| invalid("tables that can not be read"))?);
                 }
                 kind::GUILD_PART => parts.extend_from_slice(&text),
@@ -255,7 +264,7 @@ impl Shard {
                         parts.extend_from_slice(&text);
                         &parts
                     };
-                    let id = shard.cached.now(&shard.log).read_guild(tables, whole);
+                    let id = shard.cache.up_to_date(&shard.log).read_guild(tables, whole);
                     guilds.insert(id.ok_or_else(|| invalid("a guild that can not be read"))?);
                     parts = Vec::new();
                 }
@@ -264,20 +273,20 @@ impl Shard {
                     guilds.insert(id);
                     if kind == kind::GUILD_DOWN {
                         let down = format!(r#"{{"id":"{id}","unavailable":true}}"#);
-                        shard.cached.now(&shard.log).apply(EventKind::GuildCreate, down.as_bytes());
+                        shard.cache.up_to_date(&shard.log).apply(EventKind::GuildCreate, down.as_bytes());
                     }
                 }
                 kind::SESSION => {
                     let session = Session::restore(serde_json::from_slice(&text)?, now)
                         .ok_or_else(|| invalid("a session that can not be"))?;
                     shard.tally.sent_before += session.sequence();
-                    shard.sessions.insert(session.id, session.number);
-                    shard.clients.insert(session.number, Client::new(session));
+                    shard.sessions.insert(session.id, session.key);
+                    shard.clients.insert(session.key, Client::new(session));
                 }
                 kind::ANSWER => {
-                    let (number, answer) = numbered(&text)?;
+                    let (key, answer) = keyed(&text)?;
                     let answer = serde_json::from_slice(answer)?;
-                    let client = shard.clients.get_mut(&number);
+                    let client = shard.clients.get_mut(&key);
                     if !client.is_some_and(|client| client.answers.restore(answer)) {
                         return Err(invalid("an answer that can not be"));
                     }
@@ -285,7 +294,7 @@ impl Shard {
                 // These records follow those of the sessions.
                 kind::VOICE => {
                     let Shard { voice, clients, .. } = &mut shard;
-                    let there = |number| clients.contains_key(&number);
+                    let there = |key| clients.contains_key(&key);
                     if !voice.restore(now, serde_json::from_slice(&text)?, there) {
                         return Err(invalid("too many voice connections"));
                     }
@@ -293,7 +302,7 @@ impl Shard {
                 kind::REQUEST => shard.requests.restore(now, serde_json::from_slice(&text)?),
                 kind::IN_FLIGHT => shard.in_flight.restore(now, serde_json::from_slice(&text)?),
                 kind::COMMAND => {
-                    let (client, command) = numbered(&text)?;
+                    let (client, command) = keyed(&text)?;
                     shard.limiter.push(client, command.to_vec()).map_err(|_| invalid("too many commands"))?;
                 }
                 kind::EVENT => shard.restore_event(&text)?,
@@ -305,10 +314,15 @@ impl Shard {
             return Err(invalid("READY is missing"));
         }
         // READY is as old as the upstream session: it lists guilds that the bot has left since.
-        let left: Vec<u64> =
-            shard.cached.now(&shard.log).guilds().map(|(guild, _)| guild).filter(|id| !guilds.contains(id)).collect();
+        let left: Vec<u64> = shard
+            .cache
+            .up_to_date(&shard.log)
+            .guilds()
+            .map(|(guild, _)| guild)
+            .filter(|id| !guilds.contains(id))
+            .collect();
         for guild in left {
-            shard.cached.now(&shard.log).apply(EventKind::GuildDelete, &payload::guild_delete(guild, false));
+            shard.cache.up_to_date(&shard.log).apply(EventKind::GuildDelete, &payload::guild_delete(guild, false));
         }
         let (oldest, next) = (shard.log.oldest(), shard.log.next());
         if shard.clients.values().any(|client| client.session.cursor() > next) {
@@ -318,7 +332,7 @@ impl Shard {
         for client in shard.clients.values_mut() {
             client.session.forget_before(oldest);
         }
-        shard.look_at(now);
+        shard.schedule_maintenance(now);
         Ok(shard)
     }
 
@@ -327,7 +341,11 @@ impl Shard {
         let (head, data) = rest.split_at_checked(length as usize).ok_or_else(|| invalid("a short event"))?;
         let event: Event = serde_json::from_slice(head)?;
         let kind = EventKind::from_name(event.name.as_bytes());
-        self.log.append(event.name.as_bytes(), data, Meta { kind, state_of: event.state_of, only: event.only });
+        self.log.append(
+            event.name.as_bytes(),
+            data,
+            Meta { kind, changed_guild: event.changed_guild, recipient: event.recipient },
+        );
         Ok(())
     }
 }

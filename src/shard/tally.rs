@@ -5,7 +5,7 @@
 
 use super::{Settings, Shard};
 use crate::{
-    protocol::{Time, library::Library},
+    protocol::{SessionKey, Time, library::Library},
     upstream::loss::Reason,
 };
 use std::rc::Rc;
@@ -33,7 +33,7 @@ pub(super) struct Tally {
 
 /// What the shard knows about one connected client.
 #[derive(Clone, Copy, Debug)]
-pub struct Described {
+pub struct ClientStats {
     /// The library, as its IDENTIFY names it.
     pub library: Library,
     /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
@@ -44,7 +44,7 @@ pub struct Described {
 
 /// A change of the settings while the shard runs.
 #[derive(Clone)]
-pub struct Change {
+pub struct SettingsChange {
     /// The settings of all shards.
     pub settings: Settings,
     /// A new IDENTIFY, and a presence update (op 3) to send at once; `None`: both stay as they are.
@@ -58,10 +58,10 @@ impl Shard {
         (now + self.tally.sent_by_gone + self.tally.replayed).saturating_sub(self.tally.sent_before)
     }
 
-    /// Describes the client of session `number`.
-    pub fn describe(&self, number: u32) -> Option<Described> {
-        let session = &self.clients.get(&number)?.session;
-        Some(Described {
+    /// Describes the client of session `key`.
+    pub fn client_stats(&self, key: SessionKey) -> Option<ClientStats> {
+        let session = &self.clients.get(&key)?.session;
+        Some(ClientStats {
             library: session.options.library,
             lag: if session.is_resumable() { self.log.next().saturating_sub(session.cursor()) } else { 0 },
             sequence: session.sequence(),
@@ -70,10 +70,10 @@ impl Shard {
 
     /// Changes the settings. Sessions keep what they got at their IDENTIFY: `honor_client_intents` holds for clients
     /// that identify later.
-    pub fn change(&mut self, change: Change) {
+    pub fn change_settings(&mut self, change: SettingsChange) {
         self.log.set_limits(change.settings.log);
-        self.cached.now(&self.log);
-        self.cached.set_kept(change.settings.log.entries);
+        self.cache.up_to_date(&self.log);
+        self.cache.set_kept(change.settings.log.entries);
         self.voice.set_grace(change.settings.voice_grace);
         self.settings = Rc::new(change.settings);
         if let Some((identify, presence)) = change.presence {
@@ -89,7 +89,7 @@ impl Shard {
         self.upstream.last_loss()
     }
 
-    /// The settings, from which a caller makes a [`Change`].
+    /// The settings, from which a caller makes a [`SettingsChange`].
     pub fn settings(&self) -> &Settings {
         &self.settings
     }
@@ -102,7 +102,7 @@ impl Shard {
 
     /// Ends the session with Discord and begins a new one with the next permit, at an operator's request.
     pub fn identify_by_hand(&mut self, now: Time) {
-        self.upstream.renew(now);
+        self.upstream.begin_new_session(now);
         self.wake.upstream = true;
     }
 }

@@ -136,8 +136,8 @@ impl World {
 
 /// A client with a connection, and its state from the payloads that it was sent.
 struct Client {
-    number: u32,
-    connection: u64,
+    key: SessionKey,
+    connection: ConnectionId,
     outbox: Outbox,
     inbound: FrameDecoder,
     sequence: u64,
@@ -160,9 +160,10 @@ struct Client {
 impl Client {
     fn identify(world: &mut World, connection: u64, intents: Intents) -> Self {
         let options = Options { intents, version: 10, compress: false, library: Default::default() };
-        let number = world.shard.identify(world.now, connection, options).unwrap();
+        let connection = ConnectionId(connection);
+        let key = world.shard.identify(world.now, connection, options).unwrap();
         Self {
-            number,
+            key,
             connection,
             outbox: Outbox::new(Transport::None, Encoding::Json),
             inbound: FrameDecoder::new(Role::Client, 1 << 24),
@@ -181,7 +182,7 @@ impl Client {
 
     /// Lets the shard fill the outbox once.
     fn produce(&mut self, world: &mut World) -> Progress {
-        let progress = world.shard.produce(world.now, self.number, self.connection, &mut self.outbox);
+        let progress = world.shard.produce(world.now, self.key, self.connection, &mut self.outbox);
         if matches!(progress, Progress::Close { .. } | Progress::Return) {
             self.end = Some(progress);
         }
@@ -270,12 +271,12 @@ impl Client {
     fn resume_at(&mut self, world: &mut World, connection: u64, url: &str, sequence: u64) -> bool {
         let claim = match SessionId::parse(&self.session) {
             Some(id) => Claim::Own(id),
-            None => Claim::Upstream { id: self.session.clone(), key: naming::session_in(url) },
+            None => Claim::Upstream { id: self.session.clone(), resume_key: session_ids::session_in(url) },
         };
-        let id = world.shard.claimed(&claim, sequence);
+        let (connection, id) = (ConnectionId(connection), world.shard.claimed(&claim, sequence));
         match id.and_then(|id| world.shard.resume(world.now, connection, &id, sequence)) {
-            Some(number) => {
-                assert_eq!(number, self.number);
+            Some(key) => {
+                assert_eq!(key, self.key);
                 self.connection = connection;
                 self.outbox = Outbox::new(Transport::None, Encoding::Json);
                 self.inbound = FrameDecoder::new(Role::Client, 1 << 24);
@@ -300,7 +301,7 @@ fn ready_is_discords_with_the_proxys_own_in_it() {
     // The client is the only one, so its READY has Discord's id of the session.
     assert_eq!(data["session_id"], "up");
     let url = data["resume_gateway_url"].as_str().unwrap();
-    assert!(url.starts_with("ws://proxy/r/") && naming::session_in(url).is_some(), "{url}");
+    assert!(url.starts_with("ws://proxy/r/") && session_ids::session_in(url).is_some(), "{url}");
     assert_eq!(data["shard"], json!([0, 1]));
     assert_eq!(data["guilds"], json!([{"id": "10", "unavailable": true}, {"id": "20", "unavailable": true}]));
     assert_eq!((&data["user"]["username"], &data["new_key"]), (&json!("bot"), &json!([1])));
@@ -326,8 +327,8 @@ fn nothing_is_kept_for_nobody() {
     // The client has acknowledged the events, so the log drops them. It drops the segment that it is filling as a
     // whole.
     let beat = format!(r#"{{"op":1,"d":{}}}"#, client.sequence);
-    world.shard.command(world.now, client.number, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
-    world.now += time::TIDY;
+    world.shard.command(world.now, client.key, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
+    world.now += time::MAINTENANCE_INTERVAL;
     world.shard.tick(world.now);
     assert_eq!(world.shard.report().log_events, 0);
 }
@@ -405,7 +406,7 @@ fn sessions_expire_and_memory_returns() {
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.catch_up(&mut world);
     world.message(10, 1);
-    world.shard.detach(world.now, client.number, 1, false);
+    world.shard.detach(world.now, client.key, ConnectionId(1), false);
     world.message(10, 2);
     assert_eq!(world.shard.report().detached, 1);
     world.now += SECOND * 119;
@@ -414,7 +415,7 @@ fn sessions_expire_and_memory_returns() {
     assert!(client.resume(&mut world, 2, sequence));
     client.catch_up(&mut world);
     assert_eq!((client.messages.clone(), client.resumed), (vec![1, 2], true));
-    world.shard.detach(world.now, client.number, 2, false);
+    world.shard.detach(world.now, client.key, ConnectionId(2), false);
     world.now += SECOND * 120;
     world.shard.tick(world.now);
     let sequence = client.sequence;
@@ -428,13 +429,13 @@ fn a_client_that_gives_up_or_is_not_synced_leaves_nothing() {
     let mut world = World::ready(&[10]);
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.catch_up(&mut world);
-    world.shard.detach(world.now, client.number, 1, true);
+    world.shard.detach(world.now, client.key, ConnectionId(1), true);
     let sequence = client.sequence;
     assert!(!client.resume(&mut world, 2, sequence));
     let mut client = Client::identify(&mut world, 3, Intents::ALL);
     client.produce(&mut world);
     client.read();
-    world.shard.detach(world.now, client.number, 3, false);
+    world.shard.detach(world.now, client.key, ConnectionId(3), false);
     assert!(!client.resume(&mut world, 4, 1));
     assert_eq!(world.shard.report().detached, 0);
 }
@@ -449,7 +450,7 @@ fn a_client_that_has_read_all_its_guilds_can_resume() {
         assert!(client.produce(&mut world).has_more());
         client.read();
     }
-    world.shard.detach(world.now, client.number, 1, false);
+    world.shard.detach(world.now, client.key, ConnectionId(1), false);
     let sequence = client.sequence;
     assert!(client.resume(&mut world, 2, sequence));
     client.catch_up(&mut world);
@@ -464,7 +465,7 @@ fn detached_sessions_are_bounded() {
         let mut client = Client::identify(&mut world, connection, Intents::ALL);
         client.catch_up(&mut world);
         world.now += SECOND / 1000;
-        world.shard.detach(world.now, client.number, connection, false);
+        world.shard.detach(world.now, client.key, ConnectionId(connection), false);
         clients.push(client);
     }
     assert_eq!(world.shard.report().detached, MAX_DETACHED);
@@ -486,7 +487,7 @@ fn a_silent_client_is_closed_resumably() {
     world.now += SECOND;
     world.shard.tick(world.now);
     assert!(matches!(client.produce(&mut world), Progress::Close { close: (close::UNKNOWN_ERROR, _), .. }));
-    world.shard.detach(world.now, client.number, 1, false);
+    world.shard.detach(world.now, client.key, ConnectionId(1), false);
     let sequence = client.sequence;
     assert!(client.resume(&mut world, 2, sequence));
 }
@@ -501,8 +502,8 @@ fn a_client_that_reads_nothing_is_closed_all_the_same() {
         client.outbox.message(&[&vec![b' '; 1 << 20]]);
         assert!(client.produce(&mut world).has_more());
     }
-    let id = naming::session_in(&old.url).unwrap();
-    assert!(world.shard.resume(world.now, 3, &id, old.sequence).is_some());
+    let id = session_ids::session_in(&old.url).unwrap();
+    assert!(world.shard.resume(world.now, ConnectionId(3), &id, old.sequence).is_some());
     assert_eq!(old.produce(&mut world), Progress::Close { close: SUPERSEDED, reconnect: false });
     world.now += HEARTBEAT_TIMEOUT;
     world.shard.tick(world.now);
@@ -526,7 +527,7 @@ fn an_old_connection_has_no_say_any_more() {
     client.messages.clear();
     assert!(client.resume(&mut world, 2, seen));
     assert_eq!(client.produce(&mut world), Progress::Idle);
-    let late = world.shard.command(world.now, client.number, 1, beat.as_bytes(), &mut client.outbox);
+    let late = world.shard.command(world.now, client.key, ConnectionId(1), beat.as_bytes(), &mut client.outbox);
     assert_eq!(late, Err(SUPERSEDED));
     // The new connection is lost, too, before the client reads anything.
     assert!(client.resume(&mut world, 3, seen));
@@ -541,7 +542,7 @@ fn commands_are_limited_and_passed_on() {
     client.catch_up(&mut world);
     while world.shard.poll_upstream(world.now).is_some() {}
     let mut send = |world: &mut World, text: &str| {
-        world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox)
+        world.shard.command(world.now, client.key, client.connection, text.as_bytes(), &mut client.outbox)
     };
     send(&mut world, r#"{"op":8,"d":{"guild_id":99,"query":"","limit":0}}"#).unwrap();
     send(&mut world, r#"{"op":3,"d":{"activities":null,"status":"idle"}}"#).unwrap();
@@ -586,7 +587,7 @@ fn nothing_that_is_too_long_goes_to_discord() {
     {
         let text = format!("{start}{}{end}", "x".repeat(4096 - start.len() - end.len()));
         let refused =
-            world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox);
+            world.shard.command(world.now, client.key, client.connection, text.as_bytes(), &mut client.outbox);
         assert_eq!(refused.unwrap_err().0, close::DECODE_ERROR);
         assert_eq!(world.shard.poll_upstream(world.now), None);
     }
@@ -622,7 +623,7 @@ fn payloads(client: &mut Client, world: &mut World, kind: &str) -> Vec<Value> {
 
 fn request(world: &mut World, client: &mut Client, data: &Value) {
     let text = json!({"op": 8, "d": data}).to_string();
-    world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.command(world.now, client.key, client.connection, text.as_bytes(), &mut client.outbox).unwrap();
 }
 
 #[test]
@@ -648,15 +649,15 @@ fn members_are_answered_to_the_asker_alone() {
     // The last two chunks got lost. The client gets them again, after the events that it has lost.
     world.message(10, 2);
     let seen = chunks[0]["s"].as_u64().unwrap();
-    world.shard.detach(world.now, asker.number, 1, false);
+    world.shard.detach(world.now, asker.key, ConnectionId(1), false);
     asker.sequence = seen;
     assert!(asker.resume(&mut world, 3, seen));
     let again = payloads(&mut asker, &mut world, "GUILD_MEMBERS_CHUNK");
     assert_eq!(again.iter().map(|chunk| &chunk["d"]["chunk_index"]).collect::<Vec<_>>(), [1, 2]);
     assert!(asker.resumed);
     let beat = format!(r#"{{"op":1,"d":{}}}"#, asker.sequence);
-    world.shard.command(world.now, asker.number, asker.connection, beat.as_bytes(), &mut asker.outbox).unwrap();
-    world.shard.detach(world.now, asker.number, 3, false);
+    world.shard.command(world.now, asker.key, asker.connection, beat.as_bytes(), &mut asker.outbox).unwrap();
+    world.shard.detach(world.now, asker.key, ConnectionId(3), false);
     let sequence = asker.sequence;
     assert!(asker.resume(&mut world, 4, sequence));
     assert!(payloads(&mut asker, &mut world, "GUILD_MEMBERS_CHUNK").is_empty(), "acknowledged");
@@ -716,7 +717,7 @@ fn requests_and_commands_survive_a_restart() {
     // The next commands wait for a connection to Discord.
     world.shard.upstream_closed(world.now, Some(4000));
     for command in [r#"{"op":4,"d":{"guild_id":"10"}}"#, r#"{"op":3,"d":{"status":"idle"}}"#] {
-        world.shard.command(world.now, other.number, other.connection, command.as_bytes(), &mut other.outbox).unwrap();
+        world.shard.command(world.now, other.key, other.connection, command.as_bytes(), &mut other.outbox).unwrap();
     }
     world.restart();
     world.leave(10, 10_000 + 2_400);
@@ -905,7 +906,7 @@ proptest! {
                 _ => {}
             }
             if index == resume_after && !client.session.is_empty() {
-                world.shard.detach(world.now, client.number, connection, false);
+                world.shard.detach(world.now, client.key, ConnectionId(connection), false);
                 connection += 1;
                 let sequence = client.sequence;
                 if !client.resume(&mut world, connection, sequence) {

@@ -5,17 +5,17 @@
 //! late.
 
 use super::{HEARTBEAT_TIMEOUT, SILENT, Shard, due::Reason};
-use crate::protocol::Time;
+use crate::protocol::{ConnectionId, Time};
 use std::time::Duration;
 
 /// While the log has events, the shard drops those that no client needs this often, and the cache applies the events
 /// that wait.
-pub const TIDY: Duration = Duration::from_millis(250);
+pub const MAINTENANCE_INTERVAL: Duration = Duration::from_millis(250);
 
 impl Shard {
     /// When [`Shard::tick`] and [`Shard::poll_due`] next have something to do; `None` if no time is set.
     pub fn deadline(&self) -> Option<Time> {
-        let clients = self.due.next().into_iter().chain(self.chores);
+        let clients = self.due.next().into_iter().chain(self.maintenance_at);
         self.upstream_deadline().into_iter().chain(clients).min()
     }
 
@@ -25,9 +25,9 @@ impl Shard {
         self.upstream.deadline().into_iter().chain(command).min()
     }
 
-    /// Schedules the next look at clients, requests and log for this time, if none is scheduled earlier.
-    pub(super) fn look_at(&mut self, at: Time) {
-        self.chores = Some(self.chores.map_or(at, |chores| chores.min(at)));
+    /// Schedules the next maintenance of clients, requests and log for this time, if none is scheduled earlier.
+    pub(super) fn schedule_maintenance(&mut self, at: Time) {
+        self.maintenance_at = Some(self.maintenance_at.map_or(at, |maintenance_at| maintenance_at.min(at)));
     }
 
     /// Does what is due at the time `now`.
@@ -36,31 +36,31 @@ impl Shard {
         assert_ne!(self.panics, Some("tick"), "a panic that a test wants");
         if self.upstream_deadline().is_some_and(|at| now >= at) {
             self.upstream.on_tick(now);
-            self.tell_remark();
+            self.log_warning();
             self.wake.upstream = true;
         }
-        if self.chores.is_some_and(|at| now >= at) {
-            self.chores = None;
+        if self.maintenance_at.is_some_and(|at| now >= at) {
+            self.maintenance_at = None;
             self.requests.expire(now);
             self.expire_sessions(now);
             self.tick_voice(now);
             self.trim();
             if let Some(at) = self.requests.deadline() {
-                self.look_at(at);
+                self.schedule_maintenance(at);
             }
             if !self.log.is_empty() {
-                self.look_at(now + TIDY);
+                self.schedule_maintenance(now + MAINTENANCE_INTERVAL);
             }
         }
     }
 
     /// Returns the connection of a client that has to be served now, because an acknowledgement is due or its session
     /// ends. The caller calls this after [`Shard::tick`], until it returns `None`.
-    pub fn poll_due(&mut self, now: Time) -> Option<u64> {
-        while let Some((number, reason)) = self.due.pop(now) {
-            let Some(client) = self.clients.get_mut(&number) else { continue };
+    pub fn poll_due(&mut self, now: Time) -> Option<ConnectionId> {
+        while let Some((key, reason)) = self.due.pop(now) {
+            let Some(client) = self.clients.get_mut(&key) else { continue };
             let due = match reason {
-                Reason::Acks => self.due.is_due(&mut client.acks, number, now),
+                Reason::Acks => self.due.is_due(&mut client.acks, key, now),
                 Reason::End => true,
             };
             if let Some(connection) = client.session.connection.filter(|_| due) {
@@ -78,7 +78,7 @@ impl Shard {
         for client in self.clients.values_mut() {
             let session = &client.session;
             // Before READY some libraries send no heartbeats at all.
-            let beats = session.is_resumable() && client.doomed.is_none();
+            let beats = session.is_resumable() && client.pending_close.is_none();
             let end = match session.detached_at {
                 Some(at) => at + window,
                 None if beats => session.last_heartbeat + HEARTBEAT_TIMEOUT,
@@ -87,17 +87,17 @@ impl Shard {
             if now < end {
                 next = Some(next.map_or(end, |next| next.min(end)));
             } else if session.detached_at.is_some() {
-                expired.push(session.number);
+                expired.push(session.key);
             } else {
-                client.doomed = Some(SILENT);
+                client.pending_close = Some(SILENT);
                 self.wake.clients = true;
             }
         }
-        for number in expired {
-            self.remove(now, number, false);
+        for key in expired {
+            self.remove(now, key, false);
         }
         if let Some(at) = next {
-            self.look_at(at);
+            self.schedule_maintenance(at);
         }
     }
 }

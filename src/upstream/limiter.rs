@@ -3,7 +3,7 @@
 //!
 //! Promises:
 //! * The limiter passes at most [`COMMANDS_PER_WINDOW`] commands in any 60 s, so that heartbeats always have room. The
-//!   second half of the last command ([`Limiter::follow`]) may be one more.
+//!   second half of the last command ([`Limiter::push_second_half`]) may be one more.
 //! * It passes at most [`PRESENCES_PER_WINDOW`] presence updates in any [`PRESENCE_WINDOW`]. Discord drops further ones
 //!   and sends no error.
 //! * It passes the newest presence update in the end, and no other command waits for one.
@@ -11,7 +11,7 @@
 //!   other command is a presence update.
 //! * The queue is bounded by [`MAX_QUEUED`].
 
-use crate::protocol::Time;
+use crate::protocol::{SessionKey, Time};
 use std::{collections::VecDeque, time::Duration};
 
 /// The time window of Discord's rate limit.
@@ -34,19 +34,19 @@ pub struct Full;
 
 /// A command that may be sent now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Next {
-    /// The number of the client's session; `None` for a presence update, which is the whole shard's.
-    pub client: Option<u32>,
+pub struct QueuedCommand {
+    /// The key of the client's session; `None` for a presence update, which is the whole shard's.
+    pub client: Option<SessionKey>,
     /// The payload.
     pub command: Vec<u8>,
     /// The command was sent before, on a connection that broke.
-    pub again: bool,
+    pub is_resend: bool,
     /// The command is the second half of the one before.
-    pub follows: bool,
+    pub is_second_half: bool,
 }
 
 struct Queue {
-    client: u32,
+    client: SessionKey,
     commands: VecDeque<Vec<u8>>,
 }
 
@@ -57,9 +57,9 @@ pub struct Limiter {
     turns: VecDeque<Queue>,
     /// Commands to be sent again. They go before all others, because they were first in the order. At most as many as
     /// had been sent.
-    again: VecDeque<(u32, Vec<u8>)>,
+    resends: VecDeque<(SessionKey, Vec<u8>)>,
     /// The second half of the command that was sent last. [`Limiter::pop`] returns it next, whatever else waits.
-    second: Option<(u32, Vec<u8>)>,
+    second: Option<(SessionKey, Vec<u8>)>,
     /// The newest presence update that was not sent yet.
     presence: Option<Vec<u8>>,
     /// The last command was a presence update.
@@ -74,7 +74,7 @@ pub struct Limiter {
 
 impl Limiter {
     /// Queues a command. Fails with [`Full`] when [`MAX_QUEUED_PER_CLIENT`] or [`MAX_QUEUED`] is reached.
-    pub fn push(&mut self, client: u32, command: Vec<u8>) -> Result<(), Full> {
+    pub fn push(&mut self, client: SessionKey, command: Vec<u8>) -> Result<(), Full> {
         if self.queued >= MAX_QUEUED {
             return Err(Full);
         }
@@ -99,23 +99,23 @@ impl Limiter {
     }
 
     /// Sets the second half of the command that was popped last. The second half goes out right after it.
-    pub fn follow(&mut self, client: u32, command: Vec<u8>) {
+    pub fn push_second_half(&mut self, client: SessionKey, command: Vec<u8>) {
         self.second = Some((client, command));
     }
 
     /// Queues a command that was sent before, on a connection that broke.
-    pub fn push_again(&mut self, client: u32, command: Vec<u8>) {
-        self.again.push_back((client, command));
+    pub fn push_resend(&mut self, client: SessionKey, command: Vec<u8>) {
+        self.resends.push_back((client, command));
     }
 
     /// Drops the commands that are to be sent again.
-    pub fn forget_again(&mut self) {
-        self.again.clear();
+    pub fn clear_resends(&mut self) {
+        self.resends.clear();
     }
 
     /// Drops the waiting commands of a client.
-    pub fn forget(&mut self, client: u32) {
-        self.again.retain(|(of, _)| *of != client);
+    pub fn remove_session(&mut self, client: SessionKey) {
+        self.resends.retain(|(of, _)| *of != client);
         self.second.take_if(|(of, _)| *of == client);
         self.turns.retain(|queue| {
             let keep = queue.client != client;
@@ -127,7 +127,7 @@ impl Limiter {
     }
 
     /// The commands that wait to be sent for the first time, each with its client. Those of one client are in order.
-    pub fn waiting(&self) -> impl Iterator<Item = (u32, &[u8])> {
+    pub fn waiting(&self) -> impl Iterator<Item = (SessionKey, &[u8])> {
         self.turns.iter().flat_map(|queue| queue.commands.iter().map(|command| (queue.client, &**command)))
     }
 
@@ -138,14 +138,14 @@ impl Limiter {
 
     /// The number of commands that wait, for metrics.
     pub fn queued(&self) -> usize {
-        self.queued + self.again.len() + usize::from(self.presence.is_some())
+        self.queued + self.resends.len() + usize::from(self.presence.is_some())
     }
 
     /// Takes the next command out that may be sent now; `None` when no command waits or the limit is reached.
-    pub fn pop(&mut self, now: Time) -> Option<Next> {
+    pub fn pop(&mut self, now: Time) -> Option<QueuedCommand> {
         if let Some((client, command)) = self.second.take() {
             self.sent.push_back(now);
-            return Some(Next { client: Some(client), command, again: false, follows: true });
+            return Some(QueuedCommand { client: Some(client), command, is_resend: false, is_second_half: true });
         }
         while self.sent.front().is_some_and(|&sent| now.saturating_sub(sent) > WINDOW) {
             self.sent.pop_front();
@@ -153,9 +153,9 @@ impl Limiter {
         if self.sent.len() >= COMMANDS_PER_WINDOW {
             return None;
         }
-        if let Some((client, command)) = self.again.pop_front() {
+        if let Some((client, command)) = self.resends.pop_front() {
             self.sent.push_back(now);
-            return Some(Next { client: Some(client), command, again: true, follows: false });
+            return Some(QueuedCommand { client: Some(client), command, is_resend: true, is_second_half: false });
         }
         while self.presences.front().is_some_and(|&sent| now.saturating_sub(sent) > PRESENCE_WINDOW) {
             self.presences.pop_front();
@@ -168,7 +168,7 @@ impl Limiter {
             self.presences.push_back(now);
         }
         let command = match presence {
-            Some(command) => Next { client: None, command, again: false, follows: false },
+            Some(command) => QueuedCommand { client: None, command, is_resend: false, is_second_half: false },
             None => {
                 let mut queue = self.turns.pop_front()?;
                 let command = queue.commands.pop_front().expect("a queue with a turn is not empty");
@@ -177,7 +177,7 @@ impl Limiter {
                 if !queue.commands.is_empty() {
                     self.turns.push_back(queue);
                 }
-                Next { client: Some(client), command, again: false, follows: false }
+                QueuedCommand { client: Some(client), command, is_resend: false, is_second_half: false }
             }
         };
         self.sent.push_back(now);
@@ -192,7 +192,7 @@ impl Limiter {
         };
         let any = free(&self.sent, COMMANDS_PER_WINDOW, WINDOW);
         let presence = free(&self.presences, PRESENCES_PER_WINDOW, PRESENCE_WINDOW).max(any);
-        let command = (!self.turns.is_empty() || !self.again.is_empty()).then_some(any);
+        let command = (!self.turns.is_empty() || !self.resends.is_empty()).then_some(any);
         let presence = self.presence.is_some().then_some(presence);
         command.into_iter().chain(presence).min()
     }
@@ -217,11 +217,11 @@ mod tests {
     fn clients_take_turns() {
         let mut limiter = Limiter::default();
         for _ in 0..3 {
-            limiter.push(1, vec![1]).unwrap();
+            limiter.push(SessionKey(1), vec![1]).unwrap();
         }
-        limiter.push(2, vec![2]).unwrap();
-        limiter.push(3, vec![3]).unwrap();
-        assert_eq!(limiter.waiting().map(|(client, _)| client).collect::<Vec<_>>(), [1, 1, 1, 2, 3]);
+        limiter.push(SessionKey(2), vec![2]).unwrap();
+        limiter.push(SessionKey(3), vec![3]).unwrap();
+        assert_eq!(limiter.waiting().map(|(client, _)| client.0).collect::<Vec<_>>(), [1, 1, 1, 2, 3]);
         assert_eq!(drain(&mut limiter, SECOND), [1, 2, 3, 1, 1]);
         assert_eq!(limiter.queued(), 0);
     }
@@ -230,13 +230,16 @@ mod tests {
     fn what_is_sent_again_goes_first_and_counts() {
         let mut limiter = Limiter::default();
         for number in 0..COMMANDS_PER_WINDOW as u32 {
-            limiter.push(number, vec![1]).unwrap();
+            limiter.push(SessionKey(number), vec![1]).unwrap();
         }
-        limiter.push_again(7, vec![2]);
-        limiter.push_again(500, vec![3]);
-        limiter.forget(500);
+        limiter.push_resend(SessionKey(7), vec![2]);
+        limiter.push_resend(SessionKey(500), vec![3]);
+        limiter.remove_session(SessionKey(500));
         let next = limiter.pop(SECOND).unwrap();
-        assert_eq!(next, Next { client: Some(7), command: vec![2], again: true, follows: false });
+        assert_eq!(
+            next,
+            QueuedCommand { client: Some(SessionKey(7)), command: vec![2], is_resend: true, is_second_half: false }
+        );
         assert_eq!(drain(&mut limiter, SECOND), [1; COMMANDS_PER_WINDOW - 1]);
         assert_eq!(limiter.queued(), 1);
     }
@@ -245,16 +248,17 @@ mod tests {
     fn the_second_half_of_a_command_goes_out_with_the_first() {
         let mut limiter = Limiter::default();
         for number in 0..=COMMANDS_PER_WINDOW as u32 {
-            limiter.push(number, vec![1]).unwrap();
+            limiter.push(SessionKey(number), vec![1]).unwrap();
         }
         limiter.push_presence(vec![9]);
         for sent in 1..=COMMANDS_PER_WINDOW {
-            assert!(!limiter.pop(SECOND).unwrap().follows);
+            assert!(!limiter.pop(SECOND).unwrap().is_second_half);
             if sent == COMMANDS_PER_WINDOW {
-                limiter.follow(5, vec![2]);
+                limiter.push_second_half(SessionKey(5), vec![2]);
             }
         }
-        let second = Next { client: Some(5), command: vec![2], again: false, follows: true };
+        let second =
+            QueuedCommand { client: Some(SessionKey(5)), command: vec![2], is_resend: false, is_second_half: true };
         assert_eq!((limiter.pop(SECOND), limiter.pop(SECOND)), (Some(second), None));
         // The second half counts in the window, too.
         let at = limiter.deadline().unwrap();
@@ -265,7 +269,7 @@ mod tests {
     #[test]
     fn presences_collapse_to_the_newest() {
         let mut limiter = Limiter::default();
-        limiter.push(1, vec![1]).unwrap();
+        limiter.push(SessionKey(1), vec![1]).unwrap();
         limiter.push_presence(vec![8]);
         limiter.push_presence(vec![9]);
         assert!(limiter.presence_waits());
@@ -279,7 +283,7 @@ mod tests {
             limiter.push_presence(vec![9]);
             let now = Duration::from_millis(u64::from(step) * 100);
             if step % 20 == 0 {
-                limiter.push(1, vec![1]).unwrap();
+                limiter.push(SessionKey(1), vec![1]).unwrap();
                 assert!(drain(&mut limiter, now).contains(&1), "{now:?}");
             } else {
                 drain(&mut limiter, now);
@@ -319,7 +323,7 @@ mod tests {
         let mut limiter = Limiter::default();
         assert_eq!(limiter.deadline(), None);
         for number in 0..=COMMANDS_PER_WINDOW as u32 {
-            limiter.push(number, vec![1]).unwrap();
+            limiter.push(SessionKey(number), vec![1]).unwrap();
         }
         assert!(limiter.deadline().unwrap() <= SECOND);
         assert_eq!(drain(&mut limiter, SECOND).len(), COMMANDS_PER_WINDOW);
@@ -335,7 +339,7 @@ mod tests {
         let mut sent = Vec::new();
         for step in 0..3_000u32 {
             let now = Duration::from_millis(u64::from(step) * 100);
-            let _ = limiter.push(step % 7, vec![0]);
+            let _ = limiter.push(SessionKey(step % 7), vec![0]);
             sent.extend(drain(&mut limiter, now).iter().map(|_| now));
         }
         for (index, start) in sent.iter().enumerate() {
@@ -349,16 +353,16 @@ mod tests {
     fn the_queue_is_bounded() {
         let mut limiter = Limiter::default();
         for _ in 0..MAX_QUEUED_PER_CLIENT {
-            limiter.push(1, vec![]).unwrap();
+            limiter.push(SessionKey(1), vec![]).unwrap();
         }
-        assert_eq!(limiter.push(1, vec![]), Err(Full));
+        assert_eq!(limiter.push(SessionKey(1), vec![]), Err(Full));
         let mut client = 2;
-        while limiter.push(client, vec![]).is_ok() {
+        while limiter.push(SessionKey(client), vec![]).is_ok() {
             client += u32::from(limiter.queued() % MAX_QUEUED_PER_CLIENT == 0);
         }
         assert_eq!(limiter.queued(), MAX_QUEUED);
-        limiter.forget(1);
+        limiter.remove_session(SessionKey(1));
         assert_eq!(limiter.queued(), MAX_QUEUED - MAX_QUEUED_PER_CLIENT);
-        limiter.push(client, vec![]).unwrap();
+        limiter.push(SessionKey(client), vec![]).unwrap();
     }
 }

@@ -10,13 +10,13 @@
 //! resume URL, the sequence, the heartbeats and the decision how to come back after a loss.
 //!
 //! Promises: the machine first tries to resume a session that Discord may still have, and gives it up after a bounded
-//! time (see [`comeback`](super::comeback)). It sends an IDENTIFY only with a permit. A fatal close code ends the
-//! machine for good. It passes every event on, except events of a replay that the RESUME named as received.
+//! time (see [`ReconnectPolicy`](super::reconnect)). It sends an IDENTIFY only with a permit. A fatal close code ends
+//! the machine for good. It passes every event on, except events of a replay that the RESUME named as received.
 
 use super::{
-    comeback::{Comeback, Loss},
     counters::Counters,
     loss::Reason,
+    reconnect::{Loss, ReconnectPolicy},
 };
 use crate::protocol::{
     Time,
@@ -39,7 +39,7 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
 pub const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
 /// The machine repeats its request for a permit after this time, because the request or the permit may have been lost.
 /// The identify queue does not count a shard twice.
-pub const ASK_AGAIN: Duration = Duration::from_secs(60);
+pub const PERMIT_RETRY: Duration = Duration::from_secs(60);
 /// Shortest and longest pause after Invalid Session (op 9); Discord wants a random one (docs: Gateway, Resuming).
 pub const INVALID_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
 /// After this many failures in a row the machine connects to the general URL in place of the resume URL.
@@ -93,7 +93,7 @@ pub enum Received {
 
 /// A message for the operator. The caller only logs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Remark {
+pub enum Warning {
     /// An event outside of a replay had a sequence that is not above the last one. The event was passed on. Reported
     /// once for each connection; [`Counters::out_of_sequence`] counts all such events.
     OutOfSequence {
@@ -129,7 +129,7 @@ enum State {
         deadline: Time,
     },
     AwaitPermit {
-        ask_again: Time,
+        retry_at: Time,
     },
     Identifying {
         deadline: Time,
@@ -167,18 +167,18 @@ pub struct Session {
     state: State,
     resumption: Option<Resumption>,
     heartbeat: Option<Heartbeat>,
-    comeback: Comeback,
+    reconnect: ReconnectPolicy,
     fatal: Option<(u16, &'static str)>,
     /// The last sequence when a malformed payload caused a reconnect. The machine skips a second one at this sequence.
     malformed_at: Option<u64>,
     latency: Option<Duration>,
     new_latency: Option<Duration>,
     counters: Counters,
-    remark: Option<Remark>,
+    warning: Option<Warning>,
     /// Why the last connection was lost, and Discord's close code if it gave one.
     last_loss: Option<(Reason, Option<u16>)>,
-    /// [`Remark::OutOfSequence`] has been reported for this connection.
-    disorder_told: bool,
+    /// [`Warning::OutOfSequence`] has been reported for this connection.
+    disorder_reported: bool,
     actions: VecDeque<Action>,
     random: fastrand::Rng,
 }
@@ -192,15 +192,15 @@ impl Session {
             state: State::Idle { until: Time::ZERO },
             resumption,
             heartbeat: None,
-            comeback: Comeback::default(),
+            reconnect: ReconnectPolicy::default(),
             fatal: None,
             malformed_at: None,
             latency: None,
             new_latency: None,
             counters: Counters::default(),
-            remark: None,
+            warning: None,
             last_loss: None,
-            disorder_told: false,
+            disorder_reported: false,
             actions: VecDeque::new(),
             random: fastrand::Rng::with_seed(seed),
         }
@@ -249,9 +249,9 @@ impl Session {
         self.counters
     }
 
-    /// The newest remark since the last call.
-    pub fn take_remark(&mut self) -> Option<Remark> {
-        self.remark.take()
+    /// The newest warning since the last call.
+    pub fn take_warning(&mut self) -> Option<Warning> {
+        self.warning.take()
     }
 
     /// Why the last connection was lost or could not be made, and the close code if Discord gave one.
@@ -315,7 +315,7 @@ impl Session {
                 self.retry(now, Loss::Refused);
                 // Before IDENTIFY the close can not end a session, so it counts as a failure without a pause.
                 if worked {
-                    self.pause(now);
+                    self.pause_after_invalid_session(now);
                 }
             }
             Remedy::Resume => {
@@ -326,7 +326,7 @@ impl Session {
 
     /// A client caused the loss of this connection, which the caller reports next. The loss is not Discord's failure.
     pub fn excuse_loss(&mut self) {
-        self.comeback.excuse();
+        self.reconnect.excuse_next_loss();
     }
 
     /// One payload from Discord.
@@ -338,7 +338,7 @@ impl Session {
         match envelope.op {
             opcode::DISPATCH => return self.on_dispatch(now, envelope),
             opcode::HELLO => self.on_hello(now, envelope),
-            opcode::HEARTBEAT => self.beat(now),
+            opcode::HEARTBEAT => self.send_heartbeat(now),
             opcode::HEARTBEAT_ACK => {
                 if let Some(heartbeat) = &mut self.heartbeat
                     && let Some(sent) = heartbeat.awaiting.take()
@@ -355,7 +355,7 @@ impl Session {
                 self.note_loss(Reason::InvalidSession, None);
                 self.close();
                 self.retry(now, Loss::Other);
-                self.pause(now);
+                self.pause_after_invalid_session(now);
             }
             _ => {}
         }
@@ -418,7 +418,7 @@ impl Session {
                 return Received::Control;
             }
             *deadline = now + RESUME_TIMEOUT;
-            self.comeback.works(now);
+            self.reconnect.connection_works(now);
         }
         let last = resumption.sequence;
         if sequence > last {
@@ -427,8 +427,8 @@ impl Session {
         } else {
             // The event need not be a duplicate, so dropping it could lose it.
             self.counters.out_of_sequence += 1;
-            if !std::mem::replace(&mut self.disorder_told, true) {
-                self.remark = Some(Remark::OutOfSequence { sequence, last });
+            if !std::mem::replace(&mut self.disorder_reported, true) {
+                self.warning = Some(Warning::OutOfSequence { sequence, last });
             }
         }
         Received::Dispatch(kind)
@@ -436,7 +436,7 @@ impl Session {
 
     fn activate(&mut self, now: Time) {
         self.state = State::Active;
-        self.comeback.works(now);
+        self.reconnect.connection_works(now);
     }
 
     fn on_hello(&mut self, now: Time, envelope: &Envelope<'_>) {
@@ -450,19 +450,19 @@ impl Session {
                 let resume = payload::resume(&self.identity.token, session_id, *sequence);
                 self.actions.push_back(Action::Send(resume));
                 self.counters.resumes += 1;
-                self.comeback.resumes(now);
+                self.reconnect.resume_sent(now);
                 self.state = State::Resuming { deadline: now + RESUME_TIMEOUT, from: *sequence };
             }
-            None => self.ask(now),
+            None => self.request_permit(now),
         }
     }
 
-    fn ask(&mut self, now: Time) {
+    fn request_permit(&mut self, now: Time) {
         self.actions.push_back(Action::RequestPermit);
-        self.state = State::AwaitPermit { ask_again: now + ASK_AGAIN };
+        self.state = State::AwaitPermit { retry_at: now + PERMIT_RETRY };
     }
 
-    fn beat(&mut self, now: Time) {
+    fn send_heartbeat(&mut self, now: Time) {
         let sequence = self.resumption.as_ref().map(|resumption| resumption.sequence);
         if let Some(heartbeat) = &mut self.heartbeat {
             self.actions.push_back(Action::Send(payload::heartbeat(sequence)));
@@ -477,12 +477,12 @@ impl Session {
             State::Idle { until } if now >= until => {
                 self.state = State::Connecting { deadline: now + CONNECT_TIMEOUT };
                 let url = match &self.resumption {
-                    Some(resumption) if self.comeback.failures() < RESUME_URL_ATTEMPTS => resumption.resume_url.clone(),
+                    Some(known) if self.reconnect.failures() < RESUME_URL_ATTEMPTS => known.resume_url.clone(),
                     _ => self.gateway_url.clone(),
                 };
                 self.actions.push_back(Action::Connect(url));
             }
-            State::AwaitPermit { ask_again } if now >= ask_again => self.ask(now),
+            State::AwaitPermit { retry_at } if now >= retry_at => self.request_permit(now),
             State::Connecting { deadline }
             | State::AwaitHello { deadline }
             | State::Identifying { deadline }
@@ -504,7 +504,7 @@ impl Session {
                 self.close();
                 self.retry(now, Loss::Other);
             } else {
-                self.beat(now);
+                self.send_heartbeat(now);
             }
         }
     }
@@ -513,7 +513,7 @@ impl Session {
     pub fn deadline(&self) -> Option<Time> {
         let state = match self.state {
             State::Idle { until } => Some(until),
-            State::AwaitPermit { ask_again } => Some(ask_again),
+            State::AwaitPermit { retry_at } => Some(retry_at),
             State::Connecting { deadline }
             | State::AwaitHello { deadline }
             | State::Identifying { deadline }
@@ -543,7 +543,7 @@ impl Session {
 
     /// Ends the session, at Discord too, and begins a new one with the next permit. An operator uses this when Discord
     /// keeps a session alive and sends it no events any more.
-    pub fn renew(&mut self, now: Time) {
+    pub fn begin_new_session(&mut self, now: Time) {
         let over = matches!(self.state, State::Fatal | State::Stopped);
         self.resumption.take_if(|_| !over);
         if !over && !matches!(self.state, State::Idle { .. }) {
@@ -570,7 +570,7 @@ impl Session {
     fn drop_connection(&mut self) {
         self.heartbeat = None;
         self.latency = None;
-        self.disorder_told = false;
+        self.disorder_reported = false;
         // Payloads for the old connection must not go out on the next one.
         self.actions.retain(|action| matches!(action, Action::Close(_)));
     }
@@ -579,16 +579,16 @@ impl Session {
     fn retry(&mut self, now: Time, loss: Loss) {
         let resuming = matches!(self.state, State::Resuming { .. });
         self.drop_connection();
-        if resuming && self.comeback.resume_lost(now, loss) && self.resumption.take().is_some() {
+        if resuming && self.reconnect.resume_lost(now, loss) && self.resumption.take().is_some() {
             self.counters.given_up += 1;
-            self.remark = Some(Remark::GivenUp);
+            self.warning = Some(Warning::GivenUp);
         }
-        let wait = self.comeback.wait(now, self.resumption.is_some(), resuming, &mut self.random);
+        let wait = self.reconnect.next_wait(now, self.resumption.is_some(), resuming, &mut self.random);
         self.state = State::Idle { until: now + wait };
     }
 
     /// Waits as Discord wants after Invalid Session, in place of any other wait.
-    fn pause(&mut self, now: Time) {
+    fn pause_after_invalid_session(&mut self, now: Time) {
         let (least, most) = INVALID_PAUSE;
         let pause = least + (most - least).mul_f64(self.random.f64());
         self.state = State::Idle { until: now + pause };

@@ -97,7 +97,7 @@ fn connections_of_a_terminator_count_for_whom_they_are() {
     // The proxy closes a connection from a terminator with a missing or malformed header.
     assert_eq!(ask_as(b"", count).unwrap_or_default(), "");
     assert_eq!(ask_as(b"PROXY TCP4 nonsense\r\n", count).unwrap_or_default(), "");
-    logged("proxy_protocol", "is one of `proxy_protocol_from`, and sends no header of the PROXY protocol");
+    logged("proxy_protocol", "which `proxy_protocol_from` lists, was refused: it sent no header of the PROXY protocol");
     // The limit of one client does not apply to another client of the same terminator.
     let webhook = format!("GET /api/webhooks/1/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(68));
     let limited = (0..300).any(|_| status(&ask_as(&line(1), &webhook).expect("an answer")) == "429");
@@ -106,7 +106,7 @@ fn connections_of_a_terminator_count_for_whom_they_are() {
     // The log names a client by its own address.
     let wrong = "GET /api/gateway/bot HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bot guess\r\n\r\n";
     assert_eq!(status(&ask_as(&line(77), wrong).expect("an answer")), "401");
-    logged("proxy_protocol", "192.0.2.77:5000 has not shown the token");
+    logged("proxy_protocol", "192.0.2.77:5000 was refused: it showed a wrong token or none");
 }
 
 /// A terminator can name the client in `X-Forwarded-For`. The header counts only when it comes from a listed network.
@@ -118,8 +118,8 @@ fn a_header_of_a_terminator_says_for_whom_a_request_is() {
     {
         let (_simulator, proxy) = start_with(name, &json!({"forwarded_for_from": [network]}));
         assert_eq!(status(&ask(proxy.address, wrong)), "401");
-        let log = logged(name, "has not shown the token");
-        let line = log.lines().find(|line| line.contains("has not shown the token"));
+        let log = logged(name, "was refused: it showed a wrong token or none");
+        let line = log.lines().find(|line| line.contains("was refused: it showed a wrong token or none"));
         assert!(line.is_some_and(|line| line.contains(told)), "{network}: {log}");
     }
 }

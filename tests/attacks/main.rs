@@ -10,8 +10,6 @@ mod doors;
 mod machine;
 mod memory;
 mod state_files;
-#[path = "../support/mod.rs"]
-mod support;
 mod upstream;
 
 use std::{
@@ -22,9 +20,8 @@ use std::{
     time::Duration,
 };
 
-use gateway_proxy::compression::Transport;
 use serde_json::{Value, json};
-use support::{Gateway, PATIENCE, Proxy, Simulator, get, scratch};
+use support::{Gateway, PATIENCE, Proxy, Simulator, Transport, get, scratch};
 
 const WORLD: &str =
     "--shards 1 --max-concurrency 1 --identify-interval-ms 100 --guilds 4 --members 10 --seed 3 --rate 0";
@@ -103,6 +100,6 @@ fn logged(name: &str, text: &str) -> String {
 }
 
 fn log(name: &str) -> String {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name).join("gateway-proxy.log");
+    let path = support::scratch_path(name).join("gateway-proxy.log");
     fs::read_to_string(path).expect("a log")
 }

@@ -35,8 +35,8 @@ fn a_file_with_a_checksum_of_somebody_else_is_ignored() {
     fs::write(&path, bytes).expect("writing");
     let _proxy = Proxy::start(&directory, &simulator, &config);
     assert_eq!((simulator.identifies(), simulator.resumes()), (2, 0));
-    let log = logged("edited_state", "the state of the last process is ignored");
-    let line = log.lines().find(|line| line.contains("the state of the last process is ignored"));
+    let log = logged("edited_state", "the shard's state of the last process is not used");
+    let line = log.lines().find(|line| line.contains("the shard's state of the last process is not used"));
     assert!(line.is_some_and(|line| line.contains("keyed checksum is wrong")), "{log}");
 }
 
@@ -54,7 +54,7 @@ fn a_planted_gateway_is_ignored() {
         let attempts = log("planted_gateway").matches("trying again in").count();
         if attempts >= 2 { Ok(()) } else { Err(format!("{attempts}")) }
     });
-    logged("planted_gateway", "(gateway.json) is ignored: ");
+    logged("planted_gateway", "gateway.json, which the last process wrote, is not used: ");
     assert!(trap.accept().is_err(), "the planted gateway was asked");
     assert_eq!(get(proxy.address, "/health").expect("an answer").status, 503);
 }

@@ -1,7 +1,7 @@
 //! The alert rules: `promtool test rules` runs their unit tests, and each rule has one.
 
-use crate::support::root;
 use std::{collections::BTreeSet, fs, process::Command};
+use support::root;
 
 /// The values of a key in a YAML file, one from each line that has it.
 fn values(path: &str, key: &str) -> BTreeSet<String> {

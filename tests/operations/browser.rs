@@ -1,7 +1,6 @@
 //! Headless Chromium, controlled by the DevTools protocol over a pipe (`--remote-debugging-pipe`). Descriptors 3 and 4
 //! of the browser carry JSON messages, each with a zero byte at its end.
 
-use crate::support::{PATIENCE, Process, wait_until};
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
@@ -12,6 +11,7 @@ use std::{
     path::Path,
     process::Command,
 };
+use support::{PATIENCE, Process, wait_until};
 
 /// Names under which Chromium is installed.
 const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];

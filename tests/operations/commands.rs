@@ -1,27 +1,15 @@
 //! The subcommands `status` and `check`: their output and their exit codes.
 
-use crate::{
-    HTTP_TOKEN, WORLD, client, run, start,
-    support::{Proxy, Simulator, TOKEN, free_port, scratch, wait_until},
-    text,
-};
-use gateway_proxy::compression::Transport;
+use crate::{HTTP_TOKEN, WORLD, client, run, start, text};
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
-
-fn directory(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-}
+use std::{fs, process::Command};
+use support::{Proxy, Simulator, TOKEN, Transport, free_port, scratch, scratch_path, wait_until};
 
 #[test]
 fn status_shows_the_running_proxy() {
     let (simulator, proxy) = start("command_status", &json!({"http_token": HTTP_TOKEN}));
     let _client = client(&proxy, (1, 2), Transport::None);
-    let directory = directory("command_status");
+    let directory = scratch_path("command_status");
     let output = run(&directory, &["status"]);
     let table = text(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));

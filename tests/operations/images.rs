@@ -1,8 +1,8 @@
 //! The container images: built with the commands of `make release`, from files that are all there. Docker is not needed
 //! for these checks.
 
-use crate::support::{root, scratch};
 use std::{fs, path::Path, process::Command};
+use support::{root, scratch};
 
 const CPUS: [&str; 3] = ["haswell", "x86-64", "znver3"];
 

@@ -1,6 +1,5 @@
 //! What `make install` and packages put on a machine.
 
-use crate::support::{root, scratch};
 use std::{
     collections::BTreeSet,
     fs,
@@ -8,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
 };
+use support::{root, scratch};
 
 /// Runs `scripts/install` with the programs of this build. Returns the prefix in the new tree.
 fn install(name: &str, prefix: &str) -> PathBuf {

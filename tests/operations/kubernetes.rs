@@ -1,8 +1,8 @@
 //! The Kubernetes manifests: valid by the schemas of Kubernetes, and right for the proxy.
 
-use crate::support::{TOKEN, root, scratch};
 use serde_json::Value;
 use std::{fs, process::Command};
+use support::{TOKEN, root, scratch};
 
 const MANIFEST: &str = "config/kubernetes/gateway-proxy.yaml";
 

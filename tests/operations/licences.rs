@@ -1,13 +1,13 @@
 //! The crates that the programs are made of: their licences and sources are those that `deny.toml` allows, and the list
 //! of parts (`scripts/sbom`) has all of them.
 
-use crate::support::{root, scratch};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     process::Command,
 };
+use support::{root, scratch};
 
 /// Says whether an expression of licences (SPDX) can be satisfied with the allowed ones. An old form has `/` for OR.
 fn satisfied(expression: &str, allowed: &BTreeSet<String>) -> Result<bool, String> {
@@ -152,8 +152,11 @@ fn the_list_of_parts_has_what_the_programs_are_made_of() {
         let text = |key: &str| component[key].as_str().unwrap_or_else(|| panic!("no {key} in {component}"));
         assert_eq!(text("purl"), format!("pkg:cargo/{}@{}", text("name"), text("version")));
         assert!(component["licenses"][0]["expression"].is_string(), "{component}");
-        let hash = component["hashes"][0]["content"].as_str().expect("a hash");
-        assert!(lock.contains(hash), "{component}");
+        // The parts of this repository have no checksum.
+        if text("name") != "discord-sim-world" {
+            let hash = component["hashes"][0]["content"].as_str().expect("a hash");
+            assert!(lock.contains(hash), "{component}");
+        }
     }
     // What depends on what refers to parts that are there.
     let parts = components.iter().chain([&sbom["metadata"]["component"]]);

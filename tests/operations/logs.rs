@@ -1,16 +1,16 @@
 //! The log as JSON.
 
-use crate::{client, start, support::wait_until};
-use gateway_proxy::compression::Transport;
+use crate::{client, start};
 use serde_json::{Value, json};
-use std::{fs, path::Path};
+use std::fs;
+use support::{Transport, scratch_path, wait_until};
 
 #[test]
 fn each_line_is_an_object() {
     let (simulator, proxy) = start("log_json", &json!({"log_format": "json"}));
     let _client = client(&proxy, (1, 2), Transport::None);
     simulator.fault("drop?shard=0&code=4000");
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("log_json/gateway-proxy.log");
+    let path = scratch_path("log_json").join("gateway-proxy.log");
     let find = |message: &str| {
         wait_until(message, || {
             let text = fs::read_to_string(&path).expect("the log");
@@ -30,7 +30,7 @@ fn each_line_is_an_object() {
                 .ok_or_else(|| "no such line".to_owned())
         })
     };
-    let line = find("lost the connection to Discord");
+    let line = find("the shard lost its connection to Discord");
     assert_eq!((&line["level"], &line["code"]), (&json!("INFO"), &json!(4000)), "{line}");
     assert!(line["shard"].is_string(), "{line}");
     let line = find("a client identifies");

@@ -1,9 +1,10 @@
-//! What operators use: the live page (`page`), metrics (`metrics`), the subcommands (`commands`), reading the
-//! configuration again (`reload`), repairing a shard (`repair`), events and compression that clients do not get
-//! (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
+//! What operators use: the live page (`page`), metrics (`metrics`), the command line (`command_line`) and its
+//! subcommands (`commands`), reading the configuration again (`reload`), repairing a shard (`repair`), events and
+//! compression that clients do not get (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
 
 mod alerts;
 mod browser;
+mod command_line;
 mod commands;
 mod images;
 mod install;
@@ -16,8 +17,6 @@ mod queue;
 mod reload;
 mod repair;
 mod service;
-#[path = "../support/mod.rs"]
-mod support;
 mod wire;
 
 use serde_json::Value;

@@ -1,17 +1,14 @@
 //! `/metrics`: parsed strictly, checked by promtool, and compared with the dashboard, the alert rules and the
 //! documentation.
 
-use crate::{
-    ask, client, start,
-    support::{Gone, Proxy, Simulator, root, wait_until},
-};
-use gateway_proxy::compression::Transport;
+use crate::{ask, client, start};
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
     process::{Command, Stdio},
 };
+use support::{Gone, Proxy, Simulator, Transport, root, wait_until};
 
 /// Names that an older gateway proxy uses. They break the conventions of Prometheus, and are kept for existing
 /// dashboards.

@@ -1,14 +1,9 @@
 //! The live page in a browser, and /status.json.
 
-use crate::{
-    HTTP_TOKEN, WORLD, ask,
-    browser::Browser,
-    client, start, status,
-    support::{Proxy, Simulator, TOKEN, scratch, wait_until},
-};
-use gateway_proxy::compression::Transport;
+use crate::{HTTP_TOKEN, WORLD, ask, browser::Browser, client, start, status};
 use serde_json::{Value, json};
 use std::path::Path;
+use support::{Proxy, Simulator, TOKEN, Transport, scratch, wait_until};
 
 const SIXTEEN: &str =
     "--shards 16 --max-concurrency 16 --identify-interval-ms 100 --guilds 160 --members 20 --seed 3 --rate 400";
@@ -46,7 +41,7 @@ fn the_page_shows_states_details_faults_and_a_restart() {
     let directory = scratch("page");
     let Some(mut browser) = Browser::start(&directory) else { return };
     let simulator = Simulator::start(&directory, SIXTEEN);
-    let port = crate::support::free_port();
+    let port = support::free_port();
     let changes = json!({"shards": 16, "port": port});
     let proxy = Proxy::start(&directory, &simulator, &changes);
     let clients: Vec<_> = [(0, Transport::Zstd), (1, Transport::Zlib)]
@@ -199,7 +194,7 @@ fn the_document_has_what_is_documented_and_nothing_secret() {
     let feed = document["feed"].as_array().expect("a feed");
     assert!(feed.iter().any(|entry| entry["shard"] == 1 && entry["to"] == "active"), "{document}");
     // The documentation has every field of the document.
-    let docs = std::fs::read_to_string(crate::support::root().join("docs/operations.md")).expect("the documentation");
+    let docs = std::fs::read_to_string(support::root().join("docs/operations.md")).expect("the documentation");
     let details = ask(proxy.address, "GET", "/status.json?shard=0", None).json();
     let mut keys = Vec::new();
     collect_keys(&details, &mut keys);
@@ -234,7 +229,7 @@ fn collect_keys(value: &Value, keys: &mut Vec<String>) {
 
 /// The session id of a new client.
 fn gateway_session(proxy: &Proxy) -> String {
-    let mut gateway = crate::support::Gateway::connect(proxy.address, Transport::None);
+    let mut gateway = support::Gateway::connect(proxy.address, Transport::None);
     gateway.identify((1, 2), crate::INTENTS);
     gateway.receive().expect("READY").data()["session_id"].as_str().expect("an id").to_owned()
 }

@@ -1,9 +1,6 @@
 //! Several proxies of one bot: each has a part of the shards, and they share a queue for IDENTIFYs.
 
-use crate::{
-    ask, status,
-    support::{PATIENCE, Process, Proxy, Simulator, chosen, free_port, get, install, root, scratch, wait_until},
-};
+use crate::{ask, status};
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
@@ -13,9 +10,14 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+use support::{PATIENCE, Process, Proxy, Simulator, chosen, free_port, get, install, root, scratch, wait_until};
 
-/// The time between two IDENTIFYs at the simulator, shorter than Discord's.
-const INTERVAL: Duration = Duration::from_millis(500);
+/// The time between two IDENTIFYs that the simulator asks for, shorter than Discord's.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// The time between two permits of the queue. The difference is for IDENTIFYs that come late from a busy machine.
+const BETWEEN_PERMITS: Duration = Duration::from_millis(1_500);
+/// The time between two IDENTIFYs that the simulator asks for when they have to collide, on a busy machine too.
+const COLLIDING: Duration = Duration::from_secs(60);
 
 /// A queue that speaks the protocol of twilight's queue: the request is a GET with `shard`, and the response is the
 /// permit. It runs until the test ends.
@@ -61,8 +63,7 @@ fn answer(mut stream: TcpStream, next: &Mutex<Instant>, given: &Mutex<Vec<u32>>)
     let at = {
         let mut next = next.lock().expect("nobody panics with it");
         let at = (*next).max(Instant::now());
-        // Longer than the simulator asks for, because an IDENTIFY takes some time to arrive.
-        *next = at + 2 * INTERVAL;
+        *next = at + BETWEEN_PERMITS;
         at
     };
     thread::sleep(at.saturating_duration_since(Instant::now()));
@@ -70,10 +71,10 @@ fn answer(mut stream: TcpStream, next: &Mutex<Instant>, given: &Mutex<Vec<u32>>)
     let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
 }
 
-fn simulator(name: &str) -> Simulator {
+fn simulator(name: &str, interval: Duration) -> Simulator {
     let options = format!(
         "--shards 6 --max-concurrency 1 --identify-interval-ms {} --guilds 6 --members 5 --seed 3 --rate 0",
-        INTERVAL.as_millis()
+        interval.as_millis()
     );
     Simulator::start(&scratch(&format!("{name}_discord")), &options)
 }
@@ -94,7 +95,7 @@ fn group(name: &str, simulator: &Simulator, queue: Option<SocketAddr>) -> Vec<Pr
 #[test]
 fn three_proxies_share_a_bot_without_a_collision() {
     // Without a queue each proxy uses the bucket as if it were alone.
-    let alone = simulator("queue_alone");
+    let alone = simulator("queue_alone", COLLIDING);
     let proxies = group("queue_alone", &alone, None);
     wait_until("a collision", || match alone.stats()["violations"].as_array() {
         Some(violations) if !violations.is_empty() => Ok(()),
@@ -103,7 +104,7 @@ fn three_proxies_share_a_bot_without_a_collision() {
     drop(proxies);
     // With a queue the IDENTIFYs keep their distance, and each proxy has its part of the shards.
     let queue = Queue::start(0);
-    let simulator = simulator("queue_shared");
+    let simulator = simulator("queue_shared", INTERVAL);
     let proxies = group("queue_shared", &simulator, Some(queue.address));
     let proxies: Vec<Proxy> = proxies.into_iter().map(Proxy::wait_until_ready).collect();
     assert_eq!(simulator.stats()["violations"], json!([]));
@@ -125,7 +126,7 @@ fn three_proxies_share_a_bot_without_a_collision() {
 
 #[test]
 fn nobody_identifies_while_the_queue_is_away() {
-    let simulator = simulator("queue_away");
+    let simulator = simulator("queue_away", INTERVAL);
     let port = free_port();
     let changes = json!({"shards": 6, "shard_group": {"index": 1, "of": 3}, "identify_queue": format!("http://127.0.0.1:{port}/")});
     let proxy = Proxy::spawn(&scratch("queue_away_proxy"), &simulator, &changes);

@@ -1,24 +1,13 @@
 //! Reading the configuration again while the proxy runs.
 
-use crate::{
-    HTTP_TOKEN, INTENTS, ask, client, run, start, status,
-    support::{Gateway, Proxy, wait_until},
-    text,
-};
-use gateway_proxy::compression::Transport;
+use crate::{HTTP_TOKEN, INTENTS, ask, client, run, start, status, text};
 use serde_json::{Value, json};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
-
-fn directory(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
-}
+use std::fs;
+use support::{Gateway, Proxy, Transport, scratch_path, wait_until};
 
 /// Changes keys of the configuration file; null removes a key.
 fn change(name: &str, changes: &Value) {
-    let path = directory(name).join("config.json");
+    let path = scratch_path(name).join("config.json");
     let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).expect("the file")).expect("JSON");
     for (key, value) in changes.as_object().expect("an object") {
         config[key] = value.clone();
@@ -27,7 +16,7 @@ fn change(name: &str, changes: &Value) {
 }
 
 fn log(name: &str) -> String {
-    fs::read_to_string(directory(name).join("gateway-proxy.log")).expect("the log")
+    fs::read_to_string(scratch_path(name).join("gateway-proxy.log")).expect("the log")
 }
 
 fn wait_for_log(name: &str, what: &str) {
@@ -100,25 +89,25 @@ fn a_signal_makes_what_can_change_change() {
 fn a_broken_file_changes_nothing_and_is_reported() {
     const NAME: &str = "reload_broken";
     let (simulator, proxy) = start(NAME, &json!({}));
-    let good = fs::read_to_string(directory(NAME).join("config.json")).expect("the file");
+    let good = fs::read_to_string(scratch_path(NAME).join("config.json")).expect("the file");
     let broken = [
         ("{".to_owned(), "config.json: not JSON"),
         (good.replace("\"log_level\":\"debug\"", "\"log_level\":\"==\""), "`log_level` is \\\"==\\\""),
         (good.replace("\"cores\":1", "\"cores\":0,\"status\":\"dnd\""), "`cores` is 0, expected a number of cores"),
     ];
     for (number, (text_of_file, expected)) in broken.iter().enumerate() {
-        fs::write(directory(NAME).join("config.json"), text_of_file).expect("writing the file");
+        fs::write(scratch_path(NAME).join("config.json"), text_of_file).expect("writing the file");
         let answer = ask(proxy.address, "POST", "/admin/reload", None);
         assert_eq!(answer.status, 422, "{}", answer.body);
         assert!(answer.body.contains(expected), "{expected}: {}", answer.body);
         hang_up(&proxy);
         wait_until("the signal to be heard", || {
             let count =
-                log(NAME).matches("the configuration is not taken over (SIGHUP), and nothing has changed").count();
+                log(NAME).matches("the new configuration was refused (SIGHUP), and nothing has changed").count();
             if count == number + 1 { Ok(()) } else { Err(format!("{count} times")) }
         });
     }
-    fs::remove_file(directory(NAME).join("config.json")).expect("removing the file");
+    fs::remove_file(scratch_path(NAME).join("config.json")).expect("removing the file");
     assert!(ask(proxy.address, "POST", "/admin/reload", None).body.contains("can not be read"));
     assert_eq!(simulator.shard_stats(0)["last_presence"]["status"], "online");
     assert_eq!(simulator.shard_stats(0)["commands"]["3"], Value::Null, "no presence was sent");
@@ -133,12 +122,12 @@ fn the_subcommand_says_what_came_of_it() {
     const NAME: &str = "reload_command";
     let (_simulator, proxy) = start(NAME, &json!({}));
     let reload = || {
-        let output = run(&directory(NAME), &["reload"]);
+        let output = run(&scratch_path(NAME), &["reload"]);
         (output.status.code(), text(&output.stdout).to_owned(), text(&output.stderr).to_owned())
     };
     let (code, out, err) = reload();
     assert_eq!(code, Some(0), "{err}");
-    assert_eq!(out, "the configuration is read; nothing that holds at once has changed\n");
+    assert_eq!(out, "the configuration was read; no key that applies at once has changed\n");
     change(
         NAME,
         &json!({"backpressure": 500, "honor_client_intents": false, "resume_window": 60, "intents": 1, "prot": 1}),
@@ -147,14 +136,14 @@ fn the_subcommand_says_what_came_of_it() {
     assert_eq!(code, Some(0), "{err}");
     assert_eq!(
         out,
-        "these keys hold now: backpressure, resume_window, honor_client_intents\nthese keys need a restart: intents\n"
+        "these keys apply now: backpressure, resume_window, honor_client_intents\nthese keys need a restart: intents\n"
     );
     assert!(err.starts_with("warning: ") && err.contains("unknown key `prot`"), "{err}");
     // Keys that need a restart are named again until the restart.
     let (_, out, _) = reload();
     assert_eq!(
         out,
-        "the configuration is read; nothing that holds at once has changed\nthese keys need a restart: intents\n"
+        "the configuration was read; no key that applies at once has changed\nthese keys need a restart: intents\n"
     );
     // Clients now get all events whatever their intents are: a client without intents gets GUILD_CREATE.
     let mut gateway = Gateway::connect(proxy.address, Transport::None);
@@ -167,7 +156,7 @@ fn the_subcommand_says_what_came_of_it() {
     // the process has not read.
     change(NAME, &json!({"http_token": HTTP_TOKEN}));
     let (code, out, err) = reload();
-    assert_eq!((code, out.lines().next()), (Some(0), Some("these keys hold now: http_token")), "{err}");
+    assert_eq!((code, out.lines().next()), (Some(0), Some("these keys apply now: http_token")), "{err}");
     assert_eq!(ask(proxy.address, "GET", "/metrics", None).status, 401);
     assert_eq!(ask(proxy.address, "GET", "/metrics", Some(HTTP_TOKEN)).status, 200);
     change(NAME, &json!({"http_token": "another-token-of-the-operator"}));

@@ -1,17 +1,13 @@
 //! An operator repairs one shard.
 
-use crate::{
-    HTTP_TOKEN, ask, client, run, start, status,
-    support::{PATIENCE, wait_until},
-    text,
-};
-use gateway_proxy::compression::Transport;
+use crate::{HTTP_TOKEN, ask, client, run, start, status, text};
 use serde_json::json;
+use support::{PATIENCE, Transport, scratch_path, wait_until};
 
 #[test]
 fn a_shard_is_repaired_without_touching_the_others() {
     let (simulator, proxy) = start("repair", &json!({"http_token": HTTP_TOKEN}));
-    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("repair");
+    let directory = scratch_path("repair");
     let mut gateways = [0, 1].map(|shard| client(&proxy, (shard, 2), Transport::None));
     let count = |shard: u32, what: &str| simulator.shard_stats(shard)[what].as_u64().expect("a count");
     // A new connection: the shard resumes its session, and its clients notice nothing.
@@ -46,7 +42,7 @@ fn a_shard_is_repaired_only_by_who_has_the_token() {
     let (simulator, proxy) = start("repair_refused", &json!({}));
     let answer = ask(proxy.address, "POST", "/admin/shards/0/identify", Some(HTTP_TOKEN));
     assert_eq!((answer.status, answer.body.contains("`http_token`")), (403, true), "{}", answer.body);
-    let directory = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("repair_refused");
+    let directory = scratch_path("repair_refused");
     let output = run(&directory, &["shard", "0", "identify"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("only with `http_token`"), "{}", text(&output.stderr));

@@ -1,15 +1,13 @@
 //! What the proxy tells a service manager (sd_notify(3)): readiness, status, reload, stop, and the watchdog.
 
-use crate::{
-    WORLD,
-    support::{PATIENCE, Proxy, Simulator, free_port, scratch},
-};
+use crate::WORLD;
 use serde_json::json;
 use std::{
     fs,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
 };
+use support::{PATIENCE, Proxy, Simulator, free_port, scratch};
 
 /// A service manager: the socket of `NOTIFY_SOCKET`.
 struct Manager {

@@ -1,11 +1,8 @@
 //! Denied events are not sent to clients, and compression can be turned off.
 
-use crate::{
-    INTENTS, client, start, status,
-    support::{Gateway, Options, wait_until},
-};
-use gateway_proxy::{compression::Transport, protocol::Encoding};
+use crate::{INTENTS, client, start, status};
 use serde_json::{Value, json};
+use support::{Encoding, Gateway, Options, Transport, wait_until};
 
 /// The types of the events before the next message.
 fn kinds_until_message(gateway: &mut Gateway) -> Vec<String> {
@@ -111,7 +108,10 @@ fn without_client_compression_everybody_gets_text() {
         let target = format!("/?v=10&encoding=json&compress={asked}");
         let mut gateway = Gateway::open_at(proxy.address, &target, Options::default(), b"").expect("a connection");
         assert_eq!(gateway.receive().expect("HELLO, as text").op, 10);
-        gateway.send(2, &json!({"token": crate::support::TOKEN, "intents": INTENTS, "shard": [0, 2], "properties": {}, "compress": true}));
+        gateway.send(
+            2,
+            &json!({"token": support::TOKEN, "intents": INTENTS, "shard": [0, 2], "properties": {}, "compress": true}),
+        );
         let guilds = gateway.receive().expect("READY, as text").data()["guilds"].as_array().expect("guilds").len();
         for _ in 0..guilds {
             gateway.receive().expect("a guild, as text");

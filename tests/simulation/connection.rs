@@ -5,7 +5,7 @@
 //! the client reads READY.
 
 use crate::net::Socket;
-use gateway_proxy::data_core::Parcel;
+use gateway_proxy::data_core::ConnectionParts;
 use std::collections::VecDeque;
 
 /// The state after one turn of the core.
@@ -25,7 +25,7 @@ pub struct Mark {
 pub struct Connection {
     pub socket: u64,
     /// The connection while it is at the door, where the client may identify.
-    pub door: Option<Box<Parcel<Socket>>>,
+    pub door: Option<Box<ConnectionParts<Socket>>>,
     /// The marks since the client entered; `None`: the host needs no more of them.
     pub marks: Option<Vec<Mark>>,
     /// Index in `fed` of the first event that the client has to receive after its guilds, once that is known.

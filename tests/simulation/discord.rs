@@ -12,7 +12,7 @@ use crate::{
 use fastrand::Rng;
 use gateway_proxy::{
     protocol::Time,
-    upstream::comeback::{RESUME_ATTEMPTS, RESUME_REFUSALS},
+    upstream::reconnect::{RESUME_ATTEMPTS, RESUME_REFUSALS},
 };
 use serde_json::{Value, json};
 use std::{
@@ -80,7 +80,7 @@ pub enum Frame {
 
 struct Link {
     number: u64,
-    /// Frames on the way to the proxy, with their time of arrival.
+    /// Frames on the way to the proxy, with their time of new_client.
     frames: VecDeque<(Time, Frame)>,
     session: bool,
     /// The connection looks open, but nothing is delivered.

@@ -17,13 +17,13 @@ use fastrand::Rng;
 use gateway_proxy::{
     compression::Transport,
     control::identify::IdentifyQueue,
-    data_core::{Arrival, Entry, Parcel, ToControl, ToCore},
+    data_core::{ConnectionParts, NewClient, SessionRequest, ToControl, ToCore},
     downstream::{
         outbox::{HIGH_WATER, Outbox},
         session::{Claim, Options, SessionId},
     },
     protocol::{Encoding, Time, close, intents::Intents},
-    shard::{Close, naming::session_in, report::Report},
+    shard::{Close, report::Report, session_ids::session_in},
     upstream::session::Status,
     websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
 };
@@ -278,7 +278,7 @@ impl Host {
             let made = pipe.taken + (pipe.in_flight() + served.waiting) as u64;
             let mark = Mark { made, fed: self.fed.len(), renewals: self.renewals, synced };
             connection.mark(mark);
-            let heard = pipe.received - served.unheard as u64;
+            let heard = pipe.received - served.unread as u64;
             while served.open && connection.commands.front().is_some_and(|end| *end <= heard) {
                 connection.commands.pop_front();
                 self.heard.insert(*number, heard);
@@ -351,21 +351,21 @@ impl Host {
                     }
                     self.dials.push(Dial { at: now + time, attempt, works });
                 }
-                ToControl::Return(parcel, _) => {
-                    let socket = parcel.socket.id;
+                ToControl::Return(parts, _) => {
+                    let socket = parts.socket.id;
                     let own = self.connections.values_mut().find(|connection| connection.socket == socket);
                     if let Some(connection) = own {
                         note(|| "proxy: a connection goes back to the door".into());
-                        connection.door = Some(parcel);
+                        connection.door = Some(parts);
                     }
                 }
                 ToControl::Panicked => panic!("the core has panicked; the last panic in the story says where"),
                 ToControl::Failed(why) => panic!("the core has failed: {why}"),
                 ToControl::Reports(..)
                 | ToControl::Pulse(_)
-                | ToControl::Changed(_)
+                | ToControl::StatusChanged(_)
                 | ToControl::Stopped
-                | ToControl::Named(..) => {}
+                | ToControl::UpstreamId(..) => {}
             }
         }
         something
@@ -381,17 +381,17 @@ impl Host {
             if pipe.core_closed {
                 over.push((*number, pipe.core_ended));
             }
-            if let Some(parcel) = &mut connection.door {
-                let pending = parcel.outbox.pending();
+            if let Some(parts) = &mut connection.door {
+                let pending = parts.outbox.pending();
                 let n = pending.len().min(pipe.room());
                 pipe.from_core.extend(&pending[..n]);
                 pipe.taken += n as u64;
-                parcel.outbox.wrote(n);
+                parts.outbox.wrote(n);
                 // The door ignores commands before an IDENTIFY.
-                parcel.inbound.receive(pipe.to_core.make_contiguous());
+                parts.inbound.receive(pipe.to_core.make_contiguous());
                 pipe.received += pipe.to_core.len() as u64;
                 pipe.to_core.clear();
-                while parcel.inbound.next().expect("good frames").is_some() {}
+                while parts.inbound.next().expect("good frames").is_some() {}
             }
         }
         for (number, said_goodbye) in over {
@@ -412,7 +412,7 @@ impl Host {
         let socket = Net::open(&self.net, SOCKET);
         let connection = Connection {
             socket: socket.id,
-            door: Some(Box::new(Parcel {
+            door: Some(Box::new(ConnectionParts {
                 socket,
                 inbound: FrameDecoder::new(Role::Server, 4_096),
                 outbox: Outbox::new(Transport::None, Encoding::Json),
@@ -426,20 +426,20 @@ impl Host {
     }
 
     /// Hands a connection from the door to the core.
-    fn enter(&mut self, number: u64, entry: Entry) {
+    fn enter(&mut self, number: u64, request: SessionRequest) {
         let connection = self.connections.get_mut(&number).expect("a connection");
-        connection.marks = matches!(entry, Entry::Identify(_)).then(Vec::new);
-        let mut parcel = connection.door.take().expect("a client at the door");
+        connection.marks = matches!(request, SessionRequest::Identify(_)).then(Vec::new);
+        let mut parts = connection.door.take().expect("a client at the door");
         // The door may have read bytes beyond the IDENTIFY or RESUME.
         if self.rng.u8(0..8) == 0 {
             let mut beat = Vec::new();
             write_frame(&mut beat, Opcode::Text, br#"{"op":1,"d":null}"#, Some([1, 2, 3, 4]));
-            parcel.inbound.receive(&beat);
+            parts.inbound.receive(&beat);
             let mut net = self.net.borrow_mut();
             let pipe = net.pipe(connection.socket);
             (pipe.pushed, pipe.received) = (pipe.pushed + beat.len() as u64, pipe.received + beat.len() as u64);
         }
-        self.post(ToCore::Client(Box::new(Arrival { parcel: *parcel, shard: 0, entry, version: 10 })));
+        self.post(ToCore::Client(Box::new(NewClient { parts: *parts, shard: 0, request, version: 10 })));
     }
 
     /// Says whether the proxy accepts connections.
@@ -452,7 +452,7 @@ impl Host {
         let number = self.refused.take().unwrap_or_else(|| self.connect(None));
         self.enter(
             number,
-            Entry::Identify(Options { intents, version: 10, compress: false, library: Default::default() }),
+            SessionRequest::Identify(Options { intents, version: 10, compress: false, library: Default::default() }),
         );
         Ok(number)
     }
@@ -467,7 +467,7 @@ impl Host {
         connection.synced_at = None;
         self.enter(
             number,
-            Entry::Identify(Options { intents, version: 10, compress: false, library: Default::default() }),
+            SessionRequest::Identify(Options { intents, version: 10, compress: false, library: Default::default() }),
         );
         true
     }
@@ -476,20 +476,20 @@ impl Host {
     pub fn resume(&mut self, now: Time, session: &str, url: &str, sequence: u64) -> Option<u64> {
         let claim = match SessionId::parse(session) {
             Some(id) => Claim::Own(id),
-            None => Claim::Upstream { id: session.to_owned(), key: session_in(url) },
+            None => Claim::Upstream { id: session.to_owned(), resume_key: session_in(url) },
         };
         let number = self.connect(Some(0));
-        self.enter(number, Entry::Resume { claim, sequence });
+        self.enter(number, SessionRequest::Resume { claim, sequence });
         self.drain();
         self.answer(now);
         let connection = self.connections.get_mut(&number).expect("a connection");
-        let Some(parcel) = &mut connection.door else { return Some(number) };
+        let Some(parts) = &mut connection.door else { return Some(number) };
         // The client reads the answer.
         let mut told = FrameDecoder::new(Role::Client, 4_096);
-        told.receive(parcel.outbox.pending());
+        told.receive(parts.outbox.pending());
         let told = told.next().expect("a frame");
         assert!(matches!(told, Some(Message::Text(br#"{"t":null,"s":null,"op":9,"d":false}"#))), "P3: {told:?}");
-        parcel.outbox.wrote(parcel.outbox.len());
+        parts.outbox.wrote(parts.outbox.len());
         connection.synced_at = None;
         match self.rng.bool() {
             true => self.refused = Some(number),

@@ -9,8 +9,8 @@ use fastrand::Rng;
 use gateway_proxy::{
     cache::Flags,
     compression::Transport,
-    control::identify::{Budget, IdentifyQueue},
-    data_core::{DataCore, Plan, States, Surroundings, ToControl, ToCore},
+    control::identify::{IdentifyQueue, SessionStartLimit},
+    data_core::{CoreConfig, DataCore, Dependencies, States, ToControl, ToCore},
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Mailbox, Postbox, core_mailbox, mailbox},
@@ -43,7 +43,7 @@ struct Memory(Rc<RefCell<Disk>>);
 impl States for Memory {
     fn load(
         &self,
-        _: &Plan,
+        _: &CoreConfig,
         _: u32,
         make: &mut dyn FnMut(&mut dyn Read) -> std::io::Result<Shard>,
     ) -> std::io::Result<Option<Shard>> {
@@ -51,7 +51,7 @@ impl States for Memory {
         Ok(state.map(|state| make(&mut state.as_slice()).expect("its own state")))
     }
 
-    fn store(&self, _: &Plan, shard: &mut Shard) -> std::io::Result<bool> {
+    fn store(&self, _: &CoreConfig, shard: &mut Shard) -> std::io::Result<bool> {
         let mut state = Vec::new();
         let kept = shard.save(&mut state)?;
         *self.0.borrow_mut() = Disk { state: kept.then_some(state), kept };
@@ -68,8 +68,8 @@ pub struct Process {
     pub events: u64,
 }
 
-fn plan(choice: Choice) -> Plan {
-    Plan {
+fn core_config(choice: Choice) -> CoreConfig {
+    CoreConfig {
         index: 0,
         shards: vec![0],
         shard_count: 1,
@@ -99,14 +99,14 @@ impl Process {
         let (to_control, from_core) = mailbox();
         let io = SimIo::new(net.clone(), waker, choice.weather, rng.u64(..));
         let seed = rng.u64(..);
-        let surroundings = Surroundings {
+        let dependencies = Dependencies {
             states: Box::new(Memory(disk.clone())),
             entropy: Box::new(move || {
                 let mut random = Rng::with_seed(seed);
                 Box::new(move |bytes| random.fill(bytes))
             }),
         };
-        let mut core = DataCore::start(Box::new(plan(choice)), io, mailbox_of_core, to_control, surroundings);
+        let mut core = DataCore::start(Box::new(core_config(choice)), io, mailbox_of_core, to_control, dependencies);
         let events = core.shards_mut().map(|shard| shard.events()).sum();
         Self { core, to_core, from_core, events }
     }
@@ -119,5 +119,5 @@ impl Process {
 /// The identify queue of a process that starts now.
 pub fn queue(now: Time) -> IdentifyQueue {
     let reset_after = Duration::from_secs(86_400);
-    IdentifyQueue::new(Budget { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])
+    IdentifyQueue::new(SessionStartLimit { total: 1_000, remaining: 1_000, reset_after, max_concurrency: 1 }, now, [0])
 }

@@ -9,10 +9,10 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
 /// Maximum length in bytes of the head, and of the body, of an HTTP response.
-const MOST_RESPONSE: usize = 1 << 20;
+const MAX_RESPONSE: usize = 1 << 20;
 
 /// Largest WebSocket message in bytes. A GUILD_CREATE of a very large guild fits.
-const MOST_MESSAGE: usize = 256 << 20;
+const MAX_MESSAGE: usize = 256 << 20;
 
 /// A `ws://` or `wss://` URL whose host has been resolved.
 #[derive(Clone, Debug)]
@@ -87,9 +87,9 @@ impl Url {
         let mut buffer = Vec::new();
         loop {
             if let Some(length) = parse_response(&buffer, &key).map_err(io::Error::other)? {
-                return Ok((link, inbound(Role::Client, MOST_MESSAGE, &buffer[length..])));
+                return Ok((link, inbound(Role::Client, MAX_MESSAGE, &buffer[length..])));
             }
-            if buffer.len() > MOST_RESPONSE {
+            if buffer.len() > MAX_RESPONSE {
                 return Err(invalid(target, "the response has no end"));
             }
             if link.read_more(&mut buffer).await? == 0 {
@@ -124,7 +124,7 @@ impl Url {
                     return String::from_utf8(buffer[head..head + length].to_vec()).map_err(io::Error::other);
                 }
             }
-            if buffer.len() > MOST_RESPONSE {
+            if buffer.len() > MAX_RESPONSE {
                 return Err(invalid(path, "the response is too long"));
             }
             if link.read_more(&mut buffer).await? == 0 {

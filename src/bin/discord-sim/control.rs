@@ -1,25 +1,25 @@
 //! The control API under `/sim/`: it shows the simulator's state, makes events, and causes faults.
 
-use crate::gateway::{Cut, MOST_EVENTS};
+use crate::gateway::{Cut, MAX_EVENTS};
 use crate::http::{Request, Response};
-use crate::json::{self, Object};
 use crate::serve::{BREATH, Server};
-use crate::world::{Event, Wish, known_event};
 use std::time::{Duration, Instant};
+use world::json::{self, Object};
+use world::{Event, Wish, known_event};
 
 /// Number of events that are made before the task yields to other tasks.
 const SLICE: u64 = 128;
 
 /// Maximum number of changes of each kind in one `/sim/lose`. They are made without yielding, so that no client sees
 /// only some of them.
-const MOST_WHILE_LOST: u64 = 32;
+const MAX_WHILE_LOST: u64 = 32;
 
 /// Maximum number of events of one request. With more, the first ones would leave the replay buffer before they are
 /// sent.
-const MOST_AT_ONCE: u64 = MOST_EVENTS as u64;
+const MAX_AT_ONCE: u64 = MAX_EVENTS as u64;
 
 /// Maximum number of RESUMEs that one `/sim/refuse-resume` refuses.
-const MOST_REFUSALS: u64 = 1_000;
+const MAX_REFUSALS: u64 = 1_000;
 
 /// Largest message in bytes that `/sim/emit` makes.
 const LARGEST_MESSAGE: usize = 16 << 20;
@@ -119,7 +119,7 @@ async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Respon
             let code = number(request, "code")?.unwrap_or(4000);
             let code = u16::try_from(code).ok().filter(|code| (1000..5000).contains(code));
             let code = code.ok_or_else(|| wrong("code has to be a close code"))?;
-            let count = number(request, "count")?.unwrap_or(1).min(MOST_REFUSALS);
+            let count = number(request, "count")?.unwrap_or(1).min(MAX_REFUSALS);
             each(&mut |shard| server.gateway.borrow_mut().refuse_resumes(shard, count as usize, code))
         }
         "/sim/reconnect" => each(&mut |shard| server.gateway.borrow_mut().ask_to_reconnect(shard)),
@@ -180,8 +180,8 @@ fn guilds(server: &Server, request: &Request) -> Result<Response, Response> {
 /// between.
 fn lose(server: &Server, request: &Request, now: Instant) -> Result<Response, Response> {
     let changes = number(request, "changes")?.unwrap_or(0);
-    if changes > MOST_WHILE_LOST {
-        return Err(wrong(&format!("changes is at most {MOST_WHILE_LOST}")));
+    if changes > MAX_WHILE_LOST {
+        return Err(wrong(&format!("changes is at most {MAX_WHILE_LOST}")));
     }
     let shards = shards(server, request)?;
     let leave = number(request, "leave")?;
@@ -237,8 +237,8 @@ fn shards_of(count: usize, request: &Request) -> Result<Vec<usize>, Response> {
 
 fn count(request: &Request) -> Result<u64, Response> {
     let count = number(request, "count")?.unwrap_or(1);
-    if count > MOST_AT_ONCE {
-        return Err(wrong(&format!("count is at most {MOST_AT_ONCE}")));
+    if count > MAX_AT_ONCE {
+        return Err(wrong(&format!("count is at most {MAX_AT_ONCE}")));
     }
     Ok(count)
 }

@@ -3,12 +3,12 @@
 use gateway_proxy::websocket::{HandshakeError, Upgrade, upgrade_of};
 
 /// Longest head of a request in bytes.
-pub const MOST_HEAD: usize = 16 << 10;
+pub const MAX_HEAD: usize = 16 << 10;
 
 /// Longest body of a request in bytes.
-pub const MOST_BODY: usize = 32 << 20;
+pub const MAX_BODY: usize = 32 << 20;
 
-const MOST_HEADERS: usize = 64;
+const MAX_HEADERS: usize = 64;
 
 /// The head of a request.
 #[derive(Debug)]
@@ -37,11 +37,11 @@ pub type BadRequest = u16;
 impl Request {
     /// Parses a head at the start of `bytes`, and returns it with its length. `None` when the head is not complete.
     pub fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, BadRequest> {
-        let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut head = httparse::Request::new(&mut headers);
         let length = match head.parse(bytes) {
             Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) if bytes.len() > MOST_HEAD => return Err(431),
+            Ok(httparse::Status::Partial) if bytes.len() > MAX_HEAD => return Err(431),
             Ok(httparse::Status::Partial) => return Ok(None),
             Err(_) => return Err(400),
         };
@@ -55,7 +55,7 @@ impl Request {
         }
         let body = match header("content-length").map(str::parse::<usize>) {
             None => 0,
-            Some(Ok(body)) if body <= MOST_BODY => body,
+            Some(Ok(body)) if body <= MAX_BODY => body,
             Some(Ok(_)) => return Err(413),
             Some(Err(_)) => return Err(400),
         };
@@ -130,7 +130,7 @@ impl Response {
 
     /// An error response with the body that Discord uses.
     pub fn error(status: u16, message: &str, code: u32) -> Self {
-        Self { status, body: format!(r#"{{"message":{},"code":{code}}}"#, crate::json::string(message)) }
+        Self { status, body: format!(r#"{{"message":{},"code":{code}}}"#, world::json::string(message)) }
     }
 
     /// Appends the response to `out`.
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(Request::parse(b"nonsense\r\n\r\n").err(), Some(400));
         assert_eq!(Request::parse(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").err(), Some(411));
         assert_eq!(Request::parse(b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n").err(), Some(413));
-        assert_eq!(Request::parse(&[b'a'; MOST_HEAD + 1]).err(), Some(431));
+        assert_eq!(Request::parse(&[b'a'; MAX_HEAD + 1]).err(), Some(431));
     }
 
     #[test]

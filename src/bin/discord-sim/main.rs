@@ -4,13 +4,11 @@
 mod bot;
 mod cli;
 mod client;
-mod clock;
 mod control;
 mod gateway;
 #[path = "../../cli/generate.rs"]
 mod generate;
 mod http;
-mod json;
 mod link;
 mod relay;
 mod rest;
@@ -18,7 +16,6 @@ mod serve;
 mod signals;
 mod tls;
 mod voice;
-mod world;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};

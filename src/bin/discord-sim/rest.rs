@@ -2,8 +2,8 @@
 
 use crate::gateway::Gateway;
 use crate::http::{Request, Response};
-use crate::json::Object;
 use std::time::Instant;
+use world::json::Object;
 
 const SOUNDS: &str = r#"[{"name":"quack","sound_id":"1","volume":1.0,"emoji_id":null,"emoji_name":"🦆","available":true},{"name":"airhorn","sound_id":"2","volume":1.0,"emoji_id":null,"emoji_name":"🔊","available":true}]"#;
 

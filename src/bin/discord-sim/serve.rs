@@ -2,11 +2,10 @@
 //! limits.
 
 use crate::cli::Serve;
-use crate::gateway::connection::{Driver, MOST_MESSAGE};
+use crate::gateway::connection::{Driver, MAX_MESSAGE};
 use crate::gateway::{Encoder, Gateway, Options, Transport};
 use crate::http::{Request, Response};
 use crate::link::{Link, inbound};
-use crate::world::{Settings, Wish, World};
 use crate::{control, rest, tls, voice};
 use futures_lite::FutureExt;
 use gateway_proxy::websocket::{Role, Upgrade, server_response};
@@ -20,6 +19,7 @@ use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use world::{Settings, Wish, World};
 
 /// Maximum time without bytes from a client before or between HTTP requests.
 const HTTP_IDLE: Duration = Duration::from_secs(60);
@@ -245,7 +245,7 @@ async fn websocket(
 ) -> io::Result<()> {
     if let Some(version) = voice_version(request) {
         link.out.extend_from_slice(server_response(upgrade).as_bytes());
-        let inbound = inbound(Role::Server, voice::MOST_MESSAGE, received);
+        let inbound = inbound(Role::Server, voice::MAX_MESSAGE, received);
         return voice::serve(server, link, inbound, version).await;
     }
     let Some((version, transport)) = gateway_query(request) else {
@@ -257,7 +257,7 @@ async fn websocket(
     };
     link.out.extend_from_slice(server_response(upgrade).as_bytes());
     let encoder = Encoder::new(transport)?;
-    let inbound = inbound(Role::Server, MOST_MESSAGE, received);
+    let inbound = inbound(Role::Server, MAX_MESSAGE, received);
     let key = server.gateway.borrow_mut().connect(version, transport, &request.path, Instant::now());
     Driver::new(server, key, link, inbound, encoder).run().await;
     Ok(())

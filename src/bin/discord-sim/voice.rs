@@ -7,7 +7,6 @@
 
 use crate::gateway::Gateway;
 use crate::gateway::voice::{self, Credentials};
-use crate::json::{self, Object};
 use crate::link::Link;
 use crate::serve::Server;
 use futures_lite::FutureExt;
@@ -19,11 +18,12 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::time::Duration;
+use world::json::{self, Object};
 
 /// Versions of the voice gateway that the simulator speaks.
 pub const VERSIONS: std::ops::RangeInclusive<u64> = 4..=8;
 /// Largest message of a voice client, in bytes.
-pub const MOST_MESSAGE: usize = 64 << 10;
+pub const MAX_MESSAGE: usize = 64 << 10;
 /// `heartbeat_interval` of HELLO, in milliseconds.
 const HEARTBEAT_INTERVAL: u64 = 13_750;
 /// Interval at which a connection checks whether its voice token is still good.

@@ -8,12 +8,12 @@ use super::{counter, family, gauge, histogram, label};
 use crate::{
     control::{
         reload::Reloads,
-        status::{Gathered, resident_bytes},
-        waits::{BUCKETS, Waits},
+        status::{CoreReports, resident_bytes},
+        waits::{BUCKETS, PermitWaits},
     },
     data_core::CoreReport,
     protocol::Time,
-    shard::report::{Closing, Dress, Report},
+    shard::report::{ClientKind, CloseReason, Report},
     upstream::loss::Reason,
 };
 use prometheus::proto::{Metric, MetricFamily, MetricType};
@@ -23,12 +23,17 @@ use std::time::{Duration, SystemTime};
 use MetricType::{COUNTER, GAUGE};
 
 /// All metrics of this module.
-pub fn families(gathered: &Gathered, waits: &Waits, reloads: Reloads, started: SystemTime) -> Vec<MetricFamily> {
+pub fn families(
+    reports: &CoreReports,
+    waits: &PermitWaits,
+    reloads: Reloads,
+    started: SystemTime,
+) -> Vec<MetricFamily> {
     let mut all = process(started, reloads);
-    all.extend(shards(&gathered.shards, gathered.at));
-    all.extend(reasons(&gathered.shards));
-    all.extend(cores(gathered));
-    let clients = gathered.dresses().into_iter().map(|(Dress { library, encoding, compression }, count)| {
+    all.extend(shards(&reports.shards, reports.at));
+    all.extend(reasons(&reports.shards));
+    all.extend(cores(reports));
+    let clients = reports.client_kinds().into_iter().map(|(ClientKind { library, encoding, compression }, count)| {
         let labels =
             vec![label("compression", compression), label("encoding", encoding), label("library", library.name())];
         gauge(labels, count as f64)
@@ -178,8 +183,8 @@ fn reasons(reports: &[Report]) -> Vec<MetricFamily> {
     let losses = by_reason(reports, |report| {
         Reason::ALL.iter().map(|reason| reason.name()).zip(report.upstream.losses).collect()
     });
-    let closings = by_reason(reports, |report| {
-        Closing::ALL.iter().map(|closing| closing.name()).zip(report.traffic.closings).collect()
+    let closes = by_reason(reports, |report| {
+        CloseReason::ALL.iter().map(|closing| closing.name()).zip(report.traffic.closes).collect()
     });
     vec![
         family(
@@ -192,14 +197,14 @@ fn reasons(reports: &[Report]) -> Vec<MetricFamily> {
             "gateway_shard_clients_closed_total",
             "Connections of clients that the proxy ended, by reason",
             COUNTER,
-            closings.collect(),
+            closes.collect(),
         ),
     ]
 }
 
-fn cores(gathered: &Gathered) -> Vec<MetricFamily> {
+fn cores(reports: &CoreReports) -> Vec<MetricFamily> {
     let per_core = |name: &str, help: &str, kind: MetricType, value: fn(&CoreReport) -> f64| {
-        let metrics = gathered.cores.iter().map(|core| {
+        let metrics = reports.cores.iter().map(|core| {
             let labels = vec![label("core", &core.index.to_string())];
             if kind == COUNTER { counter(labels, value(core)) } else { gauge(labels, value(core)) }
         });
@@ -212,7 +217,7 @@ fn cores(gathered: &Gathered) -> Vec<MetricFamily> {
         |core| core.cpu.as_secs_f64(),
     );
     let mut metrics = cpu.get_metric().to_vec();
-    metrics.push(counter(vec![label("core", "control")], gathered.control_cpu.as_secs_f64()));
+    metrics.push(counter(vec![label("core", "control")], reports.control_cpu.as_secs_f64()));
     vec![
         family(cpu.name(), cpu.help(), COUNTER, metrics),
         per_core("gateway_core_turns_total", "Turns of a core's loop", COUNTER, |core| core.turns as f64),

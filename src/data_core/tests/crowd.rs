@@ -32,12 +32,12 @@ impl Stepped {
         let io = Uring::new(waker.clone(), Instant::now()).unwrap();
         let (to_core, mailbox_of_core) = core_mailbox(waker);
         let (to_control, control) = mailbox();
-        let surroundings = Surroundings {
+        let dependencies = Dependencies {
             states: Box::new(NoStates),
             entropy: Box::new(|| Box::new(|bytes: &mut [u8]| bytes.fill(7))),
         };
-        let plan = Box::new(plan(vec![SHARD], "ws://127.0.0.1:1".into()));
-        let core = DataCore::start(plan, io, mailbox_of_core, to_control, surroundings);
+        let config = Box::new(core_config(vec![SHARD], "ws://127.0.0.1:1".into()));
+        let core = DataCore::start(config, io, mailbox_of_core, to_control, dependencies);
         let (near, discord) = pair();
         let mut stepped = Self { core, to_core, discord, sequence: 0, _control: control };
         stepped.turns(2);
@@ -80,10 +80,10 @@ impl Stepped {
     fn client(&self) -> Far<UnixStream> {
         let (near, far) = pair();
         let outbox = Outbox::new(Transport::None, Encoding::Json);
-        let parcel = Parcel { socket: near, inbound: FrameDecoder::new(Role::Server, 4096), outbox };
+        let parts = ConnectionParts { socket: near, inbound: FrameDecoder::new(Role::Server, 4096), outbox };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
-        let entry = Entry::Identify(options);
-        self.send(ToCore::Client(Box::new(Arrival { parcel, shard: SHARD, entry, version: 10 })));
+        let request = SessionRequest::Identify(options);
+        self.send(ToCore::Client(Box::new(NewClient { parts, shard: SHARD, request, version: 10 })));
         Far { stream: far, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }
 }

@@ -1,4 +1,4 @@
-//! Compares terms byte by byte. `tests/etf.rs` checks with an independent decoder that all of JSON can be encoded.
+//! Compares terms byte by byte. `tests/models/etf.rs` checks with an independent decoder that all of JSON can be encoded.
 
 use super::*;
 

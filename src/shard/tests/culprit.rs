@@ -5,7 +5,7 @@ use crate::protocol::close::{DECODE_ERROR, UNKNOWN_OPCODE};
 
 fn send(world: &mut World, client: &mut Client, command: &Value) -> Result<(), Close> {
     let text = command.to_string();
-    world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox)
+    world.shard.command(world.now, client.key, client.connection, text.as_bytes(), &mut client.outbox)
 }
 
 /// Two clients without waiting commands.
@@ -57,7 +57,7 @@ fn the_client_whose_command_went_last_is_closed_and_nobody_else() {
         assert_eq!(world.shard.report().refused_commands, 1);
         // The client may resume its session, as at Discord.
         let sequence = bad.sequence;
-        world.shard.detach(world.now, bad.number, bad.connection, false);
+        world.shard.detach(world.now, bad.key, bad.connection, false);
         assert!(bad.resume(&mut world, 9, sequence));
         bad.catch_up(&mut world);
         assert_eq!((bad.resumed, bad.end), (true, None));
@@ -71,7 +71,7 @@ fn bad_commands_again_and_again_do_not_keep_the_shard_away() {
         send(&mut world, &mut bad, &sounds()).unwrap();
         assert_eq!(sent_upstream(&mut world).len(), 1);
         assert_eq!(closed(&mut world, DECODE_ERROR), [Value::Null; 0], "in round {round}");
-        world.shard.detach(world.now, bad.number, bad.connection, false);
+        world.shard.detach(world.now, bad.key, bad.connection, false);
         let sequence = bad.sequence;
         assert!(bad.resume(&mut world, 10 + round, sequence));
         bad.catch_up(&mut world);

@@ -13,7 +13,7 @@ impl World {
     }
 
     /// Goes to the next time at which the shard has something to do, and does it. Returns the connections to serve.
-    fn next(&mut self) -> Vec<u64> {
+    fn next(&mut self) -> Vec<ConnectionId> {
         self.now = self.now.max(self.shard.deadline().expect("something to do"));
         self.shard.tick(self.now);
         while self.shard.poll_upstream(self.now).is_some() {}
@@ -23,7 +23,7 @@ impl World {
 
 fn beat(world: &mut World, client: &mut Client) {
     let beat = format!(r#"{{"op":1,"d":{}}}"#, client.sequence);
-    world.shard.command(world.now, client.number, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.command(world.now, client.key, client.connection, beat.as_bytes(), &mut client.outbox).unwrap();
 }
 
 /// The time from a heartbeat of the client to its acknowledgement.
@@ -74,12 +74,12 @@ fn an_acknowledgement_waits_for_no_event_and_needs_no_tick_of_its_own() {
     world.shard.tick(world.now);
     assert_eq!(world.shard.poll_due(world.now), None);
     assert_eq!(world.shard.deadline(), Some(start + Duration::from_millis(100)));
-    assert_eq!(world.next(), [1]);
+    assert_eq!(world.next(), [ConnectionId(1)]);
     // A call that comes late serves all clients that are due.
     world.now += SECOND;
     let mut due = world.next();
-    due.sort_unstable();
-    assert_eq!(due, (2..=50).collect::<Vec<_>>());
+    due.sort_unstable_by_key(|connection| connection.0);
+    assert_eq!(due, (2..=50).map(ConnectionId).collect::<Vec<_>>());
     for client in &mut clients {
         client.catch_up(&mut world);
         assert_eq!(client.ops, [11]);
@@ -96,7 +96,7 @@ fn a_flood_of_heartbeats_is_acknowledged_and_bounded() {
     }
     client.read();
     assert_eq!(client.ops.len(), 1_000 - MAX_OWED_ACKS as usize, "those beyond the bound come at once");
-    while world.next() != [1] {}
+    while world.next() != [ConnectionId(1)] {}
     assert_eq!(world.shard.poll_due(world.now + SECOND), None, "one entry for one client");
     client.catch_up(&mut world);
     assert_eq!(client.ops.len(), 1_000);
@@ -121,11 +121,11 @@ fn an_idle_shard_has_nothing_to_do_but_its_own_heartbeat() {
     let mut world = World::ready(&[10]);
     world.round_trip(Duration::from_millis(10));
     let idle_until = world.now + SECOND * 39;
-    world.shard.tick(world.now + time::TIDY);
+    world.shard.tick(world.now + time::MAINTENANCE_INTERVAL);
     assert!(world.shard.deadline() >= Some(idle_until), "{:?}", world.shard.deadline());
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.catch_up(&mut world);
     assert!(world.shard.deadline() >= Some(idle_until), "a client that is content changes nothing");
     world.message(10, 1);
-    assert_eq!(world.shard.deadline(), Some(world.now + time::TIDY), "the log has to be tidied");
+    assert_eq!(world.shard.deadline(), Some(world.now + time::MAINTENANCE_INTERVAL), "the log has to be tidied");
 }

@@ -33,7 +33,7 @@ impl World {
 
 fn send(world: &mut World, client: &mut Client, command: &Value) {
     let text = command.to_string();
-    world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.command(world.now, client.key, client.connection, text.as_bytes(), &mut client.outbox).unwrap();
 }
 
 /// A client that has requested the members of a guild that the cache does not know, and the nonce in the request to
@@ -202,7 +202,7 @@ fn what_is_newer_or_whose_client_has_gone_is_not_undone() {
     world.break_connection();
     send(&mut world, &mut client, &voice(10, 2));
     send(&mut world, &mut client, &presence("dnd"));
-    world.shard.detach(world.now, other.number, 2, true);
+    world.shard.detach(world.now, other.key, ConnectionId(2), true);
     assert_eq!(world.resumed(), [presence("dnd"), voice(10, 2)]);
 }
 

@@ -55,7 +55,7 @@ fn a_lost_session_invalidates_those_without_a_connection() {
         let mut world = World::ready(&[10]);
         let mut client = Client::identify(&mut world, 1, Intents::ALL);
         client.catch_up(&mut world);
-        world.shard.detach(world.now, client.number, 1, false);
+        world.shard.detach(world.now, client.key, ConnectionId(1), false);
         if restart {
             // The proxy has been restarted, and Discord refuses its RESUME.
             world.restart();
@@ -108,8 +108,8 @@ fn clients_are_invalidated_one_after_the_other() {
         let (start, mut told) = (world.now, 0);
         while told < count {
             assert_eq!(world.now, start + step * told as u32, "{told} of {count}");
-            let due: Vec<u64> = std::iter::from_fn(|| world.shard.poll_due(world.now)).collect();
-            assert_eq!(due, [told + 1]);
+            let due: Vec<ConnectionId> = std::iter::from_fn(|| world.shard.poll_due(world.now)).collect();
+            assert_eq!(due, [ConnectionId(told + 1)]);
             let later = &mut clients[told as usize + 1..];
             assert!(later.iter_mut().all(|client| client.produce(&mut world) == Progress::Idle), "not yet");
             assert_eq!(clients[told as usize].produce(&mut world), Progress::Return);
@@ -121,7 +121,7 @@ fn clients_are_invalidated_one_after_the_other() {
         }
         assert!(world.now - start <= WINDOW);
         for client in &clients {
-            world.shard.detach(world.now, client.number, client.connection, true);
+            world.shard.detach(world.now, client.key, client.connection, true);
         }
         assert_eq!((world.shard.report().clients, world.shard.report().detached), (0, 0));
     }
@@ -150,7 +150,7 @@ fn a_client_is_told_in_the_middle_of_its_guilds() {
             // Half of the guild is in the compressed stream, and no other message can follow it.
             _ => assert!(matches!(end, Progress::Close { close: (close::UNKNOWN_ERROR, _), reconnect: false })),
         }
-        world.shard.detach(world.now, client.number, client.connection, false);
+        world.shard.detach(world.now, client.key, client.connection, false);
         let report = world.shard.report();
         assert_eq!((report.clients, report.detached, report.syncing), (0, 0, 0));
     }
@@ -166,10 +166,7 @@ fn a_client_that_is_not_told_yet_is_heard_but_asks_for_nothing() {
     let client = &mut clients[1];
     request(&mut world, client, &json!({"guild_id": "10", "query": "", "limit": 0}));
     for command in [r#"{"op":1,"d":1}"#, r#"{"op":4,"d":{"guild_id":"10"}}"#] {
-        world
-            .shard
-            .command(world.now, client.number, client.connection, command.as_bytes(), &mut client.outbox)
-            .unwrap();
+        world.shard.command(world.now, client.key, client.connection, command.as_bytes(), &mut client.outbox).unwrap();
     }
     assert_eq!(sent_upstream(&mut world), Vec::<Value>::new());
     world.now += WINDOW;
@@ -183,7 +180,7 @@ fn a_presence_that_a_client_has_set_goes_to_the_new_session() {
     let mut client = Client::identify(&mut world, 1, Intents::ALL);
     client.catch_up(&mut world);
     let presence = r#"{"op":3,"d":{"status":"idle"}}"#;
-    world.shard.command(world.now, client.number, client.connection, presence.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.command(world.now, client.key, client.connection, presence.as_bytes(), &mut client.outbox).unwrap();
     while world.shard.poll_upstream(world.now).is_some() {}
     world.renew(&[10]);
     let last = std::iter::from_fn(|| world.shard.poll_upstream(world.now)).last();

@@ -1,12 +1,12 @@
 //! Tests of voice connections in a whole shard, and of the session that a RESUME means.
 
 use super::*;
-use crate::shard::naming::RESUME_PATH;
+use crate::shard::session_ids::RESUME_PATH;
 
 fn op_4(world: &mut World, client: &mut Client, channel: Option<u64>) {
     let data = json!({"guild_id": "10", "channel_id": channel.map(|channel| channel.to_string()), "self_mute": true});
     let text = json!({"op": 4, "d": data}).to_string();
-    world.shard.command(world.now, client.number, client.connection, text.as_bytes(), &mut client.outbox).unwrap();
+    world.shard.command(world.now, client.key, client.connection, text.as_bytes(), &mut client.outbox).unwrap();
 }
 
 /// The channels of the op 4s that go to Discord now.
@@ -88,7 +88,7 @@ fn the_channel_is_left_for_who_takes_over_and_the_others_see_nothing() {
         world.voice_state(77, None);
         if restart {
             for client in &clients {
-                world.shard.detach(world.now, client.number, client.connection, false);
+                world.shard.detach(world.now, client.key, client.connection, false);
             }
             world.restart();
             for (index, client) in clients.iter_mut().enumerate() {
@@ -138,7 +138,7 @@ fn a_resume_brings_the_voice_server_while_it_is_good() {
         for restart in [false, true] {
             let (mut world, mut clients) = World::connected(2);
             let before = clients[0].sequence;
-            world.shard.detach(world.now, clients[0].number, 1, false);
+            world.shard.detach(world.now, clients[0].key, ConnectionId(1), false);
             match what {
                 "another server" => world.voice_server("two"),
                 "a leave" => world.voice_state(77, None),
@@ -152,7 +152,7 @@ fn a_resume_brings_the_voice_server_while_it_is_good() {
                 _ => {}
             }
             if restart {
-                world.shard.detach(world.now, clients[1].number, 2, false);
+                world.shard.detach(world.now, clients[1].key, ConnectionId(2), false);
                 world.restart();
             }
             world.message(10, 5);
@@ -167,7 +167,7 @@ fn a_resume_brings_the_voice_server_while_it_is_good() {
 fn a_channel_is_left_after_the_grace_and_only_if_nobody_has_come() {
     for comes in [false, true] {
         let (mut world, mut clients) = World::connected(2);
-        world.shard.detach(world.now, clients[0].number, 1, true);
+        world.shard.detach(world.now, clients[0].key, ConnectionId(1), true);
         world.now += SECOND * 59;
         world.shard.tick(world.now);
         assert_eq!(sent_channels(&mut world), []);
@@ -187,7 +187,7 @@ fn a_channel_is_left_after_the_grace_and_only_if_nobody_has_come() {
 #[test]
 fn a_leave_that_waits_does_not_throw_out_who_has_come() {
     let (mut world, mut clients) = World::connected(2);
-    world.shard.detach(world.now, clients[0].number, 1, true);
+    world.shard.detach(world.now, clients[0].key, ConnectionId(1), true);
     world.now += SECOND * 61;
     world.shard.tick(world.now);
     op_4(&mut world, &mut clients[1], Some(8));
@@ -253,9 +253,9 @@ fn no_resume_leads_to_the_session_of_another_client() {
     assert!(!first.resume_at(&mut world, 6, &nobody, of_first));
     assert!(!first.resume_at(&mut world, 6, "ws://proxy", of_first + 1));
     // The client's process is killed. The next one has a session with a low sequence.
-    world.shard.detach(world.now, first.number, 4, false);
+    world.shard.detach(world.now, first.key, ConnectionId(4), false);
     let mut third = identify(&mut world, 7);
-    assert_eq!((&*third.session, third.number != first.number), ("up", true));
+    assert_eq!((&*third.session, third.key != first.key), ("up", true));
     let of_third = third.sequence;
     assert!(!third.resume_at(&mut world, 8, "ws://proxy", of_third), "it could be the first one's");
     assert!(third.resume(&mut world, 8, of_third));

@@ -1,54 +1,54 @@
 //! Passes op 4s and voice events of the shard to its [table](super::Table) of voice connections, and carries out the
 //! table's decisions.
 
-use super::{Ask, Audience, Due, OwnState, Verdict, payloads};
+use super::{Audience, DueAction, OwnState, Verdict, VoiceCommand, payloads};
 use crate::{
     downstream::{outbox::Outbox, session::Session},
     protocol::{
-        Time,
+        SessionKey, Time,
         event::{EventKind, Meta},
         intents::Intents,
         json,
     },
-    shard::{NOBODY, Shard, deliver::write_own},
-    upstream::{limiter::Next, session::Status},
+    shard::{Shard, deliver::write_own},
+    upstream::{limiter::QueuedCommand, session::Status},
 };
 
 impl Audience {
     /// The audience as the log stores it.
-    fn only(self) -> Option<u32> {
+    fn recipient(self) -> Option<SessionKey> {
         match self {
             Self::All => None,
             Self::Only(session) => Some(session),
-            Self::Nobody => Some(NOBODY),
+            Self::Nobody => Some(SessionKey::NONE),
         }
     }
 }
 
 impl Shard {
     /// Returns the command that goes to Discord in place of `next`, whose turn it is; `None` if none does.
-    pub(in crate::shard) fn check_voice(&mut self, now: Time, next: Next) -> Option<Next> {
-        let asks = next.client.filter(|_| !next.again && !next.follows);
-        let (Some(client), Some(ask)) = (asks, Ask::parse(&next.command)) else { return Some(next) };
+    pub(in crate::shard) fn check_voice(&mut self, now: Time, next: QueuedCommand) -> Option<QueuedCommand> {
+        let asks = next.client.filter(|_| !next.is_resend && !next.is_second_half);
+        let (Some(client), Some(ask)) = (asks, VoiceCommand::parse(&next.command)) else { return Some(next) };
         // The command is the proxy's own. It is dropped if a client owns the connection now.
-        if client == NOBODY && self.voice.owner(ask.guild).is_some() {
+        if client == SessionKey::NONE && self.voice.owner(ask.guild).is_some() {
             return None;
         }
-        if client == NOBODY && ask.channel.is_some() {
+        if client == SessionKey::NONE && ask.channel.is_some() {
             return Some(next);
         }
         let clients = &self.clients;
-        let attached = |number| clients.get(&number).is_some_and(|client| client.session.connection.is_some());
+        let attached = |key| clients.get(&key).is_some_and(|client| client.session.connection.is_some());
         let verdict = self.voice.send(now, client, ask, attached);
-        self.look_at_voice();
+        self.schedule_voice_maintenance();
         match verdict {
             Verdict::Send => Some(next),
             Verdict::LeaveFirst => {
-                self.limiter.follow(client, next.command);
-                Some(Next { command: Ask::command(ask.guild, None, false, false), ..next })
+                self.limiter.push_second_half(client, next.command);
+                Some(QueuedCommand { command: VoiceCommand::command(ask.guild, None, false, false), ..next })
             }
             Verdict::Refuse => {
-                tracing::debug!(shard = %self.id, guild = ask.guild, "an op 4 is not passed to Discord");
+                tracing::debug!(shard = %self.id, guild = ask.guild, "a client's op 4 was not sent to Discord: another connected client owns the guild's voice connection, or the table of voice connections is full");
                 None
             }
         }
@@ -57,33 +57,35 @@ impl Shard {
     /// An op 4 was lost with the connection to Discord and is sent again. Returns the leave that has to go before it,
     /// if one has to.
     pub(in crate::shard) fn leave_again(&mut self, now: Time, command: &[u8]) -> Option<Vec<u8>> {
-        let ask = Ask::parse(command).filter(|ask| ask.channel.is_some())?;
+        let ask = VoiceCommand::parse(command).filter(|ask| ask.channel.is_some())?;
         let leave = self.voice.send_again(now, ask.guild);
-        self.look_at_voice();
-        leave.then(|| Ask::command(ask.guild, None, false, false))
+        self.schedule_voice_maintenance();
+        leave.then(|| VoiceCommand::command(ask.guild, None, false, false))
     }
 
     /// Applies an event, which will be at the end of the log, to the table. Returns the session that alone gets it;
     /// `None`: all sessions.
-    pub(in crate::shard) fn voice_audience(&mut self, now: Time, kind: EventKind, data: &[u8]) -> Option<u32> {
+    pub(in crate::shard) fn voice_audience(&mut self, now: Time, kind: EventKind, data: &[u8]) -> Option<SessionKey> {
         match kind {
             EventKind::VoiceStateUpdate => {
                 let user = self.own_user()?;
                 let state = OwnState::parse(data, None, user, self.upstream_id.as_deref())?;
                 let audience = self.voice.own_state(now, state, data);
-                if !self.voice.waits(state.guild) {
+                if !self.voice.awaits_answer(state.guild) {
                     self.in_flight.voice_answered(state.guild);
                 }
-                self.look_at_voice();
-                audience.only()
+                self.schedule_voice_maintenance();
+                audience.recipient()
             }
             EventKind::VoiceServerUpdate => {
                 let guild = json::get(data, "guild_id").and_then(json::parse_id);
                 let audience = guild.map(|guild| self.voice.server_update(guild, self.log.next(), data));
-                audience.unwrap_or(Audience::Nobody).only()
+                audience.unwrap_or(Audience::Nobody).recipient()
             }
             EventKind::GuildCreate | EventKind::GuildDelete if !self.voice.is_empty() => {
-                if let Some(guild) = json::get(data, "id").and_then(json::parse_id).filter(|id| self.voice.knows(*id)) {
+                if let Some(guild) =
+                    json::get(data, "id").and_then(json::parse_id).filter(|id| self.voice.contains(*id))
+                {
                     self.voice_guild(kind, guild, data);
                 }
                 None
@@ -99,8 +101,8 @@ impl Shard {
             EventKind::GuildCreate if !down => {
                 let user = self.own_user();
                 let state = user.and_then(|user| OwnState::in_guild(data, guild, user, self.upstream_id.as_deref()));
-                if let Some((channel, mute, deaf)) = self.voice.guild_came(guild, state) {
-                    self.push_own_voice(Ask::command(guild, Some(channel), mute, deaf));
+                if let Some((channel, mute, deaf)) = self.voice.guild_available(guild, state) {
+                    self.push_own_voice(VoiceCommand::command(guild, Some(channel), mute, deaf));
                 }
             }
             _ => {}
@@ -110,8 +112,8 @@ impl Shard {
     /// Queues an op 4 of the proxy's own.
     fn push_own_voice(&mut self, command: Vec<u8>) {
         // If too many commands wait, the table repeats a leave later. A join is dropped; no client has asked for it.
-        if self.limiter.push(NOBODY, command).is_err() {
-            tracing::warn!(shard = %self.id, "too many commands wait for Discord for one about a voice channel");
+        if self.limiter.push(SessionKey::NONE, command).is_err() {
+            tracing::warn!(shard = %self.id, "an op 4 of the proxy was dropped: too many commands wait for Discord");
         }
         self.wake.upstream = true;
     }
@@ -121,17 +123,17 @@ impl Shard {
         let (user, session) = (self.own_user().unwrap_or_default(), self.upstream_id.as_deref().unwrap_or_default());
         for (owner, guild) in self.voice.session_lost(now, self.settings.voice_rejoin) {
             if let Some(client) = self.clients.get_mut(&owner) {
-                client.voice_lost.push(payloads::gone(guild, user, session));
+                client.voice_lost.push(payloads::left_state(guild, user, session));
             }
         }
-        self.look_at_voice();
+        self.schedule_voice_maintenance();
     }
 
     /// Sends these voice states to a client whose session is over. They say that its voice connections are over, too.
     pub(in crate::shard) fn tell_voice_lost(states: &mut Vec<Vec<u8>>, session: &mut Session, outbox: &mut Outbox) {
         let hears = session.options.intents.intersects(Intents::GUILD_VOICE_STATES);
         for state in states.drain(..).filter(|_| hears) {
-            write_own(outbox, EventKind::VoiceStateUpdate, session.record(), &state);
+            write_own(outbox, EventKind::VoiceStateUpdate, session.next_sequence(), &state);
         }
     }
 
@@ -143,28 +145,28 @@ impl Shard {
         let active = self.upstream.status() == Status::Active;
         for due in self.voice.tick(now, active) {
             match due {
-                Due::Leave(guild) => {
-                    tracing::info!(shard = %self.id, guild, "leaves a voice channel whose client has not come back");
-                    self.push_own_voice(Ask::command(guild, None, false, false));
+                DueAction::Leave(guild) => {
+                    tracing::info!(shard = %self.id, guild, "the bot leaves a voice channel: the client that joined it did not come back in time");
+                    self.push_own_voice(VoiceCommand::command(guild, None, false, false));
                 }
-                Due::TellState(data) => {
-                    let meta = Meta { kind: EventKind::VoiceStateUpdate, state_of: None, only: None };
+                DueAction::TellState(data) => {
+                    let meta = Meta { kind: EventKind::VoiceStateUpdate, changed_guild: None, recipient: None };
                     self.append(EventKind::VoiceStateUpdate.name().as_bytes(), &data, meta);
                 }
-                Due::TellServer(guild, data) => {
-                    let only = self.voice.server_update(guild, self.log.next(), &data).only();
-                    let meta = Meta { kind: EventKind::VoiceServerUpdate, state_of: None, only };
+                DueAction::TellServer(guild, data) => {
+                    let recipient = self.voice.server_update(guild, self.log.next(), &data).recipient();
+                    let meta = Meta { kind: EventKind::VoiceServerUpdate, changed_guild: None, recipient };
                     self.append(EventKind::VoiceServerUpdate.name().as_bytes(), &data, meta);
                 }
             }
         }
-        self.look_at_voice();
+        self.schedule_voice_maintenance();
     }
 
-    /// Schedules the next look at the voice connections.
-    pub(in crate::shard) fn look_at_voice(&mut self) {
+    /// Schedules the next maintenance of the voice connections.
+    pub(in crate::shard) fn schedule_voice_maintenance(&mut self) {
         if let Some(at) = self.voice.deadline() {
-            self.look_at(at);
+            self.schedule_maintenance(at);
         }
     }
 }
@@ -175,7 +177,7 @@ pub(in crate::shard) fn is_fresh(
     table: &super::Table,
     kind: EventKind,
     position: u64,
-    client: u32,
+    client: SessionKey,
     data: &[u8],
 ) -> bool {
     kind != EventKind::VoiceServerUpdate || {
@@ -188,6 +190,6 @@ pub(in crate::shard) fn is_fresh(
 impl Shard {
     /// Queues a leave of the proxy's own.
     pub(in crate::shard) fn push_own_voice_for_a_test(&mut self, guild: u64) {
-        self.push_own_voice(Ask::command(guild, None, false, false));
+        self.push_own_voice(VoiceCommand::command(guild, None, false, false));
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! Promises: only the owner gets a voice server's token, and only until another token, another owner or the end of the
 //! connection makes the token void ([`Table::is_fresh`]). At most [`MAX_CONNECTIONS`] guilds are in the table. The
-//! table stops waiting for Discord's answer about a guild after [`ASK_LIMIT`]. Never: keeps a token for a later
+//! table stops waiting for Discord's answer about a guild after [`ANSWER_LIMIT`]. Never: keeps a token for a later
 //! session.
 //!
 //! Pure: numbers, texts and the time go in, decisions come out. `hooks` carries the decisions out in the shard.
@@ -23,10 +23,10 @@ mod payloads;
 #[cfg(test)]
 mod tests;
 
-use crate::protocol::{Time, json};
+use crate::protocol::{SessionKey, Time, json};
 use hashbrown::HashMap;
 pub(super) use hooks::is_fresh;
-pub use payloads::{Ask, OwnState};
+pub use payloads::{OwnState, VoiceCommand};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -35,7 +35,7 @@ use std::time::Duration;
 pub const MAX_CONNECTIONS: usize = 4096;
 /// The table waits this long for Discord's answer to an op 4. Discord does not answer if the channel is full, or the
 /// bot may not join it.
-pub const ASK_LIMIT: Duration = Duration::from_secs(10);
+pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The table waits this long for the answer to an op 4 that had to leave the channel first. hikari waits 5 s for its
 /// answer.
 pub const REJOIN_LIMIT: Duration = Duration::from_secs(4);
@@ -61,14 +61,14 @@ pub enum Audience {
     /// Every session whose intents cover the event.
     All,
     /// One session.
-    Only(u32),
+    Only(SessionKey),
     /// No session.
     Nobody,
 }
 
 /// An action that is due because time has passed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Due {
+pub enum DueAction {
     /// The bot has to leave its channel in this guild: the owner's session has ended, and no other session has become
     /// the owner.
     Leave(u64),
@@ -80,18 +80,21 @@ pub enum Due {
 
 /// An op 4 with a channel that was sent to Discord and that Discord has not answered.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Asked {
+struct PendingJoin {
     channel: u64,
     /// The op 4 came from another session than the owner at that time.
     takeover: bool,
     /// The owner before. This session gets the connection back if the op 4 fails.
-    before: Option<u32>,
+    #[serde(rename = "before")]
+    previous_owner: Option<SessionKey>,
     /// The number of changes that were sent before this op 4 and are not answered yet.
-    behind: u32,
+    #[serde(rename = "behind")]
+    changes_before: u32,
     /// The op 4 needed a leave. Only a client that has to know of the leave gets its voice state.
     rejoin: bool,
     /// The session that has to get the voice state of the leave, because it does not know that its connection is over.
-    bereaved: Option<u32>,
+    #[serde(rename = "bereaved")]
+    leave_recipient: Option<SessionKey>,
     /// The voice state of the leave, which goes to every client if the join fails.
     held_state: Option<Vec<u8>>,
     /// A VOICE_SERVER_UPDATE that came before the answer to the leave.
@@ -104,7 +107,8 @@ struct Asked {
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Server {
     /// The newest update with a server, as long as its token is valid.
-    good: Option<u64>,
+    #[serde(rename = "good")]
+    valid: Option<u64>,
     /// The newest update that says that the server is gone (`endpoint: null`). Such an update has no token that could
     /// be used.
     gone: Option<u64>,
@@ -114,7 +118,7 @@ struct Server {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Connection {
     /// The owner; `None` if its session has ended.
-    owner: Option<u32>,
+    owner: Option<SessionKey>,
     /// The channel of the shard's session, by the newest voice state from Discord.
     channel: Option<u64>,
     /// The channel of the shard's session after everything that was sent to Discord, if nothing fails.
@@ -126,45 +130,47 @@ struct Connection {
     sent_at: Time,
     self_mute: bool,
     self_deaf: bool,
-    asked: Option<Asked>,
+    #[serde(rename = "asked")]
+    pending_join: Option<PendingJoin>,
     /// The VOICE_SERVER_UPDATEs that the owner may be sent.
     server: Server,
     /// The channel to join again, because Discord's session was lost.
-    again: Option<u64>,
+    #[serde(rename = "again")]
+    rejoin_channel: Option<u64>,
     /// When the bot leaves the channel, if it has to.
     #[serde(skip)]
     leave_at: Option<Time>,
 }
 
 impl Connection {
-    fn is_void(&self) -> bool {
-        self.channel.is_none() && self.asked.is_none() && self.again.is_none()
+    fn is_unused(&self) -> bool {
+        self.channel.is_none() && self.pending_join.is_none() && self.rejoin_channel.is_none()
     }
 
     /// Notes that the bot is in this channel now. Returns whether changes that were sent before the newest op 4 were
     /// not answered yet.
-    fn changes_to(&mut self, channel: Option<u64>) -> bool {
+    fn apply_channel(&mut self, channel: Option<u64>) -> bool {
         let changed = u32::from(std::mem::replace(&mut self.channel, channel) != channel);
         self.changes = self.changes.saturating_sub(changed);
-        let Some(asked) = &mut self.asked else { return false };
-        let behind = asked.behind;
-        asked.behind = behind.saturating_sub(changed);
+        let Some(join) = &mut self.pending_join else { return false };
+        let behind = join.changes_before;
+        join.changes_before = behind.saturating_sub(changed);
         // A server for the former channel is of no use.
-        asked.held_server.take_if(|_| changed > 0);
+        join.held_server.take_if(|_| changed > 0);
         behind > 0
     }
 
-    /// Another op 4 is sent. Changes that Discord has not answered within [`ASK_LIMIT`] are no longer expected.
-    fn stop_waiting_in_vain(&mut self, now: Time) {
-        if now.saturating_sub(self.sent_at) > ASK_LIMIT && self.asked.is_none() {
+    /// Another op 4 is sent. Changes that Discord has not answered within [`ANSWER_LIMIT`] are no longer expected.
+    fn drop_overdue_changes(&mut self, now: Time) {
+        if now.saturating_sub(self.sent_at) > ANSWER_LIMIT && self.pending_join.is_none() {
             (self.changes, self.expected) = (0, self.channel);
         }
         self.sent_at = now;
     }
 
     /// Once Discord has answered everything, the expected channel is the one of the newest voice state.
-    fn expect_what_is(&mut self) {
-        if self.asked.is_none() && self.changes == 0 {
+    fn reset_expected(&mut self) {
+        if self.pending_join.is_none() && self.changes == 0 {
             self.expected = self.channel;
         }
     }
@@ -204,7 +210,7 @@ impl Table {
     }
 
     /// Returns whether the guild is in the table.
-    pub fn knows(&self, guild: u64) -> bool {
+    pub fn contains(&self, guild: u64) -> bool {
         self.guilds.contains_key(&guild)
     }
 
@@ -224,12 +230,12 @@ impl Table {
     }
 
     /// Returns whether an op 4 about this guild was sent to Discord and is not answered.
-    pub fn waits(&self, guild: u64) -> bool {
-        self.guilds.get(&guild).is_some_and(|connection| connection.asked.is_some() || connection.changes > 0)
+    pub fn awaits_answer(&self, guild: u64) -> bool {
+        self.guilds.get(&guild).is_some_and(|connection| connection.pending_join.is_some() || connection.changes > 0)
     }
 
     /// The owner of a guild's voice connection.
-    pub fn owner(&self, guild: u64) -> Option<u32> {
+    pub fn owner(&self, guild: u64) -> Option<SessionKey> {
         self.guilds.get(&guild)?.owner
     }
 
@@ -241,7 +247,13 @@ impl Table {
     /// The session that asks last becomes the owner. A session that is not the owner can not leave while the owner is
     /// connected: a library that has lost its voice connection to another client sends such an op 4 to clean up, and
     /// would end that client's voice connection.
-    pub fn send(&mut self, now: Time, client: u32, ask: Ask, attached: impl Fn(u32) -> bool) -> Verdict {
+    pub fn send(
+        &mut self,
+        now: Time,
+        client: SessionKey,
+        ask: VoiceCommand,
+        attached: impl Fn(SessionKey) -> bool,
+    ) -> Verdict {
         let full = self.guilds.len() >= MAX_CONNECTIONS;
         let Some(channel) = ask.channel else {
             let owner = self.owner(ask.guild);
@@ -251,18 +263,18 @@ impl Table {
                 return Verdict::Refuse;
             }
             if let Some(connection) = self.guilds.get_mut(&ask.guild) {
-                connection.stop_waiting_in_vain(now);
+                connection.drop_overdue_changes(now);
                 connection.changes += u32::from(connection.expected.take().is_some());
             }
             return Verdict::Send;
         };
-        if full && !self.knows(ask.guild) {
+        if full && !self.contains(ask.guild) {
             self.refused += 1;
             return Verdict::Refuse;
         }
-        let is_new = !self.knows(ask.guild);
+        let is_new = !self.contains(ask.guild);
         let connection = self.guilds.entry(ask.guild).or_default();
-        connection.stop_waiting_in_vain(now);
+        connection.drop_overdue_changes(now);
         let before = connection.owner.replace(client);
         let takeover = before != Some(client);
         self.takeovers += u64::from(takeover && !is_new);
@@ -270,18 +282,21 @@ impl Table {
         if takeover {
             connection.server = Server::default();
         }
-        (connection.again, connection.leave_at) = (None, None);
+        (connection.rejoin_channel, connection.leave_at) = (None, None);
         let rejoin = takeover && connection.expected == Some(channel);
         connection.changes += u32::from(rejoin);
-        let last = connection.asked.take().unwrap_or_default();
-        let until = now + if rejoin { REJOIN_LIMIT } else { ASK_LIMIT };
-        connection.asked = Some(Asked {
+        let last = connection.pending_join.take().unwrap_or_default();
+        let until = now + if rejoin { REJOIN_LIMIT } else { ANSWER_LIMIT };
+        connection.pending_join = Some(PendingJoin {
             channel,
             takeover: takeover || last.takeover,
-            before: if takeover { before } else { last.before.or(before) },
-            behind: connection.changes,
+            previous_owner: if takeover { before } else { last.previous_owner.or(before) },
+            changes_before: connection.changes,
             rejoin: rejoin || last.rejoin,
-            bereaved: last.bereaved.or(before.filter(|_| rejoin)).filter(|bereaved| *bereaved != client),
+            leave_recipient: last
+                .leave_recipient
+                .or(before.filter(|_| rejoin))
+                .filter(|recipient| *recipient != client),
             held_state: last.held_state,
             held_server: None,
             until,
@@ -296,22 +311,22 @@ impl Table {
     pub fn send_again(&mut self, now: Time, guild: u64) -> bool {
         let Some(connection) = self.guilds.get_mut(&guild) else { return false };
         connection.changes = 0;
-        let Some(asked) = &mut connection.asked else { return false };
+        let Some(join) = &mut connection.pending_join else { return false };
         // Everything that was on its way is lost, so Discord will only answer what is sent now.
-        let leave = (asked.rejoin || asked.behind > 0) && connection.channel == Some(asked.channel);
-        asked.until = now + if asked.rejoin { REJOIN_LIMIT } else { ASK_LIMIT };
-        asked.behind = u32::from(leave);
+        let leave = (join.rejoin || join.changes_before > 0) && connection.channel == Some(join.channel);
+        join.until = now + if join.rejoin { REJOIN_LIMIT } else { ANSWER_LIMIT };
+        join.changes_before = u32::from(leave);
         (connection.changes, connection.sent_at) = (1 + u32::from(leave), now);
         leave
     }
 
     /// Discord has answered everything that reached it before the connection broke. `again`: the guilds for which an op
     /// 4 is sent once more; for all others no answer will come.
-    pub fn expect_answers_about(&mut self, again: &[u64]) {
+    pub fn expect_answers_only_for(&mut self, again: &[u64]) {
         for (_, connection) in self.guilds.iter_mut().filter(|(guild, _)| !again.contains(guild)) {
             (connection.changes, connection.expected) = (0, connection.channel);
-            if let Some(asked) = &mut connection.asked {
-                asked.behind = 0;
+            if let Some(join) = &mut connection.pending_join {
+                join.changes_before = 0;
             }
         }
     }
@@ -320,17 +335,17 @@ impl Table {
 
     /// Discord has sent a voice state of the bot itself, in `text`. Returns which sessions get it.
     pub fn own_state(&mut self, now: Time, state: OwnState, text: &[u8]) -> Audience {
-        let Some(channel) = state.channel else { return self.left(state.guild, text) };
+        let Some(channel) = state.channel else { return self.own_state_left(state.guild, text) };
         if !state.ours {
             // The voice state is of another Gateway session of the bot, outside of this proxy.
             if let Some(connection) = self.guilds.get_mut(&state.guild) {
                 (connection.channel, connection.server) = (None, Server::default());
-                connection.expect_what_is();
-                self.forget_if_void(state.guild);
+                connection.reset_expected();
+                self.remove_if_unused(state.guild);
             }
             return Audience::All;
         }
-        if !self.knows(state.guild) && self.guilds.len() >= MAX_CONNECTIONS {
+        if !self.contains(state.guild) && self.guilds.len() >= MAX_CONNECTIONS {
             return Audience::All;
         }
         let grace = self.grace;
@@ -338,26 +353,27 @@ impl Table {
             // No client has asked for this connection, so no client can use it.
             Connection { leave_at: Some(now + grace), ..Connection::default() }
         });
-        let waits = connection.changes_to(Some(channel));
+        let waits = connection.apply_channel(Some(channel));
         (connection.self_mute, connection.self_deaf) = (state.self_mute, state.self_deaf);
         // After a leave, any channel is the answer: if it is not the wanted one, a user has moved the bot.
-        connection.asked = connection.asked.take().filter(|asked| waits || (asked.channel != channel && !asked.rejoin));
-        connection.expect_what_is();
+        connection.pending_join =
+            connection.pending_join.take().filter(|join| waits || (join.channel != channel && !join.rejoin));
+        connection.reset_expected();
         Audience::All
     }
 
     /// The bot has left its channel in the guild.
-    fn left(&mut self, guild: u64, text: &[u8]) -> Audience {
+    fn own_state_left(&mut self, guild: u64, text: &[u8]) -> Audience {
         let Some(connection) = self.guilds.get_mut(&guild) else { return Audience::All };
-        let waits = connection.changes_to(None);
+        let waits = connection.apply_channel(None);
         connection.server = Server::default();
-        connection.expect_what_is();
-        let Some(asked) = connection.asked.as_mut().filter(|asked| waits && asked.rejoin) else {
-            self.forget_if_void(guild);
+        connection.reset_expected();
+        let Some(join) = connection.pending_join.as_mut().filter(|join| waits && join.rejoin) else {
+            self.remove_if_unused(guild);
             return Audience::All;
         };
-        asked.held_state = Some(text.to_vec());
-        asked.bereaved.take().map_or(Audience::Nobody, Audience::Only)
+        join.held_state = Some(text.to_vec());
+        join.leave_recipient.take().map_or(Audience::Nobody, Audience::Only)
     }
 
     /// Discord has sent a VOICE_SERVER_UPDATE, in `text`, which will be at this position of the log. Returns which
@@ -365,49 +381,49 @@ impl Table {
     pub fn server_update(&mut self, guild: u64, position: u64, text: &[u8]) -> Audience {
         let Some(connection) = self.guilds.get_mut(&guild) else { return Audience::Nobody };
         let Some(owner) = connection.owner else { return Audience::Nobody };
-        if let Some(asked) = connection.asked.as_mut().filter(|asked| asked.takeover) {
-            let elsewhere = connection.channel.is_some_and(|channel| channel != asked.channel);
+        if let Some(join) = connection.pending_join.as_mut().filter(|join| join.takeover) {
+            let elsewhere = connection.channel.is_some_and(|channel| channel != join.channel);
             if elsewhere {
                 // This update answers an op 4 of the owner before.
                 return Audience::Nobody;
             }
-            if asked.behind > 0 {
+            if join.changes_before > 0 {
                 // A later update makes its token void. If none comes, this update was the answer.
-                asked.held_server = Some(text.to_vec());
+                join.held_server = Some(text.to_vec());
                 return Audience::Nobody;
             }
-            asked.held_server = None;
+            join.held_server = None;
         }
         connection.server = match json::get(text, "endpoint") {
-            Some(b"null") => Server { good: None, gone: Some(position) },
-            _ => Server { good: Some(position), ..connection.server },
+            Some(b"null") => Server { valid: None, gone: Some(position) },
+            _ => Server { valid: Some(position), ..connection.server },
         };
         Audience::Only(owner)
     }
 
     /// Returns whether the VOICE_SERVER_UPDATE at this position of the log is still valid for session `client`.
-    pub fn is_fresh(&self, guild: u64, position: u64, client: u32) -> bool {
+    pub fn is_fresh(&self, guild: u64, position: u64, client: SessionKey) -> bool {
         let connection = self.guilds.get(&guild);
         connection.is_some_and(|connection| {
-            let Server { good, gone } = connection.server;
-            connection.owner == Some(client) && [good, gone].contains(&Some(position))
+            let Server { valid, gone } = connection.server;
+            connection.owner == Some(client) && [valid, gone].contains(&Some(position))
         })
     }
 
     /// A GUILD_CREATE of a guild in the table has come, with the bot's voice state in the guild. Returns the channel to
     /// join again, with the mute and deaf states.
-    pub fn guild_came(&mut self, guild: u64, state: Option<OwnState>) -> Option<(u64, bool, bool)> {
+    pub fn guild_available(&mut self, guild: u64, state: Option<OwnState>) -> Option<(u64, bool, bool)> {
         let connection = self.guilds.get_mut(&guild)?;
         let channel = state.filter(|state| state.ours).and_then(|state| state.channel);
         connection.channel = channel;
-        connection.expect_what_is();
+        connection.reset_expected();
         if channel.is_none() {
             connection.server = Server::default();
         }
-        let again = connection.again.take().filter(|_| channel.is_none());
+        let again = connection.rejoin_channel.take().filter(|_| channel.is_none());
         let again = again.map(|channel| (channel, connection.self_mute, connection.self_deaf));
         if again.is_none() {
-            self.forget_if_void(guild);
+            self.remove_if_unused(guild);
         }
         again
     }
@@ -417,8 +433,8 @@ impl Table {
         self.guilds.remove(&guild);
     }
 
-    fn forget_if_void(&mut self, guild: u64) {
-        if self.guilds.get(&guild).is_some_and(Connection::is_void) {
+    fn remove_if_unused(&mut self, guild: u64) {
+        if self.guilds.get(&guild).is_some_and(Connection::is_unused) {
             self.guilds.remove(&guild);
         }
     }
@@ -426,16 +442,16 @@ impl Table {
     /// Discord has given the shard a new session, in which the bot is in no channel. Returns the owners with their
     /// guilds, in order. `rejoin`: the bot joins the channels again when their guilds come; they have no owner until
     /// then.
-    pub fn session_lost(&mut self, now: Time, rejoin: bool) -> Vec<(u32, u64)> {
+    pub fn session_lost(&mut self, now: Time, rejoin: bool) -> Vec<(SessionKey, u64)> {
         let was_in =
-            |connection: &Connection| connection.channel.or(connection.asked.as_ref().map(|asked| asked.channel));
+            |connection: &Connection| connection.channel.or(connection.pending_join.as_ref().map(|join| join.channel));
         let mut told = Vec::new();
         let leave_at = Some(now + self.grace);
         self.guilds.retain(|guild, connection| {
-            let again = was_in(connection).or(connection.again);
+            let again = was_in(connection).or(connection.rejoin_channel);
             told.extend(connection.owner.filter(|_| again.is_some()).map(|owner| (owner, *guild)));
             let Connection { self_mute, self_deaf, .. } = *connection;
-            *connection = Connection { self_mute, self_deaf, again, leave_at, ..Connection::default() };
+            *connection = Connection { self_mute, self_deaf, rejoin_channel: again, leave_at, ..Connection::default() };
             rejoin && again.is_some()
         });
         told.sort_unstable();
@@ -445,55 +461,56 @@ impl Table {
     // ---- sessions and time ----
 
     /// A session has ended for good. Its connection ended at `since`.
-    pub fn session_ended(&mut self, now: Time, client: u32, since: Time) {
+    pub fn session_ended(&mut self, now: Time, client: SessionKey, since: Time) {
         let leave_at = (since + self.grace).max(now);
         self.guilds.retain(|_, connection| {
-            if let Some(asked) = &mut connection.asked {
-                asked.before = asked.before.filter(|before| *before != client);
-                asked.bereaved = asked.bereaved.filter(|bereaved| *bereaved != client);
+            if let Some(join) = &mut connection.pending_join {
+                join.previous_owner = join.previous_owner.filter(|before| *before != client);
+                join.leave_recipient = join.leave_recipient.filter(|recipient| *recipient != client);
             }
             if connection.owner == Some(client) {
                 // As long as Discord has not answered, the owner before may still have the voice connection.
-                let before = connection.asked.as_ref().and_then(|asked| asked.before.filter(|_| !asked.rejoin));
+                let before =
+                    connection.pending_join.as_ref().and_then(|join| join.previous_owner.filter(|_| !join.rejoin));
                 (connection.owner, connection.server) = (before, Server::default());
                 connection.leave_at = before.is_none().then_some(leave_at);
             }
-            !connection.is_void()
+            !connection.is_unused()
         });
     }
 
     /// When [`Table::tick`] next has something to do.
     pub fn deadline(&self) -> Option<Time> {
         let times = |connection: &Connection| {
-            let asked = connection.asked.as_ref().map(|asked| asked.until);
-            asked.into_iter().chain(connection.leave_at).min()
+            let join = connection.pending_join.as_ref().map(|join| join.until);
+            join.into_iter().chain(connection.leave_at).min()
         };
         self.guilds.values().filter_map(times).min()
     }
 
     /// The actions that are due now, ordered by guild. `active`: the upstream session is live. While it is not, Discord
     /// can not answer, and the table gives no op 4 up.
-    pub fn tick(&mut self, now: Time, active: bool) -> Vec<Due> {
+    pub fn tick(&mut self, now: Time, active: bool) -> Vec<DueAction> {
         let mut due = Vec::new();
         let mut guilds: Vec<u64> = self.guilds.keys().copied().collect();
         guilds.sort_unstable();
         for guild in guilds {
             let Some(connection) = self.guilds.get_mut(&guild) else { continue };
-            let over = connection.asked.as_ref().is_some_and(|asked| now >= asked.until);
-            match connection.asked.as_mut() {
-                Some(asked) if over && !active => asked.until = now + REJOIN_LIMIT,
-                Some(_) if over => give_up_waiting(guild, connection, &mut due),
+            let over = connection.pending_join.as_ref().is_some_and(|join| now >= join.until);
+            match connection.pending_join.as_mut() {
+                Some(join) if over && !active => join.until = now + REJOIN_LIMIT,
+                Some(_) if over => give_up_join(guild, connection, &mut due),
                 _ => {}
             }
             if connection.leave_at.is_some_and(|at| now >= at) {
-                connection.again = None;
+                connection.rejoin_channel = None;
                 // The leave is repeated until Discord has answered it.
                 connection.leave_at = Some(now + LEAVE_RETRY);
                 if connection.channel.is_some() && active {
-                    due.push(Due::Leave(guild));
+                    due.push(DueAction::Leave(guild));
                 }
             }
-            self.forget_if_void(guild);
+            self.remove_if_unused(guild);
         }
         due
     }
@@ -507,7 +524,7 @@ impl Table {
 
     /// Adds a guild's connection of a former process. Returns false if [`MAX_CONNECTIONS`] is reached. `there` says
     /// whether a session still exists.
-    pub fn restore(&mut self, now: Time, saved: Saved, there: impl Fn(u32) -> bool) -> bool {
+    pub fn restore(&mut self, now: Time, saved: Saved, there: impl Fn(SessionKey) -> bool) -> bool {
         let Saved { guild, mut connection } = saved;
         if self.guilds.len() >= MAX_CONNECTIONS {
             return false;
@@ -516,10 +533,10 @@ impl Table {
         if connection.owner.is_none() {
             (connection.server, connection.leave_at) = (Server::default(), Some(now + self.grace));
         }
-        if let Some(asked) = &mut connection.asked {
-            asked.before = asked.before.filter(|before| there(*before));
-            asked.bereaved = asked.bereaved.filter(|bereaved| there(*bereaved));
-            asked.until = now + ASK_LIMIT;
+        if let Some(join) = &mut connection.pending_join {
+            join.previous_owner = join.previous_owner.filter(|before| there(*before));
+            join.leave_recipient = join.leave_recipient.filter(|recipient| there(*recipient));
+            join.until = now + ANSWER_LIMIT;
         } else {
             (connection.changes, connection.expected) = (0, connection.channel);
         }
@@ -529,16 +546,18 @@ impl Table {
 }
 
 /// Stops waiting for Discord's answer to an op 4.
-fn give_up_waiting(guild: u64, connection: &mut Connection, due: &mut Vec<Due>) {
-    let Some(asked) = connection.asked.take() else { return };
+fn give_up_join(guild: u64, connection: &mut Connection, due: &mut Vec<DueAction>) {
+    let Some(join) = connection.pending_join.take() else { return };
     (connection.changes, connection.expected) = (0, connection.channel);
-    match asked {
+    match join {
         // The bot left the channel, and could not join it again.
-        Asked { held_state: Some(state), .. } if connection.channel.is_none() => due.push(Due::TellState(state)),
+        PendingJoin { held_state: Some(state), .. } if connection.channel.is_none() => {
+            due.push(DueAction::TellState(state));
+        }
         // The bot did not leave, and Discord sent a voice server anyway.
-        Asked { held_server: Some(server), .. } => due.push(Due::TellServer(guild, server)),
+        PendingJoin { held_server: Some(server), .. } => due.push(DueAction::TellServer(guild, server)),
         // Nothing has changed, so the owner before still has the voice connection.
-        Asked { before: Some(before), takeover: true, .. } if connection.channel.is_some() => {
+        PendingJoin { previous_owner: Some(before), takeover: true, .. } if connection.channel.is_some() => {
             connection.owner = Some(before);
         }
         _ => {}

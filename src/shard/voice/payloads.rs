@@ -5,14 +5,14 @@ use crate::protocol::{edit, json};
 
 /// An Update Voice State (op 4; docs: Gateway Events).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ask {
+pub struct VoiceCommand {
     /// The guild.
     pub guild: u64,
     /// The channel to join; `None`: leave.
     pub channel: Option<u64>,
 }
 
-impl Ask {
+impl VoiceCommand {
     /// The start of every op 4 that goes to Discord.
     const PREFIX: &[u8] = br#"{"op":4,"d":"#;
 
@@ -76,7 +76,7 @@ impl OwnState {
 }
 
 /// The `d` of a VOICE_STATE_UPDATE that says that the bot has left its channel in a guild.
-pub fn gone(guild: u64, user: u64, session: &str) -> Vec<u8> {
+pub fn left_state(guild: u64, user: u64, session: &str) -> Vec<u8> {
     let text = format!(
         r#"{{"guild_id":"{guild}","channel_id":null,"user_id":"{user}","deaf":false,"mute":false,"self_deaf":false,"self_mute":false,"self_video":false,"suppress":false,"request_to_speak_timestamp":null}}"#
     );
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn op_4_is_read_in_every_form_that_libraries_send() {
-        let ask = |guild, channel| Some(Ask { guild, channel });
+        let ask = |guild, channel| Some(VoiceCommand { guild, channel });
         for (command, read) in [
             (r#"{"op":4,"d":{"guild_id":"1","channel_id":"2","self_mute":false}}"#, ask(1, Some(2))),
             // discord.py sends ids as numbers.
@@ -102,10 +102,10 @@ mod tests {
             (r#"{"op":4,"d":{}}"#, None),
             (r#"{"op":8,"d":{"guild_id":"1"}}"#, None),
         ] {
-            assert_eq!(Ask::parse(command.as_bytes()), read, "{command}");
+            assert_eq!(VoiceCommand::parse(command.as_bytes()), read, "{command}");
         }
         for channel in [None, Some(7)] {
-            assert_eq!(Ask::parse(&Ask::command(5, channel, true, false)), ask(5, channel));
+            assert_eq!(VoiceCommand::parse(&VoiceCommand::command(5, channel, true, false)), ask(5, channel));
         }
     }
 
@@ -121,7 +121,7 @@ mod tests {
         let in_guild = OwnState::in_guild(guild, 1, 9, Some("up")).unwrap();
         assert_eq!((in_guild.guild, in_guild.channel, in_guild.ours), (1, Some(2), true));
         assert_eq!(OwnState::in_guild(br#"{"id":"1"}"#, 1, 9, None), None);
-        let state = gone(1, 9, "u\"p");
+        let state = left_state(1, 9, "u\"p");
         assert_eq!(
             OwnState::parse(&state, None, 9, Some("u\"p")),
             Some(OwnState { channel: None, self_mute: false, ..own })

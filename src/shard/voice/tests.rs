@@ -10,8 +10,8 @@ fn table() -> Table {
     Table::new(GRACE)
 }
 
-fn ask(channel: impl Into<Option<u64>>) -> Ask {
-    Ask { guild: GUILD, channel: channel.into() }
+fn ask(channel: impl Into<Option<u64>>) -> VoiceCommand {
+    VoiceCommand { guild: GUILD, channel: channel.into() }
 }
 
 fn state(channel: impl Into<Option<u64>>) -> OwnState {
@@ -21,10 +21,10 @@ fn state(channel: impl Into<Option<u64>>) -> OwnState {
 /// Session 1 is connected to channel 10, with a voice server at position 5.
 fn connected() -> Table {
     let mut table = table();
-    assert_eq!(table.send(SECOND, 1, ask(10), |_| true), Verdict::Send);
+    assert_eq!(table.send(SECOND, SessionKey(1), ask(10), |_| true), Verdict::Send);
     assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
-    assert_eq!(table.server_update(GUILD, 5, b"t"), Audience::Only(1));
-    assert!(table.is_fresh(GUILD, 5, 1));
+    assert_eq!(table.server_update(GUILD, 5, b"t"), Audience::Only(SessionKey(1)));
+    assert!(table.is_fresh(GUILD, 5, SessionKey(1)));
     assert_eq!((table.connections(), table.takeovers(), table.refused()), (1, 0, 0));
     table
 }
@@ -34,19 +34,23 @@ fn a_voice_server_is_for_who_has_asked() {
     let mut table = connected();
     // Discord moves the voice server: first there is none, then another one.
     let [away, there] = [&br#"{"token":"x","endpoint":null}"#[..], br#"{"token":"y","endpoint":"z"}"#];
-    assert_eq!(table.server_update(GUILD, 6, away), Audience::Only(1));
-    assert!(table.is_fresh(GUILD, 6, 1) && !table.is_fresh(GUILD, 5, 1) && !table.is_fresh(GUILD, 6, 2));
+    assert_eq!(table.server_update(GUILD, 6, away), Audience::Only(SessionKey(1)));
+    assert!(
+        table.is_fresh(GUILD, 6, SessionKey(1))
+            && !table.is_fresh(GUILD, 5, SessionKey(1))
+            && !table.is_fresh(GUILD, 6, SessionKey(2))
+    );
     for position in [7, 8] {
-        assert_eq!(table.server_update(GUILD, position, there), Audience::Only(1));
-        assert!(table.is_fresh(GUILD, 6, 1) && table.is_fresh(GUILD, position, 1));
-        assert_eq!(table.is_fresh(GUILD, 7, 1), position == 7);
+        assert_eq!(table.server_update(GUILD, position, there), Audience::Only(SessionKey(1)));
+        assert!(table.is_fresh(GUILD, 6, SessionKey(1)) && table.is_fresh(GUILD, position, SessionKey(1)));
+        assert_eq!(table.is_fresh(GUILD, 7, SessionKey(1)), position == 7);
     }
     // A moderator moves the bot.
     assert_eq!(table.own_state(SECOND, state(11), b"s"), Audience::All);
-    assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(1));
+    assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(SessionKey(1)));
     // The moderator disconnects the bot.
     assert_eq!(table.own_state(SECOND, state(None), b"s"), Audience::All);
-    assert!(table.is_empty() && !table.is_fresh(GUILD, 9, 1));
+    assert!(table.is_empty() && !table.is_fresh(GUILD, 9, SessionKey(1)));
     assert_eq!(table.server_update(GUILD, 10, b"t"), Audience::Nobody);
     assert_eq!(table.server_update(2, 10, b"t"), Audience::Nobody);
 }
@@ -54,32 +58,32 @@ fn a_voice_server_is_for_who_has_asked() {
 #[test]
 fn the_same_channel_is_left_first_by_who_takes_over() {
     let mut table = connected();
-    assert_eq!(table.send(SECOND, 1, ask(10), |_| true), Verdict::Send, "the owner changes its mute state");
+    assert_eq!(table.send(SECOND, SessionKey(1), ask(10), |_| true), Verdict::Send, "the owner changes its mute state");
     assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
-    assert_eq!(table.send(SECOND, 2, ask(10), |_| true), Verdict::LeaveFirst);
-    assert_eq!((table.owner(GUILD), table.takeovers()), (Some(2), 1));
-    assert!(!table.is_fresh(GUILD, 5, 1) && !table.is_fresh(GUILD, 5, 2));
+    assert_eq!(table.send(SECOND, SessionKey(2), ask(10), |_| true), Verdict::LeaveFirst);
+    assert_eq!((table.owner(GUILD), table.takeovers()), (Some(SessionKey(2)), 1));
+    assert!(!table.is_fresh(GUILD, 5, SessionKey(1)) && !table.is_fresh(GUILD, 5, SessionKey(2)));
     // These events were on their way when the leave was sent.
     assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
     assert_eq!(table.server_update(GUILD, 6, b"t"), Audience::Nobody);
     // Only the session that has lost the connection gets the voice state of the leave.
-    assert_eq!(table.own_state(SECOND, state(None), b"s"), Audience::Only(1));
+    assert_eq!(table.own_state(SECOND, state(None), b"s"), Audience::Only(SessionKey(1)));
     assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
-    assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(2));
+    assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(SessionKey(2)));
     assert_eq!(table.tick(SECOND * 100, true), []);
-    assert_eq!(table.owner(GUILD), Some(2));
+    assert_eq!(table.owner(GUILD), Some(SessionKey(2)));
 }
 
 #[test]
 fn a_join_that_fails_after_the_leave_is_told_to_all() {
     let mut table = connected();
-    assert_eq!(table.send(SECOND, 2, ask(10), |_| true), Verdict::LeaveFirst);
-    assert_eq!(table.own_state(SECOND, state(None), b"gone"), Audience::Only(1));
+    assert_eq!(table.send(SECOND, SessionKey(2), ask(10), |_| true), Verdict::LeaveFirst);
+    assert_eq!(table.own_state(SECOND, state(None), b"gone"), Audience::Only(SessionKey(1)));
     let at = table.deadline().unwrap();
     assert_eq!(table.tick(at - Duration::from_millis(1), true), []);
     assert_eq!(table.tick(at, false), [], "Discord can not answer");
     let at = table.deadline().unwrap();
-    assert_eq!(table.tick(at, true), [Due::TellState(b"gone".to_vec())]);
+    assert_eq!(table.tick(at, true), [DueAction::TellState(b"gone".to_vec())]);
     assert!(table.is_empty());
 }
 
@@ -88,31 +92,31 @@ fn who_asks_in_vain_takes_nothing_away() {
     let mut table = connected();
     // First the client asks for another channel, which is full; then for the same channel, and Discord does not answer.
     for (channel, verdict) in [(11, Verdict::Send), (10, Verdict::LeaveFirst)] {
-        assert_eq!(table.send(SECOND, 2, ask(channel), |_| true), verdict);
-        assert_eq!(table.owner(GUILD), Some(2));
+        assert_eq!(table.send(SECOND, SessionKey(2), ask(channel), |_| true), verdict);
+        assert_eq!(table.owner(GUILD), Some(SessionKey(2)));
         assert_eq!(table.tick(table.deadline().unwrap(), true), []);
-        assert_eq!((table.owner(GUILD), table.connections()), (Some(1), 1));
+        assert_eq!((table.owner(GUILD), table.connections()), (Some(SessionKey(1)), 1));
     }
     // If Discord sends a voice server without a voice state before it, the voice server was the answer.
-    assert_eq!(table.send(SECOND, 2, ask(10), |_| true), Verdict::LeaveFirst);
+    assert_eq!(table.send(SECOND, SessionKey(2), ask(10), |_| true), Verdict::LeaveFirst);
     assert_eq!(table.server_update(GUILD, 6, b"server"), Audience::Nobody);
-    assert_eq!(table.tick(table.deadline().unwrap(), true), [Due::TellServer(GUILD, b"server".to_vec())]);
-    assert_eq!(table.server_update(GUILD, 7, b"server"), Audience::Only(2));
+    assert_eq!(table.tick(table.deadline().unwrap(), true), [DueAction::TellServer(GUILD, b"server".to_vec())]);
+    assert_eq!(table.server_update(GUILD, 7, b"server"), Audience::Only(SessionKey(2)));
     // The table forgets a guild if Discord does not answer.
-    assert_eq!(table.send(SECOND, 2, Ask { guild: 9, channel: Some(1) }, |_| true), Verdict::Send);
-    assert_eq!(table.tick(SECOND + ASK_LIMIT, true), []);
-    assert!(!table.knows(9));
+    assert_eq!(table.send(SECOND, SessionKey(2), VoiceCommand { guild: 9, channel: Some(1) }, |_| true), Verdict::Send);
+    assert_eq!(table.tick(SECOND + ANSWER_LIMIT, true), []);
+    assert!(!table.contains(9));
 }
 
 #[test]
 fn who_has_lost_the_connection_can_not_leave_for_the_other() {
     let mut table = connected();
-    let attached = |number: u32| number == 1;
-    assert_eq!(table.send(SECOND, 2, ask(None), attached), Verdict::Refuse);
+    let attached = |key: SessionKey| key == SessionKey(1);
+    assert_eq!(table.send(SECOND, SessionKey(2), ask(None), attached), Verdict::Refuse);
     assert_eq!(table.refused(), 1);
-    assert_eq!(table.send(SECOND, 1, ask(None), attached), Verdict::Send);
-    assert_eq!(table.send(SECOND, 2, ask(None), |_| false), Verdict::Send, "the owner is not there");
-    assert_eq!(table.send(SECOND, 2, Ask { guild: 2, channel: None }, attached), Verdict::Send);
+    assert_eq!(table.send(SECOND, SessionKey(1), ask(None), attached), Verdict::Send);
+    assert_eq!(table.send(SECOND, SessionKey(2), ask(None), |_| false), Verdict::Send, "the owner is not there");
+    assert_eq!(table.send(SECOND, SessionKey(2), VoiceCommand { guild: 2, channel: None }, attached), Verdict::Send);
 }
 
 #[test]
@@ -120,23 +124,23 @@ fn a_channel_is_left_when_its_owner_is_gone_for_long_enough() {
     // The owner closed with 1000 just now, or it lost its connection before and its time to resume is over.
     for (since, at) in [(SECOND * 10, SECOND * 70), (SECOND, SECOND * 61), (Time::ZERO, SECOND * 60)] {
         let mut table = connected();
-        table.session_ended(SECOND * 10, 1, since);
+        table.session_ended(SECOND * 10, SessionKey(1), since);
         assert_eq!((table.owner(GUILD), table.deadline()), (None, Some(at)));
-        assert!(!table.is_fresh(GUILD, 5, 1));
+        assert!(!table.is_fresh(GUILD, 5, SessionKey(1)));
         assert_eq!(table.server_update(GUILD, 6, b"t"), Audience::Nobody);
-        assert_eq!(table.tick(at, true), [Due::Leave(GUILD)]);
+        assert_eq!(table.tick(at, true), [DueAction::Leave(GUILD)]);
         // The leave is repeated until Discord has answered it.
         assert_eq!(table.tick(at, true), []);
-        assert_eq!(table.tick(at + LEAVE_RETRY, true), [Due::Leave(GUILD)]);
+        assert_eq!(table.tick(at + LEAVE_RETRY, true), [DueAction::Leave(GUILD)]);
         assert_eq!(table.own_state(SECOND * 99, state(None), b"s"), Audience::All);
         assert!(table.is_empty() && table.deadline().is_none());
     }
     // The bot never leaves before the session ends, even if the grace is over.
     let mut table = connected();
-    table.session_ended(SECOND * 200, 1, SECOND);
+    table.session_ended(SECOND * 200, SessionKey(1), SECOND);
     assert_eq!(table.deadline(), Some(SECOND * 200));
     // The next process of the bot asks for the channel in time.
-    assert_eq!(table.send(SECOND * 200, 2, ask(10), |_| true), Verdict::LeaveFirst);
+    assert_eq!(table.send(SECOND * 200, SessionKey(2), ask(10), |_| true), Verdict::LeaveFirst);
     assert_eq!(table.own_state(SECOND * 200, state(None), b"s"), Audience::Nobody, "nobody has it who could be told");
     assert_eq!(table.own_state(SECOND * 200, state(10), b"s"), Audience::All);
     assert_eq!(table.deadline(), None);
@@ -146,19 +150,22 @@ fn a_channel_is_left_when_its_owner_is_gone_for_long_enough() {
 fn a_new_session_of_discord_voids_everything() {
     for rejoin in [false, true] {
         let mut table = connected();
-        table.send(SECOND, 2, Ask { guild: 2, channel: Some(20) }, |_| true);
-        table.session_ended(SECOND, 3, SECOND);
-        assert_eq!(table.session_lost(SECOND * 2, rejoin), [(1, 1), (2, 2)]);
-        assert_eq!((table.connections(), table.knows(GUILD)), (0, rejoin));
-        assert!(!table.is_fresh(GUILD, 5, 1));
+        table.send(SECOND, SessionKey(2), VoiceCommand { guild: 2, channel: Some(20) }, |_| true);
+        table.session_ended(SECOND, SessionKey(3), SECOND);
+        assert_eq!(table.session_lost(SECOND * 2, rejoin), [(SessionKey(1), 1), (SessionKey(2), 2)]);
+        assert_eq!((table.connections(), table.contains(GUILD)), (0, rejoin));
+        assert!(!table.is_fresh(GUILD, 5, SessionKey(1)));
         if rejoin {
-            assert_eq!(table.guild_came(GUILD, None), Some((10, false, true)));
+            assert_eq!(table.guild_available(GUILD, None), Some((10, false, true)));
             assert_eq!(table.own_state(SECOND * 3, state(10), b"s"), Audience::All);
             assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Nobody);
-            assert_eq!(table.send(SECOND * 4, 7, ask(10), |_| true), Verdict::LeaveFirst);
+            assert_eq!(table.send(SECOND * 4, SessionKey(7), ask(10), |_| true), Verdict::LeaveFirst);
             // In guild 2 a client asks before the guild comes. In the last table no client asks.
-            assert_eq!(table.send(SECOND * 4, 8, Ask { guild: 2, channel: Some(20) }, |_| true), Verdict::Send);
-            assert_eq!(table.guild_came(2, None), None);
+            assert_eq!(
+                table.send(SECOND * 4, SessionKey(8), VoiceCommand { guild: 2, channel: Some(20) }, |_| true),
+                Verdict::Send
+            );
+            assert_eq!(table.guild_available(2, None), None);
             let mut table = connected();
             table.session_lost(SECOND, true);
             assert_eq!(table.tick(SECOND + GRACE, true), []);
@@ -170,10 +177,10 @@ fn a_new_session_of_discord_voids_everything() {
 #[test]
 fn guilds_that_come_and_go() {
     let mut table = connected();
-    assert_eq!(table.guild_came(GUILD, Some(state(10))), None);
-    assert!(table.is_fresh(GUILD, 5, 1));
+    assert_eq!(table.guild_available(GUILD, Some(state(10))), None);
+    assert!(table.is_fresh(GUILD, 5, SessionKey(1)));
     let foreign = OwnState { ours: false, ..state(10) };
-    assert_eq!(table.guild_came(GUILD, Some(foreign)), None);
+    assert_eq!(table.guild_available(GUILD, Some(foreign)), None);
     assert!(table.is_empty(), "another session of the bot is in the channel");
     let mut table = connected();
     assert_eq!(table.own_state(SECOND, foreign, b"s"), Audience::All);
@@ -183,18 +190,21 @@ fn guilds_that_come_and_go() {
     assert!(table.is_empty());
     // No client has asked for this voice state, for example because the table was full.
     assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
-    assert_eq!(table.tick(SECOND + GRACE, true), [Due::Leave(GUILD)]);
+    assert_eq!(table.tick(SECOND + GRACE, true), [DueAction::Leave(GUILD)]);
 }
 
 #[test]
 fn the_table_is_bounded() {
     let mut table = table();
     for guild in 0..MAX_CONNECTIONS as u64 {
-        assert_eq!(table.send(SECOND, 1, Ask { guild, channel: Some(1) }, |_| true), Verdict::Send);
+        assert_eq!(
+            table.send(SECOND, SessionKey(1), VoiceCommand { guild, channel: Some(1) }, |_| true),
+            Verdict::Send
+        );
     }
-    let one_more = Ask { guild: u64::MAX, channel: Some(1) };
-    assert_eq!(table.send(SECOND, 1, one_more, |_| true), Verdict::Refuse);
-    assert_eq!(table.send(SECOND, 1, ask(2), |_| true), Verdict::Send, "one that is in it");
+    let one_more = VoiceCommand { guild: u64::MAX, channel: Some(1) };
+    assert_eq!(table.send(SECOND, SessionKey(1), one_more, |_| true), Verdict::Refuse);
+    assert_eq!(table.send(SECOND, SessionKey(1), ask(2), |_| true), Verdict::Send, "one that is in it");
     assert_eq!(table.own_state(SECOND, OwnState { guild: u64::MAX, ..state(1) }, b"s"), Audience::All);
     assert_eq!((table.refused(), table.guilds.len()), (1, MAX_CONNECTIONS));
     let saved: Vec<Saved> = table.save().collect();
@@ -206,17 +216,17 @@ fn the_table_is_bounded() {
     assert!(!other.restore(SECOND, over.next().unwrap(), |_| true));
     drop(over);
     // Discord has answered none of the op 4s.
-    table.tick(SECOND + ASK_LIMIT, true);
+    table.tick(SECOND + ANSWER_LIMIT, true);
     assert!(table.is_empty());
 }
 
 #[test]
 fn another_process_goes_on() {
     let mut table = connected();
-    assert_eq!(table.send(SECOND, 2, ask(10), |_| true), Verdict::LeaveFirst);
-    assert_eq!(table.own_state(SECOND, state(None), b"gone"), Audience::Only(1));
+    assert_eq!(table.send(SECOND, SessionKey(2), ask(10), |_| true), Verdict::LeaveFirst);
+    assert_eq!(table.own_state(SECOND, state(None), b"gone"), Audience::Only(SessionKey(1)));
     let text = serde_json::to_vec(&table.save().collect::<Vec<_>>()).unwrap();
-    let restored = |there: &dyn Fn(u32) -> bool| {
+    let restored = |there: &dyn Fn(SessionKey) -> bool| {
         let mut table = Table::new(GRACE);
         for saved in serde_json::from_slice::<Vec<Saved>>(&text).unwrap() {
             assert!(table.restore(SECOND * 5, saved, there));
@@ -225,10 +235,10 @@ fn another_process_goes_on() {
     };
     let mut both = restored(&|_| true);
     assert_eq!(both.own_state(SECOND * 6, state(10), b"s"), Audience::All);
-    assert_eq!(both.server_update(GUILD, 9, b"t"), Audience::Only(2));
+    assert_eq!(both.server_update(GUILD, 9, b"t"), Audience::Only(SessionKey(2)));
     let mut none = restored(&|_| false);
     assert_eq!(none.owner(GUILD), None);
-    assert_eq!(none.tick(SECOND * 5 + ASK_LIMIT, true), [Due::TellState(b"gone".to_vec())]);
+    assert_eq!(none.tick(SECOND * 5 + ANSWER_LIMIT, true), [DueAction::TellState(b"gone".to_vec())]);
     assert!(none.is_empty());
 }
 
@@ -236,14 +246,14 @@ fn another_process_goes_on() {
 fn commands_that_were_lost_are_sent_again_with_their_leave() {
     let mut table = connected();
     assert!(!table.send_again(SECOND, GUILD) && !table.send_again(SECOND, 7));
-    table.send(SECOND, 2, ask(10), |_| true);
-    table.send(SECOND, 3, ask(10), |_| true);
+    table.send(SECOND, SessionKey(2), ask(10), |_| true);
+    table.send(SECOND, SessionKey(3), ask(10), |_| true);
     assert!(table.send_again(SECOND * 50, GUILD));
     // Only one leave is answered, because the others are lost.
-    assert_eq!(table.own_state(SECOND * 50, state(None), b"s"), Audience::Only(1));
+    assert_eq!(table.own_state(SECOND * 50, state(None), b"s"), Audience::Only(SessionKey(1)));
     assert!(!table.send_again(SECOND * 50, GUILD));
     assert_eq!(table.own_state(SECOND * 50, state(10), b"s"), Audience::All);
-    assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(3));
+    assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(SessionKey(3)));
 }
 
 // ---- against a model of Discord, in every order ----
@@ -252,7 +262,7 @@ fn commands_that_were_lost_are_sent_again_with_their_leave() {
 enum Event {
     State(Option<u64>),
     /// A token, and the client for whose op 4 Discord made it.
-    Server(u32, u32),
+    Server(u32, SessionKey),
 }
 
 /// A guild at Discord, the commands and events on their way, and what two clients have been sent.
@@ -261,16 +271,16 @@ struct Model {
     table: Table,
     channel: Option<u64>,
     token: u32,
-    commands: VecDeque<(u32, Option<u64>)>,
+    commands: VecDeque<(SessionKey, Option<u64>)>,
     events: VecDeque<Event>,
     position: u64,
     /// The session whose op 4 went to Discord last, and the channel that it wants.
-    last: Option<(u32, Option<u64>)>,
+    last: Option<(SessionKey, Option<u64>)>,
     /// The newest token that each client has, and the channel that it believes the bot to be in.
     has: [(u32, Option<u64>); 2],
     /// A client that has asked for the channel that the bot is in. It must not get a voice state that says that the bot
     /// left.
-    waits: Option<(u32, u64)>,
+    waits: Option<(SessionKey, u64)>,
 }
 
 impl Model {
@@ -280,7 +290,7 @@ impl Model {
         Self { table: table(), channel: None, token: 0, commands, events, position: 1, last: None, has, waits: None }
     }
 
-    fn sends(&mut self, client: u32, channel: Option<u64>) {
+    fn sends(&mut self, client: SessionKey, channel: Option<u64>) {
         let owner = self.table.owner(GUILD);
         match self.table.send(SECOND, client, ask(channel), |_| true) {
             Verdict::Refuse => {
@@ -327,16 +337,16 @@ impl Model {
         match event {
             Event::State(channel) => {
                 let to = self.table.own_state(SECOND, state(channel), b"s");
-                for client in 0..2 {
+                for client in [SessionKey(0), SessionKey(1)] {
                     if to == Audience::All || to == Audience::Only(client) {
                         let shown_away = channel.is_none() && self.waits.is_some_and(|(waits, _)| waits == client);
                         assert!(!shown_away, "the asker is shown that the bot left");
-                        self.has[client as usize].1 = channel;
+                        self.has[client.0 as usize].1 = channel;
                     }
                 }
                 self.waits = self
                     .waits
-                    .filter(|(_, wanted)| channel != Some(*wanted) || self.table.guilds[&GUILD].asked.is_some());
+                    .filter(|(_, wanted)| channel != Some(*wanted) || self.table.guilds[&GUILD].pending_join.is_some());
             }
             Event::Server(token, cause) => match self.table.server_update(GUILD, self.position, b"t") {
                 Audience::Only(client) => {
@@ -345,7 +355,7 @@ impl Model {
                     assert!(self.table.is_fresh(GUILD, self.position, client));
                     let stale = cause != client && token != self.final_token();
                     assert!(!stale, "a token of another client that will be void");
-                    self.has[client as usize].0 = token;
+                    self.has[client.0 as usize].0 = token;
                 }
                 Audience::Nobody => {}
                 Audience::All => panic!("a token for everyone"),
@@ -362,16 +372,16 @@ impl Model {
         let Some((client, wanted)) = self.last else { return };
         assert_eq!(self.channel, wanted);
         if wanted.is_some() {
-            assert_eq!(self.has[client as usize], (self.token, wanted), "client {client} has the newest token");
+            assert_eq!(self.has[client.0 as usize], (self.token, wanted), "client {client} has the newest token");
             assert_eq!(self.table.owner(GUILD), Some(client));
         } else {
-            assert!(self.table.is_empty() || self.table.guilds[&GUILD].asked.is_some());
+            assert!(self.table.is_empty() || self.table.guilds[&GUILD].pending_join.is_some());
         }
     }
 
     fn step(&mut self, what: u8) {
         match what {
-            0..=5 => self.sends(u32::from(what % 2), [Some(10), Some(11), None][usize::from(what / 2)]),
+            0..=5 => self.sends(SessionKey(u32::from(what % 2)), [Some(10), Some(11), None][usize::from(what / 2)]),
             6 => self.discord_hears(),
             _ => self.proxy_hears(),
         }

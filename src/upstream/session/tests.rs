@@ -1,5 +1,5 @@
 use super::*;
-use crate::upstream::comeback::{BACKOFF, QUICK_LOSS_WAIT, RESUME_BACKOFF, RESUME_PATIENCE, SESSION_LIFE};
+use crate::upstream::reconnect::{BACKOFF, QUICK_LOSS_WAIT, RESUME_BACKOFF, RESUME_PATIENCE, SESSION_LIFE};
 use proptest::prelude::*;
 
 #[path = "by_hand.rs"]
@@ -332,7 +332,7 @@ fn a_session_that_can_not_be_resumed_is_given_up() {
         // After codes about the session, the session is given up sooner.
         assert_eq!(took < SECOND * 10, refusal == Refusal::Close(Some(4006)), "{refusal:?}: {took:?}");
         assert_eq!((session.counters().identifies, session.counters().given_up), (1, 1), "it waits for its permit");
-        assert_eq!(session.take_remark(), Some(Remark::GivenUp));
+        assert_eq!(session.take_warning(), Some(Warning::GivenUp));
         session.on_permit(now);
         assert_eq!(actions(&mut session), [Action::Send(b"IDENTIFY".to_vec())]);
     }
@@ -437,8 +437,8 @@ fn an_event_out_of_sequence_is_passed_on() {
         assert_eq!(feed(&mut session, SECOND, &event), Received::Dispatch(EventKind::GuildCreate), "{sequence}");
     }
     assert_eq!((session.counters().out_of_sequence, session.counters().gaps), (3, 1));
-    assert_eq!(session.take_remark(), Some(Remark::OutOfSequence { sequence: 1, last: 3 }));
-    assert_eq!(session.take_remark(), None, "once is enough");
+    assert_eq!(session.take_warning(), Some(Warning::OutOfSequence { sequence: 1, last: 3 }));
+    assert_eq!(session.take_warning(), None, "once is enough");
     // The next RESUME names the highest sequence.
     session.on_closed(SECOND * 50, None);
     resumes(&mut session, SECOND * 50, 3);

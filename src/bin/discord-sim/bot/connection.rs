@@ -4,8 +4,6 @@
 use super::Shared;
 use super::decoder::Decoder;
 use crate::client::Url;
-use crate::clock;
-use crate::json;
 use crate::link::Link;
 use futures_lite::FutureExt;
 use gateway_proxy::protocol::envelope::Envelope;
@@ -16,6 +14,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use world::clock;
+use world::json;
 
 /// Number of reads before the task yields to other connections.
 const ROUNDS: usize = 16;

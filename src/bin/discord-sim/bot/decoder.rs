@@ -5,7 +5,7 @@ use std::io;
 use zstd::stream::raw::{Decoder as Zstd, InBuffer, Operation, OutBuffer};
 
 /// Largest payload in bytes.
-const MOST_PAYLOAD: usize = 256 << 20;
+const MAX_PAYLOAD: usize = 256 << 20;
 
 /// The state of one connection's incoming stream.
 pub enum Decoder {
@@ -70,7 +70,7 @@ impl Decoder {
 }
 
 fn limit(out: &[u8]) -> io::Result<()> {
-    if out.len() > MOST_PAYLOAD { Err(io::Error::other("a payload of more than 256 MiB")) } else { Ok(()) }
+    if out.len() > MAX_PAYLOAD { Err(io::Error::other("a payload of more than 256 MiB")) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -10,7 +10,6 @@ mod histogram;
 
 use crate::cli::Bot;
 use crate::client::Url;
-use crate::json::Object;
 use crate::tls;
 use connection::Ending;
 use glommio::timer::sleep;
@@ -25,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 use std::time::{Duration, Instant};
+use world::json::Object;
 
 /// Set by the signal handler: the bot has to end.
 pub static END: AtomicBool = AtomicBool::new(false);

@@ -1,16 +1,16 @@
 //! Commands that clients send (Gateway Events: "Send Events"), and how Discord answers them.
 
 use super::session::{Chunks, Session};
-use super::{Ending, Gateway, MOST_SESSIONS, intents, payload};
-use crate::json::{self, Fields, Object};
-use crate::world::World;
+use super::{Ending, Gateway, MAX_SESSIONS, intents, payload};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
+use world::World;
+use world::json::{self, Fields, Object};
 
 /// Largest payload that a client may send, in bytes (Gateway: "Sending Events").
-pub const MOST_BYTES: usize = 4_096;
+pub const MAX_BYTES: usize = 4_096;
 
 /// Maximum number of payloads that a connection may send in [`RATE_WINDOW`] (Gateway: "Rate Limiting").
 const RATE_LIMIT: usize = 120;
@@ -24,10 +24,10 @@ const PRESENCE_WINDOW: Duration = Duration::from_secs(20);
 const CHUNK: usize = 1_000;
 
 /// Maximum number of members that a request with `query` or `user_ids` can get.
-const MOST_SEARCHED: usize = 100;
+const MAX_SEARCHED: usize = 100;
 
 /// Maximum number of REQUEST_GUILD_MEMBERS of one session that are not answered completely.
-const MOST_REQUESTS: usize = 4_096;
+const MAX_REQUESTS: usize = 4_096;
 
 /// Longest nonce in bytes. A longer one is ignored.
 const LONGEST_NONCE: usize = 32;
@@ -144,7 +144,7 @@ impl Gateway {
         peer.commands.push_back(now);
         let result = if peer.commands.len() > RATE_LIMIT {
             Err((4008, "Rate limited.", format!("more than {RATE_LIMIT} payloads in 60 s")))
-        } else if message.len() > MOST_BYTES {
+        } else if message.len() > MAX_BYTES {
             Err(malformed(&format!("a payload of {} bytes", message.len())))
         } else {
             match serde_json::from_slice::<Command<'_>>(message) {
@@ -289,10 +289,10 @@ impl Gateway {
         Ok(())
     }
 
-    /// Ends a session if the shard has [`MOST_SESSIONS`]: the oldest one without a connection, or the oldest of all.
+    /// Ends a session if the shard has [`MAX_SESSIONS`]: the oldest one without a connection, or the oldest of all.
     fn evict(&mut self, shard: usize, now: Instant) {
         let sessions = &self.shards[shard].sessions;
-        if sessions.len() < MOST_SESSIONS {
+        if sessions.len() < MAX_SESSIONS {
             return;
         }
         let detached = |key: &&u64| self.sessions.get(key).is_none_or(|session| session.connection.is_none());
@@ -375,13 +375,13 @@ impl Gateway {
         let Some(session) = self.sessions.get_mut(&key) else { return Ok(()) };
         let guild = self.world.guild(id).filter(|guild| guild.available() && self.world.shard_of(id) == shard);
         let Some(guild) = guild else { return Ok(()) };
-        if session.chunks.len() >= MOST_REQUESTS {
+        if session.chunks.len() >= MAX_REQUESTS {
             return Ok(());
         }
         let limit = usize::try_from(request.limit.unwrap_or(0)).unwrap_or(usize::MAX);
         let nonce = request.nonce.as_deref().filter(|nonce| nonce.len() <= LONGEST_NONCE).map(json::string);
         let (users, not_found) = if let Some(ids) = &request.user_ids {
-            let ids: Vec<u64> = ids.list().into_iter().take(MOST_SEARCHED).collect();
+            let ids: Vec<u64> = ids.list().into_iter().take(MAX_SEARCHED).collect();
             let (users, missing): (Vec<u64>, Vec<u64>) =
                 ids.into_iter().partition(|user| guild.member(*user).is_some());
             (users, (!missing.is_empty()).then(|| json::ids(missing)))
@@ -406,7 +406,7 @@ impl Gateway {
                 }
                 self.member_requests.insert(id, now);
             }
-            let limit = if query.is_empty() { limit } else { limit.clamp(1, MOST_SEARCHED) };
+            let limit = if query.is_empty() { limit } else { limit.clamp(1, MAX_SEARCHED) };
             (guild.search(query, limit), None)
         };
         session.chunks.push_back(Chunks {

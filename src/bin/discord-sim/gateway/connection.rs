@@ -1,7 +1,7 @@
 //! Drives one client's WebSocket: reads messages, hands them to the gateway, and writes the gateway's payloads in as
 //! few writes as possible. Each connection is one task; its socket or the gateway wakes it.
 
-use super::{Encoder, Ending, Said, State};
+use super::{Encoder, Ending, Output, State};
 use crate::link::Link;
 use crate::serve::Server;
 use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, write_close, write_frame};
@@ -11,9 +11,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-/// Largest message in bytes that the decoder accepts. A message above [`super::commands::MOST_BYTES`] is closed with
+/// Largest message in bytes that the decoder accepts. A message above [`super::commands::MAX_BYTES`] is closed with
 /// 4002.
-pub const MOST_MESSAGE: usize = 1 << 20;
+pub const MAX_MESSAGE: usize = 1 << 20;
 
 /// Bytes in the send buffer above which no further payload is encoded.
 const FULL: usize = 256 << 10;
@@ -154,15 +154,15 @@ impl Driver {
         let mut gateway = self.server.gateway.borrow_mut();
         gateway.produce(
             self.key,
-            |said| {
-                match said {
-                    Said::Payload(payload, compress_payloads) => {
+            |output| {
+                match output {
+                    Output::Payload(payload, compress_payloads) => {
                         if compress_payloads {
                             self.encoder.compress_payloads();
                         }
                         result = self.encoder.encode(payload, &mut self.scratch, &mut self.link.out);
                     }
-                    Said::Wire(bytes) => self.link.out.extend_from_slice(bytes),
+                    Output::Wire(bytes) => self.link.out.extend_from_slice(bytes),
                 }
                 result.is_ok() && self.link.backlog() < FULL
             },

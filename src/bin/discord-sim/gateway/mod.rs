@@ -19,25 +19,25 @@ mod tests;
 
 pub use encoder::{Encoder, Transport};
 pub use faults::Cut;
-pub use session::MOST_EVENTS;
+pub use session::MAX_EVENTS;
 
-use crate::world::{Body, Event, World};
 use identify::Budget;
 use session::Session;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
+use world::{Body, Event, World};
 
 /// Time for which a session without a connection can be resumed.
 const RESUMABLE_FOR: Duration = Duration::from_secs(180);
 
 /// Maximum number of sessions of one shard. A further one ends the oldest session without a connection, or the oldest
 /// session if all have one.
-const MOST_SESSIONS: usize = 16;
+const MAX_SESSIONS: usize = 16;
 
 /// Maximum number of violations that `/sim/stats` lists; the oldest one is dropped.
-const MOST_VIOLATIONS: usize = 1_000;
+const MAX_VIOLATIONS: usize = 1_000;
 
 /// Time that a client has to answer a close frame. After that the connection is dropped.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -124,7 +124,7 @@ pub enum Ending {
 
 /// Bytes for a connection.
 #[derive(Clone, Copy, Debug)]
-pub enum Said<'a> {
+pub enum Output<'a> {
     /// A payload to be framed, and compressed as the client asked. With `true` payload compression is on: a large
     /// payload is compressed by itself.
     Payload(&'a [u8], bool),
@@ -339,16 +339,16 @@ impl Gateway {
     }
 
     /// Calls `send` with each thing to send on a connection, until `send` returns false or nothing is left.
-    pub fn produce(&mut self, key: u64, mut send: impl FnMut(Said<'_>) -> bool, now: Instant) {
+    pub fn produce(&mut self, key: u64, mut send: impl FnMut(Output<'_>) -> bool, now: Instant) {
         let mut payload = std::mem::take(&mut self.scratch);
         while let Some(peer) = self.peers.get_mut(&key) {
             let compress = peer.compress_payloads;
             if let Some(waiting) = peer.outbox.pop_front() {
-                let said = match &waiting {
-                    Waiting::Payload(payload) => Said::Payload(payload, compress),
-                    Waiting::Wire(bytes) => Said::Wire(bytes),
+                let output = match &waiting {
+                    Waiting::Payload(payload) => Output::Payload(payload, compress),
+                    Waiting::Wire(bytes) => Output::Wire(bytes),
                 };
-                if send(said) {
+                if send(output) {
                     continue;
                 }
                 break;
@@ -378,7 +378,7 @@ impl Gateway {
             }
             peer.cursor += 1;
             self.shards[session.shard].events_sent += 1;
-            if !send(Said::Payload(&payload, compress)) {
+            if !send(Output::Payload(&payload, compress)) {
                 break;
             }
         }
@@ -489,7 +489,7 @@ impl Gateway {
 
     fn violate(&mut self, shard: Option<usize>, what: String) {
         self.violation_count += 1;
-        if self.violations.len() == MOST_VIOLATIONS {
+        if self.violations.len() == MAX_VIOLATIONS {
             self.violations.pop_front();
         }
         self.violations.push_back(ViolationRecord { shard, what });

@@ -5,13 +5,13 @@
 //! the buffer. Pure.
 
 use super::intents;
-use crate::world::View;
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Instant;
+use world::View;
 
 /// Maximum number of events in a replay buffer.
-pub const MOST_EVENTS: usize = 100_000;
+pub const MAX_EVENTS: usize = 100_000;
 
 /// Above this many bytes a replay buffer drops the events that the client has acknowledged with a heartbeat.
 const KEPT_BYTES: usize = 8 << 20;
@@ -104,7 +104,7 @@ impl Session {
         self.sequence += 1;
         self.bytes += data.len();
         self.stored.push_back(Stored { name, data });
-        while self.stored.len() > MOST_EVENTS || (self.bytes > self.most_bytes && self.stored.len() > 1) {
+        while self.stored.len() > MAX_EVENTS || (self.bytes > self.most_bytes && self.stored.len() > 1) {
             self.forget_oldest();
         }
     }

@@ -2,9 +2,9 @@
 
 use super::session::Session;
 use super::{Gateway, ShardRecord, Transport};
-use crate::json::{self, Object};
 use std::collections::BTreeMap;
 use std::time::Instant;
+use world::json::{self, Object};
 
 impl Gateway {
     /// One shard's object in `/sim/stats`.

@@ -1,8 +1,8 @@
 //! The gateway without sockets: commands in, payloads out, time as an argument.
 
 use super::*;
-use crate::world::{Settings, Wish};
 use serde_json::{Value, json};
+use world::{Settings, Wish};
 
 /// The one intent bit that these tests disallow.
 const DISALLOWED: u64 = 1 << 21;
@@ -62,8 +62,8 @@ impl Sim {
 
     fn read(&mut self, key: u64) -> Vec<Value> {
         let mut payloads = Vec::new();
-        let send = |said: Said<'_>| {
-            payloads.push(serde_json::from_slice(payload_of(said)).expect("every payload is JSON"));
+        let send = |output: Output<'_>| {
+            payloads.push(serde_json::from_slice(payload_of(output)).expect("every payload is JSON"));
             true
         };
         self.gateway.produce(key, send, self.now);
@@ -364,10 +364,10 @@ fn intents_choose_the_events_and_the_content() {
     assert!(names(&sim.read(none)).iter().all(|name| *name == "INTERACTION_CREATE"));
 }
 
-fn payload_of(said: Said<'_>) -> &[u8] {
-    match said {
-        Said::Payload(payload, _) => payload,
-        Said::Wire(bytes) => panic!("nobody asked for {bytes:?}"),
+fn payload_of(output: Output<'_>) -> &[u8] {
+    match output {
+        Output::Payload(payload, _) => payload,
+        Output::Wire(bytes) => panic!("nobody asked for {bytes:?}"),
     }
 }
 
@@ -378,7 +378,7 @@ fn bytes_for_the_wire_come_between_payloads() {
     sim.gateway.ask_for_heartbeat(0);
     assert_eq!(sim.gateway.put_on_wire(0, b"\xff"), 1);
     let mut seen = Vec::new();
-    sim.gateway.produce(key, |said| (seen.push(matches!(said, Said::Wire(b"\xff"))), true).1, sim.now);
+    sim.gateway.produce(key, |output| (seen.push(matches!(output, Output::Wire(b"\xff"))), true).1, sim.now);
     assert_eq!(seen, [false, true]);
 }
 
@@ -391,8 +391,8 @@ fn nothing_of_a_guild_comes_before_its_guild_create() {
     let mut first = Vec::new();
     sim.gateway.produce(
         key,
-        |said| {
-            first.push(payload_of(said).to_vec());
+        |output| {
+            first.push(payload_of(output).to_vec());
             false
         },
         sim.now,
@@ -569,9 +569,9 @@ fn a_shard_keeps_a_bounded_number_of_sessions() {
     let mut sim = Sim::new(1);
     sim.gateway.set_remaining(100);
     let (first, _) = sim.ready(0, ALL);
-    for _ in 0..MOST_SESSIONS {
+    for _ in 0..MAX_SESSIONS {
         sim.ready(0, 0);
     }
     assert_eq!(sim.closed(first), Some(4000));
-    assert_eq!(sim.gateway.sessions.len(), MOST_SESSIONS);
+    assert_eq!(sim.gateway.sessions.len(), MAX_SESSIONS);
 }

@@ -5,9 +5,9 @@
 //! gateway session that joined the channel ends. Pure.
 
 use super::{Gateway, intents};
-use crate::json::{self, Object};
-use crate::world::Event;
 use std::collections::BTreeMap;
+use world::Event;
+use world::json::{self, Object};
 
 /// Codes of the voice gateway (docs: Opcodes and Status Codes, Voice Close Event Codes).
 pub const NOT_AUTHENTICATED: u16 = 4003;
@@ -24,7 +24,7 @@ pub const DISCONNECTED: u16 = 4014;
 
 /// Maximum number of revoked tokens that are remembered. A remembered token is refused with 4006, an unknown token with
 /// 4004.
-const MOST_STALE: usize = 4_096;
+const MAX_STALE: usize = 4_096;
 
 /// The right to connect to a voice server for one guild.
 struct Grant {
@@ -52,7 +52,7 @@ pub struct Credentials<'a> {
 #[derive(Default)]
 pub struct Grants {
     guilds: BTreeMap<u64, Grant>,
-    /// Revoked tokens, newest last. At most [`MOST_STALE`].
+    /// Revoked tokens, newest last. At most [`MAX_STALE`].
     stale: Vec<String>,
     next: u64,
     identifies: u64,
@@ -71,7 +71,7 @@ impl Grants {
 
     fn revoke(&mut self, guild: u64) {
         let Some(grant) = self.guilds.remove(&guild) else { return };
-        if self.stale.len() == MOST_STALE {
+        if self.stale.len() == MAX_STALE {
             self.stale.remove(0);
         }
         self.stale.push(grant.token);

@@ -1,0 +1,90 @@
+//! Chooses the session id in a client's READY, and finds the session that a RESUME means.
+//!
+//! Some libraries (eris, detritus) send the id of READY to Discord's voice servers, which only know Discord's id. So a
+//! client gets the id of the shard's session with Discord, unless another connected client has it. All other clients
+//! get an id of the proxy's own. Those of them that use voice take the id from their VOICE_STATE_UPDATE, which always
+//! has Discord's.
+//!
+//! Discord's id does not say which client's session a RESUME means. So a client with that id is told to resume at a URL
+//! that ends with `/r/` and the proxy's own id, which is random. Libraries that resume at another URL send Discord's id
+//! alone. Such a RESUME is served if only one session can be meant: a client can not have seen a sequence that its
+//! session was never sent, so if only one session has reached the sequence, it is the session of that client. Any other
+//! such RESUME is refused.
+//!
+//! Promise: no RESUME leads to a session of another client, whatever ids and URLs libraries keep and mix.
+
+use super::Shard;
+use crate::{
+    downstream::session::{Claim, Session, SessionId},
+    protocol::{SessionKey, json},
+};
+
+/// The path between the proxy's URL and the id of the session in a resume URL.
+pub const RESUME_PATH: &str = "/r/";
+
+/// The session that the path of a resume URL names, if any.
+pub fn session_in(path: &str) -> Option<SessionId> {
+    let (_, id) = path.rsplit_once(RESUME_PATH)?;
+    SessionId::parse(id.trim_end_matches('/'))
+}
+
+impl Shard {
+    /// The id of the shard's session with Discord, if it has changed since the last call; the inner `None` means that
+    /// there is no session. The first call always returns a value.
+    pub fn take_new_upstream_id(&mut self) -> Option<Option<String>> {
+        let id = || self.upstream_id.as_deref().map(str::to_owned);
+        std::mem::take(&mut self.upstream_id_is_new).then(id)
+    }
+
+    /// Reads Discord's id of the session from its READY.
+    pub(super) fn read_upstream_id(&mut self) {
+        let id = self.ready.as_deref().and_then(|ready| json::get(ready, "session_id"));
+        let id: Option<Box<str>> = id.and_then(|id| serde_json::from_slice(id).ok());
+        if id != self.upstream_id {
+            (self.upstream_id, self.upstream_id_is_new, self.strays_until) = (id, true, 0);
+        }
+    }
+
+    /// The client of this session is about to get READY. Decides whether its session id is Discord's.
+    pub(super) fn choose_session_id(&mut self, key: SessionKey) {
+        let has_it = |session: &Session| session.has_upstream_id && session.connection.is_some() && session.key != key;
+        let taken = self.clients.values().any(|client| has_it(&client.session));
+        if let Some(client) = self.clients.get_mut(&key) {
+            client.session.has_upstream_id = self.upstream_id.is_some() && !taken;
+        }
+    }
+
+    /// Notes that a session has ended and its client may not know. If its id is Discord's, the client may still come to
+    /// resume.
+    pub(super) fn note_stray(&mut self, session: &Session) {
+        if session.has_upstream_id {
+            self.strays_until = self.strays_until.max(session.sequence());
+        }
+    }
+
+    /// The session that a RESUME with this claim and `sequence` means; `None` if there is none, or more than one is
+    /// possible.
+    pub fn claimed(&self, claim: &Claim, sequence: u64) -> Option<SessionId> {
+        let (id, resume_key) = match claim {
+            Claim::Own(id) => return Some(*id),
+            Claim::Upstream { id, resume_key } => (id, resume_key),
+        };
+        if let Some(own) = SessionId::parse(id).filter(|own| self.sessions.contains_key(own)) {
+            return Some(own);
+        }
+        if self.upstream_id.as_deref() != Some(id) {
+            return None;
+        }
+        let mut candidates =
+            self.clients.values().map(|client| &client.session).filter(|session| session.has_upstream_id);
+        if let Some(resume_key) = resume_key {
+            return candidates.find(|session| session.id == *resume_key).map(|session| session.id);
+        }
+        if sequence <= self.strays_until {
+            return None;
+        }
+        let mut reached = candidates.filter(|session| session.sequence() >= sequence);
+        let session = reached.next()?;
+        reached.next().is_none().then_some(session.id)
+    }
+}
