@@ -43,6 +43,19 @@ impl Environment {
         let index = std::env::var(INDEX_VARIABLE).ok().filter(|index| !index.is_empty());
         Self { index, host_name: host_name.trim().to_owned() }
     }
+
+    /// Returns `url` with the index of this proxy in place of `{{index}}`, and the host name in place of
+    /// `{{hostname}}`, so that the proxies of a group can have the same file and be reached at different addresses. The
+    /// error says what is expected.
+    pub fn fill_in(&self, url: &str, group: Option<ShardGroup>) -> Result<String, &'static str> {
+        const INDEX: &str = "{{index}}";
+        let url = match group {
+            Some(group) => url.replace(INDEX, &group.index.to_string()),
+            None if url.contains(INDEX) => return Err("a URL without {{index}}, because there is no `shard_group`"),
+            None => url.to_owned(),
+        };
+        Ok(url.replace("{{hostname}}", &self.host_name))
+    }
 }
 
 /// Reads `shard_group`.
@@ -160,6 +173,17 @@ mod tests {
         for wrong in ["queue:8080", "ftp://queue", "http://queue?shard=1", "http://", ""] {
             assert!(read(wrong).unwrap_err().contains("expected an http:// or https:// URL"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_url_of_a_proxy_has_its_index_or_host_name() {
+        let here = Environment { index: None, host_name: "gateway-proxy-2".into() };
+        let group = Some(ShardGroup { index: 1, of: 3 });
+        let fill = |url: &str, group| here.fill_in(url, group);
+        assert_eq!(fill("ws://a", None), Ok("ws://a".into()));
+        assert_eq!(fill("ws://proxy-{{index}}.b:1", group), Ok("ws://proxy-1.b:1".into()));
+        assert_eq!(fill("ws://{{hostname}}.b", None), Ok("ws://gateway-proxy-2.b".into()));
+        assert!(fill("ws://proxy-{{index}}", None).unwrap_err().contains("no `shard_group`"));
     }
 
     proptest! {

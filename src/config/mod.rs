@@ -199,7 +199,8 @@ impl Config {
         let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
         let (names_host, host) = (reader.has("host"), read_host(&mut reader)?);
         // `shard_group` is read first, because it must not be set beside `shard_start` and `shard_end`.
-        let shard_group = group::read_shard_group(&mut reader, name, &group::Environment::of_process())?;
+        let environment = group::Environment::of_process();
+        let shard_group = group::read_shard_group(&mut reader, name, &environment)?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
         let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
@@ -227,7 +228,7 @@ impl Config {
             allowed_origins: reader
                 .strings("allowed_origins", "a list of origins such as [\"https://example.com\"]")?,
             allowed_hosts: reader.strings("allowed_hosts", "a list of host names such as [\"proxy.example.com\"]")?,
-            externally_accessible_url: read_url(&mut reader, port)?,
+            externally_accessible_url: read_url(&mut reader, port, shard_group, &environment)?,
             cache,
             prefetch_members: operators::read_prefetch(&mut reader, cache, intents)?,
             cores: read_cores(&mut reader)?,
@@ -345,10 +346,16 @@ fn read_proxy(reader: &mut Reader, key: &'static str) -> Result<Option<String>, 
     if good { Ok(Some(proxy)) } else { Err(reader.error(key, &proxy.into(), EXPECTED)) }
 }
 
-fn read_url(reader: &mut Reader, port: u16) -> Result<String, ConfigError> {
+fn read_url(
+    reader: &mut Reader,
+    port: u16,
+    group: Option<ShardGroup>,
+    environment: &group::Environment,
+) -> Result<String, ConfigError> {
     const KEY: &str = "externally_accessible_url";
     const EXPECTED: &str = "a ws:// or wss:// URL without query, which is how clients reach this proxy";
     let Some(url) = reader.string(KEY, EXPECTED)? else { return Ok(format!("ws://localhost:{port}")) };
+    let url = environment.fill_in(&url, group).map_err(|expected| reader.error(KEY, &url.into(), expected))?;
     let good = !url.contains(['?', '#', '"', '\\']) && crate::websocket::Endpoint::parse(&url).is_ok();
     // No slash at the end: some libraries append `/?v=10` to the URL.
     if good { Ok(url.trim_end_matches('/').to_owned()) } else { Err(reader.error(KEY, &url.into(), EXPECTED)) }

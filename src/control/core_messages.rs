@@ -58,7 +58,11 @@ impl Control {
                     }
                 }
                 ToControl::SlotEnded(report) => self.slot_ended(*report),
-                ToControl::StatusChanged(change) => self.feed.borrow_mut().add_status_change(change),
+                ToControl::StatusChanged(change) => {
+                    self.service_manager.borrow_mut().changed(change.shard, change.to);
+                    self.feed.borrow_mut().add_status_change(change);
+                }
+                ToControl::Pulse(core) => self.service_manager.borrow_mut().answered(core),
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }

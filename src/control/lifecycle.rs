@@ -44,6 +44,7 @@ impl Control {
         let stopped = Rc::new(Cell::new(0));
         glommio::spawn_local(self.clone().receive_from_cores(from_cores, events, tls, stopped.clone())).detach();
         glommio::spawn_local(self.clone().pace_identifies()).detach();
+        glommio::spawn_local(self.clone().tell_service_manager()).detach();
         glommio::spawn_local(self.clone().watch_shards()).detach();
         glommio::spawn_local(self.clone().every_second()).detach();
         let _ = self.ask_rest.try_send(Duration::ZERO);
@@ -52,6 +53,7 @@ impl Control {
             tracing::error!("{failure}: the proxy stops; the sessions with Discord and with clients can be resumed");
         }
         self.stopping.set(true);
+        self.tell_stopping();
         // The listening sockets close before the clients are disconnected, so that a client that reconnects reaches the
         // next process and not this one.
         for (door, stopper) in doors {
@@ -71,14 +73,16 @@ impl Control {
             while !matches!(inbox.receive().await, Event::Signal(signal) if signal != signals::RELOAD) {}
             false
         };
-        match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
+        let result = match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
             Some(true) => {
                 self.save_gateway();
                 end
             }
             Some(false) => Err(Failure::SecondSignal),
             None => Err(Failure::StopTimeout),
-        }
+        };
+        self.end_service_manager();
+        result
     }
 
     /// Handles answers of `/gateway/bot`, permits of the external queue, and signals, until the proxy has to end.

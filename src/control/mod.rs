@@ -31,6 +31,7 @@ mod pool;
 mod reload;
 pub mod rest;
 mod saved_gateway;
+mod service_manager;
 mod signals;
 mod single_flight;
 mod starter;
@@ -65,6 +66,7 @@ use pool::{LogThrottle, Pool, Rate};
 pub use reload::{Reloading, SetLogLevel};
 use rest::{GatewayInfo, RestError};
 use saved_gateway::SavedGateway;
+use service_manager::ServiceManager;
 use single_flight::SingleFlight;
 use starter::{CoreThreads, Starter, client_memory, origin_policy};
 use status::CoreReports;
@@ -174,6 +176,7 @@ struct Control {
     feed: RefCell<Feed>,
     /// How long shards have waited for their permits to identify.
     waits: RefCell<PermitWaits>,
+    service_manager: RefCell<ServiceManager>,
     /// What the watchdog has found.
     found: RefCell<watchdog::Found>,
     reports: Rc<SingleFlight<Rc<CoreReports>>>,
@@ -232,6 +235,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 started,
                 feed: RefCell::default(),
                 waits: RefCell::default(),
+                service_manager: RefCell::new(ServiceManager::start()),
                 found: RefCell::default(),
                 cores: OnceCell::new(),
                 starter,

@@ -35,6 +35,8 @@ pub struct Reloads {
     pub bad: u64,
     /// When the last applied one was read; `None`: there was none since the start.
     pub last_good: Option<SystemTime>,
+    /// The last reload changed nothing, because the file was wrong.
+    pub last_was_bad: bool,
 }
 
 /// The result of a reload that was applied.
@@ -64,6 +66,7 @@ impl Control {
     /// Reads the file again and applies it. `by` names the cause, for the log. The error says what is wrong with the
     /// file.
     pub(super) fn reload(&self, by: &str) -> Result<Reloaded, ReloadError> {
+        self.tell_reloading();
         let mut reloads = self.reloads.get();
         let result = self.try_reload();
         match &result {
@@ -85,7 +88,9 @@ impl Control {
                 reloads.bad += 1;
             }
         }
+        reloads.last_was_bad = result.is_err();
         self.reloads.set(reloads);
+        self.tell_reloaded();
         result
     }
 

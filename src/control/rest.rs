@@ -19,6 +19,8 @@ use ureq::{
     typestate::AgentScope,
 };
 
+/// The route below `/api/v10`.
+const GATEWAY: &str = "/gateway/bot";
 /// Discord's own address.
 const DISCORD: &str = "https://discord.com";
 /// Longest wait for an answer.
@@ -98,6 +100,12 @@ struct Limit {
     max_concurrency: u32,
 }
 
+/// The part of the answer of `/applications/@me` that is used.
+#[derive(Deserialize)]
+struct Application {
+    approximate_guild_count: Option<u64>,
+}
+
 /// The HTTP client for GET `/gateway/bot`.
 pub struct Rest {
     agent: Agent,
@@ -112,6 +120,16 @@ impl Rest {
     pub fn new(token: Arc<str>, proxy: Option<&str>, hosts: Hosts) -> Self {
         let agent = agent_builder().timeout_global(Some(TIMEOUT)).build().new_agent();
         Self { agent, url: url(proxy), token, hosts }
+    }
+
+    /// Asks how many guilds the bot is in, about (docs: Application, Get Current Application). `None`: Discord does not
+    /// say. Only for a check before a start: the running proxy does not need it.
+    pub fn guilds(&self) -> Option<u64> {
+        let url = self.url.replace(GATEWAY, "/applications/@me");
+        let authorization = format!("Bot {}", bare(&self.token));
+        let mut response = self.agent.get(&url).header("Authorization", authorization).call().ok()?;
+        let body = response.body_mut().with_config().limit(MAX_BODY).read_to_string().ok()?;
+        serde_json::from_str::<Application>(&body).ok()?.approximate_guild_count
     }
 
     /// Sends one request and blocks until it is answered or has failed.
@@ -155,7 +173,7 @@ pub(super) fn agent_builder() -> ConfigBuilder<AgentScope> {
 /// The URL of `/gateway/bot`. `proxy` is `host:port` of a plain HTTP proxy for Discord's API.
 pub fn url(proxy: Option<&str>) -> String {
     let base = proxy.map_or_else(|| DISCORD.to_owned(), |address| format!("http://{address}"));
-    format!("{base}/api/v10/gateway/bot")
+    format!("{base}/api/v10{GATEWAY}")
 }
 
 /// The error for an answer whose status is neither 200 nor 401. `header` is the value of `Retry-After`.

@@ -207,6 +207,8 @@ pub enum ToCore<S = OwnedFd> {
     Client(Box<NewClient<S>>),
     /// Asks for [`ToControl::Reports`] with this number.
     Report(u64),
+    /// Asks for [`ToControl::Pulse`], to see whether the core's loop turns.
+    Pulse,
     /// The operator has changed the configuration.
     ConfigChanged(Box<ConfigChange>),
     /// The shard with this id has to be repaired, because an operator or the watchdog wants that.
@@ -245,6 +247,8 @@ pub enum ToControl<S = OwnedFd> {
     Reports(u64, Box<CoreReport>),
     /// What the core's shards showed in a slot, in answer to [`ToCore::EndSlot`].
     SlotEnded(Box<SlotReport>),
+    /// The loop of the core with this index has turned, in answer to [`ToCore::Pulse`].
+    Pulse(usize),
     /// The status of a shard's upstream session has changed.
     StatusChanged(StatusChange),
     /// A panic has happened and was contained.

@@ -334,6 +334,7 @@ impl<I: Io> DataCore<I> {
                 let report = self.report();
                 self.core.send(ToControl::Reports(number, Box::new(report)));
             }
+            ToCore::Pulse => self.core.send(ToControl::Pulse(self.core.config.index)),
             ToCore::ConfigChanged(change) => self.change_config(&change),
             ToCore::Repair(shard, repair, reason) => self.call(shard, |hosted, core| match repair {
                 Repair::Reconnect => hosted.shard.reconnect(core.now, reason),
@@ -517,6 +518,8 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
             // `CoreConfig` has the changed values already, and there is no shard yet.
             Ok(ToCore::ConfigChanged(_) | ToCore::Repair(..) | ToCore::Trace(..) | ToCore::EndSlot(_)) => {}
+            // The control core asks only cores that it has sent their configuration.
+            Ok(ToCore::Pulse) => {}
             Err(_) => return,
         }
     }

@@ -366,6 +366,7 @@ impl Host {
                 ToControl::Panicked => panic!("the core has panicked; the last panic in the story says where"),
                 ToControl::Failed(why) => panic!("the core has failed: {why}"),
                 ToControl::Reports(..)
+                | ToControl::Pulse(_)
                 | ToControl::StatusChanged(_)
                 | ToControl::SlotEnded(_)
                 | ToControl::Stopped
