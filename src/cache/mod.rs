@@ -16,6 +16,7 @@
 //! | `members`, `membership` | answers to Request Guild Members |
 //! | `packed` | guilds in state files |
 //! | `codec`, `store` | packing and storing records |
+//! | `sizes` | what each flag takes, as measured |
 //!
 //! Promises: no input makes the cache panic. An event that is malformed, or about something unknown, changes nothing
 //! and is counted. With a [flag](Flags) off, nothing is stored or parsed for it. A [`GuildSnapshot`] shows one moment,
@@ -31,6 +32,7 @@ mod members;
 mod membership;
 mod packed;
 mod role_removal;
+pub mod sizes;
 mod snapshot;
 mod store;
 mod work;
@@ -258,6 +260,11 @@ impl Cache {
     /// The ids of all guilds, in the order in which they came, and whether each guild is available.
     pub fn guilds(&self) -> impl Iterator<Item = (u64, bool)> + '_ {
         self.order.iter().filter_map(|id| self.guilds.get(id).map(|guild| (*id, guild.is_available())))
+    }
+
+    /// The number of guilds, unavailable ones included.
+    pub fn guild_count(&self) -> usize {
+        self.guilds.len()
     }
 
     /// A snapshot of a guild as it is now; `None` when the cache does not have the guild.

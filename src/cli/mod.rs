@@ -1,20 +1,27 @@
 //! The subcommands: requests to a running proxy, the check before a start, and secrets for clients.
 
 mod check;
+mod estimate;
+mod generate;
 mod running;
 mod secret;
 mod status;
 
 use clap::{Args, Subcommand, ValueEnum};
+use estimate::Guilds;
 use gateway_proxy::{config::Config, placement::Placement};
 use running::Running;
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// A subcommand.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Check the configuration against Discord and this machine: names, shards, placement, IDENTIFY budget, limits.
-    Check,
+    /// Check the configuration against Discord and this machine: names, shards, placement, memory, IDENTIFY budget,
+    /// limits.
+    Check(Guilds),
     /// Show what a running proxy does. Exit code 3: it runs, and not all of its shards are active.
     Status {
         #[command(flatten)]
@@ -37,14 +44,23 @@ pub enum Command {
         #[arg(long, value_name = "TEXT")]
         first_part: Option<String>,
     },
-    /// Repair one shard of a running proxy (needs `http_token` in its configuration).
+    /// Repair or trace one shard of a running proxy (needs `http_token` in its configuration).
     Shard {
         #[command(flatten)]
         proxy: Which,
         /// Id of the shard.
         id: u32,
-        /// How.
+        /// What to do.
         action: Action,
+        /// For `trace`: whether it begins or ends.
+        #[arg(required_if_eq("action", "trace"))]
+        switch: Option<Switch>,
+    },
+    /// Write the man pages and the completions of shells into a directory, for packages.
+    #[command(hide = true)]
+    Generate {
+        /// The directory, which exists.
+        directory: PathBuf,
     },
 }
 
@@ -56,28 +72,44 @@ pub struct Which {
     url: Option<String>,
 }
 
-/// How a shard is repaired.
-#[derive(Clone, Copy, ValueEnum)]
+/// What is done to a shard.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Action {
     /// A new connection, on which the session is resumed.
     Reconnect,
     /// A new session; costs an IDENTIFY, and clients have to identify anew.
     Identify,
+    /// Write the payloads between the proxy and Discord to the proxy's log, without tokens and shortened, for ten
+    /// minutes at most.
+    Trace,
+}
+
+/// Whether a trace begins or ends.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// The trace begins.
+    On,
+    /// The trace ends.
+    Off,
 }
 
 impl Command {
-    /// Runs the subcommand. `path` is the configuration file. Prints an error to standard error.
-    pub fn run(self, path: &Path) -> ExitCode {
+    /// Runs the subcommand. `path` is the configuration file, `program` the definition of the command line. Prints an
+    /// error to standard error.
+    pub fn run(self, path: &Path, program: clap::Command) -> ExitCode {
         let result = match self {
-            Self::Check => unreachable!("it is run with a configuration that is right"),
+            Self::Check(_) => unreachable!("it is run with a configuration that is right"),
             Self::Status { proxy, watch, json } => {
                 Running::find(path, proxy.url).and_then(|running| status::run(&running, watch, json))
             }
             Self::Reload { proxy } => Running::find(path, proxy.url).and_then(|running| reload(&running)),
             Self::Secret { first_part } => secret::run(first_part.as_deref()),
-            Self::Shard { proxy, id, action } => {
-                Running::find(path, proxy.url).and_then(|running| repair(&running, id, action))
+            Self::Shard { proxy, id, action, switch } => {
+                Running::find(path, proxy.url).and_then(|running| act(&running, id, action, switch))
             }
+            Self::Generate { directory } => generate::generate(program, include_str!("manual.man"), &directory)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| format!("can not write into {}: {error}", directory.display())),
         };
         result.unwrap_or_else(|error| {
             eprintln!("gateway-proxy: {error}");
@@ -87,8 +119,8 @@ impl Command {
 }
 
 /// Runs `gateway-proxy check` with a configuration that has been loaded. `warnings` are those of the configuration.
-pub fn check(config: &Config, placement: &Placement, warnings: Vec<String>) -> ExitCode {
-    check::run(config, placement, warnings)
+pub fn check(config: &Config, placement: &Placement, guilds: Guilds, warnings: Vec<String>) -> ExitCode {
+    check::run(config, placement, guilds, warnings)
 }
 
 fn reload(running: &Running) -> Result<ExitCode, String> {
@@ -123,18 +155,18 @@ fn reload(running: &Running) -> Result<ExitCode, String> {
     }
 }
 
-fn repair(running: &Running, id: u32, action: Action) -> Result<ExitCode, String> {
-    let name = match action {
-        Action::Reconnect => "reconnect",
-        Action::Identify => "identify",
+fn act(running: &Running, id: u32, action: Action, switch: Option<Switch>) -> Result<ExitCode, String> {
+    let (path, done) = match (action, switch) {
+        (Action::Reconnect, None) => ("reconnect", "reconnects and resumes its session"),
+        (Action::Identify, None) => ("identify", "begins a new session as soon as it has a permit to identify"),
+        (Action::Trace, Some(Switch::On)) => ("trace/on", "is traced in the proxy's log"),
+        (Action::Trace, _) => ("trace/off", "is not traced any more"),
+        (_, Some(_)) => return Err("`on` and `off` belong to `trace`".to_owned()),
     };
-    let (status, body) = running.post(&format!("/admin/shards/{id}/{name}"))?;
+    let (status, body) = running.post(&format!("/admin/shards/{id}/{path}"))?;
     match status {
         202 => {
-            match action {
-                Action::Reconnect => println!("shard {id} reconnects and resumes its session"),
-                Action::Identify => println!("shard {id} begins a new session as soon as it has a permit to identify"),
-            }
+            println!("shard {id} {done}");
             Ok(ExitCode::SUCCESS)
         }
         401 => Err(running.refused()),

@@ -90,21 +90,13 @@ fn read_ops(reader: &mut Reader) -> Result<Option<Vec<u64>>, ConfigError> {
 pub(super) fn check(config: &Config, name: &str) -> Result<Vec<String>, ConfigError> {
     let is_open = !config.validate_token;
     if is_open && !config.listen.ip().is_loopback() && !config.trust_network {
-        return Err(ConfigError(format!(
-            "{name}: `validate_token` is false and `host` is {}, so whoever reaches the port has the bot: set `host` to \"127.0.0.1\", `validate_token` to true, or, when only you reach it, `trust_network` to true",
-            config.listen.ip()
-        )));
+        return Err(ConfigError::OpenToAll { file: name.into(), host: config.listen.ip() });
     }
     if is_open && !config.clients.is_empty() {
-        return Err(ConfigError(format!(
-            "{name}: `validate_token` is false, so a client without a secret may do more than those of `clients`: remove one of the two keys"
-        )));
+        return Err(ConfigError::ClientsOfAll { file: name.into() });
     }
     if let Some(same) = config.clients.of_secret(config.token.bare()) {
-        return Err(ConfigError(format!(
-            "{name}: the secret of `{}` in `clients` is the bot's token: make another one with `gateway-proxy secret`",
-            same.name
-        )));
+        return Err(ConfigError::ClientWithToken { file: name.into(), name: same.name.to_string() });
     }
     let beyond = |credential: &Credential| credential.intents.without(Intents(config.intents)) != Intents::default();
     let named = config.clients.iter().filter(|credential| credential.intents != Intents::ALL && beyond(credential));
@@ -129,7 +121,7 @@ mod tests {
     }
 
     fn error_of(clients: &str) -> String {
-        with(&format!(r#""clients":{clients}"#)).unwrap_err().0
+        with(&format!(r#""clients":{clients}"#)).unwrap_err().to_string()
     }
 
     #[test]
@@ -195,10 +187,10 @@ mod tests {
     #[test]
     fn a_credential_opens_less_than_the_token() {
         let one = format!(r#""clients":[{{"name":"a","secret":"{HASH}"}}]"#);
-        let open = with(&format!(r#""validate_token":false,{one}"#)).unwrap_err().0;
+        let open = with(&format!(r#""validate_token":false,{one}"#)).unwrap_err().to_string();
         assert!(open.contains("a client without a secret may do more"), "{open}");
         let text = format!(r#"{{"token":"Bot abc","intents":513,{one}}}"#);
-        let same = Config::parse("c", &text, None).unwrap_err().0;
+        let same = Config::parse("c", &text, None).unwrap_err().to_string();
         assert!(same.contains("the secret of `a` in `clients` is the bot's token"), "{same}");
     }
 }

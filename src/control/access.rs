@@ -8,8 +8,7 @@
 use super::{Control, pool::LogThrottle};
 use crate::{
     downstream::credential::{Credential, Credentials},
-    protocol::close,
-    shard::Close,
+    protocol::close::{self, Close},
 };
 use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, sync::Arc};
 

@@ -10,6 +10,7 @@
 use super::{
     Control,
     access::{TokenHolder, WRONG_TOKEN},
+    connection::{ClientConnection, ConnectionEnd, Payload},
     http::{self, Response, Route},
     origin,
     pool::Place,
@@ -23,17 +24,14 @@ use crate::{
         session::{Claim, Options, SessionId},
         visitor::Visitor,
     },
-    net::{
-        client::{ClientConnection, ConnectionEnd, Payload},
-        spawn_contained, within,
-    },
+    net::{spawn_contained, within},
     protocol::{
-        Encoding, close,
+        Encoding,
+        close::{self, Close},
         command::{Command, Identify, MAX_COMMAND, Resume},
         intents::Intents,
         opcode, payload,
     },
-    shard::{Close, HEARTBEAT_INTERVAL},
     websocket::{FrameDecoder, Role, Upgrade, server_response},
 };
 use glommio::net::{TcpListener, TcpStream};
@@ -245,7 +243,7 @@ async fn route_request(
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     let transport = if control.live().client_compression { query.transport } else { Transport::None };
     accept_upgrade(&mut connection, &upgrade, http::GatewayQuery { transport, ..query });
-    connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
+    connection.outbox.message(&[&payload::hello(payload::HEARTBEAT_INTERVAL)]);
     let url = UrlParameters { version: query.version, session: query.session };
     await_session_request(control, place, connection, url, EarlyCommands::Refused).await;
 }

@@ -3,8 +3,9 @@
 
 mod clients;
 mod operations;
+mod watchdog;
 
-use super::{reload::Reloads, status::CoreReports, waits::PermitWaits};
+use super::{reload::Reloads, status::CoreReports, waits::PermitWaits, watchdog::Found};
 use crate::{
     downstream::budget::Sources,
     protocol::event::EventKind,
@@ -110,16 +111,18 @@ fn histogram(labels: Vec<LabelPair>, bounds: &[f64], counts: &[u64], sum: f64) -
 }
 
 /// Renders all metrics. `started` is when the process began.
-pub fn render(
+pub(super) fn render(
     reports: &CoreReports,
     control: ControlFigures,
     waits: &PermitWaits,
+    found: &Found,
     reloads: Reloads,
     started: SystemTime,
     shown: &BTreeMap<Arc<str>, u64>,
 ) -> String {
     let shards = &reports.shards;
     let mut families = operations::families(reports, waits, reloads, started);
+    families.extend(watchdog::families(reports, found));
     families.extend(clients::memory(&control));
     families.extend(clients::credentials(shards, shown));
     let mut per_shard = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Report) -> f64| {

@@ -5,6 +5,7 @@
 //! and removed when the shards start. It never contains the budget of IDENTIFYs: that is known only when Discord has
 //! told it again. A new answer of Discord replaces what the file says.
 
+use super::Control;
 use crate::state_dir::StateDir;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
@@ -43,6 +44,28 @@ impl SavedGateway {
     pub fn forget(directory: &StateDir) {
         if let Err(error) = directory.remove(NAME) {
             tracing::warn!("{NAME} of `state_dir` can not be removed: {error}");
+        }
+    }
+}
+
+impl Control {
+    pub(super) fn state_dir(&self) -> Option<StateDir> {
+        self.config.state_dir.as_deref().map(|path| StateDir::new(path, self.config.token.bare()))
+    }
+
+    /// The answer of `/gateway/bot` that the last process stored; `None`: there is no file, or it can not be used.
+    pub(super) fn saved_gateway(&self) -> Option<SavedGateway> {
+        SavedGateway::load(&self.state_dir()?).unwrap_or_else(|error| {
+            tracing::warn!("gateway.json, which the last process wrote, is not used: {error}");
+            None
+        })
+    }
+
+    /// Stores the gateway URL and the number of shards for the next process, in the directory of the state files.
+    pub(super) fn save_gateway(&self) {
+        let (Some(directory), Some(gateway)) = (self.state_dir(), &*self.gateway.borrow()) else { return };
+        if let Err(error) = gateway.store(&directory) {
+            tracing::error!("gateway.json can not be written to `state_dir`: {error}");
         }
     }
 }

@@ -34,9 +34,7 @@ impl Starter {
     pub fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
         let mut postboxes = Vec::new();
         for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
-            let failure = |error: &dyn std::fmt::Display| {
-                Failure(format!("can not start data core {index} on CPU {cpu}: {error}"))
-            };
+            let failure = |error: &dyn std::fmt::Display| Failure::DataCore { index, cpu, why: error.to_string() };
             let waker = Waker::new().map_err(|error| failure(&error))?;
             let (postbox, mailbox) = core_mailbox(waker.clone());
             let (control, epoch) = (self.control.clone(), self.epoch);
@@ -69,6 +67,7 @@ impl Control {
             log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
             resume_window: config.resume_window,
             cache: config.cache,
+            prefetch_members: config.prefetch_members,
             honor_client_intents: config.honor_client_intents,
             denied: config.denied.clone(),
             voice_grace: config.voice_grace(),

@@ -13,8 +13,8 @@ use crate::{
         visitor::Visitor,
     },
     io::Io,
-    protocol::close,
-    shard::{Close, credentials::REVOKED},
+    protocol::close::{self, Close},
+    shard::credentials::REVOKED,
 };
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,5 +1,6 @@
 //! The messages between a data core and the control core, and the configuration that a data core starts with.
 
+use super::figures::Added;
 use crate::{
     compression::Transport,
     downstream::{
@@ -10,10 +11,11 @@ use crate::{
         visitor::Visitor,
     },
     log::Limits,
-    net::tls::Tls,
+    net::dial::Dialled,
     protocol::{Time, denied::Denied},
     shard::report::Report,
     upstream::{loss::Reason, session::Status},
+    watchdog::{Finding, Pulse},
     websocket::FrameDecoder,
 };
 use serde_json::value::RawValue;
@@ -46,6 +48,8 @@ pub struct CoreConfig {
     pub resume_window: Duration,
     /// Which entities are cached.
     pub cache: crate::cache::Flags,
+    /// Whether the shards ask Discord for the members of guilds that the cache does not know.
+    pub prefetch_members: bool,
     /// Whether a client gets only the events of its intents.
     pub honor_client_intents: bool,
     /// Events that no client gets.
@@ -101,16 +105,6 @@ pub struct NewClient<S = OwnedFd> {
     pub visitor: Visitor,
 }
 
-/// A connection to Discord after its upgrade.
-pub struct Dialled<S = OwnedFd> {
-    /// The socket.
-    pub socket: S,
-    /// The state of TLS; `None`: the URL was a `ws` one.
-    pub tls: Option<Box<Tls>>,
-    /// Bytes that were received after the response to the upgrade.
-    pub inbound: FrameDecoder,
-}
-
 /// The parts of a changed configuration that concern the shards of a core.
 pub struct ConfigChange {
     /// Limits of each shard's log.
@@ -129,7 +123,7 @@ pub struct ConfigChange {
     pub presences: Option<Vec<Box<RawValue>>>,
 }
 
-/// How an operator wants a shard repaired.
+/// How a shard is repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
     /// With a new connection, on which the session is resumed.
@@ -170,8 +164,32 @@ pub struct CoreReport {
     pub compression_input: u64,
     /// Bytes that came out of the compression for clients.
     pub compression_output: u64,
+    /// The latency that the proxy adds to events.
+    pub added: Added,
     /// The reports of the core's shards.
     pub shards: Vec<Report>,
+}
+
+/// The end of a slot of the [watchdog](crate::watchdog).
+#[derive(Clone, Debug)]
+pub struct EndOfSlot {
+    /// Number of the slot that has ended. Slots have ended in order; numbers may be left out.
+    pub slot: u64,
+    /// The pulse of all shards in the slot before.
+    pub before: Pulse,
+}
+
+/// What a data core's shards showed in a slot of the watchdog.
+#[derive(Clone, Debug)]
+pub struct SlotReport {
+    /// Index of the data core.
+    pub core: usize,
+    /// Number of the slot.
+    pub slot: u64,
+    /// The pulse of the core's shards.
+    pub pulse: Pulse,
+    /// The sick shards of the core, by their ids.
+    pub sick: Vec<(u32, Finding)>,
 }
 
 /// Messages to a data core.
@@ -195,10 +213,16 @@ pub enum ToCore<S = OwnedFd> {
     Client(Box<NewClient<S>>),
     /// Asks for [`ToControl::Reports`] with this number.
     Report(u64),
+    /// Asks for [`ToControl::Pulse`], to see whether the core's loop turns.
+    Pulse,
     /// The operator has changed the configuration.
     ConfigChanged(Box<ConfigChange>),
-    /// An operator wants the shard with this id repaired.
-    Repair(u32, Repair),
+    /// The shard with this id has to be repaired, because an operator or the watchdog wants that.
+    Repair(u32, Repair, Reason),
+    /// Switches the trace of the frames of the shard with this id on or off.
+    Trace(u32, bool),
+    /// A slot of the watchdog has ended. The core answers with [`ToControl::SlotEnded`].
+    EndSlot(Box<EndOfSlot>),
     /// Stops the core: it leaves Discord and the clients so that both sessions can be resumed, and answers with
     /// [`ToControl::Stopped`].
     Stop,
@@ -227,6 +251,10 @@ pub enum ToControl<S = OwnedFd> {
     Return(Box<ConnectionParts<S>>, Visitor),
     /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
+    /// What the core's shards showed in a slot, in answer to [`ToCore::EndSlot`].
+    SlotEnded(Box<SlotReport>),
+    /// The loop of the core with this index has turned, in answer to [`ToCore::Pulse`].
+    Pulse(usize),
     /// The status of a shard's upstream session has changed.
     StatusChanged(StatusChange),
     /// A panic has happened and was contained.

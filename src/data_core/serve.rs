@@ -20,8 +20,12 @@ use crate::{
         Io,
         sockets::{Receiving, SocketId},
     },
-    protocol::{ConnectionId, SessionKey, close, payload},
-    shard::{Close, Progress, report::CloseReason},
+    protocol::{
+        ConnectionId, SessionKey,
+        close::{self, Close},
+        payload,
+    },
+    shard::{Progress, report::CloseReason},
 };
 use std::time::Duration;
 
@@ -95,7 +99,14 @@ impl<I: Io> HostedShard<I> {
                 client.outbox.start_compressing(self.shard.compresses_payloads(session));
                 self.queue(key);
             }
-            Err((code, reason)) => self.close_client(core, key, Some(code), reason),
+            Err(close) => {
+                self.count_close(match close {
+                    _ if core.stopping => CloseReason::Restarting,
+                    (close::RATE_LIMITED, _) => CloseReason::NoRoom,
+                    _ => CloseReason::of(close),
+                });
+                self.close_client(core, key, Some(close.0), close.1);
+            }
         }
     }
 
@@ -266,6 +277,9 @@ impl<I: Io> HostedShard<I> {
         let progress = self.shard.produce(core.now, session, client.connection, &mut client.outbox);
         self.serving = None;
         let mut made = client.outbox.len().saturating_sub(before);
+        if made > 0 && matches!(progress, Progress::Idle | Progress::More) && client.oldest_waiting.is_none() {
+            client.oldest_waiting = self.received_at;
+        }
         if let Progress::Snapshot { bytes } = progress {
             made = made.max(bytes);
         }
@@ -321,6 +335,10 @@ impl<I: Io> HostedShard<I> {
         }
         if let Some((bytes, from)) = client.outbox.take() {
             core.sockets.send(client.socket, bytes, from);
+            client.oldest_sent = client.oldest_waiting.take();
+            if let Some(came) = client.oldest_sent {
+                core.added.send(core.now, came);
+            }
         }
         // The core has to know when this send ends if more bytes follow it, if the proxy receives from the client again
         // then, if the client becomes awake then, or if the connection ends with it.
@@ -364,6 +382,10 @@ impl<I: Io> HostedShard<I> {
     /// Closes the connection of a client in order: the close frame is sent, the proxy ends its side of the stream, then
     /// the client ends its own. [`LINGER`] limits the time for that.
     fn close_client(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
+        // Without a reason the close frame answers the client's own.
+        if !reason.is_empty() {
+            tracing::debug!(shard = %self.shard.id(), code, reason, "the proxy closes the connection of a client");
+        }
         let client = &mut self.clients[key];
         client.outbox.close(code, reason);
         client.stage = Stage::Flushing { until: core.now + LINGER };

@@ -108,6 +108,7 @@ fn core_config(shards: Vec<u32>, gateway_url: String) -> CoreConfig {
         log: crate::log::Limits { bytes: 1 << 20, entries: 10 },
         resume_window: Duration::from_secs(60),
         cache: crate::cache::Flags::ALL,
+        prefetch_members: false,
         honor_client_intents: true,
         denied: Default::default(),
         voice_grace: Duration::from_secs(60),

@@ -7,7 +7,7 @@
 //! Promises: a session of a revoked credential gets nothing more and can not be resumed. A session never goes on with
 //! intents or on a shard that its credential no longer permits.
 
-use super::{Close, Shard};
+use super::Shard;
 use crate::{
     cache::{MemberRequest, View},
     downstream::{
@@ -15,7 +15,8 @@ use crate::{
         session::{Phase, Session, SessionId},
     },
     protocol::{
-        SessionKey, Time, close,
+        SessionKey, Time,
+        close::{self, Close},
         command::Command,
         edit::{ObjectWriter, id_at},
         intents::Intents,

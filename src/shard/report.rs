@@ -2,7 +2,7 @@
 //! with the shard.
 
 use super::{
-    Close, LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard,
+    LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard,
     credentials::{REVOKED, Usage},
     deliver,
 };
@@ -10,11 +10,12 @@ use crate::{
     cache::{Counts, TableSizes},
     protocol::{
         Encoding, Time,
-        close::{self, Remedy},
+        close::{self, Close, Remedy},
         event::EventKind,
         library::Library,
     },
     upstream::{counters::Counters, loss::Reason, session::Status},
+    watchdog::Seen,
 };
 use std::time::Duration;
 
@@ -74,10 +75,14 @@ pub struct ClientReport {
     pub since: Time,
     /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
     pub lag: u64,
+    /// How long the next event for the client has been in the log.
+    pub lag_time: Duration,
     /// The sequence of the last dispatch that the client was sent.
     pub sequence: u64,
     /// Bytes for the client that its socket has not taken yet.
     pub waiting: usize,
+    /// Bytes that the kernel holds for the client and that the client has not acknowledged; `None`: not sampled.
+    pub kernel: Option<usize>,
 }
 
 /// Why the proxy closed the connection of a client.
@@ -95,6 +100,8 @@ pub enum CloseReason {
     Invalidated,
     /// The client broke a rule of the protocol or a limit.
     Misbehaved,
+    /// The shard had no room for one more client, or the memory for clients was used up.
+    NoRoom,
     /// The proxy stops.
     Restarting,
     /// Discord has closed the shard for good.
@@ -107,13 +114,14 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Lagged,
         Self::Silent,
         Self::Stalled,
         Self::Superseded,
         Self::Invalidated,
         Self::Misbehaved,
+        Self::NoRoom,
         Self::Restarting,
         Self::Fatal,
         Self::Revoked,
@@ -129,6 +137,7 @@ impl CloseReason {
             Self::Superseded => "superseded",
             Self::Invalidated => "session_invalidated",
             Self::Misbehaved => "misbehaved",
+            Self::NoRoom => "no_room",
             Self::Restarting => "restarting",
             Self::Fatal => "shard_fatal",
             Self::Revoked => "revoked",
@@ -165,12 +174,18 @@ pub struct Traffic {
     pub clients: Vec<ClientReport>,
     /// The largest lag of a connected client, in log entries.
     pub lag: u64,
+    /// The largest lag of a connected client in time.
+    pub lag_time: Duration,
+    /// Bytes in the kernel's buffers for the clients that were sampled.
+    pub kernel_bytes: u64,
 }
 
 impl Traffic {
     /// Adds a connected client.
     pub fn add(&mut self, client: ClientReport) {
         self.lag = self.lag.max(client.lag);
+        self.lag_time = self.lag_time.max(client.lag_time);
+        self.kernel_bytes += client.kernel.unwrap_or(0) as u64;
         match self.client_kinds.iter_mut().find(|(kind, _)| *kind == client.kind) {
             Some((_, count)) => *count += 1,
             None => self.client_kinds.push((client.kind, 1)),
@@ -238,6 +253,10 @@ pub struct Report {
     pub denied: u64,
     /// Why the last connection to Discord was lost, and the close code if Discord gave one.
     pub last_loss: Option<(Reason, Option<u16>)>,
+    /// Guilds whose members the shard wants to ask Discord for, or is asking for.
+    pub prefetch_waiting: usize,
+    /// Guilds whose members the shard has asked for and got.
+    pub prefetched: u64,
     /// Counts of the sockets.
     pub traffic: Traffic,
     /// Guilds in whose voice channels the bot is.
@@ -263,6 +282,16 @@ impl Shard {
     /// Snapshots being sent.
     pub fn syncing(&self) -> usize {
         self.syncing
+    }
+
+    /// What the watchdog looks at.
+    pub fn seen(&self) -> Seen<'_> {
+        Seen {
+            events: &self.events,
+            active: self.status() == Status::Active,
+            connects: self.upstream.counters().connects,
+            guilds: self.cache.guild_count(),
+        }
     }
 
     /// The report of this shard. The caller fills in [`Report::traffic`].
@@ -304,6 +333,8 @@ impl Shard {
             replayed: self.tally.replayed,
             denied: self.tally.denied,
             last_loss: self.upstream.last_loss(),
+            prefetch_waiting: self.prefetch.waiting(),
+            prefetched: self.prefetch.fetched(),
             traffic: Traffic::default(),
         }
     }

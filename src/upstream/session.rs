@@ -477,7 +477,9 @@ impl Session {
             State::Idle { until } if now >= until => {
                 self.state = State::Connecting { deadline: now + CONNECT_TIMEOUT };
                 let url = match &self.resumption {
-                    Some(known) if self.reconnect.failures() < RESUME_URL_ATTEMPTS => known.resume_url.clone(),
+                    Some(resumption) if self.reconnect.failures() < RESUME_URL_ATTEMPTS => {
+                        resumption.resume_url.clone()
+                    }
                     _ => self.gateway_url.clone(),
                 };
                 self.actions.push_back(Action::Connect(url));
@@ -541,13 +543,13 @@ impl Session {
         }
     }
 
-    /// Ends the session, at Discord too, and begins a new one with the next permit. An operator uses this when Discord
-    /// keeps a session alive and sends it no events any more.
-    pub fn begin_new_session(&mut self, now: Time) {
+    /// Ends the session, at Discord too, and begins a new one with the next permit. This is for a session that Discord
+    /// keeps alive and sends no events any more.
+    pub fn begin_new_session(&mut self, now: Time, reason: Reason) {
         let over = matches!(self.state, State::Fatal | State::Stopped);
         self.resumption.take_if(|_| !over);
         if !over && !matches!(self.state, State::Idle { .. }) {
-            self.note_loss(Reason::ByHand, None);
+            self.note_loss(reason, None);
             self.close_with(close::NORMAL);
             self.retry(now, Loss::Other);
         }

@@ -82,6 +82,7 @@ fn core_config(choice: Choice) -> CoreConfig {
         log: choice.log,
         resume_window: choice.resume_window,
         cache: Flags::ALL,
+        prefetch_members: false,
         honor_client_intents: true,
         denied: Default::default(),
         voice_grace: choice.voice_grace,

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 /// A model of Discord's Gateway, to run bots and proxies against
 #[derive(Parser, Debug)]
 #[command(
+    name = "discord-sim",
     version,
     after_help = "Examples:
   discord-sim serve --shards 4 --guilds 200 --rate 100
@@ -31,6 +32,12 @@ pub enum Command {
     Bot(Bot),
     /// Be a null relay: WebSocket messages in and out, nothing parsed; a yardstick for proxies
     Relay(Relay),
+    /// Write the man pages and the completions of shells into a directory, for packages
+    #[command(hide = true)]
+    Generate {
+        /// The directory, which exists
+        directory: PathBuf,
+    },
 }
 
 const SERVE_HELP: &str = "\
@@ -48,6 +55,8 @@ Prints `listening on ADDRESS` when it is ready. The control API takes shard=N or
   POST /sim/lose?shard=S[&changes=N][&leave=ID][&join=1]   the session ends; until the next IDENTIFY N changes of every
                                                kind happen, the bot leaves and joins guilds, and nobody is told
   POST /sim/refuse-resume?shard=S[&count=N][&code=C]   close the next N RESUMEs (1) with C (4000), keep the session
+  POST /sim/mute?shard=S[&type=T][&until_resume=1]   no more events (of type T) until a new session or a RESUME, while
+                                               heartbeats are acknowledged
   POST /sim/reconnect?shard=S                  op 7
   POST /sim/invalid?shard=S&resumable=BOOL     op 9
   POST /sim/heartbeat?shard=S                  op 1
