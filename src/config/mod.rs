@@ -257,12 +257,7 @@ impl Config {
             holds_token,
         };
         warnings.extend(reader.unknown());
-        if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
-            return Err(ConfigError(format!(
-                "{name}: `validate_token` is false and `host` is {}, so whoever reaches the port has the bot: set `host` to \"127.0.0.1\", `validate_token` to true, or, when only you reach it, `trust_network` to true",
-                config.listen.ip()
-            )));
-        }
+        refuse_open_port(&config, name)?;
         warnings.extend(operators::warn_of_open_port(&config, name, names_host));
         Ok((config, warnings))
     }
@@ -296,6 +291,17 @@ impl Config {
     pub fn presence_for(&self, shard: u32) -> Box<RawValue> {
         self.presence.for_shard(shard)
     }
+}
+
+/// Refuses a configuration with which everyone on the network may use the bot, unless it says that this is wanted.
+fn refuse_open_port(config: &Config, name: &str) -> Result<(), ConfigError> {
+    if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
+        return Err(ConfigError(format!(
+            "{name}: `validate_token` is false and `host` is {}, so whoever reaches the port has the bot: set `host` to \"127.0.0.1\", `validate_token` to true, or, when only you reach it, `trust_network` to true",
+            config.listen.ip()
+        )));
+    }
+    Ok(())
 }
 
 /// Decodes the bytes of a file called `name`. If they are not UTF-8, the error says what they are.

@@ -38,7 +38,7 @@ pub enum Ending {
     Json,
 }
 
-/// The lines that are alike, shared by the format and whoever writes the lines that are due.
+/// The lines that are alike, shared by the format and the task that writes the lines that are due.
 #[derive(Clone)]
 pub struct Held {
     repeats: Arc<Mutex<Repeats>>,
