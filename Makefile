@@ -4,9 +4,12 @@ SECONDS ?=
 CPU ?= x86-64
 CLIENTS ?=
 IMAGE ?= gateway-proxy
+DESTDIR ?=
+PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test flaky lint setup-operations live-page fmt setup test-portable test-clients sim sim-planted chaos fuzz bench startup-times build release image profile
+.PHONY: help demo test flaky lint setup-operations live-page fmt setup test-portable test-clients sim sim-planted chaos fuzz bench \
+	startup-times capacity soak build release install deb deb-check sbom image profile
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,6 +31,8 @@ lint: ## formatting, lints, tidiness, generated parts and links of the documenta
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
 	cargo test --test tidy
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; \
+		else echo "lint: cargo-deny is not there, so only the tests check licences (cargo install --locked cargo-deny)"; fi
 
 fmt: ## format the code
 	cargo fmt --all
@@ -35,7 +40,7 @@ fmt: ## format the code
 setup: ## check what the tests need, install the client libraries that they use
 	@scripts/setup
 
-setup-operations: ## what the tests of the live page and the metrics use besides: Chromium, promtool (Debian)
+setup-operations: ## what the tests of operations use besides: Chromium, promtool (Debian), kubernetes-validate (PyPI)
 	@scripts/operations-setup
 
 live-page: ## the picture of the live page in docs/, made by its test
@@ -69,14 +74,36 @@ bench: ## the proxy beside a null relay, as a table and target/bench.json (QUICK
 startup-times: ## how long large bots take to start, directly and through the proxy (45 minutes; ONLY=jda,discord.js SHARDS=16)
 	@scripts/startup-times $(if $(ONLY),--only $(ONLY)) $(if $(SHARDS),--shards $(SHARDS))
 
+capacity: ## memory, cores and start times for bots of several sizes (SIZES="16x2000x200": shards x guilds x members)
+	@scripts/capacity $(SIZES)
+
+soak: ## a day compressed: waves, restarts, faults; memory, descriptors and latency as CSV and SVG (SECONDS=3600)
+	@scripts/soak --seconds $(if $(filter command line,$(origin SECONDS)),$(SECONDS),3600)
+
 build: ## a development build
 	cargo build
 
 release: ## an optimised build for CPU=znver3, haswell or x86-64
-	RUSTFLAGS="-C target-cpu=$(CPU)" cargo build --release --bins
+	RUSTFLAGS="-C target-cpu=$(CPU)" cargo build --release --locked --bins
+	scripts/sbom
+
+install: ## what `make release` has built, its units, man pages and completions (DESTDIR=, PREFIX=/usr/local)
+	@DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" scripts/install
+
+deb: release ## a Debian package of the release build (needs cargo-deb)
+	@cargo deb --version >/dev/null 2>&1 || { echo "deb: cargo-deb is missing: cargo install --locked cargo-deb" >&2; exit 1; }
+	rm -rf target/deb
+	@DESTDIR=target/deb PREFIX=/usr scripts/install
+	cargo deb --no-build --no-strip --output target/debian/
+
+deb-check: ## the package, installed in a new Debian, with the demo (needs root and debootstrap)
+	@scripts/deb-check
+
+sbom: ## what the programs are made of: target/sbom.json (CycloneDX)
+	@scripts/sbom
 
 image: ## a container image for CPU=znver3, haswell or x86-64
 	docker build -f Dockerfile.$(CPU) -t $(IMAGE):$(CPU) .
 
-profile: ## where a running proxy spends its time (needs perf)
-	@scripts/profile
+profile: ## a flame graph of a running proxy, or of one under load (PID=, SECONDS=10; needs perf and root)
+	@PID="$(PID)" SECONDS_TO_SAMPLE="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),10)" scripts/profile

@@ -2,9 +2,15 @@
 //!
 //! Every allocation of the process is counted, so nothing is left out: records, chunks, indices, tables, and what the
 //! allocator was asked for in vain. The same world is cached with one thing more each time; the difference is its price.
+//!
+//! Fails when a flag's price is more than a tenth away from the figure of `cache::sizes`, with which `gateway-proxy check`
+//! estimates. That is checked for the default world alone.
 
 use gateway_proxy::{
-    cache::{Cache, Flags},
+    cache::{
+        Cache, Flags,
+        sizes::{Each, GUILD, SIZES},
+    },
     protocol::event::EventKind,
 };
 use std::{
@@ -58,6 +64,34 @@ fn fill(texts: &[String], flags: Flags) -> (Cache, usize) {
     (cache, after - before)
 }
 
+/// Prints what each flag takes alone. Returns those that differ from the figures of `cache::sizes`.
+fn by_flag(texts: &[String], presences: f64) -> Vec<(&'static str, f64)> {
+    let (none, without) = fill(texts, Flags::default());
+    let guilds = none.counts().guilds as f64;
+    let (all, _) = fill(texts, Flags::ALL);
+    let counts = all.counts();
+    assert!((counts.presences as f64 / counts.members as f64 - presences).abs() < 0.05, "the share of presences");
+    let mut wrong = Vec::new();
+    let mut note = |flag, figure: f64, measured: f64| {
+        println!("{flag:<17} {measured:8.1} bytes, and {figure:.1} for `gateway-proxy check`");
+        // A byte more or less of something tiny is no difference.
+        if (measured - figure).abs() > 0.1 * figure + 2.0 {
+            wrong.push((flag, measured));
+        }
+    };
+    note("guild", GUILD, without as f64 / guilds);
+    for size in &SIZES {
+        let taken = (fill(texts, size.alone).1 - without) as f64;
+        let number = match size.each {
+            Each::Guild => guilds,
+            Each::Member => counts.members as f64,
+            Each::Presence => counts.presences as f64,
+        };
+        note(size.flag, size.bytes, taken / number);
+    }
+    wrong
+}
+
 fn main() {
     let (guilds, members) = (setting("GUILDS", 2_000), setting("MEMBERS", 400_000));
     let updates = setting("UPDATES", 1_000_000);
@@ -98,6 +132,9 @@ fn main() {
         each(cache.heap(), 1 << 20)
     );
     println!("times smaller than its JSON      {:8.1}", each(json, all));
+    let wrong = by_flag(&texts, presences);
+    let is_default = env::var("GUILDS").is_err() && env::var("MEMBERS").is_err();
+    assert!(!is_default || wrong.is_empty(), "put these figures into src/cache/sizes.rs: {wrong:?}");
     drop(texts);
     let mut held = 0;
     for _ in 0..updates {

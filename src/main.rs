@@ -6,7 +6,7 @@
 
 mod cli;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use gateway_proxy::{
     config::{Config, LogFormat, token_from_environment},
     control::{self, Listeners, Reloading, SetLogLevel},
@@ -50,9 +50,10 @@ const WRONG: u8 = 2;
 fn main() -> ExitCode {
     give_large_memory_back();
     let Arguments { config: path, check_config, command } = Arguments::parse();
-    let command = match command {
-        Some(cli::Command::Check) | None => command,
-        Some(command) => return command.run(&path),
+    let check = match command {
+        Some(cli::Command::Check(guilds)) => Some(guilds),
+        None => None,
+        Some(command) => return command.run(&path, Arguments::command()),
     };
     let loaded = token_from_environment().and_then(|token| Config::load(&path, token));
     let (config, warnings) = match loaded {
@@ -68,8 +69,8 @@ fn main() -> ExitCode {
         Ok(filter) => filter,
         Err(error) => return complain(WRONG, &format!("{}: {error}", path.display())),
     };
-    if command.is_some() {
-        return cli::check(&config, &placement, warnings);
+    if let Some(guilds) = check {
+        return cli::check(&config, &placement, guilds, warnings);
     }
     if check_config {
         for warning in warnings {
@@ -155,7 +156,7 @@ fn preflight(config: &Config, placement: &Placement) -> Result<Listeners, String
         tracing::warn!("{warning}");
     }
     if let Some(directory) = &config.state_dir {
-        let stale = state_dir::prepare(directory, config.trust_state_dir)?;
+        let stale = state_dir::prepare(directory, config.trust_state_dir).map_err(|error| error.to_string())?;
         if stale > 0 {
             tracing::info!("removed {stale} files of `state_dir` that are too old to be of use");
         }

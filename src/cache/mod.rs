@@ -16,6 +16,7 @@
 //! | `members`, `membership` | answers to Request Guild Members |
 //! | `packed` | guilds in state files |
 //! | `codec`, `store` | packing and storing records |
+//! | `sizes` | what each flag takes, as measured |
 //!
 //! Promises: no input makes the cache panic. An event that is malformed, or about something unknown, changes nothing
 //! and is counted. With a [flag](Flags) off, nothing is stored or parsed for it. A [`GuildSnapshot`] shows one moment,
@@ -31,6 +32,7 @@ mod members;
 mod membership;
 mod packed;
 mod role_removal;
+pub mod sizes;
 mod snapshot;
 mod store;
 mod work;

@@ -1,7 +1,10 @@
 //! `gateway-proxy check`: checks the configuration against Discord and against this machine, before a start or while a
 //! proxy runs. The check opens no port, writes no file and spends no IDENTIFY.
 
-use super::status::duration;
+use super::{
+    estimate::Guilds,
+    status::{bytes, duration},
+};
 use gateway_proxy::{
     config::Config,
     control::{
@@ -10,7 +13,7 @@ use gateway_proxy::{
         rest::{GatewayInfo, Rest, RestError, url},
     },
     placement::Placement,
-    preflight,
+    preflight::{self, numa},
     websocket::Endpoint,
 };
 use std::{net::ToSocketAddrs, process::ExitCode};
@@ -43,7 +46,7 @@ impl Findings {
 }
 
 /// Runs the checks and prints their results. `warnings` are those of the configuration.
-pub fn run(config: &Config, placement: &Placement, warnings: Vec<String>) -> ExitCode {
+pub fn run(config: &Config, placement: &Placement, guilds: Guilds, warnings: Vec<String>) -> ExitCode {
     let mut findings = Findings { warnings, errors: 0 };
     findings.line("configuration", "right");
     machine(&mut findings, placement);
@@ -53,9 +56,10 @@ pub fn run(config: &Config, placement: &Placement, warnings: Vec<String>) -> Exi
     }
     let address = config.twilight_http_proxy.clone().unwrap_or_else(|| "discord.com:443".into());
     if resolve(&mut findings, "REST", &address)
-        && let Some(info) = ask(&mut findings, config)
+        && let Some((info, told)) = ask(&mut findings, config)
     {
         discord(&mut findings, config, placement, &info);
+        memory(&mut findings, config, placement, (guilds, told), &info);
     }
     for warning in &findings.warnings {
         println!("{:<17}{warning}", "warning");
@@ -78,8 +82,16 @@ fn machine(findings: &mut Findings, placement: &Placement) {
         Ok(warning) => findings.warnings.extend(warning),
         Err(error) => findings.error("limits", error),
     }
+    let limit = |limit: u64| if limit == u64::MAX { "no limit".to_owned() } else { limit.to_string() };
     if let Ok(files) = preflight::open_files() {
-        findings.line("open files", format!("{files}, each client and each shard is one"));
+        findings.line("open files", format!("{}, each client and each shard is one", limit(files)));
+    }
+    if let Ok(locked) = preflight::locked_memory() {
+        let locked = if locked == u64::MAX { limit(locked) } else { bytes(locked as f64) };
+        findings.line("locked memory", locked);
+    }
+    for node in numa::nodes() {
+        findings.line(&format!("NUMA node {}", node.id), format!("CPUs {:?}", node.cpus));
     }
 }
 
@@ -99,10 +111,12 @@ fn resolve(findings: &mut Findings, what: &str, address: &str) -> bool {
     }
 }
 
-fn ask(findings: &mut Findings, config: &Config) -> Option<GatewayInfo> {
+/// Asks Discord for the gateway, and for the number of the bot's guilds, which it need not tell.
+fn ask(findings: &mut Findings, config: &Config) -> Option<(GatewayInfo, Option<u64>)> {
     let proxy = config.twilight_http_proxy.as_deref();
-    match Rest::new(config.token.bare().into(), proxy, Hosts(config.gateway_hosts.clone())).gateway() {
-        Ok(info) => Some(info),
+    let rest = Rest::new(config.token.bare().into(), proxy, Hosts(config.gateway_hosts.clone()));
+    match rest.gateway() {
+        Ok(info) => Some((info, rest.guilds())),
         Err(RestError::Unauthorized) => {
             findings.error("token", "Discord refuses it (401): set a current one in TOKEN or `token`");
             None
@@ -135,10 +149,15 @@ fn discord(findings: &mut Findings, config: &Config, placement: &Placement, info
         ));
     }
     let data = placement.data(range.len());
-    findings.line("control core", format!("CPU {}", placement.control));
+    let nodes = numa::nodes();
+    let place = |cpu: usize| match numa::node_of(&nodes, cpu) {
+        Some(node) if nodes.len() > 1 => format!("CPU {cpu} of NUMA node {node}"),
+        _ => format!("CPU {cpu}"),
+    };
+    findings.line("control core", place(placement.control));
     for (index, cpu) in data.iter().enumerate() {
         let shards = range.clone().filter(|shard| *shard as usize % data.len() == index).count();
-        findings.line(&format!("data core {index}"), format!("CPU {cpu}, {shards} shards"));
+        findings.line(&format!("data core {index}"), format!("{}, {shards} shards", place(*cpu)));
         if data[..index].contains(cpu) {
             findings
                 .warn(format!("data core {index} shares CPU {cpu} with another one: `cores` is more than there are"));
@@ -180,6 +199,33 @@ fn discord(findings: &mut Findings, config: &Config, placement: &Placement, info
             range.len(),
             budget.total
         )),
+    }
+}
+
+/// Prints what the proxy will take, by cache flag.
+fn memory(
+    findings: &mut Findings,
+    config: &Config,
+    placement: &Placement,
+    (guilds, told): (Guilds, Option<u64>),
+    info: &GatewayInfo,
+) {
+    let Ok(range) = config.shard_range(info.shards) else { return };
+    let shards = (range.len(), config.shards.unwrap_or(info.shards));
+    let estimate = guilds.estimate(config, shards, placement.data(range.len()).len(), told);
+    findings.line("memory", format!("about {} for {}", bytes(estimate.usual as f64), estimate.load));
+    for (name, size) in &estimate.parts {
+        findings.line("", format!("{name:<17}{size}"));
+    }
+    let there = preflight::memory();
+    let clients = config.client_memory.unwrap_or_else(|| preflight::default_client_memory(there));
+    findings.line("", format!("{:<17}0 to {} (`client_memory`)", "clients", bytes(clients as f64)));
+    if there < estimate.usual.saturating_add(clients) {
+        findings.warn(format!(
+            "the estimate of memory and `client_memory` are more than the {} that the process may use: switch flags of `cache` \
+             off, or give it more memory",
+            bytes(there as f64)
+        ));
     }
 }
 

@@ -1,19 +1,26 @@
 //! The subcommands: requests to a running proxy, and the check before a start.
 
 mod check;
+mod estimate;
+mod generate;
 mod running;
 mod status;
 
 use clap::{Args, Subcommand, ValueEnum};
+use estimate::Guilds;
 use gateway_proxy::{config::Config, placement::Placement};
 use running::Running;
-use std::{path::Path, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// A subcommand.
 #[derive(Subcommand)]
 pub enum Command {
-    /// Check the configuration against Discord and this machine: names, shards, placement, IDENTIFY budget, limits.
-    Check,
+    /// Check the configuration against Discord and this machine: names, shards, placement, memory, IDENTIFY budget,
+    /// limits.
+    Check(Guilds),
     /// Show what a running proxy does. Exit code 3: it runs, and not all of its shards are active.
     Status {
         #[command(flatten)]
@@ -41,6 +48,12 @@ pub enum Command {
         /// For `trace`: whether it begins or ends.
         #[arg(required_if_eq("action", "trace"))]
         switch: Option<Switch>,
+    },
+    /// Write the man pages and the completions of shells into a directory, for packages.
+    #[command(hide = true)]
+    Generate {
+        /// The directory, which exists.
+        directory: PathBuf,
     },
 }
 
@@ -74,10 +87,11 @@ pub enum Switch {
 }
 
 impl Command {
-    /// Runs the subcommand. `path` is the configuration file. Prints an error to standard error.
-    pub fn run(self, path: &Path) -> ExitCode {
+    /// Runs the subcommand. `path` is the configuration file, `program` the definition of the command line. Prints an
+    /// error to standard error.
+    pub fn run(self, path: &Path, program: clap::Command) -> ExitCode {
         let result = match self {
-            Self::Check => unreachable!("it is run with a configuration that is right"),
+            Self::Check(_) => unreachable!("it is run with a configuration that is right"),
             Self::Status { proxy, watch, json } => {
                 Running::find(path, proxy.url).and_then(|running| status::run(&running, watch, json))
             }
@@ -85,6 +99,9 @@ impl Command {
             Self::Shard { proxy, id, action, switch } => {
                 Running::find(path, proxy.url).and_then(|running| act(&running, id, action, switch))
             }
+            Self::Generate { directory } => generate::generate(program, include_str!("manual.man"), &directory)
+                .map(|()| ExitCode::SUCCESS)
+                .map_err(|error| format!("can not write into {}: {error}", directory.display())),
         };
         result.unwrap_or_else(|error| {
             eprintln!("gateway-proxy: {error}");
@@ -94,8 +111,8 @@ impl Command {
 }
 
 /// Runs `gateway-proxy check` with a configuration that has been loaded. `warnings` are those of the configuration.
-pub fn check(config: &Config, placement: &Placement, warnings: Vec<String>) -> ExitCode {
-    check::run(config, placement, warnings)
+pub fn check(config: &Config, placement: &Placement, guilds: Guilds, warnings: Vec<String>) -> ExitCode {
+    check::run(config, placement, guilds, warnings)
 }
 
 fn reload(running: &Running) -> Result<ExitCode, String> {

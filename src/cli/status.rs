@@ -183,7 +183,7 @@ fn count(value: f64) -> String {
     if value.is_nan() { "-".into() } else { format!("{value:.0}") }
 }
 
-fn bytes(value: f64) -> String {
+pub fn bytes(value: f64) -> String {
     const UNITS: [&str; 4] = ["B", "KiB", "MiB", "GiB"];
     if value.is_nan() {
         return "-".into();

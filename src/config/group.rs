@@ -43,6 +43,19 @@ impl Environment {
         let index = std::env::var(INDEX_VARIABLE).ok().filter(|index| !index.is_empty());
         Self { index, host_name: host_name.trim().to_owned() }
     }
+
+    /// Returns `url` with the index of this proxy in place of `{{index}}`, and the host name in place of
+    /// `{{hostname}}`, so that the proxies of a group can have the same file and be reached at different addresses. The
+    /// error says what is expected.
+    pub fn fill_in(&self, url: &str, group: Option<ShardGroup>) -> Result<String, &'static str> {
+        const INDEX: &str = "{{index}}";
+        let url = match group {
+            Some(group) => url.replace(INDEX, &group.index.to_string()),
+            None if url.contains(INDEX) => return Err("a URL without {{index}}, because there is no `shard_group`"),
+            None => url.to_owned(),
+        };
+        Ok(url.replace("{{hostname}}", &self.host_name))
+    }
 }
 
 /// Reads `shard_group`.
@@ -60,38 +73,30 @@ pub(super) fn read_shard_group(
         Some(value) => return Err(reader.error("shard_group", &value, EXPECTED)),
     };
     if reader.has("shard_start") || reader.has("shard_end") {
-        return Err(ConfigError(format!(
-            "{name}: `shard_group` decides which shards are served, so `shard_start` and `shard_end` must not be set beside it"
-        )));
+        return Err(ConfigError::GroupAndRange { file: name.into() });
     }
     let mut inner = Reader::new(name, "shard_group.", object);
     let Some(of) = inner.number("of", (1, MAX_PROXIES))? else {
-        return Err(ConfigError(format!(
-            "{name}: `shard_group.of` is missing, expected the number of proxies of the bot"
-        )));
+        let (key, expected) = ("shard_group.of", "the number of proxies of the bot");
+        return Err(ConfigError::Missing { file: name.into(), key, expected });
     };
     let given = inner.take("index");
     let index = match (&environment.index, &given) {
-        (Some(text), _) => text.parse().ok().filter(|index| *index < of).ok_or_else(|| {
-            ConfigError(format!("{INDEX_VARIABLE} is {text:?}, expected a number from 0 to {}", of - 1))
-        })?,
+        (Some(text), _) => {
+            let wrong = || ConfigError::IndexVariable { value: text.clone(), last: of - 1 };
+            text.parse().ok().filter(|index| *index < of).ok_or_else(wrong)?
+        }
         (None, Some(Value::String(text))) if text == "hostname" => {
-            let host = &environment.host_name;
-            let digits = host.rsplit_once('-').map_or("", |(_, digits)| digits);
-            digits.parse().ok().filter(|index| *index < of).ok_or_else(|| {
-                ConfigError(format!(
-                    "{name}: `shard_group.index` is \"hostname\", and the host name {host:?} does not end with a number from 0 to {} behind a hyphen",
-                    of - 1
-                ))
-            })?
+            let host_name = &environment.host_name;
+            let digits = host_name.rsplit_once('-').map_or("", |(_, digits)| digits);
+            let wrong = || ConfigError::HostName { file: name.into(), host_name: host_name.clone(), last: of - 1 };
+            digits.parse().ok().filter(|index| *index < of).ok_or_else(wrong)?
         }
         (None, Some(value)) => {
             value.as_u64().filter(|index| *index < of).ok_or_else(|| inner.error("index", value, INDEX))?
         }
         (None, None) => {
-            return Err(ConfigError(format!(
-                "{name}: `shard_group.index` is missing, and so is the variable {INDEX_VARIABLE}: expected {INDEX}"
-            )));
+            return Err(ConfigError::IndexMissing { file: name.into(), expected: INDEX });
         }
     };
     // Unknown keys of the object need no warning: a misspelt `index` or `of` is an error already, because the key is
@@ -121,7 +126,7 @@ mod tests {
         let object = json!({"shard_group": value});
         let mut reader = Reader::new("c", "", object.as_object().unwrap().clone());
         let environment = Environment { index: index.map(str::to_owned), host_name: host_name.to_owned() };
-        read_shard_group(&mut reader, "c", &environment).map_err(|error| error.0)
+        read_shard_group(&mut reader, "c", &environment).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -160,13 +165,25 @@ mod tests {
     fn urls_of_queues() {
         let read = |url: &str| {
             let object = json!({"identify_queue": url});
-            read_identify_queue(&mut Reader::new("c", "", object.as_object().unwrap().clone())).map_err(|error| error.0)
+            read_identify_queue(&mut Reader::new("c", "", object.as_object().unwrap().clone()))
+                .map_err(|error| error.to_string())
         };
         assert_eq!(read("http://queue:8080/"), Ok(Some("http://queue:8080".into())));
         assert_eq!(read("https://queue.example/path"), Ok(Some("https://queue.example/path".into())));
         for wrong in ["queue:8080", "ftp://queue", "http://queue?shard=1", "http://", ""] {
             assert!(read(wrong).unwrap_err().contains("expected an http:// or https:// URL"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_url_of_a_proxy_has_its_index_or_host_name() {
+        let here = Environment { index: None, host_name: "gateway-proxy-2".into() };
+        let group = Some(ShardGroup { index: 1, of: 3 });
+        let fill = |url: &str, group| here.fill_in(url, group);
+        assert_eq!(fill("ws://a", None), Ok("ws://a".into()));
+        assert_eq!(fill("ws://proxy-{{index}}.b:1", group), Ok("ws://proxy-1.b:1".into()));
+        assert_eq!(fill("ws://{{hostname}}.b", None), Ok("ws://gateway-proxy-2.b".into()));
+        assert!(fill("ws://proxy-{{index}}", None).unwrap_err().contains("no `shard_group`"));
     }
 
     proptest! {

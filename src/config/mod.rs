@@ -3,6 +3,7 @@
 //! Promises: an error names the file, the key, the value and what is expected. An unknown key causes a warning with the
 //! nearest known key. The token is in no error and no debug output.
 
+mod error;
 mod group;
 mod network;
 mod operators;
@@ -14,17 +15,18 @@ mod token;
 mod tests;
 
 use crate::{cache::Flags, compression::Transport, protocol::denied::Denied};
+pub use error::{ConfigError, ShardRangeError};
 pub use group::{INDEX_VARIABLE, ShardGroup};
 pub use network::{AdminAddress, Network};
 pub use operators::{Differences, LogFormat, Watchdog};
 use presence::Presence;
-pub use reader::ConfigError;
 use reader::Reader;
 use serde_json::{Map, Value, value::RawValue};
 use std::{
     net::{IpAddr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
+    string::FromUtf8Error,
     time::Duration,
 };
 pub use token::{Token, from_environment as token_from_environment};
@@ -171,9 +173,7 @@ impl Config {
     /// second value is the list of warnings.
     pub fn load(path: &Path, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| {
-            ConfigError(format!("{name}: can not be read: {error}; name another file with --config"))
-        })?;
+        let bytes = std::fs::read(path).map_err(|source| ConfigError::Unreadable { file: name.clone(), source })?;
         let (config, mut warnings) = Self::parse(&name, &decode(&name, bytes)?, token)?;
         if config.holds_token {
             warnings.extend(token::warn_of_readers(&name, path));
@@ -187,22 +187,20 @@ impl Config {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let object: Map<String, Value> = match serde_json::from_str(text) {
             Ok(Value::Object(object)) => object,
-            Ok(_) => return Err(ConfigError(format!("{name}: expected a JSON object, as in {{\"intents\": 513}}"))),
-            // The text of serde_json's error ends with the line and the column.
-            Err(error) => return Err(ConfigError(format!("{name}: not JSON: {error}"))),
+            Ok(_) => return Err(ConfigError::NotObject { file: name.into() }),
+            Err(source) => return Err(ConfigError::NotJson { file: name.into(), source }),
         };
         let mut reader = Reader::new(name, "", object);
         let holds_token = reader.has("token");
         let (token, token_warning) = token::read(&mut reader, name, token)?;
-        let intents = reader.number("intents", (0, MAX_INTENTS))?.ok_or_else(|| {
-            ConfigError(format!(
-                "{name}: `intents` is missing, expected the sum of the gateway intents of the bot, such as 513"
-            ))
-        })?;
+        let expected = "the sum of the gateway intents of the bot, such as 513";
+        let missing = || ConfigError::Missing { file: name.into(), key: "intents", expected };
+        let intents = reader.number("intents", (0, MAX_INTENTS))?.ok_or_else(missing)?;
         let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
         let (names_host, host) = (reader.has("host"), read_host(&mut reader)?);
         // `shard_group` is read first, because it must not be set beside `shard_start` and `shard_end`.
-        let shard_group = group::read_shard_group(&mut reader, name, &group::Environment::of_process())?;
+        let environment = group::Environment::of_process();
+        let shard_group = group::read_shard_group(&mut reader, name, &environment)?;
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
         let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
@@ -230,7 +228,7 @@ impl Config {
             allowed_origins: reader
                 .strings("allowed_origins", "a list of origins such as [\"https://example.com\"]")?,
             allowed_hosts: reader.strings("allowed_hosts", "a list of host names such as [\"proxy.example.com\"]")?,
-            externally_accessible_url: read_url(&mut reader, port)?,
+            externally_accessible_url: read_url(&mut reader, port, shard_group, &environment)?,
             cache,
             prefetch_members: operators::read_prefetch(&mut reader, cache, intents)?,
             cores: read_cores(&mut reader)?,
@@ -257,32 +255,28 @@ impl Config {
             holds_token,
         };
         warnings.extend(reader.unknown());
-        refuse_open_port(&config, name)?;
+        if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
+            return Err(ConfigError::OpenToAll { file: name.into(), host: config.listen.ip() });
+        }
         warnings.extend(operators::warn_of_open_port(&config, name, names_host));
         Ok((config, warnings))
     }
 
     /// The shards of this proxy, if Discord recommends `recommended` shards for the bot. The error says why there are
     /// none.
-    pub fn shard_range(&self, recommended: u32) -> Result<Range<u32>, String> {
+    pub fn shard_range(&self, recommended: u32) -> Result<Range<u32>, ShardRangeError> {
         let count = self.shards.unwrap_or(recommended);
         if let Some(group) = self.shard_group {
             let range = group.range(count);
             return if range.is_empty() {
-                Err(format!(
-                    "`shard_group` has {} parts and the bot only {count} shards, so there is none for part {}",
-                    group.of, group.index
-                ))
+                Err(ShardRangeError::EmptyPart { of: group.of, count, index: group.index })
             } else {
                 Ok(range)
             };
         }
         let range = self.shard_start.unwrap_or(0)..self.shard_end.unwrap_or(count);
         if range.is_empty() || range.end > count {
-            return Err(format!(
-                "`shard_start` {} to `shard_end` {} is no range of shards within 0 to {count}, which is how many the bot has",
-                range.start, range.end
-            ));
+            return Err(ShardRangeError::NoRange { start: range.start, end: range.end, count });
         }
         Ok(range)
     }
@@ -293,29 +287,15 @@ impl Config {
     }
 }
 
-/// Refuses a configuration with which everyone on the network may use the bot, unless it says that this is wanted.
-fn refuse_open_port(config: &Config, name: &str) -> Result<(), ConfigError> {
-    if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
-        return Err(ConfigError(format!(
-            "{name}: `validate_token` is false and `host` is {}, so whoever reaches the port has the bot: set `host` to \"127.0.0.1\", `validate_token` to true, or, when only you reach it, `trust_network` to true",
-            config.listen.ip()
-        )));
-    }
-    Ok(())
-}
-
 /// Decodes the bytes of a file called `name`. If they are not UTF-8, the error says what they are.
 fn decode(name: &str, bytes: Vec<u8>) -> Result<String, ConfigError> {
-    const SAVE: &str = "save it as UTF-8";
     // A JSON text begins with an ASCII character. A zero byte beside it means that each character has two bytes.
     let is_utf16 = matches!(bytes[..], [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..]);
     if is_utf16 {
-        return Err(ConfigError(format!("{name}: is written in UTF-16: {SAVE}")));
+        return Err(ConfigError::Utf16 { file: name.into() });
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        ConfigError(format!("{name}: is not UTF-8 (the first wrong byte is number {}): {SAVE}", at + 1))
-    })
+    let byte = |error: &FromUtf8Error| error.utf8_error().valid_up_to() + 1;
+    String::from_utf8(bytes).map_err(|error| ConfigError::NotUtf8 { file: name.into(), byte: byte(&error) })
 }
 
 fn read_host(reader: &mut Reader) -> Result<IpAddr, ConfigError> {
@@ -332,10 +312,7 @@ fn read_shards(reader: &mut Reader, name: &str) -> Result<Shards, ConfigError> {
     if let (Some(from), Some(to)) = (start.or(Some(0)), end.or(shards))
         && (from >= to || shards.is_some_and(|count| to > count))
     {
-        let count = shards.map_or_else(|| "what Discord recommends".into(), |count| count.to_string());
-        return Err(ConfigError(format!(
-            "{name}: `shard_start` is {from} and `shard_end` is {to}, expected `shard_start` < `shard_end` <= `shards` ({count})"
-        )));
+        return Err(ConfigError::ShardRange { file: name.into(), start: from, end: to, shards });
     }
     Ok((shards, start, end))
 }
@@ -369,10 +346,16 @@ fn read_proxy(reader: &mut Reader, key: &'static str) -> Result<Option<String>, 
     if good { Ok(Some(proxy)) } else { Err(reader.error(key, &proxy.into(), EXPECTED)) }
 }
 
-fn read_url(reader: &mut Reader, port: u16) -> Result<String, ConfigError> {
+fn read_url(
+    reader: &mut Reader,
+    port: u16,
+    group: Option<ShardGroup>,
+    environment: &group::Environment,
+) -> Result<String, ConfigError> {
     const KEY: &str = "externally_accessible_url";
     const EXPECTED: &str = "a ws:// or wss:// URL without query, which is how clients reach this proxy";
     let Some(url) = reader.string(KEY, EXPECTED)? else { return Ok(format!("ws://localhost:{port}")) };
+    let url = environment.fill_in(&url, group).map_err(|expected| reader.error(KEY, &url.into(), expected))?;
     let good = !url.contains(['?', '#', '"', '\\']) && crate::websocket::Endpoint::parse(&url).is_ok();
     // No slash at the end: some libraries append `/?v=10` to the URL.
     if good { Ok(url.trim_end_matches('/').to_owned()) } else { Err(reader.error(KEY, &url.into(), EXPECTED)) }

@@ -6,6 +6,7 @@
 
 use super::{
     Control, REPORT_LIMIT, ReportRequest, RestFailure,
+    connection::ClientConnection,
     forward::{self, Forward},
     http::{Response, Route},
     metrics::ControlFigures,
@@ -13,7 +14,7 @@ use super::{
     seconds,
     status::CoreReports,
 };
-use crate::{data_core::ToCore, net::client::ClientConnection, upstream::session::Status};
+use crate::{data_core::ToCore, upstream::session::Status};
 use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
 
 /// How long gathered reports, and the texts of `/metrics` and `/status.json`, are used again.

@@ -9,6 +9,7 @@
 
 use super::{
     Control,
+    connection::{ClientConnection, ConnectionEnd, Payload},
     http::{self, Response, Route},
     origin,
     pool::Place,
@@ -21,17 +22,14 @@ use crate::{
         outbox::Outbox,
         session::{Claim, Options, SessionId},
     },
-    net::{
-        client::{ClientConnection, ConnectionEnd, Payload},
-        spawn_contained, within,
-    },
+    net::{spawn_contained, within},
     protocol::{
-        Encoding, close,
+        Encoding,
+        close::{self, Close},
         command::{Command, Identify, MAX_COMMAND, Resume},
         intents::Intents,
         opcode, payload,
     },
-    shard::{Close, HEARTBEAT_INTERVAL},
     websocket::{FrameDecoder, Role, Upgrade, server_response},
 };
 use glommio::net::{TcpListener, TcpStream};
@@ -243,7 +241,7 @@ async fn route_request(
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     let transport = if control.live().client_compression { query.transport } else { Transport::None };
     accept_upgrade(&mut connection, &upgrade, http::GatewayQuery { transport, ..query });
-    connection.outbox.message(&[&payload::hello(HEARTBEAT_INTERVAL)]);
+    connection.outbox.message(&[&payload::hello(payload::HEARTBEAT_INTERVAL)]);
     let url = UrlParameters { version: query.version, session: query.session };
     await_session_request(control, place, connection, url, EarlyCommands::Refused).await;
 }

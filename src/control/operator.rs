@@ -41,7 +41,7 @@ impl Control {
                     });
                     Response::json("200 OK", body.to_string())
                 }
-                Err(why) => Response::json("422 Unprocessable Entity", json!({"error": why}).to_string()),
+                Err(why) => Response::json("422 Unprocessable Entity", json!({"error": why.to_string()}).to_string()),
             },
             Operator::Repair(shard, repair) => {
                 let text = match repair {

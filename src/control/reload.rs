@@ -6,7 +6,7 @@
 
 use super::{Control, file_watch::Stamp};
 use crate::{
-    config::{Config, Differences, token_from_environment},
+    config::{Config, ConfigError, Differences, token_from_environment},
     data_core::{ConfigChange, ToCore},
     log::Limits,
     logging::Held,
@@ -35,6 +35,8 @@ pub struct Reloads {
     pub bad: u64,
     /// When the last applied one was read; `None`: there was none since the start.
     pub last_good: Option<SystemTime>,
+    /// The last reload changed nothing, because the file was wrong.
+    pub last_was_bad: bool,
 }
 
 /// The result of a reload that was applied.
@@ -46,6 +48,15 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
+/// Why a changed configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{}: {what}", path.display())]
+    LogLevel { path: PathBuf, what: String },
+}
+
 impl Control {
     /// The configuration in force. Keys that need a restart have their values of the start.
     pub(super) fn live(&self) -> Rc<Config> {
@@ -54,7 +65,8 @@ impl Control {
 
     /// Reads the file again and applies it. `by` names the cause, for the log. The error says what is wrong with the
     /// file.
-    pub(super) fn reload(&self, by: &str) -> Result<Reloaded, String> {
+    pub(super) fn reload(&self, by: &str) -> Result<Reloaded, ReloadError> {
+        self.tell_reloading();
         let mut reloads = self.reloads.get();
         let result = self.try_reload();
         match &result {
@@ -76,20 +88,22 @@ impl Control {
                 reloads.bad += 1;
             }
         }
+        reloads.last_was_bad = result.is_err();
         self.reloads.set(reloads);
+        self.tell_reloaded();
         result
     }
 
-    fn try_reload(&self) -> Result<Reloaded, String> {
+    fn try_reload(&self) -> Result<Reloaded, ReloadError> {
         // The stamp is taken before the file is read: a change while it is read makes it be read again.
         self.file_watch.borrow_mut().was_read(Stamp::of(&self.reloading.path));
         let loaded = token_from_environment().and_then(|token| Config::load(&self.reloading.path, token));
-        let (new, warnings) = loaded.map_err(|error| error.to_string())?;
+        let (new, warnings) = loaded?;
         let old = self.live();
         let differences = old.differences(&new);
         if old.log_level != new.log_level {
             (self.reloading.set_log_level)(&new.log_level)
-                .map_err(|error| format!("{}: {error}", self.reloading.path.display()))?;
+                .map_err(|what| ReloadError::LogLevel { path: self.reloading.path.clone(), what })?;
         }
         let mut live = Config::clone(&old);
         live.adopt(&new);

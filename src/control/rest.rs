@@ -1,8 +1,15 @@
 //! The REST call of the proxy: GET `/gateway/bot` (docs: Gateway, Get Gateway Bot). It runs on a thread of its own,
 //! because it waits for name lookups, handshakes and timeouts.
 
-use super::{hosts::Hosts, identify::SessionStartLimit};
-use crate::{config::MAX_SHARDS, protocol::token::bare, websocket::Endpoint};
+use super::{
+    hosts::{HostError, Hosts},
+    identify::SessionStartLimit,
+};
+use crate::{
+    config::MAX_SHARDS,
+    protocol::token::bare,
+    websocket::{Endpoint, EndpointError},
+};
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
 use ureq::{
@@ -12,6 +19,8 @@ use ureq::{
     typestate::AgentScope,
 };
 
+/// The route below `/api/v10`.
+const GATEWAY: &str = "/gateway/bot";
 /// Discord's own address.
 const DISCORD: &str = "https://discord.com";
 /// Longest wait for an answer.
@@ -63,6 +72,19 @@ impl RestError {
     }
 }
 
+/// What is wrong with an answer whose status is 200.
+#[derive(Debug, thiserror::Error)]
+enum AnswerError {
+    #[error("not the expected answer: {0}")]
+    Unexpected(#[from] serde_json::Error),
+    #[error("not a sensible answer: `{key}` is {value}, expected {expected}")]
+    Value { key: &'static str, value: u64, expected: String },
+    #[error("not a sensible answer: {0}")]
+    Url(#[from] EndpointError),
+    #[error("not a sensible answer: {0}")]
+    Host(#[from] HostError),
+}
+
 #[derive(Deserialize)]
 struct Body {
     url: String,
@@ -76,6 +98,12 @@ struct Limit {
     remaining: u32,
     reset_after: u64,
     max_concurrency: u32,
+}
+
+/// The part of the answer of `/applications/@me` that is used.
+#[derive(Deserialize)]
+struct Application {
+    approximate_guild_count: Option<u64>,
 }
 
 /// The HTTP client for GET `/gateway/bot`.
@@ -92,6 +120,16 @@ impl Rest {
     pub fn new(token: Arc<str>, proxy: Option<&str>, hosts: Hosts) -> Self {
         let agent = agent_builder().timeout_global(Some(TIMEOUT)).build().new_agent();
         Self { agent, url: url(proxy), token, hosts }
+    }
+
+    /// Asks how many guilds the bot is in, about (docs: Application, Get Current Application). `None`: Discord does not
+    /// say. Only for a check before a start: the running proxy does not need it.
+    pub fn guilds(&self) -> Option<u64> {
+        let url = self.url.replace(GATEWAY, "/applications/@me");
+        let authorization = format!("Bot {}", bare(&self.token));
+        let mut response = self.agent.get(&url).header("Authorization", authorization).call().ok()?;
+        let body = response.body_mut().with_config().limit(MAX_BODY).read_to_string().ok()?;
+        serde_json::from_str::<Application>(&body).ok()?.approximate_guild_count
     }
 
     /// Sends one request and blocks until it is answered or has failed.
@@ -135,7 +173,7 @@ pub(super) fn agent_builder() -> ConfigBuilder<AgentScope> {
 /// The URL of `/gateway/bot`. `proxy` is `host:port` of a plain HTTP proxy for Discord's API.
 pub fn url(proxy: Option<&str>) -> String {
     let base = proxy.map_or_else(|| DISCORD.to_owned(), |address| format!("http://{address}"));
-    format!("{base}/api/v10/gateway/bot")
+    format!("{base}/api/v10{GATEWAY}")
 }
 
 /// The error for an answer whose status is neither 200 nor 401. `header` is the value of `Retry-After`.
@@ -162,12 +200,10 @@ fn retry_after(header: Option<&str>, body: &str) -> Option<Duration> {
 
 /// Parses an answer. The error says why it can not be parsed or which value makes no sense; the next answer may be
 /// another one.
-fn parse(body: &str, hosts: &Hosts) -> Result<GatewayInfo, String> {
-    let body: Body = serde_json::from_str(body).map_err(|error| format!("not the expected answer: {error}"))?;
+fn parse(body: &str, hosts: &Hosts) -> Result<GatewayInfo, AnswerError> {
+    let body: Body = serde_json::from_str(body)?;
     let Limit { total, remaining, reset_after, max_concurrency } = body.session_start_limit;
-    let absurd = |key: &str, value: u64, expected: String| {
-        Err(format!("not a sensible answer: `{key}` is {value}, expected {expected}"))
-    };
+    let absurd = |key, value, expected| Err(AnswerError::Value { key, value, expected });
     if !(1..=MAX_SHARDS).contains(&u64::from(body.shards)) {
         return absurd("shards", body.shards.into(), format!("1 to {MAX_SHARDS}"));
     }
@@ -177,9 +213,7 @@ fn parse(body: &str, hosts: &Hosts) -> Result<GatewayInfo, String> {
     if Duration::from_millis(reset_after) > MAX_RESET_AFTER {
         return absurd("reset_after", reset_after, format!("{} ms at most", MAX_RESET_AFTER.as_millis()));
     }
-    Endpoint::parse(&body.url)
-        .and_then(|endpoint| hosts.allow(&endpoint))
-        .map_err(|error| format!("not a sensible answer: {error}"))?;
+    hosts.allow(&Endpoint::parse(&body.url)?)?;
     Ok(GatewayInfo {
         url: body.url,
         shards: body.shards,
@@ -197,7 +231,7 @@ mod tests {
     use super::*;
 
     fn parse(body: &str) -> Result<GatewayInfo, String> {
-        super::parse(body, &Hosts::default())
+        super::parse(body, &Hosts::default()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -241,7 +275,7 @@ mod tests {
         let body = r#"{"url":"wss://gateway.discord.gg","shards":1,"session_start_limit":
             {"total":1000,"remaining":999,"reset_after":1,"max_concurrency":1}}"#;
         assert!(super::parse(body, &Hosts(vec!["discord.gg".into()])).is_ok());
-        let error = super::parse(body, &Hosts(vec!["example.com".into()])).unwrap_err();
+        let error = super::parse(body, &Hosts(vec!["example.com".into()])).unwrap_err().to_string();
         assert!(error.contains("gateway.discord.gg is not one of `gateway_hosts`"), "{error}");
     }
 

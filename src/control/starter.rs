@@ -33,9 +33,7 @@ impl Starter {
     pub fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
         let mut postboxes = Vec::new();
         for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
-            let failure = |error: &dyn std::fmt::Display| {
-                Failure(format!("can not start data core {index} on CPU {cpu}: {error}"))
-            };
+            let failure = |error: &dyn std::fmt::Display| Failure::DataCore { index, cpu, why: error.to_string() };
             let waker = Waker::new().map_err(|error| failure(&error))?;
             let (postbox, mailbox) = core_mailbox(waker.clone());
             let (control, epoch) = (self.control.clone(), self.epoch);

@@ -11,8 +11,12 @@
 use crate::{
     downstream::{budget::Charge, outbox::Outbox},
     io::sockets::SocketId,
-    protocol::{ConnectionId, Encoding, SessionKey, Time, close, command::MAX_COMMAND, etf},
-    shard::Close,
+    protocol::{
+        ConnectionId, Encoding, SessionKey, Time,
+        close::{self, Close},
+        command::MAX_COMMAND,
+        etf,
+    },
     websocket::{FrameDecoder, Message, Violation},
 };
 use std::{borrow::Cow, time::Duration};

@@ -9,7 +9,7 @@ use crate::{
         session::{Claim, Options},
     },
     log::Limits,
-    net::tls::Tls,
+    net::dial::Dialled,
     protocol::{Time, denied::Denied},
     shard::report::Report,
     upstream::{loss::Reason, session::Status},
@@ -99,16 +99,6 @@ pub struct NewClient<S = OwnedFd> {
     /// The API version in the client's URL. The door needs it when the connection comes back and the client identifies
     /// again.
     pub version: u8,
-}
-
-/// A connection to Discord after its upgrade.
-pub struct Dialled<S = OwnedFd> {
-    /// The socket.
-    pub socket: S,
-    /// The state of TLS; `None`: the URL was a `ws` one.
-    pub tls: Option<Box<Tls>>,
-    /// Bytes that were received after the response to the upgrade.
-    pub inbound: FrameDecoder,
 }
 
 /// The parts of a changed configuration that concern the shards of a core.
@@ -217,6 +207,8 @@ pub enum ToCore<S = OwnedFd> {
     Client(Box<NewClient<S>>),
     /// Asks for [`ToControl::Reports`] with this number.
     Report(u64),
+    /// Asks for [`ToControl::Pulse`], to see whether the core's loop turns.
+    Pulse,
     /// The operator has changed the configuration.
     ConfigChanged(Box<ConfigChange>),
     /// The shard with this id has to be repaired, because an operator or the watchdog wants that.
@@ -255,6 +247,8 @@ pub enum ToControl<S = OwnedFd> {
     Reports(u64, Box<CoreReport>),
     /// What the core's shards showed in a slot, in answer to [`ToCore::EndSlot`].
     SlotEnded(Box<SlotReport>),
+    /// The loop of the core with this index has turned, in answer to [`ToCore::Pulse`].
+    Pulse(usize),
     /// The status of a shard's upstream session has changed.
     StatusChanged(StatusChange),
     /// A panic has happened and was contained.

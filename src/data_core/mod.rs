@@ -35,8 +35,8 @@ mod watch;
 
 pub use client::{close_for, command_text};
 pub use messages::{
-    ConfigChange, ConnectionParts, CoreConfig, CoreReport, Dialled, EndOfSlot, NewClient, Repair, SessionRequest,
-    SlotReport, StatusChange, ToControl, ToCore,
+    ConfigChange, ConnectionParts, CoreConfig, CoreReport, EndOfSlot, NewClient, Repair, SessionRequest, SlotReport,
+    StatusChange, ToControl, ToCore,
 };
 pub use state::{NoStates, StateFiles, States};
 
@@ -334,6 +334,7 @@ impl<I: Io> DataCore<I> {
                 let report = self.report();
                 self.core.send(ToControl::Reports(number, Box::new(report)));
             }
+            ToCore::Pulse => self.core.send(ToControl::Pulse(self.core.config.index)),
             ToCore::ConfigChanged(change) => self.change_config(&change),
             ToCore::Repair(shard, repair, reason) => self.call(shard, |hosted, core| match repair {
                 Repair::Reconnect => hosted.shard.reconnect(core.now, reason),
@@ -447,11 +448,14 @@ impl<I: Io> DataCore<I> {
             let stored = catch_unwind(AssertUnwindSafe(|| dependencies.states.store(&core.config, shard)));
             match stored {
                 Ok(Ok(true)) => {
-                    tracing::info!(shard = %shard.id(), "the shard's state is written for the next process");
+                    tracing::info!(shard = shard.id().id, "the shard's state is written for the next process");
                 }
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
-                    tracing::error!(shard = %shard.id(), "the shard's state can not be written for the next process: {error}");
+                    tracing::error!(
+                        shard = shard.id().id,
+                        "the shard's state can not be written for the next process: {error}"
+                    );
                 }
                 Err(_) => core.send(ToControl::Panicked),
             }
@@ -517,6 +521,8 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
             // `CoreConfig` has the changed values already, and there is no shard yet.
             Ok(ToCore::ConfigChanged(_) | ToCore::Repair(..) | ToCore::Trace(..) | ToCore::EndSlot(_)) => {}
+            // The control core asks only cores that it has sent their configuration.
+            Ok(ToCore::Pulse) => {}
             Err(_) => return,
         }
     }

@@ -16,8 +16,12 @@ use crate::{
         Io,
         sockets::{Receiving, SocketId},
     },
-    protocol::{ConnectionId, SessionKey, close, payload},
-    shard::{Close, Progress, report::CloseReason},
+    protocol::{
+        ConnectionId, SessionKey,
+        close::{self, Close},
+        payload,
+    },
+    shard::{Progress, report::CloseReason},
 };
 use std::time::Duration;
 
@@ -93,10 +97,18 @@ impl<I: Io> HostedShard<I> {
         core.sockets.receive(socket, Receiving::Single);
         match session {
             Ok(session) => {
+                client.outbox.set_owner(self.shard.id().id, session.0);
                 client.outbox.start_compressing(self.shard.compresses_payloads(session));
                 self.queue(key);
             }
-            Err((code, reason)) => self.close_client(core, key, Some(code), reason),
+            Err(close) => {
+                self.count_close(match close {
+                    _ if core.stopping => CloseReason::Restarting,
+                    (close::RATE_LIMITED, _) => CloseReason::NoRoom,
+                    _ => CloseReason::of(close),
+                });
+                self.close_client(core, key, Some(close.0), close.1);
+            }
         }
     }
 
@@ -109,9 +121,14 @@ impl<I: Io> HostedShard<I> {
         let id = self.shard.claimed(claim, sequence);
         let session = id.and_then(|id| self.shard.resume(core.now, connection, &id, sequence));
         match session {
-            Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
+            Some(key) => tracing::debug!(shard = self.shard.id().id, client = key.0, ?id, sequence, "a client resumes"),
             None => {
-                tracing::info!(shard = %self.shard.id(), ?id, sequence, "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed");
+                tracing::info!(
+                    shard = self.shard.id().id,
+                    ?id,
+                    sequence,
+                    "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed"
+                );
             }
         }
         session
@@ -292,7 +309,11 @@ impl<I: Io> HostedShard<I> {
             if client.stage == Stage::Open
                 && client.charge.as_ref().is_some_and(|charge| charge.must_go(client.outbox.len()))
             {
-                tracing::info!(shard = %self.shard.id(), "client dropped: its socket is full, and all clients together exceed `client_memory`");
+                tracing::info!(
+                    shard = self.shard.id().id,
+                    client = client.session.map(|key| key.0),
+                    "client dropped: its socket is full, and all clients together exceed `client_memory`"
+                );
                 return self.drop_client(core, key);
             }
             core.sockets.poll_writable(client.socket);
@@ -350,6 +371,10 @@ impl<I: Io> HostedShard<I> {
     /// Closes the connection of a client in order: the close frame is sent, the proxy ends its side of the stream, then
     /// the client ends its own. [`LINGER`] limits the time for that.
     fn close_client(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
+        // Without a reason the close frame answers the client's own.
+        if !reason.is_empty() {
+            tracing::debug!(shard = self.shard.id().id, code, reason, "the proxy closes the connection of a client");
+        }
         let client = &mut self.clients[key];
         client.outbox.close(code, reason);
         client.stage = Stage::Flushing { until: core.now + LINGER };
@@ -427,8 +452,14 @@ impl<I: Io> HostedShard<I> {
                 return self.drop_client(core, key);
             }
             Stage::Open if client.stalled_since.is_some_and(|since| core.now.saturating_sub(since) >= STALL_LIMIT) => {
+                let client = client.session.map(|key| key.0);
                 self.count_close(CloseReason::Stalled);
-                tracing::info!(shard = %self.shard.id(), "client dropped: its socket took none of the waiting bytes for {} s", STALL_LIMIT.as_secs());
+                tracing::info!(
+                    shard = self.shard.id().id,
+                    client,
+                    "client dropped: its socket took none of the waiting bytes for {} s",
+                    STALL_LIMIT.as_secs()
+                );
                 return self.drop_client(core, key);
             }
             // The shard may have decided to close the client.

@@ -5,6 +5,7 @@
 //! the directory for state files.
 
 mod memory;
+pub mod numa;
 mod ring;
 
 pub use memory::{default_client_memory, memory};
@@ -51,7 +52,12 @@ pub fn hide_memory() -> io::Result<()> {
     }
 }
 
-/// The number of files that the process may open.
+/// The memory in bytes that the process may lock; `u64::MAX`: there is no limit.
+pub fn locked_memory() -> io::Result<u64> {
+    raise(Resource::Memlock)
+}
+
+/// The number of files that the process may open; `u64::MAX`: there is no limit.
 pub fn open_files() -> io::Result<u64> {
     raise(Resource::Nofile)
 }

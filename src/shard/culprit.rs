@@ -8,8 +8,11 @@
 //! Promises: the client that sent the command is closed with Discord's code, and no other client is. The shard sends
 //! none of its commands again. The shard connects again at once, because the loss says nothing about Discord.
 
-use super::{Close, Shard};
-use crate::protocol::{SessionKey, Time, close};
+use super::Shard;
+use crate::protocol::{
+    SessionKey, Time,
+    close::{self, Close},
+};
 
 /// See the module's description.
 #[derive(Default)]
@@ -78,9 +81,9 @@ impl Shard {
         }
         self.upstream.excuse_loss();
         tracing::warn!(
-            shard = %self.id,
+            shard = self.id.id,
             code = reason.0,
-            session = key.0,
+            client = key.0,
             "Discord closed the shard's connection because of a client's command: that client is closed with the same code"
         );
         if let Some(client) = self.clients.get_mut(&key) {

@@ -9,6 +9,7 @@
 //! continue the state that these show. Nothing that a client does affects another client or the upstream session, but
 //! for its commands, which the shard forwards in turn.
 
+mod answers;
 mod commands;
 mod culprit;
 mod deliver;
@@ -17,6 +18,7 @@ pub mod due;
 pub mod in_flight;
 mod lazy_cache;
 mod marks;
+mod outgoing;
 mod prefetch;
 mod ready;
 pub mod renewal;
@@ -36,10 +38,11 @@ use crate::{
     log::Log,
     protocol::{
         ConnectionId, SessionKey, ShardId, Time,
+        close::Close,
         envelope::Envelope,
         event::EventKind,
         json::{self, Malformed},
-        spelling,
+        payload, spelling,
     },
     upstream::{
         limiter::Limiter,
@@ -55,16 +58,11 @@ use room::MAX_DETACHED;
 pub use settings::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Settings};
 use std::{rc::Rc, time::Duration};
 
-/// Heartbeat interval in HELLO, in milliseconds, as Discord's. Some libraries drop a connection after 60 s of silence.
-pub const HEARTBEAT_INTERVAL: u64 = 41_250;
 /// The shard closes a client that sent no heartbeat for this long: two intervals and 10 s. The client may resume.
-pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * HEARTBEAT_INTERVAL + 10_000);
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * payload::HEARTBEAT_INTERVAL + 10_000);
 
 /// Fills a buffer with cryptographically random bytes. Tests use a source that repeats.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
-
-/// The close of a client's connection: code and reason.
-pub type Close = (u16, &'static str);
 
 /// The tasks that the caller has to wake after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +76,7 @@ pub struct Wake {
 struct Client {
     session: Session,
     /// Answers from the cache to the client's Request Guild Members.
-    answers: requests::Answers,
+    answers: answers::Answers,
     /// The snapshot that the client is being sent, if any.
     snapshot: Option<Box<deliver::Snapshot>>,
     /// Heartbeats of the client that wait for their acknowledgement.
@@ -94,7 +92,7 @@ struct Client {
 
 impl Client {
     fn new(session: Session) -> Self {
-        let (answers, acks) = (requests::Answers::default(), due::PendingAcks::default());
+        let (answers, acks) = (answers::Answers::default(), due::PendingAcks::default());
         Self {
             session,
             answers,
@@ -187,7 +185,7 @@ impl Shard {
             limiter: Limiter::default(),
             log: Log::new(settings.log),
             marks: marks::Marks::default(),
-            cache: LazyCache::new(Cache::new(settings.cache), settings.log.entries),
+            cache: LazyCache::new(id.id, Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
             voice: voice::Table::new(settings.voice_grace),
             settings,
@@ -362,10 +360,18 @@ impl Shard {
         match self.upstream.take_warning() {
             None => {}
             Some(Warning::OutOfSequence { sequence, last }) => {
-                tracing::warn!(shard = %self.id, sequence, last, "an event from Discord has a sequence that is not above the last one; clients are sent the event anyway");
+                tracing::warn!(
+                    shard = self.id.id,
+                    sequence,
+                    last,
+                    "an event from Discord has a sequence that is not above the last one; clients are sent the event anyway"
+                );
             }
             Some(Warning::GivenUp) => {
-                tracing::warn!(shard = %self.id, "Discord accepted no RESUME: the shard gives its session up and will identify");
+                tracing::warn!(
+                    shard = self.id.id,
+                    "Discord accepted no RESUME: the shard gives its session up and will identify"
+                );
             }
         }
     }
@@ -382,7 +388,11 @@ impl Shard {
             self.requests.forget_all();
             self.limiter.clear_resends();
             self.in_flight = in_flight::InFlight::default();
-            tracing::info!(shard = %self.id, sessions, "Discord gave the shard a new session: its clients are told to identify again (op 9)");
+            tracing::info!(
+                shard = self.id.id,
+                sessions,
+                "Discord gave the shard a new session: its clients are told to identify again (op 9)"
+            );
         }
         self.forget_prefetch();
         let gone = self.cache.up_to_date(&self.log).ready(data)?;

@@ -1,12 +1,12 @@
 //! The state of a shard as plain numbers, for metrics and the live page. A report is made on request and shares nothing
 //! with the shard.
 
-use super::{Close, LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard, deliver};
+use super::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard, deliver};
 use crate::{
     cache::{Counts, TableSizes},
     protocol::{
         Encoding, Time,
-        close::{self, Remedy},
+        close::{self, Close, Remedy},
         event::EventKind,
         library::Library,
     },
@@ -96,6 +96,8 @@ pub enum CloseReason {
     Invalidated,
     /// The client broke a rule of the protocol or a limit.
     Misbehaved,
+    /// The shard had no room for one more client, or the memory for clients was used up.
+    NoRoom,
     /// The proxy stops.
     Restarting,
     /// Discord has closed the shard for good.
@@ -106,13 +108,14 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Lagged,
         Self::Silent,
         Self::Stalled,
         Self::Superseded,
         Self::Invalidated,
         Self::Misbehaved,
+        Self::NoRoom,
         Self::Restarting,
         Self::Fatal,
         Self::Other,
@@ -127,6 +130,7 @@ impl CloseReason {
             Self::Superseded => "superseded",
             Self::Invalidated => "session_invalidated",
             Self::Misbehaved => "misbehaved",
+            Self::NoRoom => "no_room",
             Self::Restarting => "restarting",
             Self::Fatal => "shard_fatal",
             Self::Other => "other",

@@ -19,15 +19,6 @@ use crate::{
     protocol::{SessionKey, json},
 };
 
-/// The path between the proxy's URL and the id of the session in a resume URL.
-pub const RESUME_PATH: &str = "/r/";
-
-/// The session that the path of a resume URL names, if any.
-pub fn session_in(path: &str) -> Option<SessionId> {
-    let (_, id) = path.rsplit_once(RESUME_PATH)?;
-    SessionId::parse(id.trim_end_matches('/'))
-}
-
 impl Shard {
     /// The id of the shard's session with Discord, if it has changed since the last call; the inner `None` means that
     /// there is no session. The first call always returns a value.

@@ -1,10 +1,12 @@
 //! The settings of all shards, and the closes that a shard uses for its clients.
 
-use super::Close;
 use crate::{
     cache::Flags,
     log::Limits,
-    protocol::{close::UNKNOWN_ERROR, denied::Denied},
+    protocol::{
+        close::{Close, UNKNOWN_ERROR},
+        denied::Denied,
+    },
 };
 use std::time::Duration;
 

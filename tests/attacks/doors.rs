@@ -114,7 +114,7 @@ fn connections_of_a_terminator_count_for_whom_they_are() {
 fn a_header_of_a_terminator_says_for_whom_a_request_is() {
     let wrong = "GET /api/gateway/bot HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: 192.0.2.66\r\nAuthorization: Bot guess\r\n\r\n";
     for (name, network, told) in
-        [("forwarded_for", "127.0.0.0/8", "192.0.2.66:0 has"), ("not_forwarded_for", "10.0.0.0/8", "127.0.0.1:")]
+        [("forwarded_for", "127.0.0.0/8", "192.0.2.66:0 was"), ("not_forwarded_for", "10.0.0.0/8", "127.0.0.1:")]
     {
         let (_simulator, proxy) = start_with(name, &json!({"forwarded_for_from": [network]}));
         assert_eq!(status(&ask(proxy.address, wrong)), "401");

@@ -2,16 +2,22 @@
 //! subcommands (`commands`), reading the configuration again (`reload`), repairing a shard (`repair`), events and
 //! compression that clients do not get (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
 
+mod alerts;
 mod browser;
 mod changed_file;
 mod command_line;
 mod commands;
+mod images;
+mod install;
+mod kubernetes;
+mod licences;
 mod logs;
 mod metrics;
 mod page;
 mod queue;
 mod reload;
 mod repair;
+mod service;
 mod trace;
 mod wire;
 

@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
-use support::{Proxy, Simulator, free_port, get, scratch, wait_until};
+use support::{PATIENCE, Process, Proxy, Simulator, chosen, free_port, get, install, root, scratch, wait_until};
 
 /// The time between two IDENTIFYs that the simulator asks for, shorter than Discord's.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -152,4 +153,57 @@ fn nobody_identifies_while_the_queue_is_away() {
     simulator.drop_connection(2);
     wait_until("the RESUME", || if simulator.resumes() == 1 { Ok(()) } else { Err(simulator.stats().to_string()) });
     assert_eq!(queue.permits().len(), 2);
+}
+
+/// The queue of twilight-gateway-queue behind its HTTP protocol, as a process. Its two buckets give a permit in 5 s.
+fn queue_of_twilight(name: &str, port: u16) -> (Process, SocketAddr) {
+    let mut command = Command::new(root().join("target/clients/twilight/debug/queue"));
+    command.env("LISTEN", format!("127.0.0.1:{port}")).env("MAX_CONCURRENCY", "2");
+    let mut process = Process::start("queue", command, &scratch(name));
+    let line = process.read_line(PATIENCE).unwrap_or_else(|reason| panic!("{reason}"));
+    let address = line.strip_prefix("listening on ").and_then(|address| address.parse().ok());
+    (process, address.unwrap_or_else(|| panic!("no address: {line}")))
+}
+
+/// The shards that have got a permit since the last call, in order.
+fn permits(queue: &mut Process) -> Vec<u32> {
+    let permit = |line: String| line.strip_prefix("permit ").and_then(|shard| shard.parse().ok()).expect("a permit");
+    let mut permits: Vec<u32> = std::iter::from_fn(|| queue.try_read_line()).map(permit).collect();
+    permits.sort_unstable();
+    permits
+}
+
+#[test]
+fn three_proxies_share_the_queue_of_twilight() {
+    if !chosen("twilight") {
+        return;
+    }
+    install("twilight");
+    let (mut queue, address) = queue_of_twilight("queue_twilight", 0);
+    // Shorter than the 5 s of the queue, because an IDENTIFY takes some time to arrive.
+    let options = "--shards 6 --max-concurrency 2 --identify-interval-ms 2000 --guilds 6 --members 5 --seed 3 --rate 0";
+    let simulator = Simulator::start(&scratch("queue_twilight_discord"), options);
+    let proxies = group("queue_twilight", &simulator, Some(address));
+    let proxies: Vec<Proxy> = proxies.into_iter().map(Proxy::wait_until_ready).collect();
+    assert_eq!((simulator.identifies(), simulator.stats()["violations"].clone()), (6, json!([])));
+    assert_eq!(permits(&mut queue), [0, 1, 2, 3, 4, 5], "one permit for each IDENTIFY");
+    // The queue goes away, and then a shard needs a new session.
+    queue.kill();
+    simulator.fault("lose?shard=3");
+    let expected = format!("identify_queue http://{address}: ");
+    wait_until("the proxy to say that the queue is away", || match get(proxies[1].address, "/health") {
+        Ok(answer) if answer.status == 503 && answer.body.contains(&expected) => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(simulator.identifies(), 6, "nobody identifies without a permit");
+    for proxy in [&proxies[0], &proxies[2]] {
+        assert_eq!(get(proxy.address, "/health").map(|answer| answer.status), Ok(200), "the others need no permit");
+    }
+    let (mut queue, _) = queue_of_twilight("queue_twilight_again", address.port());
+    wait_until("the shard to be back", || match get(proxies[1].address, "/health") {
+        Ok(answer) if answer.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!((simulator.identifies(), simulator.stats()["violations"].clone()), (7, json!([])));
+    assert_eq!(permits(&mut queue), [3]);
 }

@@ -20,10 +20,14 @@ use gateway_proxy::{
     data_core::{ConnectionParts, NewClient, SessionRequest, ToControl, ToCore},
     downstream::{
         outbox::{HIGH_WATER, Outbox},
-        session::{Claim, Options, SessionId},
+        session::{Claim, Options, SessionId, session_in},
     },
-    protocol::{Encoding, Time, close, intents::Intents},
-    shard::{Close, report::Report, session_ids::session_in},
+    protocol::{
+        Encoding, Time,
+        close::{self, Close},
+        intents::Intents,
+    },
+    shard::report::Report,
     upstream::session::Status,
     websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
 };
@@ -362,6 +366,7 @@ impl Host {
                 ToControl::Panicked => panic!("the core has panicked; the last panic in the story says where"),
                 ToControl::Failed(why) => panic!("the core has failed: {why}"),
                 ToControl::Reports(..)
+                | ToControl::Pulse(_)
                 | ToControl::StatusChanged(_)
                 | ToControl::SlotEnded(_)
                 | ToControl::Stopped

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 /// A model of Discord's Gateway, to run bots and proxies against
 #[derive(Parser, Debug)]
 #[command(
+    name = "discord-sim",
     version,
     after_help = "Examples:
   discord-sim serve --shards 4 --guilds 200 --rate 100
@@ -31,6 +32,12 @@ pub enum Command {
     Bot(Bot),
     /// Be a null relay: WebSocket messages in and out, nothing parsed; a yardstick for proxies
     Relay(Relay),
+    /// Write the man pages and the completions of shells into a directory, for packages
+    #[command(hide = true)]
+    Generate {
+        /// The directory, which exists
+        directory: PathBuf,
+    },
 }
 
 const SERVE_HELP: &str = "\

@@ -6,6 +6,8 @@ mod cli;
 mod client;
 mod control;
 mod gateway;
+#[path = "../../cli/generate.rs"]
+mod generate;
 mod http;
 mod link;
 mod relay;
@@ -15,7 +17,7 @@ mod signals;
 mod tls;
 mod voice;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use glommio::{LocalExecutorBuilder, Placement};
 use std::io;
@@ -52,6 +54,9 @@ fn main() -> ExitCode {
             }
             relay::run(&options).map(|()| ExitCode::SUCCESS)
         }),
+        Command::Generate { directory } => {
+            generate::generate(Cli::command(), "", &directory).map(|()| ExitCode::SUCCESS)
+        }
     };
     result.unwrap_or_else(|error| {
         eprintln!("discord-sim: {error}");

@@ -4,7 +4,7 @@
 use super::*;
 use crate::{
     data_core::serve::{NEWCOMER, SERVE_COST, TURN_BYTES},
-    net::mailbox::Mailbox,
+    net::{dial::Dialled, mailbox::Mailbox},
 };
 use std::os::{fd::OwnedFd, unix::net::UnixStream};
 

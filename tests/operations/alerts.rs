@@ -1,0 +1,29 @@
+//! The alert rules: `promtool test rules` runs their unit tests, and each rule has one.
+
+use std::{collections::BTreeSet, fs, process::Command};
+use support::root;
+
+/// The values of a key in a YAML file, one from each line that has it.
+fn values(path: &str, key: &str) -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join(path)).expect("a file of the repository");
+    let values =
+        text.lines().filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix(key)?.strip_prefix(": "));
+    values.map(str::to_owned).collect()
+}
+
+#[test]
+fn each_alert_fires_when_it_has_to() {
+    const TESTS: &str = "tests/operations/alerts.test.yml";
+    let alerts = values("config/alerts.yml", "alert");
+    assert!(alerts.len() > 10, "{alerts:?}");
+    assert_eq!(values(TESTS, "alertname"), alerts, "each rule of config/alerts.yml has a test in {TESTS}");
+    let local = root().join("target/tools/promtool");
+    let promtool = if local.exists() { local.into_os_string() } else { "promtool".into() };
+    match Command::new(promtool).args(["test", "rules"]).arg(root().join(TESTS)).output() {
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+        }
+        Err(error) => eprintln!("SKIPPED: promtool is not there ({error}); scripts/operations-setup gets it"),
+    }
+}
