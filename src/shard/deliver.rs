@@ -7,6 +7,7 @@
 
 use super::{
     Client, HEARTBEAT_TIMEOUT, LAGGED, SUPERSEDED, Shard, answers,
+    credentials::narrowed_guild,
     outgoing::{begin_synthetic, write_dispatch, write_synthetic},
     voice,
 };
@@ -245,8 +246,11 @@ impl Shard {
                 session.skip(entry.position);
                 continue;
             }
-            if let Some(sequence) = session.advance(entry.position, entry.meta, entry.data()) {
-                write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]);
+            let Some(sequence) = session.advance(entry.position, entry.meta, entry.data()) else { continue };
+            let is_guild = entry.meta.kind == EventKind::GuildCreate;
+            match is_guild.then(|| narrowed_guild(session, view_of(session), entry.data())).flatten() {
+                Some(narrowed) => write_synthetic(outbox, entry.meta.kind, sequence, &narrowed),
+                None => write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]),
             }
         }
         if matches!(session.phase, Phase::Replaying { .. }) {
