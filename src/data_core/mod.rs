@@ -6,8 +6,8 @@
 //!
 //! A core is one loop ([`DataCore::turn`]), generic over the source of completions ([`Io`]). A turn waits, notes what
 //! has happened, gives every shard concerned its turn, and starts the operations that the shards want together with the
-//! next wait. That is one system call for each turn. There are no tasks, no locks and no system timers: the wait ends
-//! at the next deadline.
+//! next wait. That is one system call for each turn. There are no tasks and no system timers: the wait ends at the
+//! next deadline. The only lock is that of the memory budget, which arriving and leaving clients take for a moment.
 //!
 //! A panic within a shard's turn affects that shard only ([`HostedShard::recover`]).
 //!
@@ -21,6 +21,7 @@
 //! * system calls (`make bench`): 1.1, 0.9 and 0.5 an event at 1,000, 10,000 and 40,000 events/s, the sends of a turn
 //!   and the wait being one.
 
+mod admission;
 pub mod client;
 pub mod figures;
 mod frames;
@@ -376,6 +377,7 @@ impl<I: Io> DataCore<I> {
         config.voice_grace = change.voice_grace;
         config.honor_client_intents = change.honor_client_intents;
         config.denied = change.denied.clone();
+        config.credentials = change.credentials.clone();
         if let Some(presences) = &change.presences {
             config.presences.clone_from(presences);
         }
@@ -383,8 +385,9 @@ impl<I: Io> DataCore<I> {
             let ShardSetup { settings, identity, .. } = ShardSetup::new(&self.core.config, index);
             let presence = change.presences.as_ref().and_then(|presences| presences.get(index));
             let presence = presence.map(|presence| (identity.identify, payload::presence_update(presence)));
-            self.catch_panic(index, |hosted, _| {
+            self.catch_panic(index, |hosted, core| {
                 hosted.shard.change_settings(tally::SettingsChange { settings: Settings::clone(&settings), presence });
+                hosted.shard.set_credentials(core.now, &core.config.credentials);
             });
             self.enqueue(index);
         }

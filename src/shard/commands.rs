@@ -72,6 +72,9 @@ impl Shard {
         if matches!(session.phase, Phase::Invalid { .. }) && command.op != opcode::PRESENCE_UPDATE {
             return Ok(());
         }
+        if !self.permits(key, &command) {
+            return Ok(());
+        }
         let Some(mut payload) = self.checked(key, &command)? else { return Ok(()) };
         let mut room = 0;
         if command.op == opcode::REQUEST_GUILD_MEMBERS {

@@ -11,6 +11,7 @@
 
 mod answers;
 mod commands;
+pub mod credentials;
 mod culprit;
 mod deliver;
 mod dispatch;
@@ -142,6 +143,8 @@ pub struct Shard {
     culprit: culprit::Culprit,
     /// The number of client commands with an unknown opcode.
     unknown_commands: u64,
+    /// The numbers of commands that credentials do not permit.
+    refusals: credentials::Refusals,
     /// The times at which clients have to be served although no event comes.
     due: due::DueClients,
     /// When [`Shard::tick`] next has to look after clients, requests and the log.
@@ -202,6 +205,7 @@ impl Shard {
             in_flight: in_flight::InFlight::default(),
             culprit: culprit::Culprit::default(),
             unknown_commands: 0,
+            refusals: credentials::Refusals::default(),
             due: due::DueClients::default(),
             maintenance_at: None,
             last_key: SessionKey::NONE,

@@ -38,7 +38,6 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
 /// The replay as a whole may take any time.
 pub const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
 /// The machine repeats its request for a permit after this time, because the request or the permit may have been lost.
-/// The identify queue does not count a shard twice.
 pub const PERMIT_RETRY: Duration = Duration::from_secs(60);
 /// Shortest and longest pause after Invalid Session (op 9); Discord wants a random one (docs: Gateway, Resuming).
 pub const INVALID_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
