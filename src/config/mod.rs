@@ -201,7 +201,6 @@ impl Config {
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
         let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
         warnings.extend(unknown_events);
-
         warnings.extend(token_warning);
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
