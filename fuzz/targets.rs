@@ -167,6 +167,7 @@ pub fn state(bytes: &[u8]) {
         resume_window: Duration::from_secs(120),
         // As in the process that wrote the corpus.
         cache: Flags { channels: true, roles: true, current_member: true, ..Flags::default() },
+        prefetch_members: false,
         honor_client_intents: true,
         intents: u64::MAX,
         denied: Default::default(),

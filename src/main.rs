@@ -11,6 +11,7 @@ use gateway_proxy::{
     config::{Config, LogFormat, token_from_environment},
     control::{self, Listeners, Reloading, SetLogLevel},
     listener::Listener,
+    logging::{Ending, Held, Limited},
     placement::{Placement, allowed_cpus},
     preflight,
     protocol::intents::Intents,
@@ -78,7 +79,8 @@ fn main() -> ExitCode {
         println!("{}", summary(&config, &placement));
         return ExitCode::SUCCESS;
     }
-    let reloading = Reloading { path, set_log_level: start_log(filter, config.log_format) };
+    let (set_log_level, held_lines) = start_log(filter, config.log_format);
+    let reloading = Reloading { path, set_log_level, held_lines: held_lines.clone() };
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -90,28 +92,34 @@ fn main() -> ExitCode {
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("the service manager (NOTIFY_SOCKET) can not be told that the proxy is ready: {error}");
     }
-    match control::run(config, &placement, listeners, reloading) {
+    let result = control::run(config, &placement, listeners, reloading);
+    held_lines.write_all();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => complain(1, &failure),
     }
 }
 
-/// Starts the log on standard error. What is returned makes another `log_level` hold.
-fn start_log(filter: EnvFilter, format: LogFormat) -> SetLogLevel {
+/// Starts the log on standard error. Lines that repeat are held back. Returns what makes another `log_level` hold, and
+/// the lines that are held back.
+fn start_log(filter: EnvFilter, format: LogFormat) -> (SetLogLevel, Held) {
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => {
-            let log = log.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let held = Held::new(Ending::Text);
+            let log = log.with_ansi(std::io::stderr().is_terminal());
+            let log = log.map_event_format(|format| Limited::new(format, held.clone())).with_filter_reloading();
             let handle = log.reload_handle();
             log.init();
-            Box::new(move |level| handle.reload(filter_of(level)?).map_err(|error| error.to_string()))
+            (Box::new(move |level| handle.reload(filter_of(level)?).map_err(|error| error.to_string())), held)
         }
         LogFormat::Json => {
+            let held = Held::new(Ending::Json);
             let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false);
-            let log = log.with_filter_reloading();
+            let log = log.map_event_format(|format| Limited::new(format, held.clone())).with_filter_reloading();
             let handle = log.reload_handle();
             log.init();
-            Box::new(move |level| handle.reload(filter_of(level)?).map_err(|error| error.to_string()))
+            (Box::new(move |level| handle.reload(filter_of(level)?).map_err(|error| error.to_string())), held)
         }
     }
 }
@@ -148,7 +156,7 @@ fn preflight(config: &Config, placement: &Placement) -> Result<Listeners, String
         tracing::warn!("{warning}");
     }
     if let Some(directory) = &config.state_dir {
-        let stale = state_dir::prepare(directory, config.trust_state_dir)?;
+        let stale = state_dir::prepare(directory, config.trust_state_dir).map_err(|error| error.to_string())?;
         if stale > 0 {
             tracing::info!("removed {stale} files of `state_dir` that are too old to be of use");
         }
@@ -166,9 +174,12 @@ fn summary(config: &Config, placement: &Placement) -> String {
         (Some(_), Some(Ok(range))) => format!("data cores on CPUs {:?}", placement.data(range.len())),
         _ => format!("data cores on CPUs {:?} as far as the shards need them", placement.data(usize::MAX)),
     };
+    let names: Vec<&str> = config.clients.iter().map(|credential| &*credential.name).collect();
+    let clients =
+        if names.is_empty() { String::new() } else { format!("\nclients with a secret: {}", names.join(", ")) };
     let operators = config.admin_listen.as_ref().map(|address| format!("\nlisten for operators: {address}"));
     format!(
-        "the configuration is right\nshards: {shards}\nlisten: {}{}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}\nvoice: {}",
+        "the configuration is right\nshards: {shards}\nlisten: {}{}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}\nvoice: {}{clients}",
         config.listen,
         operators.unwrap_or_default(),
         config.externally_accessible_url,

@@ -222,6 +222,12 @@ impl Cache {
         self.guilds.values_mut().for_each(|guild| guild.membership.doubt());
     }
 
+    /// Whether the guild is available and the cache does not know all of its members.
+    pub fn lacks_members(&self, guild: u64) -> bool {
+        let guild = self.guilds.get(&guild).filter(|guild| self.flags.members && guild.is_available());
+        guild.is_some_and(|guild| guild.complete_members().is_none())
+    }
+
     /// Begins an answer. `None` when the cache cannot answer the request: it does not know all members of the guild, or
     /// the request is for presences and they are not cached.
     pub fn answer(&self, request: MemberRequest) -> Option<MemberAnswer> {

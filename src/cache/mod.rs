@@ -262,6 +262,11 @@ impl Cache {
         self.order.iter().filter_map(|id| self.guilds.get(id).map(|guild| (*id, guild.is_available())))
     }
 
+    /// The number of guilds, unavailable ones included.
+    pub fn guild_count(&self) -> usize {
+        self.guilds.len()
+    }
+
     /// A snapshot of a guild as it is now; `None` when the cache does not have the guild.
     pub fn snapshot(&self, guild: u64, view: View) -> Option<GuildSnapshot> {
         self.guilds.get(&guild).map(|guild| GuildSnapshot::new(guild, &self.tables, view, &self.flags, self.user_id))

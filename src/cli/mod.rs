@@ -1,9 +1,10 @@
-//! The subcommands: requests to a running proxy, and the check before a start.
+//! The subcommands: requests to a running proxy, the check before a start, and secrets for clients.
 
 mod check;
 mod estimate;
 mod generate;
 mod running;
+mod secret;
 mod status;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -37,14 +38,23 @@ pub enum Command {
         #[command(flatten)]
         proxy: Which,
     },
-    /// Repair one shard of a running proxy (needs `http_token` in its configuration).
+    /// Make a secret for a client, and the hash of it for `clients` of the configuration.
+    Secret {
+        /// What the bot's token has before its first dot, for libraries that read the bot's id from there.
+        #[arg(long, value_name = "TEXT")]
+        first_part: Option<String>,
+    },
+    /// Repair or trace one shard of a running proxy (needs `http_token` in its configuration).
     Shard {
         #[command(flatten)]
         proxy: Which,
         /// Id of the shard.
         id: u32,
-        /// How.
+        /// What to do.
         action: Action,
+        /// For `trace`: whether it begins or ends.
+        #[arg(required_if_eq("action", "trace"))]
+        switch: Option<Switch>,
     },
     /// Write the man pages and the completions of shells into a directory, for packages.
     #[command(hide = true)]
@@ -62,13 +72,25 @@ pub struct Which {
     url: Option<String>,
 }
 
-/// How a shard is repaired.
-#[derive(Clone, Copy, ValueEnum)]
+/// What is done to a shard.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Action {
     /// A new connection, on which the session is resumed.
     Reconnect,
     /// A new session; costs an IDENTIFY, and clients have to identify anew.
     Identify,
+    /// Write the payloads between the proxy and Discord to the proxy's log, without tokens and shortened, for ten
+    /// minutes at most.
+    Trace,
+}
+
+/// Whether a trace begins or ends.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// The trace begins.
+    On,
+    /// The trace ends.
+    Off,
 }
 
 impl Command {
@@ -81,8 +103,9 @@ impl Command {
                 Running::find(path, proxy.url).and_then(|running| status::run(&running, watch, json))
             }
             Self::Reload { proxy } => Running::find(path, proxy.url).and_then(|running| reload(&running)),
-            Self::Shard { proxy, id, action } => {
-                Running::find(path, proxy.url).and_then(|running| repair(&running, id, action))
+            Self::Secret { first_part } => secret::run(first_part.as_deref()),
+            Self::Shard { proxy, id, action, switch } => {
+                Running::find(path, proxy.url).and_then(|running| act(&running, id, action, switch))
             }
             Self::Generate { directory } => generate::generate(program, include_str!("manual.man"), &directory)
                 .map(|()| ExitCode::SUCCESS)
@@ -132,18 +155,18 @@ fn reload(running: &Running) -> Result<ExitCode, String> {
     }
 }
 
-fn repair(running: &Running, id: u32, action: Action) -> Result<ExitCode, String> {
-    let name = match action {
-        Action::Reconnect => "reconnect",
-        Action::Identify => "identify",
+fn act(running: &Running, id: u32, action: Action, switch: Option<Switch>) -> Result<ExitCode, String> {
+    let (path, done) = match (action, switch) {
+        (Action::Reconnect, None) => ("reconnect", "reconnects and resumes its session"),
+        (Action::Identify, None) => ("identify", "begins a new session as soon as it has a permit to identify"),
+        (Action::Trace, Some(Switch::On)) => ("trace/on", "is traced in the proxy's log"),
+        (Action::Trace, _) => ("trace/off", "is not traced any more"),
+        (_, Some(_)) => return Err("`on` and `off` belong to `trace`".to_owned()),
     };
-    let (status, body) = running.post(&format!("/admin/shards/{id}/{name}"))?;
+    let (status, body) = running.post(&format!("/admin/shards/{id}/{path}"))?;
     match status {
         202 => {
-            match action {
-                Action::Reconnect => println!("shard {id} reconnects and resumes its session"),
-                Action::Identify => println!("shard {id} begins a new session as soon as it has a permit to identify"),
-            }
+            println!("shard {id} {done}");
             Ok(ExitCode::SUCCESS)
         }
         401 => Err(running.refused()),

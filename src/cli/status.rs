@@ -139,7 +139,7 @@ fn identify(identify: &Value) -> String {
 fn shards(out: &mut String, document: &Value, before: &Value, rate: &dyn Fn(&Value, &Value) -> f64, limit: usize) {
     let mut rows: Vec<&Value> = list(&document["shards"]).iter().collect();
     // The sort is stable, so the active shards and the others each stay in the order of their ids.
-    rows.sort_by_key(|row| row["state"] == "active");
+    rows.sort_by_key(|row| row["state"] == "active" && row["sick"].is_null());
     let _ = writeln!(
         out,
         "{:>6}  {:<12} {:>10} {:>8} {:>9} {:>8} {:>8} {:>10} {:>10}",
@@ -151,9 +151,10 @@ fn shards(out: &mut String, document: &Value, before: &Value, rate: &dyn Fn(&Val
         let then = earlier.iter().find(|then| then["id"].as_u64() == id);
         let latency = row["latency_ms"].as_f64().map_or("-".to_owned(), |latency| format!("{latency:.0} ms"));
         let silent = row["silent_s"].as_f64().map_or("-".to_owned(), duration);
+        let sick = row["sick"].as_str().map_or_else(String::new, |what| format!("  sick: {what}"));
         let _ = writeln!(
             out,
-            "{:>6}  {:<12} {:>10} {:>8} {:>9} {:>8} {:>8} {:>10} {:>10}",
+            "{:>6}  {:<12} {:>10} {:>8} {:>9} {:>8} {:>8} {:>10} {:>10}{sick}",
             row["id"].to_string(),
             row["state"].as_str().unwrap_or("?"),
             latency,

@@ -73,38 +73,30 @@ pub(super) fn read_shard_group(
         Some(value) => return Err(reader.error("shard_group", &value, EXPECTED)),
     };
     if reader.has("shard_start") || reader.has("shard_end") {
-        return Err(ConfigError(format!(
-            "{name}: `shard_group` decides which shards are served, so `shard_start` and `shard_end` must not be set beside it"
-        )));
+        return Err(ConfigError::GroupAndRange { file: name.into() });
     }
     let mut inner = Reader::new(name, "shard_group.", object);
     let Some(of) = inner.number("of", (1, MAX_PROXIES))? else {
-        return Err(ConfigError(format!(
-            "{name}: `shard_group.of` is missing, expected the number of proxies of the bot"
-        )));
+        let (key, expected) = ("shard_group.of", "the number of proxies of the bot");
+        return Err(ConfigError::Missing { file: name.into(), key, expected });
     };
     let given = inner.take("index");
     let index = match (&environment.index, &given) {
-        (Some(text), _) => text.parse().ok().filter(|index| *index < of).ok_or_else(|| {
-            ConfigError(format!("{INDEX_VARIABLE} is {text:?}, expected a number from 0 to {}", of - 1))
-        })?,
+        (Some(text), _) => {
+            let wrong = || ConfigError::IndexVariable { value: text.clone(), last: of - 1 };
+            text.parse().ok().filter(|index| *index < of).ok_or_else(wrong)?
+        }
         (None, Some(Value::String(text))) if text == "hostname" => {
-            let host = &environment.host_name;
-            let digits = host.rsplit_once('-').map_or("", |(_, digits)| digits);
-            digits.parse().ok().filter(|index| *index < of).ok_or_else(|| {
-                ConfigError(format!(
-                    "{name}: `shard_group.index` is \"hostname\", and the host name {host:?} does not end with a number from 0 to {} behind a hyphen",
-                    of - 1
-                ))
-            })?
+            let host_name = &environment.host_name;
+            let digits = host_name.rsplit_once('-').map_or("", |(_, digits)| digits);
+            let wrong = || ConfigError::HostName { file: name.into(), host_name: host_name.clone(), last: of - 1 };
+            digits.parse().ok().filter(|index| *index < of).ok_or_else(wrong)?
         }
         (None, Some(value)) => {
             value.as_u64().filter(|index| *index < of).ok_or_else(|| inner.error("index", value, INDEX))?
         }
         (None, None) => {
-            return Err(ConfigError(format!(
-                "{name}: `shard_group.index` is missing, and so is the variable {INDEX_VARIABLE}: expected {INDEX}"
-            )));
+            return Err(ConfigError::IndexMissing { file: name.into(), expected: INDEX });
         }
     };
     // Unknown keys of the object need no warning: a misspelt `index` or `of` is an error already, because the key is
@@ -134,7 +126,7 @@ mod tests {
         let object = json!({"shard_group": value});
         let mut reader = Reader::new("c", "", object.as_object().unwrap().clone());
         let environment = Environment { index: index.map(str::to_owned), host_name: host_name.to_owned() };
-        read_shard_group(&mut reader, "c", &environment).map_err(|error| error.0)
+        read_shard_group(&mut reader, "c", &environment).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -173,7 +165,8 @@ mod tests {
     fn urls_of_queues() {
         let read = |url: &str| {
             let object = json!({"identify_queue": url});
-            read_identify_queue(&mut Reader::new("c", "", object.as_object().unwrap().clone())).map_err(|error| error.0)
+            read_identify_queue(&mut Reader::new("c", "", object.as_object().unwrap().clone()))
+                .map_err(|error| error.to_string())
         };
         assert_eq!(read("http://queue:8080/"), Ok(Some("http://queue:8080".into())));
         assert_eq!(read("https://queue.example/path"), Ok(Some("https://queue.example/path".into())));

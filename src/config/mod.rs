@@ -3,6 +3,8 @@
 //! Promises: an error names the file, the key, the value and what is expected. An unknown key causes a warning with the
 //! nearest known key. The token is in no error and no debug output.
 
+mod clients;
+mod error;
 mod group;
 mod network;
 mod operators;
@@ -13,18 +15,19 @@ mod token;
 #[cfg(test)]
 mod tests;
 
-use crate::{cache::Flags, compression::Transport, protocol::denied::Denied};
+use crate::{cache::Flags, compression::Transport, downstream::credential::Credentials, protocol::denied::Denied};
+pub use error::{ConfigError, ShardRangeError};
 pub use group::{INDEX_VARIABLE, ShardGroup};
 pub use network::{AdminAddress, Network};
-pub use operators::{Differences, LogFormat};
+pub use operators::{Differences, LogFormat, Watchdog};
 use presence::Presence;
-pub use reader::ConfigError;
 use reader::Reader;
 use serde_json::{Map, Value, value::RawValue};
 use std::{
     net::{IpAddr, SocketAddr},
     ops::Range,
     path::{Path, PathBuf},
+    string::FromUtf8Error,
     time::Duration,
 };
 pub use token::{Token, from_environment as token_from_environment};
@@ -40,6 +43,8 @@ const RESUME_BUFFER: (u64, u64) = (64 << 10, 4 << 30);
 
 /// Bounds of `client_memory`, in bytes.
 const CLIENT_MEMORY: (u64, u64) = (16 << 20, 1 << 40);
+/// Bounds of `client_memory_per_address`, in bytes.
+const CLIENT_MEMORY_PER_ADDRESS: (u64, u64) = (1 << 20, 1 << 40);
 /// Bounds of `backpressure`, in events.
 const BACKPRESSURE: (u64, u64) = (1, 1 << 16);
 
@@ -108,6 +113,9 @@ pub struct Config {
     pub externally_accessible_url: String,
     /// The parts of guilds that are cached.
     pub cache: Flags,
+    /// Shards ask Discord for the members of guilds that the cache does not know. `cache` then has members, and `intents`
+    /// the intent GUILD_MEMBERS.
+    pub prefetch_members: bool,
     /// The CPUs that the data cores run on.
     pub cores: Cores,
     /// CPU id of the control core; `None`: the proxy chooses one.
@@ -132,6 +140,10 @@ pub struct Config {
     /// The token that requests to operators' routes have to show. `None`: the routes that only show something need no
     /// token, and those that change something are restricted.
     pub http_token: Option<Token>,
+    /// The file is read again when it changes.
+    pub reload_on_change: bool,
+    /// What happens to a shard that gets no events any more.
+    pub watchdog: Watchdog,
     /// See [`Config::voice_grace`]; `None`: the key is missing.
     voice_grace: Option<Duration>,
     /// Shards join their voice channels again after Discord's session was lost (`voice_after_loss`).
@@ -143,6 +155,11 @@ pub struct Config {
     pub forward_opcodes: Vec<u64>,
     /// Bytes that the connections of all clients may take; `None`: a part of the memory that the process may use.
     pub client_memory: Option<u64>,
+    /// Bytes that the connections of the clients of one address may take; `None`: three quarters of `client_memory`,
+    /// and all of it for the machine of the proxy.
+    pub client_memory_per_address: Option<u64>,
+    /// What clients without the bot's token may see and do (`clients`).
+    pub clients: Credentials,
     /// Address of the operators' routes; `None`: they are served at `listen`.
     pub admin_listen: Option<AdminAddress>,
     /// Networks whose connections have to begin with a header of the PROXY protocol.
@@ -164,9 +181,7 @@ impl Config {
     /// second value is the list of warnings.
     pub fn load(path: &Path, token: Option<String>) -> Result<(Self, Vec<String>), ConfigError> {
         let name = path.display().to_string();
-        let bytes = std::fs::read(path).map_err(|error| {
-            ConfigError(format!("{name}: can not be read: {error}; name another file with --config"))
-        })?;
+        let bytes = std::fs::read(path).map_err(|source| ConfigError::Unreadable { file: name.clone(), source })?;
         let (config, mut warnings) = Self::parse(&name, &decode(&name, bytes)?, token)?;
         if config.holds_token {
             warnings.extend(token::warn_of_readers(&name, path));
@@ -180,18 +195,15 @@ impl Config {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let object: Map<String, Value> = match serde_json::from_str(text) {
             Ok(Value::Object(object)) => object,
-            Ok(_) => return Err(ConfigError(format!("{name}: expected a JSON object, as in {{\"intents\": 513}}"))),
-            // The text of serde_json's error ends with the line and the column.
-            Err(error) => return Err(ConfigError(format!("{name}: not JSON: {error}"))),
+            Ok(_) => return Err(ConfigError::NotObject { file: name.into() }),
+            Err(source) => return Err(ConfigError::NotJson { file: name.into(), source }),
         };
         let mut reader = Reader::new(name, "", object);
         let holds_token = reader.has("token");
         let (token, token_warning) = token::read(&mut reader, name, token)?;
-        let intents = reader.number("intents", (0, MAX_INTENTS))?.ok_or_else(|| {
-            ConfigError(format!(
-                "{name}: `intents` is missing, expected the sum of the gateway intents of the bot, such as 513"
-            ))
-        })?;
+        let expected = "the sum of the gateway intents of the bot, such as 513";
+        let missing = || ConfigError::Missing { file: name.into(), key: "intents", expected };
+        let intents = reader.number("intents", (0, MAX_INTENTS))?.ok_or_else(missing)?;
         let port = reader.number("port", (1, 65_535))?.unwrap_or(7878) as u16;
         let (names_host, host) = (reader.has("host"), read_host(&mut reader)?);
         // `shard_group` is read first, because it must not be set beside `shard_start` and `shard_end`.
@@ -200,8 +212,8 @@ impl Config {
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
         let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
-        warnings.extend(unknown_events);
-        warnings.extend(token_warning);
+        let (clients, unknown_keys) = clients::read(&mut reader, name)?;
+        warnings.extend(unknown_events.into_iter().chain(unknown_keys).chain(token_warning));
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
             log_format: operators::read_log_format(&mut reader)?,
@@ -225,6 +237,7 @@ impl Config {
             allowed_hosts: reader.strings("allowed_hosts", "a list of host names such as [\"proxy.example.com\"]")?,
             externally_accessible_url: read_url(&mut reader, port, shard_group, &environment)?,
             cache,
+            prefetch_members: operators::read_prefetch(&mut reader, cache, intents)?,
             cores: read_cores(&mut reader)?,
             control_core: reader.number("control_core", (0, 1 << 16))?.map(|cpu| cpu as usize),
             upstream_compression: read_compression(&mut reader)?,
@@ -236,48 +249,41 @@ impl Config {
             denied,
             client_compression: reader.bool("client_compression", true)?,
             http_token: operators::read_http_token(&mut reader)?,
+            reload_on_change: reader.bool("reload_on_change", true)?,
+            watchdog: operators::read_watchdog(&mut reader)?,
             voice_grace: reader.number("voice_grace", (0, 3600))?.map(Duration::from_secs),
             voice_rejoin: read_after_loss(&mut reader)?,
             gateway_hosts: reader.strings("gateway_hosts", "a list of host names such as [\"discord.gg\"]")?,
             forward_opcodes: read_opcodes(&mut reader)?,
             client_memory: reader.number("client_memory", CLIENT_MEMORY)?,
+            client_memory_per_address: reader.number("client_memory_per_address", CLIENT_MEMORY_PER_ADDRESS)?,
+            clients,
             admin_listen: network::read_admin_listen(&mut reader)?,
             proxy_protocol_from: network::read_networks(&mut reader, "proxy_protocol_from")?,
             forwarded_for_from: network::read_networks(&mut reader, "forwarded_for_from")?,
             holds_token,
         };
         warnings.extend(reader.unknown());
-        if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
-            return Err(ConfigError(format!(
-                "{name}: `validate_token` is false and `host` is {}, so whoever reaches the port has the bot: set `host` to \"127.0.0.1\", `validate_token` to true, or, when only you reach it, `trust_network` to true",
-                config.listen.ip()
-            )));
-        }
+        warnings.extend(clients::check(&config, name)?);
         warnings.extend(operators::warn_of_open_port(&config, name, names_host));
         Ok((config, warnings))
     }
 
     /// The shards of this proxy, if Discord recommends `recommended` shards for the bot. The error says why there are
     /// none.
-    pub fn shard_range(&self, recommended: u32) -> Result<Range<u32>, String> {
+    pub fn shard_range(&self, recommended: u32) -> Result<Range<u32>, ShardRangeError> {
         let count = self.shards.unwrap_or(recommended);
         if let Some(group) = self.shard_group {
             let range = group.range(count);
             return if range.is_empty() {
-                Err(format!(
-                    "`shard_group` has {} parts and the bot only {count} shards, so there is none for part {}",
-                    group.of, group.index
-                ))
+                Err(ShardRangeError::EmptyPart { of: group.of, count, index: group.index })
             } else {
                 Ok(range)
             };
         }
         let range = self.shard_start.unwrap_or(0)..self.shard_end.unwrap_or(count);
         if range.is_empty() || range.end > count {
-            return Err(format!(
-                "`shard_start` {} to `shard_end` {} is no range of shards within 0 to {count}, which is how many the bot has",
-                range.start, range.end
-            ));
+            return Err(ShardRangeError::NoRange { start: range.start, end: range.end, count });
         }
         Ok(range)
     }
@@ -290,16 +296,13 @@ impl Config {
 
 /// Decodes the bytes of a file called `name`. If they are not UTF-8, the error says what they are.
 fn decode(name: &str, bytes: Vec<u8>) -> Result<String, ConfigError> {
-    const SAVE: &str = "save it as UTF-8";
     // A JSON text begins with an ASCII character. A zero byte beside it means that each character has two bytes.
     let is_utf16 = matches!(bytes[..], [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..]);
     if is_utf16 {
-        return Err(ConfigError(format!("{name}: is written in UTF-16: {SAVE}")));
+        return Err(ConfigError::Utf16 { file: name.into() });
     }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        ConfigError(format!("{name}: is not UTF-8 (the first wrong byte is number {}): {SAVE}", at + 1))
-    })
+    let byte = |error: &FromUtf8Error| error.utf8_error().valid_up_to() + 1;
+    String::from_utf8(bytes).map_err(|error| ConfigError::NotUtf8 { file: name.into(), byte: byte(&error) })
 }
 
 fn read_host(reader: &mut Reader) -> Result<IpAddr, ConfigError> {
@@ -316,10 +319,7 @@ fn read_shards(reader: &mut Reader, name: &str) -> Result<Shards, ConfigError> {
     if let (Some(from), Some(to)) = (start.or(Some(0)), end.or(shards))
         && (from >= to || shards.is_some_and(|count| to > count))
     {
-        let count = shards.map_or_else(|| "what Discord recommends".into(), |count| count.to_string());
-        return Err(ConfigError(format!(
-            "{name}: `shard_start` is {from} and `shard_end` is {to}, expected `shard_start` < `shard_end` <= `shards` ({count})"
-        )));
+        return Err(ConfigError::ShardRange { file: name.into(), start: from, end: to, shards });
     }
     Ok((shards, start, end))
 }

@@ -4,9 +4,13 @@
 //! [`Config::differences`] has every key in one of the two lists. docs/operations.md names both lists.
 
 use super::{AdminAddress, Config, ConfigError, reader::Reader, token::Token};
-use crate::protocol::{
-    denied::{Denied, NEEDED},
-    event::EventKind,
+use crate::{
+    cache::Flags,
+    protocol::{
+        denied::{Denied, NEEDED},
+        event::EventKind,
+        intents::Intents,
+    },
 };
 use serde_json::Value;
 
@@ -41,6 +45,9 @@ impl Config {
             ("events", self.denied == new.denied),
             ("client_compression", self.client_compression == new.client_compression),
             ("http_token", same_http_token),
+            ("clients", self.clients == new.clients),
+            ("watchdog", self.watchdog == new.watchdog),
+            ("reload_on_change", self.reload_on_change == new.reload_on_change),
         ];
         let restart = [
             ("token", self.token.matches(new.token.bare())),
@@ -62,6 +69,7 @@ impl Config {
             ("allowed_hosts", self.allowed_hosts == new.allowed_hosts),
             ("externally_accessible_url", self.externally_accessible_url == new.externally_accessible_url),
             ("cache", self.cache == new.cache),
+            ("prefetch_members", self.prefetch_members == new.prefetch_members),
             ("cores", self.cores == new.cores),
             ("control_core", self.control_core == new.control_core),
             ("upstream_compression", self.upstream_compression == new.upstream_compression),
@@ -71,6 +79,7 @@ impl Config {
             ("gateway_hosts", self.gateway_hosts == new.gateway_hosts),
             ("forward_opcodes", self.forward_opcodes == new.forward_opcodes),
             ("client_memory", self.client_memory == new.client_memory),
+            ("client_memory_per_address", self.client_memory_per_address == new.client_memory_per_address),
             ("admin_listen", self.admin_listen == new.admin_listen),
             ("proxy_protocol_from", self.proxy_protocol_from == new.proxy_protocol_from),
             ("forwarded_for_from", self.forwarded_for_from == new.forwarded_for_from),
@@ -93,6 +102,9 @@ impl Config {
         self.denied = new.denied.clone();
         self.client_compression = new.client_compression;
         self.http_token = new.http_token.clone();
+        self.clients = new.clients.clone();
+        self.watchdog = new.watchdog;
+        self.reload_on_change = new.reload_on_change;
     }
 }
 
@@ -105,6 +117,28 @@ pub enum LogFormat {
     Json,
 }
 
+/// What happens to a shard that the watchdog finds sick (`watchdog`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watchdog {
+    /// Shards are not watched.
+    Off,
+    /// Log, metrics and `/status.json` name the shard.
+    Warn,
+    /// The shard is also repaired, by a RESUME and then by an IDENTIFY.
+    Reconnect,
+}
+
+/// Reads `watchdog`.
+pub(super) fn read_watchdog(reader: &mut Reader) -> Result<Watchdog, ConfigError> {
+    const EXPECTED: &str = "\"warn\", \"reconnect\" or \"off\": what happens to a shard that gets no events any more";
+    match reader.string("watchdog", EXPECTED)?.as_deref() {
+        None | Some("warn") => Ok(Watchdog::Warn),
+        Some("reconnect") => Ok(Watchdog::Reconnect),
+        Some("off") => Ok(Watchdog::Off),
+        Some(other) => Err(reader.error("watchdog", &other.into(), EXPECTED)),
+    }
+}
+
 /// Reads `log_format`.
 pub(super) fn read_log_format(reader: &mut Reader) -> Result<LogFormat, ConfigError> {
     const EXPECTED: &str = "\"text\" or \"json\"";
@@ -113,6 +147,22 @@ pub(super) fn read_log_format(reader: &mut Reader) -> Result<LogFormat, ConfigEr
         Some("json") => Ok(LogFormat::Json),
         Some(other) => Err(reader.error("log_format", &other.into(), EXPECTED)),
     }
+}
+
+/// Reads `prefetch_members`.
+pub(super) fn read_prefetch(reader: &mut Reader, cache: Flags, intents: u64) -> Result<bool, ConfigError> {
+    const KEY: &str = "prefetch_members";
+    if !reader.bool(KEY, false)? {
+        return Ok(false);
+    }
+    let missing = if !cache.members {
+        "`cache.members` to be true, because members that are not cached are of no use"
+    } else if !Intents(intents).intersects(Intents::GUILD_MEMBERS) {
+        "`intents` with GUILD_MEMBERS (2), without which Discord does not send all members of a guild"
+    } else {
+        return Ok(true);
+    };
+    Err(reader.error(KEY, &true.into(), missing))
 }
 
 /// Reads `events`. The second value is the list of warnings.

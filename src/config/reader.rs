@@ -1,20 +1,8 @@
 //! Reads keys out of a JSON object of the configuration, one by one. Each error names the file, the key, the value, and
 //! what is expected.
 
+use super::ConfigError;
 use serde_json::{Map, Value};
-use std::fmt;
-
-/// An error in the configuration: what is wrong, and what is expected.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError(pub String);
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// A JSON object of the file, whose keys are taken out one by one.
 pub struct Reader {
@@ -32,10 +20,12 @@ impl Reader {
 
     /// The error for a key with a wrong value.
     pub fn error(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
-        // A token must not get into an error, even if it is not a string or has other characters than expected.
-        let value =
-            if matches!(key, "token" | "http_token") { "the given value".into() } else { shorten(&value.to_string()) };
-        ConfigError(format!("{}: `{}{key}` is {value}, expected {expected}", self.file, self.prefix))
+        // A token or a secret must not get into an error, even if it is not a string or has other characters than
+        // expected.
+        let is_secret = matches!(key, "token" | "http_token" | "secret" | "clients");
+        let value = if is_secret { "the given value".into() } else { shorten(&value.to_string()) };
+        let (file, key) = (self.file.clone(), format!("{}{key}", self.prefix));
+        ConfigError::Value { file, key, value, expected: expected.into() }
     }
 
     /// Takes the value of a key; `None`: the key is missing or its value is `null`.

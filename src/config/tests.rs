@@ -12,7 +12,7 @@ fn with(keys: &str) -> Result<(Config, Vec<String>), ConfigError> {
 }
 
 fn error(keys: &str) -> String {
-    with(keys).unwrap_err().0
+    with(keys).unwrap_err().to_string()
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn every_key_is_read() {
         "honor_client_intents":false,"state_dir":"/var/lib/x","rest_proxy_without_token":true,"trust_network":true,
         "voice_grace":0,"voice_after_loss":"rejoin",
         "allowed_origins":["https://a.example"],"allowed_hosts":["b.example"],"trust_state_dir":true,
-        "gateway_hosts":["discord.gg"],"forward_opcodes":[44],"client_memory":100000000,"admin_listen":"127.0.0.1:9",
+        "gateway_hosts":["discord.gg"],"forward_opcodes":[44],"client_memory":100000000,"client_memory_per_address":2000000,"admin_listen":"127.0.0.1:9",
         "proxy_protocol_from":["10.0.0.0/8"],"forwarded_for_from":["::1"]"#,
     )
     .unwrap();
@@ -64,7 +64,7 @@ fn every_key_is_read() {
     assert!(config.rest_proxy_without_token && config.trust_network);
     assert!(config.trust_state_dir);
     assert_eq!((&config.gateway_hosts[..], &config.forward_opcodes[..]), (&["discord.gg".to_owned()][..], &[44][..]));
-    assert_eq!(config.client_memory, Some(100_000_000));
+    assert_eq!((config.client_memory, config.client_memory_per_address), (Some(100_000_000), Some(2_000_000)));
     assert_eq!(config.admin_listen, Some(AdminAddress::Tcp("127.0.0.1:9".parse().unwrap())));
     assert_eq!(config.proxy_protocol_from, [Network::parse("10.0.0.0/8").unwrap()]);
     assert_eq!(config.forwarded_for_from, [Network::parse("::1").unwrap()]);
@@ -162,14 +162,14 @@ fn errors_say_what_is_expected() {
 
 #[test]
 fn whole_files_that_are_wrong() {
-    let text = |text| parse(text).unwrap_err().0;
+    let text = |text| parse(text).unwrap_err().to_string();
     assert_eq!(text("[]"), "config.json: expected a JSON object, as in {\"intents\": 513}");
     assert!(text("{\n  \"port\": }").contains("not JSON") && text("{\n  \"port\": }").contains("line 2 column 11"));
     assert!(text(r#"{"intents":1}"#).contains("`token` is missing, and so is the variable TOKEN"));
     assert!(text(r#"{"token":"a"}"#).contains("`intents` is missing"));
     assert!(text(r#"{"token":"a","intents":-5}"#).contains("`intents` is -5, expected a whole number from 0"));
     assert!(text(r#"{"token":"a b","intents":1}"#).contains("characters that no token has"));
-    let missing = Config::load(Path::new("/nonexistent/c.json"), None).unwrap_err().0;
+    let missing = Config::load(Path::new("/nonexistent/c.json"), None).unwrap_err().to_string();
     assert!(missing.starts_with("/nonexistent/c.json: can not be read"), "{missing}");
 }
 
@@ -214,7 +214,7 @@ fn the_range_of_shards() {
     assert_eq!(range("", 5), Ok(0..5));
     assert_eq!(range(r#","shard_start":3"#, 5), Ok(3..5));
     assert!(range(r#","shard_start":5"#, 5).is_err());
-    assert!(range(r#","shard_end":6"#, 5).unwrap_err().contains("within 0 to 5"));
+    assert!(range(r#","shard_end":6"#, 5).unwrap_err().to_string().contains("within 0 to 5"));
 }
 
 #[test]
@@ -222,7 +222,7 @@ fn the_token_is_never_shown() {
     let (config, _) = parse(r#"{"token":"very-secret","intents":1}"#).unwrap();
     assert!(!format!("{config:?}").contains("very-secret"));
     let misplaced = r#"{"token":["very-secret"],"intents":1}"#;
-    assert!(!parse(misplaced).unwrap_err().0.contains("very-secret"));
+    assert!(!parse(misplaced).unwrap_err().to_string().contains("very-secret"));
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_byte_order_mark_is_no_part_of_the_configuration() {
         let path =
             std::env::temp_dir().join(format!("gateway-proxy-config-{}-{}.json", std::process::id(), bytes.len()));
         std::fs::write(&path, bytes).unwrap();
-        let loaded = Config::load(&path, None).map(|(config, _)| config.intents).map_err(|error| error.0);
+        let loaded = Config::load(&path, None).map(|(config, _)| config.intents).map_err(|error| error.to_string());
         std::fs::remove_file(&path).unwrap();
         loaded
     };
@@ -270,7 +270,7 @@ fn a_token_may_be_in_a_file_of_its_own() {
     use std::{fs, os::unix::fs::PermissionsExt};
     let path = std::env::temp_dir().join(format!("gateway-proxy-token-{}", std::process::id()));
     let text = serde_json::json!({"intents": 1, "host": "127.0.0.1", "token_file": path}).to_string();
-    let error = parse(&text).unwrap_err().0;
+    let error = parse(&text).unwrap_err().to_string();
     assert!(error.contains("`token_file` is") && error.contains("can not be read"), "{error}");
     fs::write(&path, "  Bot from-file\n").unwrap();
     for (mode, warned) in [(0o600, false), (0o640, false), (0o644, true)] {
@@ -282,7 +282,7 @@ fn a_token_may_be_in_a_file_of_its_own() {
     let given = Config::parse("c", &text, Some("given".into())).unwrap().0;
     assert_eq!(given.token.bare(), "given");
     fs::write(&path, "two words").unwrap();
-    let error = parse(&text).unwrap_err().0;
+    let error = parse(&text).unwrap_err().to_string();
     assert!(error.contains("characters that no token has") && !error.contains("two words"), "{error}");
     fs::remove_file(&path).unwrap();
 }

@@ -47,24 +47,21 @@ pub fn from_environment() -> Result<Option<String>, ConfigError> {
     let variable = env::var(TOKEN_VARIABLE).ok().filter(|token| !token.is_empty());
     let credential = env::var_os(CREDENTIALS_VARIABLE).map(|directory| Path::new(&directory).join("token"));
     match (variable, credential) {
-        (None, Some(path)) if path.exists() => read_file(&path)
-            .map(|(token, _)| Some(token))
-            .map_err(|error| ConfigError(format!("the credential {}: {error}", path.display()))),
+        (None, Some(path)) if path.exists() => {
+            read_file(&path).map(|(token, _)| Some(token)).map_err(|source| ConfigError::Credential { path, source })
+        }
         (variable, _) => Ok(variable),
     }
 }
 
 /// Reads a token from a file, without white space around it, and says whether every user of the machine can read the
 /// file.
-fn read_file(path: &Path) -> Result<(String, bool), String> {
-    let read = || {
-        let file = fs::File::open(path)?;
-        let mode = file.metadata()?.mode();
-        let mut text = String::new();
-        file.take(MAX_FILE).read_to_string(&mut text)?;
-        Ok((text.trim().to_owned(), mode & READABLE_BY_ALL != 0))
-    };
-    read().map_err(|error: std::io::Error| format!("can not be read ({error})"))
+fn read_file(path: &Path) -> std::io::Result<(String, bool)> {
+    let file = fs::File::open(path)?;
+    let mode = file.metadata()?.mode();
+    let mut text = String::new();
+    file.take(MAX_FILE).read_to_string(&mut text)?;
+    Ok((text.trim().to_owned(), mode & READABLE_BY_ALL != 0))
 }
 
 /// Reads `token` and `token_file`. The token that the process was `given` takes precedence over both. The second value
@@ -78,23 +75,24 @@ pub(super) fn read(
     let own = reader.string("token", "the bot's token as a string")?;
     let file = reader.string(FILE, "the path of a file that holds the bot's token and nothing else")?;
     if own.is_some() && file.is_some() {
-        return Err(ConfigError(format!("{name}: both `token` and `{FILE}` are set: remove one of them")));
+        return Err(ConfigError::TwoTokens { file: name.into() });
     }
     let mut warning = None;
     let token = match (given.filter(|token| !token.is_empty()).or(own), file) {
         (Some(token), _) => token,
         (None, Some(path)) => {
-            let (token, open) = read_file(Path::new(&path))
-                .map_err(|error| ConfigError(format!("{name}: `{FILE}` is {path:?}, which {error}")))?;
+            let (token, open) = read_file(Path::new(&path)).map_err(|source| ConfigError::TokenFile {
+                file: name.into(),
+                path: path.clone().into(),
+                source,
+            })?;
             warning = open.then(|| {
                 format!("{name}: `{FILE}` is {path:?}, which every user of this machine can read: `chmod 600` it")
             });
             token
         }
         (None, None) => {
-            return Err(ConfigError(format!(
-                "{name}: `token` is missing, and so is the variable {TOKEN_VARIABLE}: set one of them to the bot's token, or `{FILE}` to a file that holds it"
-            )));
+            return Err(ConfigError::TokenMissing { file: name.into() });
         }
     };
     // The token is put into HTTP headers and JSON without escaping.
@@ -102,9 +100,7 @@ pub(super) fn read(
     if usable(bare(&token)) {
         Ok((Token::new(&token), warning))
     } else {
-        Err(ConfigError(format!(
-            "{name}: `token` (or `{FILE}`, the variable {TOKEN_VARIABLE}, or the credential) is empty or has characters that no token has"
-        )))
+        Err(ConfigError::TokenUnusable { file: name.into() })
     }
 }
 

@@ -1,14 +1,33 @@
 //! Makes connections to Discord for the data cores, so that no data core waits for a name lookup or a TLS handshake.
 
-use super::Control;
+use super::{Control, hosts::HostError};
 use crate::{
     data_core::ToCore,
-    net::{dial::dial, within},
+    net::{
+        dial::{DialError, dial},
+        within,
+    },
     upstream::session::CONNECT_TIMEOUT,
-    websocket::Endpoint,
+    websocket::{Endpoint, EndpointError},
 };
 use rustls::ClientConfig;
 use std::{collections::HashMap, rc::Rc, sync::Arc};
+
+/// Why a shard gets no connection to Discord.
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error(transparent)]
+    Url(#[from] EndpointError),
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The shard may not connect to the URL that `/gateway/bot` named either.
+    #[error("{url}: {source}")]
+    General { url: String, source: Box<ConnectError> },
+    #[error("{url}: {source}")]
+    Dial { url: String, source: DialError },
+    #[error("{url} does not answer within {} s", CONNECT_TIMEOUT.as_secs())]
+    Timeout { url: String },
+}
 
 /// The attempts to connect that are under way: at most one for each shard.
 #[derive(Default)]
@@ -28,13 +47,15 @@ impl Dialler {
             }
             let (url, endpoint) = control.approved(shard, url);
             let result = match endpoint {
-                Err(what) => Err(what),
+                Err(error) => Err(error),
                 Ok(endpoint) => match within(CONNECT_TIMEOUT, dial(&endpoint, &query, tls)).await {
                     Some(Ok(dialled)) => Ok(Box::new(dialled)),
-                    Some(Err(error)) => Err(format!("{url}: {error}")),
-                    None => Err(format!("{url} does not answer within {} s", CONNECT_TIMEOUT.as_secs())),
+                    Some(Err(source)) => Err(ConnectError::Dial { url, source }),
+                    None => Err(ConnectError::Timeout { url }),
                 },
             };
+            // The data core only logs the error.
+            let result = result.map_err(|error| error.to_string());
             if control.cores()[control.index_of(shard)].send(ToCore::Dialled { shard, attempt, result }).is_err() {
                 tracing::warn!(
                     shard,
@@ -52,18 +73,24 @@ impl Control {
     /// `wanted` can be the URL that Discord gave the shard to resume at. If shards may not connect to that URL, this is
     /// the URL of `/gateway/bot`, at which a session can be resumed too. The error says why the shard may not connect
     /// to the URL that is returned with it.
-    fn approved(&self, shard: u32, wanted: String) -> (String, Result<Endpoint, String>) {
+    fn approved(&self, shard: u32, wanted: String) -> (String, Result<Endpoint, ConnectError>) {
         let general = self.gateway.borrow().as_ref().map_or_else(|| wanted.clone(), |known| known.url.clone());
         let allow_after = || {
             let (first, wanted) = (Endpoint::parse(&general)?, Endpoint::parse(&wanted)?);
-            self.hosts.allow_after(&first, &wanted).map(|()| wanted)
+            self.hosts.allow_after(&first, &wanted)?;
+            Ok(wanted)
         };
         match allow_after() {
             Err(what) if wanted != general => {
                 tracing::warn!(shard, "the shard connects to {general} instead of {wanted}: {what}");
-                let endpoint = Endpoint::parse(&general)
-                    .and_then(|first| self.hosts.allow(&first).map(|()| first))
-                    .map_err(|what| format!("{general}: {what}"));
+                let first = || {
+                    let first = Endpoint::parse(&general)?;
+                    self.hosts.allow(&first)?;
+                    Ok(first)
+                };
+                let named =
+                    |source: ConnectError| ConnectError::General { url: general.clone(), source: source.into() };
+                let endpoint = first().map_err(named);
                 (general, endpoint)
             }
             followed => (wanted, followed),

@@ -71,6 +71,15 @@ fn agent() -> Agent {
     super::rest::agent_builder().timeout_global(Some(PATIENCE)).timeout_connect(Some(CONNECT_LIMIT)).build().new_agent()
 }
 
+/// Why a request to the queue has failed.
+#[derive(Debug, thiserror::Error)]
+enum RequestError {
+    #[error(transparent)]
+    Http(#[from] ureq::Error),
+    #[error("status {0}")]
+    Status(u16),
+}
+
 /// A thread that sends requests, one at a time.
 struct Worker {
     url: String,
@@ -86,7 +95,7 @@ impl Worker {
             loop {
                 let event = match self.get(shard) {
                     Ok(()) => Event::Permit(shard),
-                    Err(what) => Event::QueueFailed(format!("{}: {what}", self.url)),
+                    Err(error) => Event::QueueFailed(format!("{}: {error}", self.url)),
                 };
                 let is_permit = matches!(event, Event::Permit(_));
                 let mut unsent = self.events.send(event);
@@ -105,10 +114,8 @@ impl Worker {
         }
     }
 
-    fn get(&self, shard: u32) -> Result<(), String> {
-        let answer =
-            self.agent.get(format!("{}/?shard={shard}", self.url)).call().map_err(|error| error.to_string())?;
-        let status = answer.status();
-        if status.is_success() { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
+    fn get(&self, shard: u32) -> Result<(), RequestError> {
+        let status = self.agent.get(format!("{}/?shard={shard}", self.url)).call()?.status();
+        if status.is_success() { Ok(()) } else { Err(RequestError::Status(status.as_u16())) }
     }
 }

@@ -10,10 +10,13 @@
 //! `rest_proxy_without_token`, the documented routes of interactions and webhooks whose path carries a token of its own
 //! do not need the bot's token.
 
-use super::{body::Body, http::Response};
+use super::{
+    body::Body,
+    connection::{ClientConnection, poll_read},
+    http::Response,
+};
 use crate::net::{
     ReadBudget,
-    client::{ClientConnection, poll_read},
     dial::{ADDRESS_LIMIT, connect_any},
     within,
 };

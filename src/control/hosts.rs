@@ -11,25 +11,32 @@ use std::net::IpAddr;
 #[derive(Clone, Debug, Default)]
 pub struct Hosts(pub Vec<String>);
 
+/// Why a shard may not connect to a host.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The host is not listed.
+    #[error("{0} is not one of `gateway_hosts`")]
+    NotListed(String),
+    /// The URL would give up the encryption that the first one had.
+    #[error("it is not encrypted, and the URL that /gateway/bot named is")]
+    NotEncrypted,
+}
+
 impl Hosts {
     /// Checks whether shards may connect to this host. The error says why not.
-    pub fn allow(&self, endpoint: &Endpoint) -> Result<(), String> {
+    pub fn allow(&self, endpoint: &Endpoint) -> Result<(), HostError> {
         let host = endpoint.host.trim_end_matches('.').to_ascii_lowercase();
         let is_listed = |listed: &String| {
             let listed = listed.trim_end_matches('.').to_ascii_lowercase();
             host.strip_suffix(&listed).is_some_and(|below| below.is_empty() || below.ends_with('.'))
         };
-        if self.0.is_empty() || self.0.iter().any(is_listed) {
-            Ok(())
-        } else {
-            Err(format!("{host} is not one of `gateway_hosts`"))
-        }
+        if self.0.is_empty() || self.0.iter().any(is_listed) { Ok(()) } else { Err(HostError::NotListed(host)) }
     }
 
     /// Checks whether a shard may connect to `wanted`, if `/gateway/bot` has named `first`. The error says why not.
-    pub fn allow_after(&self, first: &Endpoint, wanted: &Endpoint) -> Result<(), String> {
+    pub fn allow_after(&self, first: &Endpoint, wanted: &Endpoint) -> Result<(), HostError> {
         if first.tls && !wanted.tls && !is_this_machine(&wanted.host) {
-            return Err("it is not encrypted, and the URL that /gateway/bot named is".to_owned());
+            return Err(HostError::NotEncrypted);
         }
         self.allow(wanted)
     }
@@ -57,7 +64,10 @@ mod tests {
             assert!(any.allow_after(&secure, &endpoint(local)).is_ok(), "{local}");
         }
         for plain in ["ws://gateway.discord.gg", "ws://192.0.2.1", "ws://localhost.example", "ws://127.0.0.1.example"] {
-            assert!(any.allow_after(&secure, &endpoint(plain)).unwrap_err().contains("not encrypted"), "{plain}");
+            assert!(
+                any.allow_after(&secure, &endpoint(plain)).unwrap_err().to_string().contains("not encrypted"),
+                "{plain}"
+            );
         }
         // If `/gateway/bot` has named a URL without TLS, other URLs without TLS are allowed too.
         assert!(any.allow_after(&endpoint("ws://10.0.0.1"), &endpoint("ws://10.0.0.2")).is_ok());
@@ -71,7 +81,7 @@ mod tests {
         }
         for bad in ["wss://evildiscord.gg", "wss://discord.gg.evil", "wss://discord.com", "ws://127.0.0.2", "wss://gg"]
         {
-            assert!(hosts.allow(&endpoint(bad)).unwrap_err().contains("`gateway_hosts`"), "{bad}");
+            assert!(hosts.allow(&endpoint(bad)).unwrap_err().to_string().contains("`gateway_hosts`"), "{bad}");
         }
     }
 }

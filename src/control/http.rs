@@ -4,9 +4,8 @@ use super::forward::Forward;
 use crate::{
     compression::Transport,
     data_core::Repair,
-    downstream::session::SessionId,
+    downstream::session::{SessionId, session_in},
     protocol::Encoding,
-    shard::session_ids::session_in,
     websocket::{HandshakeError, Upgrade, upgrade_of},
 };
 
@@ -49,6 +48,8 @@ pub enum Operator {
     Reload,
     /// POST `/admin/shards/<id>/reconnect` and `…/identify`.
     Repair(u32, Repair),
+    /// POST `/admin/shards/<id>/trace/on` and `…/trace/off`.
+    Trace(u32, bool),
 }
 
 /// The parameters of a gateway URL (docs: Gateway, Connecting).
@@ -214,7 +215,7 @@ fn route(request: &httparse::Request<'_, '_>) -> Route {
         Some(Ok(upgrade)) => {
             return match gateway_query(query) {
                 Ok(query) => Route::Gateway(upgrade, GatewayQuery { session: session_in(path), ..query }),
-                Err(what) => refused("400 Bad Request", what),
+                Err(error) => refused("400 Bad Request", error.to_string()),
             };
         }
         Some(Err(error @ HandshakeError::Header("Sec-WebSocket-Version"))) => {
@@ -255,13 +256,15 @@ fn changing(path: &str) -> Option<Operator> {
     if action == "reload" {
         return Some(Operator::Reload);
     }
-    let (shard, repair) = action.strip_prefix("shards/")?.split_once('/')?;
-    let repair = match repair {
-        "reconnect" => Repair::Reconnect,
-        "identify" => Repair::Identify,
-        _ => return None,
-    };
-    shard.parse().ok().map(|shard| Operator::Repair(shard, repair))
+    let (shard, action) = action.strip_prefix("shards/")?.split_once('/')?;
+    let shard = shard.parse().ok()?;
+    match action {
+        "reconnect" => Some(Operator::Repair(shard, Repair::Reconnect)),
+        "identify" => Some(Operator::Repair(shard, Repair::Identify)),
+        "trace/on" => Some(Operator::Trace(shard, true)),
+        "trace/off" => Some(Operator::Trace(shard, false)),
+        _ => None,
+    }
 }
 
 /// The token in `Authorization: Bearer …`.
@@ -296,9 +299,20 @@ fn api_route(path: &str) -> Option<&str> {
     rest.starts_with('/').then_some(rest)
 }
 
+/// A parameter of a gateway URL that is not served.
+#[derive(Debug, thiserror::Error)]
+enum QueryError {
+    #[error("v={0}: versions 9 and 10 of the gateway are served")]
+    Version(String),
+    #[error("encoding={0}: expected json or etf")]
+    Encoding(String),
+    #[error("compress={0}: expected zlib-stream or zstd-stream")]
+    Compression(String),
+}
+
 /// Reads the query of a gateway URL. A `v`, `encoding` or `compress` that is not served is an error: an answer in
 /// another encoding or compression would be bytes that the client can not read.
-fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
+fn gateway_query(query: &str) -> Result<GatewayQuery, QueryError> {
     let (encoding, transport) = (Encoding::Json, Transport::None);
     let mut parsed = GatewayQuery { version: 10, encoding, transport, session: None };
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -308,16 +322,15 @@ fn gateway_query(query: &str) -> Result<GatewayQuery, String> {
                 parsed.version = match value {
                     "9" => 9,
                     "10" => 10,
-                    _ => return Err(format!("v={value}: versions 9 and 10 of the gateway are served")),
+                    _ => return Err(QueryError::Version(value.to_owned())),
                 }
             }
             "encoding" => {
-                parsed.encoding =
-                    Encoding::from_name(value).ok_or_else(|| format!("encoding={value}: expected json or etf"))?;
+                parsed.encoding = Encoding::from_name(value).ok_or_else(|| QueryError::Encoding(value.to_owned()))?;
             }
             "compress" => {
-                parsed.transport = Transport::from_name(value)
-                    .ok_or_else(|| format!("compress={value}: expected zlib-stream or zstd-stream"))?;
+                parsed.transport =
+                    Transport::from_name(value).ok_or_else(|| QueryError::Compression(value.to_owned()))?;
             }
             _ => {}
         }

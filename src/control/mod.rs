@@ -5,16 +5,24 @@
 //! exchanges messages with the data cores and shares no other state with them, except for the budget of client memory.
 //! No event passes through the control core.
 
+mod access;
 mod answers;
 pub mod body;
+pub mod connection;
+mod core_messages;
 mod dial;
 mod door;
+mod every_second;
 mod external_queue;
+mod failure;
 mod feed;
+mod file_watch;
 mod forward;
+mod gateway_info;
 pub mod hosts;
 pub mod http;
 pub mod identify;
+mod lifecycle;
 mod metrics;
 mod operator;
 pub mod origin;
@@ -31,30 +39,29 @@ mod starter;
 mod status;
 mod threads;
 mod waits;
+mod watchdog;
 
 use crate::{
     config::Config,
-    data_core::{CoreReport, ToControl, ToCore},
+    data_core::{CoreReport, ToCore},
     downstream::budget::MemoryBudget,
     listener::Listener,
     net::{
-        client::ClientConnection,
-        mailbox::{Mailbox, Postbox, mailbox},
-        spawn_contained, tls,
+        mailbox::{Postbox, mailbox},
+        tls,
     },
     placement::Placement,
     preflight,
-    state_dir::StateDir,
 };
-use door::RouteSet;
 pub use door::{accept_upgrade, read_head};
 use external_queue::ExternalQueue;
+pub use failure::Failure;
 use feed::Feed;
 pub use forward::response_head;
-use glommio::{LocalExecutorBuilder, net::TcpListener};
+use glommio::LocalExecutorBuilder;
 use hosts::Hosts;
 use http::OriginPolicy;
-use identify::{IdentifyQueue, SessionStartLimit};
+use identify::IdentifyQueue;
 use metrics::ControlFigures;
 use pool::{LogThrottle, Pool, Rate};
 pub use reload::{Reloading, SetLogLevel};
@@ -62,12 +69,12 @@ use rest::{GatewayInfo, RestError};
 use saved_gateway::SavedGateway;
 use service_manager::ServiceManager;
 use single_flight::SingleFlight;
-use starter::{CoreThreads, Starter, client_memory, origin_policy};
+use starter::{CoreThreads, Starter, memory_budget, origin_policy};
 use status::CoreReports;
 use std::{
     cell::{Cell, OnceCell, RefCell},
     collections::HashMap,
-    os::fd::{FromRawFd, IntoRawFd, RawFd},
+    os::fd::RawFd,
     rc::Rc,
     sync::Arc,
     task,
@@ -89,18 +96,6 @@ const QUEUE_TICK: Duration = Duration::from_millis(100);
 const STOP_LIMIT: Duration = Duration::from_secs(90);
 /// Longest wait for an accept loop to end after its listening socket was shut down.
 const DOOR_LIMIT: Duration = Duration::from_secs(1);
-
-/// Why the proxy ended without a signal that asked for it, or could not stop in order.
-#[derive(Debug)]
-pub struct Failure(pub String);
-
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Failure {}
 
 /// Messages to the control core from threads other than the data cores, and a data core's failure, which the task that
 /// reads the mailbox of the data cores passes on.
@@ -139,6 +134,7 @@ struct Control {
     live: RefCell<Rc<Config>>,
     reloading: Reloading,
     reloads: Cell<reload::Reloads>,
+    file_watch: RefCell<file_watch::FileWatch>,
     epoch: Instant,
     /// The wall-clock time at `epoch`.
     started: SystemTime,
@@ -182,6 +178,8 @@ struct Control {
     /// How long shards have waited for their permits to identify.
     waits: RefCell<PermitWaits>,
     service_manager: RefCell<ServiceManager>,
+    /// What the watchdog has found.
+    found: RefCell<watchdog::Found>,
     reports: Rc<SingleFlight<Rc<CoreReports>>>,
     status: Rc<SingleFlight<Rc<str>>>,
     metrics: Rc<SingleFlight<Rc<str>>>,
@@ -191,6 +189,10 @@ struct Control {
     reserved_files: u64,
     /// Discord's session id of each shard that has reported whether it has a session. `None`: the shard has none.
     upstream_ids: RefCell<HashMap<u32, Option<String>>>,
+    /// What was noted about the credentials of clients.
+    noted: access::Noted,
+    /// A data core has not got the configuration in force, because its mailbox was full.
+    untold: Cell<bool>,
     token_log: RefCell<LogThrottle>,
     files_log: RefCell<LogThrottle>,
     accept_log: RefCell<LogThrottle>,
@@ -208,9 +210,8 @@ pub struct Listeners {
 ///
 /// Returns an error when the proxy can not start, when it can not go on, and when it could not stop in order.
 pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloading: Reloading) -> Result<(), Failure> {
-    let failure = |what: &str, error: &dyn std::fmt::Display| Failure(format!("{what}: {error}"));
-    let signals = signals::register().map_err(|error| failure("can not handle signals", &error))?;
-    let tls = tls::client_config().map_err(Failure)?;
+    let signals = signals::register().map_err(Failure::Signals)?;
+    let tls = tls::client_config()?;
     let (epoch, started) = (Instant::now(), SystemTime::now());
     let ((to_control, from_cores), (events, inbox)) = (mailbox(), mailbox());
 
@@ -219,9 +220,9 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
     let hosts = Hosts(config.gateway_hosts.clone());
     let Threads { ask_rest, external_queue } = threads::start(&config, &hosts, signals, &events)?;
     let core_events = events;
-    let files = preflight::open_files().map_err(|error| failure("the limit of open files", &error))?;
+    let files = preflight::open_files().map_err(Failure::OpenFiles)?;
     let reserved_files = preflight::reserved_files(config.shards, files);
-    let memory = Arc::new(MemoryBudget::new(client_memory(&config)));
+    let memory = Arc::new(memory_budget(&config));
     let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
         .name("control")
         .io_memory(IO_MEMORY)
@@ -234,11 +235,13 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 config,
                 reloading,
                 reloads: Cell::default(),
+                file_watch: RefCell::default(),
                 epoch,
                 started,
                 feed: RefCell::default(),
                 waits: RefCell::default(),
                 service_manager: RefCell::new(ServiceManager::start()),
+                found: RefCell::default(),
                 cores: OnceCell::new(),
                 starter,
                 gateway: RefCell::new(None),
@@ -263,14 +266,16 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
                 upstream_ids: RefCell::default(),
+                noted: access::Noted::default(),
+                untold: Cell::default(),
                 token_log: RefCell::default(),
                 files_log: RefCell::default(),
                 accept_log: RefCell::default(),
             });
             control.main(listeners, from_cores, inbox, core_events, tls).await
         })
-        .map_err(|error| failure("can not start the control core", &error))?;
-    let result = executor.join().map_err(|error| failure("the control core ended", &error))?;
+        .map_err(|error| Failure::ControlCore(error.to_string()))?;
+    let result = executor.join().map_err(|error| Failure::ControlCoreEnded(error.to_string()))?;
     for thread in std::mem::take(&mut *threads.lock().expect("nobody panics with it")) {
         // When the proxy ends with an error, the threads are not joined, because one of them may never end. The end of
         // the process ends them.
@@ -286,192 +291,6 @@ impl Control {
         self.epoch.elapsed()
     }
 
-    async fn main(
-        self: Rc<Self>,
-        listeners: Listeners,
-        from_cores: Mailbox<ToControl>,
-        mut inbox: Mailbox<Event>,
-        events: Postbox<Event>,
-        tls: Arc<rustls::ClientConfig>,
-    ) -> Result<(), Failure> {
-        let mut doors = Vec::new();
-        let own = if listeners.admin.is_some() { RouteSet::Bots } else { RouteSet::All };
-        let admin = listeners.admin.map(|listener| (listener, RouteSet::Operators));
-        for (listener, routes) in [Some((listeners.bots, own)), admin].into_iter().flatten() {
-            let (listener, stopper) =
-                listener.split().map_err(|error| Failure(format!("can not copy a descriptor: {error}")))?;
-            // SAFETY: the descriptor is a listening stream socket whose ownership `into_raw_fd` has given up.
-            let listener = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
-            doors.push((glommio::spawn_local(door::accept(self.clone(), listener, routes)), stopper));
-        }
-        let stopped = Rc::new(Cell::new(0));
-        glommio::spawn_local(self.clone().receive_from_cores(from_cores, events, tls, stopped.clone())).detach();
-        glommio::spawn_local(self.clone().pace_identifies()).detach();
-        glommio::spawn_local(self.clone().tell_service_manager()).detach();
-        let _ = self.ask_rest.try_send(Duration::ZERO);
-        let end = self.serve(&mut inbox).await;
-        if let Err(failure) = &end {
-            tracing::error!("{failure}: the proxy stops; the sessions with Discord and with clients can be resumed");
-        }
-        self.stopping.set(true);
-        self.tell_stopping();
-        // The listening sockets close before the clients are disconnected, so that a client that reconnects reaches the
-        // next process and not this one.
-        for (door, stopper) in doors {
-            stopper.stop();
-            let _ = crate::net::within(DOOR_LIMIT, door).await;
-        }
-        for core in self.cores() {
-            let _ = core.send(ToCore::Stop);
-        }
-        let all_stopped = async {
-            while stopped.get() < self.cores().len() {
-                glommio::timer::sleep(Duration::from_millis(10)).await;
-            }
-            true
-        };
-        let second_signal = async {
-            while !matches!(inbox.receive().await, Event::Signal(signal) if signal != signals::RELOAD) {}
-            false
-        };
-        let result = match crate::net::within(STOP_LIMIT, crate::net::race(all_stopped, second_signal)).await {
-            Some(true) => {
-                self.save_gateway();
-                end
-            }
-            Some(false) => {
-                Err(Failure("a second signal came: the proxy quits without waiting for its data cores".into()))
-            }
-            None => Err(Failure("the data cores did not end in time".into())),
-        };
-        self.end_service_manager();
-        result
-    }
-
-    /// Handles answers of `/gateway/bot`, permits of the external queue, and signals, until the proxy has to end.
-    /// Returns `Ok` when a signal asked for the end, and `Err` when the proxy can not go on. In both cases the caller
-    /// leaves Discord's sessions and the clients' sessions in a state in which they can be resumed.
-    async fn serve(&self, inbox: &mut Mailbox<Event>) -> Result<(), Failure> {
-        let mut backoff = REST_BACKOFF.0;
-        let mut saved = self.saved_gateway();
-        loop {
-            match inbox.receive().await {
-                Event::Gateway(Ok(info)) => {
-                    backoff = REST_BACKOFF.0;
-                    saved = None;
-                    *self.rest_failure.borrow_mut() = None;
-                    self.apply_gateway_info(info)?;
-                }
-                Event::Gateway(Err(RestError::Unauthorized)) => {
-                    return Err(Failure(
-                        "Discord refused the token (401): set a current one in TOKEN or `token`".into(),
-                    ));
-                }
-                Event::Gateway(Err(RestError::Temporary { what, retry_after })) => {
-                    self.retry_rest(what, retry_after, backoff);
-                    backoff = (backoff * 2).min(REST_BACKOFF.1);
-                    if let Some(SavedGateway { url, shards }) = saved.take() {
-                        tracing::warn!(
-                            "starting without an answer of GET /gateway/bot: shards with a state file resume, the others wait for that answer"
-                        );
-                        self.start(url, shards, None)?;
-                    }
-                }
-                Event::Failed(what) => return Err(Failure(format!("a data core failed: {what}"))),
-                Event::Permit(shard) => self.permitted(shard),
-                Event::QueueFailed(what) => self.queue_failed(what),
-                Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
-                Event::Signal(signal) => {
-                    tracing::info!(
-                        "signal {signal}: the proxy stops; the sessions with Discord and with clients can be resumed"
-                    );
-                    return Ok(());
-                }
-            }
-        }
-    }
-
-    /// Schedules another GET `/gateway/bot` after `backoff`, or after `retry_after` when that is longer.
-    fn retry_rest(&self, what: String, retry_after: Option<Duration>, backoff: Duration) {
-        let wait = retry_after.map_or(backoff, |asked| asked.max(backoff));
-        let reason =
-            if retry_after.is_some_and(|asked| asked >= backoff) { ", as the answer asks (Retry-After)" } else { "" };
-        let url = rest::url(self.config.twilight_http_proxy.as_deref());
-        tracing::warn!("GET {url}: {what}; trying again in {} s{reason}", seconds(wait));
-        *self.rest_failure.borrow_mut() = Some(RestFailure { what, again_at: self.now() + wait });
-        let _ = self.ask_rest.try_send(wait);
-    }
-
-    /// Handles an answer of `/gateway/bot`. If the shards have not been started, the answer starts them. Otherwise it
-    /// renews the IDENTIFY budget, and its URL replaces the one that the shards were started with, which may come from
-    /// the file of the last process.
-    fn apply_gateway_info(&self, info: GatewayInfo) -> Result<(), Failure> {
-        if let Some(queue) = &mut *self.queue.borrow_mut() {
-            queue.renew(info.budget, self.now());
-        } else {
-            return self.start(info.url, info.shards, Some(info.budget));
-        }
-        let mut gateway = self.gateway.borrow_mut();
-        if let Some(known) = gateway.as_mut().filter(|known| known.url != info.url) {
-            tracing::info!("Discord's gateway is at {} now, and no longer at {}", info.url, known.url);
-            known.url.clone_from(&info.url);
-            for core in self.cores() {
-                let _ = core.send(ToCore::GatewayUrl(info.url.clone()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Starts the data cores with their shards. Without `budget`, shards that have to identify wait until
-    /// `/gateway/bot` has told it.
-    fn start(&self, url: String, recommended: u32, budget: Option<SessionStartLimit>) -> Result<(), Failure> {
-        let shards = self.config.shard_range(recommended).map_err(Failure)?;
-        let count = self.config.shards.unwrap_or(recommended);
-        tracing::info!(
-            shards = shards.len(),
-            of = count,
-            recommended,
-            identifies_left = budget.map(|budget| budget.remaining),
-            max_concurrency = budget.map(|budget| budget.max_concurrency),
-            "starting"
-        );
-        let queue = match budget {
-            Some(budget) => {
-                let queue = IdentifyQueue::new(budget, self.now(), shards.clone());
-                if queue.is_exhausted() {
-                    tracing::error!(
-                        "only {} of {} IDENTIFYs are left, and {} shards have to start: no shard identifies for {} s, until Discord renews them",
-                        budget.remaining,
-                        budget.total,
-                        shards.len(),
-                        budget.reset_after.as_secs()
-                    );
-                }
-                queue
-            }
-            None => IdentifyQueue::without_budget(shards.clone()),
-        };
-        *self.queue.borrow_mut() = Some(queue);
-        if let Some(directory) = self.state_dir() {
-            SavedGateway::forget(&directory);
-        }
-        let cores = self.starter.start(shards.len())?;
-        let cores = self.cores.get_or_init(|| cores);
-        for (index, core) in cores.iter().enumerate() {
-            let own: Vec<u32> = shards.clone().filter(|shard| self.index_of(*shard) == index).collect();
-            let config = self.core_config(index, own, count, url.clone());
-            if core.send(ToCore::Start(Box::new(config))).is_err() {
-                return Err(Failure(format!("data core {index} has ended")));
-            }
-        }
-        *self.gateway.borrow_mut() = Some(SavedGateway { url, shards: recommended });
-        Ok(())
-    }
-
-    fn state_dir(&self) -> Option<StateDir> {
-        self.config.state_dir.as_deref().map(|path| StateDir::new(path, self.config.token.bare()))
-    }
-
     /// The mailboxes of the data cores; empty until the shards have been started.
     fn cores(&self) -> &[Postbox<ToCore>] {
         self.cores.get().map_or(&[], Vec::as_slice)
@@ -480,72 +299,6 @@ impl Control {
     /// The index of the data core that has this shard. Panics before the data cores have been started.
     fn index_of(&self, shard: u32) -> usize {
         shard as usize % self.cores().len()
-    }
-
-    async fn receive_from_cores(
-        self: Rc<Self>,
-        mut mailbox: Mailbox<ToControl>,
-        events: Postbox<Event>,
-        tls: Arc<rustls::ClientConfig>,
-        stopped: Rc<Cell<usize>>,
-    ) {
-        let mut dialler = dial::Dialler::default();
-        loop {
-            match mailbox.receive().await {
-                ToControl::Restored(shard) => {
-                    tracing::info!(shard, "the shard resumes the session with Discord that the last process saved");
-                    if let Some(queue) = &mut *self.queue.borrow_mut() {
-                        queue.started(shard);
-                    }
-                }
-                ToControl::UpstreamId(shard, id) => {
-                    self.upstream_ids.borrow_mut().insert(shard, id);
-                }
-                ToControl::WantPermit(shard) => {
-                    self.waits.borrow_mut().asked(shard, self.now());
-                    let asks = self.external_queue.as_ref().is_some_and(|external| external.is_asking(shard));
-                    if let Some(queue) = &mut *self.queue.borrow_mut()
-                        && !asks
-                    {
-                        queue.request(shard);
-                    }
-                    self.grant();
-                    if let Some(pacer) = self.pacer.take() {
-                        pacer.wake();
-                    }
-                }
-                ToControl::Return(parts, version) => {
-                    let connection = ClientConnection::from_parts(*parts);
-                    let task = door::readmit(self.clone(), connection, version);
-                    spawn_contained("the task of a connection at the door", task);
-                }
-                ToControl::Reports(number, reports) => {
-                    if let Some(request) = self.report_requests.borrow_mut().get_mut(&number) {
-                        request.reports.push(*reports);
-                        request.missing -= 1;
-                        if let Some(waker) = request.waker.take() {
-                            waker.wake();
-                        }
-                    }
-                }
-                ToControl::StatusChanged(change) => {
-                    self.service_manager.borrow_mut().changed(change.shard, change.to);
-                    self.feed.borrow_mut().add_status_change(change);
-                }
-                ToControl::Pulse(core) => self.service_manager.borrow_mut().answered(core),
-                ToControl::Dial { shard, attempt, url } => {
-                    dialler.start(self.clone(), tls.clone(), shard, attempt, url);
-                }
-                ToControl::Failed(what) => {
-                    // The thread of that core has ended, so it counts as stopped: the orderly stop of the others does
-                    // not wait for it.
-                    stopped.set(stopped.get() + 1);
-                    drop(events.send(Event::Failed(what)));
-                }
-                ToControl::Panicked => self.figures.borrow_mut().panics += 1,
-                ToControl::Stopped => stopped.set(stopped.get() + 1),
-            }
-        }
     }
 
     /// How many shards the bot has; `None` until that is known.
@@ -577,10 +330,6 @@ impl Control {
 
     fn intents(&self) -> u64 {
         self.config.intents
-    }
-
-    fn accepts_token(&self, token: &str) -> bool {
-        !self.config.validate_token || self.config.token.matches(token)
     }
 }
 

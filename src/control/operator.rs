@@ -9,7 +9,10 @@ use super::{
     http::{Operator, Response},
     metrics, page, status,
 };
-use crate::data_core::{Repair, ToCore};
+use crate::{
+    data_core::{Repair, ToCore},
+    upstream::loss::Reason,
+};
 use serde_json::json;
 use std::{net::SocketAddr, rc::Rc};
 
@@ -38,9 +41,19 @@ impl Control {
                     });
                     Response::json("200 OK", body.to_string())
                 }
-                Err(why) => Response::json("422 Unprocessable Entity", json!({"error": why}).to_string()),
+                Err(why) => Response::json("422 Unprocessable Entity", json!({"error": why.to_string()}).to_string()),
             },
-            Operator::Repair(shard, repair) => self.repair(shard, repair, peer),
+            Operator::Repair(shard, repair) => {
+                let text = match repair {
+                    Repair::Reconnect => "an operator makes it reconnect and resume",
+                    Repair::Identify => "an operator makes it begin a new session",
+                };
+                self.tell_shard(shard, ToCore::Repair(shard, repair, Reason::ByHand), text, peer)
+            }
+            Operator::Trace(shard, on) => {
+                let text = if on { "an operator begins a trace of its frames" } else { "an operator ends its trace" };
+                self.tell_shard(shard, ToCore::Trace(shard, on), text, peer)
+            }
         }
     }
 
@@ -49,9 +62,9 @@ impl Control {
         let live = self.live();
         let Some(token) = &live.http_token else {
             return match what {
-                Operator::Repair(..) => Some(Response::text(
+                Operator::Repair(..) | Operator::Trace(..) => Some(Response::text(
                     "403 Forbidden",
-                    "a shard can be repaired only with `http_token` in the configuration\n",
+                    "a shard can be repaired and traced only with `http_token` in the configuration\n",
                 )),
                 Operator::Reload if !peer.ip().to_canonical().is_loopback() => Some(Response::text(
                     "403 Forbidden",
@@ -83,7 +96,9 @@ impl Control {
     async fn metrics_text(self: Rc<Self>) -> Rc<str> {
         let reports = self.reports().await;
         let waits = self.waits.borrow();
-        metrics::render(&reports, self.figures(), &waits, self.reloads.get(), self.started).into()
+        let found = self.found.borrow();
+        let shown = self.noted.shown(&self.live().clients);
+        metrics::render(&reports, self.figures(), &waits, &found, self.reloads.get(), self.started, &shown).into()
     }
 
     /// The document of `/status.json`, which is made once in
@@ -113,7 +128,9 @@ impl Control {
         status::document(&self, &reports).into()
     }
 
-    fn repair(&self, shard: u32, repair: Repair, peer: SocketAddr) -> Response {
+    /// Sends a message about a shard to its data core, because an operator at `peer` wants it. `text` says what the
+    /// operator does.
+    fn tell_shard(&self, shard: u32, message: ToCore, text: &'static str, peer: SocketAddr) -> Response {
         let Some(core) = self.core_of(shard) else {
             let why = if self.running_shards().is_some() {
                 format!("there is no shard {shard} here")
@@ -122,14 +139,10 @@ impl Control {
             };
             return Response::json("404 Not Found", json!({"error": why}).to_string());
         };
-        if core.send(ToCore::Repair(shard, repair)).is_err() {
+        if core.send(message).is_err() {
             let why = "the mailbox of the shard's data core is full: try again";
             return Response::json("503 Service Unavailable", json!({"error": why}).to_string());
         }
-        let text = match repair {
-            Repair::Reconnect => "an operator makes it reconnect and resume",
-            Repair::Identify => "an operator makes it begin a new session",
-        };
         tracing::warn!(shard, %peer, "{text}");
         self.feed.borrow_mut().note(self.now(), Some(shard), text);
         Response::json("202 Accepted", json!({"shard": shard, "accepted": text}).to_string())

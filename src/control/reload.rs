@@ -1,14 +1,15 @@
-//! Reads the configuration again while the proxy runs: on SIGHUP and on POST `/admin/reload`.
+//! Reads the configuration again while the proxy runs: on SIGHUP, on POST `/admin/reload`, and when the file has changed.
 //!
 //! Promises: a wrong file changes nothing, and the log and the answer say why it is wrong. A changed key that does not
 //! need a restart takes effect for all shards. A changed key that needs a restart is named in the log and in the
 //! answer, at each reload until the restart.
 
-use super::Control;
+use super::{Control, file_watch::Stamp};
 use crate::{
-    config::{Config, Differences, token_from_environment},
+    config::{Config, ConfigError, Differences, token_from_environment},
     data_core::{ConfigChange, ToCore},
     log::Limits,
+    logging::Held,
 };
 use std::{path::PathBuf, rc::Rc, time::SystemTime};
 
@@ -21,6 +22,8 @@ pub struct Reloading {
     pub path: PathBuf,
     /// Applies another `log_level`.
     pub set_log_level: SetLogLevel,
+    /// The lines of the log that are held back because they repeat.
+    pub held_lines: Held,
 }
 
 /// Counts of reloads, for the metrics.
@@ -45,6 +48,15 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
+/// Why a changed configuration was refused.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("{}: {what}", path.display())]
+    LogLevel { path: PathBuf, what: String },
+}
+
 impl Control {
     /// The configuration in force. Keys that need a restart have their values of the start.
     pub(super) fn live(&self) -> Rc<Config> {
@@ -53,7 +65,7 @@ impl Control {
 
     /// Reads the file again and applies it. `by` names the cause, for the log. The error says what is wrong with the
     /// file.
-    pub(super) fn reload(&self, by: &str) -> Result<Reloaded, String> {
+    pub(super) fn reload(&self, by: &str) -> Result<Reloaded, ReloadError> {
         self.tell_reloading();
         let mut reloads = self.reloads.get();
         let result = self.try_reload();
@@ -82,19 +94,24 @@ impl Control {
         result
     }
 
-    fn try_reload(&self) -> Result<Reloaded, String> {
+    fn try_reload(&self) -> Result<Reloaded, ReloadError> {
+        // The stamp is taken before the file is read: a change while it is read makes it be read again.
+        self.file_watch.borrow_mut().was_read(Stamp::of(&self.reloading.path));
         let loaded = token_from_environment().and_then(|token| Config::load(&self.reloading.path, token));
-        let (new, warnings) = loaded.map_err(|error| error.to_string())?;
+        let (new, warnings) = loaded?;
         let old = self.live();
         let differences = old.differences(&new);
         if old.log_level != new.log_level {
             (self.reloading.set_log_level)(&new.log_level)
-                .map_err(|error| format!("{}: {error}", self.reloading.path.display()))?;
+                .map_err(|what| ReloadError::LogLevel { path: self.reloading.path.clone(), what })?;
         }
         let mut live = Config::clone(&old);
         live.adopt(&new);
         *self.live.borrow_mut() = Rc::new(live);
-        if !differences.live.is_empty() {
+        self.noted.keep(&new.clients);
+        // A core that was too busy for an earlier configuration is told the one in force now, also if nothing has
+        // changed since. Presences are not sent again without need, because Discord limits them.
+        if self.untold.take() || !differences.live.is_empty() {
             self.tell_cores(differences.live.iter().any(|key| matches!(*key, "activity" | "status")));
         }
         Ok(Reloaded { differences, warnings })
@@ -114,12 +131,14 @@ impl Control {
                 voice_grace: config.voice_grace(),
                 honor_client_intents: config.honor_client_intents,
                 denied: config.denied.clone(),
+                credentials: config.clients.clone(),
                 presences: presence.then(|| own.map(|shard| config.presence_for(shard)).collect()),
             };
             if core.send(ToCore::ConfigChanged(Box::new(change))).is_err() {
                 tracing::error!(
                     "the mailbox of data core {index} is full, so it did not get the new configuration: read it again later"
                 );
+                self.untold.set(true);
             }
         }
     }

@@ -1,8 +1,15 @@
 //! The REST call of the proxy: GET `/gateway/bot` (docs: Gateway, Get Gateway Bot). It runs on a thread of its own,
 //! because it waits for name lookups, handshakes and timeouts.
 
-use super::{hosts::Hosts, identify::SessionStartLimit};
-use crate::{config::MAX_SHARDS, protocol::token::bare, websocket::Endpoint};
+use super::{
+    hosts::{HostError, Hosts},
+    identify::SessionStartLimit,
+};
+use crate::{
+    config::MAX_SHARDS,
+    protocol::token::bare,
+    websocket::{Endpoint, EndpointError},
+};
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
 use ureq::{
@@ -63,6 +70,19 @@ impl RestError {
     fn temporary(what: impl ToString) -> Self {
         Self::Temporary { what: what.to_string(), retry_after: None }
     }
+}
+
+/// What is wrong with an answer whose status is 200.
+#[derive(Debug, thiserror::Error)]
+enum AnswerError {
+    #[error("not the expected answer: {0}")]
+    Unexpected(#[from] serde_json::Error),
+    #[error("not a sensible answer: `{key}` is {value}, expected {expected}")]
+    Value { key: &'static str, value: u64, expected: String },
+    #[error("not a sensible answer: {0}")]
+    Url(#[from] EndpointError),
+    #[error("not a sensible answer: {0}")]
+    Host(#[from] HostError),
 }
 
 #[derive(Deserialize)]
@@ -180,12 +200,10 @@ fn retry_after(header: Option<&str>, body: &str) -> Option<Duration> {
 
 /// Parses an answer. The error says why it can not be parsed or which value makes no sense; the next answer may be
 /// another one.
-fn parse(body: &str, hosts: &Hosts) -> Result<GatewayInfo, String> {
-    let body: Body = serde_json::from_str(body).map_err(|error| format!("not the expected answer: {error}"))?;
+fn parse(body: &str, hosts: &Hosts) -> Result<GatewayInfo, AnswerError> {
+    let body: Body = serde_json::from_str(body)?;
     let Limit { total, remaining, reset_after, max_concurrency } = body.session_start_limit;
-    let absurd = |key: &str, value: u64, expected: String| {
-        Err(format!("not a sensible answer: `{key}` is {value}, expected {expected}"))
-    };
+    let absurd = |key, value, expected| Err(AnswerError::Value { key, value, expected });
     if !(1..=MAX_SHARDS).contains(&u64::from(body.shards)) {
         return absurd("shards", body.shards.into(), format!("1 to {MAX_SHARDS}"));
     }
@@ -195,9 +213,7 @@ fn parse(body: &str, hosts: &Hosts) -> Result<GatewayInfo, String> {
     if Duration::from_millis(reset_after) > MAX_RESET_AFTER {
         return absurd("reset_after", reset_after, format!("{} ms at most", MAX_RESET_AFTER.as_millis()));
     }
-    Endpoint::parse(&body.url)
-        .and_then(|endpoint| hosts.allow(&endpoint))
-        .map_err(|error| format!("not a sensible answer: {error}"))?;
+    hosts.allow(&Endpoint::parse(&body.url)?)?;
     Ok(GatewayInfo {
         url: body.url,
         shards: body.shards,
@@ -215,7 +231,7 @@ mod tests {
     use super::*;
 
     fn parse(body: &str) -> Result<GatewayInfo, String> {
-        super::parse(body, &Hosts::default())
+        super::parse(body, &Hosts::default()).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -259,7 +275,7 @@ mod tests {
         let body = r#"{"url":"wss://gateway.discord.gg","shards":1,"session_start_limit":
             {"total":1000,"remaining":999,"reset_after":1,"max_concurrency":1}}"#;
         assert!(super::parse(body, &Hosts(vec!["discord.gg".into()])).is_ok());
-        let error = super::parse(body, &Hosts(vec!["example.com".into()])).unwrap_err();
+        let error = super::parse(body, &Hosts(vec!["example.com".into()])).unwrap_err().to_string();
         assert!(error.contains("gateway.discord.gg is not one of `gateway_hosts`"), "{error}");
     }
 

@@ -49,6 +49,10 @@ impl SavedGateway {
 }
 
 impl Control {
+    pub(super) fn state_dir(&self) -> Option<StateDir> {
+        self.config.state_dir.as_deref().map(|path| StateDir::new(path, self.config.token.bare()))
+    }
+
     /// The answer of `/gateway/bot` that the last process stored; `None`: there is no file, or it can not be used.
     pub(super) fn saved_gateway(&self) -> Option<SavedGateway> {
         SavedGateway::load(&self.state_dir()?).unwrap_or_else(|error| {

@@ -4,6 +4,7 @@ use super::{Control, Failure, IO_MEMORY, http::OriginPolicy};
 use crate::{
     config::Config,
     data_core::{self, CoreConfig, ToControl, ToCore},
+    downstream::budget::MemoryBudget,
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Postbox, core_mailbox},
@@ -33,9 +34,7 @@ impl Starter {
     pub fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
         let mut postboxes = Vec::new();
         for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
-            let failure = |error: &dyn std::fmt::Display| {
-                Failure(format!("can not start data core {index} on CPU {cpu}: {error}"))
-            };
+            let failure = |error: &dyn std::fmt::Display| Failure::DataCore { index, cpu, why: error.to_string() };
             let waker = Waker::new().map_err(|error| failure(&error))?;
             let (postbox, mailbox) = core_mailbox(waker.clone());
             let (control, epoch) = (self.control.clone(), self.epoch);
@@ -68,6 +67,7 @@ impl Control {
             log: Limits { bytes: config.resume_buffer, entries: config.backpressure },
             resume_window: config.resume_window,
             cache: config.cache,
+            prefetch_members: config.prefetch_members,
             honor_client_intents: config.honor_client_intents,
             denied: config.denied.clone(),
             voice_grace: config.voice_grace(),
@@ -75,6 +75,7 @@ impl Control {
             state_dir: config.state_dir.clone(),
             forward_opcodes: config.forward_opcodes.clone(),
             memory: self.memory.clone(),
+            credentials: config.clients.clone(),
         }
     }
 }
@@ -87,9 +88,10 @@ pub(super) fn origin_policy(config: &Config) -> OriginPolicy {
     OriginPolicy { origins: config.allowed_origins.clone(), hosts }
 }
 
-/// Bytes that the connections of all clients may take: `client_memory`, or by default a part of the memory that the
-/// process may use.
-pub(super) fn client_memory(config: &Config) -> usize {
-    let bytes = config.client_memory.unwrap_or_else(|| preflight::default_client_memory(preflight::memory()));
-    usize::try_from(bytes).unwrap_or(usize::MAX)
+/// The memory budget of clients: `client_memory`, or by default a part of the memory that the process may use, and
+/// `client_memory_per_address`.
+pub(super) fn memory_budget(config: &Config) -> MemoryBudget {
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let all = config.client_memory.unwrap_or_else(|| preflight::default_client_memory(preflight::memory()));
+    MemoryBudget::new(bytes(all), config.client_memory_per_address.map(bytes))
 }

@@ -6,6 +6,7 @@
 use super::{
     Control, RestFailure,
     feed::{FeedEntry, FeedEvent},
+    watchdog::{self, Found},
 };
 use crate::{
     data_core::{CoreReport, figures::thread_cpu_time},
@@ -209,8 +210,11 @@ struct Row {
     unavailable_guilds: usize,
     clients: usize,
     lag: u64,
+    lag_s: f64,
     events: u64,
     reconnects: u64,
+    /// What the watchdog finds wrong.
+    sick: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -258,8 +262,10 @@ struct Client {
     compression: &'static str,
     connected_s: f64,
     lag: u64,
+    lag_s: f64,
     sequence: u64,
     waiting_bytes: usize,
+    kernel_bytes: Option<usize>,
 }
 
 /// The time between two moments, in seconds, rounded down to milliseconds.
@@ -280,6 +286,7 @@ fn losses(report: &Report) -> u64 {
 pub(super) fn document(control: &Control, reports: &CoreReports) -> String {
     let at = reports.at;
     let figures = control.figures();
+    let found = control.found.borrow();
     let placed = control.starter.placement.data(reports.shards.len());
     let count_of_cores = reports.cores.len().max(1);
     let rest_error = control.rest_failure.borrow().as_ref().map(|RestFailure { what, again_at }| RestError {
@@ -332,7 +339,7 @@ pub(super) fn document(control: &Control, reports: &CoreReports) -> String {
             .collect(),
         rest_error,
         feed: feed(control),
-        shards: reports.shards.iter().map(|report| row(report, at, count_of_cores)).collect(),
+        shards: reports.shards.iter().map(|report| row(report, at, count_of_cores, &found)).collect(),
     };
     serde_json::to_string(&document).expect("numbers and texts can be written as JSON")
 }
@@ -434,7 +441,7 @@ fn feed(control: &Control) -> Vec<Happened> {
         .collect()
 }
 
-fn row(report: &Report, at: Time, count_of_cores: usize) -> Row {
+fn row(report: &Report, at: Time, count_of_cores: usize, found: &Found) -> Row {
     Row {
         id: report.shard,
         core: report.shard as usize % count_of_cores,
@@ -445,8 +452,10 @@ fn row(report: &Report, at: Time, count_of_cores: usize) -> Row {
         unavailable_guilds: report.cache.unavailable_guilds,
         clients: report.clients,
         lag: report.traffic.lag,
+        lag_s: report.traffic.lag_time.as_millis() as f64 / 1000.0,
         events: report.events.iter().sum(),
         reconnects: losses(report),
+        sick: found.of(report.shard).map(watchdog::describe),
     }
 }
 
@@ -461,8 +470,10 @@ pub(super) fn details(report: &Report, now: Time) -> String {
         compression: client.kind.compression,
         connected_s: seconds_between(client.since, now),
         lag: client.lag,
+        lag_s: client.lag_time.as_millis() as f64 / 1000.0,
         sequence: client.sequence,
         waiting_bytes: client.waiting,
+        kernel_bytes: client.kernel,
     };
     let details = Details {
         id: report.shard,

@@ -51,5 +51,5 @@ pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Fai
         .name(name.into())
         .spawn(body)
         .map(drop)
-        .map_err(|error| Failure(format!("can not start thread {name}: {error}")))
+        .map_err(|source| Failure::Thread { name: name.to_owned(), source })
 }

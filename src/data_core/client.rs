@@ -9,10 +9,14 @@
 //! Pure: a [`Client`] holds bytes and times. The core owns the socket, and the shard owns the session.
 
 use crate::{
-    downstream::{budget::Charge, outbox::Outbox},
+    downstream::{budget::Charge, outbox::Outbox, visitor::Visitor},
     io::sockets::SocketId,
-    protocol::{ConnectionId, Encoding, SessionKey, Time, close, command::MAX_COMMAND, etf},
-    shard::Close,
+    protocol::{
+        ConnectionId, Encoding, SessionKey, Time,
+        close::{self, Close},
+        command::MAX_COMMAND,
+        etf,
+    },
     websocket::{FrameDecoder, Message, Violation},
 };
 use std::{borrow::Cow, time::Duration};
@@ -72,8 +76,8 @@ pub struct Client<S> {
     pub socket: SocketId,
     /// The key of the client's session on the shard; `None`: the client was refused, or its session is over.
     pub session: Option<SessionKey>,
-    /// The API version in the client's URL.
-    pub version: u8,
+    /// What the door knows of the client.
+    pub visitor: Visitor,
     /// When the shard took the client over.
     pub since: Time,
     /// Bytes from the client that are not handled yet.
@@ -103,18 +107,29 @@ pub struct Client<S> {
     pub awake: bool,
     /// Whether the client is in one of the two queues of clients that are served next.
     pub queued: bool,
+    /// When the oldest event came from Discord that is in the outbox and was not given to the socket; `None`: there is no
+    /// such event, or it came while the client's socket was full.
+    pub oldest_waiting: Option<Time>,
+    /// The same for the send that was started last.
+    pub oldest_sent: Option<Time>,
     /// Until this time the client is a newcomer and is served as a bulk client; `None`: it is not a newcomer.
     pub newcomer_until: Option<Time>,
 }
 
 impl<S> Client<S> {
     /// Makes a client in the stage [`Stage::Open`].
-    pub fn new(connection: ConnectionId, socket: SocketId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
+    pub fn new(
+        connection: ConnectionId,
+        socket: SocketId,
+        visitor: Visitor,
+        inbound: FrameDecoder,
+        outbox: Outbox,
+    ) -> Self {
         Self {
             connection,
             socket,
             session: None,
-            version,
+            visitor,
             since: Time::ZERO,
             inbound,
             outbox,
@@ -129,6 +144,8 @@ impl<S> Client<S> {
             noted: false,
             awake: false,
             queued: false,
+            oldest_waiting: None,
+            oldest_sent: None,
             newcomer_until: None,
         }
     }
@@ -139,6 +156,9 @@ impl<S> Client<S> {
         self.outbox.returned(bytes, sent);
         self.broken |= result.is_err();
         self.blocked = !self.outbox.pending().is_empty() && !self.broken;
+        if self.blocked {
+            self.oldest_waiting = self.oldest_sent.take().or(self.oldest_waiting);
+        }
         match self.blocked {
             true if sent == 0 => drop(self.stalled_since.get_or_insert(now)),
             true => self.stalled_since = Some(now),

@@ -12,6 +12,7 @@
 use super::{
     Core, Owner, StatusChange, ToControl,
     client::Client,
+    frames::{self, Way},
     timers::Timer,
     upstream::{ConnectionLost, Upstream},
 };
@@ -20,6 +21,8 @@ use crate::{
         Io,
         sockets::{Event, Receiving, SocketId},
     },
+    logging::trace::Trace,
+    net::dial::Dialled,
     protocol::Time,
     shard::{
         Shard,
@@ -36,6 +39,8 @@ use std::{collections::VecDeque, time::Duration};
 const CLOSE_LIMIT: Duration = Duration::from_millis(500);
 /// The number of connections to Discord that can be closing at the same time. For one more, the oldest is dropped.
 const MAX_CLOSING: usize = 4;
+/// The most clients of a shard whose kernel buffers a report has. The call for a client takes some 200 ns.
+const MAX_SAMPLED: usize = 256;
 
 /// The connection to Discord.
 enum Link {
@@ -94,6 +99,12 @@ pub struct HostedShard<I: Io> {
     reported_status: Status,
     /// Counts of bytes and of closed connections.
     traffic: Traffic,
+    /// Bytes from Discord were received since the last turn.
+    has_received: bool,
+    /// When the bytes were received that this turn handles; `None`: there are none.
+    pub(super) received_at: Option<Time>,
+    /// The trace of the payloads between the proxy and Discord, while an operator wants it.
+    trace: Option<Box<Trace>>,
 }
 
 impl<I: Io> HostedShard<I> {
@@ -118,6 +129,9 @@ impl<I: Io> HostedShard<I> {
             fatal_logged: false,
             reported_status: Status::Disconnected,
             traffic: Traffic::default(),
+            has_received: false,
+            received_at: None,
+            trace: None,
         }
     }
 
@@ -162,6 +176,7 @@ impl<I: Io> HostedShard<I> {
             match event {
                 Event::Received(bytes) => {
                     self.traffic.received_bytes += bytes.len() as u64;
+                    self.has_received = true;
                     upstream.received(bytes);
                 }
                 Event::Ended(error) => {
@@ -203,6 +218,7 @@ impl<I: Io> HostedShard<I> {
     /// Does everything that there is to do for the shard. Returns whether clients are left to serve after the turns of
     /// the other shards.
     pub fn turn(&mut self, core: &mut Core<I>) -> bool {
+        self.received_at = std::mem::take(&mut self.has_received).then_some(core.now);
         self.shard.tick(core.now);
         while let Some(connection) = self.shard.poll_due(core.now) {
             self.queue_connection(connection);
@@ -238,20 +254,28 @@ impl<I: Io> HostedShard<I> {
         let lost = loop {
             match upstream.next() {
                 Ok(Some(payload)) => {
+                    if self.trace.is_some() {
+                        let id = self.shard.id().id;
+                        frames::show(&mut self.trace, core.now, id, Way::Received, payload);
+                    }
                     if let Err(malformed) = self.shard.upstream_payload(core.now, payload) {
                         let bytes = payload.len();
                         tracing::error!(shard = %self.shard.id(), bytes, "the shard received a malformed payload from Discord: {malformed}");
                     }
                 }
-                Ok(None) => break upstream.ended.take().map(|why| ConnectionLost { code: None, why }),
+                Ok(None) => break upstream.ended.take().map(ConnectionLost::ended),
                 Err(lost) => break Some(lost),
             }
         };
         upstream.shrink();
-        if let Some(ConnectionLost { code, why }) = lost {
+        if let Some(ConnectionLost { code, why, unreadable }) = lost {
             tracing::info!(shard = %self.shard.id(), code, "the shard lost its connection to Discord: {why}");
             self.close_upstream(core);
-            self.shard.upstream_closed(core.now, code);
+            if unreadable {
+                self.shard.upstream_unreadable(core.now);
+            } else {
+                self.shard.upstream_closed(core.now, code);
+            }
             self.log_fatal();
         }
     }
@@ -273,12 +297,16 @@ impl<I: Io> HostedShard<I> {
         }
     }
 
-    /// Reports the state of the shard and of its connections in numbers.
-    pub fn report(&mut self) -> Report {
+    /// Reports the state of the shard and of its connections in numbers. Asks the kernel about the buffers of at most
+    /// [`MAX_SAMPLED`] clients, which is a system call for each.
+    pub fn report(&mut self, core: &Core<I>) -> Report {
         let mut traffic = self.traffic.clone();
-        for (_, client) in &self.clients {
-            let Some(stats) = client.session.and_then(|key| self.shard.client_stats(key)) else { continue };
+        for (index, (_, client)) in self.clients.iter().enumerate() {
+            let stats = client.session.and_then(|key| self.shard.client_stats(core.now, key));
+            let Some(stats) = stats else { continue };
             traffic.add(ClientReport {
+                lag_time: stats.lag_time,
+                kernel: if index < MAX_SAMPLED { core.sockets.unsent(client.socket) } else { None },
                 kind: ClientKind::new(stats.library, client.outbox.encoding(), client.outbox.compression()),
                 since: client.since,
                 lag: stats.lag,
@@ -287,6 +315,11 @@ impl<I: Io> HostedShard<I> {
             });
         }
         Report { traffic, ..self.shard.report() }
+    }
+
+    /// Begins or ends the trace of the payloads between the proxy and Discord.
+    pub fn set_trace(&mut self, core: &Core<I>, on: bool) {
+        self.trace = on.then(|| Box::new(Trace::new(core.now, &core.config.token)));
     }
 
     /// Counts a client's connection that the proxy closes.
@@ -310,7 +343,10 @@ impl<I: Io> HostedShard<I> {
         }
         while let Some(action) = self.shard.poll_upstream(core.now) {
             match (action, &mut self.link) {
-                (Action::Send(payload), Link::Open(upstream)) => upstream.send(&payload),
+                (Action::Send(payload), Link::Open(upstream)) => {
+                    frames::show(&mut self.trace, core.now, self.shard.id().id, Way::Sent, &payload);
+                    upstream.send(&payload);
+                }
                 (Action::RequestPermit, _) => core.send(ToControl::WantPermit(self.shard.id().id)),
                 (Action::Close(code), Link::Open(upstream)) => {
                     upstream.close(Some(code));
@@ -341,12 +377,12 @@ impl<I: Io> HostedShard<I> {
 
     /// The control core has made the connection with the number `attempt`, or could not. The result of an older attempt
     /// is ignored.
-    pub fn dialled(&mut self, core: &mut Core<I>, attempt: u64, result: Result<super::Dialled<I::Socket>, String>) {
+    pub fn dialled(&mut self, core: &mut Core<I>, attempt: u64, result: Result<Dialled<I::Socket>, String>) {
         if attempt != self.attempt || !matches!(self.link, Link::Dialling) {
             return;
         }
         match result {
-            Ok(super::Dialled { socket, tls, inbound }) => {
+            Ok(Dialled { socket, tls, inbound }) => {
                 let socket = core.sockets.adopt(socket, self.upstream_owner());
                 core.sockets.receive(socket, Receiving::Many);
                 self.link = Link::Open(Box::new(Upstream::new(socket, tls, inbound, core.config.transport)));

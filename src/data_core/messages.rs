@@ -1,17 +1,21 @@
 //! The messages between a data core and the control core, and the configuration that a data core starts with.
 
+use super::figures::Added;
 use crate::{
     compression::Transport,
     downstream::{
         budget::MemoryBudget,
+        credential::Credentials,
         outbox::Outbox,
         session::{Claim, Options},
+        visitor::Visitor,
     },
     log::Limits,
-    net::tls::Tls,
+    net::dial::Dialled,
     protocol::{Time, denied::Denied},
     shard::report::Report,
     upstream::{loss::Reason, session::Status},
+    watchdog::{Finding, Pulse},
     websocket::FrameDecoder,
 };
 use serde_json::value::RawValue;
@@ -44,6 +48,8 @@ pub struct CoreConfig {
     pub resume_window: Duration,
     /// Which entities are cached.
     pub cache: crate::cache::Flags,
+    /// Whether the shards ask Discord for the members of guilds that the cache does not know.
+    pub prefetch_members: bool,
     /// Whether a client gets only the events of its intents.
     pub honor_client_intents: bool,
     /// Events that no client gets.
@@ -58,6 +64,8 @@ pub struct CoreConfig {
     pub forward_opcodes: Vec<u64>,
     /// The memory budget of the clients of all cores.
     pub memory: Arc<MemoryBudget>,
+    /// What clients without the bot's token may see and do.
+    pub credentials: Credentials,
 }
 
 /// A client's connection taken apart: plain data that is not bound to a thread, on its way between two cores.
@@ -92,19 +100,9 @@ pub struct NewClient<S = OwnedFd> {
     pub shard: u32,
     /// What the client has sent to the door.
     pub request: SessionRequest,
-    /// The API version in the client's URL. The door needs it when the connection comes back and the client identifies
-    /// again.
-    pub version: u8,
-}
-
-/// A connection to Discord after its upgrade.
-pub struct Dialled<S = OwnedFd> {
-    /// The socket.
-    pub socket: S,
-    /// The state of TLS; `None`: the URL was a `ws` one.
-    pub tls: Option<Box<Tls>>,
-    /// Bytes that were received after the response to the upgrade.
-    pub inbound: FrameDecoder,
+    /// What the door knows of the client. The door needs it again when the connection comes back and the client
+    /// identifies once more.
+    pub visitor: Visitor,
 }
 
 /// The parts of a changed configuration that concern the shards of a core.
@@ -119,11 +117,13 @@ pub struct ConfigChange {
     pub honor_client_intents: bool,
     /// Events that no client gets.
     pub denied: Denied,
+    /// What clients without the bot's token may see and do.
+    pub credentials: Credentials,
     /// The new presence of each shard, in the order of [`CoreConfig::shards`]; `None`: the presences are unchanged.
     pub presences: Option<Vec<Box<RawValue>>>,
 }
 
-/// How an operator wants a shard repaired.
+/// How a shard is repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Repair {
     /// With a new connection, on which the session is resumed.
@@ -164,8 +164,32 @@ pub struct CoreReport {
     pub compression_input: u64,
     /// Bytes that came out of the compression for clients.
     pub compression_output: u64,
+    /// The latency that the proxy adds to events.
+    pub added: Added,
     /// The reports of the core's shards.
     pub shards: Vec<Report>,
+}
+
+/// The end of a slot of the [watchdog](crate::watchdog).
+#[derive(Clone, Debug)]
+pub struct EndOfSlot {
+    /// Number of the slot that has ended. Slots have ended in order; numbers may be left out.
+    pub slot: u64,
+    /// The pulse of all shards in the slot before.
+    pub before: Pulse,
+}
+
+/// What a data core's shards showed in a slot of the watchdog.
+#[derive(Clone, Debug)]
+pub struct SlotReport {
+    /// Index of the data core.
+    pub core: usize,
+    /// Number of the slot.
+    pub slot: u64,
+    /// The pulse of the core's shards.
+    pub pulse: Pulse,
+    /// The sick shards of the core, by their ids.
+    pub sick: Vec<(u32, Finding)>,
 }
 
 /// Messages to a data core.
@@ -193,8 +217,12 @@ pub enum ToCore<S = OwnedFd> {
     Pulse,
     /// The operator has changed the configuration.
     ConfigChanged(Box<ConfigChange>),
-    /// An operator wants the shard with this id repaired.
-    Repair(u32, Repair),
+    /// The shard with this id has to be repaired, because an operator or the watchdog wants that.
+    Repair(u32, Repair, Reason),
+    /// Switches the trace of the frames of the shard with this id on or off.
+    Trace(u32, bool),
+    /// A slot of the watchdog has ended. The core answers with [`ToControl::SlotEnded`].
+    EndSlot(Box<EndOfSlot>),
     /// Stops the core: it leaves Discord and the clients so that both sessions can be resumed, and answers with
     /// [`ToControl::Stopped`].
     Stop,
@@ -218,11 +246,13 @@ pub enum ToControl<S = OwnedFd> {
         /// `ws://` or `wss://`, without a query.
         url: String,
     },
-    /// A client whose RESUME was refused or whose session is over, and its API version. The client may identify on the
-    /// same connection.
-    Return(Box<ConnectionParts<S>>, u8),
+    /// A client whose RESUME was refused or whose session is over, and what the door knew of it. The client may
+    /// identify on the same connection.
+    Return(Box<ConnectionParts<S>>, Visitor),
     /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
+    /// What the core's shards showed in a slot, in answer to [`ToCore::EndSlot`].
+    SlotEnded(Box<SlotReport>),
     /// The loop of the core with this index has turned, in answer to [`ToCore::Pulse`].
     Pulse(usize),
     /// The status of a shard's upstream session has changed.

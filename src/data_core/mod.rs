@@ -6,8 +6,8 @@
 //!
 //! A core is one loop ([`DataCore::turn`]), generic over the source of completions ([`Io`]). A turn waits, notes what
 //! has happened, gives every shard concerned its turn, and starts the operations that the shards want together with the
-//! next wait. That is one system call for each turn. There are no tasks, no locks and no system timers: the wait ends
-//! at the next deadline.
+//! next wait. That is one system call for each turn. There are no tasks and no system timers: the wait ends at the
+//! next deadline. The only lock is that of the memory budget, which arriving and leaving clients take for a moment.
 //!
 //! A panic within a shard's turn affects that shard only ([`HostedShard::recover`]).
 //!
@@ -21,8 +21,10 @@
 //! * system calls (`make bench`): 1.1, 0.9 and 0.5 an event at 1,000, 10,000 and 40,000 events/s, the sends of a turn
 //!   and the wait being one.
 
+mod admission;
 pub mod client;
 pub mod figures;
+mod frames;
 mod hosted;
 mod messages;
 mod serve;
@@ -30,11 +32,12 @@ mod state;
 mod time_slice;
 mod timers;
 mod upstream;
+mod watch;
 
 pub use client::{close_for, command_text};
 pub use messages::{
-    ConfigChange, ConnectionParts, CoreConfig, CoreReport, Dialled, NewClient, Repair, SessionRequest, StatusChange,
-    ToControl, ToCore,
+    ConfigChange, ConnectionParts, CoreConfig, CoreReport, EndOfSlot, NewClient, Repair, SessionRequest, SlotReport,
+    StatusChange, ToControl, ToCore,
 };
 pub use state::{NoStates, StateFiles, States};
 
@@ -47,7 +50,7 @@ use crate::{
     upstream::session::Identity,
 };
 use crossbeam_channel::Receiver;
-use figures::Figures;
+use figures::{Added, Figures};
 use hashbrown::HashMap;
 use hosted::HostedShard;
 use std::{
@@ -58,6 +61,7 @@ use std::{
     time::{Duration, Instant},
 };
 use timers::Timers;
+use watch::Watch;
 
 /// Longest time that a stopping core waits for its connections to be closed in order.
 const STOP_LIMIT: Duration = Duration::from_secs(8);
@@ -88,6 +92,7 @@ pub struct Core<I: Io> {
     /// Number of clients that have arrived so far.
     clients: u64,
     figures: Figures,
+    added: Added,
 }
 
 impl<I: Io> Core<I> {
@@ -133,6 +138,7 @@ pub struct DataCore<I: Io> {
     mail: bool,
     /// When a stopping core stops waiting for connections to be closed.
     stop_at: Option<Time>,
+    watch: Watch,
 }
 
 impl<I: Io> DataCore<I> {
@@ -156,6 +162,7 @@ impl<I: Io> DataCore<I> {
             stopping: false,
             clients: 0,
             figures: Figures::default(),
+            added: Added::default(),
         };
         let mut this = Self {
             core,
@@ -167,6 +174,7 @@ impl<I: Io> DataCore<I> {
             next_deadline: now,
             mail: true,
             stop_at: None,
+            watch: Watch::default(),
         };
         for (index, id) in this.core.config.shards.clone().into_iter().enumerate() {
             let shard = match this.restore_shard(index) {
@@ -261,7 +269,9 @@ impl<I: Io> DataCore<I> {
         };
         let Self { core, shards, runnable, .. } = self;
         let now = core.now;
-        core.figures.turn(now, core.sockets.now());
+        let end = core.sockets.now();
+        core.figures.turn(now, end);
+        core.added.end_turn(now, end);
         let woken = core.sockets.wait(wait, |id, owner, event| {
             let hosted = &mut shards[owner.shard as usize];
             hosted.note(now, id, owner, event);
@@ -327,17 +337,23 @@ impl<I: Io> DataCore<I> {
             }
             ToCore::Pulse => self.core.send(ToControl::Pulse(self.core.config.index)),
             ToCore::ConfigChanged(change) => self.change_config(&change),
-            ToCore::Repair(shard, repair) => self.call(shard, |hosted, core| match repair {
-                Repair::Reconnect => hosted.shard.reconnect_by_hand(core.now),
-                Repair::Identify => hosted.shard.identify_by_hand(core.now),
+            ToCore::Repair(shard, repair, reason) => self.call(shard, |hosted, core| match repair {
+                Repair::Reconnect => hosted.shard.reconnect(core.now, reason),
+                Repair::Identify => hosted.shard.identify_anew(core.now, reason),
             }),
+            ToCore::Trace(shard, on) => self.call(shard, |hosted, core| hosted.set_trace(core, on)),
+            ToCore::EndSlot(end) => {
+                let report = self.watch.end_slot(self.core.config.index, &end, &self.shards);
+                self.core.send(ToControl::SlotEnded(Box::new(report)));
+            }
             ToCore::Stop => self.stop(),
         }
     }
 
     fn report(&mut self) -> CoreReport {
-        let shards =
-            (0..self.shards.len()).filter_map(|index| self.catch_panic(index, |hosted, _| hosted.report())).collect();
+        let shards = (0..self.shards.len())
+            .filter_map(|index| self.catch_panic(index, |hosted, core| hosted.report(core)))
+            .collect();
         let (compression_input, compression_output) = count::total();
         let core = &mut self.core;
         CoreReport {
@@ -348,6 +364,7 @@ impl<I: Io> DataCore<I> {
             enters: core.sockets.enters(),
             compression_input,
             compression_output,
+            added: core.added.clone(),
             shards,
         }
     }
@@ -360,6 +377,7 @@ impl<I: Io> DataCore<I> {
         config.voice_grace = change.voice_grace;
         config.honor_client_intents = change.honor_client_intents;
         config.denied = change.denied.clone();
+        config.credentials = change.credentials.clone();
         if let Some(presences) = &change.presences {
             config.presences.clone_from(presences);
         }
@@ -367,8 +385,9 @@ impl<I: Io> DataCore<I> {
             let ShardSetup { settings, identity, .. } = ShardSetup::new(&self.core.config, index);
             let presence = change.presences.as_ref().and_then(|presences| presences.get(index));
             let presence = presence.map(|presence| (identity.identify, payload::presence_update(presence)));
-            self.catch_panic(index, |hosted, _| {
+            self.catch_panic(index, |hosted, core| {
                 hosted.shard.change_settings(tally::SettingsChange { settings: Settings::clone(&settings), presence });
+                hosted.shard.set_credentials(core.now, &core.config.credentials);
             });
             self.enqueue(index);
         }
@@ -466,6 +485,7 @@ impl ShardSetup {
             log: config.log,
             resume_window: config.resume_window,
             cache: config.cache,
+            prefetch_members: config.prefetch_members,
             honor_client_intents: config.honor_client_intents,
             voice_grace: config.voice_grace,
             voice_rejoin: config.voice_rejoin,
@@ -499,8 +519,8 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
             // Before the configuration has come, no shard can have asked for a permit or a connection, and no client
             // can have been admitted.
             Ok(ToCore::Permit(_) | ToCore::GatewayUrl(_) | ToCore::Client(_) | ToCore::Dialled { .. }) => {}
-            // `CoreConfig` has the changed values already, and there is no shard to repair yet.
-            Ok(ToCore::ConfigChanged(_) | ToCore::Repair(..)) => {}
+            // `CoreConfig` has the changed values already, and there is no shard yet.
+            Ok(ToCore::ConfigChanged(_) | ToCore::Repair(..) | ToCore::Trace(..) | ToCore::EndSlot(_)) => {}
             // The control core asks only cores that it has sent their configuration.
             Ok(ToCore::Pulse) => {}
             Err(_) => return,

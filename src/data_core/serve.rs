@@ -11,13 +11,21 @@ use super::{
     timers::Timer,
 };
 use crate::{
-    downstream::session::Claim,
+    downstream::{
+        budget::Refusal,
+        session::{Claim, Options, SessionId},
+        visitor::Visitor,
+    },
     io::{
         Io,
         sockets::{Receiving, SocketId},
     },
-    protocol::{ConnectionId, SessionKey, close, payload},
-    shard::{Close, Progress, report::CloseReason},
+    protocol::{
+        ConnectionId, SessionKey,
+        close::{self, Close},
+        payload,
+    },
+    shard::{Progress, report::CloseReason},
 };
 use std::time::Duration;
 
@@ -36,9 +44,6 @@ pub(super) const SERVE_COST: usize = 4 << 10;
 /// are full: two seconds of a load that keeps a core busy fill them.
 pub(super) const NEWCOMER: Duration = Duration::from_secs(2);
 
-/// The close frame for a client when its shard has no room for more clients.
-const FULL: Close = (close::RATE_LIMITED, "too many clients on this shard");
-
 /// Why the connection of a client ends.
 enum End {
     /// The client has sent a close frame with this code.
@@ -51,39 +56,37 @@ impl<I: Io> HostedShard<I> {
     /// Takes over a client that the door has identified or that wants to resume. A RESUME that can not be served is
     /// answered with Invalid Session, and the connection goes back to the door.
     pub fn admit(&mut self, core: &mut Core<I>, new_client: NewClient<I::Socket>) {
-        let NewClient { parts, request, version, .. } = new_client;
+        let NewClient { parts, request, mut visitor, .. } = new_client;
         let ConnectionParts { socket, inbound, mut outbox } = parts;
         core.clients += 1;
         // The lower half of the id is the client's key in `clients`, so [`HostedShard::queue_connection`] finds the
         // client.
         let connection = ConnectionId(core.clients << 32 | self.clients.vacant_key() as u64);
-        let charge = core.config.memory.admit(outbox.memory());
-        let session = match request {
-            // The client left the door just before the core began to stop. Serving it would only delay the end of the
-            // core.
-            _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
-            // The session that the client wanted to resume stays, so the client can resume it later.
-            _ if charge.is_none() => Err((close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up")),
-            SessionRequest::Resume { claim, sequence } if !self.has_room_for(&claim, sequence) => Err(FULL),
-            SessionRequest::Identify(_) if !self.shard.has_room_for(None) => Err(FULL),
-            SessionRequest::Identify(options) => self.shard.identify(core.now, connection, options),
-            SessionRequest::Resume { claim, sequence } => match self.resume(core, connection, &claim, sequence) {
-                Some(session) => Ok(session),
-                None => {
-                    outbox.message(&[payload::INVALID_SESSION]);
-                    core.send(ToControl::Return(Box::new(ConnectionParts { socket, inbound, outbox }), version));
-                    return;
+        let charge = core.charge(&visitor, &outbox);
+        // A session that a refused client wanted to resume stays, so the client can resume it later.
+        let refusal = charge.as_ref().err().copied().or_else(|| self.refuses(core, &request, &mut visitor));
+        let session = match (refusal, request) {
+            (Some(close), _) => Err(close),
+            (None, SessionRequest::Identify(options)) => self.identify(core, connection, options, &visitor),
+            (None, SessionRequest::Resume { claim, sequence }) => {
+                match self.resume(core, connection, &claim, sequence, &visitor) {
+                    Some(session) => Ok(session),
+                    None => {
+                        outbox.message(&[payload::INVALID_SESSION]);
+                        core.send(ToControl::Return(Box::new(ConnectionParts { socket, inbound, outbox }), visitor));
+                        return;
+                    }
                 }
-            },
+            }
         };
         let entry = self.clients.vacant_entry();
         let key = entry.key();
         let socket = core.sockets.adopt(socket, Owner { shard: self.index, client: Some(key as u32) });
-        let mut client = Client::new(connection, socket, version, inbound, outbox);
+        let mut client = Client::new(connection, socket, visitor, inbound, outbox);
         client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
         client.since = core.now;
-        client.charge = charge;
+        client.charge = charge.ok();
         // The door may have received more messages than the IDENTIFY or RESUME.
         client.noted = true;
         client.awake = true;
@@ -96,17 +99,42 @@ impl<I: Io> HostedShard<I> {
                 client.outbox.start_compressing(self.shard.compresses_payloads(session));
                 self.queue(key);
             }
-            Err((code, reason)) => self.close_client(core, key, Some(code), reason),
+            Err(close) => {
+                self.count_close(match close {
+                    _ if core.stopping => CloseReason::Restarting,
+                    (close::RATE_LIMITED, _) => CloseReason::NoRoom,
+                    _ => CloseReason::of(close),
+                });
+                self.close_client(core, key, Some(close.0), close.1);
+            }
         }
     }
 
-    /// Says whether the shard has room for a client that resumes the claimed session.
-    fn has_room_for(&self, claim: &Claim, sequence: u64) -> bool {
-        self.shard.has_room_for(self.shard.claimed(claim, sequence).as_ref())
+    fn identify(
+        &mut self,
+        core: &Core<I>,
+        connection: ConnectionId,
+        options: Options,
+        visitor: &Visitor,
+    ) -> Result<SessionKey, Close> {
+        let session = self.shard.identify(core.now, connection, options)?;
+        if let Some(credential) = &visitor.credential {
+            self.shard.bind(session, credential.clone());
+        }
+        Ok(session)
     }
 
-    fn resume(&mut self, core: &Core<I>, connection: ConnectionId, claim: &Claim, sequence: u64) -> Option<SessionKey> {
-        let id = self.shard.claimed(claim, sequence);
+    fn resume(
+        &mut self,
+        core: &Core<I>,
+        connection: ConnectionId,
+        claim: &Claim,
+        sequence: u64,
+        visitor: &Visitor,
+    ) -> Option<SessionKey> {
+        // A session belongs to the secret that it was begun with. A client with another secret can not resume it.
+        let is_own = |id: &SessionId| self.shard.belongs_to(id, visitor.credential.as_deref());
+        let id = self.shard.claimed(claim, sequence).filter(is_own);
         let session = id.and_then(|id| self.shard.resume(core.now, connection, &id, sequence));
         match session {
             Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
@@ -249,6 +277,9 @@ impl<I: Io> HostedShard<I> {
         let progress = self.shard.produce(core.now, session, client.connection, &mut client.outbox);
         self.serving = None;
         let mut made = client.outbox.len().saturating_sub(before);
+        if made > 0 && matches!(progress, Progress::Idle | Progress::More) && client.oldest_waiting.is_none() {
+            client.oldest_waiting = self.received_at;
+        }
         if let Progress::Snapshot { bytes } = progress {
             made = made.max(bytes);
         }
@@ -287,9 +318,13 @@ impl<I: Io> HostedShard<I> {
         }
         if client.blocked {
             if client.stage == Stage::Open
-                && client.charge.as_ref().is_some_and(|charge| charge.must_go(client.outbox.len()))
+                && let Some(why) = client.charge.as_ref().and_then(|charge| charge.must_go(client.outbox.len()))
             {
-                tracing::info!(shard = %self.shard.id(), "client dropped: its socket is full, and all clients together exceed `client_memory`");
+                let exceeded = match why {
+                    Refusal::Process => "all clients together exceed `client_memory`",
+                    Refusal::Source => "the clients of its address together exceed `client_memory_per_address`",
+                };
+                tracing::info!(shard = %self.shard.id(), "client dropped: its socket is full, and {exceeded}");
                 return self.drop_client(core, key);
             }
             core.sockets.poll_writable(client.socket);
@@ -300,6 +335,10 @@ impl<I: Io> HostedShard<I> {
         }
         if let Some((bytes, from)) = client.outbox.take() {
             core.sockets.send(client.socket, bytes, from);
+            client.oldest_sent = client.oldest_waiting.take();
+            if let Some(came) = client.oldest_sent {
+                core.added.send(core.now, came);
+            }
         }
         // The core has to know when this send ends if more bytes follow it, if the proxy receives from the client again
         // then, if the client becomes awake then, or if the connection ends with it.
@@ -343,6 +382,10 @@ impl<I: Io> HostedShard<I> {
     /// Closes the connection of a client in order: the close frame is sent, the proxy ends its side of the stream, then
     /// the client ends its own. [`LINGER`] limits the time for that.
     fn close_client(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
+        // Without a reason the close frame answers the client's own.
+        if !reason.is_empty() {
+            tracing::debug!(shard = %self.shard.id(), code, reason, "the proxy closes the connection of a client");
+        }
         let client = &mut self.clients[key];
         client.outbox.close(code, reason);
         client.stage = Stage::Flushing { until: core.now + LINGER };
@@ -370,7 +413,7 @@ impl<I: Io> HostedShard<I> {
         self.remove_from_lists(key);
         let client = self.clients.remove(key);
         let parts = ConnectionParts { socket, inbound: client.inbound, outbox: client.outbox };
-        core.send(ToControl::Return(Box::new(parts), client.version));
+        core.send(ToControl::Return(Box::new(parts), client.visitor));
     }
 
     /// Removes a client from the list of awake clients, the queues, and the list of noted clients.

@@ -6,7 +6,10 @@
 //! No file contains a token.
 
 use super::CoreConfig;
-use crate::{shard::Shard, state_dir::StateDir};
+use crate::{
+    shard::Shard,
+    state_dir::{StateDir, Unusable},
+};
 use std::{
     io::{self, BufReader, Read, Seek, Write},
     path::PathBuf,
@@ -118,12 +121,11 @@ fn load(
     let Some(mut sealed) = opened? else { return Ok(None) };
     let expected = head(config, shard);
     let mut first = vec![0; expected.len().min(MAX_HEAD)];
-    let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
-    sealed.file.read_exact(&mut first).map_err(|_| wrong("it is cut off"))?;
+    sealed.file.read_exact(&mut first).map_err(|_| Unusable::CutOff)?;
     if first != expected.as_bytes() {
-        return Err(wrong("it is of another version, bot or configuration"));
+        return Err(Unusable::OtherHead.into());
     }
-    let length = sealed.verify()?.checked_sub(first.len() as u64).ok_or_else(|| wrong("it is cut off"))?;
+    let length = sealed.verify()?.checked_sub(first.len() as u64).ok_or(Unusable::CutOff)?;
     sealed.file.seek(io::SeekFrom::Start(first.len() as u64))?;
     let mut stream = zstd::Decoder::new(BufReader::new(sealed.file.take(length)))?;
     make(&mut stream).map(Some)

@@ -36,11 +36,18 @@ pub struct ConnectionLost {
     pub code: Option<u16>,
     /// The reason as text, for the log line.
     pub why: String,
+    /// Discord's bytes violate a protocol or can not be decompressed.
+    pub unreadable: bool,
 }
 
 impl ConnectionLost {
-    fn new(why: impl Into<String>) -> Self {
-        Self { code: None, why: why.into() }
+    /// The stream has ended for this reason.
+    pub fn ended(why: String) -> Self {
+        Self { code: None, why, unreadable: false }
+    }
+
+    fn unreadable(why: impl Into<String>) -> Self {
+        Self { code: None, why: why.into(), unreadable: true }
     }
 }
 
@@ -125,7 +132,7 @@ impl Upstream {
                 // Discord may send text messages on a connection that asked for compression.
                 Ok(Some(Message::Text(_))) if !self.payload.is_empty() => {
                     self.close(Some(close::UNKNOWN_ERROR));
-                    return Err(ConnectionLost::new("a text message in the middle of a compressed payload"));
+                    return Err(ConnectionLost::unreadable("a text message in the middle of a compressed payload"));
                 }
                 Ok(Some(Message::Text(text))) => {
                     self.payload.extend_from_slice(text);
@@ -145,11 +152,11 @@ impl Upstream {
                     let code = close.map(|(code, _)| code);
                     let why = close.map_or_else(|| "closed".into(), |(_, reason)| format!("closed: {reason:?}"));
                     self.close(code);
-                    return Err(ConnectionLost { code, why });
+                    return Err(ConnectionLost { code, why, unreadable: false });
                 }
                 Err(violation) => {
                     self.close(Some(violation.close_code()));
-                    return Err(ConnectionLost::new(format!("WebSocket violation: {violation}")));
+                    return Err(ConnectionLost::unreadable(format!("WebSocket violation: {violation}")));
                 }
             };
             match complete {
@@ -160,7 +167,7 @@ impl Upstream {
                 }
                 Err(error @ (InflateError::Corrupt(_) | InflateError::TooLarge)) => {
                     self.close(Some(close::UNKNOWN_ERROR));
-                    return Err(ConnectionLost::new(error.to_string()));
+                    return Err(ConnectionLost::unreadable(error.to_string()));
                 }
             }
         }

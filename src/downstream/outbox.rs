@@ -271,7 +271,8 @@ impl Outbox {
         }
     }
 
-    /// Says whether all bytes were sent, including those that were taken.
+    /// Says whether all bytes of finished messages were sent, including those that were taken. A payload that is still
+    /// being written in pieces, and messages that wait for its end, do not count.
     pub fn is_empty(&self) -> bool {
         self.wire.is_empty()
     }

@@ -44,6 +44,15 @@ impl std::fmt::Debug for SessionId {
     }
 }
 
+/// The path between the proxy's URL and the id of the session in a resume URL.
+pub const RESUME_PATH: &str = "/r/";
+
+/// The session that the path of a resume URL names, if any.
+pub fn session_in(path: &str) -> Option<SessionId> {
+    let (_, id) = path.rsplit_once(RESUME_PATH)?;
+    SessionId::parse(id.trim_end_matches('/'))
+}
+
 /// The session that a client names in its RESUME.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Claim {

@@ -129,6 +129,11 @@ pub trait Io {
         0
     }
 
+    /// Bytes that were sent on a socket and that its peer has not acknowledged; `None`: not known.
+    fn unsent(&self, _socket: &Self::Socket) -> Option<usize> {
+        None
+    }
+
     /// Starts all operations that were asked for, waits, and appends the completions. Returns whether a
     /// [`wake::Waker`] woke the core since the last call.
     fn wait(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> bool;

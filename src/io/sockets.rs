@@ -143,6 +143,12 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         self.io.enters()
     }
 
+    /// Bytes of a connection that the kernel holds, see [`Io::unsent`].
+    pub fn unsent(&self, id: SocketId) -> Option<usize> {
+        let slot = self.slots.get(id.index as usize).filter(|slot| slot.generation == id.generation)?;
+        self.io.unsent(slot.socket.as_ref()?)
+    }
+
     /// Number of connections that are not closed yet, including those that close when their operations have ended.
     pub fn open(&self) -> usize {
         self.open

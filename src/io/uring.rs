@@ -229,6 +229,14 @@ impl Io for Uring {
         self.enters
     }
 
+    fn unsent(&self, socket: &OwnedFd) -> Option<usize> {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: the descriptor is open as long as `socket` lives, and TIOCOUTQ writes one int to the valid address
+        // that it is given.
+        let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        usize::try_from(bytes).ok().filter(|_| result == 0)
+    }
+
     fn receive(&mut self, token: Token, socket: &OwnedFd) {
         let receive = opcode::Recv::new(types::Fd(socket.as_raw_fd()), std::ptr::null_mut(), buffers::SIZE as u32)
             .buf_group(buffers::GROUP)
@@ -302,6 +310,7 @@ mod tests {
     use super::*;
     use std::{
         io::{Read, Write},
+        net::{TcpListener, TcpStream},
         os::unix::net::UnixStream,
         thread,
         time::Duration,
@@ -421,6 +430,24 @@ mod tests {
             let Outcome::Received { result: Err(error), more: false } = completion.outcome else { panic!() };
             assert_eq!(error.raw_os_error(), Some(libc::ECANCELED));
         }
+    }
+
+    #[test]
+    fn the_kernel_says_how_many_bytes_the_peer_has_not_acknowledged() {
+        let (uring, _) = uring();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _far = listener.accept().unwrap();
+        assert_eq!(uring.unsent(&near.try_clone().unwrap().into()), Some(0));
+        // The peer reads nothing, so its buffer and then that of this side get full.
+        near.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        while let Ok(n) = near.write(&[1; 1 << 16]) {
+            written += n;
+        }
+        let waiting = uring.unsent(&near.into()).expect("a number");
+        assert!((1..=written).contains(&waiting), "{waiting} of {written}");
+        assert_eq!(uring.unsent(&std::fs::File::open("/dev/null").unwrap().into()), None, "it is no socket");
     }
 
     #[test]

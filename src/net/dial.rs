@@ -4,17 +4,14 @@
 //! Promises: bytes that follow the response to the upgrade are kept. Never sends a Gateway payload.
 
 use super::{tls::Tls, within};
-use crate::{
-    data_core::Dialled,
-    websocket::{Endpoint, FrameDecoder, Role, client_request, parse_response},
-};
+use crate::websocket::{Endpoint, FrameDecoder, HandshakeError, Role, client_request, parse_response};
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
 use rustls::ClientConfig;
 use std::{
     io,
     net::{SocketAddr, ToSocketAddrs},
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
 };
@@ -28,15 +25,61 @@ const MAX_RESPONSE: usize = 16 << 10;
 /// Bytes of TLS records that one read takes at most.
 const WIRE_CHUNK: usize = 32 << 10;
 
+/// A connection to Discord after its upgrade.
+pub struct Dialled<S = OwnedFd> {
+    /// The socket.
+    pub socket: S,
+    /// The state of TLS; `None`: the URL was a `ws` one.
+    pub tls: Option<Box<Tls>>,
+    /// Bytes that were received after the response to the upgrade.
+    pub inbound: FrameDecoder,
+}
+
+/// Why a connection to Discord could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The name of the host has no address.
+    #[error("the host name has no address")]
+    NoAddress,
+    /// The last address that was tried does not answer.
+    #[error("{0} does not answer")]
+    Silent(SocketAddr),
+    /// The name lookup, the socket or TLS has failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The response does not accept the upgrade.
+    #[error(transparent)]
+    Upgrade(#[from] HandshakeError),
+    /// The head of the response is longer than [`MAX_RESPONSE`].
+    #[error("the response to the upgrade is too long")]
+    ResponseTooLong,
+    /// The peer has ended the stream within the response.
+    #[error("the connection ended before the upgrade was complete")]
+    Ended,
+}
+
+impl From<DialError> for io::Error {
+    fn from(error: DialError) -> Self {
+        let kind = match error {
+            DialError::Io(error) => return error,
+            DialError::NoAddress => io::ErrorKind::NotFound,
+            DialError::Silent(_) => io::ErrorKind::TimedOut,
+            DialError::Upgrade(_) | DialError::ResponseTooLong => io::ErrorKind::InvalidData,
+            DialError::Ended => io::ErrorKind::UnexpectedEof,
+        };
+        Self::new(kind, error)
+    }
+}
+
 /// Connects to the first of these addresses that answers within `limit`. Some networks drop all packets to some
 /// addresses, IPv6 ones for instance; such an address must not block the others.
-pub async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> io::Result<TcpStream> {
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+pub async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> Result<TcpStream, DialError> {
+    let mut failure = DialError::NoAddress;
     for address in addresses {
         match within(limit, TcpStream::connect(address)).await {
             Some(Ok(stream)) => return Ok(stream),
-            Some(Err(error)) => failure = error.into(),
-            None => failure = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer")),
+            Some(Err(error)) => failure = io::Error::from(error).into(),
+            None => failure = DialError::Silent(*address),
         }
     }
     Err(failure)
@@ -44,13 +87,13 @@ pub async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> io::Resul
 
 /// Opens a connection to `endpoint` with this query. Tries the addresses of the host in order. The name is looked up
 /// on the executor's helper thread, so nothing else on the executor waits. There is no time limit for the whole.
-pub async fn dial(endpoint: &Endpoint, query: &str, config: Arc<ClientConfig>) -> io::Result<Dialled> {
+pub async fn dial(endpoint: &Endpoint, query: &str, config: Arc<ClientConfig>) -> Result<Dialled, DialError> {
     let (host, port) = (endpoint.host.clone(), endpoint.port);
     let addresses: Vec<SocketAddr> = glommio::executor()
         .spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect))
         .await?;
     let stream = connect_any(&addresses, ADDRESS_LIMIT).await?;
-    stream.set_nodelay(true)?;
+    stream.set_nodelay(true).map_err(io::Error::from)?;
     let tls = if endpoint.tls { Some(Box::new(Tls::new(config, &endpoint.host)?)) } else { None };
     let (request, key) = client_request(&endpoint.authority(), &format!("{}?{query}", endpoint.path));
     let mut handshake =
@@ -73,12 +116,10 @@ struct Handshake {
 
 impl Handshake {
     /// Reads the response to the upgrade. The bytes after it stay in the decoder.
-    async fn finish(mut self, key: &str) -> io::Result<Dialled> {
+    async fn finish(mut self, key: &str) -> Result<Dialled, DialError> {
         loop {
             self.write().await?;
-            let parsed = parse_response(self.inbound.unconsumed(), key)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-            if let Some(size) = parsed {
+            if let Some(size) = parse_response(self.inbound.unconsumed(), key)? {
                 self.inbound.consume(size);
                 // SAFETY: the stream keeps the descriptor open until the end of this function, which drops the
                 // stream. The stream reads only when asked, so the kernel has every byte that is not in the decoder.
@@ -86,10 +127,10 @@ impl Handshake {
                 return Ok(Dialled { socket, tls: self.tls, inbound: self.inbound });
             }
             if self.inbound.pending() > MAX_RESPONSE {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the response to the upgrade is too long"));
+                return Err(DialError::ResponseTooLong);
             }
             if !self.read().await? {
-                return Err(io::ErrorKind::UnexpectedEof.into());
+                return Err(DialError::Ended);
             }
         }
     }

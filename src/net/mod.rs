@@ -1,9 +1,8 @@
 //! Sockets, threads and TLS on glommio executors: the I/O that drives the pure parts on the control core.
 //!
-//! Owns the ways in which bytes and messages move: [`mailbox`] between threads, [`client`] for connections of
-//! clients, [`dial`] for new connections to Discord. Knows WebSocket frames. Never knows a session or a shard.
+//! Owns the ways in which bytes and messages move: [`mailbox`] between threads, [`dial`] for new
+//! connections to Discord. Knows WebSocket frames. Never knows a session or a shard.
 
-pub mod client;
 pub mod dial;
 pub mod mailbox;
 pub mod mask;

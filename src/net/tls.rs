@@ -8,23 +8,33 @@ use std::{
     sync::Arc,
 };
 
+/// Why TLS can not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// No root certificate could be loaded. The text has the errors of the files that were tried.
+    #[error("no TLS root certificates found ({0}): install the ca-certificates package or set SSL_CERT_FILE")]
+    NoRoots(String),
+    /// The cryptography library does not support the protocol versions.
+    #[error(transparent)]
+    Versions(#[from] rustls::Error),
+}
+
 /// The configuration for connections to Discord, with the root certificates of the system or of `SSL_CERT_FILE`.
-/// Loading these takes tens of milliseconds, so the caller should do it once. The error says which certificates could
-/// not be loaded.
-pub fn client_config() -> Result<Arc<ClientConfig>, String> {
+/// Loading these takes tens of milliseconds, so the caller should do it once. Certificates that can not be
+/// read or parsed are left out.
+///
+/// # Errors
+/// When no certificate is left. The error lists what could not be read.
+pub fn client_config() -> Result<Arc<ClientConfig>, TlsError> {
     let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(loaded.certs);
     if added == 0 {
         let errors: Vec<String> = loaded.errors.iter().map(ToString::to_string).collect();
-        return Err(format!(
-            "no TLS root certificates found ({}): install the ca-certificates package or set SSL_CERT_FILE",
-            errors.join("; ")
-        ));
+        return Err(TlsError::NoRoots(errors.join("; ")));
     }
     let config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
+        .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(Arc::new(config))

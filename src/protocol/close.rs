@@ -5,6 +5,9 @@
 
 use twilight_model::gateway::CloseCode;
 
+/// The close of a client's connection: code and reason.
+pub type Close = (u16, &'static str);
+
 /// The connection ends normally. A client that closes with this code gives its session up.
 pub const NORMAL: u16 = 1000;
 /// The endpoint is going away. A client that closes with this code gives its session up.

@@ -7,6 +7,9 @@
 use super::{ShardId, json::write_string};
 use serde_json::value::RawValue;
 
+/// Heartbeat interval in HELLO, in milliseconds, as Discord's. Some libraries drop a connection after 60 s of silence.
+pub const HEARTBEAT_INTERVAL: u64 = 41_250;
+
 /// HELLO for a client (docs: Gateway, Hello Event). `interval` is the heartbeat interval in milliseconds.
 pub fn hello(interval: u64) -> Vec<u8> {
     format!(r#"{{"t":null,"s":null,"op":10,"d":{{"heartbeat_interval":{interval},"_trace":["gateway-proxy"]}}}}"#)

@@ -1,10 +1,11 @@
 //! Handles the payloads of an identified client: heartbeats, commands for Discord, and invalid payloads.
 
-use super::{Close, SUPERSEDED, Shard, due::ACK_DELAY, requests};
+use super::{SUPERSEDED, Shard, due::ACK_DELAY, requests};
 use crate::{
     downstream::{outbox::Outbox, session::Phase},
     protocol::{
-        ConnectionId, SessionKey, Time, close,
+        ConnectionId, SessionKey, Time,
+        close::{self, Close},
         command::{Command, Forwarded, MAX_COMMAND, forward},
         opcode, payload,
     },
@@ -71,11 +72,14 @@ impl Shard {
         if matches!(session.phase, Phase::Invalid { .. }) && command.op != opcode::PRESENCE_UPDATE {
             return Ok(());
         }
+        if !self.permits(key, &command) {
+            return Ok(());
+        }
         let Some(mut payload) = self.checked(&command)? else { return Ok(()) };
         let mut room = 0;
         if command.op == opcode::REQUEST_GUILD_MEMBERS {
             let data = command.d.map_or("null", |data| data.get()).as_bytes();
-            match self.request_members(key, data)? {
+            match self.request_members(now, key, data)? {
                 Some(request) => payload = request,
                 None => return Ok(()),
             }

@@ -8,8 +8,11 @@
 //! Promises: the client that sent the command is closed with Discord's code, and no other client is. The shard sends
 //! none of its commands again. The shard connects again at once, because the loss says nothing about Discord.
 
-use super::{Close, Shard};
-use crate::protocol::{SessionKey, Time, close};
+use super::Shard;
+use crate::protocol::{
+    SessionKey, Time,
+    close::{self, Close},
+};
 
 /// See the module's description.
 #[derive(Default)]

@@ -5,7 +5,12 @@
 //! its snapshot was taken. After the last guild the cursor starts at the position of READY, and the session skips the
 //! events that a snapshot already contains (see [`Session`]).
 
-use super::{Client, Close, HEARTBEAT_TIMEOUT, LAGGED, SUPERSEDED, Shard, requests, voice};
+use super::{
+    Client, HEARTBEAT_TIMEOUT, LAGGED, SUPERSEDED, Shard, answers,
+    credentials::narrowed_guild,
+    outgoing::{begin_synthetic, write_dispatch, write_synthetic},
+    voice,
+};
 use crate::{
     cache::{GuildSnapshot, View},
     downstream::{
@@ -13,7 +18,8 @@ use crate::{
         session::{Phase, Session, Shown},
     },
     protocol::{
-        ConnectionId, SessionKey, Time, close,
+        ConnectionId, SessionKey, Time,
+        close::{self, Close},
         event::{Delivery, EventKind},
         intents::Intents,
         payload,
@@ -84,32 +90,6 @@ pub(super) fn is_syncing(client: &Client) -> bool {
     client.snapshot.is_some()
 }
 
-fn write_dispatch(outbox: &mut Outbox, prefix: &[u8], sequence: u64, suffix: &[&[u8]]) {
-    let mut digits = itoa::Buffer::new();
-    let digits = digits.format(sequence).as_bytes();
-    match suffix {
-        [one] => outbox.message(&[prefix, digits, one]),
-        [data, ..] => outbox.message(&[prefix, digits, payload::DISPATCH_MIDDLE, data, b"}"]),
-        [] => unreachable!("a dispatch has data"),
-    }
-}
-
-/// Writes a dispatch that the proxy itself has made and that is not in the log.
-pub(super) fn write_own(outbox: &mut Outbox, kind: EventKind, sequence: u64, data: &[u8]) {
-    let mut prefix = Vec::with_capacity(48);
-    payload::write_dispatch_prefix(&mut prefix, kind.name().as_bytes());
-    write_dispatch(outbox, &prefix, sequence, &[data, b"}"]);
-}
-
-/// Writes such a dispatch up to its data. The caller appends the pieces of the data and a closing brace.
-fn begin_own(outbox: &mut Outbox, kind: EventKind, sequence: u64) {
-    let mut head = Vec::with_capacity(80);
-    payload::write_dispatch_prefix(&mut head, kind.name().as_bytes());
-    head.extend_from_slice(itoa::Buffer::new().format(sequence).as_bytes());
-    head.extend_from_slice(payload::DISPATCH_MIDDLE);
-    outbox.piece(&head);
-}
-
 impl Shard {
     /// Writes what session `key` has to get into the `outbox` of its `connection`, until the outbox is full.
     pub fn produce(&mut self, now: Time, key: SessionKey, connection: ConnectionId, outbox: &mut Outbox) -> Progress {
@@ -162,7 +142,7 @@ impl Shard {
             Some(client) => self.ready_for(&client.session, &guilds),
             None => return,
         };
-        write_own(outbox, EventKind::Ready, sequence, &ready);
+        write_synthetic(outbox, EventKind::Ready, sequence, &ready);
         let Some(client) = self.clients.get_mut(&key) else { return };
         // Without the intent GUILDS, Discord lists the guilds in READY and sends no GUILD_CREATE or GUILD_DELETE.
         let never = EventKind::GuildCreate.audience().delivery(client.session.options.intents) == Delivery::Never;
@@ -191,19 +171,7 @@ impl Shard {
                     snapshot.text.clear();
                 }
                 if complete {
-                    snapshot.current = None;
-                    if std::mem::take(&mut snapshot.in_pieces) {
-                        outbox.piece(b"}");
-                        outbox.end();
-                    } else {
-                        write_own(outbox, EventKind::GuildCreate, session.next_snapshot_sequence(), &snapshot.text);
-                    }
-                    // The buffer of a large guild must not stay allocated for the rest of the snapshot.
-                    if snapshot.text.capacity() > 4 * SLICE {
-                        snapshot.text = Vec::new();
-                    } else {
-                        snapshot.text.clear();
-                    }
+                    end_guild(snapshot, session, outbox);
                 }
             } else if let Some(&guild) = snapshot.guilds.get(snapshot.next) {
                 snapshot.next += 1;
@@ -213,7 +181,7 @@ impl Shard {
                         // Most guilds fit into one message; a longer one is written in pieces.
                         snapshot.in_pieces = taken.len() > SLICE && outbox.begin();
                         if snapshot.in_pieces {
-                            begin_own(outbox, EventKind::GuildCreate, session.next_snapshot_sequence());
+                            begin_synthetic(outbox, EventKind::GuildCreate, session.next_snapshot_sequence());
                         }
                         snapshot.current = Some(taken);
                         session.set_snapshot_position(guild, self.log.next(), Shown::Whole);
@@ -232,7 +200,7 @@ impl Shard {
             } else if let Some(guild) = snapshot.unavailable.pop() {
                 // Libraries wait for every guild of READY, and count this GUILD_DELETE as an answer. When the guild has
                 // come up meanwhile, its GUILD_CREATE follows from the log.
-                write_own(
+                write_synthetic(
                     outbox,
                     EventKind::GuildDelete,
                     session.next_snapshot_sequence(),
@@ -240,7 +208,7 @@ impl Shard {
                 );
             } else if let Some(guild) = snapshot.left.pop() {
                 let deleted = payload::guild_delete(guild, false);
-                write_own(outbox, EventKind::GuildDelete, session.next_snapshot_sequence(), &deleted);
+                write_synthetic(outbox, EventKind::GuildDelete, session.next_snapshot_sequence(), &deleted);
             } else {
                 break;
             }
@@ -278,8 +246,11 @@ impl Shard {
                 session.skip(entry.position);
                 continue;
             }
-            if let Some(sequence) = session.advance(entry.position, entry.meta, entry.data()) {
-                write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]);
+            let Some(sequence) = session.advance(entry.position, entry.meta, entry.data()) else { continue };
+            let is_guild = entry.meta.kind == EventKind::GuildCreate;
+            match is_guild.then(|| narrowed_guild(session, view_of(session), entry.data())).flatten() {
+                Some(narrowed) => write_synthetic(outbox, entry.meta.kind, sequence, &narrowed),
+                None => write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]),
             }
         }
         if matches!(session.phase, Phase::Replaying { .. }) {
@@ -291,17 +262,17 @@ impl Shard {
         let cache = self.cache.up_to_date(&self.log);
         // Each call writes one chunk, so that between two chunks the client gets its new events and the other clients
         // are served.
-        if !outbox.is_full() && requests::send_chunk(cache, &mut client.answers, session, outbox) {
+        if !outbox.is_full() && answers::send_chunk(cache, &mut client.answers, session, outbox) {
             return Progress::More;
         }
-        self.wake.upstream |= requests::resend_lost(cache, &mut client.answers, key, &mut self.limiter);
+        self.wake.upstream |= answers::resend_lost(cache, &mut client.answers, key, &mut self.limiter);
         if outbox.is_full() { Progress::More } else { Progress::Idle }
     }
 }
 
 /// Ends the replay to a client with RESUMED.
 fn resumed(session: &mut Session, outbox: &mut Outbox) {
-    write_own(outbox, EventKind::Resumed, session.next_sequence(), payload::RESUMED_DATA);
+    write_synthetic(outbox, EventKind::Resumed, session.next_sequence(), payload::RESUMED_DATA);
     session.phase = Phase::Live;
 }
 
@@ -315,5 +286,22 @@ fn view_of(session: &Session) -> View {
         members: intents.intersects(Intents::GUILD_MEMBERS.union(Intents::GUILD_PRESENCES)),
         voice_states: intents.intersects(Intents::GUILD_VOICE_STATES),
         scheduled_events: intents.intersects(Intents::GUILD_SCHEDULED_EVENTS),
+    }
+}
+
+/// Ends the GUILD_CREATE of a snapshot whose data has all been written.
+fn end_guild(snapshot: &mut Snapshot, session: &mut Session, outbox: &mut Outbox) {
+    snapshot.current = None;
+    if std::mem::take(&mut snapshot.in_pieces) {
+        outbox.piece(b"}");
+        outbox.end();
+    } else {
+        write_synthetic(outbox, EventKind::GuildCreate, session.next_snapshot_sequence(), &snapshot.text);
+    }
+    // The buffer of a large guild must not stay allocated for the rest of the snapshot.
+    if snapshot.text.capacity() > 4 * SLICE {
+        snapshot.text = Vec::new();
+    } else {
+        snapshot.text.clear();
     }
 }

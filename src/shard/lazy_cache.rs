@@ -84,6 +84,11 @@ impl LazyCache {
         self.cache.user()
     }
 
+    /// The number of guilds that the bot is in, also those that are down. No event that can wait changes it.
+    pub fn guild_count(&self) -> usize {
+        self.cache.guild_count()
+    }
+
     /// The log is about to get an event of this kind. Returns whether the event waits there; with false the caller
     /// applies it now.
     pub fn defer(&mut self, kind: EventKind, log: &Log) -> bool {

@@ -9,12 +9,18 @@
 //! continue the state that these show. Nothing that a client does affects another client or the upstream session, but
 //! for its commands, which the shard forwards in turn.
 
+mod answers;
 mod commands;
+pub mod credentials;
 mod culprit;
 mod deliver;
+mod dispatch;
 pub mod due;
 pub mod in_flight;
 mod lazy_cache;
+mod marks;
+mod outgoing;
+mod prefetch;
 mod ready;
 pub mod renewal;
 pub mod report;
@@ -33,13 +39,15 @@ use crate::{
     log::Log,
     protocol::{
         ConnectionId, SessionKey, ShardId, Time,
+        close::Close,
         envelope::Envelope,
-        event::{EventKind, Meta},
+        event::EventKind,
         json::{self, Malformed},
-        spelling,
+        payload, spelling,
     },
     upstream::{
         limiter::Limiter,
+        loss::Reason,
         session::{Action, Identity, Received, Resumption, Session as Upstream, Status, Warning},
     },
 };
@@ -47,21 +55,15 @@ pub use deliver::Progress;
 use hashbrown::HashMap;
 use lazy_cache::LazyCache;
 use report::Histogram;
-use requests::Recipient;
 use room::MAX_DETACHED;
 pub use settings::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Settings};
 use std::{rc::Rc, time::Duration};
 
-/// Heartbeat interval in HELLO, in milliseconds, as Discord's. Some libraries drop a connection after 60 s of silence.
-pub const HEARTBEAT_INTERVAL: u64 = 41_250;
 /// The shard closes a client that sent no heartbeat for this long: two intervals and 10 s. The client may resume.
-pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * HEARTBEAT_INTERVAL + 10_000);
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(2 * payload::HEARTBEAT_INTERVAL + 10_000);
 
 /// Fills a buffer with cryptographically random bytes. Tests use a source that repeats.
 pub type Entropy = Box<dyn FnMut(&mut [u8])>;
-
-/// The close of a client's connection: code and reason.
-pub type Close = (u16, &'static str);
 
 /// The tasks that the caller has to wake after a call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,7 +77,7 @@ pub struct Wake {
 struct Client {
     session: Session,
     /// Answers from the cache to the client's Request Guild Members.
-    answers: requests::Answers,
+    answers: answers::Answers,
     /// The snapshot that the client is being sent, if any.
     snapshot: Option<Box<deliver::Snapshot>>,
     /// Heartbeats of the client that wait for their acknowledgement.
@@ -91,7 +93,7 @@ struct Client {
 
 impl Client {
     fn new(session: Session) -> Self {
-        let (answers, acks) = (requests::Answers::default(), due::PendingAcks::default());
+        let (answers, acks) = (answers::Answers::default(), due::PendingAcks::default());
         Self {
             session,
             answers,
@@ -111,6 +113,7 @@ pub struct Shard {
     upstream: Upstream,
     limiter: Limiter,
     log: Log,
+    marks: marks::Marks,
     cache: LazyCache,
     /// Clients that are being sent a snapshot. While there are any, the cache applies each event at once, because the
     /// log entry has to say whose snapshot contains the event: a client must not get it again after its snapshot.
@@ -133,12 +136,15 @@ pub struct Shard {
     sessions: HashMap<SessionId, SessionKey>,
     /// Requests for members that went to Discord.
     requests: requests::Requests,
+    prefetch: prefetch::Prefetch,
     /// Other commands that went to Discord and may not have arrived.
     in_flight: in_flight::InFlight,
     /// Finds the client whose command made Discord close the connection.
     culprit: culprit::Culprit,
     /// The number of client commands with an unknown opcode.
     unknown_commands: u64,
+    /// The numbers of commands that credentials do not permit.
+    refusals: credentials::Refusals,
     /// The times at which clients have to be served although no event comes.
     due: due::DueClients,
     /// When [`Shard::tick`] next has to look after clients, requests and the log.
@@ -181,6 +187,7 @@ impl Shard {
             upstream: Upstream::new(identity, gateway_url, resumption, seed),
             limiter: Limiter::default(),
             log: Log::new(settings.log),
+            marks: marks::Marks::default(),
             cache: LazyCache::new(Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
             voice: voice::Table::new(settings.voice_grace),
@@ -194,9 +201,11 @@ impl Shard {
             clients: HashMap::new(),
             sessions: HashMap::new(),
             requests: requests::Requests::new(seed),
+            prefetch: prefetch::Prefetch::default(),
             in_flight: in_flight::InFlight::default(),
             culprit: culprit::Culprit::default(),
             unknown_commands: 0,
+            refusals: credentials::Refusals::default(),
             due: due::DueClients::default(),
             maintenance_at: None,
             last_key: SessionKey::NONE,
@@ -288,6 +297,13 @@ impl Shard {
         }
     }
 
+    /// The bytes of the upstream connection violate a protocol. The caller has closed it, and the shard resumes.
+    pub fn upstream_unreadable(&mut self, now: Time) {
+        self.upstream.reconnect(now, Reason::Unreadable);
+        self.log_warning();
+        self.wake.upstream = true;
+    }
+
     /// Sets the gateway URL for connections that do not use the resume URL.
     pub fn set_gateway_url(&mut self, url: &str) {
         self.upstream.set_gateway_url(url);
@@ -315,6 +331,7 @@ impl Shard {
         let received = self.upstream.on_payload(now, &envelope);
         if self.upstream.counters().gaps > gaps {
             self.cache.up_to_date(&self.log).doubt_members();
+            self.prefetch_all(now);
         }
         match received {
             Received::Ready => self.on_ready(now, envelope.d)?,
@@ -369,6 +386,7 @@ impl Shard {
             self.in_flight = in_flight::InFlight::default();
             tracing::info!(shard = %self.id, sessions, "Discord gave the shard a new session: its clients are told to identify again (op 9)");
         }
+        self.forget_prefetch();
         let gone = self.cache.up_to_date(&self.log).ready(data)?;
         if renewed {
             self.departed = renewal::DepartedGuilds::new(gone, now + self.settings.resume_window);
@@ -408,60 +426,6 @@ impl Shard {
             && let Some(presence) = &self.presence
         {
             self.limiter.push_presence(presence.clone());
-        }
-    }
-
-    fn on_dispatch(&mut self, now: Time, kind: EventKind, envelope: &Envelope<'_>) {
-        self.events[kind as usize] += 1;
-        let name = envelope.t.unwrap_or_default();
-        #[cfg(test)]
-        match name {
-            b"PANIC_IN_A_TEST" => panic!("a panic that a test wants"),
-            b"PANIC_AT_A_TICK_IN_A_TEST" => (self.panics, self.maintenance_at) = (Some("tick"), Some(Time::ZERO)),
-            b"PANIC_FOR_A_CLIENT_IN_A_TEST" => self.panics = Some("client"),
-            _ => {}
-        }
-        self.cache.apply_before_append(&self.log);
-        let denied = self.settings.denied.covers(kind, name);
-        let mut changed_guild = None;
-        if self.cache.wants(kind) {
-            // An event can only wait if the log gets it: not if it is denied, and not while there are no clients.
-            let logged = !self.clients.is_empty() && self.syncing == 0 && !denied;
-            if !(logged && self.cache.defer(kind, &self.log)) {
-                let outcome = self.cache.apply(kind, envelope.d, &self.log);
-                if let Some(request) =
-                    self.requests.all_members_request(kind, envelope.d).filter(|_| outcome.ignored.is_none())
-                {
-                    self.cache.up_to_date(&self.log).chunk_of_all_members(request, envelope.d);
-                }
-                changed_guild = outcome.guild.filter(|_| outcome.changed);
-            }
-        }
-        if denied {
-            self.tally.denied += 1;
-            return;
-        }
-        match self.requests.resolve(kind, envelope.d) {
-            Some(Recipient::Session(session, data)) => {
-                self.append(name, &data, Meta { kind, changed_guild, recipient: Some(session) });
-            }
-            Some(Recipient::Nobody) => {
-                self.append(name, envelope.d, Meta { kind, changed_guild, recipient: Some(SessionKey::NONE) });
-            }
-            None => {
-                let recipient = self.voice_audience(now, kind, envelope.d);
-                self.append(name, envelope.d, Meta { kind, changed_guild, recipient });
-            }
-        }
-    }
-
-    fn append(&mut self, name: &[u8], data: &[u8], meta: Meta) {
-        if self.clients.is_empty() {
-            self.cache.up_to_date(&self.log);
-            self.log.skip();
-        } else {
-            self.log.append(name, data, meta);
-            self.wake.clients = true;
         }
     }
 

@@ -2,9 +2,9 @@
 //!
 //! Keys that the proxy does not replace pass through as Discord sent them, known or not.
 
-use super::{Shard, session_ids::RESUME_PATH};
+use super::Shard;
 use crate::{
-    downstream::session::Session,
+    downstream::session::{RESUME_PATH, Session},
     protocol::json::{self, write_string},
 };
 

@@ -1,16 +1,21 @@
 //! The state of a shard as plain numbers, for metrics and the live page. A report is made on request and shares nothing
 //! with the shard.
 
-use super::{Close, LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard, deliver};
+use super::{
+    LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard,
+    credentials::{REVOKED, Usage},
+    deliver,
+};
 use crate::{
     cache::{Counts, TableSizes},
     protocol::{
         Encoding, Time,
-        close::{self, Remedy},
+        close::{self, Close, Remedy},
         event::EventKind,
         library::Library,
     },
     upstream::{counters::Counters, loss::Reason, session::Status},
+    watchdog::Seen,
 };
 use std::time::Duration;
 
@@ -70,10 +75,14 @@ pub struct ClientReport {
     pub since: Time,
     /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
     pub lag: u64,
+    /// How long the next event for the client has been in the log.
+    pub lag_time: Duration,
     /// The sequence of the last dispatch that the client was sent.
     pub sequence: u64,
     /// Bytes for the client that its socket has not taken yet.
     pub waiting: usize,
+    /// Bytes that the kernel holds for the client and that the client has not acknowledged; `None`: not sampled.
+    pub kernel: Option<usize>,
 }
 
 /// Why the proxy closed the connection of a client.
@@ -91,25 +100,31 @@ pub enum CloseReason {
     Invalidated,
     /// The client broke a rule of the protocol or a limit.
     Misbehaved,
+    /// The shard had no room for one more client, or the memory for clients was used up.
+    NoRoom,
     /// The proxy stops.
     Restarting,
     /// Discord has closed the shard for good.
     Fatal,
+    /// The operator has revoked the client's credential.
+    Revoked,
     /// Anything else.
     Other,
 }
 
 impl CloseReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Lagged,
         Self::Silent,
         Self::Stalled,
         Self::Superseded,
         Self::Invalidated,
         Self::Misbehaved,
+        Self::NoRoom,
         Self::Restarting,
         Self::Fatal,
+        Self::Revoked,
         Self::Other,
     ];
 
@@ -122,8 +137,10 @@ impl CloseReason {
             Self::Superseded => "superseded",
             Self::Invalidated => "session_invalidated",
             Self::Misbehaved => "misbehaved",
+            Self::NoRoom => "no_room",
             Self::Restarting => "restarting",
             Self::Fatal => "shard_fatal",
+            Self::Revoked => "revoked",
             Self::Other => "other",
         }
     }
@@ -135,6 +152,7 @@ impl CloseReason {
             SILENT => Self::Silent,
             SUPERSEDED => Self::Superseded,
             RESTARTING => Self::Restarting,
+            REVOKED => Self::Revoked,
             (code, _) if matches!(close::remedy(Some(code)), Remedy::Fatal(_)) => Self::Fatal,
             _ => Self::Other,
         }
@@ -156,12 +174,18 @@ pub struct Traffic {
     pub clients: Vec<ClientReport>,
     /// The largest lag of a connected client, in log entries.
     pub lag: u64,
+    /// The largest lag of a connected client in time.
+    pub lag_time: Duration,
+    /// Bytes in the kernel's buffers for the clients that were sampled.
+    pub kernel_bytes: u64,
 }
 
 impl Traffic {
     /// Adds a connected client.
     pub fn add(&mut self, client: ClientReport) {
         self.lag = self.lag.max(client.lag);
+        self.lag_time = self.lag_time.max(client.lag_time);
+        self.kernel_bytes += client.kernel.unwrap_or(0) as u64;
         match self.client_kinds.iter_mut().find(|(kind, _)| *kind == client.kind) {
             Some((_, count)) => *count += 1,
             None => self.client_kinds.push((client.kind, 1)),
@@ -229,6 +253,10 @@ pub struct Report {
     pub denied: u64,
     /// Why the last connection to Discord was lost, and the close code if Discord gave one.
     pub last_loss: Option<(Reason, Option<u16>)>,
+    /// Guilds whose members the shard wants to ask Discord for, or is asking for.
+    pub prefetch_waiting: usize,
+    /// Guilds whose members the shard has asked for and got.
+    pub prefetched: u64,
     /// Counts of the sockets.
     pub traffic: Traffic,
     /// Guilds in whose voice channels the bot is.
@@ -241,6 +269,8 @@ pub struct Report {
     pub unknown_commands: u64,
     /// Commands of clients for which Discord has closed the connection.
     pub refused_commands: u64,
+    /// How the clients of each credential use the shard.
+    pub credentials: Vec<Usage>,
 }
 
 impl Shard {
@@ -252,6 +282,16 @@ impl Shard {
     /// Snapshots being sent.
     pub fn syncing(&self) -> usize {
         self.syncing
+    }
+
+    /// What the watchdog looks at.
+    pub fn seen(&self) -> Seen<'_> {
+        Seen {
+            events: &self.events,
+            active: self.status() == Status::Active,
+            connects: self.upstream.counters().connects,
+            guilds: self.cache.guild_count(),
+        }
     }
 
     /// The report of this shard. The caller fills in [`Report::traffic`].
@@ -282,6 +322,7 @@ impl Shard {
             voice_refused: self.voice.refused(),
             unknown_commands: self.unknown_commands,
             refused_commands: self.culprit.count,
+            credentials: self.usage(),
             syncing: self.clients.values().filter(|client| deliver::is_syncing(client)).count(),
             sequence: self.upstream.resumption().map_or(0, |resumption| resumption.sequence),
             session_since: self.tally.session_since.filter(|_| self.upstream.resumption().is_some()),
@@ -292,6 +333,8 @@ impl Shard {
             replayed: self.tally.replayed,
             denied: self.tally.denied,
             last_loss: self.upstream.last_loss(),
+            prefetch_waiting: self.prefetch.waiting(),
+            prefetched: self.prefetch.fetched(),
             traffic: Traffic::default(),
         }
     }

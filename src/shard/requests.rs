@@ -6,29 +6,26 @@
 //! RESUME: by then Discord has sent all that it had, so a request whose answer has not begun was probably lost. If
 //! Discord answers both, the client gets one answer.
 //!
-//! Answers from Discord are events in the log for one session. Answers from the cache are written as fast as the client
-//! reads them and are never in the log, so that a large one can not push events out of it. Both survive a restart of
-//! the proxy.
+//! Answers from Discord are events in the log for one session. [`answers`](super::answers) has those from the cache.
+//! Requests survive a restart of the proxy.
 
-use super::{Close, Shard, deliver::write_own};
-use crate::upstream::limiter::{Limiter, QueuedCommand};
+use super::Shard;
 use crate::{
-    cache::{Cache, LONGEST_NONCE, MemberAnswer, MemberRequest, Readiness, SavedAnswer},
-    downstream::{outbox::Outbox, session::Session},
+    cache::{LONGEST_NONCE, MemberRequest},
     protocol::{
-        SessionKey, Time, close, edit,
+        SessionKey, Time,
+        close::{self, Close},
+        edit,
         event::EventKind,
         intents::Intents,
         json::{self, write_string},
     },
+    upstream::limiter::QueuedCommand,
 };
 use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
-/// The most answers from the cache that one client can have waiting or unacknowledged. For one more the client is
-/// closed with 4008.
-pub const MAX_ANSWERS: usize = 512;
 /// The most requests of a shard that wait for Discord's answer. A further request keeps its own nonce, and all clients
 /// get the answer.
 pub const MAX_PENDING: usize = 4096;
@@ -37,91 +34,9 @@ pub const PENDING_LIMIT: Duration = Duration::from_secs(300);
 /// The start of the proxy's nonces. Discord accepts nonces of up to 32 bytes.
 const NONCE: &str = "gateway-proxy-";
 /// The start of every request that goes to Discord.
-const PREFIX: &[u8] = br#"{"op":8,"d":"#;
+pub(super) const PREFIX: &[u8] = br#"{"op":8,"d":"#;
 /// The most bytes that the proxy's nonce adds to a request.
 pub(super) const NONCE_BYTES: usize = br#","nonce":"""#.len() + LONGEST_NONCE;
-
-/// An answer from the cache, and the sequences with which its chunks were sent.
-pub(super) struct Answer {
-    answer: MemberAnswer,
-    sent: Vec<u64>,
-}
-
-/// An [`Answer`] in the state that one process hands to the next.
-#[derive(Serialize, Deserialize)]
-pub(super) struct SavedAnswerWithSequences {
-    answer: SavedAnswer,
-    sent: Vec<u64>,
-}
-
-/// The answers of one client, oldest first.
-#[derive(Default)]
-pub(super) struct Answers(VecDeque<Answer>);
-
-impl Answers {
-    /// Returns whether [`MAX_ANSWERS`] is reached.
-    pub fn is_full(&self) -> bool {
-        self.0.len() >= MAX_ANSWERS
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Drops all answers.
-    pub fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    pub fn push(&mut self, answer: MemberAnswer) {
-        self.0.push_back(Answer { answer, sent: Vec::new() });
-    }
-
-    /// The answers, for the next process.
-    pub fn save(&self) -> Vec<SavedAnswerWithSequences> {
-        self.0
-            .iter()
-            .map(|one| SavedAnswerWithSequences { answer: one.answer.save(), sent: one.sent.clone() })
-            .collect()
-    }
-
-    /// Adds an answer of a former process. Returns false if the answer contradicts itself, or [`MAX_ANSWERS`] wait
-    /// already.
-    pub fn restore(&mut self, saved: SavedAnswerWithSequences) -> bool {
-        let Some(answer) = MemberAnswer::restore(saved.answer) else { return false };
-        let fits = saved.sent.len() == answer.made() && saved.sent.is_sorted() && !self.is_full();
-        if fits {
-            self.0.push_back(Answer { answer, sent: saved.sent });
-        }
-        fits
-    }
-
-    /// The oldest answer that has a chunk to send now.
-    fn next(&mut self, cache: &Cache) -> Option<&mut Answer> {
-        self.0.iter_mut().find(|one| !one.answer.is_complete() && cache.readiness(&one.answer) == Readiness::Now)
-    }
-
-    /// Takes an answer out that the cache can not give any more.
-    fn take_lost(&mut self, cache: &Cache) -> Option<MemberAnswer> {
-        let lost = |one: &Answer| !one.answer.is_complete() && cache.readiness(&one.answer) == Readiness::Never;
-        let index = self.0.iter().position(lost)?;
-        self.0.remove(index).map(|one| one.answer)
-    }
-
-    /// The client has received everything up to `sequence`. Drops the complete answers among that.
-    pub fn acknowledge(&mut self, sequence: u64) {
-        self.0.retain(|one| !one.answer.is_complete() || one.sent.last().is_some_and(|last| *last > sequence));
-    }
-
-    /// The client has received nothing after `sequence`. The cache makes the chunks after it again.
-    pub fn rewind(&mut self, sequence: u64) {
-        for answer in &mut self.0 {
-            let kept = answer.sent.partition_point(|sent| *sent <= sequence);
-            answer.sent.truncate(kept);
-            answer.answer.rewind(kept);
-        }
-    }
-}
 
 /// A request that waits for Discord's answer.
 struct Pending {
@@ -159,6 +74,8 @@ pub(super) enum Recipient {
     Session(SessionKey, Vec<u8>),
     /// No client, because this is the second answer to a request.
     Nobody,
+    /// The proxy itself, which has asked for the members to be cached.
+    Proxy,
 }
 
 /// All requests of a shard that wait for Discord's answer.
@@ -238,6 +155,11 @@ impl Requests {
         self.pending.values().map(|pending| pending.since + PENDING_LIMIT).min()
     }
 
+    /// Returns whether fewer than [`MAX_PENDING`] requests wait for an answer.
+    pub fn has_room(&self) -> bool {
+        self.pending.len() < MAX_PENDING
+    }
+
     /// Drops all requests, because Discord has begun a new session.
     pub fn forget_all(&mut self) {
         self.pending.clear();
@@ -268,7 +190,9 @@ impl Requests {
                 let is_last = index.map(|index| index + 1) >= at("chunk_count");
                 let had = request.repeated && index.is_some_and(|index| index < request.next_chunk);
                 let told = request.answered || had;
-                let recipient = if told {
+                let recipient = if request.session == SessionKey::NONE {
+                    Recipient::Proxy
+                } else if told {
                     Recipient::Nobody
                 } else {
                     Recipient::Session(request.session, restore(data, request.nonce.as_deref())?)
@@ -288,6 +212,7 @@ impl Requests {
                 let request = &mut self.pending.get_mut(&id)?.request;
                 let meta = restore(meta, request.nonce.as_deref())?;
                 let recipient = match request.answered || request.next_chunk > 0 {
+                    _ if request.session == SessionKey::NONE => Recipient::Proxy,
                     true => Recipient::Nobody,
                     false => Recipient::Session(request.session, edit::with(data, "meta", &meta).ok()?),
                 };
@@ -333,7 +258,12 @@ impl Shard {
     ///
     /// Without GUILD_MEMBERS among the shard's own intents Discord does not say who joins and leaves, so the cache can
     /// not answer. Presences go only to a client that has GUILD_PRESENCES (docs: Request Guild Members).
-    pub(super) fn request_members(&mut self, key: SessionKey, data: &[u8]) -> Result<Option<Vec<u8>>, Close> {
+    pub(super) fn request_members(
+        &mut self,
+        now: Time,
+        key: SessionKey,
+        data: &[u8],
+    ) -> Result<Option<Vec<u8>>, Close> {
         let client = self.clients.get_mut(&key);
         let ours = Intents(self.settings.intents);
         let theirs = client.as_ref().map_or(Intents(0), |client| client.session.options.intents);
@@ -347,36 +277,15 @@ impl Shard {
         let answer = request.and_then(|request| self.cache.up_to_date(&self.log).answer(request));
         match (answer, client) {
             (Some(_), Some(client)) if client.answers.is_full() => {
-                Err((close::RATE_LIMITED, "too many requests for members are not answered yet"))
+                return Err((close::RATE_LIMITED, "too many requests for members are not answered yet"));
             }
             (Some(answer), Some(client)) => {
                 client.answers.push(answer);
                 self.wake.clients = true;
-                Ok(None)
+                return Ok(None);
             }
-            _ => Ok(Some([PREFIX, data, b"}"].concat())),
+            _ => {}
         }
+        Ok(if self.holds(now, key, data) { None } else { Some([PREFIX, data, b"}"].concat()) })
     }
-}
-
-/// Writes the next chunk of an answer into the outbox. Returns false if there is none.
-pub(super) fn send_chunk(cache: &Cache, answers: &mut Answers, session: &mut Session, outbox: &mut Outbox) -> bool {
-    let Some(one) = answers.next(cache) else { return false };
-    let mut data = Vec::new();
-    if cache.next_chunk(&mut one.answer, &mut data) {
-        let sequence = session.next_sequence();
-        one.sent.push(sequence);
-        write_own(outbox, EventKind::GuildMembersChunk, sequence, &data);
-    }
-    true
-}
-
-/// Sends the requests to Discord that the cache was to answer and can not any more. Returns whether there were any.
-pub(super) fn resend_lost(cache: &Cache, answers: &mut Answers, client: SessionKey, limiter: &mut Limiter) -> bool {
-    let mut any = false;
-    while let Some(lost) = answers.take_lost(cache) {
-        // If too many commands wait, the request is dropped; the client is not closed for it.
-        any |= limiter.push(client, [PREFIX, &lost.request(), b"}"].concat()).is_ok();
-    }
-    any
 }

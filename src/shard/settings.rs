@@ -1,10 +1,12 @@
 //! The settings of all shards, and the closes that a shard uses for its clients.
 
-use super::Close;
 use crate::{
     cache::Flags,
     log::Limits,
-    protocol::{close::UNKNOWN_ERROR, denied::Denied},
+    protocol::{
+        close::{Close, UNKNOWN_ERROR},
+        denied::Denied,
+    },
 };
 use std::time::Duration;
 
@@ -19,6 +21,8 @@ pub struct Settings {
     pub resume_window: Duration,
     /// Which resources are cached.
     pub cache: Flags,
+    /// The shard asks Discord for the members of guilds that the cache does not know.
+    pub prefetch_members: bool,
     /// Filter events by the intents of each client.
     pub honor_client_intents: bool,
     /// The intents in the shard's IDENTIFY.

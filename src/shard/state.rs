@@ -13,7 +13,8 @@ use crate::{
     protocol::{
         SessionKey, ShardId, Time,
         event::{EventKind, Meta},
-        json, payload,
+        json::{self, Malformed},
+        payload,
     },
     upstream::session::Resumption,
 };
@@ -86,8 +87,49 @@ struct Event {
     recipient: Option<SessionKey>,
 }
 
-fn invalid(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+/// Why a stream can not be used. An [`io::Error`] carries it.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+enum StateError {
+    #[error("a record is too long")]
+    RecordTooLong,
+    #[error("a record is too short")]
+    RecordTooShort,
+    #[error("a record has an unknown kind")]
+    UnknownKind,
+    #[error("the head is missing")]
+    NoHead,
+    #[error("READY is missing")]
+    NoReady,
+    #[error("a guild is not complete")]
+    GuildIncomplete,
+    #[error("a guild comes before the tables that it refers to")]
+    GuildBeforeTables,
+    #[error("a guild can not be read")]
+    Guild,
+    #[error("a guild has no id")]
+    GuildWithoutId,
+    #[error("the tables can not be read")]
+    Tables,
+    #[error("a session whose numbers contradict each other")]
+    Session,
+    #[error("a session is further than the events of the log")]
+    SessionAhead,
+    #[error("an answer to a member request that contradicts itself")]
+    Answer,
+    #[error("an event is too short")]
+    EventTooShort,
+    #[error("there are too many commands")]
+    TooManyCommands,
+    #[error("there are too many voice connections")]
+    TooManyVoiceConnections,
+    #[error("READY can not be read: {0}")]
+    Ready(Malformed),
+}
+
+impl From<StateError> for io::Error {
+    fn from(error: StateError) -> Self {
+        Self::new(io::ErrorKind::InvalidData, error)
+    }
 }
 
 fn write_record(out: &mut impl Write, kind: u8, parts: &[&[u8]]) -> io::Result<()> {
@@ -103,7 +145,7 @@ fn read_record(input: &mut impl Read, text: &mut Vec<u8>) -> io::Result<u8> {
     let [kind, length @ ..] = head;
     let length = u64::from_le_bytes(length);
     if length > MAX_RECORD {
-        return Err(invalid("a record is too long"));
+        return Err(StateError::RecordTooLong.into());
     }
     text.clear();
     // The buffer grows by the bytes that are there, not by the length that the record claims.
@@ -120,7 +162,7 @@ fn keyed(text: &[u8]) -> io::Result<(SessionKey, &[u8])> {
 
 /// Splits a record into its leading number and the rest.
 fn numbered(text: &[u8]) -> io::Result<(u32, &[u8])> {
-    let (number, rest) = text.split_first_chunk::<4>().ok_or_else(|| invalid("a short record"))?;
+    let (number, rest) = text.split_first_chunk::<4>().ok_or(StateError::RecordTooShort)?;
     Ok((u32::from_le_bytes(*number), rest))
 }
 
@@ -220,7 +262,7 @@ impl Shard {
     ) -> io::Result<Self> {
         let mut text = Vec::new();
         if read_record(input, &mut text)? != kind::HEAD {
-            return Err(invalid("the head is missing"));
+            return Err(StateError::NoHead.into());
         }
         let head: Head = serde_json::from_slice(&text)?;
         let resumption =
@@ -241,11 +283,11 @@ impl Shard {
         loop {
             let kind = read_record(input, &mut text)?;
             if !parts.is_empty() && !matches!(kind, kind::GUILD | kind::GUILD_PART) {
-                return Err(invalid("a guild that is not complete"));
+                return Err(StateError::GuildIncomplete.into());
             }
             match kind {
                 kind::READY => {
-                    shard.cache.up_to_date(&shard.log).ready(&text).map_err(invalid)?;
+                    shard.cache.up_to_date(&shard.log).ready(&text).map_err(StateError::Ready)?;
                     shard.ready = Some(text.as_slice().into());
                     shard.read_upstream_id();
                     shard.strays_until = head.strays_until;
@@ -253,11 +295,11 @@ impl Shard {
                 kind::USER => drop(shard.cache.up_to_date(&shard.log).apply(EventKind::UserUpdate, &text)),
                 kind::TABLES => {
                     let read = shard.cache.up_to_date(&shard.log).read_tables(&text);
-                    tables = Some(read.ok_or_else(|| invalid("tables that can not be read"))?);
+                    tables = Some(read.ok_or(StateError::Tables)?);
                 }
                 kind::GUILD_PART => parts.extend_from_slice(&text),
                 kind::GUILD => {
-                    let tables = tables.as_ref().ok_or_else(|| invalid("a guild before the tables"))?;
+                    let tables = tables.as_ref().ok_or(StateError::GuildBeforeTables)?;
                     let whole = if parts.is_empty() {
                         &text
                     } else {
@@ -265,11 +307,11 @@ impl Shard {
                         &parts
                     };
                     let id = shard.cache.up_to_date(&shard.log).read_guild(tables, whole);
-                    guilds.insert(id.ok_or_else(|| invalid("a guild that can not be read"))?);
+                    guilds.insert(id.ok_or(StateError::Guild)?);
                     parts = Vec::new();
                 }
                 kind @ (kind::GUILD_DOWN | kind::GUILD_PENDING) => {
-                    let id = json::parse_id(&text).ok_or_else(|| invalid("a guild without id"))?;
+                    let id = json::parse_id(&text).ok_or(StateError::GuildWithoutId)?;
                     guilds.insert(id);
                     if kind == kind::GUILD_DOWN {
                         let down = format!(r#"{{"id":"{id}","unavailable":true}}"#);
@@ -277,8 +319,7 @@ impl Shard {
                     }
                 }
                 kind::SESSION => {
-                    let session = Session::restore(serde_json::from_slice(&text)?, now)
-                        .ok_or_else(|| invalid("a session that can not be"))?;
+                    let session = Session::restore(serde_json::from_slice(&text)?, now).ok_or(StateError::Session)?;
                     shard.tally.sent_before += session.sequence();
                     shard.sessions.insert(session.id, session.key);
                     shard.clients.insert(session.key, Client::new(session));
@@ -288,7 +329,7 @@ impl Shard {
                     let answer = serde_json::from_slice(answer)?;
                     let client = shard.clients.get_mut(&key);
                     if !client.is_some_and(|client| client.answers.restore(answer)) {
-                        return Err(invalid("an answer that can not be"));
+                        return Err(StateError::Answer.into());
                     }
                 }
                 // These records follow those of the sessions.
@@ -296,22 +337,22 @@ impl Shard {
                     let Shard { voice, clients, .. } = &mut shard;
                     let there = |key| clients.contains_key(&key);
                     if !voice.restore(now, serde_json::from_slice(&text)?, there) {
-                        return Err(invalid("too many voice connections"));
+                        return Err(StateError::TooManyVoiceConnections.into());
                     }
                 }
                 kind::REQUEST => shard.requests.restore(now, serde_json::from_slice(&text)?),
                 kind::IN_FLIGHT => shard.in_flight.restore(now, serde_json::from_slice(&text)?),
                 kind::COMMAND => {
                     let (client, command) = keyed(&text)?;
-                    shard.limiter.push(client, command.to_vec()).map_err(|_| invalid("too many commands"))?;
+                    shard.limiter.push(client, command.to_vec()).map_err(|_| StateError::TooManyCommands)?;
                 }
                 kind::EVENT => shard.restore_event(&text)?,
                 kind::END => break,
-                _ => return Err(invalid("a record of an unknown kind")),
+                _ => return Err(StateError::UnknownKind.into()),
             }
         }
         if shard.ready.is_none() {
-            return Err(invalid("READY is missing"));
+            return Err(StateError::NoReady.into());
         }
         // READY is as old as the upstream session: it lists guilds that the bot has left since.
         let left: Vec<u64> = shard
@@ -326,19 +367,20 @@ impl Shard {
         }
         let (oldest, next) = (shard.log.oldest(), shard.log.next());
         if shard.clients.values().any(|client| client.session.cursor() > next) {
-            return Err(invalid("a session beyond its events"));
+            return Err(StateError::SessionAhead.into());
         }
         // The log may be smaller now and have dropped events that a session could be resumed from.
         for client in shard.clients.values_mut() {
             client.session.forget_before(oldest);
         }
         shard.schedule_maintenance(now);
+        shard.prefetch_all(now);
         Ok(shard)
     }
 
     fn restore_event(&mut self, text: &[u8]) -> io::Result<()> {
         let (length, rest) = numbered(text)?;
-        let (head, data) = rest.split_at_checked(length as usize).ok_or_else(|| invalid("a short event"))?;
+        let (head, data) = rest.split_at_checked(length as usize).ok_or(StateError::EventTooShort)?;
         let event: Event = serde_json::from_slice(head)?;
         let kind = EventKind::from_name(event.name.as_bytes());
         self.log.append(

@@ -8,7 +8,7 @@ use crate::{
     protocol::{SessionKey, Time, library::Library},
     upstream::loss::Reason,
 };
-use std::rc::Rc;
+use std::{rc::Rc, time::Duration};
 
 /// See the module's description. All counts only grow.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +38,8 @@ pub struct ClientStats {
     pub library: Library,
     /// Log entries after the session's cursor: events that the client has still to be sent, or that do not concern it.
     pub lag: u64,
+    /// How long the next event for the client has been in the log.
+    pub lag_time: Duration,
     /// The sequence of the last dispatch that the client was sent.
     pub sequence: u64,
 }
@@ -58,12 +60,14 @@ impl Shard {
         (now + self.tally.sent_by_gone + self.tally.replayed).saturating_sub(self.tally.sent_before)
     }
 
-    /// Describes the client of session `key`.
-    pub fn client_stats(&self, key: SessionKey) -> Option<ClientStats> {
+    /// Describes the client of session `key`, at the time `now`.
+    pub fn client_stats(&self, now: Time, key: SessionKey) -> Option<ClientStats> {
         let session = &self.clients.get(&key)?.session;
+        let lag = if session.is_resumable() { self.log.next().saturating_sub(session.cursor()) } else { 0 };
         Some(ClientStats {
             library: session.options.library,
-            lag: if session.is_resumable() { self.log.next().saturating_sub(session.cursor()) } else { 0 },
+            lag,
+            lag_time: if lag == 0 { Duration::ZERO } else { self.marks.age(now, session.cursor()) },
             sequence: session.sequence(),
         })
     }
@@ -94,15 +98,16 @@ impl Shard {
         &self.settings
     }
 
-    /// Closes the connection to Discord and resumes on a new one, at an operator's request.
-    pub fn reconnect_by_hand(&mut self, now: Time) {
-        self.upstream.reconnect(now, Reason::ByHand);
+    /// Closes the connection to Discord and resumes on a new one, because an operator or the watchdog wants that.
+    pub fn reconnect(&mut self, now: Time, reason: Reason) {
+        self.upstream.reconnect(now, reason);
         self.wake.upstream = true;
     }
 
-    /// Ends the session with Discord and begins a new one with the next permit, at an operator's request.
-    pub fn identify_by_hand(&mut self, now: Time) {
-        self.upstream.begin_new_session(now);
+    /// Ends the session with Discord and begins a new one with the next permit, because an operator or the watchdog
+    /// wants that.
+    pub fn identify_anew(&mut self, now: Time, reason: Reason) {
+        self.upstream.begin_new_session(now, reason);
         self.wake.upstream = true;
     }
 }

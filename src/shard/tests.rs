@@ -6,7 +6,10 @@ use super::*;
 use crate::{cache::Flags, log::Limits};
 use crate::{
     compression::Transport,
-    downstream::{outbox::Outbox, session::Claim},
+    downstream::{
+        outbox::Outbox,
+        session::{Claim, session_in},
+    },
     protocol::{Encoding, close, intents::Intents},
     websocket::{FrameDecoder, Message, Role},
 };
@@ -17,6 +20,7 @@ use std::collections::BTreeMap;
 mod culprit;
 mod heartbeats;
 mod in_flight;
+mod prefetch;
 mod renewal;
 mod voice;
 
@@ -28,6 +32,7 @@ fn settings(log: Limits) -> Rc<Settings> {
         log,
         resume_window: SECOND * 120,
         cache: Flags::ALL,
+        prefetch_members: false,
         honor_client_intents: true,
         voice_grace: Duration::from_secs(60),
         voice_rejoin: false,
@@ -271,7 +276,7 @@ impl Client {
     fn resume_at(&mut self, world: &mut World, connection: u64, url: &str, sequence: u64) -> bool {
         let claim = match SessionId::parse(&self.session) {
             Some(id) => Claim::Own(id),
-            None => Claim::Upstream { id: self.session.clone(), resume_key: session_ids::session_in(url) },
+            None => Claim::Upstream { id: self.session.clone(), resume_key: session_in(url) },
         };
         let (connection, id) = (ConnectionId(connection), world.shard.claimed(&claim, sequence));
         match id.and_then(|id| world.shard.resume(world.now, connection, &id, sequence)) {
@@ -301,7 +306,7 @@ fn ready_is_discords_with_the_proxys_own_in_it() {
     // The client is the only one, so its READY has Discord's id of the session.
     assert_eq!(data["session_id"], "up");
     let url = data["resume_gateway_url"].as_str().unwrap();
-    assert!(url.starts_with("ws://proxy/r/") && session_ids::session_in(url).is_some(), "{url}");
+    assert!(url.starts_with("ws://proxy/r/") && session_in(url).is_some(), "{url}");
     assert_eq!(data["shard"], json!([0, 1]));
     assert_eq!(data["guilds"], json!([{"id": "10", "unavailable": true}, {"id": "20", "unavailable": true}]));
     assert_eq!((&data["user"]["username"], &data["new_key"]), (&json!("bot"), &json!([1])));
@@ -502,7 +507,7 @@ fn a_client_that_reads_nothing_is_closed_all_the_same() {
         client.outbox.message(&[&vec![b' '; 1 << 20]]);
         assert!(client.produce(&mut world).has_more());
     }
-    let id = session_ids::session_in(&old.url).unwrap();
+    let id = session_in(&old.url).unwrap();
     assert!(world.shard.resume(world.now, ConnectionId(3), &id, old.sequence).is_some());
     assert_eq!(old.produce(&mut world), Progress::Close { close: SUPERSEDED, reconnect: false });
     world.now += HEARTBEAT_TIMEOUT;

@@ -44,7 +44,9 @@ impl Shard {
             self.requests.expire(now);
             self.expire_sessions(now);
             self.tick_voice(now);
+            self.tick_prefetch(now);
             self.trim();
+            self.marks.note(now, self.log.oldest(), self.log.next());
             if let Some(at) = self.requests.deadline() {
                 self.schedule_maintenance(at);
             }

@@ -68,15 +68,59 @@ pub struct Sealed {
     seal: hmac::Context,
 }
 
-fn unusable(what: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+/// Why an existing file must not be used. An [`io::Error`] carries it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The file is shorter than what it must have.
+    #[error("it is cut off")]
+    CutOff,
+    /// The seal is wrong.
+    #[error("its keyed checksum is wrong: it is damaged, or was changed by somebody who does not know the token")]
+    Seal,
+    /// The name is that of a symbolic link.
+    #[error("it is a symbolic link")]
+    Link,
+    /// The name is not that of a regular file, or the file has a second name.
+    #[error("it is no file of its own")]
+    Shared,
+    /// Another user owns the file.
+    #[error("it belongs to another user")]
+    Owner,
+    /// Other users may write to the file.
+    #[error("others can write to it")]
+    Writable,
+    /// The first line is not the expected one.
+    #[error("it is of another version, bot or configuration")]
+    OtherHead,
+}
+
+impl From<Unusable> for io::Error {
+    fn from(unusable: Unusable) -> Self {
+        Self::new(io::ErrorKind::InvalidData, unusable)
+    }
+}
+
+/// Why the directory can not keep state files. `path` is the directory.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)] // the texts say what the fields are
+pub enum StateDirError {
+    /// A file can not be written there.
+    #[error(
+        "`state_dir` is {path:?}, where no file can be written ({source}): choose another directory, or let the user that runs the proxy write there"
+    )]
+    NotWritable { path: PathBuf, source: io::Error },
+    /// Other users could change the files. `weakness` says who may do what.
+    #[error(
+        "`state_dir` is {path:?}, and {weakness}: take that permission away (`chmod go-w`), choose another directory, or, when nobody else is on this machine, set `trust_state_dir` to true"
+    )]
+    Weak { path: PathBuf, weakness: String },
 }
 
 impl Sealed {
     /// Checks the seal. Returns the length of the content in bytes, and leaves the file at its beginning. The error
     /// says that the file is too short or that its seal is wrong.
     pub fn verify(&mut self) -> io::Result<u64> {
-        let length = self.file.metadata()?.len().checked_sub(SEAL).ok_or_else(|| unusable("it is cut off"))?;
+        let length = self.file.metadata()?.len().checked_sub(SEAL).ok_or(Unusable::CutOff)?;
         self.file.rewind()?;
         let mut rest = length;
         let mut buffer = vec![0; CHUNK];
@@ -92,9 +136,7 @@ impl Sealed {
         if bool::from(self.seal.clone().sign().as_ref().ct_eq(&stored)) {
             Ok(length)
         } else {
-            Err(unusable(
-                "its keyed checksum is wrong: it is damaged, or was changed by somebody who does not know the token",
-            ))
+            Err(Unusable::Seal.into())
         }
     }
 }
@@ -154,18 +196,18 @@ impl StateDir {
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Err(unusable("it is a symbolic link")),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) => return Err(Unusable::Link.into()),
             Err(error) => return Err(error),
         };
         let metadata = file.metadata()?;
         if !metadata.is_file() || metadata.nlink() > 1 {
-            return Err(unusable("it is no file of its own"));
+            return Err(Unusable::Shared.into());
         }
         if metadata.uid() != permissions::own_user() {
-            return Err(unusable("it belongs to another user"));
+            return Err(Unusable::Owner.into());
         }
         if metadata.mode() & 0o022 != 0 {
-            return Err(unusable("others can write to it"));
+            return Err(Unusable::Writable.into());
         }
         Ok(Some(Sealed { file, seal: self.seal_of(name) }))
     }
@@ -199,19 +241,13 @@ fn create(directory: &Path, name: &str) -> io::Result<(PathBuf, File)> {
 /// It makes the directory if it is missing, and tries whether a file can be written there, because when the proxy stops
 /// it is too late to find that out. Unless the directory is `trusted`, it is an error if other users can write to it or
 /// put another directory in its place. An error says what to do.
-pub fn prepare(directory: &Path, trusted: bool) -> Result<usize, String> {
-    let unusable = |error: io::Error| {
-        format!(
-            "`state_dir` is {directory:?}, where no file can be written ({error}): choose another directory, or let the user that runs the proxy write there"
-        )
-    };
-    make(directory).map_err(unusable)?;
-    if !trusted && let Some(what) = permissions::weakness(directory).map_err(unusable)? {
-        return Err(format!(
-            "`state_dir` is {directory:?}, and {what}: take that permission away (`chmod go-w`), choose another directory, or, when nobody else is on this machine, set `trust_state_dir` to true"
-        ));
+pub fn prepare(directory: &Path, trusted: bool) -> Result<usize, StateDirError> {
+    let not_writable = |source| StateDirError::NotWritable { path: directory.to_owned(), source };
+    make(directory).map_err(not_writable)?;
+    if !trusted && let Some(weakness) = permissions::weakness(directory).map_err(not_writable)? {
+        return Err(StateDirError::Weak { path: directory.to_owned(), weakness });
     }
-    create(directory, "probe").and_then(|(path, _)| fs::remove_file(path)).map_err(unusable)?;
+    create(directory, "probe").and_then(|(path, _)| fs::remove_file(path)).map_err(not_writable)?;
     Ok(sweep(directory, SystemTime::now()))
 }
 

@@ -125,21 +125,21 @@ fn links_and_files_of_others_are_neither_read_nor_written_to() {
 fn a_directory_that_others_can_write_to_is_refused_wherever_on_the_way() {
     let scratch = Scratch::new("permissions");
     let directory = scratch.path("a/b/state");
-    assert_eq!(prepare(&directory, false), Ok(0));
+    assert_eq!(prepare(&directory, false).unwrap(), 0);
     assert_eq!(fs::metadata(&directory).unwrap().mode() & 0o777, 0o700);
-    let error = |directory: &Path| prepare(directory, false).unwrap_err();
+    let error = |directory: &Path| prepare(directory, false).unwrap_err().to_string();
     for (path, mode) in [("a/b/state", 0o777), ("a/b/state", 0o1777), ("a/b", 0o702), ("a", 0o777)] {
         let path = scratch.path(path);
         set_mode(&path, mode);
         let error = error(&directory);
         assert!(error.contains(&format!("other users can write to {path:?} (mode {mode:04o})")), "{error}");
         assert!(error.contains("`trust_state_dir`"), "{error}");
-        assert_eq!(prepare(&directory, true), Ok(0), "when told so");
+        assert_eq!(prepare(&directory, true).unwrap(), 0, "when told so");
         set_mode(&path, 0o700);
     }
     // In a directory with the sticky bit, other users can not rename the entries of this user.
     set_mode(&scratch.path("a"), 0o1777);
-    assert_eq!(prepare(&directory, false), Ok(0));
+    assert_eq!(prepare(&directory, false).unwrap(), 0);
     set_mode(&scratch.path("a"), 0o700);
     // The directories on the path of a link's target are checked too.
     fs::create_dir_all(scratch.path("open/state")).unwrap();
@@ -149,7 +149,7 @@ fn a_directory_that_others_can_write_to_is_refused_wherever_on_the_way() {
     symlink(scratch.path("open/state"), scratch.path("a/absolute")).unwrap();
     assert!(error(&scratch.path("a/absolute")).contains("open\" (mode 0777)"));
     set_mode(&scratch.path("open"), 0o700);
-    assert_eq!(prepare(&scratch.path("a/link"), false), Ok(0));
+    assert_eq!(prepare(&scratch.path("a/link"), false).unwrap(), 0);
     symlink("loop", scratch.path("loop")).unwrap();
     assert!(error(&scratch.path("loop")).contains("no file can be written"));
 }
@@ -162,7 +162,7 @@ fn a_directory_of_another_user_is_refused() {
     }
     let scratch = Scratch::new("owner");
     std::os::unix::fs::chown(&scratch.0, Some(12_345), None).unwrap();
-    let error = prepare(&scratch.path("state"), false).unwrap_err();
+    let error = prepare(&scratch.path("state"), false).unwrap_err().to_string();
     assert!(error.contains("belongs to another user (number 12345)"), "{error}");
 }
 
@@ -173,11 +173,11 @@ fn a_private_group_may_write_and_a_shared_one_not() {
     let set_group = |group| std::os::unix::fs::chown(&scratch.0, None, Some(group)).is_ok();
     set_mode(&scratch.0, 0o770);
     if set_group(owner) {
-        assert_eq!(prepare(&scratch.0, false), Ok(0));
+        assert_eq!(prepare(&scratch.0, false).unwrap(), 0);
     }
     if set_group(owner + 1) {
         set_mode(&scratch.0, 0o770);
-        assert!(prepare(&scratch.0, false).unwrap_err().contains("(mode 0770)"));
+        assert!(prepare(&scratch.0, false).unwrap_err().to_string().contains("(mode 0770)"));
     }
 }
 
@@ -198,7 +198,7 @@ fn what_is_too_old_is_removed() {
         let file = File::create(scratch.path(name)).unwrap();
         file.set_modified(now - Duration::from_secs(age)).unwrap();
     }
-    assert_eq!(prepare(&scratch.0, false), Ok(4));
+    assert_eq!(prepare(&scratch.0, false).unwrap(), 4);
     assert_eq!(
         scratch.names(),
         ["notes.new", "shard-0.state", "shard-0.state.0123456789abcdef.new", "shard-notes"],
@@ -211,6 +211,6 @@ fn a_place_where_nothing_can_be_written_is_named() {
     let scratch = Scratch::new("unwritable");
     let file = scratch.path("file");
     fs::write(&file, "").unwrap();
-    let error = prepare(&file, false).unwrap_err();
+    let error = prepare(&file, false).unwrap_err().to_string();
     assert!(error.contains("`state_dir` is") && error.contains("choose another directory"), "{error}");
 }

@@ -5,7 +5,7 @@
 pub enum Reason {
     /// Discord sent a close frame.
     Closed,
-    /// The connection ended without a close frame, or its bytes could not be decompressed or decrypted.
+    /// The connection ended without a close frame, or its bytes could not be decrypted.
     Lost,
     /// A connection could not be made.
     Unreachable,
@@ -17,15 +17,17 @@ pub enum Reason {
     NoHeartbeatAck,
     /// HELLO, READY or the next event of a replay did not come in time, or connecting took too long.
     Timeout,
-    /// A payload could not be read.
+    /// A payload could not be read or decompressed, or the WebSocket protocol was violated.
     Unreadable,
     /// An operator asked for the reconnect.
     ByHand,
+    /// The watchdog found that the shard gets no events.
+    Watchdog,
 }
 
 impl Reason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Closed,
         Self::Lost,
         Self::Unreachable,
@@ -35,6 +37,7 @@ impl Reason {
         Self::Timeout,
         Self::Unreadable,
         Self::ByHand,
+        Self::Watchdog,
     ];
 
     /// The value of the label `reason`.
@@ -49,6 +52,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Unreadable => "unreadable",
             Self::ByHand => "by_hand",
+            Self::Watchdog => "watchdog",
         }
     }
 }

@@ -38,7 +38,6 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
 /// The replay as a whole may take any time.
 pub const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
 /// The machine repeats its request for a permit after this time, because the request or the permit may have been lost.
-/// The identify queue does not count a shard twice.
 pub const PERMIT_RETRY: Duration = Duration::from_secs(60);
 /// Shortest and longest pause after Invalid Session (op 9); Discord wants a random one (docs: Gateway, Resuming).
 pub const INVALID_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -477,7 +476,9 @@ impl Session {
             State::Idle { until } if now >= until => {
                 self.state = State::Connecting { deadline: now + CONNECT_TIMEOUT };
                 let url = match &self.resumption {
-                    Some(known) if self.reconnect.failures() < RESUME_URL_ATTEMPTS => known.resume_url.clone(),
+                    Some(resumption) if self.reconnect.failures() < RESUME_URL_ATTEMPTS => {
+                        resumption.resume_url.clone()
+                    }
                     _ => self.gateway_url.clone(),
                 };
                 self.actions.push_back(Action::Connect(url));
@@ -541,13 +542,13 @@ impl Session {
         }
     }
 
-    /// Ends the session, at Discord too, and begins a new one with the next permit. An operator uses this when Discord
-    /// keeps a session alive and sends it no events any more.
-    pub fn begin_new_session(&mut self, now: Time) {
+    /// Ends the session, at Discord too, and begins a new one with the next permit. This is for a session that Discord
+    /// keeps alive and sends no events any more.
+    pub fn begin_new_session(&mut self, now: Time, reason: Reason) {
         let over = matches!(self.state, State::Fatal | State::Stopped);
         self.resumption.take_if(|_| !over);
         if !over && !matches!(self.state, State::Idle { .. }) {
-            self.note_loss(Reason::ByHand, None);
+            self.note_loss(reason, None);
             self.close_with(close::NORMAL);
             self.retry(now, Loss::Other);
         }

@@ -542,7 +542,8 @@ mod tests {
             prop_assert_eq!(inbound.pending(), 0);
         }
 
-        /// Random bytes never cause a panic, and the decoder never assembles more than its limit.
+        /// Random bytes never cause a panic, and what the decoder has assembled of a fragmented message is within its
+        /// limit afterwards.
         #[test]
         fn noise(bytes in prop::collection::vec(any::<u8>(), 0..5000), pieces in prop::collection::vec(1usize..300, 1..9)) {
             for role in [Role::Client, Role::Server] {

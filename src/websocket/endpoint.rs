@@ -1,6 +1,6 @@
 //! Gateway URLs: `ws://` and `wss://` (RFC 6455 section 3).
 
-use tungstenite::http::Uri;
+use tungstenite::http::{Uri, uri::InvalidUri};
 
 /// The parts of a gateway URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,22 +15,47 @@ pub struct Endpoint {
     pub path: String,
 }
 
+/// A text that is not a gateway URL.
+#[derive(Debug, thiserror::Error)]
+#[error("{url:?} is not a gateway URL: {fault}")]
+pub struct EndpointError {
+    url: String,
+    #[source]
+    fault: Fault,
+}
+
+/// What is wrong with a gateway URL.
+#[derive(Debug, thiserror::Error)]
+enum Fault {
+    #[error(transparent)]
+    Uri(#[from] InvalidUri),
+    #[error("it has to begin with ws:// or wss://")]
+    Scheme,
+    #[error("it has no host")]
+    Host,
+    #[error("its port is not a number from 0 to 65535")]
+    Port,
+}
+
 impl Endpoint {
     /// Parses a `ws://` or `wss://` URL. Its query is dropped, because the proxy adds its own.
-    pub fn parse(url: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("{url:?} is not a gateway URL: {what}");
-        let uri: Uri = url.parse().map_err(|error| wrong(&format!("{error}")))?;
+    pub fn parse(url: &str) -> Result<Self, EndpointError> {
+        Self::parts(url).map_err(|fault| EndpointError { url: url.to_owned(), fault })
+    }
+
+    fn parts(url: &str) -> Result<Self, Fault> {
+        let uri: Uri = url.parse()?;
         let tls = match uri.scheme_str() {
             Some("wss") => true,
             Some("ws") => false,
-            _ => return Err(wrong("it has to begin with ws:// or wss://")),
+            _ => return Err(Fault::Scheme),
         };
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| wrong("it has no host"))?;
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or(Fault::Host)?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let names_port =
             uri.authority().is_some_and(|all| all.as_str().rsplit(['@', ']']).next().unwrap_or("").contains(':'));
         if names_port && uri.port_u16().is_none() {
-            return Err(wrong("its port is not a number from 0 to 65535"));
+            return Err(Fault::Port);
         }
         let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
         let path = if uri.path().is_empty() { "/".to_owned() } else { uri.path().to_owned() };
@@ -65,7 +90,7 @@ mod tests {
             assert_eq!(parsed.authority(), authority);
         }
         for bad in ["", "http://a.gg", "wss://", "gateway.discord.gg", "ws://a:99999", "wss:///x"] {
-            assert!(Endpoint::parse(bad).unwrap_err().contains("is not a gateway URL"), "{bad}");
+            assert!(Endpoint::parse(bad).unwrap_err().to_string().contains("is not a gateway URL"), "{bad}");
         }
     }
 }

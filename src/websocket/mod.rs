@@ -17,7 +17,7 @@ mod handshake;
 mod outgoing;
 
 pub use decoder::{FrameDecoder, Message, Role, Violation};
-pub use endpoint::Endpoint;
+pub use endpoint::{Endpoint, EndpointError};
 pub use frame::{MAX_HEADER, Opcode, mask_in_place, write_close, write_frame, write_header};
 pub use handshake::{HandshakeError, Upgrade, client_request, parse_response, server_response, upgrade_of};
 pub use outgoing::Outgoing;

@@ -265,7 +265,7 @@ fn a_state_file_that_is_not_good_is_reported_and_not_used() {
     assert_eq!(simulator.resumes(), 1);
     let log = log_of(&directory);
     for shard in ["shard=0", "shard=1"] {
-        let line = log.lines().find(|line| line.contains("is ignored") && line.contains(shard));
+        let line = log.lines().find(|line| line.contains("of the last process is not used") && line.contains(shard));
         assert!(line.is_some_and(|line| line.contains("checksum")), "{line:?}");
     }
     for shard in 0..SHARDS {

@@ -26,10 +26,14 @@ use std::{
 
 use gateway_proxy::{
     compression::Transport,
-    control::{accept_upgrade, http::Route, read_head},
+    control::{
+        accept_upgrade,
+        connection::{ClientConnection, ConnectionEnd, Payload},
+        http::Route,
+        read_head,
+    },
     data_core::close_for,
     downstream::outbox::Outbox,
-    net::client::{ClientConnection, ConnectionEnd, Payload},
     protocol::Encoding,
     websocket::{FrameDecoder, Opcode, Role, write_frame},
 };

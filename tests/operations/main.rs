@@ -4,6 +4,7 @@
 
 mod alerts;
 mod browser;
+mod changed_file;
 mod command_line;
 mod commands;
 mod images;
@@ -17,6 +18,7 @@ mod queue;
 mod reload;
 mod repair;
 mod service;
+mod trace;
 mod wire;
 
 use serde_json::Value;

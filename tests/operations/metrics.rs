@@ -172,7 +172,13 @@ fn scrape(proxy: &Proxy) -> (String, BTreeMap<String, Family>) {
 
 /// Starts a proxy and causes events of all kinds, so that every series exists.
 fn eventful() -> (Simulator, Proxy) {
-    let (simulator, proxy) = start("metrics", &json!({"events": {"deny": ["TYPING_START"]}}));
+    let (simulator, proxy) = start(
+        "metrics",
+        &json!({
+            "events": {"deny": ["TYPING_START"]},
+            "clients": [{"name": "dashboard", "secret": format!("sha256:{}", "0".repeat(64))}],
+        }),
+    );
     let mut gateway = client(&proxy, (0, 2), Transport::Zstd);
     simulator.emit(0, 4);
     for _ in 0..4 {
@@ -207,6 +213,7 @@ fn figures_are_right_and_the_format_is_strict() {
             (("gateway_core_turns_total", vec![("core", "0")]), 1.0),
             (("gateway_core_ring_enters_total", vec![("core", "0")]), 1.0),
             (("gateway_core_longest_turn_seconds", vec![("core", "0")]), 0.000_000_1),
+            (("gateway_core_added_latency_seconds", vec![("core", "0"), ("le", "+Inf")]), 1.0),
             (("gateway_core_compression_input_bytes_total", vec![("core", "0")]), 1000.0),
             (("gateway_core_compression_output_bytes_total", vec![("core", "0")]), 100.0),
             (("gateway_identify_wait_seconds", vec![]), 0.0),
@@ -227,6 +234,8 @@ fn figures_are_right_and_the_format_is_strict() {
     assert_eq!(value(&families, "gateway_config_reloads_total", &[("result", "ok")]), Some(0.0));
     let compressed = value(&families, "gateway_core_compression_output_bytes_total", &[]).expect("a value");
     assert!(compressed < value(&families, "gateway_core_compression_input_bytes_total", &[]).expect("a value"));
+    assert_eq!(value(&families, "gateway_shard_sick", &[("shard", "0")]), Some(0.0));
+    assert_eq!(value(&families, "gateway_watchdog_repairs_total", &[("action", "reconnect")]), Some(0.0));
     let waits = families["gateway_identify_wait_seconds"].samples.iter().find(|(name, ..)| name.ends_with("_count"));
     assert_eq!(waits.expect("a count").2, 2.0);
     check_promtool(&text);

@@ -20,10 +20,14 @@ use gateway_proxy::{
     data_core::{ConnectionParts, NewClient, SessionRequest, ToControl, ToCore},
     downstream::{
         outbox::{HIGH_WATER, Outbox},
-        session::{Claim, Options, SessionId},
+        session::{Claim, Options, SessionId, session_in},
     },
-    protocol::{Encoding, Time, close, intents::Intents},
-    shard::{Close, report::Report, session_ids::session_in},
+    protocol::{
+        Encoding, Time,
+        close::{self, Close},
+        intents::Intents,
+    },
+    shard::report::Report,
     upstream::session::Status,
     websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
 };
@@ -364,6 +368,7 @@ impl Host {
                 ToControl::Reports(..)
                 | ToControl::Pulse(_)
                 | ToControl::StatusChanged(_)
+                | ToControl::SlotEnded(_)
                 | ToControl::Stopped
                 | ToControl::UpstreamId(..) => {}
             }
@@ -439,7 +444,12 @@ impl Host {
             let pipe = net.pipe(connection.socket);
             (pipe.pushed, pipe.received) = (pipe.pushed + beat.len() as u64, pipe.received + beat.len() as u64);
         }
-        self.post(ToCore::Client(Box::new(NewClient { parts: *parts, shard: 0, request, version: 10 })));
+        self.post(ToCore::Client(Box::new(NewClient {
+            parts: *parts,
+            shard: 0,
+            request,
+            visitor: Default::default(),
+        })));
     }
 
     /// Says whether the proxy accepts connections.

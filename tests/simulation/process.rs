@@ -82,6 +82,7 @@ fn core_config(choice: Choice) -> CoreConfig {
         log: choice.log,
         resume_window: choice.resume_window,
         cache: Flags::ALL,
+        prefetch_members: false,
         honor_client_intents: true,
         denied: Default::default(),
         voice_grace: choice.voice_grace,
@@ -89,6 +90,7 @@ fn core_config(choice: Choice) -> CoreConfig {
         state_dir: None,
         forward_opcodes: Vec::new(),
         memory: std::sync::Arc::default(),
+        credentials: Default::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
 use fastrand::Rng;
 use gateway_proxy::{
     compression::{Deflater, Transport},
-    data_core::Dialled,
+    net::dial::Dialled,
     protocol::Time,
     websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
 };

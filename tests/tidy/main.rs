@@ -7,6 +7,7 @@
 //! `client_recipes`.
 
 mod client_recipes;
+mod named_in_docs;
 
 use std::{
     fmt, fs,

@@ -55,6 +55,8 @@ Prints `listening on ADDRESS` when it is ready. The control API takes shard=N or
   POST /sim/lose?shard=S[&changes=N][&leave=ID][&join=1]   the session ends; until the next IDENTIFY N changes of every
                                                kind happen, the bot leaves and joins guilds, and nobody is told
   POST /sim/refuse-resume?shard=S[&count=N][&code=C]   close the next N RESUMEs (1) with C (4000), keep the session
+  POST /sim/mute?shard=S[&type=T][&until_resume=1]   no more events (of type T) until a new session or a RESUME, while
+                                               heartbeats are acknowledged
   POST /sim/reconnect?shard=S                  op 7
   POST /sim/invalid?shard=S&resumable=BOOL     op 9
   POST /sim/heartbeat?shard=S                  op 1

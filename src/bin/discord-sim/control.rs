@@ -122,6 +122,10 @@ async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Respon
             let count = number(request, "count")?.unwrap_or(1).min(MAX_REFUSALS);
             each(&mut |shard| server.gateway.borrow_mut().refuse_resumes(shard, count as usize, code))
         }
+        "/sim/mute" => {
+            let (only, until_resume) = (request.get("type"), flag(request, "until_resume"));
+            each(&mut |shard| server.gateway.borrow_mut().mute(shard, only, until_resume))
+        }
         "/sim/reconnect" => each(&mut |shard| server.gateway.borrow_mut().ask_to_reconnect(shard)),
         "/sim/heartbeat" => each(&mut |shard| server.gateway.borrow_mut().ask_for_heartbeat(shard)),
         "/sim/invalid" => {

@@ -385,11 +385,12 @@ impl<R: PartialEq> KeyTrie<R> {
         }
         let start = self.signatures.len() as u32;
         self.signatures.extend_from_slice(signature);
-        self.ends.push(LearntEnd { node, signature: (start, self.signatures.len() as u32), template });
         if self.lookup.len() == self.lookup.capacity() {
             self.grow_lookup();
         }
+        self.ends.push(LearntEnd { node, signature: (start, self.signatures.len() as u32), template });
         self.lookup.insert_unique(hash, (tag(hash), index as u16), |_| 0);
+        debug_assert_eq!(self.lookup.len(), self.ends.len(), "each end is in the lookup table once");
         Some(ValueKind::Inlined(index as u16))
     }
 

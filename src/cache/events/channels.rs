@@ -267,8 +267,8 @@ impl Change<'_, '_> {
     }
 }
 
-/// A count of a thread after one more message. `is_message_count` says that it is `message_count`, which is limited in
-/// old threads.
+/// A count of a thread after one more message. `is_message_count` says that it is `message_count`, which in old threads
+/// stays at [`OLD_COUNT_LIMIT`] once it is that high.
 fn incremented(thread: u64, is_message_count: bool, old: u64) -> u64 {
     if is_message_count && thread < FIRST_UNLIMITED_THREAD && old >= OLD_COUNT_LIMIT {
         old

@@ -191,8 +191,9 @@ fn each_object(data: &[u8], mut each: impl FnMut(usize) -> Result<usize, EncodeE
 }
 
 impl Guild {
-    /// Whether the members that GUILD_CREATE listed are all members: it says that the guild is not large, and it lists
-    /// exactly as many members as it counts. Guests, and members without an id, do not count.
+    /// Whether the members that GUILD_CREATE listed are all members of the guild. They are when members are cached, the
+    /// event says that the guild is not large, and the number of listed members is its `member_count`. Guests, and
+    /// members without an id, are not among that number.
     fn lists_all_members(&self, context: &Context<'_>, is_large: bool) -> bool {
         let store = &self.array(Kind::Members).store;
         let Some(count) = self.member_count.filter(|_| context.flags.members && !is_large) else { return false };

@@ -6,15 +6,17 @@ use crate::protocol::event::EventKind;
 #[test]
 fn keys_for_operators_are_read() {
     let (config, warnings) = with(
-        r#","host":"0.0.0.0","http_token":"0123456789abcdef","client_compression":false,"events":{"deny":["TYPING_START"]}"#,
+        r#","host":"0.0.0.0","http_token":"0123456789abcdef","client_compression":false,"events":{"deny":["TYPING_START"]},"watchdog":"reconnect""#,
     )
     .unwrap();
     assert_eq!(warnings, Vec::<String>::new());
     assert!(config.http_token.unwrap().matches("0123456789abcdef"));
     assert!(!config.client_compression);
+    assert_eq!(config.watchdog, Watchdog::Reconnect);
     assert!(config.denied.covers(EventKind::TypingStart, b"TYPING_START"));
     let (config, _) = with("").unwrap();
     assert!(config.http_token.is_none() && config.client_compression && config.denied == Denied::default());
+    assert_eq!((config.watchdog, with(r#","watchdog":"off""#).unwrap().0.watchdog), (Watchdog::Warn, Watchdog::Off));
 }
 
 #[test]
@@ -35,6 +37,11 @@ fn errors_name_key_and_expectation_and_never_the_token() {
             r#","shard_group":{"index":0,"of":2},"shard_end":1"#,
             "`shard_start` and `shard_end` must not be set beside it",
         ),
+        (r#","prefetch_members":true"#, "`prefetch_members` is true, expected `cache.members` to be true"),
+        (r#","prefetch_members":true,"cache":{"members":true}"#, "expected `intents` with GUILD_MEMBERS (2)"),
+        (r#","prefetch_members":1"#, "`prefetch_members` is 1, expected true or false"),
+        (r#","watchdog":true"#, "`watchdog` is true, expected \"warn\", \"reconnect\" or \"off\""),
+        (r#","watchdog":"on""#, "`watchdog` is \"on\", expected \"warn\", \"reconnect\" or \"off\""),
         (r#","http_token":true"#, "`http_token` is the given value"),
     ] {
         let error = error(keys);
@@ -85,6 +92,8 @@ fn each_key_holds_at_once_or_needs_a_restart() {
         r#""events":{"deny":["TYPING_START"]}"#,
         r#""client_compression":false"#,
         r#""http_token":"0123456789abcdef""#,
+        r#""watchdog":"off""#,
+        r#""reload_on_change":false"#,
         r#""host":"127.0.0.2""#,
         r#""port":1"#,
         r#""log_format":"json""#,
@@ -102,6 +111,7 @@ fn each_key_holds_at_once_or_needs_a_restart() {
         r#""allowed_hosts":["a"]"#,
         r#""externally_accessible_url":"ws://a""#,
         r#""cache":{}"#,
+        r#""prefetch_members":true"#,
         r#""cores":2"#,
         r#""control_core":0"#,
         r#""upstream_compression":"none""#,
@@ -110,11 +120,13 @@ fn each_key_holds_at_once_or_needs_a_restart() {
         r#""gateway_hosts":["discord.gg"]"#,
         r#""forward_opcodes":[44]"#,
         r#""client_memory":100000000"#,
+        r#""client_memory_per_address":100000000"#,
+        r#""clients":[{"name":"a","secret":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}]"#,
         r#""admin_listen":"127.0.0.1:9""#,
         r#""proxy_protocol_from":["10.0.0.0/8"]"#,
         r#""forwarded_for_from":["::1"]"#,
     ];
-    let base = r#"{"token":"secret","intents":513,"shards":4,"host":"127.0.0.1","port":7878,
+    let base = r#"{"token":"secret","intents":515,"shards":4,"host":"127.0.0.1","port":7878,"cache":{"members":true},
                    "externally_accessible_url":"ws://localhost:7878"}"#;
     let running = parse(base).unwrap().0;
     assert_eq!(running.differences(&running), Differences::default());

@@ -11,7 +11,7 @@ use crate::{
         status::{CoreReports, resident_bytes},
         waits::{BUCKETS, PermitWaits},
     },
-    data_core::CoreReport,
+    data_core::{CoreReport, figures::ADDED_BUCKETS},
     protocol::Time,
     shard::report::{ClientKind, CloseReason, Report},
     upstream::loss::Reason,
@@ -154,12 +154,35 @@ fn shards(reports: &[Report], at: Time) -> Vec<MetricFamily> {
             report.replayed
         }),
         count("gateway_shard_events_denied_total", "Events that events.deny kept from clients", |report| report.denied),
+        per_shard(
+            "gateway_shard_prefetch_guilds_waiting",
+            "Guilds whose members the proxy has still to ask for (prefetch_members)",
+            GAUGE,
+            &|report| Some(report.prefetch_waiting as f64),
+        ),
+        count(
+            "gateway_shard_prefetch_guilds_total",
+            "Guilds whose members the proxy has asked for and got",
+            |report| report.prefetched,
+        ),
         count("gateway_shard_client_resumes_total", "RESUMEs of clients that were served", |report| report.resumed),
         per_shard(
             "gateway_shard_client_lag_events",
             "The most events that a connected client is behind",
             GAUGE,
             &|report| Some(report.traffic.lag as f64),
+        ),
+        per_shard(
+            "gateway_shard_client_lag_seconds",
+            "The longest time that the next event for a connected client has waited, in steps of 0.25 s",
+            GAUGE,
+            &|report| Some(report.traffic.lag_time.as_secs_f64()),
+        ),
+        per_shard(
+            "gateway_shard_client_kernel_bytes",
+            "Bytes that the kernel holds for the first 256 connected clients and that they have not acknowledged",
+            GAUGE,
+            &|report| Some(report.traffic.kernel_bytes as f64),
         ),
     ]
 }
@@ -218,8 +241,18 @@ fn cores(reports: &CoreReports) -> Vec<MetricFamily> {
     );
     let mut metrics = cpu.get_metric().to_vec();
     metrics.push(counter(vec![label("core", "control")], reports.control_cpu.as_secs_f64()));
+    let added = reports.cores.iter().map(|core| {
+        let labels = vec![label("core", &core.index.to_string())];
+        histogram(labels, &ADDED_BUCKETS, &core.added.buckets, core.added.sum)
+    });
     vec![
         family(cpu.name(), cpu.help(), COUNTER, metrics),
+        family(
+            "gateway_core_added_latency_seconds",
+            "From the arrival of bytes from Discord to the system call that gives their events to a client's socket",
+            MetricType::HISTOGRAM,
+            added.collect(),
+        ),
         per_core("gateway_core_turns_total", "Turns of a core's loop", COUNTER, |core| core.turns as f64),
         per_core(
             "gateway_core_longest_turn_seconds",

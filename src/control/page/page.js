@@ -111,6 +111,7 @@
     for (const [state, [letter, name]] of Object.entries(STATES)) {
       if (state !== 'active') $('legend').append(element('li', {}, sample(state, letter), name));
     }
+    $('legend').append(element('li', {}, sample('l0 sick', '!'), 'sick: events that are usual do not come'));
     $('legend').prepend(...[...SHADES, null].map((bound, at) => element('li', {}, sample('l' + at, ''),
       bound === null ? 'slower' : (at === 0 ? 'active, round trip under ' : 'under ') + bound + ' ms')));
   }
@@ -132,11 +133,12 @@
     for (const shard of now.shards) {
       const cell = cells.get(shard.id);
       const [letter, name] = STATES[shard.state] || ['?', shard.state];
-      const looks = 'shard ' + (shard.state === 'active' ? shade(shard.latency_ms) : shard.state);
+      const looks = 'shard ' + (shard.state === 'active' ? shade(shard.latency_ms) : shard.state) + (shard.sick ? ' sick' : '');
       if (cell.className !== looks) cell.className = looks;
       if (cell.dataset.state !== shard.state) cell.dataset.state = shard.state;
-      set(cell.firstChild, letter);
-      const label = `shard ${shard.id}, ${name}` + (shard.latency_ms === null ? '' : `, ${Math.round(shard.latency_ms)} ms`);
+      set(cell.firstChild, letter || (shard.sick ? '!' : ''));
+      const label = `shard ${shard.id}, ${name}` + (shard.latency_ms === null ? '' : `, ${Math.round(shard.latency_ms)} ms`)
+        + (shard.sick ? `, sick: ${shard.sick}` : '');
       if (cell.title !== label) { cell.title = label; cell.setAttribute('aria-label', label); }
       cell.setAttribute('aria-pressed', String(shard.id === selected));
     }
@@ -203,12 +205,14 @@
       ['cache', bytes(shard.cache_bytes)], ['events kept for clients', `${shard.log_events}, ${bytes(shard.log_bytes)}`],
       ['sessions without connection', String(shard.sessions_detached)], ['clients that were closed', counted(shard.clients_closed)],
     ];
+    if (row.sick) facts.unshift(['the watchdog finds', `${row.sick}, which is not usual`]);
     if (shard.fatal) facts.unshift(['why', `${shard.fatal.code}: ${shard.fatal.advice}`]);
     const list = element('dl', {}, ...facts.map(([name, value]) => element('div', {}, element('dt', {}, name), element('dd', {}, value))));
-    const head = ['client', 'encoding', 'compression', 'connected', 'events behind', 'sequence', 'bytes waiting'];
+    const head = ['client', 'encoding', 'compression', 'connected', 'events behind', 'seconds behind', 'sequence', 'bytes waiting', 'bytes in the kernel'];
     const table = element('table', {}, element('tr', {}, ...head.map((name) => element('th', { scope: 'col' }, name))),
       ...shard.clients.map((client) => element('tr', {}, ...[client.library, client.encoding, client.compression,
-        duration(client.connected_s), client.lag, client.sequence, client.waiting_bytes].map((value) => element('td', {}, String(value))))));
+        duration(client.connected_s), client.lag, client.lag_s, client.sequence, client.waiting_bytes,
+        client.kernel_bytes === null ? '–' : client.kernel_bytes].map((value) => element('td', {}, String(value))))));
     const close = element('button', { type: 'button', class: 'close' }, 'Close');
     close.addEventListener('click', () => { const id = selected; select(null); focusOn(id); });
     const focusWasHere = document.activeElement && document.activeElement.className === 'close';
@@ -276,9 +280,10 @@
     document.title = (kind === 'bad' ? '⚠ ' : '') + 'gateway-proxy';
   }
   function draw(now) {
-    const all = now.shards.length, active = now.states.active;
+    const all = now.shards.length, active = now.states.active, sick = now.shards.filter((shard) => shard.sick).length;
     if (now.stopping) health('bad', 'The proxy stops');
     else if (all === 0) health('bad', now.rest_error ? `Waiting for Discord: ${now.rest_error.what}` : 'The shards have not been started yet');
+    else if (active === all && sick) health('bad', `${plural(sick, 'shard')} ${sick === 1 ? 'does' : 'do'} not get the usual events`);
     else if (active === all) health('good', all === 1 ? 'The shard is active' : `All ${all} shards are active`);
     else health('bad', `${all - active} of ${plural(all, 'shard')} ${all - active === 1 ? 'is' : 'are'} not active`);
     set($('version'), now.version);

@@ -1,7 +1,7 @@
 //! Tests of voice connections in a whole shard, and of the session that a RESUME means.
 
 use super::*;
-use crate::shard::session_ids::RESUME_PATH;
+use crate::downstream::session::RESUME_PATH;
 
 fn op_4(world: &mut World, client: &mut Client, channel: Option<u64>) {
     let data = json!({"guild_id": "10", "channel_id": channel.map(|channel| channel.to_string()), "self_mute": true});

@@ -10,7 +10,7 @@ use crate::{
         intents::Intents,
         json,
     },
-    shard::{Shard, deliver::write_own},
+    shard::{Shard, outgoing::write_synthetic},
     upstream::{limiter::QueuedCommand, session::Status},
 };
 
@@ -133,7 +133,7 @@ impl Shard {
     pub(in crate::shard) fn tell_voice_lost(states: &mut Vec<Vec<u8>>, session: &mut Session, outbox: &mut Outbox) {
         let hears = session.options.intents.intersects(Intents::GUILD_VOICE_STATES);
         for state in states.drain(..).filter(|_| hears) {
-            write_own(outbox, EventKind::VoiceStateUpdate, session.next_sequence(), &state);
+            write_synthetic(outbox, EventKind::VoiceStateUpdate, session.next_sequence(), &state);
         }
     }
 

@@ -49,7 +49,7 @@ fn an_operator_makes_it_resume_or_begin_anew() {
     assert_eq!(actions(&mut session), [Action::Close(close::UNKNOWN_ERROR)], "a code that keeps the session");
     let now = resumes(&mut session, SECOND * 10, 1);
     feed(&mut session, now, RESUMED);
-    session.begin_new_session(now + SECOND * 10);
+    session.begin_new_session(now + SECOND * 10, Reason::ByHand);
     assert_eq!(actions(&mut session), [Action::Close(close::NORMAL)], "a code that ends the session at Discord");
     let now = identifies(&mut session, now + SECOND * 10);
     session.set_identify(b"ANOTHER IDENTIFY".to_vec());
@@ -58,7 +58,7 @@ fn an_operator_makes_it_resume_or_begin_anew() {
     assert_eq!(lost(&session), [("by_hand", 2)]);
     // A shard that is given up stays given up.
     session.on_closed(now, Some(4014));
-    session.begin_new_session(now);
+    session.begin_new_session(now, Reason::ByHand);
     session.reconnect(now, Reason::ByHand);
     assert_eq!((session.status(), lost(&session)[0]), (Status::Fatal, ("closed", 1)));
 }

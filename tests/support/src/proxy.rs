@@ -152,6 +152,8 @@ fn configuration(discord: SocketAddr, port: u16, changes: &Value) -> Value {
         "cores": 1,
         "cache": cache,
         "log_level": "debug",
+        // Tests say when the file is read again.
+        "reload_on_change": false,
     });
     for (key, value) in changes.as_object().expect("changes are an object") {
         if value.is_null() {

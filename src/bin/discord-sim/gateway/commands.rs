@@ -337,6 +337,7 @@ impl Gateway {
         }
         let before = session.connection.replace(key);
         session.detached = None;
+        session.mute.take_if(|mute| mute.until_resume);
         session.push("RESUMED", r#"{"_trace":["[\"gateway-sim-1\",{\"micros\":0.0}]"]}"#);
         let shard = session.shard;
         if let Some(old) = before.and_then(|key| self.peers.get_mut(&key)) {

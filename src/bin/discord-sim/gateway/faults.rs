@@ -1,7 +1,8 @@
-//! Faults on request: `/sim/drop`, `/sim/lose`, `/sim/refuse-resume`, `/sim/reconnect`, `/sim/invalid`, `/sim/raw` and
-//! `/sim/wire`.
+//! Faults on request: `/sim/drop`, `/sim/lose`, `/sim/refuse-resume`, `/sim/reconnect`, `/sim/invalid`, `/sim/raw`,
+//! `/sim/wire` and `/sim/mute`.
 
-use super::{Ending, Gateway, payload};
+use super::{Ending, Gateway, payload, session::Mute};
+use std::rc::Rc;
 use std::time::Instant;
 
 /// How `/sim/drop` cuts connections.
@@ -71,6 +72,18 @@ impl Gateway {
     pub fn refuse_resumes(&mut self, shard: usize, count: usize, code: u16) -> usize {
         if let Some(record) = self.shards.get_mut(shard) {
             record.refusals = std::iter::repeat_n(code, count).collect();
+        }
+        self.connections_of(shard).len()
+    }
+
+    /// Sends the sessions of a shard no more events, or with `only` none of one type. Heartbeats are acknowledged as
+    /// before. A new session gets everything, and with `until_resume` so does a session that is resumed.
+    pub fn mute(&mut self, shard: usize, only: Option<&str>, until_resume: bool) -> usize {
+        let keys = self.shards.get(shard).map(|record| record.sessions.clone()).unwrap_or_default();
+        for key in keys {
+            if let Some(session) = self.sessions.get_mut(&key) {
+                session.mute = Some(Mute { only: only.map(Rc::from), until_resume });
+            }
         }
         self.connections_of(shard).len()
     }

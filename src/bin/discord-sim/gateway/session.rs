@@ -40,6 +40,14 @@ pub struct Chunks {
     pub count: usize,
 }
 
+/// The events that Discord does not send to a session any more, although the session lives.
+pub struct Mute {
+    /// The only event type that is not sent; `None`: no event is sent.
+    pub only: Option<Rc<str>>,
+    /// Whether a RESUME makes Discord send events again.
+    pub until_resume: bool,
+}
+
 /// A session of one shard.
 pub struct Session {
     /// The session id, which a RESUME names.
@@ -58,6 +66,8 @@ pub struct Session {
     pub pending: BTreeSet<u64>,
     /// Member requests whose chunks have not all been sent, oldest first.
     pub chunks: VecDeque<Chunks>,
+    /// The events that the session is not sent; `None`: the session gets everything.
+    pub mute: Option<Mute>,
     sequence: u64,
     stored: VecDeque<Stored>,
     bytes: usize,
@@ -78,6 +88,7 @@ impl Session {
             detached: None,
             pending: BTreeSet::new(),
             chunks: VecDeque::new(),
+            mute: None,
             sequence: 0,
             stored: VecDeque::new(),
             bytes: 0,
@@ -97,10 +108,19 @@ impl Session {
         needed == 0 || self.intents & needed != 0
     }
 
+    /// Whether the session is not sent events of this type. RESUMED is always sent.
+    fn is_mute(&self, name: &str) -> bool {
+        let covers = |mute: &Mute| mute.only.as_deref().is_none_or(|only| only == name);
+        name != "RESUMED" && self.mute.as_ref().is_some_and(covers)
+    }
+
     /// Gives an event the next sequence number and appends it to the replay buffer. Drops the oldest events when the
-    /// buffer is over its limits.
+    /// buffer is over its limits. An event that the session is not sent gets no number.
     pub fn push(&mut self, name: impl Into<Rc<str>>, data: impl Into<Rc<str>>) {
         let (name, data) = (name.into(), data.into());
+        if self.is_mute(&name) {
+            return;
+        }
         self.sequence += 1;
         self.bytes += data.len();
         self.stored.push_back(Stored { name, data });

@@ -1,5 +1,7 @@
 //! The gateway without sockets: commands in, payloads out, time as an argument.
 
+mod mute;
+
 use super::*;
 use serde_json::{Value, json};
 use world::{Settings, Wish};

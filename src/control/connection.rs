@@ -4,10 +4,10 @@
 //! Promises: pings are answered; a client that the proxy closes receives everything that was queued for it, then the
 //! close frame, then the end of the stream, unless it does not read for [`LINGER`]. Never knows a session or a shard.
 
-use super::{ReadBudget, within};
 use crate::{
     data_core::ConnectionParts,
     downstream::outbox::Outbox,
+    net::{ReadBudget, within},
     websocket::{FrameDecoder, Message, Violation},
 };
 use futures_lite::io::{AsyncRead, AsyncWrite};
