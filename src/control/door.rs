@@ -1,8 +1,8 @@
 //! The door: handles a connection until it belongs to a shard.
 //!
 //! The door accepts the connection, reads the HTTP request head and answers plain requests. For a gateway connection it
-//! answers the upgrade, sends HELLO at once (also while Discord is down), answers heartbeats, and reads IDENTIFY or
-//! RESUME. Then it hands the connection off to the data core of its shard.
+//! answers the upgrade, sends HELLO [`HELLO_PAUSE`] later (also while Discord is down), answers heartbeats, and reads
+//! IDENTIFY or RESUME. Then it hands the connection off to the data core of its shard.
 //!
 //! Bounded: a request head has to be complete within 10 seconds, IDENTIFY or RESUME has to come within 60 seconds, and
 //! at most [`MAX_UNAUTHENTICATED`] connections are at the door.
@@ -52,6 +52,10 @@ pub const MAX_SCRAPES: usize = 16;
 const MAX_REFUSED_RESUMES: u32 = 3;
 /// Longest wait for a complete request head.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between the answer to the upgrade and HELLO. Some libraries ignore bytes that they read together with the answer
+/// (seyfert on Node.js): such a library would wait for HELLO until it gives up. A library that waits for data reads the
+/// answer within much less than this pause.
+const HELLO_PAUSE: Duration = Duration::from_millis(5);
 /// Longest wait for IDENTIFY or RESUME, from HELLO or from op 9. Libraries that pause between op 9 and IDENTIFY stay
 /// far below this limit.
 const IDENTIFY_LIMIT: Duration = Duration::from_secs(60);
@@ -243,6 +247,11 @@ async fn route_request(
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     let transport = if control.live().client_compression { query.transport } else { Transport::None };
     accept_upgrade(&mut connection, &upgrade, http::GatewayQuery { transport, ..query });
+    let answered = within(HEAD_LIMIT, poll_fn(|cx| connection.poll_write(cx).1)).await;
+    if !matches!(answered, Some(Ok(()))) {
+        return;
+    }
+    glommio::timer::sleep(HELLO_PAUSE).await;
     connection.outbox.message(&[&payload::hello(payload::HEARTBEAT_INTERVAL)]);
     let url = UrlParameters { version: query.version, session: query.session };
     await_session_request(control, place, connection, url, EarlyCommands::Refused).await;
@@ -309,9 +318,10 @@ pub async fn read_head(connection: &mut ClientConnection) -> Option<Route> {
     read_head_for(connection, None, None).await.map(|(route, _)| route)
 }
 
-/// Reads a request head and refuses a request that `origin_policy` does not allow. Returns also the client that
-/// `X-Forwarded-For` names, if `believed` is given. `believed` are the networks whose entries in that header are
-/// believed.
+/// Reads a request head, and takes the head out of the connection's buffer. Returns the route of the request. A request
+/// that `origin_policy` does not allow, and a head that is not well-formed, have the route [`Route::Refused`]. Returns
+/// also the client that `X-Forwarded-For` names. `believed` are the networks whose entries in that header are believed;
+/// without `believed`, the header is not read. `None`: the connection ended within the head.
 async fn read_head_for(
     connection: &mut ClientConnection,
     origin_policy: Option<&http::OriginPolicy>,

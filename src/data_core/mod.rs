@@ -451,11 +451,14 @@ impl<I: Io> DataCore<I> {
             let stored = catch_unwind(AssertUnwindSafe(|| dependencies.states.store(&core.config, shard)));
             match stored {
                 Ok(Ok(true)) => {
-                    tracing::info!(shard = %shard.id(), "the shard's state is written for the next process");
+                    tracing::info!(shard = shard.id().id, "the shard's state is written for the next process");
                 }
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
-                    tracing::error!(shard = %shard.id(), "the shard's state can not be written for the next process: {error}");
+                    tracing::error!(
+                        shard = shard.id().id,
+                        "the shard's state can not be written for the next process: {error}"
+                    );
                 }
                 Err(_) => core.send(ToControl::Panicked),
             }
@@ -497,7 +500,10 @@ impl ShardSetup {
     }
 }
 
-/// Runs a data core on the calling thread until it is told to stop. `epoch` is the zero of time in this process.
+/// Runs a data core on the calling thread: waits for [`ToCore::Start`], and returns when the control core stops the
+/// data core. Returns early when the data core can not make its ring or panics outside of a shard, and then sends
+/// [`ToControl::Failed`]. Also returns when the mailbox is closed before the start. `epoch` is the zero of time in this
+/// process.
 pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>, epoch: Instant) {
     if let Err(error) = time_slice::shorten() {
         tracing::debug!(%error, "a data core keeps the kernel's own time slice, because a filter denies to change it");
