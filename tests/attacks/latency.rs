@@ -73,7 +73,7 @@ const ATTACKS: [(&str, Attack); 9] = [
         until(stop, || {
             let Ok(mut gateway) = Gateway::open(proxy, Transport::None) else { return };
             let resume = json!({"op": 6, "d": {"token": TOKEN, "session_id": format!("{:032x}", 255), "seq": 1}});
-            while gateway.receive().is_ok() {
+            while !stop.load(Relaxed) && gateway.receive().is_ok() {
                 say(&mut gateway, &resume);
             }
         })
