@@ -8,7 +8,7 @@ DESTDIR ?=
 PREFIX ?= /usr/local
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test flaky lint setup-operations live-page fmt setup test-portable test-clients sim sim-planted chaos fuzz bench \
+.PHONY: help demo test flaky lint setup-operations live-page fmt setup test-portable test-clients sim sim-planted chaos fuzz attacks bench \
 	startup-times capacity soak build release install deb deb-check sbom image profile
 
 help: ## this list
@@ -66,6 +66,9 @@ chaos: ## real processes and libraries with faults, restarts and kills at random
 
 fuzz: ## hostile bytes for everything that reads them (SECONDS=60, SEED=)
 	SECONDS_TO_FUZZ="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),60)" SEED="$(SEED)" cargo test --release --test fuzz
+
+attacks: ## how long a bot waits for its events while each attack goes on, as a table (SECONDS=5 for each)
+	SECONDS_OF_EACH="$(if $(filter command line,$(origin SECONDS)),$(SECONDS),5)" cargo test --release --test attacks latency -- --ignored --nocapture
 
 bench: ## the proxy beside a null relay, as a table and target/bench.json (QUICK=1, ONLY=loads|joining|memory|stuck|restarting)
 	cargo build --release --bins

@@ -174,9 +174,12 @@ fn summary(config: &Config, placement: &Placement) -> String {
         (Some(_), Some(Ok(range))) => format!("data cores on CPUs {:?}", placement.data(range.len())),
         _ => format!("data cores on CPUs {:?} as far as the shards need them", placement.data(usize::MAX)),
     };
+    let names: Vec<&str> = config.clients.iter().map(|credential| &*credential.name).collect();
+    let clients =
+        if names.is_empty() { String::new() } else { format!("\nclients with a secret: {}", names.join(", ")) };
     let operators = config.admin_listen.as_ref().map(|address| format!("\nlisten for operators: {address}"));
     format!(
-        "the configuration is right\nshards: {shards}\nlisten: {}{}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}\nvoice: {}",
+        "the configuration is right\nshards: {shards}\nlisten: {}{}\nclients resume at: {}\ncontrol core on CPU {}, {cores}\nintents: {}\ncache: {:?}\nvoice: {}{clients}",
         config.listen,
         operators.unwrap_or_default(),
         config.externally_accessible_url,

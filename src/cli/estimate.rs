@@ -10,11 +10,11 @@ use gateway_proxy::{
 /// Guilds of a shard when their number is not known: Discord recommends one shard for 1,000 guilds (docs: Gateway,
 /// Sharding).
 const GUILDS_OF_SHARD: f64 = 1_000.0;
-/// Bytes of the process without any shard (docs/benchmarks.md, Capacity).
+/// Bytes of the process without any shard (docs/tuning.md, Capacity).
 const PROCESS: u64 = 12 << 20;
-/// Bytes of a shard without its guilds: its connection to Discord, decompressor and buffers (docs/benchmarks.md,
-/// Capacity).
-const SHARD: u64 = 330 << 10;
+/// Bytes of a shard besides its guilds: its connection to Discord, decompressor, buffers, and what the allocator keeps
+/// after the guilds have come (docs/tuning.md, Capacity).
+const SHARD: u64 = 700 << 10;
 
 /// The guilds that an estimate is for.
 #[derive(Args, Clone, Copy)]

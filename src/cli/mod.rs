@@ -1,9 +1,10 @@
-//! The subcommands: requests to a running proxy, and the check before a start.
+//! The subcommands: requests to a running proxy, the check before a start, and secrets for clients.
 
 mod check;
 mod estimate;
 mod generate;
 mod running;
+mod secret;
 mod status;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -36,6 +37,12 @@ pub enum Command {
     Reload {
         #[command(flatten)]
         proxy: Which,
+    },
+    /// Make a secret for a client, and the hash of it for `clients` of the configuration.
+    Secret {
+        /// What the bot's token has before its first dot, for libraries that read the bot's id from there.
+        #[arg(long, value_name = "TEXT")]
+        first_part: Option<String>,
     },
     /// Repair or trace one shard of a running proxy (needs `http_token` in its configuration).
     Shard {
@@ -96,6 +103,7 @@ impl Command {
                 Running::find(path, proxy.url).and_then(|running| status::run(&running, watch, json))
             }
             Self::Reload { proxy } => Running::find(path, proxy.url).and_then(|running| reload(&running)),
+            Self::Secret { first_part } => secret::run(first_part.as_deref()),
             Self::Shard { proxy, id, action, switch } => {
                 Running::find(path, proxy.url).and_then(|running| act(&running, id, action, switch))
             }

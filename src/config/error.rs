@@ -75,6 +75,16 @@ pub enum ConfigError {
         "{file}: `validate_token` is false and `host` is {host}, so whoever reaches the port has the bot: set `host` to \"127.0.0.1\", `validate_token` to true, or, when only you reach it, `trust_network` to true"
     )]
     OpenToAll { file: String, host: IpAddr },
+    /// Clients have secrets, and a client without one could do more.
+    #[error(
+        "{file}: `validate_token` is false, so a client without a secret may do more than those of `clients`: remove one of the two keys"
+    )]
+    ClientsOfAll { file: String },
+    /// The secret of a client is the bot's token.
+    #[error(
+        "{file}: the secret of `{name}` in `clients` is the bot's token: make another one with `gateway-proxy secret`"
+    )]
+    ClientWithToken { file: String, name: String },
 }
 
 /// Why a proxy serves no shard with the number of shards that the bot has.

@@ -3,6 +3,7 @@
 //! Promises: an error names the file, the key, the value and what is expected. An unknown key causes a warning with the
 //! nearest known key. The token is in no error and no debug output.
 
+mod clients;
 mod error;
 mod group;
 mod network;
@@ -14,7 +15,7 @@ mod token;
 #[cfg(test)]
 mod tests;
 
-use crate::{cache::Flags, compression::Transport, protocol::denied::Denied};
+use crate::{cache::Flags, compression::Transport, downstream::credential::Credentials, protocol::denied::Denied};
 pub use error::{ConfigError, ShardRangeError};
 pub use group::{INDEX_VARIABLE, ShardGroup};
 pub use network::{AdminAddress, Network};
@@ -42,6 +43,8 @@ const RESUME_BUFFER: (u64, u64) = (64 << 10, 4 << 30);
 
 /// Bounds of `client_memory`, in bytes.
 const CLIENT_MEMORY: (u64, u64) = (16 << 20, 1 << 40);
+/// Bounds of `client_memory_per_address`, in bytes.
+const CLIENT_MEMORY_PER_ADDRESS: (u64, u64) = (1 << 20, 1 << 40);
 /// Bounds of `backpressure`, in events.
 const BACKPRESSURE: (u64, u64) = (1, 1 << 16);
 
@@ -152,6 +155,11 @@ pub struct Config {
     pub forward_opcodes: Vec<u64>,
     /// Bytes that the connections of all clients may take; `None`: a part of the memory that the process may use.
     pub client_memory: Option<u64>,
+    /// Bytes that the connections of the clients of one address may take; `None`: three quarters of `client_memory`,
+    /// and all of it for the machine of the proxy.
+    pub client_memory_per_address: Option<u64>,
+    /// What clients without the bot's token may see and do (`clients`).
+    pub clients: Credentials,
     /// Address of the operators' routes; `None`: they are served at `listen`.
     pub admin_listen: Option<AdminAddress>,
     /// Networks whose connections have to begin with a header of the PROXY protocol.
@@ -204,9 +212,8 @@ impl Config {
         let (shards, shard_start, shard_end) = read_shards(&mut reader, name)?;
         let (cache, mut warnings) = read_cache(&mut reader, name)?;
         let (denied, unknown_events) = operators::read_events(&mut reader, name)?;
-        warnings.extend(unknown_events);
-
-        warnings.extend(token_warning);
+        let (clients, unknown_keys) = clients::read(&mut reader, name)?;
+        warnings.extend(unknown_events.into_iter().chain(unknown_keys).chain(token_warning));
         let config = Self {
             log_level: reader.string("log_level", "a level such as \"info\"")?.unwrap_or_else(|| "info".into()),
             log_format: operators::read_log_format(&mut reader)?,
@@ -249,15 +256,15 @@ impl Config {
             gateway_hosts: reader.strings("gateway_hosts", "a list of host names such as [\"discord.gg\"]")?,
             forward_opcodes: read_opcodes(&mut reader)?,
             client_memory: reader.number("client_memory", CLIENT_MEMORY)?,
+            client_memory_per_address: reader.number("client_memory_per_address", CLIENT_MEMORY_PER_ADDRESS)?,
+            clients,
             admin_listen: network::read_admin_listen(&mut reader)?,
             proxy_protocol_from: network::read_networks(&mut reader, "proxy_protocol_from")?,
             forwarded_for_from: network::read_networks(&mut reader, "forwarded_for_from")?,
             holds_token,
         };
         warnings.extend(reader.unknown());
-        if !config.validate_token && !config.listen.ip().is_loopback() && !config.trust_network {
-            return Err(ConfigError::OpenToAll { file: name.into(), host: config.listen.ip() });
-        }
+        warnings.extend(clients::check(&config, name)?);
         warnings.extend(operators::warn_of_open_port(&config, name, names_host));
         Ok((config, warnings))
     }

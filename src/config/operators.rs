@@ -45,6 +45,7 @@ impl Config {
             ("events", self.denied == new.denied),
             ("client_compression", self.client_compression == new.client_compression),
             ("http_token", same_http_token),
+            ("clients", self.clients == new.clients),
             ("watchdog", self.watchdog == new.watchdog),
             ("reload_on_change", self.reload_on_change == new.reload_on_change),
         ];
@@ -78,6 +79,7 @@ impl Config {
             ("gateway_hosts", self.gateway_hosts == new.gateway_hosts),
             ("forward_opcodes", self.forward_opcodes == new.forward_opcodes),
             ("client_memory", self.client_memory == new.client_memory),
+            ("client_memory_per_address", self.client_memory_per_address == new.client_memory_per_address),
             ("admin_listen", self.admin_listen == new.admin_listen),
             ("proxy_protocol_from", self.proxy_protocol_from == new.proxy_protocol_from),
             ("forwarded_for_from", self.forwarded_for_from == new.forwarded_for_from),
@@ -100,6 +102,7 @@ impl Config {
         self.denied = new.denied.clone();
         self.client_compression = new.client_compression;
         self.http_token = new.http_token.clone();
+        self.clients = new.clients.clone();
         self.watchdog = new.watchdog;
         self.reload_on_change = new.reload_on_change;
     }

@@ -20,9 +20,10 @@ impl Reader {
 
     /// The error for a key with a wrong value.
     pub fn error(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
-        // A token must not get into an error, even if it is not a string or has other characters than expected.
-        let value =
-            if matches!(key, "token" | "http_token") { "the given value".into() } else { shorten(&value.to_string()) };
+        // A token or a secret must not get into an error, even if it is not a string or has other characters than
+        // expected.
+        let is_secret = matches!(key, "token" | "http_token" | "secret" | "clients");
+        let value = if is_secret { "the given value".into() } else { shorten(&value.to_string()) };
         let (file, key) = (self.file.clone(), format!("{}{key}", self.prefix));
         ConfigError::Value { file, key, value, expected: expected.into() }
     }

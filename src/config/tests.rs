@@ -44,7 +44,7 @@ fn every_key_is_read() {
         "honor_client_intents":false,"state_dir":"/var/lib/x","rest_proxy_without_token":true,"trust_network":true,
         "voice_grace":0,"voice_after_loss":"rejoin",
         "allowed_origins":["https://a.example"],"allowed_hosts":["b.example"],"trust_state_dir":true,
-        "gateway_hosts":["discord.gg"],"forward_opcodes":[44],"client_memory":100000000,"admin_listen":"127.0.0.1:9",
+        "gateway_hosts":["discord.gg"],"forward_opcodes":[44],"client_memory":100000000,"client_memory_per_address":2000000,"admin_listen":"127.0.0.1:9",
         "proxy_protocol_from":["10.0.0.0/8"],"forwarded_for_from":["::1"]"#,
     )
     .unwrap();
@@ -64,7 +64,7 @@ fn every_key_is_read() {
     assert!(config.rest_proxy_without_token && config.trust_network);
     assert!(config.trust_state_dir);
     assert_eq!((&config.gateway_hosts[..], &config.forward_opcodes[..]), (&["discord.gg".to_owned()][..], &[44][..]));
-    assert_eq!(config.client_memory, Some(100_000_000));
+    assert_eq!((config.client_memory, config.client_memory_per_address), (Some(100_000_000), Some(2_000_000)));
     assert_eq!(config.admin_listen, Some(AdminAddress::Tcp("127.0.0.1:9".parse().unwrap())));
     assert_eq!(config.proxy_protocol_from, [Network::parse("10.0.0.0/8").unwrap()]);
     assert_eq!(config.forwarded_for_from, [Network::parse("::1").unwrap()]);

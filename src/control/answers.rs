@@ -14,7 +14,7 @@ use super::{
     seconds,
     status::CoreReports,
 };
-use crate::{data_core::ToCore, upstream::session::Status};
+use crate::{data_core::ToCore, downstream::budget::Refusal, upstream::session::Status};
 use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
 
 /// How long gathered reports, and the texts of `/metrics` and `/status.json`, are used again.
@@ -108,10 +108,7 @@ impl Control {
                 Response::json("200 OK", url.to_string())
             }
             Route::GatewayBot(token) => match self.shard_count() {
-                _ if !self.accepts_token(crate::protocol::token::bare(token.as_deref().unwrap_or(""))) => {
-                    self.note_wrong_token(Some(peer));
-                    unauthorized()
-                }
+                _ if self.holder_of(token.as_deref().unwrap_or(""), Some(peer)).is_none() => unauthorized(),
                 None => unknown(),
                 Some(shards) => {
                     // With a bucket for each shard, libraries start all shards at once.
@@ -138,7 +135,9 @@ impl Control {
     pub(super) fn figures(&self) -> ControlFigures {
         let mut figures = *self.figures.borrow();
         figures.client_memory = (self.memory.used(), self.memory.limit());
-        figures.memory_refused = (self.memory.refused(), self.memory.dropped());
+        let of = |refusal| (self.memory.refused(refusal), self.memory.dropped(refusal));
+        (figures.memory_refused, figures.source_refused) = (of(Refusal::Process), of(Refusal::Source));
+        figures.source_memory = (self.memory.sources(), self.memory.limit_of_a_source());
         if let Some(queue) = &*self.queue.borrow() {
             figures.identifies = queue.granted();
             figures.identifies_remaining = queue.remaining();

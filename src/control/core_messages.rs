@@ -43,9 +43,9 @@ impl Control {
                         pacer.wake();
                     }
                 }
-                ToControl::Return(parts, version) => {
+                ToControl::Return(parts, visitor) => {
                     let connection = ClientConnection::from_parts(*parts);
-                    let task = door::readmit(self.clone(), connection, version);
+                    let task = door::readmit(self.clone(), connection, visitor);
                     spawn_contained("the task of a connection at the door", task);
                 }
                 ToControl::Reports(number, reports) => {

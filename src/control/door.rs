@@ -1,14 +1,15 @@
 //! The door: handles a connection until it belongs to a shard.
 //!
 //! The door accepts the connection, reads the HTTP request head and answers plain requests. For a gateway connection it
-//! answers the upgrade, sends HELLO at once (also while Discord is down), answers heartbeats, and reads IDENTIFY or
-//! RESUME. Then it hands the connection off to the data core of its shard.
+//! answers the upgrade, sends HELLO [`HELLO_PAUSE`] later (also while Discord is down), answers heartbeats, and reads
+//! IDENTIFY or RESUME. Then it hands the connection off to the data core of its shard.
 //!
 //! Bounded: a request head has to be complete within 10 seconds, IDENTIFY or RESUME has to come within 60 seconds, and
 //! at most [`MAX_UNAUTHENTICATED`] connections are at the door.
 
 use super::{
     Control,
+    access::{TokenHolder, WRONG_TOKEN},
     connection::{ClientConnection, ConnectionEnd, Payload},
     http::{self, Response, Route},
     origin,
@@ -21,6 +22,7 @@ use crate::{
     downstream::{
         outbox::Outbox,
         session::{Claim, Options, SessionId},
+        visitor::Visitor,
     },
     net::{spawn_contained, within},
     protocol::{
@@ -50,6 +52,10 @@ pub const MAX_SCRAPES: usize = 16;
 const MAX_REFUSED_RESUMES: u32 = 3;
 /// Longest wait for a complete request head.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between the answer to the upgrade and HELLO. Some libraries ignore bytes that they read together with the answer
+/// (seyfert on Node.js): such a library would wait for HELLO until it gives up. A library that waits for data reads the
+/// answer within much less than this pause.
+const HELLO_PAUSE: Duration = Duration::from_millis(5);
 /// Longest wait for IDENTIFY or RESUME, from HELLO or from op 9. Libraries that pause between op 9 and IDENTIFY stay
 /// far below this limit.
 const IDENTIFY_LIMIT: Duration = Duration::from_secs(60);
@@ -241,6 +247,11 @@ async fn route_request(
     tracing::debug!(version = query.version, encoding = ?query.encoding, transport = ?query.transport, "a client connects");
     let transport = if control.live().client_compression { query.transport } else { Transport::None };
     accept_upgrade(&mut connection, &upgrade, http::GatewayQuery { transport, ..query });
+    let answered = within(HEAD_LIMIT, poll_fn(|cx| connection.poll_write(cx).1)).await;
+    if !matches!(answered, Some(Ok(()))) {
+        return;
+    }
+    glommio::timer::sleep(HELLO_PAUSE).await;
     connection.outbox.message(&[&payload::hello(payload::HEARTBEAT_INTERVAL)]);
     let url = UrlParameters { version: query.version, session: query.session };
     await_session_request(control, place, connection, url, EarlyCommands::Refused).await;
@@ -253,8 +264,13 @@ async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: 
 }
 
 /// Takes a connection back from a shard that could not resume its session, or whose session has ended. The client may
-/// identify on the same connection.
-pub async fn readmit(control: Rc<Control>, connection: ClientConnection, version: u8) {
+/// identify on the same connection, with the same token or another one.
+pub async fn readmit(control: Rc<Control>, mut connection: ClientConnection, visitor: Visitor) {
+    // Behind a reverse proxy the socket knows only the address of that proxy, and limits go by that of the client.
+    if let Some(address) = visitor.address {
+        connection.set_peer(address);
+    }
+    let version = visitor.version;
     let Some(peer) = connection.peer() else { return };
     let place = control.unauthenticated.enter(peer.ip().into());
     control
@@ -302,9 +318,10 @@ pub async fn read_head(connection: &mut ClientConnection) -> Option<Route> {
     read_head_for(connection, None, None).await.map(|(route, _)| route)
 }
 
-/// Reads a request head and refuses a request that `origin_policy` does not allow. Returns also the client that
-/// `X-Forwarded-For` names, if `believed` is given. `believed` are the networks whose entries in that header are
-/// believed.
+/// Reads a request head, and takes the head out of the connection's buffer. Returns the route of the request. A request
+/// that `origin_policy` does not allow, and a head that is not well-formed, have the route [`Route::Refused`]. Returns
+/// also the client that `X-Forwarded-For` names. `believed` are the networks whose entries in that header are believed;
+/// without `believed`, the header is not read. `None`: the connection ended within the head.
 async fn read_head_for(
     connection: &mut ClientConnection,
     origin_policy: Option<&http::OriginPolicy>,
@@ -368,43 +385,25 @@ async fn await_session_request(
             Some(Outcome::Refused(close)) => close,
             Some(Outcome::Identify(identify)) => {
                 match check_identify(&control, &mut connection, &identify, version).await {
-                    Ok((shard, options)) => {
-                        return send_to_core(
-                            &control,
-                            place,
-                            connection,
-                            shard,
-                            SessionRequest::Identify(options),
-                            version,
-                        );
-                    }
+                    Ok((wish, holder)) => return send_to_core(&control, place, connection, wish, holder, version),
                     Err(close) => close,
                 }
             }
-            Some(Outcome::Resume(resume)) => {
-                if !control.accepts_token(resume.bare_token()) {
-                    control.note_wrong_token(connection.peer());
-                    (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy")
-                } else {
-                    match locate_session(&control, &mut connection, &resume, url).await {
-                        Err(close) => close,
-                        Ok(Some((shard, request))) => {
-                            return send_to_core(&control, place, connection, shard, request, version);
-                        }
-                        Ok(None) if refused_resumes + 1 >= MAX_REFUSED_RESUMES => {
-                            (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
-                        }
-                        Ok(None) => {
-                            refused_resumes += 1;
-                            // The connection stays open so that the client can identify on it. After a close, some
-                            // libraries reconnect and resume in a loop.
-                            connection.outbox.message(&[payload::INVALID_SESSION]);
-                            early = EarlyCommands::Ignored;
-                            continue;
-                        }
-                    }
+            Some(Outcome::Resume(resume)) => match check_resume(&control, &mut connection, &resume, url).await {
+                Err(close) => close,
+                Ok((Some(wish), holder)) => return send_to_core(&control, place, connection, wish, holder, version),
+                Ok((None, _)) if refused_resumes + 1 >= MAX_REFUSED_RESUMES => {
+                    (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
                 }
-            }
+                Ok((None, _)) => {
+                    refused_resumes += 1;
+                    // The connection stays open so that the client can identify on it. After a close, some libraries
+                    // reconnect and resume in a loop.
+                    connection.outbox.message(&[payload::INVALID_SESSION]);
+                    early = EarlyCommands::Ignored;
+                    continue;
+                }
+            },
         };
         return connection.close(Some(close.0), close.1).await;
     }
@@ -439,6 +438,29 @@ fn handle_payload(payload: Payload<'_>, outbox: &mut Outbox, early: EarlyCommand
     }))
 }
 
+/// The shard that a client wants, and what the client has sent to the door.
+type Wish = (u32, SessionRequest);
+
+/// Checks a RESUME: the token at once, and the shard once the shards have been started. Returns the shard with the
+/// session that the RESUME is for, as far as the door can tell, and who the client is. `None`: no shard of this proxy can
+/// have the session. The error is the close for the client.
+async fn check_resume(
+    control: &Control,
+    connection: &mut ClientConnection,
+    resume: &Resume,
+    url: UrlParameters,
+) -> Result<(Option<Wish>, TokenHolder), Close> {
+    let holder = control.holder_of(resume.bare_token(), connection.peer()).ok_or(WRONG_TOKEN)?;
+    wait_for_shards(control, connection).await?;
+    let wish = locate_session(control, connection, resume, url).await?;
+    if let Some((shard, _)) = &wish
+        && let Some(close) = control.refuses_shard(&holder, *shard, connection.peer())
+    {
+        return Err(close);
+    }
+    Ok((wish, holder))
+}
+
 /// The shard and the session that a RESUME is for, as far as the door can tell; `None`: no shard of this proxy can have
 /// the session.
 async fn locate_session(
@@ -446,8 +468,7 @@ async fn locate_session(
     connection: &mut ClientConnection,
     resume: &Resume,
     url: UrlParameters,
-) -> Result<Option<(u32, SessionRequest)>, Close> {
-    wait_for_shards(control, connection).await?;
+) -> Result<Option<Wish>, Close> {
     let (Some(id), Some(sequence)) = (resume.session_id.as_deref(), resume.seq) else { return Ok(None) };
     let is_here = |id: &SessionId| control.core_of(id.shard()).is_some();
     // An id of Discord's can have the same form as one of the proxy's, so the form does not tell them apart.
@@ -502,17 +523,14 @@ async fn wait_for<T>(
 }
 
 /// Checks an IDENTIFY: the token at once; the number of shards and the shard once the shards have been started. Returns
-/// the shard and the options of the session, or the close code for the client.
+/// the shard with the options of the session, and who the client is. The error is the close for the client.
 async fn check_identify(
     control: &Rc<Control>,
     connection: &mut ClientConnection,
     identify: &Identify,
     version: u8,
-) -> Result<(u32, Options), Close> {
-    if !control.accepts_token(identify.bare_token()) {
-        control.note_wrong_token(connection.peer());
-        return Err((close::AUTHENTICATION_FAILED, "the token is not the one of this proxy"));
-    }
+) -> Result<(Wish, TokenHolder), Close> {
+    let holder = control.holder_of(identify.bare_token(), connection.peer()).ok_or(WRONG_TOKEN)?;
     let count = wait_for_shards(control, connection).await?;
     let (shard, of) = identify.shard;
     if of != count {
@@ -527,6 +545,9 @@ async fn check_identify(
     if control.core_of(shard).is_none() {
         return Err((close::INVALID_SHARD, "this shard is not served here"));
     }
+    if let Some(close) = control.refuses_shard(&holder, shard, connection.peer()) {
+        return Err(close);
+    }
     let intents = identify.intents.map_or(Intents::ALL, Intents);
     let beyond = intents.without(Intents(control.intents()));
     if identify.intents.is_some() && beyond != Intents::default() {
@@ -539,22 +560,27 @@ async fn check_identify(
     let compress = identify.compress == Some(true) && control.live().client_compression;
     let options = Options { intents, version, compress, library: identify.library() };
     let library = options.library.name();
-    tracing::debug!(shard, intents = intents.0, compress, library, "a client identifies");
-    Ok((shard, options))
+    let client = match &holder {
+        TokenHolder::Bot => None,
+        TokenHolder::Client(credential) => Some(&*credential.name),
+    };
+    tracing::debug!(shard, intents = intents.0, compress, library, client, "a client identifies");
+    Ok(((shard, SessionRequest::Identify(options)), holder))
 }
 
 fn send_to_core(
     control: &Control,
     place: Place,
     connection: ClientConnection,
-    shard: u32,
-    request: SessionRequest,
+    (shard, request): Wish,
+    holder: TokenHolder,
     version: u8,
 ) {
     drop(place);
+    let visitor = Visitor { version, address: connection.peer(), credential: holder.credential() };
     let Ok(parts) = connection.into_parts() else { return };
     if let Some(core) = control.core_of(shard) {
-        let new_client = NewClient { parts, shard, request, version };
+        let new_client = NewClient { parts, shard, request, visitor };
         if core.send(ToCore::Client(Box::new(new_client))).is_err() {
             tracing::warn!(shard, "client dropped: the mailbox of its data core is full");
         }

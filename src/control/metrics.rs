@@ -1,11 +1,13 @@
 //! `/metrics`: the reports of all shards in the Prometheus text format. Names and labels of earlier proxies are kept,
 //! so that their dashboards work with this one.
 
+mod clients;
 mod operations;
 mod watchdog;
 
 use super::{reload::Reloads, status::CoreReports, waits::PermitWaits, watchdog::Found};
 use crate::{
+    downstream::budget::Sources,
     protocol::event::EventKind,
     shard::report::{LATENCY_BUCKETS, Report},
 };
@@ -13,7 +15,7 @@ use prometheus::{
     Encoder, TextEncoder,
     proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
 };
-use std::time::SystemTime;
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 /// Figures of the control core itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,6 +54,10 @@ pub struct ControlFigures {
     pub client_memory: (usize, usize),
     /// Clients that were refused because of the memory limit, and clients that were disconnected because of it.
     pub memory_refused: (u64, u64),
+    /// The memory of the clients of single source addresses, and the limit of one address.
+    pub source_memory: (Sources, usize),
+    /// As `memory_refused`, because of the limit of one address.
+    pub source_refused: (u64, u64),
 }
 
 fn label(name: &str, value: &str) -> LabelPair {
@@ -112,10 +118,13 @@ pub(super) fn render(
     found: &Found,
     reloads: Reloads,
     started: SystemTime,
+    shown: &BTreeMap<Arc<str>, u64>,
 ) -> String {
     let shards = &reports.shards;
     let mut families = operations::families(reports, waits, reloads, started);
     families.extend(watchdog::families(reports, found));
+    families.extend(clients::memory(&control));
+    families.extend(clients::credentials(shards, shown));
     let mut per_shard = |name: &str, help: &str, kind: MetricType, value: &dyn Fn(&Report) -> f64| {
         let metrics = shards.iter().map(|report| {
             let labels = vec![label("shard", &report.shard.to_string())];
@@ -303,25 +312,6 @@ pub(super) fn render(
         ),
         ("gateway_api_failures_total", "Those of them without an answer", COUNTER, control.forward_failures as f64),
         ("gateway_connections_accepted_total", "Connections accepted", COUNTER, control.accepted as f64),
-        (
-            "gateway_client_memory_bytes",
-            "Memory of the connections of all clients",
-            GAUGE,
-            control.client_memory.0 as f64,
-        ),
-        ("gateway_client_memory_limit_bytes", "The most that it may be", GAUGE, control.client_memory.1 as f64),
-        (
-            "gateway_client_memory_refused_total",
-            "Clients that were not let in for want of memory",
-            COUNTER,
-            control.memory_refused.0 as f64,
-        ),
-        (
-            "gateway_client_memory_dropped_total",
-            "Clients that took nothing and were dropped for want of memory",
-            COUNTER,
-            control.memory_refused.1 as f64,
-        ),
         ("gateway_identifies_total", "Permits of the identify queue", COUNTER, control.identifies as f64),
         ("gateway_identifies_remaining", "IDENTIFYs left today", GAUGE, f64::from(control.identifies_remaining)),
         ("gateway_identifies_waiting", "Shards waiting to identify", GAUGE, control.identifies_waiting as f64),

@@ -5,6 +5,7 @@
 //! exchanges messages with the data cores and shares no other state with them, except for the budget of client memory.
 //! No event passes through the control core.
 
+mod access;
 mod answers;
 pub mod body;
 pub mod connection;
@@ -69,7 +70,7 @@ use rest::{GatewayInfo, RestError};
 use saved_gateway::SavedGateway;
 use service_manager::ServiceManager;
 use single_flight::SingleFlight;
-use starter::{CoreThreads, Starter, client_memory, origin_policy};
+use starter::{CoreThreads, Starter, memory_budget, origin_policy};
 use status::CoreReports;
 use std::{
     cell::{Cell, OnceCell, RefCell},
@@ -189,6 +190,10 @@ struct Control {
     reserved_files: u64,
     /// Discord's session id of each shard that has reported whether it has a session. `None`: the shard has none.
     upstream_ids: RefCell<HashMap<u32, Option<String>>>,
+    /// What was noted about the credentials of clients.
+    noted: access::Noted,
+    /// A data core has not got the configuration in force, because its mailbox was full.
+    untold: Cell<bool>,
     token_log: RefCell<LogThrottle>,
     files_log: RefCell<LogThrottle>,
     accept_log: RefCell<LogThrottle>,
@@ -218,7 +223,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
     let core_events = events;
     let files = preflight::open_files().map_err(Failure::OpenFiles)?;
     let reserved_files = preflight::reserved_files(config.shards, files);
-    let memory = Arc::new(MemoryBudget::new(client_memory(&config)));
+    let memory = Arc::new(memory_budget(&config));
     let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
         .name("control")
         .io_memory(IO_MEMORY)
@@ -262,6 +267,8 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
                 upstream_ids: RefCell::default(),
+                noted: access::Noted::default(),
+                untold: Cell::default(),
                 token_log: RefCell::default(),
                 files_log: RefCell::default(),
                 accept_log: RefCell::default(),
@@ -324,10 +331,6 @@ impl Control {
 
     fn intents(&self) -> u64 {
         self.config.intents
-    }
-
-    fn accepts_token(&self, token: &str) -> bool {
-        !self.config.validate_token || self.config.token.matches(token)
     }
 }
 

@@ -97,7 +97,8 @@ impl Control {
         let reports = self.reports().await;
         let waits = self.waits.borrow();
         let found = self.found.borrow();
-        metrics::render(&reports, self.figures(), &waits, &found, self.reloads.get(), self.started).into()
+        let shown = self.noted.shown(&self.live().clients);
+        metrics::render(&reports, self.figures(), &waits, &found, self.reloads.get(), self.started, &shown).into()
     }
 
     /// The document of `/status.json`, which is made once in

@@ -108,7 +108,10 @@ impl Control {
         let mut live = Config::clone(&old);
         live.adopt(&new);
         *self.live.borrow_mut() = Rc::new(live);
-        if !differences.live.is_empty() {
+        self.noted.keep(&new.clients);
+        // A core that was too busy for an earlier configuration is told the one in force now, also if nothing has
+        // changed since. Presences are not sent again without need, because Discord limits them.
+        if self.untold.take() || !differences.live.is_empty() {
             self.tell_cores(differences.live.iter().any(|key| matches!(*key, "activity" | "status")));
         }
         Ok(Reloaded { differences, warnings })
@@ -128,12 +131,14 @@ impl Control {
                 voice_grace: config.voice_grace(),
                 honor_client_intents: config.honor_client_intents,
                 denied: config.denied.clone(),
+                credentials: config.clients.clone(),
                 presences: presence.then(|| own.map(|shard| config.presence_for(shard)).collect()),
             };
             if core.send(ToCore::ConfigChanged(Box::new(change))).is_err() {
                 tracing::error!(
                     "the mailbox of data core {index} is full, so it did not get the new configuration: read it again later"
                 );
+                self.untold.set(true);
             }
         }
     }

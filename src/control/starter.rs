@@ -4,6 +4,7 @@ use super::{Control, Failure, IO_MEMORY, http::OriginPolicy};
 use crate::{
     config::Config,
     data_core::{self, CoreConfig, ToControl, ToCore},
+    downstream::budget::MemoryBudget,
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Postbox, core_mailbox},
@@ -74,6 +75,7 @@ impl Control {
             state_dir: config.state_dir.clone(),
             forward_opcodes: config.forward_opcodes.clone(),
             memory: self.memory.clone(),
+            credentials: config.clients.clone(),
         }
     }
 }
@@ -86,9 +88,10 @@ pub(super) fn origin_policy(config: &Config) -> OriginPolicy {
     OriginPolicy { origins: config.allowed_origins.clone(), hosts }
 }
 
-/// Bytes that the connections of all clients may take: `client_memory`, or by default a part of the memory that the
-/// process may use.
-pub(super) fn client_memory(config: &Config) -> usize {
-    let bytes = config.client_memory.unwrap_or_else(|| preflight::default_client_memory(preflight::memory()));
-    usize::try_from(bytes).unwrap_or(usize::MAX)
+/// The memory budget of clients: `client_memory`, or by default a part of the memory that the process may use, and
+/// `client_memory_per_address`.
+pub(super) fn memory_budget(config: &Config) -> MemoryBudget {
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let all = config.client_memory.unwrap_or_else(|| preflight::default_client_memory(preflight::memory()));
+    MemoryBudget::new(bytes(all), config.client_memory_per_address.map(bytes))
 }

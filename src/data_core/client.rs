@@ -9,7 +9,7 @@
 //! Pure: a [`Client`] holds bytes and times. The core owns the socket, and the shard owns the session.
 
 use crate::{
-    downstream::{budget::Charge, outbox::Outbox},
+    downstream::{budget::Charge, outbox::Outbox, visitor::Visitor},
     io::sockets::SocketId,
     protocol::{
         ConnectionId, Encoding, SessionKey, Time,
@@ -76,8 +76,8 @@ pub struct Client<S> {
     pub socket: SocketId,
     /// The key of the client's session on the shard; `None`: the client was refused, or its session is over.
     pub session: Option<SessionKey>,
-    /// The API version in the client's URL.
-    pub version: u8,
+    /// What the door knows of the client.
+    pub visitor: Visitor,
     /// When the shard took the client over.
     pub since: Time,
     /// Bytes from the client that are not handled yet.
@@ -118,12 +118,18 @@ pub struct Client<S> {
 
 impl<S> Client<S> {
     /// Makes a client in the stage [`Stage::Open`].
-    pub fn new(connection: ConnectionId, socket: SocketId, version: u8, inbound: FrameDecoder, outbox: Outbox) -> Self {
+    pub fn new(
+        connection: ConnectionId,
+        socket: SocketId,
+        visitor: Visitor,
+        inbound: FrameDecoder,
+        outbox: Outbox,
+    ) -> Self {
         Self {
             connection,
             socket,
             session: None,
-            version,
+            visitor,
             since: Time::ZERO,
             inbound,
             outbox,

@@ -5,8 +5,10 @@ use crate::{
     compression::Transport,
     downstream::{
         budget::MemoryBudget,
+        credential::Credentials,
         outbox::Outbox,
         session::{Claim, Options},
+        visitor::Visitor,
     },
     log::Limits,
     net::dial::Dialled,
@@ -62,6 +64,8 @@ pub struct CoreConfig {
     pub forward_opcodes: Vec<u64>,
     /// The memory budget of the clients of all cores.
     pub memory: Arc<MemoryBudget>,
+    /// What clients without the bot's token may see and do.
+    pub credentials: Credentials,
 }
 
 /// A client's connection taken apart: plain data that is not bound to a thread, on its way between two cores.
@@ -96,9 +100,9 @@ pub struct NewClient<S = OwnedFd> {
     pub shard: u32,
     /// What the client has sent to the door.
     pub request: SessionRequest,
-    /// The API version in the client's URL. The door needs it when the connection comes back and the client identifies
-    /// again.
-    pub version: u8,
+    /// What the door knows of the client. The door needs it again when the connection comes back and the client
+    /// identifies once more.
+    pub visitor: Visitor,
 }
 
 /// The parts of a changed configuration that concern the shards of a core.
@@ -113,6 +117,8 @@ pub struct ConfigChange {
     pub honor_client_intents: bool,
     /// Events that no client gets.
     pub denied: Denied,
+    /// What clients without the bot's token may see and do.
+    pub credentials: Credentials,
     /// The new presence of each shard, in the order of [`CoreConfig::shards`]; `None`: the presences are unchanged.
     pub presences: Option<Vec<Box<RawValue>>>,
 }
@@ -240,9 +246,9 @@ pub enum ToControl<S = OwnedFd> {
         /// `ws://` or `wss://`, without a query.
         url: String,
     },
-    /// A client whose RESUME was refused or whose session is over, and its API version. The client may identify on the
-    /// same connection.
-    Return(Box<ConnectionParts<S>>, u8),
+    /// A client whose RESUME was refused or whose session is over, and what the door knew of it. The client may
+    /// identify on the same connection.
+    Return(Box<ConnectionParts<S>>, Visitor),
     /// The report of a core, in answer to the [`ToCore::Report`] with this number.
     Reports(u64, Box<CoreReport>),
     /// What the core's shards showed in a slot, in answer to [`ToCore::EndSlot`].

@@ -6,8 +6,8 @@
 //!
 //! A core is one loop ([`DataCore::turn`]), generic over the source of completions ([`Io`]). A turn waits, notes what
 //! has happened, gives every shard concerned its turn, and starts the operations that the shards want together with the
-//! next wait. That is one system call for each turn. There are no tasks, no locks and no system timers: the wait ends
-//! at the next deadline.
+//! next wait. That is one system call for each turn. There are no tasks and no system timers: the wait ends at the
+//! next deadline. The only lock is that of the memory budget, which arriving and leaving clients take for a moment.
 //!
 //! A panic within a shard's turn affects that shard only ([`HostedShard::recover`]).
 //!
@@ -21,6 +21,7 @@
 //! * system calls (`make bench`): 1.1, 0.9 and 0.5 an event at 1,000, 10,000 and 40,000 events/s, the sends of a turn
 //!   and the wait being one.
 
+mod admission;
 pub mod client;
 pub mod figures;
 mod frames;
@@ -376,6 +377,7 @@ impl<I: Io> DataCore<I> {
         config.voice_grace = change.voice_grace;
         config.honor_client_intents = change.honor_client_intents;
         config.denied = change.denied.clone();
+        config.credentials = change.credentials.clone();
         if let Some(presences) = &change.presences {
             config.presences.clone_from(presences);
         }
@@ -383,8 +385,9 @@ impl<I: Io> DataCore<I> {
             let ShardSetup { settings, identity, .. } = ShardSetup::new(&self.core.config, index);
             let presence = change.presences.as_ref().and_then(|presences| presences.get(index));
             let presence = presence.map(|presence| (identity.identify, payload::presence_update(presence)));
-            self.catch_panic(index, |hosted, _| {
+            self.catch_panic(index, |hosted, core| {
                 hosted.shard.change_settings(tally::SettingsChange { settings: Settings::clone(&settings), presence });
+                hosted.shard.set_credentials(core.now, &core.config.credentials);
             });
             self.enqueue(index);
         }
@@ -448,11 +451,14 @@ impl<I: Io> DataCore<I> {
             let stored = catch_unwind(AssertUnwindSafe(|| dependencies.states.store(&core.config, shard)));
             match stored {
                 Ok(Ok(true)) => {
-                    tracing::info!(shard = %shard.id(), "the shard's state is written for the next process");
+                    tracing::info!(shard = shard.id().id, "the shard's state is written for the next process");
                 }
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
-                    tracing::error!(shard = %shard.id(), "the shard's state can not be written for the next process: {error}");
+                    tracing::error!(
+                        shard = shard.id().id,
+                        "the shard's state can not be written for the next process: {error}"
+                    );
                 }
                 Err(_) => core.send(ToControl::Panicked),
             }
@@ -494,7 +500,10 @@ impl ShardSetup {
     }
 }
 
-/// Runs a data core on the calling thread until it is told to stop. `epoch` is the zero of time in this process.
+/// Runs a data core on the calling thread: waits for [`ToCore::Start`], and returns when the control core stops the
+/// data core. Returns early when the data core can not make its ring or panics outside of a shard, and then sends
+/// [`ToControl::Failed`]. Also returns when the mailbox is closed before the start. `epoch` is the zero of time in this
+/// process.
 pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>, epoch: Instant) {
     if let Err(error) = time_slice::shorten() {
         tracing::debug!(%error, "a data core keeps the kernel's own time slice, because a filter denies to change it");

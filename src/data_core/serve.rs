@@ -11,7 +11,11 @@ use super::{
     timers::Timer,
 };
 use crate::{
-    downstream::session::Claim,
+    downstream::{
+        budget::Refusal,
+        session::{Claim, Options, SessionId},
+        visitor::Visitor,
+    },
     io::{
         Io,
         sockets::{Receiving, SocketId},
@@ -40,9 +44,6 @@ pub(super) const SERVE_COST: usize = 4 << 10;
 /// are full: two seconds of a load that keeps a core busy fill them.
 pub(super) const NEWCOMER: Duration = Duration::from_secs(2);
 
-/// The close frame for a client when its shard has no room for more clients.
-const FULL: Close = (close::RATE_LIMITED, "too many clients on this shard");
-
 /// Why the connection of a client ends.
 enum End {
     /// The client has sent a close frame with this code.
@@ -55,39 +56,37 @@ impl<I: Io> HostedShard<I> {
     /// Takes over a client that the door has identified or that wants to resume. A RESUME that can not be served is
     /// answered with Invalid Session, and the connection goes back to the door.
     pub fn admit(&mut self, core: &mut Core<I>, new_client: NewClient<I::Socket>) {
-        let NewClient { parts, request, version, .. } = new_client;
+        let NewClient { parts, request, mut visitor, .. } = new_client;
         let ConnectionParts { socket, inbound, mut outbox } = parts;
         core.clients += 1;
         // The lower half of the id is the client's key in `clients`, so [`HostedShard::queue_connection`] finds the
         // client.
         let connection = ConnectionId(core.clients << 32 | self.clients.vacant_key() as u64);
-        let charge = core.config.memory.admit(outbox.memory());
-        let session = match request {
-            // The client left the door just before the core began to stop. Serving it would only delay the end of the
-            // core.
-            _ if core.stopping => Err((close::UNKNOWN_ERROR, "the proxy restarts")),
-            // The session that the client wanted to resume stays, so the client can resume it later.
-            _ if charge.is_none() => Err((close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up")),
-            SessionRequest::Resume { claim, sequence } if !self.has_room_for(&claim, sequence) => Err(FULL),
-            SessionRequest::Identify(_) if !self.shard.has_room_for(None) => Err(FULL),
-            SessionRequest::Identify(options) => self.shard.identify(core.now, connection, options),
-            SessionRequest::Resume { claim, sequence } => match self.resume(core, connection, &claim, sequence) {
-                Some(session) => Ok(session),
-                None => {
-                    outbox.message(&[payload::INVALID_SESSION]);
-                    core.send(ToControl::Return(Box::new(ConnectionParts { socket, inbound, outbox }), version));
-                    return;
+        let charge = core.charge(&visitor, &outbox);
+        // A session that a refused client wanted to resume stays, so the client can resume it later.
+        let refusal = charge.as_ref().err().copied().or_else(|| self.refuses(core, &request, &mut visitor));
+        let session = match (refusal, request) {
+            (Some(close), _) => Err(close),
+            (None, SessionRequest::Identify(options)) => self.identify(core, connection, options, &visitor),
+            (None, SessionRequest::Resume { claim, sequence }) => {
+                match self.resume(core, connection, &claim, sequence, &visitor) {
+                    Some(session) => Ok(session),
+                    None => {
+                        outbox.message(&[payload::INVALID_SESSION]);
+                        core.send(ToControl::Return(Box::new(ConnectionParts { socket, inbound, outbox }), visitor));
+                        return;
+                    }
                 }
-            },
+            }
         };
         let entry = self.clients.vacant_entry();
         let key = entry.key();
         let socket = core.sockets.adopt(socket, Owner { shard: self.index, client: Some(key as u32) });
-        let mut client = Client::new(connection, socket, version, inbound, outbox);
+        let mut client = Client::new(connection, socket, visitor, inbound, outbox);
         client.newcomer_until = Some(core.now + NEWCOMER);
         client.session = session.ok();
         client.since = core.now;
-        client.charge = charge;
+        client.charge = charge.ok();
         // The door may have received more messages than the IDENTIFY or RESUME.
         client.noted = true;
         client.awake = true;
@@ -97,6 +96,7 @@ impl<I: Io> HostedShard<I> {
         core.sockets.receive(socket, Receiving::Single);
         match session {
             Ok(session) => {
+                client.outbox.set_owner(self.shard.id().id, session.0);
                 client.outbox.start_compressing(self.shard.compresses_payloads(session));
                 self.queue(key);
             }
@@ -111,18 +111,41 @@ impl<I: Io> HostedShard<I> {
         }
     }
 
-    /// Says whether the shard has room for a client that resumes the claimed session.
-    fn has_room_for(&self, claim: &Claim, sequence: u64) -> bool {
-        self.shard.has_room_for(self.shard.claimed(claim, sequence).as_ref())
+    fn identify(
+        &mut self,
+        core: &Core<I>,
+        connection: ConnectionId,
+        options: Options,
+        visitor: &Visitor,
+    ) -> Result<SessionKey, Close> {
+        let session = self.shard.identify(core.now, connection, options)?;
+        if let Some(credential) = &visitor.credential {
+            self.shard.bind(session, credential.clone());
+        }
+        Ok(session)
     }
 
-    fn resume(&mut self, core: &Core<I>, connection: ConnectionId, claim: &Claim, sequence: u64) -> Option<SessionKey> {
-        let id = self.shard.claimed(claim, sequence);
+    fn resume(
+        &mut self,
+        core: &Core<I>,
+        connection: ConnectionId,
+        claim: &Claim,
+        sequence: u64,
+        visitor: &Visitor,
+    ) -> Option<SessionKey> {
+        // A session belongs to the secret that it was begun with. A client with another secret can not resume it.
+        let is_own = |id: &SessionId| self.shard.belongs_to(id, visitor.credential.as_deref());
+        let id = self.shard.claimed(claim, sequence).filter(is_own);
         let session = id.and_then(|id| self.shard.resume(core.now, connection, &id, sequence));
         match session {
-            Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
+            Some(key) => tracing::debug!(shard = self.shard.id().id, client = key.0, ?id, sequence, "a client resumes"),
             None => {
-                tracing::info!(shard = %self.shard.id(), ?id, sequence, "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed");
+                tracing::info!(
+                    shard = self.shard.id().id,
+                    ?id,
+                    sequence,
+                    "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed"
+                );
             }
         }
         session
@@ -301,9 +324,17 @@ impl<I: Io> HostedShard<I> {
         }
         if client.blocked {
             if client.stage == Stage::Open
-                && client.charge.as_ref().is_some_and(|charge| charge.must_go(client.outbox.len()))
+                && let Some(why) = client.charge.as_ref().and_then(|charge| charge.must_go(client.outbox.len()))
             {
-                tracing::info!(shard = %self.shard.id(), "client dropped: its socket is full, and all clients together exceed `client_memory`");
+                let exceeded = match why {
+                    Refusal::Process => "all clients together exceed `client_memory`",
+                    Refusal::Source => "the clients of its address together exceed `client_memory_per_address`",
+                };
+                tracing::info!(
+                    shard = self.shard.id().id,
+                    client = client.session.map(|key| key.0),
+                    "client dropped: its socket is full, and {exceeded}"
+                );
                 return self.drop_client(core, key);
             }
             core.sockets.poll_writable(client.socket);
@@ -363,7 +394,7 @@ impl<I: Io> HostedShard<I> {
     fn close_client(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
         // Without a reason the close frame answers the client's own.
         if !reason.is_empty() {
-            tracing::debug!(shard = %self.shard.id(), code, reason, "the proxy closes the connection of a client");
+            tracing::debug!(shard = self.shard.id().id, code, reason, "the proxy closes the connection of a client");
         }
         let client = &mut self.clients[key];
         client.outbox.close(code, reason);
@@ -392,7 +423,7 @@ impl<I: Io> HostedShard<I> {
         self.remove_from_lists(key);
         let client = self.clients.remove(key);
         let parts = ConnectionParts { socket, inbound: client.inbound, outbox: client.outbox };
-        core.send(ToControl::Return(Box::new(parts), client.version));
+        core.send(ToControl::Return(Box::new(parts), client.visitor));
     }
 
     /// Removes a client from the list of awake clients, the queues, and the list of noted clients.
@@ -442,8 +473,14 @@ impl<I: Io> HostedShard<I> {
                 return self.drop_client(core, key);
             }
             Stage::Open if client.stalled_since.is_some_and(|since| core.now.saturating_sub(since) >= STALL_LIMIT) => {
+                let client = client.session.map(|key| key.0);
                 self.count_close(CloseReason::Stalled);
-                tracing::info!(shard = %self.shard.id(), "client dropped: its socket took none of the waiting bytes for {} s", STALL_LIMIT.as_secs());
+                tracing::info!(
+                    shard = self.shard.id().id,
+                    client,
+                    "client dropped: its socket took none of the waiting bytes for {} s",
+                    STALL_LIMIT.as_secs()
+                );
                 return self.drop_client(core, key);
             }
             // The shard may have decided to close the client.

@@ -116,6 +116,7 @@ fn core_config(shards: Vec<u32>, gateway_url: String) -> CoreConfig {
         state_dir: None,
         forward_opcodes: Vec::new(),
         memory: Arc::default(),
+        credentials: Default::default(),
     }
 }
 
@@ -197,7 +198,8 @@ impl Rig {
             outbox,
         };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
-        let new_client = NewClient { parts, shard, request: SessionRequest::Identify(options), version: 10 };
+        let new_client =
+            NewClient { parts, shard, request: SessionRequest::Identify(options), visitor: Default::default() };
         assert!(self.core.send(ToCore::Client(Box::new(new_client))).is_ok());
         Far { stream, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }

@@ -11,6 +11,7 @@
 mod saved;
 mod snapshot_marks;
 
+use super::credential::Credential;
 pub use super::session_id::{Claim, ID_LENGTH, RESUME_PATH, SessionId, session_in};
 use crate::protocol::{
     ConnectionId, SessionKey, Time,
@@ -22,7 +23,7 @@ use crate::protocol::{
 pub use saved::Saved;
 pub use snapshot_marks::Shown;
 use snapshot_marks::SnapshotMarks;
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 /// The state of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +72,8 @@ pub struct Session {
     pub options: Options,
     /// Whether the client knows the session by the id of Discord's session with the shard instead of [`Session::id`].
     pub has_upstream_id: bool,
+    /// The credential of the client; `None`: the client has the bot's token.
+    pub credential: Option<Arc<Credential>>,
     /// The state of the session.
     pub phase: Phase,
     /// The connection that the session is attached to; `None`: the session is detached.
@@ -108,6 +111,7 @@ impl Session {
             id,
             options,
             has_upstream_id: false,
+            credential: None,
             phase: Phase::Waiting,
             connection: None,
             detached_at: None,
@@ -123,9 +127,25 @@ impl Session {
         }
     }
 
+    /// Narrows the session to what a credential permits: the session keeps the intents that the credential has, too, and
+    /// gets no events that the credential excludes ([`Credential::gets`]).
+    pub fn bind(&mut self, credential: Arc<Credential>) {
+        self.options.intents = self.options.intents.intersection(credential.intents);
+        for &kind in EventKind::ALL {
+            let delivery = kind.audience().delivery(self.options.intents);
+            self.delivery[kind as usize] = if credential.gets(kind) { delivery } else { Delivery::Never };
+        }
+        self.credential = Some(credential);
+    }
+
     /// The sequence number of the last dispatch that was sent.
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// The user id of the bot; `None` before READY.
+    pub fn user(&self) -> Option<u64> {
+        self.user
     }
 
     /// The log position that the session reads next.

@@ -38,7 +38,8 @@ pub enum Ending {
     Json,
 }
 
-/// The lines that are alike, shared by the format and whoever writes the lines that are due.
+/// The lines that are held back because they repeat. The log format adds them, and a task of the control core writes
+/// those that are due.
 #[derive(Clone)]
 pub struct Held {
     repeats: Arc<Mutex<Repeats>>,

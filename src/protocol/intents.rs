@@ -62,6 +62,11 @@ impl Intents {
         Self(self.0 | other.0)
     }
 
+    /// The bits that both sets have.
+    pub const fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// The bits of this set that `other` does not have.
     pub const fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)

@@ -7,6 +7,7 @@
 
 use super::{
     Client, HEARTBEAT_TIMEOUT, LAGGED, SUPERSEDED, Shard, answers,
+    credentials::narrowed_guild,
     outgoing::{begin_synthetic, write_dispatch, write_synthetic},
     voice,
 };
@@ -170,24 +171,7 @@ impl Shard {
                     snapshot.text.clear();
                 }
                 if complete {
-                    snapshot.current = None;
-                    if std::mem::take(&mut snapshot.in_pieces) {
-                        outbox.piece(b"}");
-                        outbox.end();
-                    } else {
-                        write_synthetic(
-                            outbox,
-                            EventKind::GuildCreate,
-                            session.next_snapshot_sequence(),
-                            &snapshot.text,
-                        );
-                    }
-                    // The buffer of a large guild must not stay allocated for the rest of the snapshot.
-                    if snapshot.text.capacity() > 4 * SLICE {
-                        snapshot.text = Vec::new();
-                    } else {
-                        snapshot.text.clear();
-                    }
+                    end_guild(snapshot, session, outbox);
                 }
             } else if let Some(&guild) = snapshot.guilds.get(snapshot.next) {
                 snapshot.next += 1;
@@ -262,8 +246,11 @@ impl Shard {
                 session.skip(entry.position);
                 continue;
             }
-            if let Some(sequence) = session.advance(entry.position, entry.meta, entry.data()) {
-                write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]);
+            let Some(sequence) = session.advance(entry.position, entry.meta, entry.data()) else { continue };
+            let is_guild = entry.meta.kind == EventKind::GuildCreate;
+            match is_guild.then(|| narrowed_guild(session, view_of(session), entry.data())).flatten() {
+                Some(narrowed) => write_synthetic(outbox, entry.meta.kind, sequence, &narrowed),
+                None => write_dispatch(outbox, entry.prefix, sequence, &[entry.suffix]),
             }
         }
         if matches!(session.phase, Phase::Replaying { .. }) {
@@ -299,5 +286,22 @@ fn view_of(session: &Session) -> View {
         members: intents.intersects(Intents::GUILD_MEMBERS.union(Intents::GUILD_PRESENCES)),
         voice_states: intents.intersects(Intents::GUILD_VOICE_STATES),
         scheduled_events: intents.intersects(Intents::GUILD_SCHEDULED_EVENTS),
+    }
+}
+
+/// Ends the GUILD_CREATE of a snapshot whose data has all been written.
+fn end_guild(snapshot: &mut Snapshot, session: &mut Session, outbox: &mut Outbox) {
+    snapshot.current = None;
+    if std::mem::take(&mut snapshot.in_pieces) {
+        outbox.piece(b"}");
+        outbox.end();
+    } else {
+        write_synthetic(outbox, EventKind::GuildCreate, session.next_snapshot_sequence(), &snapshot.text);
+    }
+    // The buffer of a large guild must not stay allocated for the rest of the snapshot.
+    if snapshot.text.capacity() > 4 * SLICE {
+        snapshot.text = Vec::new();
+    } else {
+        snapshot.text.clear();
     }
 }

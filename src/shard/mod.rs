@@ -11,6 +11,7 @@
 
 mod answers;
 mod commands;
+pub mod credentials;
 mod culprit;
 mod deliver;
 mod dispatch;
@@ -142,6 +143,8 @@ pub struct Shard {
     culprit: culprit::Culprit,
     /// The number of client commands with an unknown opcode.
     unknown_commands: u64,
+    /// The numbers of commands that credentials do not permit.
+    refusals: credentials::Refusals,
     /// The times at which clients have to be served although no event comes.
     due: due::DueClients,
     /// When [`Shard::tick`] next has to look after clients, requests and the log.
@@ -185,7 +188,7 @@ impl Shard {
             limiter: Limiter::default(),
             log: Log::new(settings.log),
             marks: marks::Marks::default(),
-            cache: LazyCache::new(Cache::new(settings.cache), settings.log.entries),
+            cache: LazyCache::new(id.id, Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
             voice: voice::Table::new(settings.voice_grace),
             settings,
@@ -202,6 +205,7 @@ impl Shard {
             in_flight: in_flight::InFlight::default(),
             culprit: culprit::Culprit::default(),
             unknown_commands: 0,
+            refusals: credentials::Refusals::default(),
             due: due::DueClients::default(),
             maintenance_at: None,
             last_key: SessionKey::NONE,
@@ -360,10 +364,18 @@ impl Shard {
         match self.upstream.take_warning() {
             None => {}
             Some(Warning::OutOfSequence { sequence, last }) => {
-                tracing::warn!(shard = %self.id, sequence, last, "an event from Discord has a sequence that is not above the last one; clients are sent the event anyway");
+                tracing::warn!(
+                    shard = self.id.id,
+                    sequence,
+                    last,
+                    "an event from Discord has a sequence that is not above the last one; clients are sent the event anyway"
+                );
             }
             Some(Warning::GivenUp) => {
-                tracing::warn!(shard = %self.id, "Discord accepted no RESUME: the shard gives its session up and will identify");
+                tracing::warn!(
+                    shard = self.id.id,
+                    "Discord accepted no RESUME: the shard gives its session up and will identify"
+                );
             }
         }
     }
@@ -380,7 +392,11 @@ impl Shard {
             self.requests.forget_all();
             self.limiter.clear_resends();
             self.in_flight = in_flight::InFlight::default();
-            tracing::info!(shard = %self.id, sessions, "Discord gave the shard a new session: its clients are told to identify again (op 9)");
+            tracing::info!(
+                shard = self.id.id,
+                sessions,
+                "Discord gave the shard a new session: its clients are told to identify again (op 9)"
+            );
         }
         self.forget_prefetch();
         let gone = self.cache.up_to_date(&self.log).ready(data)?;
@@ -516,7 +532,9 @@ impl Shard {
         }
     }
 
-    /// Drops the events from the log that no session needs.
+    /// Drops the events from the log that no session needs, and from the sessions the cursors that point to dropped
+    /// events. The cache applies its waiting events first, because they are only in the log. Without sessions, frees
+    /// spare memory, too.
     fn trim(&mut self) {
         self.cache.up_to_date(&self.log);
         let needed = self.clients.values().map(|client| client.session.oldest_needed()).min();
@@ -533,7 +551,9 @@ impl Shard {
         }
     }
 
-    /// Applies events to the cache that could wait. The caller calls this after it has served the clients.
+    /// Makes the cache apply the events that wait in the log, if the cache is at least a batch behind
+    /// ([`LazyCache::apply_deferred`](lazy_cache::LazyCache::apply_deferred)). The caller calls this after it has
+    /// served the clients.
     pub fn apply_deferred(&mut self) {
         self.cache.apply_deferred(&self.log);
     }

@@ -73,7 +73,8 @@ impl Shard {
         known.len()
     }
 
-    fn invalidate(&mut self, key: SessionKey, at: Time) {
+    /// Ends the session of a connected client, which gets Invalid Session at time `at`.
+    pub(super) fn invalidate(&mut self, key: SessionKey, at: Time) {
         let Some(client) = self.clients.get_mut(&key) else { return };
         self.syncing -= usize::from(deliver::is_syncing(client));
         client.snapshot = None;

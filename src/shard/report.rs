@@ -1,7 +1,11 @@
 //! The state of a shard as plain numbers, for metrics and the live page. A report is made on request and shares nothing
 //! with the shard.
 
-use super::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard, deliver};
+use super::{
+    LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard,
+    credentials::{REVOKED, Usage},
+    deliver,
+};
 use crate::{
     cache::{Counts, TableSizes},
     protocol::{
@@ -102,13 +106,15 @@ pub enum CloseReason {
     Restarting,
     /// Discord has closed the shard for good.
     Fatal,
+    /// The operator has revoked the client's credential.
+    Revoked,
     /// Anything else.
     Other,
 }
 
 impl CloseReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Lagged,
         Self::Silent,
         Self::Stalled,
@@ -118,6 +124,7 @@ impl CloseReason {
         Self::NoRoom,
         Self::Restarting,
         Self::Fatal,
+        Self::Revoked,
         Self::Other,
     ];
 
@@ -133,6 +140,7 @@ impl CloseReason {
             Self::NoRoom => "no_room",
             Self::Restarting => "restarting",
             Self::Fatal => "shard_fatal",
+            Self::Revoked => "revoked",
             Self::Other => "other",
         }
     }
@@ -144,6 +152,7 @@ impl CloseReason {
             SILENT => Self::Silent,
             SUPERSEDED => Self::Superseded,
             RESTARTING => Self::Restarting,
+            REVOKED => Self::Revoked,
             (code, _) if matches!(close::remedy(Some(code)), Remedy::Fatal(_)) => Self::Fatal,
             _ => Self::Other,
         }
@@ -260,6 +269,8 @@ pub struct Report {
     pub unknown_commands: u64,
     /// Commands of clients for which Discord has closed the connection.
     pub refused_commands: u64,
+    /// How the clients of each credential use the shard.
+    pub credentials: Vec<Usage>,
 }
 
 impl Shard {
@@ -311,6 +322,7 @@ impl Shard {
             voice_refused: self.voice.refused(),
             unknown_commands: self.unknown_commands,
             refused_commands: self.culprit.count,
+            credentials: self.usage(),
             syncing: self.clients.values().filter(|client| deliver::is_syncing(client)).count(),
             sequence: self.upstream.resumption().map_or(0, |resumption| resumption.sequence),
             session_since: self.tally.session_since.filter(|_| self.upstream.resumption().is_some()),

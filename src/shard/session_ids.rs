@@ -11,12 +11,15 @@
 //! session was never sent, so if only one session has reached the sequence, it is the session of that client. Any other
 //! such RESUME is refused.
 //!
+//! A client that may not send op 4 (config key `clients`) does not use voice, so it never gets Discord's id and never
+//! keeps it from the bot.
+//!
 //! Promise: no RESUME leads to a session of another client, whatever ids and URLs libraries keep and mix.
 
 use super::Shard;
 use crate::{
     downstream::session::{Claim, Session, SessionId},
-    protocol::{SessionKey, json},
+    protocol::{SessionKey, json, opcode::VOICE_STATE_UPDATE},
 };
 
 impl Shard {
@@ -41,7 +44,8 @@ impl Shard {
         let has_it = |session: &Session| session.has_upstream_id && session.connection.is_some() && session.key != key;
         let taken = self.clients.values().any(|client| has_it(&client.session));
         if let Some(client) = self.clients.get_mut(&key) {
-            client.session.has_upstream_id = self.upstream_id.is_some() && !taken;
+            let uses_voice = client.session.credential.as_ref().is_none_or(|own| own.permits(VOICE_STATE_UPDATE));
+            client.session.has_upstream_id = self.upstream_id.is_some() && !taken && uses_voice;
         }
     }
 

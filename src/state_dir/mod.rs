@@ -80,7 +80,7 @@ pub enum Unusable {
     /// The name is that of a symbolic link.
     #[error("it is a symbolic link")]
     Link,
-    /// It is not a regular file, or it has a second name.
+    /// The name is not that of a regular file, or the file has a second name.
     #[error("it is no file of its own")]
     Shared,
     /// Another user owns the file.

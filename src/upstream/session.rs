@@ -38,7 +38,6 @@ pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
 /// The replay as a whole may take any time.
 pub const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
 /// The machine repeats its request for a permit after this time, because the request or the permit may have been lost.
-/// The identify queue does not count a shard twice.
 pub const PERMIT_RETRY: Duration = Duration::from_secs(60);
 /// Shortest and longest pause after Invalid Session (op 9); Discord wants a random one (docs: Gateway, Resuming).
 pub const INVALID_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
@@ -239,7 +238,8 @@ impl Session {
         self.latency
     }
 
-    /// Returns each such time once.
+    /// Returns the newest latency that no earlier call has returned; `None` if no heartbeat was acknowledged since the
+    /// last call.
     pub fn take_new_latency(&mut self) -> Option<Duration> {
         self.new_latency.take()
     }
@@ -541,8 +541,10 @@ impl Session {
         }
     }
 
-    /// Ends the session, at Discord too, and begins a new one with the next permit. This is for a session that Discord
-    /// keeps alive and sends no events any more.
+    /// Gives up the session, and begins a new one with the next permit. This is for a session that Discord keeps alive
+    /// and sends no events any more. A connection is closed with a code that ends the session at Discord, too, and the
+    /// next connection may have to wait as after any loss. Without a connection, the machine only forgets the session,
+    /// and Discord is not told. Does nothing when the machine is fatal or stopped.
     pub fn begin_new_session(&mut self, now: Time, reason: Reason) {
         let over = matches!(self.state, State::Fatal | State::Stopped);
         self.resumption.take_if(|_| !over);

@@ -3,7 +3,8 @@
 
 use super::*;
 use std::{net::TcpListener, os::unix::net::UnixStream, thread};
-use support::{free_port, wait_until};
+use support::{Gone, free_port, wait_until};
+use terminator::terminator;
 
 fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or(answer)
@@ -107,6 +108,36 @@ fn connections_of_a_terminator_count_for_whom_they_are() {
     let wrong = "GET /api/gateway/bot HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bot guess\r\n\r\n";
     assert_eq!(status(&ask_as(&line(77), wrong).expect("an answer")), "401");
     logged("proxy_protocol", "192.0.2.77:5000 was refused: it showed a wrong token or none");
+}
+
+/// A client whose session is over comes back to the door on the connection that it has. In an earlier version it counted
+/// there as the terminator, so that all clients of one terminator took each other's places.
+#[test]
+fn a_client_that_comes_back_counts_for_whom_it_is() {
+    let name = "comes_back";
+    let directory = scratch(name);
+    let simulator = Simulator::start(&directory, WORLD);
+    let admin = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let changes = json!({"shards": 1, "log_level": "info", "proxy_protocol_from": ["127.0.0.1"], "admin_listen": admin.to_string()});
+    let proxy = Proxy::spawn(&directory, &simulator, &changes);
+    wait_until("health", || match get(admin, "/health") {
+        Ok(health) if health.status == 200 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let mut gateway = Gateway::connect(terminator(proxy.address, 78), Transport::None);
+    gateway.identify((0, 1), INTENTS);
+    assert_eq!(gateway.receive().expect("READY").t.as_deref(), Some("READY"));
+    simulator.fault("invalid?shard=0&resumable=false");
+    while gateway.receive().expect("a payload").op != 9 {}
+    gateway.send(2, &json!({"token": "guess", "intents": 1, "shard": [0, 1], "properties": {}}));
+    let gone = loop {
+        if let Err(gone) = gateway.receive() {
+            break gone;
+        }
+    };
+    assert!(matches!(gone, Gone::Closed(Some(4004), _)), "{gone:?}");
+    let log = logged(name, "was refused: it showed a wrong token or none");
+    assert!(log.contains("192.0.2.78:5000 was refused: it showed a wrong token or none"), "{log}");
 }
 
 /// A terminator can name the client in `X-Forwarded-For`. The header counts only when it comes from a listed network.

@@ -1,15 +1,19 @@
 //! Attacks: each test carries one out, and checks that a bot is served meanwhile. The attackers are clients without the
-//! token (`door`, `doors`), clients with the token (`commands`, `memory`), servers in Discord's place (`upstream`), and
-//! other users of the machine (`state_files`, `machine`).
+//! token (`door`, `doors`), clients with the token (`commands`, `memory`), clients with a secret of their own
+//! (`credentials`), servers in Discord's place (`upstream`), and other users of the machine (`state_files`,
+//! `machine`).
 
 #[cfg(target_arch = "x86_64")]
 mod calls;
 mod commands;
+mod credentials;
 mod door;
 mod doors;
+mod latency;
 mod machine;
 mod memory;
 mod state_files;
+mod terminator;
 mod upstream;
 
 use std::{

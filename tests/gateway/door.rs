@@ -73,6 +73,26 @@ fn refusals_have_discords_close_codes_and_a_reason() {
     assert_eq!(simulator.identifies(), 2);
 }
 
+/// seyfert ignores what it reads together with the answer to its upgrade. A thread of the test may be late and read both
+/// at once, so the test needs one of several connections.
+#[test]
+fn hello_does_not_come_with_the_answer_to_the_upgrade() {
+    let (_simulator, proxy) = start("hello");
+    let alone = (0..100).find(|_| {
+        let mut stream = TcpStream::connect(proxy.address).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        let request = "GET /?v=10&encoding=json HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        stream.write_all(request.as_bytes()).expect("a request");
+        let mut bytes = [0; 4096];
+        let n = stream.read(&mut bytes).expect("an answer");
+        let text = String::from_utf8_lossy(&bytes[..n]);
+        assert!(text.starts_with("HTTP/1.1 101"), "{text}");
+        text.ends_with("\r\n\r\n")
+    });
+    assert!(alone.is_some(), "on each of 100 connections HELLO came together with the answer");
+}
+
 #[test]
 fn what_libraries_do_is_accepted() {
     let (_simulator, proxy) = start("dresses");

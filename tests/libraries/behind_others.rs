@@ -4,11 +4,11 @@
 //! nginx and HAProxy come from the system. Where one is not installed, its test prints that and passes. With the
 //! variable `BEHIND` set, it fails.
 
-use std::{env, fs, path::Path, process::Command};
+use std::{env, fs, net::TcpStream, path::Path, process::Command};
 
 use rcgen::{CertificateParams, KeyPair};
 use serde_json::json;
-use support::{Bot, Process, Proxy, Settings, Simulator, free_port, root, scratch};
+use support::{Bot, Process, Proxy, Settings, Simulator, free_port, root, scratch, wait_until};
 
 const SHARDS: u32 = 2;
 
@@ -105,6 +105,10 @@ fn behind(program: &str, command: impl Fn(&Path, u16, &str) -> Command) {
     let proxy = Proxy::start(&directory, &simulator, &json!({ "externally_accessible_url": url }));
     let start = || Process::start(program, command(&directory, port, &proxy.address.to_string()), &directory);
     let terminator = start();
+    // The library reports a port that nobody listens on as an error.
+    wait_until(&format!("{program} to listen"), || {
+        TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|error| error.to_string())
+    });
     let (api, ca) = (format!("http://{}/api", simulator.address), directory.join("certificate.pem"));
     let settings = Settings { gateway: &url, api: &api, ca: Some(&ca), ..Settings::default() };
     let mut bot = Bot::start(&directory, "bot", LIBRARY, SHARDS, &settings);

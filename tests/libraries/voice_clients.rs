@@ -21,6 +21,18 @@ fn discord_py() {
     exercise("discord.py");
 }
 
+/// The library resumes with Discord's session id, at another URL than the one that READY names.
+#[test]
+fn py_cord() {
+    exercise("py-cord");
+}
+
+/// Voice is songbird's. The library resumes with Discord's session id, at another URL than the one that READY names.
+#[test]
+fn serenity() {
+    exercise("serenity");
+}
+
 /// eris sends the session id of READY to the voice server.
 #[test]
 fn eris() {
@@ -48,12 +60,17 @@ fn connected(simulator: &Simulator, guild: &str) -> Value {
     })
 }
 
-fn start(library: &str, directory: &Path, name: &str, gateway: &str, api: &str, ca: &Path) -> Bot {
+/// Starts a bot, and waits until it knows `guilds` guilds.
+fn start(library: &str, directory: &Path, name: &str, gateway: &str, api: &str, ca: &Path, guilds: usize) -> Bot {
     let settings = Settings { gateway, api, ca: Some(ca), ..Settings::default() };
     let mut bot = Bot::start(directory, name, library, 1, &settings);
     bot.wait("the bot to be ready", |bot| {
         let known = bot.shard(0).guilds.len();
-        if !bot.shard(0).ready.is_empty() && known > 0 { Ok(()) } else { Err(format!("{known} guilds")) }
+        if !bot.shard(0).ready.is_empty() && known >= guilds {
+            Ok(())
+        } else {
+            Err(format!("{known} of {guilds} guilds"))
+        }
     });
     bot
 }
@@ -81,7 +98,8 @@ fn exercise(library: &str) {
     let proxy = (!direct).then(|| Proxy::start_on(&socket, &directory, &simulator, &config));
     let address = proxy.as_ref().map_or(simulator.address, |proxy| proxy.address);
     let (gateway, api) = (format!("ws://{address}"), format!("http://{address}/api"));
-    let mut bot = start(library, &directory, "bot-1", &gateway, &api, &ca);
+    let guilds = simulator.guilds(0).len();
+    let mut bot = start(library, &directory, "bot-1", &gateway, &api, &ca, guilds);
     bot.join_voice(&guild, &channels[0]);
     let first = connected(&simulator, &guild);
     let Some(proxy) = proxy else { return };
@@ -111,7 +129,7 @@ fn exercise(library: &str) {
 
     // The bot is killed. The next process joins the channel in which the bot still is.
     bot.kill();
-    let mut bot = start(library, &directory, "bot-2", &gateway, &api, &ca);
+    let mut bot = start(library, &directory, "bot-2", &gateway, &api, &ca, guilds);
     bot.join_voice(&guild, &channels[0]);
     let third = connected(&simulator, &guild);
     assert!(third["number"].as_u64() > second["number"].as_u64(), "a new voice server");

@@ -172,7 +172,13 @@ fn scrape(proxy: &Proxy) -> (String, BTreeMap<String, Family>) {
 
 /// Starts a proxy and causes events of all kinds, so that every series exists.
 fn eventful() -> (Simulator, Proxy) {
-    let (simulator, proxy) = start("metrics", &json!({"events": {"deny": ["TYPING_START"]}}));
+    let (simulator, proxy) = start(
+        "metrics",
+        &json!({
+            "events": {"deny": ["TYPING_START"]},
+            "clients": [{"name": "dashboard", "secret": format!("sha256:{}", "0".repeat(64))}],
+        }),
+    );
     let mut gateway = client(&proxy, (0, 2), Transport::Zstd);
     simulator.emit(0, 4);
     for _ in 0..4 {

@@ -444,7 +444,12 @@ impl Host {
             let pipe = net.pipe(connection.socket);
             (pipe.pushed, pipe.received) = (pipe.pushed + beat.len() as u64, pipe.received + beat.len() as u64);
         }
-        self.post(ToCore::Client(Box::new(NewClient { parts: *parts, shard: 0, request, version: 10 })));
+        self.post(ToCore::Client(Box::new(NewClient {
+            parts: *parts,
+            shard: 0,
+            request,
+            visitor: Default::default(),
+        })));
     }
 
     /// Says whether the proxy accepts connections.

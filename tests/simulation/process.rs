@@ -90,6 +90,7 @@ fn core_config(choice: Choice) -> CoreConfig {
         state_dir: None,
         forward_opcodes: Vec::new(),
         memory: std::sync::Arc::default(),
+        credentials: Default::default(),
     }
 }
 

@@ -120,6 +120,8 @@ fn each_key_holds_at_once_or_needs_a_restart() {
         r#""gateway_hosts":["discord.gg"]"#,
         r#""forward_opcodes":[44]"#,
         r#""client_memory":100000000"#,
+        r#""client_memory_per_address":100000000"#,
+        r#""clients":[{"name":"a","secret":"sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}]"#,
         r#""admin_listen":"127.0.0.1:9""#,
         r#""proxy_protocol_from":["10.0.0.0/8"]"#,
         r#""forwarded_for_from":["::1"]"#,

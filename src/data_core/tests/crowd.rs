@@ -83,7 +83,7 @@ impl Stepped {
         let parts = ConnectionParts { socket: near, inbound: FrameDecoder::new(Role::Server, 4096), outbox };
         let options = Options { intents: Intents::ALL, version: 10, compress: false, library: Default::default() };
         let request = SessionRequest::Identify(options);
-        self.send(ToCore::Client(Box::new(NewClient { parts, shard: SHARD, request, version: 10 })));
+        self.send(ToCore::Client(Box::new(NewClient { parts, shard: SHARD, request, visitor: Default::default() })));
         Far { stream: far, inbound: FrameDecoder::new(Role::Client, 1 << 20) }
     }
 }

@@ -3,8 +3,12 @@
 //! Only a session that its client can resume is saved. The names of the fields are part of the format of state files.
 
 use super::{Options, Phase, Session, SessionId, Shown};
-use crate::protocol::{SessionKey, Time, intents::Intents, library::Library};
+use crate::{
+    downstream::credential::{Credential, SecretHash},
+    protocol::{SessionKey, Time, intents::Intents, library::Library},
+};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// A session in a state file: all that the next process needs to serve a RESUME.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -21,6 +25,9 @@ pub struct Saved {
     library: String,
     #[serde(default, rename = "named")]
     has_upstream_id: bool,
+    /// The hash of the client's secret, as [`SecretHash::parse`] reads it; `None`: the client has the bot's token.
+    #[serde(default)]
+    credential: Option<String>,
     user: Option<u64>,
     sequence: u64,
     cursor: u64,
@@ -46,6 +53,7 @@ impl Session {
             compress: self.options.compress,
             library: self.options.library.name().to_owned(),
             has_upstream_id: self.has_upstream_id,
+            credential: self.credential.as_ref().map(|credential| credential.hash.to_string()),
             user: self.user,
             sequence: self.sequence,
             cursor: self.cursor,
@@ -55,8 +63,9 @@ impl Session {
         })
     }
 
-    /// Makes a detached session from a state file; `None`: the numbers of `saved` contradict each other, or its id is
-    /// malformed.
+    /// Makes a detached session from a state file; `None`: the numbers of `saved` contradict each other, or its id or
+    /// its hash is malformed. A session with a credential is bound to one that permits nothing, until the caller binds
+    /// it to the one of the configuration.
     pub fn restore(saved: Saved, now: Time) -> Option<Self> {
         let id = SessionId::parse(&saved.id)?;
         let cursors = std::iter::once(&saved.base.1).chain(&saved.sent).chain([&saved.cursor]);
@@ -73,6 +82,9 @@ impl Session {
         let mut session = Self::new(saved.key, id, options, now);
         session.phase = Phase::Live;
         session.detached_at = Some(now);
+        if let Some(hash) = &saved.credential {
+            session.bind(Arc::new(Credential::of_former_process(SecretHash::parse(hash)?)));
+        }
         (session.has_upstream_id, session.user) = (saved.has_upstream_id, saved.user);
         (session.sequence, session.cursor, session.base) = (saved.sequence, saved.cursor, saved.base);
         session.sent = saved.sent.into();

@@ -2,8 +2,10 @@
 
 The forks still share nearly all of their interface with discord.py 1.x; each bot keeps what is its own: the recipe."""
 
+import collections
 import logging
 import sys
+import time
 
 from protocol import HEARTBEAT_MS, INTENTS, emit, fail, listen, number_of
 
@@ -39,20 +41,31 @@ def view(guild):
 
 
 def watch_heartbeats(library):
-    """Lets the library send heartbeats more often than HELLO says, and reports each acknowledgement. One that overtakes the
-    library's own note of when it sent the heartbeat is early: the library then takes the whole interval for latency."""
+    """Lets the library send heartbeats more often than HELLO says, and reports each acknowledgement with the time that it took.
+    One that overtakes the library's own note of when it sent the heartbeat is early: the library then takes the whole interval
+    for latency."""
     handler = library.gateway.KeepAliveHandler
-    init, ack = handler.__init__, handler.ack
+    init, payload, ack = handler.__init__, handler.get_payload, handler.ack
 
     def quick(self, *args, **kwargs):
         init(self, *args, **kwargs)
         self.interval = HEARTBEAT_MS / 1000
+        self.pending = collections.deque()  # when each heartbeat without an acknowledgement was made
+        self.count = 0
+
+    def timed(self):
+        self.pending.append(time.perf_counter())
+        return payload(self)
 
     def checked(self):
+        took = time.perf_counter() - self.pending.popleft()
         ack(self)
-        emit("acknowledged", shard=self.shard_id, early=self.latency > self.interval * 0.9)
+        self.count += 1
+        # The first heartbeat of a connection comes before IDENTIFY, and the library measures nothing by it.
+        if self.count > 1:
+            emit("acknowledged", shard=self.shard_id, early=self.latency > self.interval * 0.9, ms=took * 1000)
 
-    handler.__init__, handler.ack = quick, checked
+    handler.__init__, handler.get_payload, handler.ack = quick, timed, checked
 
 
 def attach(client, library, chunk=lambda guild: guild.chunk()):
@@ -60,6 +73,9 @@ def attach(client, library, chunk=lambda guild: guild.chunk()):
     guild and returns them."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO)
     logging.getLogger().addHandler(WarningsThatFail())
+    # The library calls a shard ready when no guild has come for 2 s. A guild that comes later, while the library still waits
+    # for members of the others, is never reported. On a machine that runs other tests as well a process may pause longer.
+    client._connection.guild_ready_timeout = 5.0
     if HEARTBEAT_MS:
         watch_heartbeats(library)
 
@@ -122,7 +138,7 @@ def attach(client, library, chunk=lambda guild: guild.chunk()):
         guild = client.get_guild(int(command["guild"]))
         if command["channel"] is None:
             return await guild.voice_client.disconnect(force=True)
-        await guild.get_channel(int(command["channel"])).connect(self_deaf=True)
+        await guild.get_channel(int(command["channel"])).connect()
         emit("voice", guild=command["guild"], state="connected")
 
     dispatch = client._connection.dispatch

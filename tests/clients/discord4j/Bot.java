@@ -1,7 +1,9 @@
 import discord4j.common.util.Snowflake;
 import discord4j.core.DiscordClient;
 import discord4j.core.GatewayDiscordClient;
+import discord4j.core.event.domain.Event;
 import discord4j.core.event.domain.guild.GuildCreateEvent;
+import discord4j.core.event.domain.guild.MemberChunkEvent;
 import discord4j.core.event.domain.lifecycle.ReadyEvent;
 import discord4j.core.event.domain.lifecycle.ReconnectStartEvent;
 import discord4j.core.event.domain.lifecycle.ResumeEvent;
@@ -10,12 +12,15 @@ import discord4j.core.object.presence.ClientActivity;
 import discord4j.core.object.presence.ClientPresence;
 import discord4j.core.object.presence.Status;
 import discord4j.core.shard.ShardingStrategy;
+import discord4j.discordjson.json.gateway.RequestGuildMembers;
 import discord4j.gateway.DefaultGatewayClient;
 import discord4j.gateway.GatewayOptions;
 import discord4j.gateway.GatewayReactorResources;
 import discord4j.gateway.intent.IntentSet;
+import discord4j.gateway.json.ShardGatewayPayload;
 import discord4j.rest.request.RouterOptions;
 import java.util.Map;
+import java.util.Optional;
 import java.util.Set;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.stream.Collectors;
@@ -56,22 +61,20 @@ public final class Bot {
         var login = client.gateway().setSharding(sharding);
         // recipe:end
         login = login.setExtraOptions(Bot::thatRemembersItsConnection);
-        login.setEnabledIntents(IntentSet.of(Protocol.INTENTS)).withEventDispatcher(events -> Mono.when(
-            events.on(ReadyEvent.class).doOnNext(Bot::ready),
-            events.on(GuildCreateEvent.class).doOnNext(Bot::guild),
-            events.on(MessageCreateEvent.class).doOnNext(Bot::message),
-            events.on(ResumeEvent.class)
-                .doOnNext(event -> Protocol.emit("resumed", "shard", event.getShardInfo().getIndex())),
-            events.on(ReconnectStartEvent.class)
-                .doOnNext(event -> Protocol.emit("reconnecting", "shard", event.getShardInfo().getIndex()))));
+        // One subscription for all types: each has a thread of its own, so the order between two of them is any.
+        login.setEnabledIntents(IntentSet.of(Protocol.INTENTS))
+            .withEventDispatcher(events -> events.on(Event.class).doOnNext(Bot::report));
         // recipe:start
         GatewayDiscordClient bot = login.login(options -> new ThroughTheProxy(options, Protocol.GATEWAY_URL)).block();
         // recipe:end
         Protocol.listen(Map.of(
+            // requestMembers() listens for the answer only after it has sent the request, and the answer can be faster.
             "members", command -> {
-                String guild = command.text("guild");
-                bot.requestMembers(Snowflake.of(guild)).collectList().subscribe(
-                    members -> Protocol.emit("members", "guild", guild, "count", members.size()), Protocol::fail);
+                Snowflake guild = Snowflake.of(command.text("guild"));
+                int shard = (int) ((guild.asLong() >> 22) % Protocol.SHARDS);
+                var request = RequestGuildMembers.builder().guildId(guild.asString()).query("").limit(0).nonce(NONCE).build();
+                bot.getGatewayClientGroup().unicast(ShardGatewayPayload.requestGuildMembers(request, shard))
+                    .subscribe(null, Protocol::fail);
             },
             "presence", command -> bot.updatePresence(ClientPresence.of(
                 Status.of(command.text("status")), ClientActivity.playing(command.text("name"))))
@@ -96,6 +99,39 @@ public final class Bot {
             options.getPayloadReader(), options.getPayloadWriter(), options.getReconnectOptions(),
             options.getIdentifyOptions(), options.getInitialObserver(), options.getIdentifyLimiter(),
             options.getMaxMissedHeartbeatAck());
+    }
+
+    /** Marks the requests of the harness: the library asks for the members of large guilds by itself. */
+    private static final String NONCE = "harness";
+
+    /** Members so far in the answer for each guild whose members were asked for. */
+    private static final Map<Snowflake, Integer> ANSWERS = new ConcurrentHashMap<>();
+
+    private static void members(MemberChunkEvent chunk) {
+        if (!chunk.getNonce().equals(Optional.of(NONCE))) {
+            return;
+        }
+        Snowflake guild = chunk.getGuildId();
+        ANSWERS.merge(guild, chunk.getMembers().size(), Integer::sum);
+        if (chunk.getChunkIndex() + 1 == chunk.getChunkCount()) {
+            Protocol.emit("members", "guild", guild.asString(), "count", ANSWERS.remove(guild));
+        }
+    }
+
+    private static void report(Event event) {
+        if (event instanceof ReadyEvent ready) {
+            ready(ready);
+        } else if (event instanceof GuildCreateEvent guild) {
+            guild(guild);
+        } else if (event instanceof MessageCreateEvent message) {
+            message(message);
+        } else if (event instanceof MemberChunkEvent chunk) {
+            members(chunk);
+        } else if (event instanceof ResumeEvent) {
+            Protocol.emit("resumed", "shard", event.getShardInfo().getIndex());
+        } else if (event instanceof ReconnectStartEvent) {
+            Protocol.emit("reconnecting", "shard", event.getShardInfo().getIndex());
+        }
     }
 
     private static void ready(ReadyEvent event) {

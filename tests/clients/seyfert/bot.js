@@ -23,13 +23,10 @@ const https = require('node:https');
 const { ShardManager } = require('seyfert');
 
 // On Node.js the library opens its gateway with https.request() and names no port, so it can only reach wss:// on port 443.
-// It also ignores what arrives together with the answer to the upgrade, and that can be the first message.
 const { hostname, port } = new URL(GATEWAY_URL);
 const { request } = https;
-https.request = (options, ...more) => {
-  if (options.hostname !== hostname) return request(options, ...more);
-  return http.request({ ...options, port }, ...more).prependListener('upgrade', (response, socket, head) => socket.unshift(head));
-};
+https.request = (options, ...more) =>
+  options.hostname === hostname ? http.request({ ...options, port }, ...more) : request(options, ...more);
 
 const gateway = new ShardManager({
   token: TOKEN,

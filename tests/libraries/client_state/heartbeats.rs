@@ -16,6 +16,10 @@ const INTERVAL: u64 = 600;
 /// Number of heartbeats to check.
 const HEARTBEATS: usize = 240;
 
+/// The proxy acknowledges no heartbeat sooner than this, in ms. It waits 10 ms from the turn of its loop that reads the
+/// heartbeat; the bot measures from before it sends the heartbeat.
+const SOONEST: f64 = 9.0;
+
 #[test]
 fn discord_py_can_tell_how_long_a_heartbeat_takes() {
     if !chosen("discord.py") {
@@ -28,13 +32,22 @@ fn discord_py_can_tell_how_long_a_heartbeat_takes() {
     let (gateway, api) = (format!("ws://{}", proxy.address), format!("http://{}/api", simulator.address));
     let settings = Settings { gateway: &gateway, api: &api, heartbeat_ms: INTERVAL, ..Settings::default() };
     let mut bot = Bot::start(&directory, "bot", "discord.py", SHARDS, &settings);
-    let early = bot.wait(&format!("{HEARTBEATS} heartbeats"), |bot| {
-        let (count, early) = bot.acknowledged();
-        if count >= HEARTBEATS { Ok(early) } else { Err(format!("{count} so far")) }
+    bot.wait(&format!("{HEARTBEATS} heartbeats"), |bot| {
+        let count = bot.acknowledged().len();
+        if count >= HEARTBEATS { Ok(()) } else { Err(format!("{count} so far")) }
     });
+    let acknowledged = bot.acknowledged().to_vec();
     bot.kill();
-    eprintln!("{early} of {HEARTBEATS} heartbeats were acknowledged before discord.py had noted when it sent them");
-    // Some may be early because the machine is busy: a thread of the library may not run for as long as the proxy
-    // waits.
-    assert!(early * 20 <= HEARTBEATS, "{early} of {HEARTBEATS} heartbeats were acknowledged too soon");
+    // How many are early depends also on the load of the machine: a thread of the library may not run for as long as
+    // the proxy waits. So this number is only shown.
+    let early = acknowledged.iter().filter(|(early, _)| *early).count();
+    let soonest = acknowledged.iter().map(|(_, ms)| *ms).fold(f64::INFINITY, f64::min);
+    eprintln!(
+        "{early} of {HEARTBEATS} heartbeats were acknowledged before discord.py had noted when it sent them; the soonest \
+         took {soonest:.2} ms"
+    );
+    assert!(
+        soonest >= SOONEST,
+        "a heartbeat was acknowledged after {soonest:.2} ms, in the time that discord.py needs"
+    );
 }

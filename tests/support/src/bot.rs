@@ -56,8 +56,8 @@ pub struct Bot {
     /// The answers to requests for the library's cache: the guild and its content.
     caches: Vec<(String, Option<View>)>,
     /// For each acknowledged heartbeat that the bot has reported: whether the acknowledgement came before the library
-    /// had recorded that it sent the heartbeat.
-    early: Vec<bool>,
+    /// had recorded that it sent the heartbeat, and the milliseconds since it was sent.
+    acknowledged: Vec<(bool, f64)>,
     /// States of voice connections that it has reported, with their guilds.
     voice: Vec<(String, String)>,
     /// Whether the library may report errors.
@@ -93,7 +93,7 @@ impl Bot {
             shards: (0..shards).map(|shard| (shard, Shard::default())).collect(),
             members: Vec::new(),
             caches: Vec::new(),
-            early: Vec::new(),
+            acknowledged: Vec::new(),
             voice: Vec::new(),
             tolerant: false,
         }
@@ -173,10 +173,10 @@ impl Bot {
         })
     }
 
-    /// The number of acknowledged heartbeats that the bot has reported, and how many of these were acknowledged
-    /// before the library had recorded that it sent them.
-    pub fn acknowledged(&self) -> (usize, usize) {
-        (self.early.len(), self.early.iter().filter(|early| **early).count())
+    /// For each acknowledged heartbeat that the bot has reported: whether the acknowledgement came before the library
+    /// had recorded that it sent the heartbeat, and the milliseconds since it was sent.
+    pub fn acknowledged(&self) -> &[(bool, f64)] {
+        &self.acknowledged
     }
 
     /// Sets the presence of all shards (op 3).
@@ -225,7 +225,7 @@ impl Bot {
         match report {
             Report::Error { .. } if self.tolerant => {}
             Report::Error { .. } => panic!("the bot reported an error: {line}"),
-            Report::Acknowledged { early } => self.early.push(early),
+            Report::Acknowledged { early, ms } => self.acknowledged.push((early, ms)),
             Report::Cache { guild, view } => self.caches.push((guild, view)),
             Report::Voice { guild, state } => self.voice.push((guild, state)),
             Report::Members { guild, count } => self.members.push((guild, count)),
@@ -258,7 +258,7 @@ enum Report {
     Message { shard: u32, n: u64 },
     Members { guild: String, count: u64 },
     Cache { guild: String, view: Option<View> },
-    Acknowledged { early: bool },
+    Acknowledged { early: bool, ms: f64 },
     Voice { guild: String, state: String },
     Reconnecting { shard: u32 },
     Resumed { shard: u32 },

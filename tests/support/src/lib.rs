@@ -35,13 +35,15 @@ pub use process::Process;
 pub use proxy::Proxy;
 pub use seccomp::confine;
 pub use simulator::{Simulator, TOKEN};
-pub use truth::{compare_guilds, guilds_of, wait_for_events};
+pub use truth::{compare_guilds, guilds_of, wait_for_events, wait_for_sequence};
 pub use view::View;
 pub use voice::{Credentials, Voice};
 
 use std::{
+    collections::BTreeSet,
     net::TcpListener,
     path::{Path, PathBuf},
+    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -65,11 +67,13 @@ pub fn wait_until<T>(what: &str, mut attempt: impl FnMut() -> Result<T, String>)
 }
 
 /// Returns a free TCP port of the loopback interface, outside of the range that the system uses for outgoing
-/// connections: a process that is restarted finds it free again.
+/// connections: a process that is restarted finds it free again. Never returns a port twice, because a process that
+/// was given the port may not listen on it yet.
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
         let port = fastrand::u16(10_000..30_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && GIVEN.lock().expect("nobody panics with it").insert(port) {
             return port;
         }
     }

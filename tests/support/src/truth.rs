@@ -97,6 +97,18 @@ pub fn wait_for_events(proxy: &Proxy, simulator: &Simulator, shard: u32) {
     });
 }
 
+/// Waits until the newest sequence number that the proxy has received on a shard is the newest that the simulator has
+/// sent. A client that connects afterwards gets none of the events before as a live event, and gets guilds in which
+/// they are applied.
+pub fn wait_for_sequence(proxy: &Proxy, simulator: &Simulator, shard: u32) {
+    wait_until("the proxy to have received everything", || {
+        let sent = simulator.shard_stats(shard)["sequence"].as_u64().expect("a sequence");
+        let document = get_json(proxy.address, &format!("/status.json?shard={shard}"))?;
+        let received = document["shard"]["sequence"].as_u64().expect("a sequence");
+        if received == sent { Ok(()) } else { Err(format!("shard {shard}: {received} of {sent}")) }
+    });
+}
+
 /// Compares every guild that a new client receives on a shard with its true state. Returns the number of guilds.
 /// `changed`: arrays may be in another order than in the simulator.
 ///

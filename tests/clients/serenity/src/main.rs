@@ -13,14 +13,15 @@ use std::{
 use serde_json::{Value, json};
 use serenity::{
     all::{
-        ActivityData, ChunkGuildFilter, ClientBuilder, ConnectionStage, Context, EventHandler, GatewayIntents, Guild,
-        GuildId, GuildMembersChunkEvent, Message, OnlineStatus, Ready, ResumedEvent, ShardId, ShardRunnerMessage,
-        ShardStageUpdateEvent,
+        ActivityData, ChannelId, ChunkGuildFilter, ClientBuilder, ConnectionStage, Context, EventHandler,
+        GatewayIntents, Guild, GuildId, GuildMembersChunkEvent, Message, OnlineStatus, Ready, ResumedEvent, ShardId,
+        ShardRunnerMessage, ShardStageUpdateEvent,
     },
     async_trait,
     gateway::ShardManager,
     http::HttpBuilder,
 };
+use songbird::{CoreEvent, Event, EventContext, SerenityInit, Songbird};
 use tokio::sync::mpsc;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
@@ -36,12 +37,13 @@ async fn main() -> Result<()> {
     });
     let api = variable("API_URL")?;
     let http = HttpBuilder::new(&token).proxy(api.trim_end_matches("/api")).ratelimiter_disabled(true).build();
-    let builder = ClientBuilder::new_with_http(http, intents);
+    let voice = Songbird::serenity();
+    let builder = ClientBuilder::new_with_http(http, intents).register_songbird_with(Arc::clone(&voice));
     // recipe:start
     let mut client = builder.event_handler(Handler::default()).await?;
     *client.ws_url.lock().await = gateway_url;
     // recipe:end
-    tokio::spawn(obey(standard_input(), Arc::clone(&client.shard_manager), shards));
+    tokio::spawn(obey(standard_input(), Arc::clone(&client.shard_manager), voice, shards));
     // recipe:start
     client.start_shards(shards).await?;
     // recipe:end
@@ -63,10 +65,13 @@ fn standard_input() -> mpsc::Receiver<String> {
 }
 
 /// Carries out the commands of the harness.
-async fn obey(mut commands: mpsc::Receiver<String>, manager: Arc<ShardManager>, shards: u32) {
+async fn obey(mut commands: mpsc::Receiver<String>, manager: Arc<ShardManager>, voice: Arc<Songbird>, shards: u32) {
     while let Some(line) = commands.recv().await {
         match parse(&line, shards) {
-            Ok(messages) => {
+            Ok(Wish::Voice(guild, channel)) => {
+                tokio::spawn(join_or_leave(Arc::clone(&voice), guild, channel));
+            }
+            Ok(Wish::Shards(messages)) => {
                 let runners = manager.runners.lock().await;
                 for (shard, message) in messages {
                     match runners.get(&ShardId(shard)) {
@@ -80,8 +85,53 @@ async fn obey(mut commands: mpsc::Receiver<String>, manager: Arc<ShardManager>, 
     }
 }
 
-/// What a command means to which shard.
-fn parse(line: &str, shards: u32) -> Result<Vec<(u32, ShardRunnerMessage)>> {
+/// What the harness wants.
+enum Wish {
+    /// These messages go to these shards.
+    Shards(Vec<(u32, ShardRunnerMessage)>),
+    /// Join a voice channel of a guild, or leave it.
+    Voice(GuildId, Option<ChannelId>),
+}
+
+/// Joins a voice channel of a guild, or leaves if there is none.
+async fn join_or_leave(voice: Arc<Songbird>, guild: GuildId, channel: Option<ChannelId>) {
+    let done = match channel {
+        None => voice.remove(guild).await,
+        Some(channel) => match voice.join(guild, channel).await {
+            Ok(call) => {
+                let mut call = call.lock().await;
+                for event in [CoreEvent::DriverConnect, CoreEvent::DriverReconnect, CoreEvent::DriverDisconnect] {
+                    call.add_global_event(event.into(), Voice(guild));
+                }
+                emit(&json!({"event": "voice", "guild": guild, "state": "connected"}));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        },
+    };
+    if let Err(error) = done {
+        emit(&json!({"event": "error", "message": format!("voice in guild {guild}: {error}")}));
+    }
+}
+
+/// Reports what songbird says of the voice connection of a guild.
+struct Voice(GuildId);
+
+#[async_trait]
+impl songbird::EventHandler for Voice {
+    async fn act(&self, context: &EventContext<'_>) -> Option<Event> {
+        let state = match context {
+            EventContext::DriverConnect(_) | EventContext::DriverReconnect(_) => "connected",
+            EventContext::DriverDisconnect(_) => "disconnected",
+            _ => return None,
+        };
+        emit(&json!({"event": "voice", "guild": self.0, "state": state}));
+        None
+    }
+}
+
+/// Reads a command of the harness.
+fn parse(line: &str, shards: u32) -> Result<Wish> {
     let command: Value = serde_json::from_str(line)?;
     let text = |key: &str| command[key].as_str().ok_or("a part of the command is missing");
     match text("cmd")? {
@@ -95,17 +145,22 @@ fn parse(line: &str, shards: u32) -> Result<Vec<(u32, ShardRunnerMessage)>> {
                 filter: ChunkGuildFilter::None,
                 nonce: None,
             };
-            Ok(vec![(shard, message)])
+            Ok(Wish::Shards(vec![(shard, message)]))
         }
         "presence" => {
             let name = text("name")?;
             let status: OnlineStatus = serde_json::from_value(command["status"].clone())?;
             let message = || ShardRunnerMessage::SetPresence(Some(ActivityData::playing(name)), status);
-            Ok((0..shards).map(|shard| (shard, message())).collect())
+            Ok(Wish::Shards((0..shards).map(|shard| (shard, message())).collect()))
         }
         "reconnect" => {
             let shard = u32::try_from(command["shard"].as_u64().ok_or("no shard")?)?;
-            Ok(vec![(shard, ShardRunnerMessage::Close(4000, None))])
+            Ok(Wish::Shards(vec![(shard, ShardRunnerMessage::Close(4000, None))]))
+        }
+        "voice" => {
+            let guild = GuildId::new(text("guild")?.parse()?);
+            let channel = command["channel"].as_str().map(str::parse).transpose()?.map(ChannelId::new);
+            Ok(Wish::Voice(guild, channel))
         }
         "exit" => process::exit(0),
         unknown => Err(format!("unknown command {unknown}").into()),
