@@ -190,8 +190,7 @@ fn nothing_follows_a_close() {
     outbox.message(&[b"2"]);
     outbox.pong(b"");
     outbox.close(Some(4001), "");
-    let got =
-        read(&mut outbox, &mut FrameDecoder::new(Role::Client, 99), &mut Inflater::new(Transport::None, 99), 1);
+    let got = read(&mut outbox, &mut FrameDecoder::new(Role::Client, 99), &mut Inflater::new(Transport::None, 99), 1);
     assert_eq!(got, ["1", "Close(Some((4000, \"bye\")))"]);
 }
 
