@@ -1,7 +1,7 @@
 //! Finds out who a client is by the token that it shows: the bot itself, or a client with a credential (config key
 //! `clients`).
 //!
-//! Promises: whoever shows neither the bot's token nor the secret of a credential is counted and logged, the log at
+//! Promises: a client that shows neither the bot's token nor the secret of a credential is counted and logged, at
 //! most once a minute. The credentials are those of the configuration in force, so a revoked one opens nothing from the
 //! reload on.
 
@@ -15,10 +15,10 @@ use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, sync::Arc};
 /// The close for a client that shows no token of this proxy.
 pub(super) const WRONG_TOKEN: Close = (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy");
 
-/// Who has shown a token.
+/// The client that has shown a token.
 #[derive(Clone, Debug)]
 pub(super) enum TokenHolder {
-    /// Whoever has the bot's token. Without `validate_token`, everybody without the secret of a credential.
+    /// A client with the bot's token. Without `validate_token`, every client without the secret of a credential.
     Bot,
     /// A client with the secret of this credential.
     Client(Arc<Credential>),
@@ -62,8 +62,8 @@ impl Control {
         !self.config.validate_token || self.config.token.matches(token)
     }
 
-    /// Who shows this token. `None`: it is neither the bot's token nor a secret, which is counted and logged with the
-    /// address of the client.
+    /// The holder of this token. `None`: it is neither the bot's token nor a secret, which is counted and logged with
+    /// the address of the client.
     pub(super) fn holder_of(&self, token: &str, peer: Option<SocketAddr>) -> Option<TokenHolder> {
         let live = self.live();
         // Where no token is asked for, a client may still show a secret, and then has the rights of its credential.

@@ -277,8 +277,8 @@ fn a_client_gets_the_shards_of_its_credential() {
     assert_eq!(ready["shard"], json!([1, 2]));
 }
 
-/// Who knows the id of a session and has another secret can not take the session over. Nobody but the bot gets
-/// Discord's own id of the session, unless the credential is for voice, too.
+/// A client that knows the id of a session and has another secret can not take the session over. Nobody but the bot
+/// gets Discord's own id of the session, unless the credential is for voice, too.
 #[test]
 fn a_session_is_resumed_with_the_secret_that_began_it() {
     let clients = json!([credential("one", "first", &json!({"ops": []})), credential("other", "second", &json!({})),]);
@@ -346,7 +346,7 @@ fn a_credential_that_is_revoked_ends_its_sessions() {
         assert_eq!(resumed(&proxy, token, &id_of(session)), Err(Some(4004)), "{token}");
         assert_eq!(code(&refusal(&proxy, token, (0, 1))), Some(4004), "{token}");
     }
-    // A session that is over stays over, also for whoever has the bot's token.
+    // A session that is over stays over, also for a client with the bot's token.
     assert_eq!(resumed(&proxy, TOKEN, &id_of(&of_detached)).expect("an answer").op, 9);
     assert_eq!(resumed(&proxy, "3", &id_of(&of_narrow)).expect("an answer").op, 9);
     // The narrower client identifies on the connection that it has.

@@ -8,7 +8,7 @@
 use crate::gateway::Gateway;
 use crate::gateway::voice::{self, Credentials};
 use crate::link::Link;
-use crate::serve::Server;
+use crate::server::Server;
 use futures_lite::FutureExt;
 use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, write_close, write_frame};
 use glommio::timer::sleep;
