@@ -1,8 +1,8 @@
 //! Finds out who a client is by the token that it shows: the bot itself, or a client with a credential (config key
 //! `clients`).
 //!
-//! Promises: a client that shows neither the bot's token nor the secret of a credential is counted and logged, at
-//! most once a minute. The credentials are those of the configuration in force, so a revoked one opens nothing from the
+//! Promises: a client that shows neither the bot's token nor the secret of a credential is counted, and logged at most
+//! once a minute. The credentials are those of the configuration in force, so a revoked one opens nothing from the
 //! reload on.
 
 use super::{Control, pool::LogThrottle};
@@ -18,7 +18,7 @@ pub(super) const WRONG_TOKEN: Close = (close::AUTHENTICATION_FAILED, "the token 
 /// The client that has shown a token.
 #[derive(Clone, Debug)]
 pub(super) enum TokenHolder {
-    /// A client with the bot's token. Without `validate_token`, every client without the secret of a credential.
+    /// A client with the bot's token. Without `validate_token`, any client without the secret of a credential.
     Bot,
     /// A client with the secret of this credential.
     Client(Arc<Credential>),
@@ -62,8 +62,8 @@ impl Control {
         !self.config.validate_token || self.config.token.matches(token)
     }
 
-    /// The holder of this token. `None`: it is neither the bot's token nor a secret, which is counted and logged with
-    /// the address of the client.
+    /// The client that shows this token. `None`: the token is neither the bot's token nor a secret. That is counted, and
+    /// logged with the address of the client.
     pub(super) fn holder_of(&self, token: &str, peer: Option<SocketAddr>) -> Option<TokenHolder> {
         let live = self.live();
         // Where no token is asked for, a client may still show a secret, and then has the rights of its credential.

@@ -442,8 +442,8 @@ fn handle_payload(payload: Payload<'_>, outbox: &mut Outbox, early: EarlyCommand
 type Wish = (u32, SessionRequest);
 
 /// Checks a RESUME: the token at once, and the shard once the shards have been started. Returns the shard with the
-/// session that the RESUME is for, as far as the door can tell, and who the client is. `None`: no shard of this proxy can
-/// have the session. The error is the close for the client.
+/// session that the RESUME is for, as far as the door can tell, and who the client is. `None`: no shard of this proxy
+/// can have the session. The error is the close for the client.
 async fn check_resume(
     control: &Control,
     connection: &mut ClientConnection,

@@ -2,8 +2,8 @@
 //!
 //! A client shows the secret of its credential as the `token` of IDENTIFY and RESUME. The proxy knows only the SHA-256
 //! hash of the secret. A slow hash, as for passwords, protects secrets that can be guessed. A secret of 256 random bits
-//! can not be guessed, so a slow hash would protect nothing, and every client that reaches the port could make the
-//! control core compute it.
+//! can not be guessed, so a slow hash would protect nothing, and anybody who reaches the port could make the control
+//! core compute it.
 //!
 //! Promises: how long the search for the credential of a secret takes depends on the length of the secret and on the
 //! number of credentials, and not on the bytes of any hash. A secret is never kept, and neither a secret nor a hash is

@@ -277,8 +277,8 @@ fn a_client_gets_the_shards_of_its_credential() {
     assert_eq!(ready["shard"], json!([1, 2]));
 }
 
-/// A client that knows the id of a session and has another secret can not take the session over. Nobody but the bot
-/// gets Discord's own id of the session, unless the credential is for voice, too.
+/// A client that knows the id of a session and has another secret can not take the session over. Only the bot gets
+/// Discord's own id of the session, unless the credential is for voice, too.
 #[test]
 fn a_session_is_resumed_with_the_secret_that_began_it() {
     let clients = json!([credential("one", "first", &json!({"ops": []})), credential("other", "second", &json!({})),]);

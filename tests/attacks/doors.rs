@@ -110,8 +110,8 @@ fn connections_of_a_terminator_count_for_whom_they_are() {
     logged("proxy_protocol", "192.0.2.77:5000 was refused: it showed a wrong token or none");
 }
 
-/// A client whose session is over comes back to the door on the connection that it has. In an earlier version it counted
-/// there as the terminator, so that all clients of one terminator took each other's places.
+/// A client whose session is over comes back to the door on the connection that it has. In an earlier version it
+/// counted there as the terminator, so that all clients of one terminator took each other's places.
 #[test]
 fn a_client_that_comes_back_counts_for_whom_it_is() {
     let name = "comes_back";
