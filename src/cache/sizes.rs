@@ -31,7 +31,7 @@ pub struct Size {
 }
 
 /// Bytes of a guild's own fields, which are cached with any flags.
-pub const GUILD: f64 = 700.0;
+pub const GUILD: f64 = 2061.0;
 /// Bytes of the tables of the codec, which all guilds of a data core share.
 pub const TABLES: u64 = 1 << 20;
 
@@ -52,16 +52,16 @@ const NONE: Flags = Flags {
 
 /// The sizes of all flags that take memory of their own. `users` does not.
 pub static SIZES: [Size; 10] = [
-    Size { flag: "channels", each: Each::Guild, bytes: 3000.0, alone: Flags { channels: true, ..NONE } },
-    Size { flag: "roles", each: Each::Guild, bytes: 1500.0, alone: Flags { roles: true, ..NONE } },
-    Size { flag: "emojis", each: Each::Guild, bytes: 1000.0, alone: Flags { emojis: true, ..NONE } },
-    Size { flag: "stickers", each: Each::Guild, bytes: 100.0, alone: Flags { stickers: true, ..NONE } },
-    Size { flag: "voice_states", each: Each::Guild, bytes: 100.0, alone: Flags { voice_states: true, ..NONE } },
-    Size { flag: "scheduled_events", each: Each::Guild, bytes: 100.0, alone: Flags { scheduled_events: true, ..NONE } },
-    Size { flag: "stage_instances", each: Each::Guild, bytes: 10.0, alone: Flags { stage_instances: true, ..NONE } },
+    Size { flag: "channels", each: Each::Guild, bytes: 2290.0, alone: Flags { channels: true, ..NONE } },
+    Size { flag: "roles", each: Each::Guild, bytes: 690.0, alone: Flags { roles: true, ..NONE } },
+    Size { flag: "emojis", each: Each::Guild, bytes: 409.0, alone: Flags { emojis: true, ..NONE } },
+    Size { flag: "stickers", each: Each::Guild, bytes: 90.0, alone: Flags { stickers: true, ..NONE } },
+    Size { flag: "voice_states", each: Each::Guild, bytes: 544.0, alone: Flags { voice_states: true, ..NONE } },
+    Size { flag: "scheduled_events", each: Each::Guild, bytes: 163.0, alone: Flags { scheduled_events: true, ..NONE } },
+    Size { flag: "stage_instances", each: Each::Guild, bytes: 18.0, alone: Flags { stage_instances: true, ..NONE } },
     Size { flag: "current_member", each: Each::Guild, bytes: 100.0, alone: Flags { current_member: true, ..NONE } },
     Size { flag: "members", each: Each::Member, bytes: 69.0, alone: Flags { members: true, users: true, ..NONE } },
-    Size { flag: "presences", each: Each::Presence, bytes: 79.0, alone: Flags { presences: true, ..NONE } },
+    Size { flag: "presences", each: Each::Presence, bytes: 79.6, alone: Flags { presences: true, ..NONE } },
 ];
 
 /// The guilds of an estimate.
