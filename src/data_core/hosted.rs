@@ -260,7 +260,11 @@ impl<I: Io> HostedShard<I> {
                     }
                     if let Err(malformed) = self.shard.upstream_payload(core.now, payload) {
                         let bytes = payload.len();
-                        tracing::error!(shard = %self.shard.id(), bytes, "the shard received a malformed payload from Discord: {malformed}");
+                        tracing::error!(
+                            shard = self.shard.id().id,
+                            bytes,
+                            "the shard received a malformed payload from Discord: {malformed}"
+                        );
                     }
                 }
                 Ok(None) => break upstream.ended.take().map(ConnectionLost::ended),
@@ -269,7 +273,7 @@ impl<I: Io> HostedShard<I> {
         };
         upstream.shrink();
         if let Some(ConnectionLost { code, why, unreadable }) = lost {
-            tracing::info!(shard = %self.shard.id(), code, "the shard lost its connection to Discord: {why}");
+            tracing::info!(shard = self.shard.id().id, code, "the shard lost its connection to Discord: {why}");
             self.close_upstream(core);
             if unreadable {
                 self.shard.upstream_unreadable(core.now);
@@ -331,7 +335,7 @@ impl<I: Io> HostedShard<I> {
         if let Some((code, advice)) = self.shard.fatal()
             && !std::mem::replace(&mut self.fatal_logged, true)
         {
-            tracing::error!(shard = %self.shard.id(), code, "Discord closed the shard for good: {advice}");
+            tracing::error!(shard = self.shard.id().id, code, "Discord closed the shard for good: {advice}");
         }
     }
 
@@ -350,11 +354,11 @@ impl<I: Io> HostedShard<I> {
                 (Action::RequestPermit, _) => core.send(ToControl::WantPermit(self.shard.id().id)),
                 (Action::Close(code), Link::Open(upstream)) => {
                     upstream.close(Some(code));
-                    tracing::info!(shard = %self.shard.id(), code, "the shard closes its connection to Discord");
+                    tracing::info!(shard = self.shard.id().id, code, "the shard closes its connection to Discord");
                     self.close_upstream(core);
                 }
                 (Action::Close(_), Link::Dialling) => {
-                    tracing::warn!(shard = %self.shard.id(), "the shard gave up an attempt to connect to Discord");
+                    tracing::warn!(shard = self.shard.id().id, "the shard gave up an attempt to connect to Discord");
                     self.link = Link::None;
                 }
                 (Action::Connect(url), _) => self.dial(core, url),
@@ -386,12 +390,12 @@ impl<I: Io> HostedShard<I> {
                 let socket = core.sockets.adopt(socket, self.upstream_owner());
                 core.sockets.receive(socket, Receiving::Many);
                 self.link = Link::Open(Box::new(Upstream::new(socket, tls, inbound, core.config.transport)));
-                tracing::debug!(shard = %self.shard.id(), "connected to Discord");
+                tracing::debug!(shard = self.shard.id().id, "connected to Discord");
                 self.shard.upstream_connected(core.now);
             }
             Err(why) => {
                 self.link = Link::None;
-                tracing::warn!(shard = %self.shard.id(), "can not connect to Discord: {why}");
+                tracing::warn!(shard = self.shard.id().id, "can not connect to Discord: {why}");
                 self.shard.upstream_closed(core.now, None);
                 self.log_fatal();
             }
@@ -476,14 +480,22 @@ impl<I: Io> HostedShard<I> {
     /// make a new shard and pass it to [`HostedShard::replace_shard`].
     pub fn recover(&mut self, core: &mut Core<I>) -> bool {
         let Some(key) = self.serving.take() else { return false };
-        tracing::error!(shard = %self.shard.id(), "a panic happened while a client was served: the connection of that client is dropped");
+        let client = self.clients.get(key).and_then(|client| client.session).map(|key| key.0);
+        tracing::error!(
+            shard = self.shard.id().id,
+            client,
+            "a panic happened while a client was served: the connection of that client is dropped"
+        );
         self.drop_client(core, key);
         true
     }
 
     /// Goes on with a new shard, which knows no sessions: the clients are closed, and have to identify again.
     pub fn replace_shard(&mut self, core: &mut Core<I>, shard: Shard) {
-        tracing::error!(shard = %self.shard.id(), "the shard panicked: a new one replaces it, and its clients have to identify again");
+        tracing::error!(
+            shard = self.shard.id().id,
+            "the shard panicked: a new one replaces it, and its clients have to identify again"
+        );
         self.shard = shard;
         self.deadline = Time::ZERO;
         self.serving = None;

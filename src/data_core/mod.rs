@@ -451,11 +451,14 @@ impl<I: Io> DataCore<I> {
             let stored = catch_unwind(AssertUnwindSafe(|| dependencies.states.store(&core.config, shard)));
             match stored {
                 Ok(Ok(true)) => {
-                    tracing::info!(shard = %shard.id(), "the shard's state is written for the next process");
+                    tracing::info!(shard = shard.id().id, "the shard's state is written for the next process");
                 }
                 Ok(Ok(false)) => {}
                 Ok(Err(error)) => {
-                    tracing::error!(shard = %shard.id(), "the shard's state can not be written for the next process: {error}");
+                    tracing::error!(
+                        shard = shard.id().id,
+                        "the shard's state can not be written for the next process: {error}"
+                    );
                 }
                 Err(_) => core.send(ToControl::Panicked),
             }

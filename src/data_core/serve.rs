@@ -96,6 +96,7 @@ impl<I: Io> HostedShard<I> {
         core.sockets.receive(socket, Receiving::Single);
         match session {
             Ok(session) => {
+                client.outbox.set_owner(self.shard.id().id, session.0);
                 client.outbox.start_compressing(self.shard.compresses_payloads(session));
                 self.queue(key);
             }
@@ -137,9 +138,14 @@ impl<I: Io> HostedShard<I> {
         let id = self.shard.claimed(claim, sequence).filter(is_own);
         let session = id.and_then(|id| self.shard.resume(core.now, connection, &id, sequence));
         match session {
-            Some(_) => tracing::debug!(shard = %self.shard.id(), ?id, sequence, "a client resumes"),
+            Some(key) => tracing::debug!(shard = self.shard.id().id, client = key.0, ?id, sequence, "a client resumes"),
             None => {
-                tracing::info!(shard = %self.shard.id(), ?id, sequence, "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed");
+                tracing::info!(
+                    shard = self.shard.id().id,
+                    ?id,
+                    sequence,
+                    "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed"
+                );
             }
         }
         session
@@ -324,7 +330,11 @@ impl<I: Io> HostedShard<I> {
                     Refusal::Process => "all clients together exceed `client_memory`",
                     Refusal::Source => "the clients of its address together exceed `client_memory_per_address`",
                 };
-                tracing::info!(shard = %self.shard.id(), "client dropped: its socket is full, and {exceeded}");
+                tracing::info!(
+                    shard = self.shard.id().id,
+                    client = client.session.map(|key| key.0),
+                    "client dropped: its socket is full, and {exceeded}"
+                );
                 return self.drop_client(core, key);
             }
             core.sockets.poll_writable(client.socket);
@@ -384,7 +394,7 @@ impl<I: Io> HostedShard<I> {
     fn close_client(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
         // Without a reason the close frame answers the client's own.
         if !reason.is_empty() {
-            tracing::debug!(shard = %self.shard.id(), code, reason, "the proxy closes the connection of a client");
+            tracing::debug!(shard = self.shard.id().id, code, reason, "the proxy closes the connection of a client");
         }
         let client = &mut self.clients[key];
         client.outbox.close(code, reason);
@@ -463,8 +473,14 @@ impl<I: Io> HostedShard<I> {
                 return self.drop_client(core, key);
             }
             Stage::Open if client.stalled_since.is_some_and(|since| core.now.saturating_sub(since) >= STALL_LIMIT) => {
+                let client = client.session.map(|key| key.0);
                 self.count_close(CloseReason::Stalled);
-                tracing::info!(shard = %self.shard.id(), "client dropped: its socket took none of the waiting bytes for {} s", STALL_LIMIT.as_secs());
+                tracing::info!(
+                    shard = self.shard.id().id,
+                    client,
+                    "client dropped: its socket took none of the waiting bytes for {} s",
+                    STALL_LIMIT.as_secs()
+                );
                 return self.drop_client(core, key);
             }
             // The shard may have decided to close the client.

@@ -81,6 +81,8 @@ pub struct Outbox {
     wire: Outgoing,
     /// A close frame was added, and no frame may follow it.
     closed: bool,
+    /// The shard and the session of the client, for the log; `None`: the client has not identified.
+    owner: Option<(u32, u32)>,
 }
 
 impl Outbox {
@@ -91,7 +93,12 @@ impl Outbox {
             (None, Encoding::Json) => Form::Plain,
             (None, Encoding::Etf) => Form::Etf,
         };
-        Self { form, partial: None, wire: Outgoing::default(), closed: false }
+        Self { form, partial: None, wire: Outgoing::default(), closed: false, owner: None }
+    }
+
+    /// Sets the shard and the key of the session that log lines about this outbox name.
+    pub fn set_owner(&mut self, shard: u32, client: u32) {
+        self.owner = Some((shard, client));
     }
 
     /// Starts compression, because the client has identified or resumed. `payloads`: the client has asked for payload
@@ -136,6 +143,7 @@ impl Outbox {
             }
             return;
         }
+        let owner = self.owner;
         let Self { form, wire, .. } = self;
         let wire = wire.buffer();
         if wire.capacity() == 0
@@ -153,7 +161,7 @@ impl Outbox {
                     Ok(()) => end_binary(wire, start),
                     Err(malformed) => {
                         wire.truncate(start);
-                        report(malformed);
+                        report(malformed, owner);
                     }
                 }
             }),
@@ -161,7 +169,7 @@ impl Outbox {
             Form::Stream(deflater, Encoding::Etf) => ENCODERS.with_borrow_mut(|encoders| {
                 match encoders.encoder.encode(parts, &mut encoders.scratch) {
                     Ok(()) => write_stream(wire, deflater, &[&encoders.scratch]),
-                    Err(malformed) => report(malformed),
+                    Err(malformed) => report(malformed, owner),
                 }
                 encoders.clear_scratch();
             }),
@@ -326,8 +334,11 @@ impl SharedEncoders {
 
 /// Logs a payload that can not be encoded as ETF. The proxy checks only the structure of Discord's payloads when it
 /// receives them, so malformed values are found here. A JSON client gets such a payload as it is.
-fn report(malformed: crate::protocol::json::Malformed) {
+fn report(malformed: crate::protocol::json::Malformed, owner: Option<(u32, u32)>) {
+    let (shard, client) = (owner.map(|(shard, _)| shard), owner.map(|(_, client)| client));
     tracing::error!(
+        shard,
+        client,
         "a payload from Discord was not sent to a client with ETF encoding, because it is not valid JSON: {malformed}"
     );
 }

@@ -75,7 +75,7 @@ impl Shard {
         if !self.permits(key, &command) {
             return Ok(());
         }
-        let Some(mut payload) = self.checked(&command)? else { return Ok(()) };
+        let Some(mut payload) = self.checked(key, &command)? else { return Ok(()) };
         let mut room = 0;
         if command.op == opcode::REQUEST_GUILD_MEMBERS {
             let data = command.d.map_or("null", |data| data.get()).as_bytes();
@@ -101,12 +101,12 @@ impl Shard {
     }
 
     /// Checks a command and returns its payload for Discord. `Ok(None)`: the command is not forwarded.
-    fn checked(&mut self, command: &Command<'_>) -> Result<Option<Vec<u8>>, Close> {
+    fn checked(&mut self, key: SessionKey, command: &Command<'_>) -> Result<Option<Vec<u8>>, Close> {
         match forward(command, &self.settings.forward_opcodes) {
             Ok(Forwarded::Payload(payload)) => Ok(Some(payload)),
             Ok(Forwarded::Nothing) => Ok(None),
             Ok(Forwarded::Unknown) => {
-                self.note_unknown(command.op);
+                self.note_unknown(key, command.op);
                 Ok(None)
             }
             Err(what) => Err((close::DECODE_ERROR, what)),
@@ -114,11 +114,12 @@ impl Shard {
     }
 
     /// Counts a command with an unknown opcode. The log names the first such command, the second, the fourth and so on.
-    fn note_unknown(&mut self, op: u64) {
+    fn note_unknown(&mut self, key: SessionKey, op: u64) {
         self.unknown_commands += 1;
         if self.unknown_commands.is_power_of_two() {
             tracing::warn!(
-                shard = %self.id,
+                shard = self.id.id,
+                client = key.0,
                 op,
                 so_far = self.unknown_commands,
                 "a client's command was dropped: the proxy does not know its opcode; if Discord does, list it in `forward_opcodes`"

@@ -89,8 +89,9 @@ impl Shard {
         *count += 1;
         if count.is_power_of_two() {
             tracing::warn!(
-                shard = %self.id,
-                client = &*credential.name,
+                shard = self.id.id,
+                client = key.0,
+                credential = &*credential.name,
                 op = command.op,
                 so_far = *count,
                 "a client's command is not passed on, because its credential in `clients` does not permit it"

@@ -81,9 +81,9 @@ impl Shard {
         }
         self.upstream.excuse_loss();
         tracing::warn!(
-            shard = %self.id,
+            shard = self.id.id,
             code = reason.0,
-            session = key.0,
+            client = key.0,
             "Discord closed the shard's connection because of a client's command: that client is closed with the same code"
         );
         if let Some(client) = self.clients.get_mut(&key) {

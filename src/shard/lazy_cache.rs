@@ -41,6 +41,8 @@ fn should_log(number: u64) -> bool {
 
 /// See the module's description.
 pub(super) struct LazyCache {
+    /// Id of the shard, for the log.
+    shard: u32,
     cache: Cache,
     /// Log position of the oldest event that waits. From there on, every event in the log whose kind can wait does
     /// wait.
@@ -51,8 +53,8 @@ pub(super) struct LazyCache {
 
 impl LazyCache {
     /// Wraps a cache that is up to date. The log always keeps its newest `kept` events.
-    pub fn new(cache: Cache, kept: usize) -> Self {
-        Self { cache, behind: None, most: MAX_BEHIND.min(kept as u64) }
+    pub fn new(shard: u32, cache: Cache, kept: usize) -> Self {
+        Self { shard, cache, behind: None, most: MAX_BEHIND.min(kept as u64) }
     }
 
     /// The log from now on always keeps its newest `kept` events. The caller calls this when no event waits.
@@ -103,12 +105,14 @@ impl LazyCache {
     /// is logged as an error: connected clients get the event as it came, clients that identify later do not get that
     /// guild.
     pub fn apply(&mut self, kind: EventKind, data: &[u8], log: &Log) -> Outcome {
+        let shard = self.shard;
         let cache = self.up_to_date(log);
         let outcome = cache.apply(kind, data);
         if let (EventKind::GuildCreate, Some(why)) = (kind, outcome.ignored) {
             let refused = cache.counts().refused_guilds;
             if should_log(refused) {
                 tracing::error!(
+                    shard,
                     guild = outcome.guild,
                     refused,
                     "a GUILD_CREATE from Discord can not be kept ({why}): clients that identify from now on will not be shown \
@@ -193,7 +197,7 @@ mod tests {
             bytes in 0usize..200_000, entries in 0usize..80,
         ) {
             let mut log = Log::new(Limits { bytes, entries });
-            let (mut plain, mut lazy) = (Cache::new(Flags::ALL), LazyCache::new(Cache::new(Flags::ALL), entries));
+            let (mut plain, mut lazy) = (Cache::new(Flags::ALL), LazyCache::new(0, Cache::new(Flags::ALL), entries));
             plain.apply(EventKind::GuildCreate, GUILD.as_bytes());
             lazy.up_to_date(&log).apply(EventKind::GuildCreate, GUILD.as_bytes());
             for (what, user, number, padding) in steps {

@@ -188,7 +188,7 @@ impl Shard {
             limiter: Limiter::default(),
             log: Log::new(settings.log),
             marks: marks::Marks::default(),
-            cache: LazyCache::new(Cache::new(settings.cache), settings.log.entries),
+            cache: LazyCache::new(id.id, Cache::new(settings.cache), settings.log.entries),
             syncing: 0,
             voice: voice::Table::new(settings.voice_grace),
             settings,
@@ -364,10 +364,18 @@ impl Shard {
         match self.upstream.take_warning() {
             None => {}
             Some(Warning::OutOfSequence { sequence, last }) => {
-                tracing::warn!(shard = %self.id, sequence, last, "an event from Discord has a sequence that is not above the last one; clients are sent the event anyway");
+                tracing::warn!(
+                    shard = self.id.id,
+                    sequence,
+                    last,
+                    "an event from Discord has a sequence that is not above the last one; clients are sent the event anyway"
+                );
             }
             Some(Warning::GivenUp) => {
-                tracing::warn!(shard = %self.id, "Discord accepted no RESUME: the shard gives its session up and will identify");
+                tracing::warn!(
+                    shard = self.id.id,
+                    "Discord accepted no RESUME: the shard gives its session up and will identify"
+                );
             }
         }
     }
@@ -384,7 +392,11 @@ impl Shard {
             self.requests.forget_all();
             self.limiter.clear_resends();
             self.in_flight = in_flight::InFlight::default();
-            tracing::info!(shard = %self.id, sessions, "Discord gave the shard a new session: its clients are told to identify again (op 9)");
+            tracing::info!(
+                shard = self.id.id,
+                sessions,
+                "Discord gave the shard a new session: its clients are told to identify again (op 9)"
+            );
         }
         self.forget_prefetch();
         let gone = self.cache.up_to_date(&self.log).ready(data)?;

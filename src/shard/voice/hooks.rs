@@ -48,7 +48,12 @@ impl Shard {
                 Some(QueuedCommand { command: VoiceCommand::command(ask.guild, None, false, false), ..next })
             }
             Verdict::Refuse => {
-                tracing::debug!(shard = %self.id, guild = ask.guild, "a client's op 4 was not sent to Discord: another connected client owns the guild's voice connection, or the table of voice connections is full");
+                tracing::debug!(
+                    shard = self.id.id,
+                    client = client.0,
+                    guild = ask.guild,
+                    "a client's op 4 was not sent to Discord: another connected client owns the guild's voice connection, or the table of voice connections is full"
+                );
                 None
             }
         }
@@ -113,7 +118,7 @@ impl Shard {
     fn push_own_voice(&mut self, command: Vec<u8>) {
         // If too many commands wait, the table repeats a leave later. A join is dropped; no client has asked for it.
         if self.limiter.push(SessionKey::NONE, command).is_err() {
-            tracing::warn!(shard = %self.id, "an op 4 of the proxy was dropped: too many commands wait for Discord");
+            tracing::warn!(shard = self.id.id, "an op 4 of the proxy was dropped: too many commands wait for Discord");
         }
         self.wake.upstream = true;
     }
@@ -146,7 +151,11 @@ impl Shard {
         for due in self.voice.tick(now, active) {
             match due {
                 DueAction::Leave(guild) => {
-                    tracing::info!(shard = %self.id, guild, "the bot leaves a voice channel: the client that joined it did not come back in time");
+                    tracing::info!(
+                        shard = self.id.id,
+                        guild,
+                        "the bot leaves a voice channel: the client that joined it did not come back in time"
+                    );
                     self.push_own_voice(VoiceCommand::command(guild, None, false, false));
                 }
                 DueAction::TellState(data) => {
