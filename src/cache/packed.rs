@@ -175,9 +175,10 @@ impl Cache {
         Some(Origin { tables: (!shared).then(|| SharedTables::new(tables.into())) })
     }
 
-    /// Reads a guild that [`write_guild`](Self::write_guild) has written, and returns its id. `origin` has the tables
-    /// that were written before it. `None`, and nothing changed, when the bytes are not well-formed or do not go with
-    /// the flags.
+    /// Reads a guild that [`write_guild`](Self::write_guild) has written, and adds the guild to the cache, in place of
+    /// a guild with the same id. Returns the id. `origin` is what [`read_tables`](Self::read_tables) has returned for
+    /// the same state file. `None`, and no guild of the cache changed, when the bytes are not well-formed, or when the
+    /// guild has entities that the flags of the cache exclude.
     pub fn read_guild(&mut self, origin: &Origin, bytes: &[u8]) -> Option<u64> {
         let user = self.user_id;
         let (_, mut context) = self.split();

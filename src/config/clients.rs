@@ -85,8 +85,10 @@ fn read_ops(reader: &mut Reader) -> Result<Option<Vec<u64>>, ConfigError> {
     ops.filter(|ops| ops.iter().all(is_command)).map(Some).ok_or_else(|| reader.error("ops", &value, EXPECTED))
 }
 
-/// Checks who gets in: everybody only where the operator has said so, and every credential opens less than the bot's
-/// token does. Returns warnings.
+/// Checks who gets in. With `validate_token` false, everybody gets in. That is an error when `host` is not a loopback
+/// address and `trust_network` is false, and also when `clients` has credentials, because they would restrict nobody. A
+/// credential whose secret is the bot's token is an error too. Returns a warning for each credential whose own
+/// `intents` have bits that the `intents` of the configuration do not have.
 pub(super) fn check(config: &Config, name: &str) -> Result<Vec<String>, ConfigError> {
     let is_open = !config.validate_token;
     if is_open && !config.listen.ip().is_loopback() && !config.trust_network {

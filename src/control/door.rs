@@ -318,9 +318,10 @@ pub async fn read_head(connection: &mut ClientConnection) -> Option<Route> {
     read_head_for(connection, None, None).await.map(|(route, _)| route)
 }
 
-/// Reads a request head and refuses a request that `origin_policy` does not allow. Returns also the client that
-/// `X-Forwarded-For` names, if `believed` is given. `believed` are the networks whose entries in that header are
-/// believed.
+/// Reads a request head, and takes the head out of the connection's buffer. Returns the route of the request. A request
+/// that `origin_policy` does not allow, and a head that is not well-formed, have the route [`Route::Refused`]. Returns
+/// also the client that `X-Forwarded-For` names. `believed` are the networks whose entries in that header are believed;
+/// without `believed`, the header is not read. `None`: the connection ended within the head.
 async fn read_head_for(
     connection: &mut ClientConnection,
     origin_policy: Option<&http::OriginPolicy>,

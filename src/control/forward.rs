@@ -169,8 +169,10 @@ pub fn response_head(bytes: &[u8], out: &mut Vec<u8>) -> Result<Option<(usize, b
     Ok(Some((size, last)))
 }
 
-/// Forwards a request to `address` (`host:port`) and the response back to the client. Returns a response of the proxy's
-/// own to send, if no byte of the other one has gone to the client; with `None` the connection only has to be ended.
+/// Forwards a request to `address` (`host:port`), and the response of `address` back to the client. `Some`: the request
+/// failed before any byte of the response was queued for the client, and the caller has to send this error response
+/// (408, 502 or 504). `None`: the response is complete, the request failed within the response, or the client has
+/// closed its side. The caller then only has to end the connection.
 pub async fn forward(connection: &mut ClientConnection, request: Forward, address: &str) -> Option<Response> {
     let stream = match within(CONNECT_LIMIT, connect(address.to_owned())).await {
         Some(Ok(stream)) => stream,

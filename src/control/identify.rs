@@ -183,7 +183,8 @@ impl IdentifyQueue {
         self.budget.remaining
     }
 
-    /// Permits between two renewals.
+    /// Most permits that Discord allows from one renewal to the next, also those that are used up already. 0 while
+    /// Discord's figures are not known.
     pub fn total(&self) -> u32 {
         self.budget.total
     }

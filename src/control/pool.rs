@@ -244,8 +244,10 @@ mod tests {
     }
 
     proptest! {
-        /// However places are taken and freed, there are never more than the limit, the counts agree, and a source with
-        /// fewer places than its share loses none.
+        /// However places are taken and freed, there are never more than the limit, and the counts of `Places` agree
+        /// with the places that the test holds. A place is revoked only when all places are taken. The source that
+        /// loses a place had at least as many places as every other source, and at least its share, which is the limit
+        /// divided by the number of sources.
         #[test]
         fn shares_are_fair(steps in prop::collection::vec((0u32..5, any::<bool>()), 1..200)) {
             const LIMIT: usize = 20;

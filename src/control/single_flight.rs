@@ -92,7 +92,8 @@ mod tests {
         executor.unwrap().join().unwrap();
     }
 
-    /// A gate and a count of the numbers that have been made.
+    /// A closed gate, and a count that is 0, for `next`. The future of `next` waits until the test opens the gate (sets
+    /// it to true), then adds 1 to the count and returns the count.
     fn numbers() -> (Rc<Cell<bool>>, Rc<Cell<u32>>) {
         (Rc::new(Cell::new(false)), Rc::new(Cell::new(0)))
     }

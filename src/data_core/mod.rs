@@ -500,7 +500,10 @@ impl ShardSetup {
     }
 }
 
-/// Runs a data core on the calling thread until it is told to stop. `epoch` is the zero of time in this process.
+/// Runs a data core on the calling thread: waits for [`ToCore::Start`], and returns when the control core stops the
+/// data core. Returns early when the data core can not make its ring or panics outside of a shard, and then sends
+/// [`ToControl::Failed`]. Also returns when the mailbox is closed before the start. `epoch` is the zero of time in this
+/// process.
 pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>, epoch: Instant) {
     if let Err(error) = time_slice::shorten() {
         tracing::debug!(%error, "a data core keeps the kernel's own time slice, because a filter denies to change it");

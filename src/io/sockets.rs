@@ -250,7 +250,8 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         }
     }
 
-    /// Ends the core's side of the stream, after the bytes that were sent.
+    /// Ends the core's side of the stream at once. The peer first reads the bytes of all sends that have completed. The
+    /// caller waits until no send is in flight, because the rest of such a send would be lost.
     pub fn shutdown(&mut self, id: SocketId) {
         if self.slot(id).is_some() {
             let slot = &self.slots[id.index as usize];

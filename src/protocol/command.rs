@@ -157,14 +157,17 @@ pub enum Forwarded {
     Unknown,
 }
 
-/// Rebuilds a command of an identified client as a payload for Discord. The error says what is wrong with the data of the
-/// command; the caller has to close the client with 4002.
+/// Decides what the proxy does with a command of an identified client. A command for Discord is rebuilt as a new
+/// payload ([`Forwarded::Payload`]). The error says what is wrong with the data of the command; the caller has to close
+/// the client with 4002.
 ///
-/// Discord closes the shard's connection, which all clients share, for an opcode that it does not know (4001) and for a
-/// payload that it can not parse (4002). So only documented opcodes are forwarded, and those in `further` (config key
-/// `forward_opcodes`), and the payload is written anew from the parsed parts. A client that sends an unknown opcode is not
-/// closed with 4001, as Discord would do, because hikari never reconnects after that code, and its opcode may be newer than
-/// this proxy.
+/// Discord closes the shard's connection, which all clients share, for an opcode that Discord does not know (4001) and
+/// for a payload that Discord can not parse (4002). So the proxy forwards only the documented commands of clients,
+/// after a check of their data, and the opcodes in `further` (config key `forward_opcodes`), whose data is not checked.
+/// Each payload is written anew from the parsed parts. HEARTBEAT, IDENTIFY, RESUME and the opcodes that only a server
+/// sends give [`Forwarded::Nothing`]. All other opcodes give [`Forwarded::Unknown`]. Discord would close the client
+/// with 4001 for an unknown opcode. The proxy does not, because the client library hikari never reconnects after 4001,
+/// and the opcode may be newer than this proxy.
 pub fn forward(command: &Command<'_>, further: &[u64]) -> Result<Forwarded, &'static str> {
     let data = || command.d.map_or("null", RawValue::get);
     Ok(match command.op {

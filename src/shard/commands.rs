@@ -100,7 +100,9 @@ impl Shard {
         Ok(())
     }
 
-    /// Checks a command and returns its payload for Discord. `Ok(None)`: the command is not forwarded.
+    /// Makes the payload that the shard sends to Discord for a command. `Ok(None)`: the shard does not forward the
+    /// command. If its opcode is unknown, this call also counts the command. With an error the caller closes the
+    /// client.
     fn checked(&mut self, key: SessionKey, command: &Command<'_>) -> Result<Option<Vec<u8>>, Close> {
         match forward(command, &self.settings.forward_opcodes) {
             Ok(Forwarded::Payload(payload)) => Ok(Some(payload)),

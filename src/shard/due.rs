@@ -81,7 +81,9 @@ impl DueClients {
         self.0.peek().map(|Reverse((at, ..))| *at)
     }
 
-    /// The key of a session whose client has to be served now, and why.
+    /// Takes the earliest entry that is due out of the heap: the key of a session, and why its client has to be served.
+    /// `None` when no entry is due. The entry may be out of date: the session may have ended, and for [`Reason::Acks`]
+    /// the caller asks [`DueClients::is_due`].
     pub fn pop(&mut self, now: Time) -> Option<(SessionKey, Reason)> {
         self.next().filter(|at| now >= *at)?;
         self.0.pop().map(|Reverse((_, key, reason))| (key, reason))

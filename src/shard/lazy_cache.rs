@@ -57,7 +57,8 @@ impl LazyCache {
         Self { shard, cache, behind: None, most: MAX_BEHIND.min(kept as u64) }
     }
 
-    /// The log from now on always keeps its newest `kept` events. The caller calls this when no event waits.
+    /// Sets how many log entries the cache can be behind, because the log keeps its newest `kept` events from now on.
+    /// This call does not change the log. The caller calls it when no event waits.
     pub fn set_kept(&mut self, kept: usize) {
         self.most = MAX_BEHIND.min(kept as u64);
     }

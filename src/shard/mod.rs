@@ -532,7 +532,9 @@ impl Shard {
         }
     }
 
-    /// Drops the events from the log that no session needs.
+    /// Drops the events from the log that no session needs, and from the sessions the cursors that point to dropped
+    /// events. The cache applies its waiting events first, because they are only in the log. Without sessions, frees
+    /// spare memory, too.
     fn trim(&mut self) {
         self.cache.up_to_date(&self.log);
         let needed = self.clients.values().map(|client| client.session.oldest_needed()).min();
@@ -549,7 +551,9 @@ impl Shard {
         }
     }
 
-    /// Applies events to the cache that could wait. The caller calls this after it has served the clients.
+    /// Makes the cache apply the events that wait in the log, if the cache is at least a batch behind
+    /// ([`LazyCache::apply_deferred`](lazy_cache::LazyCache::apply_deferred)). The caller calls this after it has
+    /// served the clients.
     pub fn apply_deferred(&mut self) {
         self.cache.apply_deferred(&self.log);
     }

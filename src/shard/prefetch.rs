@@ -71,7 +71,7 @@ impl Prefetch {
         self.waiting.len() + usize::from(self.asked.is_some())
     }
 
-    /// The number of guilds that have been fetched.
+    /// The number of times that all members of a guild have been fetched. A guild that is fetched again counts again.
     pub fn fetched(&self) -> u64 {
         self.fetched
     }
@@ -139,7 +139,8 @@ impl Prefetch {
         }
     }
 
-    /// A chunk of the answer has come. `complete`: the cache now knows all members of the guild.
+    /// A chunk of the answer for this guild has come. With `complete` the cache now knows all members of the guild, and
+    /// the request is over. Otherwise [`ANSWER_LIMIT`] begins again. Ignores a guild whose answer is not awaited.
     fn chunk(&mut self, now: Time, guild: u64, complete: bool) {
         if let Some(asked) = self.asked.as_mut().filter(|asked| asked.guild == guild) {
             asked.at = now;
@@ -160,11 +161,14 @@ impl Prefetch {
     }
 }
 
-/// The time in a RATE_LIMITED after which the request may be sent again. An hour at most, and [`AGAIN`] when it can not
-/// be read.
+/// Longest wait in seconds that a RATE_LIMITED can ask for.
+const LONGEST_WAIT: f64 = 3600.0;
+
+/// How long to wait before the request may be sent again: the time in a RATE_LIMITED, at most an hour, and 1 s.
+/// [`AGAIN`] when the time can not be read.
 fn retry_after(data: &[u8]) -> Duration {
     let seconds = json::get(data, "retry_after").and_then(|text| std::str::from_utf8(text).ok()?.parse::<f64>().ok());
-    let seconds = seconds.filter(|seconds| (0.0..=3600.0).contains(seconds));
+    let seconds = seconds.filter(|seconds| *seconds >= 0.0).map(|seconds| seconds.min(LONGEST_WAIT));
     seconds.map_or(AGAIN, |seconds| Duration::from_secs_f64(seconds) + Duration::from_secs(1))
 }
 
@@ -271,5 +275,23 @@ impl Shard {
                 self.wake.upstream = true;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_that_discord_asks_for_is_bounded() {
+        let wait = |value: &str| retry_after(format!(r#"{{"retry_after":{value}}}"#).as_bytes());
+        assert_eq!(wait("45.5"), Duration::from_millis(46_500));
+        assert_eq!(wait("0"), Duration::from_secs(1));
+        assert_eq!(wait("7200"), Duration::from_secs(3_601));
+        assert_eq!(wait("1e400"), Duration::from_secs(3_601));
+        for unreadable in ["-1", "\"soon\"", "null"] {
+            assert_eq!(wait(unreadable), AGAIN, "{unreadable}");
+        }
+        assert_eq!(retry_after(b"{}"), AGAIN);
     }
 }

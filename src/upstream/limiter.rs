@@ -184,7 +184,9 @@ impl Limiter {
         Some(command)
     }
 
-    /// When [`Limiter::pop`] will return a command that it does not return now; `None` when no command waits.
+    /// The earliest time at which [`Limiter::pop`] can return a waiting command; `None` when no command waits. If
+    /// [`Limiter::pop`] would return a command now, this time is not in the future. Does not look at the second half of
+    /// a command, which [`Limiter::pop`] returns at any time.
     pub fn deadline(&self) -> Option<Time> {
         let free = |sent: &VecDeque<Time>, most: usize, window: Duration| match sent.len().checked_sub(most) {
             Some(oldest) => sent[oldest] + window + Duration::from_millis(1),

@@ -13,6 +13,10 @@
 //! time (see [`ReconnectPolicy`](super::reconnect)). It sends an IDENTIFY only with a permit. A fatal close code ends
 //! the machine for good. It passes every event on, except events of a replay that the RESUME named as received.
 
+mod limits;
+
+pub use limits::*;
+
 use super::{
     counters::Counters,
     loss::Reason,
@@ -26,28 +30,6 @@ use crate::protocol::{
     json, opcode, payload,
 };
 use std::{collections::VecDeque, time::Duration};
-
-/// The longest time for opening a connection, with TLS and the WebSocket upgrade.
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
-/// The longest time from the opening of a connection to HELLO.
-pub const HELLO_TIMEOUT: Duration = Duration::from_secs(20);
-/// The longest time from IDENTIFY to READY; a server may acknowledge heartbeats and never send READY. The limit is
-/// high, because the next attempt uses another IDENTIFY.
-pub const READY_TIMEOUT: Duration = Duration::from_secs(180);
-/// The longest time from RESUME to the first event of the replay, between two events, and from the last one to RESUMED.
-/// The replay as a whole may take any time.
-pub const RESUME_TIMEOUT: Duration = Duration::from_secs(20);
-/// The machine repeats its request for a permit after this time, because the request or the permit may have been lost.
-pub const PERMIT_RETRY: Duration = Duration::from_secs(60);
-/// Shortest and longest pause after Invalid Session (op 9); Discord wants a random one (docs: Gateway, Resuming).
-pub const INVALID_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
-/// After this many failures in a row the machine connects to the general URL in place of the resume URL.
-pub const RESUME_URL_ATTEMPTS: u32 = 3;
-/// The highest sequence that is accepted: the largest integer that every JSON parser reads exactly. After a higher one,
-/// no later event of the session could have a higher sequence.
-pub const MAX_SEQUENCE: u64 = (1 << 53) - 1;
-/// Bounds of the heartbeat interval, in milliseconds: a shorter one would flood Discord, a longer one never beat.
-pub const HEARTBEAT_RANGE: (u64, u64) = (1_000, 300_000);
 
 /// An action for the owner of the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -238,7 +220,8 @@ impl Session {
         self.latency
     }
 
-    /// Returns each such time once.
+    /// Returns the newest latency that no earlier call has returned; `None` if no heartbeat was acknowledged since the
+    /// last call.
     pub fn take_new_latency(&mut self) -> Option<Duration> {
         self.new_latency.take()
     }
@@ -542,8 +525,10 @@ impl Session {
         }
     }
 
-    /// Ends the session, at Discord too, and begins a new one with the next permit. This is for a session that Discord
-    /// keeps alive and sends no events any more.
+    /// Gives up the session, and begins a new one with the next permit. This is for a session that Discord keeps alive
+    /// and sends no events any more. A connection is closed with a code that ends the session at Discord, too, and the
+    /// next connection may have to wait as after any loss. Without a connection, the machine only forgets the session,
+    /// and Discord is not told. Does nothing when the machine is fatal or stopped.
     pub fn begin_new_session(&mut self, now: Time, reason: Reason) {
         let over = matches!(self.state, State::Fatal | State::Stopped);
         self.resumption.take_if(|_| !over);

@@ -170,7 +170,9 @@ pub(super) fn template_plus_one(record: &[u8]) -> Option<u64> {
     Reader { bytes: record }.varint()
 }
 
-/// The length in bytes of the text of a record, as the record's header says. `None` when the header is broken.
+/// The length in bytes of the text of a record, found without decoding the record. A packed record has the length in
+/// its header, and this function does not check that length against the text. In a record that holds text, the text is
+/// everything behind the header. `None` when the header is broken.
 pub fn text_length(record: &[u8]) -> Option<usize> {
     let mut reader = Reader { bytes: record };
     match reader.varint()? {

@@ -72,8 +72,10 @@ impl Found {
         self.sick.clear();
     }
 
-    /// Takes the report of a data core. Logs which shards have become sick, and which are well again. A report of an
-    /// earlier slot comes too late for its pulse.
+    /// Takes the report of a data core. The sick shards of the report replace those that this core reported before.
+    /// Writes to the log and the feed which shards have become sick or have another ailment than before, each of which
+    /// counts as a finding, and which shards are well again. The pulse of a report for an earlier slot is ignored,
+    /// because that slot has ended.
     fn take(&mut self, report: SlotReport, now: Time, feed: &mut Feed) {
         let SlotReport { core, slot, pulse, sick } = report;
         if slot == self.slot {

@@ -140,7 +140,9 @@ impl Pass<'_> {
         self.open.last().is_some_and(|open| open.is_map == map)
     }
 
-    /// Counts the next element when a list is open. The elements of a map are counted by their keys.
+    /// Prepares for the next value. When the innermost open container is a list, counts the value as an element and
+    /// sets the meaning of the value: an id if the list is a list of ids. For a value in a map, [`key`](Self::key) has
+    /// done both.
     fn begin_value(&mut self) {
         if let Some(open) = self.open.last_mut().filter(|open| !open.is_map) {
             open.count += 1;

@@ -320,8 +320,9 @@ impl Table {
         leave
     }
 
-    /// Discord has answered everything that reached it before the connection broke. `again`: the guilds for which an op
-    /// 4 is sent once more; for all others no answer will come.
+    /// Discord has answered every op 4 that reached it before the connection broke. `again`: the guilds for which an op
+    /// 4 is sent once more. For every other guild the table stops counting on changes of the channel that were sent
+    /// before. An op 4 of such a guild that has no answer stays in the table until [`Table::tick`] gives it up.
     pub fn expect_answers_only_for(&mut self, again: &[u64]) {
         for (_, connection) in self.guilds.iter_mut().filter(|(guild, _)| !again.contains(guild)) {
             (connection.changes, connection.expected) = (0, connection.channel);
@@ -377,7 +378,10 @@ impl Table {
     }
 
     /// Discord has sent a VOICE_SERVER_UPDATE, in `text`, which will be at this position of the log. Returns which
-    /// session gets it.
+    /// session gets the update now, and then remembers the position for [`Table::is_fresh`]. Nobody gets the update if
+    /// the guild has no owner, or if the update answers an op 4 of the owner before. During a takeover, an update that
+    /// comes before the answers to earlier changes is held back. [`Table::tick`] may return a held update when the
+    /// table gives the op 4 up.
     pub fn server_update(&mut self, guild: u64, position: u64, text: &[u8]) -> Audience {
         let Some(connection) = self.guilds.get_mut(&guild) else { return Audience::Nobody };
         let Some(owner) = connection.owner else { return Audience::Nobody };

@@ -2,7 +2,6 @@ use super::*;
 use crate::upstream::reconnect::{BACKOFF, QUICK_LOSS_WAIT, RESUME_BACKOFF, RESUME_PATIENCE, SESSION_LIFE};
 use proptest::prelude::*;
 
-#[path = "by_hand.rs"]
 mod by_hand;
 
 const SECOND: Duration = Duration::from_secs(1);

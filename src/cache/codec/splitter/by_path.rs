@@ -80,7 +80,8 @@ impl Splitter<'_> {
         }
     }
 
-    /// Reads the array of objects of the key at `node`.
+    /// Reads and packs the array of objects of the key at `node`. `None` when the trie does not know the form of an
+    /// element, or when the array is not well-formed; the record then holds a part of the array.
     fn known_elements(&mut self, node: u32) -> Option<ValueKind> {
         let first = self.tables.trie.first_node(TriePosition::Inside(node, Nested::Elements));
         let count_at = self.record.len();
