@@ -225,9 +225,12 @@ fn the_latency_of_a_bot_during_each_attack() {
     });
     if two_cpus {
         (changes["cores"], changes["control_core"]) = (json!([BOT]), json!(ATTACKER));
-        pin(BOT);
     }
     let proxy = Proxy::start(&directory, &simulator, &changes);
+    if two_cpus {
+        // A process that is started later would inherit this.
+        pin(BOT);
+    }
     // Takes requests in, so that they are on their way, and answers none.
     thread::spawn(move || {
         let mut taken = VecDeque::new();
