@@ -81,7 +81,7 @@ fn by_flag(texts: &[String], presences: f64) -> Vec<(&'static str, f64)> {
     };
     note("guild", GUILD, without as f64 / guilds);
     for size in &SIZES {
-        let taken = (fill(texts, size.alone).1 - without) as f64;
+        let taken = fill(texts, size.alone).1 as f64 - without as f64;
         let number = match size.each {
             Each::Guild => guilds,
             Each::Member => counts.members as f64,

@@ -5,7 +5,7 @@
 //! payloads. All of these are pure: bytes in, bytes out. A stream belongs to one connection and moves to another core
 //! together with the connection.
 
-pub mod count;
+pub(crate) mod count;
 mod deflate;
 mod inflate;
 mod payload;

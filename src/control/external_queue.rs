@@ -39,7 +39,7 @@ impl ExternalQueue {
         let (ask, shards) = crossbeam_channel::unbounded();
         for _ in 0..WORKERS {
             let worker = Worker { url: url.to_owned(), events: events.clone(), shards: shards.clone(), agent: agent() };
-            super::threads::spawn("identify-queue", move || worker.run())?;
+            super::spawn::spawn("identify-queue", move || worker.run())?;
         }
         Ok(Self { ask, asked: RefCell::default() })
     }

@@ -35,6 +35,7 @@ mod saved_gateway;
 mod service_manager;
 mod signals;
 mod single_flight;
+mod spawn;
 mod starter;
 mod status;
 mod threads;

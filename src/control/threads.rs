@@ -1,7 +1,7 @@
 //! The threads for blocking work: one waits for signals, one sends GET `/gateway/bot`, and some wait for the external
 //! queue. Each sends its results to the control core, and runs until the process ends.
 
-use super::{Event, Failure, external_queue::ExternalQueue, hosts::Hosts, rest::Rest};
+use super::{Event, Failure, external_queue::ExternalQueue, hosts::Hosts, rest::Rest, spawn::spawn};
 use crate::{config::Config, net::mailbox::Postbox};
 use crossbeam_channel::Sender;
 use signal_hook::iterator::Signals;
@@ -43,13 +43,4 @@ pub fn start(
     })?;
     let external_queue = config.identify_queue.as_deref().map(|url| ExternalQueue::start(url, events)).transpose()?;
     Ok(Threads { ask_rest, external_queue })
-}
-
-/// Starts a thread.
-pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
-    std::thread::Builder::new()
-        .name(name.into())
-        .spawn(body)
-        .map(drop)
-        .map_err(|source| Failure::Thread { name: name.to_owned(), source })
 }

@@ -22,8 +22,8 @@
 //!   and the wait being one.
 
 mod admission;
-pub mod client;
-pub mod figures;
+pub(crate) mod client;
+pub(crate) mod figures;
 mod frames;
 mod hosted;
 mod messages;

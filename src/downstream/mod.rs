@@ -3,7 +3,7 @@
 //! Sessions and outboxes are pure. The sockets are in `control/door.rs` before IDENTIFY, and in [`crate::data_core`]
 //! after it.
 
-pub mod budget;
+pub(crate) mod budget;
 pub mod credential;
 pub mod outbox;
 pub mod session;

@@ -261,11 +261,6 @@ impl Session {
         }
     }
 
-    /// The number of cursors that are remembered for a RESUME.
-    pub fn remembered_cursors(&self) -> usize {
-        self.sent.len()
-    }
-
     /// Moves the cursor back to where it was after `sequence`, the last number that the client has received, and begins
     /// the replay. Returns false when the session can not be resumed from there, and then changes nothing. `oldest` is
     /// the oldest position in the log, and `next` the position that the next event will get.

@@ -14,8 +14,8 @@
 //! - Completions of different operations arrive in any order.
 
 mod buffers;
-pub mod sockets;
-pub mod uring;
+pub(crate) mod sockets;
+pub(crate) mod uring;
 pub mod wake;
 
 use crate::protocol::Time;

@@ -105,7 +105,6 @@ pub struct Sockets<I: Io, O> {
     io: I,
     slots: Vec<Slot<I::Socket, O>>,
     free: Vec<u32>,
-    open: usize,
     completions: Vec<Completion>,
     /// Connections to look at after the completions of a turn: a receive has to start again, or the connection has to
     /// end.
@@ -117,15 +116,7 @@ pub struct Sockets<I: Io, O> {
 impl<I: Io, O: Copy> Sockets<I, O> {
     /// Starts without connections.
     pub fn new(io: I) -> Self {
-        Self {
-            io,
-            slots: Vec::new(),
-            free: Vec::new(),
-            open: 0,
-            completions: Vec::new(),
-            revisit: Vec::new(),
-            hurried: 0,
-        }
+        Self { io, slots: Vec::new(), free: Vec::new(), completions: Vec::new(), revisit: Vec::new(), hurried: 0 }
     }
 
     /// The implementation of [`Io`], for a test that plays the other end of the connections.
@@ -149,11 +140,6 @@ impl<I: Io, O: Copy> Sockets<I, O> {
         self.io.unsent(slot.socket.as_ref()?)
     }
 
-    /// Number of connections that are not closed yet, including those that close when their operations have ended.
-    pub fn open(&self) -> usize {
-        self.open
-    }
-
     /// Finds a connection by its socket, for a test that plays the other end of the connections.
     pub fn find(&self, is: impl Fn(&I::Socket) -> bool) -> Option<(SocketId, O)> {
         let index = self.slots.iter().position(|slot| slot.socket.as_ref().is_some_and(&is))?;
@@ -163,7 +149,6 @@ impl<I: Io, O: Copy> Sockets<I, O> {
 
     /// Takes a connection over. It does not receive before [`Sockets::receive`] is called.
     pub fn adopt(&mut self, socket: I::Socket, owner: O) -> SocketId {
-        self.open += 1;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot {
                 generation: 0,
@@ -391,7 +376,6 @@ impl<I: Io, O: Copy> Sockets<I, O> {
             slot.generation = (slot.generation + 1) % GENERATIONS;
             let (socket, owner) = (slot.socket.take(), slot.owner.take());
             self.free.push(id.index);
-            self.open -= 1;
             if let (Fate::IsReleased, Some(socket), Some(owner)) = (fate, socket, owner) {
                 reported = true;
                 report(id, owner, Event::Released(socket));

@@ -6,7 +6,7 @@
 pub mod dial;
 pub mod mailbox;
 pub mod mask;
-pub mod tls;
+pub(crate) mod tls;
 
 use std::{
     future::Future,

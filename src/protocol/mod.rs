@@ -7,18 +7,18 @@
 pub mod close;
 pub mod command;
 mod command_check;
-pub mod denied;
+pub(crate) mod denied;
 pub mod edit;
 pub mod envelope;
 pub mod etf;
 pub mod event;
 pub mod intents;
 pub mod json;
-pub mod library;
-pub mod opcode;
+pub(crate) mod library;
+pub(crate) mod opcode;
 pub mod payload;
 pub mod spelling;
-pub mod token;
+pub(crate) mod token;
 
 use serde::{Deserialize, Serialize};
 

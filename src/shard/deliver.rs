@@ -55,13 +55,6 @@ pub enum Progress {
     Return,
 }
 
-impl Progress {
-    /// Returns whether the client has to be served again as soon as its outbox has room.
-    pub fn has_more(self) -> bool {
-        matches!(self, Self::More | Self::Snapshot { .. })
-    }
-}
-
 /// A snapshot that a client is being sent.
 pub(super) struct Snapshot {
     /// The guilds that READY listed.

@@ -15,23 +15,23 @@ pub mod credentials;
 mod culprit;
 mod deliver;
 mod dispatch;
-pub mod due;
-pub mod in_flight;
+pub(crate) mod due;
+pub(crate) mod in_flight;
 mod lazy_cache;
 mod marks;
 mod outgoing;
 mod prefetch;
 mod ready;
-pub mod renewal;
+pub(crate) mod renewal;
 pub mod report;
 mod requests;
 mod room;
-pub mod session_ids;
-pub mod settings;
+pub(crate) mod session_ids;
+pub(crate) mod settings;
 mod state;
-pub mod tally;
-pub mod time;
-pub mod voice;
+pub(crate) mod tally;
+pub(crate) mod time;
+pub(crate) mod voice;
 
 use crate::{
     cache::Cache,

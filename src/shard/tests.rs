@@ -26,6 +26,13 @@ mod voice;
 
 const SECOND: Duration = Duration::from_secs(1);
 
+impl Progress {
+    /// Returns whether the client has to be served again as soon as its outbox has room.
+    fn has_more(self) -> bool {
+        matches!(self, Self::More | Self::Snapshot { .. })
+    }
+}
+
 fn settings(log: Limits) -> Rc<Settings> {
     Rc::new(Settings {
         public_url: "ws://proxy".into(),

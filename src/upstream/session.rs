@@ -459,9 +459,7 @@ impl Session {
             State::Idle { until } if now >= until => {
                 self.state = State::Connecting { deadline: now + CONNECT_TIMEOUT };
                 let url = match &self.resumption {
-                    Some(resumption) if self.reconnect.failures() < RESUME_URL_ATTEMPTS => {
-                        resumption.resume_url.clone()
-                    }
+                    Some(known) if self.reconnect.failures() < RESUME_URL_ATTEMPTS => known.resume_url.clone(),
                     _ => self.gateway_url.clone(),
                 };
                 self.actions.push_back(Action::Connect(url));

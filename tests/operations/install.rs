@@ -100,15 +100,15 @@ fn shells_can_read_the_completions() {
             Err(error) => eprintln!("SKIPPED: {shell} can not check {path}: {error}"),
         }
     }
-    // What bash offers after `gateway-proxy s` and a tabulator.
-    let script = r#"source "$1"; COMP_WORDS=(gateway-proxy s); COMP_CWORD=1
-                    f=$(complete -p gateway-proxy | sed 's/.*-F \([^ ]*\).*/\1/') && "$f" gateway-proxy s gateway-proxy; echo "${COMPREPLY[@]}""#;
+    // What bash offers after `gateway-proxy rel` and a tabulator.
+    let script = r#"source "$1"; COMP_WORDS=(gateway-proxy rel); COMP_CWORD=1
+                    f=$(complete -p gateway-proxy | sed 's/.*-F \([^ ]*\).*/\1/') && "$f" gateway-proxy rel gateway-proxy; echo "${COMPREPLY[@]}""#;
     let completion = prefix.join("share/bash-completion/completions/gateway-proxy");
     let output = Command::new("bash").args(["-c", script, "bash"]).arg(completion).output().expect("bash");
     let offered = String::from_utf8(output.stdout).expect("UTF-8");
     assert_eq!(
         offered.split_whitespace().collect::<Vec<_>>(),
-        ["status", "shard"],
+        ["reload"],
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );

@@ -78,8 +78,9 @@ fn the_payloads_of_one_shard_are_written_without_secrets() {
         });
     }
     wait_until("the loss of the third connection", || {
-        let losses =
-            |line: &&Value| line["message"].as_str().is_some_and(|text| text.starts_with("lost the connection"));
+        let losses = |line: &&Value| {
+            line["message"].as_str().is_some_and(|text| text.contains("lost its connection to Discord"))
+        };
         let count = lines(NAME).iter().filter(losses).count();
         if count >= 3 { Ok(()) } else { Err(format!("{count}")) }
     });

@@ -2,7 +2,7 @@
 //!
 //! The exception is `last_message_id` of a channel, which a message changes.
 
-use super::mutate::{someone, text_channel, user_of};
+use super::mutate::{text_channel, user_of};
 use super::{Body, Dice, Event, Guild, names};
 use crate::clock::{self, iso8601};
 use crate::json::{Fields, Object};
@@ -63,7 +63,7 @@ pub(super) fn message_create(guild: &mut Guild, dice: &mut Dice, number: u64, si
     let words = dice.rng.usize(1..24);
     let mut content = format!("n:{number} ");
     content.push_str(&names::text(&mut dice.rng, words));
-    let member = someone(guild, dice).or_else(|| guild.members.iter().next()).map_or("{}", |(_, member)| member);
+    let member = guild.random_member(dice).or_else(|| guild.members.iter().next()).map_or("{}", |(_, member)| member);
     if let Some(size) = size {
         // An estimate of the bytes of the message's other fields.
         let rest = member.len() + 400;
@@ -96,7 +96,7 @@ pub(super) fn message_update(guild: &mut Guild, dice: &mut Dice, events: &mut Ev
     };
     let words = dice.rng.usize(1..24);
     let content = names::text(&mut dice.rng, words);
-    let Some((_, member)) = someone(guild, dice) else {
+    let Some((_, member)) = guild.random_member(dice) else {
         return;
     };
     let parts = Message { id, channel, guild: guild.id, member, content: &content, edited: true };
@@ -120,7 +120,7 @@ pub(super) fn typing_start(guild: &mut Guild, dice: &mut Dice, events: &mut Even
     let Some(channel) = text_channel(guild, dice) else {
         return;
     };
-    let Some((user, member)) = someone(guild, dice) else {
+    let Some((user, member)) = guild.random_member(dice) else {
         return;
     };
     let text = Object::with_capacity(member.len() + 160)
@@ -137,7 +137,7 @@ pub(super) fn reaction_add(guild: &mut Guild, dice: &mut Dice, events: &mut Even
     let Some((channel, message)) = recent(guild, dice) else {
         return;
     };
-    let Some((user, member)) = someone(guild, dice) else {
+    let Some((user, member)) = guild.random_member(dice) else {
         return;
     };
     let emoji = Object::new().null("id").str("name", names::emoji(&mut dice.rng)).finish();
@@ -159,7 +159,7 @@ pub(super) fn reaction_remove(guild: &mut Guild, dice: &mut Dice, events: &mut E
     let Some((channel, message)) = recent(guild, dice) else {
         return;
     };
-    let Some((user, _)) = someone(guild, dice) else {
+    let Some((user, _)) = guild.random_member(dice) else {
         return;
     };
     let emoji = Object::new().null("id").str("name", names::emoji(&mut dice.rng)).finish();
@@ -179,7 +179,7 @@ pub(super) fn invite_create(guild: &mut Guild, dice: &mut Dice, events: &mut Eve
     let Some(channel) = text_channel(guild, dice) else {
         return;
     };
-    let Some((_, member)) = someone(guild, dice) else {
+    let Some((_, member)) = guild.random_member(dice) else {
         return;
     };
     let text = Object::new()
@@ -201,7 +201,7 @@ pub(super) fn interaction_create(guild: &mut Guild, dice: &mut Dice, events: &mu
     let Some(channel) = text_channel(guild, dice) else {
         return;
     };
-    let Some((_, member)) = someone(guild, dice) else {
+    let Some((_, member)) = guild.random_member(dice) else {
         return;
     };
     let id = dice.live_id();

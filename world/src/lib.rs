@@ -146,6 +146,11 @@ pub struct Guild {
 }
 
 impl Guild {
+    /// Id and text of a random member other than the bot.
+    fn random_member(&self, dice: &mut Dice) -> Option<(u64, &str)> {
+        (0..4).find_map(|_| self.members.pick(&mut dice.rng).filter(|(user, _)| *user != dice.bot))
+    }
+
     /// The guild's id.
     pub fn id(&self) -> u64 {
         self.id

@@ -2,7 +2,7 @@
 //! to.
 
 use super::entities::{self, kind};
-use super::{Dice, Event, Guild, names, people};
+use super::{Dice, Event, Guild, names, people, voice};
 use crate::clock::{self, iso8601};
 use crate::json::{self, Fields, Object};
 
@@ -15,18 +15,13 @@ pub(super) const MAX_OTHERS: usize = 40;
 
 type Events = Vec<Event>;
 
-/// Id and text of a random member other than the bot.
-pub(super) fn someone<'a>(guild: &'a Guild, dice: &mut Dice) -> Option<(u64, &'a str)> {
-    (0..4).find_map(|_| guild.members.pick(&mut dice.rng).filter(|(user, _)| *user != dice.bot))
-}
-
 /// The text of a member's user.
 pub(super) fn user_of(member: &str) -> &str {
     json::field(member, "user").unwrap_or("{}")
 }
 
 pub(super) fn presence_update(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    let Some((user, _)) = someone(guild, dice) else {
+    let Some((user, _)) = guild.random_member(dice) else {
         return;
     };
     let online = guild.presences.contains(user);
@@ -69,7 +64,7 @@ pub(super) fn member_remove(guild: &mut Guild, dice: &mut Dice, events: &mut Eve
     if guild.members.len() < 4 {
         return;
     }
-    let Some((user, _)) = someone(guild, dice) else {
+    let Some((user, _)) = guild.random_member(dice) else {
         return;
     };
     remove_member(guild, user, events);
@@ -84,7 +79,7 @@ fn remove_member(guild: &mut Guild, user: u64, events: &mut Events) {
         return;
     }
     let text = Object::new().id("guild_id", guild.id).raw("user", user_of(member)).finish();
-    super::voice::leave(guild, user, events);
+    voice::leave(guild, user, events);
     guild.members.remove(user);
     guild.presences.remove(user);
     events.push(Event::json("GUILD_MEMBER_REMOVE", guild.id, text));
@@ -94,7 +89,7 @@ pub(super) fn ban_add(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
     if guild.members.len() < 4 {
         return;
     }
-    let Some((user, member)) = someone(guild, dice) else {
+    let Some((user, member)) = guild.random_member(dice) else {
         return;
     };
     if user == guild.owner {
@@ -107,7 +102,7 @@ pub(super) fn ban_add(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
 
 pub(super) fn member_update(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
     let roles = assignable(guild, dice);
-    let Some((user, member)) = someone(guild, dice) else {
+    let Some((user, member)) = guild.random_member(dice) else {
         return;
     };
     let Some(fields) = Fields::parse(member) else {
@@ -211,9 +206,9 @@ pub(super) fn channel_delete(guild: &mut Guild, _: &mut Dice, events: &mut Event
         return;
     };
     let inside: Vec<u64> =
-        guild.voice_states.iter().filter(|(_, state)| in_channel(state, id)).map(|(user, _)| user).collect();
+        guild.voice_states.iter().filter(|(_, state)| voice::in_channel(state, id)).map(|(user, _)| user).collect();
     for user in inside {
-        super::voice::leave(guild, user, events);
+        voice::leave(guild, user, events);
     }
     guild.channels.remove(id);
     guild.last_messages.remove(&id);
@@ -230,10 +225,6 @@ pub(super) fn channel_delete(guild: &mut Guild, _: &mut Dice, events: &mut Event
         guild.threads.remove(thread);
     }
     events.push(Event::json("CHANNEL_DELETE", guild.id, with_guild(guild.id, &text)));
-}
-
-pub(super) fn in_channel(voice_state: &str, channel: u64) -> bool {
-    Fields::parse(voice_state).is_some_and(|state| state.id("channel_id") == Some(channel))
 }
 
 pub(super) fn pins_update(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {

@@ -1,7 +1,7 @@
 //! Events of threads.
 
 use super::entities::{self, kind};
-use super::mutate::{MAX_OTHERS, someone, text_channel};
+use super::mutate::{MAX_OTHERS, text_channel};
 use super::{Dice, Event, Guild, names};
 use crate::clock::{self, iso8601};
 use crate::json::{self, Fields, Object};
@@ -15,7 +15,7 @@ pub(super) fn create(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
     let Some(parent) = text_channel(guild, dice) else {
         return;
     };
-    let Some((owner, _)) = someone(guild, dice) else {
+    let Some((owner, _)) = guild.random_member(dice) else {
         return;
     };
     let id = dice.live_id();
@@ -69,7 +69,7 @@ pub(super) fn list_sync(guild: &mut Guild, dice: &mut Dice, events: &mut Events)
     let Some(parent) = text_channel(guild, dice) else {
         return;
     };
-    let Some((owner, _)) = someone(guild, dice) else {
+    let Some((owner, _)) = guild.random_member(dice) else {
         return;
     };
     if let Some((gone, _)) = of_channel(guild, parent).first() {
@@ -107,7 +107,7 @@ pub(super) fn member_update(guild: &mut Guild, dice: &mut Dice, events: &mut Eve
 
 /// A THREAD_MEMBERS_UPDATE: a random member joins a thread.
 pub(super) fn members_update(guild: &mut Guild, dice: &mut Dice, events: &mut Events) {
-    let Some((user, member)) = someone(guild, dice) else {
+    let Some((user, member)) = guild.random_member(dice) else {
         return;
     };
     let Some((id, thread)) = guild.threads.pick(&mut dice.rng) else {

@@ -1,9 +1,8 @@
 //! Voice: states, channel status and stages.
 
-use super::mutate::{in_channel, someone};
 use super::{Dice, Event, Guild, World, entities, names};
 use crate::clock;
-use crate::json::{self, Object};
+use crate::json::{self, Fields, Object};
 
 type Events = Vec<Event>;
 
@@ -17,6 +16,11 @@ pub struct Joined {
     /// Whether the session needs a voice server: the bot was not in this channel, or another session had brought it
     /// there.
     pub moved: bool,
+}
+
+/// Says whether a voice state or a stage is in this channel.
+pub(super) fn in_channel(object: &str, channel: u64) -> bool {
+    Fields::parse(object).is_some_and(|object| object.id("channel_id") == Some(channel))
 }
 
 /// A VOICE_STATE_UPDATE: the voice state with its guild and member.
@@ -55,7 +59,7 @@ pub(super) fn voice_state_update(guild: &mut Guild, dice: &mut Dice, events: &mu
             events.push(event(guild, user, &state));
         }
         _ if !full && !guild.voice_channels.is_empty() => {
-            let Some((user, _)) = someone(guild, dice) else {
+            let Some((user, _)) = guild.random_member(dice) else {
                 return;
             };
             let channel = guild.voice_channels[dice.rng.usize(..guild.voice_channels.len())];

@@ -2,7 +2,7 @@
 
 use crate::gateway::{Cut, MAX_EVENTS};
 use crate::http::{Request, Response};
-use crate::serve::{BREATH, Server};
+use crate::server::{BREATH, Server};
 use std::time::{Duration, Instant};
 use world::json::{self, Object};
 use world::{Event, Wish, known_event};

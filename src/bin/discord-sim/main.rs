@@ -13,6 +13,7 @@ mod link;
 mod relay;
 mod rest;
 mod serve;
+mod server;
 mod signals;
 mod tls;
 mod voice;

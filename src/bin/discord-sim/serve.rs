@@ -6,15 +6,15 @@ use crate::gateway::connection::{Driver, MAX_MESSAGE};
 use crate::gateway::{Encoder, Gateway, Options, Transport};
 use crate::http::{Request, Response};
 use crate::link::{Link, inbound};
+use crate::server::{BREATH, Server};
 use crate::{control, rest, tls, voice};
 use futures_lite::FutureExt;
 use gateway_proxy::websocket::{Role, Upgrade, server_response};
 use glommio::net::{TcpListener, TcpStream};
 use glommio::timer::sleep;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::ServerConnection;
 use std::cell::{Cell, RefCell};
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,42 +29,6 @@ const SLICE: usize = 64;
 
 /// Maximum time that the traffic task sleeps. It reads the rate at least this often.
 const NOTICE: Duration = Duration::from_millis(50);
-
-/// Length of a pause for other tasks. A sleep also lets the executor collect completions from the kernel, which
-/// yielding does not.
-pub const BREATH: Duration = Duration::from_micros(20);
-
-/// State that all tasks of the simulator share. They run in one thread, so there are no locks.
-pub struct Server {
-    /// The gateway with its sessions and the world.
-    pub gateway: RefCell<Gateway>,
-    /// Traffic in events per second.
-    pub rate: Cell<f64>,
-    /// The traffic neither adds nor removes guilds, and starts no outage.
-    pub steady: Cell<bool>,
-    /// Connections are closed right after accept until this time.
-    pub refuse_until: Cell<Instant>,
-    /// Connections that are accepted before this time get no answer, except from the control API.
-    pub hang_until: Cell<Instant>,
-    /// Address that voice clients send voice packets to.
-    pub voice_udp: SocketAddr,
-    /// Voice servers also offer a mode of encryption that Discord no longer offers.
-    pub old_voice_modes: bool,
-    tls: Option<Arc<ServerConfig>>,
-    rng: RefCell<fastrand::Rng>,
-}
-
-impl Server {
-    /// Makes one change or message on a shard, and publishes its events. Returns the number of events.
-    pub fn happen(&self, shard: usize, wish: Wish<'_>) -> u64 {
-        let mut gateway = self.gateway.borrow_mut();
-        let events = gateway.world.happen(shard, wish);
-        for event in &events {
-            gateway.publish(shard, event);
-        }
-        events.len() as u64
-    }
-}
 
 /// Runs until the process ends. Prints `listening on ADDRESS` when the listener is ready.
 ///

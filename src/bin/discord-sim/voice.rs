@@ -8,7 +8,7 @@
 use crate::gateway::Gateway;
 use crate::gateway::voice::{self, Credentials};
 use crate::link::Link;
-use crate::serve::Server;
+use crate::server::Server;
 use futures_lite::FutureExt;
 use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, write_close, write_frame};
 use glommio::timer::sleep;
@@ -32,6 +32,10 @@ const LOOK: Duration = Duration::from_millis(25);
 const MODES: [&str; 2] = ["aead_aes256_gcm_rtpsize", "aead_xchacha20_poly1305_rtpsize"];
 /// A mode that Discord dropped in November 2024, and that older libraries still need.
 const OLD_MODE: &str = "xsalsa20_poly1305";
+/// Time after which an IP discovery request is answered. discord.py 2.7.1 begins to listen for the answer only after it
+/// has sent the request (gateway.py:1104), and waits for ever if the answer was there before. No voice server across a
+/// network answers that fast.
+const ROUND_TRIP: Duration = Duration::from_millis(100);
 /// Length in bytes of an IP discovery packet: type, length, ssrc, address, port.
 const DISCOVERY: usize = 74;
 
@@ -264,6 +268,7 @@ pub fn answer_discovery(ip: std::net::IpAddr) -> io::Result<SocketAddr> {
         loop {
             let Ok((length, from)) = socket.recv_from(&mut packet) else { continue };
             if let Some(answer) = discovery(&packet[..length], from) {
+                std::thread::sleep(ROUND_TRIP);
                 // An answer that cannot be sent counts as lost: the client repeats its request.
                 let _ = socket.send_to(&answer, from);
             }

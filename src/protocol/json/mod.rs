@@ -7,10 +7,10 @@
 //! or the order of tokens inside a value that it skips, because the proxy relays such a value unchanged; text that is
 //! taken apart and stored is checked with [`strict`].
 
-pub mod number;
+pub(crate) mod number;
 mod skip;
-pub mod strict;
-pub mod string;
+pub(crate) mod strict;
+pub(crate) mod string;
 mod swar;
 
 pub use number::parse_id;

@@ -34,7 +34,18 @@ listen({
     const d = { status, activities: [{ name, type: 0 }], since: null, afk: false };
     for (let shard = 0; shard < SHARDS; shard += 1) await manager.send(shard, { op: 3, d });
   },
-  reconnect: ({ shard }) => manager.strategy.shards.get(shard).destroy({ code: 4200, reason: 'asked to', recover: 1 }),
+  reconnect: async ({ shard }) => {
+    const one = manager.strategy.shards.get(shard);
+    const { connection, nativeInflate } = one;
+    if (nativeInflate) {
+      // What is still being decompressed when the library sends RESUME would come twice.
+      connection.pause();
+      await new Promise((done) => nativeInflate.flush(done));
+    }
+    const destroyed = one.destroy({ code: 4200, reason: 'asked to', recover: 1 });
+    connection.resume();
+    await destroyed;
+  },
 });
 
 // recipe:start

@@ -3,7 +3,7 @@
 
 use super::{Encoder, Ending, Output, State};
 use crate::link::Link;
-use crate::serve::Server;
+use crate::server::Server;
 use gateway_proxy::websocket::{FrameDecoder, Message, Opcode, write_close, write_frame};
 use std::future::poll_fn;
 use std::io;
