@@ -48,8 +48,11 @@ pub const MAX_UNAUTHENTICATED: usize = 4096;
 /// Answers to operators' requests and to `/health` that are made or sent at a time. When one more comes, the oldest one
 /// of the address with the most answers is cut off. A client that reads its answer has all of it within milliseconds.
 pub const MAX_SCRAPES: usize = 16;
-/// RESUMEs that the door refuses on one connection. With the last one it closes the connection. Libraries send one.
+/// RESUMEs that are refused on one connection without a session between them, by the door or by a data core. After the
+/// last one the door closes the connection. Libraries send one.
 const MAX_REFUSED_RESUMES: u32 = 3;
+/// The close after [`MAX_REFUSED_RESUMES`].
+const NO_SESSION: Close = (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection");
 /// Longest wait for a complete request head.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// Pause between the answer to the upgrade and HELLO. Some libraries ignore bytes that they read together with the answer
@@ -254,7 +257,7 @@ async fn route_request(
     glommio::timer::sleep(HELLO_PAUSE).await;
     connection.outbox.message(&[&payload::hello(payload::HEARTBEAT_INTERVAL)]);
     let url = UrlParameters { version: query.version, session: query.session };
-    await_session_request(control, place, connection, url, EarlyCommands::Refused).await;
+    await_session_request(control, place, connection, url, EarlyCommands::Refused, 0).await;
 }
 
 async fn answer(control: &Rc<Control>, mut connection: ClientConnection, route: Route, peer: SocketAddr) {
@@ -270,7 +273,7 @@ pub async fn readmit(control: Rc<Control>, mut connection: ClientConnection, vis
     if let Some(address) = visitor.address {
         connection.set_peer(address);
     }
-    let version = visitor.version;
+    let Visitor { version, refused_resumes, .. } = visitor;
     let Some(peer) = connection.peer() else { return };
     let place = control.unauthenticated.enter(peer.ip().into());
     control
@@ -284,6 +287,7 @@ pub async fn readmit(control: Rc<Control>, mut connection: ClientConnection, vis
                 connection,
                 UrlParameters { version, session: None },
                 EarlyCommands::Ignored,
+                refused_resumes,
             )),
         )
         .await;
@@ -367,16 +371,21 @@ impl From<ConnectionEnd> for Outcome {
     }
 }
 
+/// Waits for IDENTIFY or RESUME and hands the connection to the data core of the shard. `refused_resumes` were refused
+/// on this connection before.
 async fn await_session_request(
     control: Rc<Control>,
     place: Place,
     mut connection: ClientConnection,
     url: UrlParameters,
     mut early: EarlyCommands,
+    mut refused_resumes: u32,
 ) {
     let version = url.version;
-    let mut refused_resumes = 0;
     loop {
+        if refused_resumes >= MAX_REFUSED_RESUMES {
+            return connection.close(Some(NO_SESSION.0), NO_SESSION.1).await;
+        }
         let outcome = within(IDENTIFY_LIMIT, next_outcome(&mut connection, early)).await;
         let close = match outcome {
             None => (close::SESSION_TIMED_OUT, "no IDENTIFY in 60 seconds"),
@@ -385,15 +394,18 @@ async fn await_session_request(
             Some(Outcome::Refused(close)) => close,
             Some(Outcome::Identify(identify)) => {
                 match check_identify(&control, &mut connection, &identify, version).await {
-                    Ok((wish, holder)) => return send_to_core(&control, place, connection, wish, holder, version),
+                    Ok((wish, holder)) => {
+                        let visitor = visitor_of(&connection, version, &holder, refused_resumes);
+                        return send_to_core(&control, place, connection, wish, visitor);
+                    }
                     Err(close) => close,
                 }
             }
             Some(Outcome::Resume(resume)) => match check_resume(&control, &mut connection, &resume, url).await {
                 Err(close) => close,
-                Ok((Some(wish), holder)) => return send_to_core(&control, place, connection, wish, holder, version),
-                Ok((None, _)) if refused_resumes + 1 >= MAX_REFUSED_RESUMES => {
-                    (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection")
+                Ok((Some(wish), holder)) => {
+                    let visitor = visitor_of(&connection, version, &holder, refused_resumes);
+                    return send_to_core(&control, place, connection, wish, visitor);
                 }
                 Ok((None, _)) => {
                     refused_resumes += 1;
@@ -568,16 +580,18 @@ async fn check_identify(
     Ok(((shard, SessionRequest::Identify(options)), holder))
 }
 
+fn visitor_of(connection: &ClientConnection, version: u8, holder: &TokenHolder, refused_resumes: u32) -> Visitor {
+    Visitor { version, address: connection.peer(), credential: holder.clone().credential(), refused_resumes }
+}
+
 fn send_to_core(
     control: &Control,
     place: Place,
     connection: ClientConnection,
     (shard, request): Wish,
-    holder: TokenHolder,
-    version: u8,
+    visitor: Visitor,
 ) {
     drop(place);
-    let visitor = Visitor { version, address: connection.peer(), credential: holder.credential() };
     let Ok(parts) = connection.into_parts() else { return };
     if let Some(core) = control.core_of(shard) {
         let new_client = NewClient { parts, shard, request, visitor };

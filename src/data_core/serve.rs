@@ -73,6 +73,7 @@ impl<I: Io> HostedShard<I> {
                     Some(session) => Ok(session),
                     None => {
                         outbox.message(&[payload::INVALID_SESSION]);
+                        visitor.refused_resumes += 1;
                         core.send(ToControl::Return(Box::new(ConnectionParts { socket, inbound, outbox }), visitor));
                         return;
                     }
@@ -96,6 +97,7 @@ impl<I: Io> HostedShard<I> {
         core.sockets.receive(socket, Receiving::Single);
         match session {
             Ok(session) => {
+                client.visitor.refused_resumes = 0;
                 client.outbox.set_owner(self.shard.id().id, session.0);
                 client.outbox.start_compressing(self.shard.compresses_payloads(session));
                 self.queue(key);

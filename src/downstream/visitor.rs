@@ -13,4 +13,6 @@ pub struct Visitor {
     pub address: Option<SocketAddr>,
     /// The credential whose secret the client has shown; `None`: the client has shown the bot's token.
     pub credential: Option<Arc<Credential>>,
+    /// RESUMEs that were refused on this connection since its last session, by the door or by a data core.
+    pub refused_resumes: u32,
 }

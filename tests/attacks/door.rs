@@ -284,6 +284,26 @@ fn a_connection_has_three_resumes() {
         assert_eq!(gateway.receive().expect("an answer").op, 9);
     }
     gateway.resume("nonsense", 1);
+    assert_eq!(gateway.receive().expect("an answer").op, 9);
+    assert!(matches!(gateway.receive(), Err(Gone::Closed(Some(4009), _))));
+}
+
+/// In an earlier version a RESUME that a data core refused was not counted: the count began again when the connection
+/// came back to the door.
+#[test]
+fn resumes_of_sessions_that_are_over_count_too() {
+    let (_simulator, proxy) = start_with("resumes_of_ended_sessions", &json!({}));
+    let mut gateway = Gateway::connect(proxy.address, Transport::None);
+    gateway.identify((0, 1), 1);
+    let ready = gateway.receive().expect("READY");
+    let ready: Value = serde_json::from_str(&ready.d).expect("JSON");
+    let session = ready["session_id"].as_str().expect("a session id").to_owned();
+    // A sequence that the session never had can not be resumed, and the data core of the shard finds that out.
+    let mut gateway = Gateway::connect(proxy.address, Transport::None);
+    for _ in 0..3 {
+        gateway.resume(&session, 1_000_000);
+        assert_eq!(gateway.receive().expect("an answer").op, 9);
+    }
     assert!(matches!(gateway.receive(), Err(Gone::Closed(Some(4009), _))));
 }
 
