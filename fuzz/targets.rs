@@ -1,7 +1,7 @@
 //! Everything that reads bytes from outside, one function for each, for any bytes: nothing may panic, take more than it is given,
 //! or depend on how the bytes are cut into pieces.
 //!
-//! cargo-fuzz runs them with coverage feedback (`fuzz/fuzz_targets`, nightly Rust); `tests/fuzz.rs` runs them on stable Rust with
+//! cargo-fuzz runs them with coverage feedback (`fuzz/fuzz_targets`); `tests/fuzz.rs` runs them on stable Rust with
 //! mutations of `fuzz/corpus`.
 
 use gateway_proxy::{
