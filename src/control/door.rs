@@ -395,8 +395,7 @@ async fn await_session_request(
             Some(Outcome::Identify(identify)) => {
                 match check_identify(&control, &mut connection, &identify, version).await {
                     Ok((wish, holder)) => {
-                        let visitor = visitor_of(&connection, version, &holder, refused_resumes);
-                        return send_to_core(&control, place, connection, wish, visitor);
+                        return send_to_core(&control, place, connection, wish, holder, version, refused_resumes);
                     }
                     Err(close) => close,
                 }
@@ -404,8 +403,7 @@ async fn await_session_request(
             Some(Outcome::Resume(resume)) => match check_resume(&control, &mut connection, &resume, url).await {
                 Err(close) => close,
                 Ok((Some(wish), holder)) => {
-                    let visitor = visitor_of(&connection, version, &holder, refused_resumes);
-                    return send_to_core(&control, place, connection, wish, visitor);
+                    return send_to_core(&control, place, connection, wish, holder, version, refused_resumes);
                 }
                 Ok((None, _)) => {
                     refused_resumes += 1;
@@ -580,18 +578,17 @@ async fn check_identify(
     Ok(((shard, SessionRequest::Identify(options)), holder))
 }
 
-fn visitor_of(connection: &ClientConnection, version: u8, holder: &TokenHolder, refused_resumes: u32) -> Visitor {
-    Visitor { version, address: connection.peer(), credential: holder.clone().credential(), refused_resumes }
-}
-
 fn send_to_core(
     control: &Control,
     place: Place,
     connection: ClientConnection,
     (shard, request): Wish,
-    visitor: Visitor,
+    holder: TokenHolder,
+    version: u8,
+    refused_resumes: u32,
 ) {
     drop(place);
+    let visitor = Visitor { version, address: connection.peer(), credential: holder.credential(), refused_resumes };
     let Ok(parts) = connection.into_parts() else { return };
     if let Some(core) = control.core_of(shard) {
         let new_client = NewClient { parts, shard, request, visitor };
