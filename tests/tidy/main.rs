@@ -67,7 +67,6 @@ const EXCEPTIONS: &[Exception] = &[
     (Rule::Function, "world/src/tests.rs", "apply", "one arm for each event type"),
     (Rule::Function, "src/control/metrics.rs", "render", "one line or two for each metric"),
     (Rule::Function, "src/shard/state.rs", "restore", "to be parted"),
-    (Rule::File, "src/upstream/session/tests.rs", "", "to be parted"),
     (Rule::File, "tests/models/cache_model.rs", "", "to be parted"),
     (Rule::Function, "tests/models/cache_model.rs", "apply", "one arm for each event type"),
     (Rule::Function, "tests/models/cache_model.rs", "event", "one arm for each event type"),
