@@ -66,7 +66,6 @@ const EXCEPTIONS: &[Exception] = &[
     (Rule::Function, "src/bin/discord-sim/control.rs", "route", "one arm for each route"),
     (Rule::Function, "world/src/tests.rs", "apply", "one arm for each event type"),
     (Rule::Function, "src/control/metrics.rs", "render", "one line or two for each metric"),
-    (Rule::Function, "src/shard/state.rs", "restore", "to be parted"),
     (Rule::File, "tests/models/cache_model.rs", "", "to be parted"),
     (Rule::Function, "tests/models/cache_model.rs", "apply", "one arm for each event type"),
     (Rule::Function, "tests/models/cache_model.rs", "event", "one arm for each event type"),
