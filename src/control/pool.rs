@@ -210,7 +210,7 @@ impl LogThrottle {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::IpAddr;
+    use std::{future::pending, net::IpAddr, pin::pin, task::Context};
 
     fn source(address: &str) -> Source {
         address.parse::<IpAddr>().unwrap().into()
@@ -231,6 +231,31 @@ mod tests {
         places.leave(source("192.0.2.0"), stranger.0);
         places.leave(source("192.0.2.0"), stranger.0);
         assert_eq!((places.taken, places.enter(greedy).1), (2, None));
+    }
+
+    #[test]
+    fn a_task_is_dropped_with_its_place_unless_it_has_left_the_place() {
+        let pool = Pool::new(1);
+        let mut context = Context::from_waker(Waker::noop());
+        let is_alive = Rc::new(());
+        let held = is_alive.clone();
+        let mut holder = pin!(pool.clone().run_unless_revoked(source("192.0.2.1"), |place| async move {
+            let _both = (place, held);
+            pending().await
+        }));
+        assert!(holder.as_mut().poll(&mut context).is_pending());
+        // The next task takes the only place and leaves it, so its place is not revoked for the third task.
+        let mut leaver = pin!(pool.clone().run_unless_revoked(source("192.0.2.2"), |place| async move {
+            drop(place);
+            pending().await
+        }));
+        assert!(leaver.as_mut().poll(&mut context).is_pending());
+        assert!(holder.as_mut().poll(&mut context).is_ready());
+        assert_eq!((Rc::strong_count(&is_alive), pool.revoked(), pool.taken()), (1, 1, 0));
+        let mut last = pin!(pool.clone().run_unless_revoked(source("192.0.2.3"), |place| async move { drop(place) }));
+        assert!(last.as_mut().poll(&mut context).is_ready());
+        assert!(leaver.as_mut().poll(&mut context).is_pending());
+        assert_eq!((pool.revoked(), pool.taken()), (1, 0));
     }
 
     #[test]
