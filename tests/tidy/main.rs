@@ -72,7 +72,6 @@ const EXCEPTIONS: &[Exception] = &[
     (Rule::Function, "tests/gateway/encodings.rs", "every_client_gets_the_same", "to be parted"),
     (Rule::Function, "tests/load/fan_out.rs", "every_stream_is_complete", "to be parted"),
     (Rule::Function, "tests/gateway/restart.rs", "a_restart_costs_no_identify_and_no_event", "to be parted"),
-    (Rule::Function, "tests/models/spellings.rs", "more", "to be parted"),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
