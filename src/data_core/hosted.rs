@@ -23,7 +23,7 @@ use crate::{
     },
     logging::trace::Trace,
     net::dial::{ConnectError, Dialled},
-    protocol::Time,
+    protocol::{Time, close::FatalClose},
     shard::{
         Shard,
         report::{ClientKind, ClientReport, CloseReason, Report, Traffic},
@@ -332,7 +332,7 @@ impl<I: Io> HostedShard<I> {
     }
 
     fn log_fatal(&mut self) {
-        if let Some((code, advice)) = self.shard.fatal()
+        if let Some(FatalClose { code, advice }) = self.shard.fatal()
             && !std::mem::replace(&mut self.fatal_logged, true)
         {
             tracing::error!(shard = self.shard.id().id, code, "Discord closed the shard for good: {advice}");

@@ -401,10 +401,7 @@ fn a_client_that_falls_off_is_told() {
     for _ in 0..30 {
         world.dispatch("MESSAGE_CREATE", &big);
     }
-    assert!(matches!(
-        client.produce(&mut world),
-        Progress::Close { close: (close::UNKNOWN_ERROR, _), reconnect: true }
-    ));
+    assert_eq!(client.produce(&mut world), Progress::Close { close: Close::Lagged, reconnect: true });
     assert!(!{
         let sequence = client.sequence;
         client.resume(&mut world, 2, sequence)
@@ -498,7 +495,7 @@ fn a_silent_client_is_closed_resumably() {
     assert_eq!(client.produce(&mut world), Progress::Idle);
     world.now += SECOND;
     world.shard.tick(world.now);
-    assert!(matches!(client.produce(&mut world), Progress::Close { close: (close::UNKNOWN_ERROR, _), .. }));
+    assert!(matches!(client.produce(&mut world), Progress::Close { close: Close::Silent, .. }));
     world.shard.detach(world.now, client.key, ConnectionId(1), false);
     let sequence = client.sequence;
     assert!(client.resume(&mut world, 2, sequence));
@@ -516,7 +513,7 @@ fn a_client_that_reads_nothing_is_closed_all_the_same() {
     }
     let id = session_in(&old.url).unwrap();
     assert!(world.shard.resume(world.now, ConnectionId(3), &id, old.sequence).is_some());
-    assert_eq!(old.produce(&mut world), Progress::Close { close: SUPERSEDED, reconnect: false });
+    assert_eq!(old.produce(&mut world), Progress::Close { close: Close::Superseded, reconnect: false });
     world.now += HEARTBEAT_TIMEOUT;
     world.shard.tick(world.now);
     assert!(matches!(silent.produce(&mut world), Progress::Close { reconnect: true, .. }));
@@ -540,7 +537,7 @@ fn an_old_connection_has_no_say_any_more() {
     assert!(client.resume(&mut world, 2, seen));
     assert_eq!(client.produce(&mut world), Progress::Idle);
     let late = world.shard.command(world.now, client.key, ConnectionId(1), beat.as_bytes(), &mut client.outbox);
-    assert_eq!(late, Err(SUPERSEDED));
+    assert_eq!(late, Err(Close::Superseded));
     // The new connection is lost, too, before the client reads anything.
     assert!(client.resume(&mut world, 3, seen));
     client.catch_up(&mut world);
@@ -566,10 +563,10 @@ fn commands_are_limited_and_passed_on() {
         .collect();
     assert_eq!(sent[0]["d"]["activities"], json!([]));
     assert_eq!(sent[1]["d"]["guild_id"], 99);
-    assert_eq!(send(&mut world, r#"{"op":2,"d":{}}"#).unwrap_err().0, close::ALREADY_AUTHENTICATED);
-    assert_eq!(send(&mut world, "[").unwrap_err().0, close::DECODE_ERROR);
+    assert_eq!(send(&mut world, r#"{"op":2,"d":{}}"#).unwrap_err().code(), close::ALREADY_AUTHENTICATED);
+    assert_eq!(send(&mut world, "[").unwrap_err().code(), close::DECODE_ERROR);
     let flood = (0..200).map(|_| send(&mut world, r#"{"op":31,"d":{"guild_ids":[]}}"#)).find_map(Result::err);
-    assert_eq!(flood.unwrap().0, close::RATE_LIMITED);
+    assert_eq!(flood.unwrap().code(), close::RATE_LIMITED);
 }
 
 #[test]
@@ -600,7 +597,7 @@ fn nothing_that_is_too_long_goes_to_discord() {
         let text = format!("{start}{}{end}", "x".repeat(4096 - start.len() - end.len()));
         let refused =
             world.shard.command(world.now, client.key, client.connection, text.as_bytes(), &mut client.outbox);
-        assert_eq!(refused.unwrap_err().0, close::DECODE_ERROR);
+        assert_eq!(refused.unwrap_err().code(), close::DECODE_ERROR);
         assert_eq!(world.shard.poll_upstream(world.now), None);
     }
 }
