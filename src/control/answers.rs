@@ -14,7 +14,7 @@ use super::{
     seconds,
     status::CoreReports,
 };
-use crate::{data_core::ToCore, downstream::budget::Refusal, upstream::session::Status};
+use crate::{data_core::ToCore, downstream::budget::Refusal, protocol::close::FatalClose, upstream::session::Status};
 use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
 
 /// How long gathered reports, and the texts of `/metrics` and `/status.json`, are used again.
@@ -227,7 +227,7 @@ impl Control {
         let mut text = String::new();
         for report in reports.iter().filter(|report| report.status != Status::Active) {
             let state = match (report.status, report.fatal) {
-                (_, Some((code, advice))) => format!("closed for good by Discord ({code}): {advice}"),
+                (_, Some(FatalClose { code, advice })) => format!("closed for good by Discord ({code}): {advice}"),
                 (status, None) => format!("{status:?}").to_lowercase(),
             };
             text.push_str(&format!("shard {}: {state}\n", report.shard));

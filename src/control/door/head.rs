@@ -11,7 +11,7 @@ use crate::{
         Control,
         connection::ClientConnection,
         http::{self, Route},
-        origin,
+        origin::{self, ProxyHeaderError},
     },
 };
 use std::{
@@ -55,7 +55,7 @@ pub(super) async fn read_request(
 
 /// Reads the header of the PROXY protocol. `Ok(None)`: the connection ended within the header. `Ok(Some(None))`: the
 /// header names no address.
-async fn proxy_header(connection: &mut ClientConnection) -> Result<Option<Option<SocketAddr>>, &'static str> {
+async fn proxy_header(connection: &mut ClientConnection) -> Result<Option<Option<SocketAddr>>, ProxyHeaderError> {
     loop {
         if let Some((size, source)) = origin::proxy_header(connection.inbound.unconsumed())? {
             connection.inbound.consume(size);
