@@ -7,6 +7,7 @@
 
 mod access;
 mod answers;
+mod api_request;
 pub mod body;
 pub mod connection;
 mod core_messages;
