@@ -201,7 +201,7 @@ impl Control {
     async fn forward_and_close(&self, mut connection: ClientConnection, request: ApiRequest, tokenless: bool) {
         let Some(address) = &self.config.rest_proxy else { return };
         let counted = ForwardCount::new(&self.figures, tokenless);
-        let answer = Box::pin(forward::forward(&mut connection, request, address)).await;
+        let answer = Box::pin(forward::forward(&mut connection, &request, address)).await;
         self.figures.borrow_mut().forward_failures += u64::from(answer.is_some());
         drop(counted);
         send_and_close(connection, answer).await;

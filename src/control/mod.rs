@@ -8,7 +8,6 @@
 mod access;
 mod answers;
 mod api_request;
-pub mod body;
 pub mod connection;
 mod core_messages;
 mod dial;
@@ -59,7 +58,6 @@ pub use door::{accept_upgrade, read_head};
 use external_queue::ExternalQueue;
 pub use failure::Failure;
 use feed::Feed;
-pub use forward::response_head;
 use glommio::LocalExecutorBuilder;
 use hosts::Hosts;
 use http::OriginPolicy;
