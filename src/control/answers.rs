@@ -187,13 +187,14 @@ impl Control {
             )
         } else {
             drop(place);
-            let place = self.tokenless.enter(peer.ip().into());
-            let (pool, id) = (self.tokenless.clone(), place.id);
-            let passed = async move {
-                let _place = place;
-                self.forward_and_close(connection, request.without_authorization(), true).await;
+            let pool = self.tokenless.clone();
+            let passed = |place| {
+                Box::pin(async move {
+                    let _place = place;
+                    self.forward_and_close(connection, request.without_authorization(), true).await;
+                })
             };
-            return pool.hold(id, Box::pin(passed)).await;
+            return pool.run_unless_revoked(peer.ip().into(), passed).await;
         };
         send_and_close(connection, Some(refusal)).await;
     }

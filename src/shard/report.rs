@@ -1,11 +1,7 @@
 //! The state of a shard as plain numbers, for metrics and the live page. A report is made on request and shares nothing
 //! with the shard.
 
-use super::{
-    LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard,
-    credentials::{REVOKED, Usage},
-    deliver,
-};
+use super::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard, credentials::REVOKED, deliver};
 use crate::{
     cache::{Counts, TableSizes},
     protocol::{
@@ -18,6 +14,8 @@ use crate::{
     watchdog::Seen,
 };
 use std::time::Duration;
+
+pub use super::credentials::Usage;
 
 /// Upper bounds of the latency histogram, in seconds.
 pub const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];

@@ -34,7 +34,7 @@ fn closed(world: &mut World, code: u16) -> Vec<Value> {
     world.shard.tick(world.now);
     assert_eq!(world.shard.poll_upstream(world.now), Some(Action::Connect("ws://resume".into())), "without a wait");
     world.shard.upstream_connected(world.now);
-    world.feed(r#"{"op":10,"d":{"heartbeat_interval":40000}}"#);
+    world.feed(HELLO);
     assert_eq!(sent_upstream(world)[0]["op"], 6);
     world.dispatch("RESUMED", &json!({}));
     sent_upstream(world)

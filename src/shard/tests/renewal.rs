@@ -1,22 +1,12 @@
 //! Tests of client sessions when Discord gives the shard a new session.
 
 use super::*;
-use crate::shard::renewal::{STEP, WINDOW};
-
-impl World {
-    /// Discord ends the session with Invalid Session (op 9).
-    fn lose_session(&mut self) {
-        self.feed(r#"{"op":9,"d":false}"#);
-        while self.shard.poll_upstream(self.now).is_some() {}
-        self.now += SECOND * 6;
-    }
-
-    /// Discord ends the session, and the shard gets a new one with these guilds, whose GUILD_CREATEs have not come.
-    pub(super) fn renew(&mut self, guilds: &[u64]) {
-        self.lose_session();
-        self.connect(guilds);
-    }
-}
+use crate::{
+    compression::Transport,
+    downstream::outbox::Outbox,
+    protocol::Encoding,
+    shard::renewal::{STEP, WINDOW},
+};
 
 fn renamed(world: &mut World, guild: u64, name: &str) {
     world.dispatch(
