@@ -4,11 +4,13 @@
 //! Owns the rules, the list of known exceptions, and the detectors. Promises: the list of exceptions only shrinks,
 //! because an exception that nothing needs any more fails the test too; each detector is tested with samples that it
 //! has to find. Never: reads anything but the files of the repository. The rules for the bots of tests/clients/ are in
-//! `client_recipes`, those for the modules of src/ in `arrows`, the one for the types of errors in `typed_errors`.
+//! `client_recipes`, those for the modules of src/ in `arrows`, the one for the types of errors in `typed_errors`,
+//! those for planted bugs in `planted`.
 
 mod arrows;
 mod client_recipes;
 mod named_in_docs;
+mod planted;
 mod typed_errors;
 
 use std::{
@@ -350,80 +352,6 @@ fn the_repository_is_tidy() {
     let stale: Vec<&Exception> =
         EXCEPTIONS.iter().filter(|exception| !findings.iter().any(|finding| covers(exception, finding))).collect();
     assert!(stale.is_empty(), "nothing needs these exceptions any more, remove them: {stale:#?}");
-}
-
-/// Most unchanged lines at either end of a hunk that may differ: the fuzz that patch(1) accepts.
-const FUZZ: usize = 2;
-
-/// A hunk of a patch as its file has to contain it: the unchanged lines (`true`) and the removed lines (`false`).
-struct Hunk {
-    path: String,
-    lines: Vec<(bool, String)>,
-}
-
-impl Hunk {
-    /// Says whether patch(1) finds the place of this hunk in `text`.
-    fn applies(&self, text: &str) -> bool {
-        let all: Vec<&str> = text.lines().collect();
-        (0..=FUZZ).any(|fuzz| {
-            let context = |lines: &mut dyn Iterator<Item = &(bool, String)>| {
-                lines.take(fuzz).take_while(|(unchanged, _)| *unchanged).count()
-            };
-            let (before, after) = (context(&mut self.lines.iter()), context(&mut self.lines.iter().rev()));
-            let wanted = self.lines.get(before..self.lines.len() - after).unwrap_or_default();
-            let matches = |window: &[&str]| window.iter().zip(wanted).all(|(line, (_, text))| line == text);
-            !wanted.is_empty() && all.windows(wanted.len()).any(matches)
-        })
-    }
-}
-
-/// The hunks of a patch.
-fn hunks(patch: &str) -> Vec<Hunk> {
-    let (mut hunks, mut path): (Vec<Hunk>, &str) = (Vec::new(), "");
-    for line in patch.lines() {
-        if let Some(named) = line.strip_prefix("+++ b/") {
-            path = named;
-        } else if line.starts_with("@@ ") {
-            hunks.push(Hunk { path: path.to_owned(), lines: Vec::new() });
-        } else if let (Some(hunk), Some(text)) = (hunks.last_mut(), line.strip_prefix([' ', '-']))
-            && !line.starts_with("---")
-        {
-            hunk.lines.push((line.starts_with(' '), text.to_owned()));
-        }
-    }
-    hunks
-}
-
-/// `scripts/sim-planted` applies these patches to prove that the simulation can fail. A change of the code around a
-/// planted bug has to change the patch too.
-#[test]
-fn every_planted_bug_still_applies() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut patches = Vec::new();
-    files(&root.join("tests/simulation/planted"), &mut patches);
-    assert!(patches.len() > 10, "{} planted bugs", patches.len());
-    for patch in patches {
-        let hunks = hunks(&fs::read_to_string(&patch).expect("a patch"));
-        assert!(!hunks.is_empty(), "{} has no hunk", patch.display());
-        for hunk in hunks {
-            let path = root.join(&hunk.path);
-            let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-            assert!(hunk.applies(&text), "{} does not apply to {} any more", patch.display(), hunk.path);
-        }
-    }
-}
-
-#[test]
-fn a_patch_applies_where_its_removed_lines_are() {
-    let patch = "diff --git a/x b/x\nindex 1..2\n--- a/x\n+++ b/x\n@@ -1,6 +1,6 @@ f\n 1\n 2\n 3\n-old\n+new\n 4\n 5\n";
-    let hunks = hunks(patch);
-    assert_eq!((hunks.len(), &*hunks[0].path), (1, "x"));
-    for fine in ["1\n2\n3\nold\n4\n5", "0\n3\nold\n4\nx", "x\n2\n3\nold\n4"] {
-        assert!(hunks[0].applies(fine), "{fine:?}");
-    }
-    for bad in ["", "1\n2\n3\nnew\n4\n5", "1\n2\nx\nold\n4\n5", "3\nold 4"] {
-        assert!(!hunks[0].applies(bad), "{bad:?}");
-    }
 }
 
 fn rules(findings: &[Finding]) -> Vec<Rule> {
