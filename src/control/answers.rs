@@ -6,8 +6,9 @@
 
 use super::{
     Control, REPORT_LIMIT, ReportRequest, RestFailure,
+    api_request::ApiRequest,
     connection::ClientConnection,
-    forward::{self, Forward},
+    forward,
     http::{Response, Route},
     metrics::ControlFigures,
     pool::Place,
@@ -157,7 +158,7 @@ impl Control {
         self: Rc<Self>,
         place: Place,
         connection: ClientConnection,
-        request: Forward,
+        request: ApiRequest,
         peer: SocketAddr,
     ) {
         let token = crate::protocol::token::bare(request.authorization.as_deref().unwrap_or(""));
@@ -198,10 +199,10 @@ impl Control {
         send_and_close(connection, Some(refusal)).await;
     }
 
-    async fn forward_and_close(&self, mut connection: ClientConnection, request: Forward, tokenless: bool) {
+    async fn forward_and_close(&self, mut connection: ClientConnection, request: ApiRequest, tokenless: bool) {
         let Some(address) = &self.config.rest_proxy else { return };
         let counted = ForwardCount::new(&self.figures, tokenless);
-        let answer = Box::pin(forward::forward(&mut connection, request, address)).await;
+        let answer = Box::pin(forward::forward(&mut connection, &request, address)).await;
         self.figures.borrow_mut().forward_failures += u64::from(answer.is_some());
         drop(counted);
         send_and_close(connection, answer).await;

@@ -7,7 +7,7 @@
 
 mod access;
 mod answers;
-pub mod body;
+mod api_request;
 pub mod connection;
 mod core_messages;
 mod dial;
@@ -58,7 +58,6 @@ pub use door::{accept_upgrade, read_head};
 use external_queue::{ExternalQueue, QueueError};
 pub use failure::Failure;
 use feed::Feed;
-pub use forward::response_head;
 use glommio::LocalExecutorBuilder;
 use http::OriginPolicy;
 use identify::IdentifyQueue;
