@@ -8,6 +8,30 @@
 const ID_DIGITS: usize = 20;
 /// Lengths of a token of a webhook or an interaction, in characters.
 const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 32..=1024;
+
+/// Why a request can not be forwarded. The texts are for its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unforwardable {
+    /// `Content-Length` is not one decimal number of a sensible size.
+    #[error("Content-Length is no number")]
+    Length,
+    /// There are two of `Content-Length` and `Transfer-Encoding`.
+    #[error("the length of the body is given twice")]
+    TwoLengths,
+    /// `Transfer-Encoding` is not `chunked` alone.
+    #[error("Transfer-Encoding is something else than chunked")]
+    Coding,
+    /// A request of HTTP/1.0 has a `Transfer-Encoding`.
+    #[error("HTTP/1.0 knows no Transfer-Encoding")]
+    OldCoding,
+    /// The method is CONNECT.
+    #[error("Discord's API has no tunnels")]
+    Tunnel,
+    /// The target has characters that a URI can not have.
+    #[error("the path has characters that a URI can not have")]
+    Target,
+}
+
 /// What decides whether a request may be forwarded.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ApiRequest {
@@ -18,16 +42,15 @@ pub struct ApiRequest {
 }
 
 impl ApiRequest {
-    /// Takes the head of a request whose path is below `/api`. `route` is the path behind the API version. The error
-    /// says why the request can not be forwarded.
-    pub fn new(request: &httparse::Request<'_, '_>, route: &str) -> Result<Self, &'static str> {
+    /// Takes the head of a request whose path is below `/api`. `route` is the path behind the API version.
+    pub fn new(request: &httparse::Request<'_, '_>, route: &str) -> Result<Self, Unforwardable> {
         check_framing(request)?;
         let (method, target) = (request.method.unwrap_or("GET"), request.path.unwrap_or("/"));
         if method == "CONNECT" {
-            return Err("Discord's API has no tunnels");
+            return Err(Unforwardable::Tunnel);
         }
         if target.parse::<hyper::Uri>().is_err() {
-            return Err("the path has characters that a URI can not have");
+            return Err(Unforwardable::Target);
         }
         let authorization = request.headers.iter().find(|header| header.name.eq_ignore_ascii_case("authorization"));
         let authorization = authorization.and_then(|header| String::from_utf8(header.value.to_vec()).ok());
@@ -44,26 +67,26 @@ impl ApiRequest {
 /// Checks that the end of the body can be read in one way only (RFC 9112, 6.1 to 6.3). hyper is more lenient: of a length
 /// and chunks it takes the chunks, and of two equal lengths one. Who writes such a request hopes that some server takes
 /// what follows the body for another request, which the proxy has not checked.
-fn check_framing(request: &httparse::Request<'_, '_>) -> Result<(), &'static str> {
+fn check_framing(request: &httparse::Request<'_, '_>) -> Result<(), Unforwardable> {
     let mut framed = false;
     for header in &*request.headers {
         if header.name.eq_ignore_ascii_case("content-length") {
             // Larger lengths than an `i64` has are nonsense, and hyper knows special ones.
             let digits =
                 std::str::from_utf8(header.value).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
-            digits.and_then(|digits| digits.parse::<i64>().ok()).ok_or("Content-Length is no number")?;
+            digits.and_then(|digits| digits.parse::<i64>().ok()).ok_or(Unforwardable::Length)?;
         } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
             if request.version == Some(0) {
-                return Err("HTTP/1.0 knows no Transfer-Encoding");
+                return Err(Unforwardable::OldCoding);
             }
             if !header.value.eq_ignore_ascii_case(b"chunked") {
-                return Err("Transfer-Encoding is something else than chunked");
+                return Err(Unforwardable::Coding);
             }
         } else {
             continue;
         }
         if std::mem::replace(&mut framed, true) {
-            return Err("the length of the body is given twice");
+            return Err(Unforwardable::TwoLengths);
         }
     }
     Ok(())
@@ -96,7 +119,7 @@ fn carries_token(method: &str, route: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn request(head: &str) -> Result<ApiRequest, &'static str> {
+    fn request(head: &str) -> Result<ApiRequest, Unforwardable> {
         let mut headers = [httparse::EMPTY_HEADER; 16];
         let mut request = httparse::Request::new(&mut headers);
         assert!(request.parse(head.as_bytes()).unwrap().is_complete());

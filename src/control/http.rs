@@ -285,7 +285,7 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 fn forward(request: &httparse::Request<'_, '_>, target: &str) -> Route {
     match ApiRequest::new(request, api_route(target).unwrap_or(target)) {
         Ok(request) => Route::Api(request),
-        Err(what) => refused("400 Bad Request", what),
+        Err(error) => refused("400 Bad Request", error.to_string()),
     }
 }
 
