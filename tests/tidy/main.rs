@@ -70,7 +70,6 @@ const EXCEPTIONS: &[Exception] = &[
     (Rule::Function, "tests/models/cache_model/model.rs", "apply", "one arm for each event type"),
     (Rule::Function, "tests/models/cache_model/random_events.rs", "event", "one arm for each event type"),
     (Rule::Function, "tests/load/fan_out.rs", "every_stream_is_complete", "to be parted"),
-    (Rule::Function, "tests/gateway/restart.rs", "a_restart_costs_no_identify_and_no_event", "to be parted"),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
