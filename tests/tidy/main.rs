@@ -69,7 +69,6 @@ const EXCEPTIONS: &[Exception] = &[
     (Rule::Function, "src/control/metrics.rs", "render", "one line or two for each metric"),
     (Rule::Function, "tests/models/cache_model/model.rs", "apply", "one arm for each event type"),
     (Rule::Function, "tests/models/cache_model/random_events.rs", "event", "one arm for each event type"),
-    (Rule::Function, "tests/load/fan_out.rs", "every_stream_is_complete", "to be parted"),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
