@@ -241,13 +241,13 @@ mod tests {
         let held = is_alive.clone();
         let mut holder = pin!(pool.clone().run_unless_revoked(source("192.0.2.1"), |place| async move {
             let _both = (place, held);
-            pending().await
+            pending::<()>().await;
         }));
         assert!(holder.as_mut().poll(&mut context).is_pending());
         // The next task takes the only place and leaves it, so its place is not revoked for the third task.
         let mut leaver = pin!(pool.clone().run_unless_revoked(source("192.0.2.2"), |place| async move {
             drop(place);
-            pending().await
+            pending::<()>().await;
         }));
         assert!(leaver.as_mut().poll(&mut context).is_pending());
         assert!(holder.as_mut().poll(&mut context).is_ready());

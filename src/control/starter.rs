@@ -34,15 +34,14 @@ impl Starter {
     pub fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
         let mut postboxes = Vec::new();
         for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
-            let failure = |error: &dyn std::fmt::Display| Failure::DataCore { index, cpu, why: error.to_string() };
-            let waker = Waker::new().map_err(|error| failure(&error))?;
+            let waker = Waker::new().map_err(|source| Failure::DataCoreWaker { index, cpu, source })?;
             let (postbox, mailbox) = core_mailbox(waker.clone());
             let (control, epoch) = (self.control.clone(), self.epoch);
             let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
                 .name(&format!("data-{index}"))
                 .io_memory(IO_MEMORY)
                 .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
-                .map_err(|error| failure(&error))?;
+                .map_err(|source| Failure::DataCore { index, cpu, source })?;
             self.threads.lock().expect("nobody panics with it").push(thread);
             postboxes.push(postbox);
         }

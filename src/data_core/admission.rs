@@ -15,12 +15,8 @@ use crate::{
         visitor::Visitor,
     },
     io::{Io, sockets::Receiving},
-    protocol::{
-        ConnectionId, SessionKey,
-        close::{self, Close},
-        payload,
-    },
-    shard::{credentials::REVOKED, report::CloseReason},
+    protocol::{ConnectionId, SessionKey, close::Close, payload},
+    shard::report::CloseReason,
 };
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -36,9 +32,9 @@ use std::{
 pub(super) const NEWCOMER: Duration = Duration::from_secs(2);
 
 /// The close frame for a client when its shard has no room for more clients.
-const FULL: Close = (close::RATE_LIMITED, "too many clients on this shard");
+const FULL: Close = Close::ShardFull;
 /// The close frame for a client whose credential does not cover the shard any more.
-const NOT_COVERED: Close = (close::INVALID_SHARD, "the credential of this client does not cover this shard");
+const NOT_COVERED: Close = Close::ShardNotCovered;
 
 impl<I: Io> Core<I> {
     /// Counts a new client in the memory budgets. The error is the close for the client if a budget has no room for it.
@@ -47,10 +43,8 @@ impl<I: Io> Core<I> {
         let address = visitor.address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
         let charge = self.config.memory.admit(Source::from(address), outbox.memory());
         charge.map_err(|refusal| match refusal {
-            Refusal::Process => (close::RATE_LIMITED, "the memory for clients (`client_memory`) is used up"),
-            Refusal::Source => {
-                (close::RATE_LIMITED, "the memory for one address (`client_memory_per_address`) is used up")
-            }
+            Refusal::Process => Close::MemoryUsedUp,
+            Refusal::Source => Close::AddressMemoryUsedUp,
         })
     }
 }
@@ -106,12 +100,8 @@ impl<I: Io> HostedShard<I> {
                 self.queue(key);
             }
             Err(close) => {
-                self.count_close(match close {
-                    _ if core.stopping => CloseReason::Restarting,
-                    (close::RATE_LIMITED, _) => CloseReason::NoRoom,
-                    _ => CloseReason::of(close),
-                });
-                self.close_client(core, key, Some(close.0), close.1);
+                self.count_close(if core.stopping { CloseReason::Restarting } else { CloseReason::of(close) });
+                self.close_client(core, key, Some(close.code()), close.reason());
             }
         }
     }
@@ -161,11 +151,11 @@ impl<I: Io> HostedShard<I> {
     fn refuses(&self, core: &Core<I>, request: &SessionRequest, visitor: &mut Visitor) -> Option<Close> {
         // The client left the door just before the core began to stop. Serving it would only delay the end of the core.
         if core.stopping {
-            return Some((close::UNKNOWN_ERROR, "the proxy restarts"));
+            return Some(Close::Stopping);
         }
         if let Some(shown) = &visitor.credential {
             match core.config.credentials.with_hash(shown.hash) {
-                None => return Some(REVOKED),
+                None => return Some(Close::Revoked),
                 Some(current) if !current.covers(self.shard.id().id) => return Some(NOT_COVERED),
                 Some(current) => visitor.credential = Some(current.clone()),
             }

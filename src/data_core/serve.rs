@@ -90,9 +90,9 @@ impl<I: Io> HostedShard<I> {
                         // they receive.
                         return self.close_client(core, key, code, "");
                     }
-                    Some(End::Close((code, reason))) => {
+                    Some(End::Close(close)) => {
                         self.count_close(CloseReason::Misbehaved);
-                        return self.close_client(core, key, Some(code), reason);
+                        return self.close_client(core, key, Some(close.code()), close.reason());
                     }
                     None => {}
                 }
@@ -102,7 +102,7 @@ impl<I: Io> HostedShard<I> {
                 let closed = client.messages(|message, _| match message {
                     ClientMessage::Payload(_) => None,
                     ClientMessage::Closed(code) => Some(code),
-                    ClientMessage::Violated((code, _)) => Some(Some(code)),
+                    ClientMessage::Violated(close) => Some(Some(close.code())),
                 });
                 if let Some(code) = closed {
                     return self.close_client(core, key, code, "");
@@ -276,7 +276,7 @@ impl<I: Io> HostedShard<I> {
             self.set_timer(core, key);
             return self.flush(core, key);
         }
-        self.close_client(core, key, Some(close.0), close.1);
+        self.close_client(core, key, Some(close.code()), close.reason());
     }
 
     /// Closes the connection of a client in order: the close frame is sent, the proxy ends its side of the stream, then
@@ -356,8 +356,8 @@ impl<I: Io> HostedShard<I> {
         }
         client.timer = None;
         match client.stage {
-            Stage::Grace { until, close: (code, reason) } if core.now >= until => {
-                return self.close_client(core, key, Some(code), reason);
+            Stage::Grace { until, close } if core.now >= until => {
+                return self.close_client(core, key, Some(close.code()), close.reason());
             }
             Stage::Flushing { until } | Stage::HalfClosed { until } if core.now >= until => {
                 return self.drop_client(core, key);

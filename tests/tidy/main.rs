@@ -4,11 +4,12 @@
 //! Owns the rules, the list of known exceptions, and the detectors. Promises: the list of exceptions only shrinks,
 //! because an exception that nothing needs any more fails the test too; each detector is tested with samples that it
 //! has to find. Never: reads anything but the files of the repository. The rules for the bots of tests/clients/ are in
-//! `client_recipes`, those for the modules of src/ in `arrows`.
+//! `client_recipes`, those for the modules of src/ in `arrows`, the one for the types of errors in `typed_errors`.
 
 mod arrows;
 mod client_recipes;
 mod named_in_docs;
+mod typed_errors;
 
 use std::{
     fmt, fs,

@@ -11,7 +11,7 @@ use crate::{
         Control,
         connection::ClientConnection,
         http::{self, Route},
-        origin,
+        origin::{self, ProxyHeaderError},
     },
 };
 use std::{
@@ -55,7 +55,7 @@ pub(super) async fn read_request(
 
 /// Reads the header of the PROXY protocol. `Ok(None)`: the connection ended within the header. `Ok(Some(None))`: the
 /// header names no address.
-async fn proxy_header(connection: &mut ClientConnection) -> Result<Option<Option<SocketAddr>>, &'static str> {
+async fn proxy_header(connection: &mut ClientConnection) -> Result<Option<Option<SocketAddr>>, ProxyHeaderError> {
     loop {
         if let Some((size, source)) = origin::proxy_header(connection.inbound.unconsumed())? {
             connection.inbound.consume(size);
@@ -73,10 +73,10 @@ pub async fn read_head(connection: &mut ClientConnection) -> Option<Route> {
     read_head_for(connection, None, None).await.map(|(route, _)| route)
 }
 
-/// Reads a request head, and takes the head out of the connection's buffer. Returns the route of the request. A request
-/// that `origin_policy` does not allow, and a head that is not well-formed, have the route [`Route::Refused`]. Returns
-/// also the client that `X-Forwarded-For` names. `believed` are the networks whose entries in that header are believed;
-/// without `believed`, the header is not read. `None`: the connection ended within the head.
+/// Reads a request head, and takes the head out of the connection's buffer unless the route is [`Route::Api`]. Returns
+/// the route, and the client that `X-Forwarded-For` names. A request that `origin_policy` does not allow, and a head
+/// that is not well-formed, have the route [`Route::Refused`]. `believed` are the networks whose entries in that header
+/// are believed; without `believed`, the header is not read. `None`: the connection ended within the head.
 async fn read_head_for(
     connection: &mut ClientConnection,
     origin_policy: Option<&http::OriginPolicy>,
@@ -90,7 +90,8 @@ async fn read_head_for(
         let is_due = seen == 0 || bytes.len() >= http::MAX_HEAD || http::may_end_after(bytes, seen);
         if is_due && let Some((size, route)) = http::parse_for(bytes, origin_policy) {
             let named = believed.and_then(|believed| origin::forwarded_for(&bytes[..size], believed));
-            connection.inbound.consume(size);
+            // hyper reads a request that is forwarded from its start.
+            connection.inbound.consume(if matches!(route, Route::Api(_)) { 0 } else { size });
             return Some((route, named));
         }
         seen = bytes.len();

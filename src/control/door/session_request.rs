@@ -34,7 +34,7 @@ use std::{rc::Rc, time::Duration};
 /// last one the door closes the connection. Libraries send one.
 const MAX_REFUSED_RESUMES: u32 = 3;
 /// The close after [`MAX_REFUSED_RESUMES`].
-const NO_SESSION: Close = (close::SESSION_TIMED_OUT, "no session that can be resumed: identify on a new connection");
+const NO_SESSION: Close = Close::NoSession;
 /// Longest wait for IDENTIFY or RESUME, from HELLO or from op 9. Libraries that pause between op 9 and IDENTIFY stay
 /// far below this limit.
 const IDENTIFY_LIMIT: Duration = Duration::from_secs(60);
@@ -43,7 +43,7 @@ const START_PAUSE: Duration = Duration::from_millis(100);
 
 /// Close code and reason for clients that connect while the proxy stops. With this code libraries try again with the
 /// session that they have.
-const RESTARTING: Close = (close::UNKNOWN_ERROR, "the proxy restarts");
+const RESTARTING: Close = Close::Stopping;
 
 /// What the door needs of the URL that a client connected to.
 #[derive(Clone, Copy)]
@@ -98,11 +98,11 @@ pub(super) async fn receive_and_hand_over(
     let version = url.version;
     loop {
         if refused_resumes >= MAX_REFUSED_RESUMES {
-            return connection.close(Some(NO_SESSION.0), NO_SESSION.1).await;
+            return connection.close(Some(NO_SESSION.code()), NO_SESSION.reason()).await;
         }
         let outcome = within(IDENTIFY_LIMIT, next_outcome(&mut connection, early)).await;
         let close = match outcome {
-            None => (close::SESSION_TIMED_OUT, "no IDENTIFY in 60 seconds"),
+            None => Close::NoIdentify,
             Some(Outcome::Lost) => return,
             Some(Outcome::Closed(code)) => return connection.close(code, "").await,
             Some(Outcome::Refused(close)) => close,
@@ -129,7 +129,7 @@ pub(super) async fn receive_and_hand_over(
                 }
             },
         };
-        return connection.close(Some(close.0), close.1).await;
+        return connection.close(Some(close.code()), close.reason()).await;
     }
 }
 
@@ -148,7 +148,7 @@ fn handle_payload(payload: Payload<'_>, outbox: &mut Outbox, early: EarlyCommand
         Payload::Binary(bytes) => (bytes, true),
     };
     let text = command_text(outbox.encoding(), bytes, binary)?;
-    let decode = |_| (close::DECODE_ERROR, "not a payload of the documented form");
+    let decode = |_| Close::Undocumented;
     let command = Command::parse(&text).map_err(decode)?;
     Ok(Some(match command.op {
         opcode::HEARTBEAT => {
@@ -158,7 +158,7 @@ fn handle_payload(payload: Payload<'_>, outbox: &mut Outbox, early: EarlyCommand
         opcode::IDENTIFY => Outcome::Identify(command.identify().map_err(decode)?),
         opcode::RESUME => Outcome::Resume(command.resume().map_err(decode)?),
         _ if matches!(early, EarlyCommands::Ignored) => return Ok(None),
-        _ => return Err((close::NOT_AUTHENTICATED, "a command before IDENTIFY")),
+        _ => return Err(Close::NotIdentified),
     }))
 }
 
@@ -237,11 +237,11 @@ async fn wait_for<T>(
         match outcome.await {
             None => {}
             Some(Outcome::Identify(_) | Outcome::Resume(_)) => {
-                return Err((close::ALREADY_AUTHENTICATED, "already identified on this connection"));
+                return Err(Close::AlreadyIdentified);
             }
             Some(Outcome::Refused(close)) => return Err(close),
-            Some(Outcome::Closed(code)) => return Err((code.unwrap_or(close::NORMAL), "")),
-            Some(Outcome::Lost) => return Err((close::NORMAL, "")),
+            Some(Outcome::Closed(code)) => return Err(Close::Answer(code.unwrap_or(close::NORMAL))),
+            Some(Outcome::Lost) => return Err(Close::Answer(close::NORMAL)),
         }
     }
 }
@@ -264,10 +264,10 @@ async fn check_identify(
             count,
             "a client's IDENTIFY is refused: it names another number of shards than the bot has"
         );
-        return Err((close::INVALID_SHARD, "wrong number of shards: GET /shard-count tells how many there are"));
+        return Err(Close::WrongShardCount);
     }
     if control.core_of(shard).is_none() {
-        return Err((close::INVALID_SHARD, "this shard is not served here"));
+        return Err(Close::ShardNotHere);
     }
     if let Some(close) = control.refuses_shard(&holder, shard, connection.peer()) {
         return Err(close);

@@ -98,7 +98,7 @@ fn an_old_connection_has_no_say_any_more() {
     assert!(client.resume(&mut world, 2, seen));
     assert_eq!(client.produce(&mut world), Progress::Idle);
     let late = world.shard.command(world.now, client.key, ConnectionId(1), beat.as_bytes(), &mut client.outbox);
-    assert_eq!(late, Err(SUPERSEDED));
+    assert_eq!(late, Err(Close::Superseded));
     // The new connection is lost, too, before the client reads anything.
     assert!(client.resume(&mut world, 3, seen));
     client.catch_up(&mut world);

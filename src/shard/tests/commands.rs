@@ -21,10 +21,10 @@ fn commands_are_limited_and_passed_on() {
         .collect();
     assert_eq!(sent[0]["d"]["activities"], json!([]));
     assert_eq!(sent[1]["d"]["guild_id"], 99);
-    assert_eq!(send(&mut world, r#"{"op":2,"d":{}}"#).unwrap_err().0, close::ALREADY_AUTHENTICATED);
-    assert_eq!(send(&mut world, "[").unwrap_err().0, close::DECODE_ERROR);
+    assert_eq!(send(&mut world, r#"{"op":2,"d":{}}"#).unwrap_err().code(), close::ALREADY_AUTHENTICATED);
+    assert_eq!(send(&mut world, "[").unwrap_err().code(), close::DECODE_ERROR);
     let flood = (0..200).map(|_| send(&mut world, r#"{"op":31,"d":{"guild_ids":[]}}"#)).find_map(Result::err);
-    assert_eq!(flood.unwrap().0, close::RATE_LIMITED);
+    assert_eq!(flood.unwrap().code(), close::RATE_LIMITED);
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn nothing_that_is_too_long_goes_to_discord() {
         let text = format!("{start}{}{end}", "x".repeat(4096 - start.len() - end.len()));
         let refused =
             world.shard.command(world.now, client.key, client.connection, text.as_bytes(), &mut client.outbox);
-        assert_eq!(refused.unwrap_err().0, close::DECODE_ERROR);
+        assert_eq!(refused.unwrap_err().code(), close::DECODE_ERROR);
         assert_eq!(world.shard.poll_upstream(world.now), None);
     }
 }

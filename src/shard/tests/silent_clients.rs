@@ -27,7 +27,7 @@ fn a_silent_client_is_closed_resumably() {
     assert_eq!(client.produce(&mut world), Progress::Idle);
     world.now += SECOND;
     world.shard.tick(world.now);
-    assert!(matches!(client.produce(&mut world), Progress::Close { close: (close::UNKNOWN_ERROR, _), .. }));
+    assert!(matches!(client.produce(&mut world), Progress::Close { close: Close::Silent, .. }));
     world.shard.detach(world.now, client.key, ConnectionId(1), false);
     let sequence = client.sequence;
     assert!(client.resume(&mut world, 2, sequence));
@@ -45,7 +45,7 @@ fn a_client_that_reads_nothing_is_closed_all_the_same() {
     }
     let id = session_in(&old.url).unwrap();
     assert!(world.shard.resume(world.now, ConnectionId(3), &id, old.sequence).is_some());
-    assert_eq!(old.produce(&mut world), Progress::Close { close: SUPERSEDED, reconnect: false });
+    assert_eq!(old.produce(&mut world), Progress::Close { close: Close::Superseded, reconnect: false });
     world.now += HEARTBEAT_TIMEOUT;
     world.shard.tick(world.now);
     assert!(matches!(silent.produce(&mut world), Progress::Close { reconnect: true, .. }));

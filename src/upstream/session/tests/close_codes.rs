@@ -36,7 +36,7 @@ fn fatal_codes_end_it() {
         let mut session = session();
         connect(&mut session, SECOND);
         session.on_closed(SECOND, Some(code));
-        assert_eq!((session.status(), session.fatal().unwrap().0), (Status::Fatal, code));
+        assert_eq!((session.status(), session.fatal().unwrap().code), (Status::Fatal, code));
         assert_eq!(session.deadline(), None);
         for hour in 1..100 {
             session.on_tick(SECOND * 3600 * hour);
