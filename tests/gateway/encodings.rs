@@ -27,6 +27,7 @@ fn packs(options: Options) -> bool {
 }
 
 struct Client {
+    options: Options,
     gateway: Gateway,
     session: String,
     sequence: u64,
@@ -53,10 +54,24 @@ fn every_client_gets_the_same() {
     let directory = scratch("encodings");
     let simulator = Simulator::start(&directory, WORLD);
     let proxy = Proxy::start(&directory, &simulator, &json!({}));
-    let guilds = simulator.guilds(0).len();
-    let largest = simulator.guilds(0).into_iter().max_by_key(|(_, guild)| guild.members).expect("a guild");
+    let guilds = simulator.guilds(0);
+    let (largest, _) = guilds.iter().max_by_key(|(_, guild)| guild.members).expect("a guild");
+    let mut clients = all_get_the_same_ready_and_guilds(&proxy, guilds.len());
+    all_get_the_same_events(&simulator, &mut clients);
+    all_are_answered_with_the_same_members(largest, &mut clients);
+    presences_of_every_encoding_reach_discord(&simulator, &mut clients);
+    all_resume_and_get_what_they_missed(&proxy, &simulator, &mut clients);
+    all_read_on_after_their_resume(&simulator, &mut clients);
+    for client in clients {
+        assert_eq!(client.gateway.close(4000), Some(4000), "{:?}", client.options);
+    }
+    assert_eq!(simulator.identifies(), 2);
+    assert_eq!(simulator.stats()["violations"], json!([]));
+}
 
-    // Each client gets READY and its guilds.
+/// Connects a client with each combination. Heartbeats and RESUMEs before the IDENTIFY are answered, and READY and the
+/// guilds are those of the first client.
+fn all_get_the_same_ready_and_guilds(proxy: &Proxy, guilds: usize) -> Vec<Client> {
     let mut clients = Vec::new();
     let mut snapshot = Vec::new();
     for options in all() {
@@ -67,7 +82,7 @@ fn every_client_gets_the_same() {
         let refused = gateway.receive().expect("Invalid Session");
         assert_eq!((refused.op, refused.d.as_str()), (9, "false"), "{options:?}");
         gateway.identify(SHARD, INTENTS);
-        let mut client = Client { gateway, session: String::new(), sequence: 0 };
+        let mut client = Client { options, gateway, session: String::new(), sequence: 0 };
         let mut events = client.events(1 + guilds);
         let session = events[0].1["session_id"].take();
         client.session = session.as_str().expect("an id").to_owned();
@@ -82,28 +97,33 @@ fn every_client_gets_the_same() {
             assert!(events == snapshot, "{options:?} gets another READY or another guild");
         }
         assert_eq!(client.gateway.packed > 0, packs(options), "{options:?}");
-        clients.push((options, client));
+        clients.push(client);
     }
     assert_eq!((snapshot[0].0.as_str(), snapshot[1].0.as_str()), ("READY", "GUILD_CREATE"));
+    clients
+}
 
-    // Events of all types.
+/// Discord sends events of all types.
+fn all_get_the_same_events(simulator: &Simulator, clients: &mut [Client]) {
     simulator.emit(0, 3);
     simulator.mutate(0, 40);
     simulator.emit(0, 1);
     let last = simulator.last_number(0);
     let mut events = Vec::new();
-    let (_, first) = &mut clients[0];
+    let [first, others @ ..] = clients else { panic!("no client") };
     while events.len() < 4 || number(&events) != Some(last) {
         events.push(first.event());
     }
-    for (options, client) in &mut clients[1..] {
-        assert!(client.events(events.len()) == events, "{options:?} gets other events");
+    for client in others {
+        assert!(client.events(events.len()) == events, "{:?} gets other events", client.options);
     }
+}
 
-    // Each client requests members, which the proxy answers. Some clients also send a presence, which goes to Discord.
+/// Each client requests the members of this guild, which the proxy answers.
+fn all_are_answered_with_the_same_members(guild: &str, clients: &mut [Client]) {
     let mut members = Value::Null;
-    for (index, (options, client)) in clients.iter_mut().enumerate() {
-        let command = json!({"guild_id": largest.0, "query": "", "limit": 0, "nonce": "n", "presences": true});
+    for client in clients {
+        let command = json!({"guild_id": guild, "query": "", "limit": 0, "nonce": "n", "presences": true});
         client.gateway.send(8, &command);
         let (name, mut chunk) = client.event();
         assert_eq!((name.as_str(), &chunk["nonce"]), ("GUILD_MEMBERS_CHUNK", &json!("n")));
@@ -117,14 +137,18 @@ fn every_client_gets_the_same() {
         }
         assert!(
             chunk == members,
-            "{options:?} gets other members: {:.3000} {:.3000}",
+            "{:?} gets other members: {:.3000} {:.3000}",
+            client.options,
             chunk.to_string(),
             members.to_string()
         );
-        // Only some clients send a presence, at least one for each encoding: Discord allows five in 20 s.
-        if !index.is_multiple_of(3) {
-            continue;
-        }
+    }
+}
+
+/// Some clients send a presence, which goes to Discord: at least one client for each encoding, because Discord allows
+/// five presences in 20 s.
+fn presences_of_every_encoding_reach_discord(simulator: &Simulator, clients: &mut [Client]) {
+    for (index, client) in clients.iter_mut().enumerate().step_by(3) {
         let name = format!("client {index} ü");
         // The number needs more precision than a float of 32 bits, which erlpack writes.
         let presence = json!({"status": "dnd", "afk": true, "since": 1_700_000_000_001u64, "activities": [{"name": name, "type": 0}]});
@@ -134,35 +158,35 @@ fn every_client_gets_the_same() {
             if found == presence { Ok(()) } else { Err(found.to_string()) }
         });
         client.gateway.heartbeat(client.sequence - 2);
-        assert_eq!(client.gateway.receive().expect("an ACK").op, 11, "{options:?}");
+        assert_eq!(client.gateway.receive().expect("an ACK").op, 11, "{:?}", client.options);
     }
+}
 
-    // Each client resumes.
+/// Each client loses 20 events, resumes on another connection, and gets them again.
+fn all_resume_and_get_what_they_missed(proxy: &Proxy, simulator: &Simulator, clients: &mut [Client]) {
     simulator.emit(0, 20);
-    for (options, client) in &mut clients {
+    for client in clients {
         let missed = client.events(20);
-        client.gateway = Gateway::connect(proxy.address, *options);
+        client.gateway = Gateway::connect(proxy.address, client.options);
         client.gateway.resume(&client.session, client.sequence - 20);
         client.sequence -= 20;
-        assert!(client.events(20) == missed, "{options:?}");
+        assert!(client.events(20) == missed, "{:?}", client.options);
         assert_eq!(client.event().0, "RESUMED");
     }
+}
+
+/// The resumed connections bring each client the events up to the newest message.
+fn all_read_on_after_their_resume(simulator: &Simulator, clients: &mut [Client]) {
     simulator.mutate(0, 200);
     simulator.emit(0, 1);
     let last = simulator.last_number(0);
-    for (options, client) in &mut clients {
+    for client in clients {
         let mut events = Vec::new();
         while number(&events) != Some(last) {
             events.push(client.event());
         }
-        assert_eq!(client.gateway.packed > 0, packs(*options), "{options:?}: RESUME has no `compress`");
-        assert_eq!(
-            std::mem::replace(&mut client.gateway, Gateway::connect(proxy.address, *options)).close(4000),
-            Some(4000)
-        );
+        assert_eq!(client.gateway.packed > 0, packs(client.options), "{:?}: RESUME has no `compress`", client.options);
     }
-    assert_eq!(simulator.identifies(), 2);
-    assert_eq!(simulator.stats()["violations"], json!([]));
 }
 
 /// The number of the newest message in the events.

@@ -148,38 +148,38 @@ fn log_of(directory: &Path) -> String {
     fs::read_to_string(directory.join("gateway-proxy.log")).expect("a log")
 }
 
-#[test]
-fn a_restart_costs_no_identify_and_no_event() {
-    const RESTARTS: [u32; 3] = [2, 1, 3];
-    let directory = scratch("restart");
-    let simulator = Simulator::start(&directory, &world(8));
-    let port = free_port();
-    let mut proxy = Proxy::start(&directory, &simulator, &config(&directory, port, 1));
-    assert_eq!(simulator.identifies(), u64::from(SHARDS));
-    let failed = Arc::new(AtomicBool::new(false));
-    let last: Vec<Arc<AtomicU64>> = (0..SHARDS).map(|_| Arc::default()).collect();
-    let mut numbers = Vec::new();
-    let mut clients = Vec::new();
-    for shard in 0..SHARDS {
-        for transport in [Transport::None, Transport::Zlib, Transport::Zstd] {
-            let number = Arc::new(AtomicU64::new(0));
-            numbers.push((shard, number.clone()));
-            let client = Client {
-                address: proxy.address,
-                shard,
-                transport,
-                last: last[shard as usize].clone(),
-                number,
-                failed: failed.clone(),
-            };
-            clients.push(thread::spawn(move || client.run()));
+/// The clients of a test, three on each shard with different transports, and what the test tells them.
+struct Crowd {
+    clients: Vec<thread::JoinHandle<Told>>,
+    /// The shard and [`Client::number`] of each client.
+    numbers: Vec<(u32, Arc<AtomicU64>)>,
+    /// [`Client::last`] of each shard.
+    last: Vec<Arc<AtomicU64>>,
+    failed: Arc<AtomicBool>,
+}
+
+impl Crowd {
+    fn start(address: std::net::SocketAddr) -> Self {
+        let failed = Arc::new(AtomicBool::new(false));
+        let last: Vec<Arc<AtomicU64>> = (0..SHARDS).map(|_| Arc::default()).collect();
+        let (mut clients, mut numbers) = (Vec::new(), Vec::new());
+        for shard in 0..SHARDS {
+            for transport in [Transport::None, Transport::Zlib, Transport::Zstd] {
+                let number = Arc::new(AtomicU64::new(0));
+                numbers.push((shard, number.clone()));
+                let last = last[shard as usize].clone();
+                let client = Client { address, shard, transport, last, number, failed: failed.clone() };
+                clients.push(thread::spawn(move || client.run()));
+            }
         }
+        Self { clients, numbers, last, failed }
     }
-    simulator.traffic(600);
-    let all_seen = |from: u64, simulator: &Simulator| {
-        for (shard, number) in &numbers {
+
+    /// Waits until each client has got a message with a higher number than this one.
+    fn sees_messages_after(&self, from: u64, simulator: &Simulator) {
+        for (shard, number) in &self.numbers {
             wait_until("every client to see new events", || {
-                assert!(!failed.load(Relaxed), "a client has failed");
+                assert!(!self.failed.load(Relaxed), "a client has failed");
                 let seen = number.load(Relaxed);
                 if seen > from {
                     Ok(())
@@ -188,50 +188,80 @@ fn a_restart_costs_no_identify_and_no_event() {
                 }
             });
         }
-    };
+    }
+
+    /// Sends the last message of each shard, with which its clients end. The simulator sends no random events any more.
+    /// Each client has resumed at least once for each restart, and has counted the members of each guild right.
+    fn ends_with_the_truth(self, simulator: &Simulator, restarts: usize) {
+        for (shard, last) in self.last.iter().enumerate() {
+            let (_, number) = simulator.emit(shard as u32, 1);
+            last.store(number, Relaxed);
+        }
+        for (client, (shard, _)) in self.clients.into_iter().zip(self.numbers) {
+            let told = client.join().expect("a client that is content");
+            assert!(told.resumes as usize >= restarts);
+            for (id, guild) in simulator.guilds(shard) {
+                if !guild.unavailable {
+                    let path = format!("/sim/guild?id={id}");
+                    let truth = support::get_json(simulator.address, &path).expect("the truth");
+                    assert_eq!(told.members.get(&id).copied(), truth["member_count"].as_i64(), "members of {id}");
+                }
+            }
+        }
+    }
+}
+
+/// Stops the proxy while events are sent. Discord has further events meanwhile, and sends them after the RESUME.
+/// Returns the highest number of a message so far.
+fn stop_with_events_on_the_way(proxy: Proxy, simulator: &Simulator, directory: &Path) -> u64 {
+    for shard in 0..SHARDS {
+        simulator.mutate(shard, 100);
+    }
+    proxy.stop();
+    assert_eq!(state_files(directory), ["gateway.json", "shard-0.state", "shard-1.state", "shard-2.state"]);
+    for shard in 0..SHARDS {
+        simulator.mutate(shard, 100);
+        simulator.emit(shard, 30);
+    }
+    (0..SHARDS).map(|shard| simulator.last_number(shard)).max().expect("a shard")
+}
+
+/// Starts the proxy on its state files. It resumes each shard once.
+fn start_and_resume(directory: &Path, simulator: &Simulator, config: &Value, restart: usize) -> Proxy {
+    let proxy = Proxy::start(directory, simulator, config);
+    let resumes: Vec<_> = (0..SHARDS).map(|shard| simulator.shard_stats(shard)["resumes"].clone()).collect();
+    assert_eq!(resumes, vec![json!(restart + 1); SHARDS as usize]);
+    proxy
+}
+
+#[test]
+fn a_restart_costs_no_identify_and_no_event() {
+    const RESTARTS: [u32; 3] = [2, 1, 3];
+    let directory = scratch("restart");
+    let simulator = Simulator::start(&directory, &world(8));
+    let port = free_port();
+    let mut proxy = Proxy::start(&directory, &simulator, &config(&directory, port, 1));
+    assert_eq!(simulator.identifies(), u64::from(SHARDS));
+    let crowd = Crowd::start(proxy.address);
+    simulator.traffic(600);
     for shard in 0..SHARDS {
         simulator.emit(shard, 20);
     }
-    all_seen(0, &simulator);
+    crowd.sees_messages_after(0, &simulator);
     for (restart, cores) in RESTARTS.into_iter().enumerate() {
-        for shard in 0..SHARDS {
-            simulator.mutate(shard, 100);
-        }
-        proxy.stop();
-        assert_eq!(state_files(&directory), ["gateway.json", "shard-0.state", "shard-1.state", "shard-2.state"]);
-        // Discord has further events meanwhile, and sends them after the RESUME.
-        for shard in 0..SHARDS {
-            simulator.mutate(shard, 100);
-            simulator.emit(shard, 30);
-        }
-        let from = (0..SHARDS).map(|shard| simulator.last_number(shard)).max().expect("a shard");
-        proxy = Proxy::start(&directory, &simulator, &config(&directory, port, cores));
-        let resumes: Vec<_> = (0..SHARDS).map(|shard| simulator.shard_stats(shard)["resumes"].clone()).collect();
-        assert_eq!(resumes, vec![json!(restart + 1); SHARDS as usize]);
+        let from = stop_with_events_on_the_way(proxy, &simulator, &directory);
+        proxy = start_and_resume(&directory, &simulator, &config(&directory, port, cores), restart);
         for shard in 0..SHARDS {
             while simulator.last_number(shard) <= from {
                 simulator.emit(shard, 10);
             }
         }
-        all_seen(from, &simulator);
+        crowd.sees_messages_after(from, &simulator);
         assert_eq!(state_files(&directory), [""; 0], "what was read is gone");
     }
+    // The simulator makes no more random events after it has answered the request to stop them.
     simulator.traffic(0);
-    for (shard, last) in last.iter().enumerate() {
-        // The simulator makes no more random events after it has answered the request to stop them.
-        let (_, number) = simulator.emit(shard as u32, 1);
-        last.store(number, Relaxed);
-    }
-    for (index, client) in clients.into_iter().enumerate() {
-        let told = client.join().expect("a client that is content");
-        assert!(told.resumes as usize >= RESTARTS.len());
-        for (id, guild) in simulator.guilds(index as u32 / 3) {
-            if !guild.unavailable {
-                let truth = support::get_json(simulator.address, &format!("/sim/guild?id={id}")).expect("the truth");
-                assert_eq!(told.members.get(&id).copied(), truth["member_count"].as_i64(), "members of {id}");
-            }
-        }
-    }
+    crowd.ends_with_the_truth(&simulator, RESTARTS.len());
     for shard in 0..SHARDS {
         assert!(compare_guilds(&proxy, &simulator, shard, SHARDS, true) > 5);
     }

@@ -217,60 +217,132 @@ impl Client {
     }
 }
 
-#[test]
-fn every_stream_is_complete() {
-    let _alone = crate::alone();
-    let directory = scratch("fan_out");
-    let options = format!("--shards {SHARDS} --max-concurrency 8 --guilds 160 --members 20 --seed 5 --rate 0");
-    let simulator = Simulator::start(&directory, &options);
-    let proxy = Proxy::start(&directory, &simulator, &json!({"shards": SHARDS, "cores": 3, "log_level": "info"}));
-    let last: Vec<Arc<AtomicU64>> = (0..SHARDS).map(|_| Arc::default()).collect();
-    let failed = Arc::new(AtomicBool::new(false));
-    let settling = Arc::new(AtomicBool::new(false));
-    let settled = Arc::new(AtomicUsize::new(0));
-    let kinds = [
-        (Transport::None, Habit::Steady),
-        (Transport::Zlib, Habit::Resumes),
-        (Transport::Zstd, Habit::Restarts),
-        (Transport::Zstd, Habit::Resumes),
-        (Transport::None, Habit::Restarts),
-        (Transport::Zlib, Habit::Steady),
-        (Transport::None, Habit::Resumes),
-        (Transport::Zlib, Habit::Restarts),
-        (Transport::Zstd, Habit::Steady),
-    ];
-    let mut reached: Vec<(u32, Arc<AtomicU64>)> = Vec::new();
-    let clients: Vec<_> = (0..SHARDS)
-        .flat_map(|shard| (0..3).map(move |slot| (shard, slot)))
-        .map(|(shard, slot)| {
-            let (transport, habit) = kinds[(shard as usize % 3) * 3 + slot];
-            let encoding = if shard % 2 == 0 { Encoding::Json } else { Encoding::Etf };
-            let options = Options { transport, encoding, compress: slot > 0 };
-            let newest = Arc::new(AtomicU64::new(u64::MAX));
-            reached.push((shard, newest.clone()));
-            let client = Client {
-                address: proxy.address,
-                shard,
-                options,
-                habit,
-                last: last[shard as usize].clone(),
-                reached: newest,
-                failed: failed.clone(),
-                settling: settling.clone(),
-                settled: settled.clone(),
-                random: fastrand::Rng::with_seed(u64::from(shard) * 3 + slot as u64),
-            };
-            let failed = failed.clone();
-            thread::spawn(move || {
-                let what = format!("shard {shard}, {options:?}, {habit:?}");
-                let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| client.run()));
-                failed.fetch_or(result.is_err(), Relaxed);
-                (what, result)
-            })
-        })
-        .collect();
+/// Transport and habit of the clients, three for a shard. The shards take the three groups in turn.
+const KINDS: [(Transport, Habit); 9] = [
+    (Transport::None, Habit::Steady),
+    (Transport::Zlib, Habit::Resumes),
+    (Transport::Zstd, Habit::Restarts),
+    (Transport::Zstd, Habit::Resumes),
+    (Transport::None, Habit::Restarts),
+    (Transport::Zlib, Habit::Steady),
+    (Transport::None, Habit::Resumes),
+    (Transport::Zlib, Habit::Restarts),
+    (Transport::Zstd, Habit::Steady),
+];
+
+/// A client in its thread.
+struct Running {
+    /// Shard, options and habit, for messages.
+    what: String,
+    shard: u32,
+    /// [`Client::reached`].
+    reached: Arc<AtomicU64>,
+    thread: thread::JoinHandle<thread::Result<u64>>,
+}
+
+/// All clients, and what the test tells them.
+struct Crowd {
+    clients: Vec<Running>,
+    /// [`Client::last`] of each shard.
+    last: Vec<Arc<AtomicU64>>,
+    failed: Arc<AtomicBool>,
+    settling: Arc<AtomicBool>,
+    settled: Arc<AtomicUsize>,
+}
+
+impl Crowd {
+    /// Starts three clients on each shard.
+    fn start(address: SocketAddr) -> Self {
+        let mut crowd = Self {
+            clients: Vec::new(),
+            last: (0..SHARDS).map(|_| Arc::default()).collect(),
+            failed: Arc::default(),
+            settling: Arc::default(),
+            settled: Arc::default(),
+        };
+        for shard in 0..SHARDS {
+            for slot in 0..3 {
+                let client = crowd.start_client(address, shard, slot);
+                crowd.clients.push(client);
+            }
+        }
+        crowd
+    }
+
+    fn start_client(&self, address: SocketAddr, shard: u32, slot: usize) -> Running {
+        let (transport, habit) = KINDS[(shard as usize % 3) * 3 + slot];
+        let encoding = if shard.is_multiple_of(2) { Encoding::Json } else { Encoding::Etf };
+        let options = Options { transport, encoding, compress: slot > 0 };
+        let reached = Arc::new(AtomicU64::new(u64::MAX));
+        let client = Client {
+            address,
+            shard,
+            options,
+            habit,
+            last: self.last[shard as usize].clone(),
+            reached: reached.clone(),
+            failed: self.failed.clone(),
+            settling: self.settling.clone(),
+            settled: self.settled.clone(),
+            random: fastrand::Rng::with_seed(u64::from(shard) * 3 + slot as u64),
+        };
+        let failed = self.failed.clone();
+        let thread = thread::spawn(move || {
+            let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| client.run()));
+            failed.fetch_or(result.is_err(), Relaxed);
+            result
+        });
+        Running { what: format!("shard {shard}, {options:?}, {habit:?}"), shard, reached, thread }
+    }
+
+    fn has_failed(&self) -> bool {
+        self.failed.load(Relaxed)
+    }
+
+    /// Waits until each client has got nearly all of the messages up to these numbers, one for each shard, or a client
+    /// has failed.
+    fn keeps_up_with(&self, emitted: &[u64]) {
+        wait_until("the slowest client to be near the newest message", || {
+            let mut behind = self
+                .clients
+                .iter()
+                .map(|client| emitted[client.shard as usize].saturating_sub(client.reached.load(Relaxed)));
+            match behind.find(|behind| *behind > MOST_BEHIND) {
+                Some(behind) if !self.has_failed() => Err(format!("it is {behind} messages behind")),
+                _ => Ok(()),
+            }
+        });
+    }
+
+    /// Tells the clients to stay connected, and waits until all of them have their guilds, or a client has failed.
+    fn settles(&self) {
+        self.settling.store(true, Relaxed);
+        wait_until("all clients to settle", || match self.settled.load(Relaxed) {
+            _ if self.has_failed() => Ok(()),
+            count if count == self.clients.len() => Ok(()),
+            count => Err(format!("{count} have")),
+        });
+    }
+
+    /// Waits for the end of each client, and fails when one has failed. Returns how many events the clients have got.
+    fn ends(self) -> u64 {
+        let mut total = 0;
+        let mut failures = Vec::new();
+        for client in self.clients {
+            match client.thread.join().expect("the panic is in the result") {
+                Ok(events) => total += events,
+                Err(_) => failures.push(client.what),
+            }
+        }
+        assert!(failures.is_empty(), "failed: {failures:#?}");
+        total
+    }
+}
+
+/// Sends bursts of messages on all shards until [`EVENTS`] are sent or a client has failed.
+fn send_bursts(simulator: &Simulator, crowd: &Crowd) {
     let per_shard = EVENTS / u64::from(SHARDS);
-    let mut emitted = vec![0_u64; SHARDS as usize];
+    let mut emitted = [0_u64; SHARDS as usize];
     for round in 0..per_shard / BURST {
         for shard in 0..SHARDS {
             // The state changes between the bursts, so that a wrong order of snapshots and events shows.
@@ -278,43 +350,36 @@ fn every_stream_is_complete() {
             let (_, to) = simulator.emit(shard, BURST);
             emitted[shard as usize] = to;
         }
-        wait_until("the slowest client to be near the newest message", || {
-            let mut behind =
-                reached.iter().map(|(shard, reached)| emitted[*shard as usize].saturating_sub(reached.load(Relaxed)));
-            match behind.find(|behind| *behind > MOST_BEHIND) {
-                Some(behind) if !failed.load(Relaxed) => Err(format!("it is {behind} messages behind")),
-                _ => Ok(()),
-            }
-        });
-        if failed.load(Relaxed) {
+        crowd.keeps_up_with(&emitted);
+        if crowd.has_failed() {
             break;
         }
         // Some bursts follow each other at once, others find clients that have nothing to read.
         thread::sleep(Duration::from_millis(if round % 10 == 9 { 100 } else { 10 }));
     }
-    settling.store(true, Relaxed);
-    wait_until("all clients to settle", || match settled.load(Relaxed) {
-        _ if failed.load(Relaxed) => Ok(()),
-        count if count == clients.len() => Ok(()),
-        count => Err(format!("{count} have")),
-    });
-    // The last message of each shard. A client that has it has got all.
+}
+
+/// Sends the last message of each shard. A client that has it has got all.
+fn send_the_last_messages(simulator: &Simulator, crowd: &Crowd) {
     for shard in 0..SHARDS {
         let (_, to) = simulator.emit(shard, 1);
-        last[shard as usize].store(to, Relaxed);
+        crowd.last[shard as usize].store(to, Relaxed);
     }
-    let mut total = 0;
-    let mut failures = Vec::new();
-    for client in clients {
-        let (what, result) = client.join().expect("the panic is in the result");
-        match result {
-            Ok(events) => total += events,
-            Err(_) => failures.push(what),
-        }
-    }
-    assert!(failures.is_empty(), "failed: {failures:#?}");
+}
+
+#[test]
+fn every_stream_is_complete() {
+    let _alone = crate::alone();
+    let directory = scratch("fan_out");
+    let options = format!("--shards {SHARDS} --max-concurrency 8 --guilds 160 --members 20 --seed 5 --rate 0");
+    let simulator = Simulator::start(&directory, &options);
+    let proxy = Proxy::start(&directory, &simulator, &json!({"shards": SHARDS, "cores": 3, "log_level": "info"}));
+    let crowd = Crowd::start(proxy.address);
+    send_bursts(&simulator, &crowd);
+    crowd.settles();
+    send_the_last_messages(&simulator, &crowd);
+    let total = crowd.ends();
     assert!(total > EVENTS, "{total} events reached the clients");
-    let stats = simulator.stats();
-    assert_eq!(stats["violations"], json!([]));
+    assert_eq!(simulator.stats()["violations"], json!([]));
     assert_eq!(simulator.identifies(), u64::from(SHARDS), "no client has cost an IDENTIFY");
 }

@@ -72,9 +72,6 @@ const EXCEPTIONS: &[Exception] = &[
     (Rule::Function, "src/control/metrics.rs", "render", "one line or two for each metric"),
     (Rule::Function, "tests/models/cache_model/model.rs", "apply", "one arm for each event type"),
     (Rule::Function, "tests/models/cache_model/random_events.rs", "event", "one arm for each event type"),
-    (Rule::Function, "tests/gateway/encodings.rs", "every_client_gets_the_same", "to be parted"),
-    (Rule::Function, "tests/load/fan_out.rs", "every_stream_is_complete", "to be parted"),
-    (Rule::Function, "tests/gateway/restart.rs", "a_restart_costs_no_identify_and_no_event", "to be parted"),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -245,8 +245,10 @@ impl Gateway {
         self.send(1, &json!(sequence));
     }
 
-    /// Sends a close frame. Returns the code of the close frame in answer.
+    /// Sends a close frame. Returns the code of the close frame in answer, for which it waits [`super::PATIENCE`]
+    /// whatever [`Gateway::set_patience`] has set: on a busy machine the answer takes its time.
     pub fn close(mut self, code: u16) -> Option<u16> {
+        self.set_patience(super::PATIENCE);
         self.socket.send(Message::Close(Some(CloseFrame { code: code.into(), reason: "".into() }))).ok()?;
         loop {
             match self.receive() {
