@@ -155,6 +155,9 @@ fn preflight(config: &Config, placement: &Placement) -> Result<Listeners, String
     if let Some(warning) = preflight::limits(placement.most() + 1)? {
         tracing::warn!("{warning}");
     }
+    if let (None, Some(warning)) = (config.client_memory, preflight::unknown_limit()) {
+        tracing::warn!("{warning}");
+    }
     if let Some(directory) = &config.state_dir {
         let stale = state_dir::prepare(directory, config.trust_state_dir).map_err(|error| error.to_string())?;
         if stale > 0 {

@@ -224,11 +224,13 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
     let files = preflight::open_files().map_err(Failure::OpenFiles)?;
     let reserved_files = preflight::reserved_files(config.shards, files);
     let memory = Arc::new(memory_budget(&config));
-    let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
+    let cpu = placement.control;
+    let executor = LocalExecutorBuilder::default()
         .name("control")
         .io_memory(IO_MEMORY)
         .spawn(move || async move {
             let control = Rc::new(Control {
+            starter::pin_control_core(cpu)?;
                 origin_policy: origin_policy(&config),
                 live: RefCell::new(Rc::new(config.clone())),
                 hosts,

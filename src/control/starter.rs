@@ -8,7 +8,7 @@ use crate::{
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Postbox, core_mailbox},
-    placement::Placement,
+    placement::{Placement, pin_thread},
     preflight,
     websocket::Endpoint,
 };
@@ -38,16 +38,31 @@ impl Starter {
             let waker = Waker::new().map_err(|error| failure(&error))?;
             let (postbox, mailbox) = core_mailbox(waker.clone());
             let (control, epoch) = (self.control.clone(), self.epoch);
-            let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
+            // The thread pins itself, because glommio can not do that where `/sys` is hidden.
+            let thread = LocalExecutorBuilder::default()
                 .name(&format!("data-{index}"))
                 .io_memory(IO_MEMORY)
-                .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
+                .spawn(move || async move {
+                    match pin_thread(cpu) {
+                        Ok(()) => data_core::run(mailbox, waker, control, epoch),
+                        Err(error) => {
+                            let why = format!("data core {index} can not be pinned to CPU {cpu}: {error}");
+                            drop(control.send(ToControl::Failed(why)));
+                        }
+                    }
+                })
                 .map_err(|error| failure(&error))?;
             self.threads.lock().expect("nobody panics with it").push(thread);
             postboxes.push(postbox);
         }
         Ok(postboxes)
     }
+}
+
+/// Pins the calling thread, which is that of the control core, to its CPU. As the data cores, this thread pins itself,
+/// because glommio can not do that where `/sys` is hidden.
+pub(super) fn pin_control_core(cpu: usize) -> Result<(), Failure> {
+    pin_thread(cpu).map_err(|error| Failure::ControlCore(format!("it can not be pinned to CPU {cpu}: {error}")))
 }
 
 impl Control {

@@ -1,12 +1,14 @@
 //! What operators use: the live page (`page`), metrics (`metrics`), the command line (`command_line`) and its
 //! subcommands (`commands`), reading the configuration again (`reload`), repairing a shard (`repair`), events and
-//! compression that clients do not get (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
+//! compression that clients do not get (`wire`), several proxies of one bot (`queue`), the log (`logs`), the CPUs of the
+//! threads (`cores`), and what Discord sends that can not be read (`unreadable`).
 
 mod alerts;
 mod browser;
 mod changed_file;
 mod command_line;
 mod commands;
+mod cores;
 mod images;
 mod install;
 mod kubernetes;
