@@ -21,6 +21,7 @@ mod reload;
 mod repair;
 mod service;
 mod trace;
+mod unreadable;
 mod wire;
 
 use serde_json::Value;

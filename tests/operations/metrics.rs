@@ -16,7 +16,7 @@ const PRIOR_ART: [&str; 2] = ["gateway_shard_events", "gateway_shard_latency_his
 
 /// The text of `/metrics` about one metric.
 #[derive(Debug, Default)]
-struct Family {
+pub struct Family {
     kind: String,
     /// Each sample: name of the series, labels ordered by name, value.
     samples: Vec<(String, BTreeMap<String, String>, f64)>,
@@ -155,7 +155,8 @@ fn check_histogram(name: &str, samples: &[(String, BTreeMap<String, String>, f64
     Ok(())
 }
 
-fn value(families: &BTreeMap<String, Family>, name: &str, wanted: &[(&str, &str)]) -> Option<f64> {
+/// The value of the first series with these labels, in the order of the text.
+pub fn value(families: &BTreeMap<String, Family>, name: &str, wanted: &[(&str, &str)]) -> Option<f64> {
     let samples = &families.get(name)?.samples;
     let has = |labels: &BTreeMap<String, String>| {
         wanted.iter().all(|(label, value)| labels.get(*label).is_some_and(|given| given == value))
@@ -163,7 +164,8 @@ fn value(families: &BTreeMap<String, Family>, name: &str, wanted: &[(&str, &str)
     samples.iter().find(|(_, labels, _)| has(labels)).map(|(.., value)| *value)
 }
 
-fn scrape(proxy: &Proxy) -> (String, BTreeMap<String, Family>) {
+/// Reads `/metrics`, as text and parsed.
+pub fn scrape(proxy: &Proxy) -> (String, BTreeMap<String, Family>) {
     let answer = ask(proxy.address, "GET", "/metrics", None);
     assert!(answer.header.contains("Content-Type: text/plain; version=0.0.4"), "{}", answer.header);
     let families = parse(&answer.body).unwrap_or_else(|what| panic!("{what}\nin\n{}", answer.body));
