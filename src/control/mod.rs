@@ -29,6 +29,7 @@ pub mod origin;
 mod page;
 mod permits;
 mod pool;
+mod queue_connection;
 mod reload;
 pub mod rest;
 mod saved_gateway;
@@ -229,8 +230,8 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
         .name("control")
         .io_memory(IO_MEMORY)
         .spawn(move || async move {
-            let control = Rc::new(Control {
             starter::pin_control_core(cpu)?;
+            let control = Rc::new(Control {
                 origin_policy: origin_policy(&config),
                 live: RefCell::new(Rc::new(config.clone())),
                 hosts,
