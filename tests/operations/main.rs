@@ -9,6 +9,7 @@ mod changed_file;
 mod command_line;
 mod commands;
 mod cores;
+mod dashboard;
 mod images;
 mod install;
 mod kubernetes;
