@@ -5,8 +5,11 @@ use crate::{client, metrics, start, status};
 use serde_json::{Value, json};
 use support::{Gateway, Proxy, Simulator, Transport, wait_until};
 
+/// A series of `/metrics`: its name, its labels, its value.
+type Series<'a> = (&'a str, &'a [(&'a str, &'a str)], f64);
+
 /// Waits until series of `/metrics` have these values; a series that is not there is 0.
-fn wait_for(proxy: &Proxy, expected: &[(&str, &[(&str, &str)], f64)]) {
+fn wait_for(proxy: &Proxy, expected: &[Series<'_>]) {
     wait_until("the metrics", || {
         let (_, families) = metrics::scrape(proxy);
         let found: Vec<f64> =
