@@ -8,9 +8,8 @@ use gateway_proxy::{
     cache::Flags,
     compression::{Inflater, Transport},
     control::{
-        body::Body,
         http::{self, OriginPolicy, Route},
-        origin, response_head,
+        origin,
     },
     log::Limits,
     protocol::{
@@ -29,10 +28,8 @@ use std::{rc::Rc, time::Duration};
 pub type Target = fn(&[u8]);
 
 /// All of them, by the names of their corpora.
-pub const ALL: [(&str, Target); 10] = [
+pub const ALL: [(&str, Target); 8] = [
     ("http_head", http_head),
-    ("http_body", http_body),
-    ("response_head", response_heads),
     ("proxy_header", proxy_header),
     ("frames", frames),
     ("inflate", inflate),
@@ -57,31 +54,6 @@ pub fn http_head(bytes: &[u8]) {
         assert!(http::may_end_after(bytes, 0));
     }
     let _ = origin::forwarded_for(bytes, &[]);
-}
-
-/// The body of a request. It ends at the same place however it comes.
-pub fn http_body(bytes: &[u8]) {
-    let Some((&[kind, cut], bytes)) = bytes.split_first_chunk() else { return };
-    let start = if kind & 1 == 0 { Body::Size(0, 0) } else { Body::Bytes(u64::from(kind)) };
-    let mut whole = start;
-    let taken = whole.advance(bytes);
-    let (first, second) = bytes.split_at(usize::from(cut).min(bytes.len()));
-    let mut parts = start;
-    let in_parts =
-        parts.advance(first).and_then(|n| if n < first.len() { Ok(n) } else { Ok(n + parts.advance(second)?) });
-    assert_eq!(taken, in_parts);
-    if let Ok(taken) = taken {
-        assert!(taken <= bytes.len() && parts == whole);
-        assert!(taken == bytes.len() || whole.is_over(), "it stops at its end only");
-    }
-}
-
-/// The head of a response, from the proxy for Discord's API.
-pub fn response_heads(bytes: &[u8]) {
-    let mut out = Vec::new();
-    if let Ok(Some((size, _))) = response_head(bytes, &mut out) {
-        assert!(size <= bytes.len() && out.ends_with(b"\r\n\r\n"));
-    }
 }
 
 /// The header of the PROXY protocol, from a terminator.

@@ -9,6 +9,7 @@
 
 mod admin;
 
+pub use admin::AdminListenError;
 use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -38,6 +39,45 @@ const WAKE_LIMIT: Duration = Duration::from_secs(1);
 /// `net.ipv4.tcp_wmem`.
 const UNSENT_LIMIT: libc::c_int = 64 << 10;
 
+/// What a socket unit has to look like.
+const ONE_PORT: &str = "the proxy has one port, so its socket unit needs exactly one ListenStream=";
+
+/// Why there is no socket to accept clients from. Each text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// The variables of socket activation can not be parsed.
+    #[error("LISTEN_PID or LISTEN_FDS is wrong ({0}): {ONE_PORT}")]
+    Activation(#[source] io::Error),
+    /// The process inherits this many sockets.
+    #[error("LISTEN_FDS is {0}, expected 1: {ONE_PORT}")]
+    SeveralSockets(usize),
+    /// The inherited socket does not accept TCP connections.
+    #[error(
+        "the inherited socket (LISTEN_FDS) does not listen for TCP: expected ListenStream= with a port, and Accept=no"
+    )]
+    NotTcp,
+    /// Another process has kept the port for the whole of [`BIND_LIMIT`].
+    #[error("{0} is in use: stop what listens there, or change `port` or `host` in the configuration")]
+    InUse(SocketAddr),
+    /// The kernel keeps the port for privileged processes.
+    #[error("{0} may not be used: choose a `port` from 1024 on, or give the CAP_NET_BIND_SERVICE capability")]
+    Privileged(SocketAddr),
+    /// No network interface has the address.
+    #[error("{0} is not an address of this machine: change `host`")]
+    ForeignAddress(SocketAddr),
+    /// The port can not be bound for another reason.
+    #[error("can not listen on {address}: {source}")]
+    Bind {
+        /// The address of the configuration.
+        address: SocketAddr,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel does not bound the unsent bytes of the connections.
+    #[error("TCP_NOTSENT_LOWAT can not be set on the listening socket ({0}): Linux 6.1 or newer is needed")]
+    UnsentLimit(#[source] io::Error),
+}
+
 /// A listening socket. Every connection that it accepts has [`UNSENT_LIMIT`].
 #[derive(Debug)]
 pub struct Listener {
@@ -48,24 +88,20 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// Returns the inherited socket, or else a socket that is bound to `address`. The error says what to do.
-    pub fn obtain(address: SocketAddr) -> Result<Self, String> {
+    /// Returns the inherited socket, or else a socket that is bound to `address`.
+    pub fn obtain(address: SocketAddr) -> Result<Self, ListenError> {
         let listener = Self::find(address)?;
-        limit_unsent(&listener.socket).map_err(|error| {
-            format!("TCP_NOTSENT_LOWAT can not be set on the listening socket ({error}): Linux 6.1 or newer is needed")
-        })?;
+        limit_unsent(&listener.socket).map_err(ListenError::UnsentLimit)?;
         Ok(listener)
     }
 
-    fn find(address: SocketAddr) -> Result<Self, String> {
+    fn find(address: SocketAddr) -> Result<Self, ListenError> {
         match inherited(sd_notify::listen_fds())? {
             Some(descriptor) => {
                 // SAFETY: by the protocol of socket activation the descriptor was opened for this process. Nothing else
                 // takes it: this is called once, and what the process itself has opened has other numbers.
                 let socket = TcpListener::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
-                let own = listening_at(&socket).ok_or(
-                    "the inherited socket (LISTEN_FDS) does not listen for TCP: expected ListenStream= with a port, and Accept=no",
-                )?;
+                let own = listening_at(&socket).ok_or(ListenError::NotTcp)?;
                 tracing::info!("listening on {own}, an inherited socket (LISTEN_FDS): `host` and `port` are not used");
                 Ok(Self { socket, inherited: true, path: None })
             }
@@ -125,13 +161,11 @@ fn limit_unsent(socket: &TcpListener) -> io::Result<()> {
 }
 
 /// Returns the descriptor that this process inherits, if any. `descriptors`: all that the environment names.
-fn inherited(descriptors: io::Result<impl ExactSizeIterator<Item = RawFd>>) -> Result<Option<RawFd>, String> {
-    const ADVICE: &str = "the proxy has one port, so its socket unit needs exactly one ListenStream=";
-    let mut descriptors =
-        descriptors.map_err(|error| format!("LISTEN_PID or LISTEN_FDS is wrong ({error}): {ADVICE}"))?;
+fn inherited(descriptors: io::Result<impl ExactSizeIterator<Item = RawFd>>) -> Result<Option<RawFd>, ListenError> {
+    let mut descriptors = descriptors.map_err(ListenError::Activation)?;
     match descriptors.len() {
         0 | 1 => Ok(descriptors.next()),
-        count => Err(format!("LISTEN_FDS is {count}, expected 1: {ADVICE}")),
+        count => Err(ListenError::SeveralSockets(count)),
     }
 }
 
@@ -149,7 +183,7 @@ fn listening_at(socket: &TcpListener) -> Option<SocketAddr> {
 }
 
 /// Binds the port. A port that another process keeps is an error, even if that process is another gateway-proxy.
-fn bind(address: SocketAddr) -> Result<TcpListener, String> {
+fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let start = Instant::now();
     let bound = loop {
         match TcpListener::bind(address) {
@@ -159,17 +193,11 @@ fn bind(address: SocketAddr) -> Result<TcpListener, String> {
             bound => break bound,
         }
     };
-    bound.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("{address} is in use: stop what listens there, or change `port` or `host` in the configuration")
-        }
-        io::ErrorKind::PermissionDenied => {
-            format!(
-                "{address} may not be used: choose a `port` from 1024 on, or give the CAP_NET_BIND_SERVICE capability"
-            )
-        }
-        io::ErrorKind::AddrNotAvailable => format!("{address} is not an address of this machine: change `host`"),
-        _ => format!("can not listen on {address}: {error}"),
+    bound.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::InUse(address),
+        io::ErrorKind::PermissionDenied => ListenError::Privileged(address),
+        io::ErrorKind::AddrNotAvailable => ListenError::ForeignAddress(address),
+        _ => ListenError::Bind { address, source },
     })
 }
 
@@ -182,19 +210,23 @@ mod tests {
         let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = first.local_addr().unwrap();
         let error = bind(address).unwrap_err();
-        assert!(error.starts_with(&format!("{address} is in use")), "{error}");
+        assert!(matches!(error, ListenError::InUse(named) if named == address), "{error:?}");
+        assert!(error.to_string().starts_with(&format!("{address} is in use")), "{error}");
         let error = bind("192.0.2.1:0".parse().unwrap()).unwrap_err();
-        assert!(error.contains("is not an address of this machine"), "{error}");
+        assert!(matches!(error, ListenError::ForeignAddress(_)), "{error:?}");
+        assert_eq!(error.to_string(), "192.0.2.1:0 is not an address of this machine: change `host`");
     }
 
     #[test]
     fn at_most_one_socket_is_inherited() {
         let inherited = |count: RawFd| inherited(Ok(3..3 + count));
-        assert_eq!(inherited(0), Ok(None));
-        assert_eq!(inherited(1), Ok(Some(3)));
-        assert!(inherited(2).unwrap_err().contains("expected 1"));
+        assert_eq!(inherited(0).unwrap(), None);
+        assert_eq!(inherited(1).unwrap(), Some(3));
+        assert!(inherited(2).unwrap_err().to_string().starts_with("LISTEN_FDS is 2, expected 1: "));
         let unreadable = super::inherited(Err::<std::ops::Range<RawFd>, _>(io::ErrorKind::InvalidInput.into()));
-        assert!(unreadable.unwrap_err().contains("exactly one ListenStream="));
+        let error = unreadable.unwrap_err();
+        assert!(matches!(error, ListenError::Activation(_)), "{error:?}");
+        assert!(error.to_string().ends_with("exactly one ListenStream="), "{error}");
     }
 
     #[test]

@@ -7,17 +7,23 @@
 mod cli;
 
 use clap::{CommandFactory, Parser};
+use cli::CliError;
 use gateway_proxy::{
-    config::{Config, LogFormat, token_from_environment},
+    config::{Config, ConfigError, LogFormat, token_from_environment},
     control::{self, Listeners, Reloading, SetLogLevel},
-    listener::Listener,
-    logging::{Ending, Held, Limited},
-    placement::{Placement, allowed_cpus},
-    preflight,
+    listener::{AdminListenError, ListenError, Listener},
+    logging::{self, Ending, Held, Limited, LogLevelError},
+    placement::{Placement, PlacementError, allowed_cpus},
+    preflight::{self, LimitError, RingError},
     protocol::intents::Intents,
-    state_dir,
+    state_dir::{self, StateDirError},
 };
-use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    io::{self, IsTerminal},
+    path::PathBuf,
+    process::ExitCode,
+};
 use tracing_subscriber::EnvFilter;
 
 const EXAMPLES: &str = "Examples:
@@ -44,74 +50,126 @@ struct Arguments {
     command: Option<cli::Command>,
 }
 
-/// The exit code for an error in the configuration.
-const WRONG: u8 = 2;
+/// Why the process ends with an error.
+#[derive(Debug, thiserror::Error)]
+enum MainError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The configuration asks for CPUs that the process can not have.
+    #[error("{}: {source}", path.display())]
+    Placement { path: PathBuf, source: PlacementError },
+    /// The configuration has no usable `log_level`.
+    #[error("{}: {source}", path.display())]
+    LogLevel { path: PathBuf, source: LogLevelError },
+    /// A subcommand has failed.
+    #[error(transparent)]
+    Subcommand(#[from] CliError),
+    /// The kernel does not hide the memory, which contains the token, from other processes.
+    #[error("the memory of the process can not be hidden: {0}")]
+    HideMemory(#[source] io::Error),
+    /// The kernel does not do what the data cores need.
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    /// The limits of the process are too low.
+    #[error(transparent)]
+    Limits(#[from] LimitError),
+    /// State files can not be kept.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// Bots can not connect.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Operators can not connect.
+    #[error(transparent)]
+    AdminListen(#[from] AdminListenError),
+    /// The proxy could not start, or ended by itself.
+    #[error(transparent)]
+    Run(#[from] control::Failure),
+}
+
+impl MainError {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Config(_) | Self::Placement { .. } | Self::LogLevel { .. } => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
+    }
+}
 
 fn main() -> ExitCode {
     give_large_memory_back();
-    let Arguments { config: path, check_config, command } = Arguments::parse();
+    run(Arguments::parse()).unwrap_or_else(|error| {
+        eprintln!("gateway-proxy: {}", chain(&error));
+        error.exit_code()
+    })
+}
+
+/// The text of an error and of its sources, each once: a source whose text is part of what was written before it adds
+/// nothing.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        next = source.source();
+    }
+    text
+}
+
+fn run(Arguments { config: path, check_config, command }: Arguments) -> Result<ExitCode, MainError> {
     let check = match command {
         Some(cli::Command::Check(guilds)) => Some(guilds),
         None => None,
-        Some(command) => return command.run(&path, Arguments::command()),
+        Some(command) => return Ok(command.run(&path, Arguments::command())?),
     };
-    let loaded = token_from_environment().and_then(|token| Config::load(&path, token));
-    let (config, warnings) = match loaded {
-        Ok(loaded) => loaded,
-        Err(error) => return complain(WRONG, &error),
-    };
-    let placement = Placement::decide(&allowed_cpus(), &config.cores, config.control_core);
-    let placement = match placement {
-        Ok(placement) => placement,
-        Err(error) => return complain(WRONG, &format!("{}: {error}", path.display())),
-    };
-    let filter = match filter_of(&config.log_level) {
-        Ok(filter) => filter,
-        Err(error) => return complain(WRONG, &format!("{}: {error}", path.display())),
-    };
+    let (config, warnings) = token_from_environment().and_then(|token| Config::load(&path, token))?;
+    let placement = Placement::decide(&allowed_cpus(), &config.cores, config.control_core)
+        .map_err(|source| MainError::Placement { path: path.clone(), source })?;
+    let filter =
+        logging::filter(&config.log_level).map_err(|source| MainError::LogLevel { path: path.clone(), source })?;
     if let Some(guilds) = check {
-        return cli::check(&config, &placement, guilds, warnings);
+        return Ok(cli::check(&config, &placement, guilds, warnings));
     }
     if check_config {
         for warning in warnings {
             eprintln!("warning: {warning}");
         }
         println!("{}", summary(&config, &placement));
-        return ExitCode::SUCCESS;
+        return Ok(ExitCode::SUCCESS);
     }
     let (set_log_level, held_lines) = start_log(filter, config.log_format);
     let reloading = Reloading { path, set_log_level, held_lines: held_lines.clone() };
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let listeners = match preflight(&config, &placement) {
-        Ok(listeners) => listeners,
-        Err(error) => return complain(1, &error),
-    };
+    let listeners = preflight(&config, &placement)?;
     // The port is open, so clients that connect from now on are served. Without a service manager this does nothing.
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("the service manager (NOTIFY_SOCKET) can not be told that the proxy is ready: {error}");
     }
     let result = control::run(config, &placement, listeners, reloading);
     held_lines.write_all();
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => complain(1, &failure),
-    }
+    result?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Starts the log on standard error. Lines that repeat are held back. Returns what makes another `log_level` hold, and
 /// the lines that are held back.
 fn start_log(filter: EnvFilter, format: LogFormat) -> (SetLogLevel, Held) {
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     match format {
         LogFormat::Text => {
             let held = Held::new(Ending::Text);
-            let log = log.with_ansi(std::io::stderr().is_terminal());
+            let log = log.with_ansi(io::stderr().is_terminal());
             let log = log.map_event_format(|format| Limited::new(format, held.clone())).with_filter_reloading();
             let handle = log.reload_handle();
             log.init();
-            (Box::new(move |level| handle.reload(filter_of(level)?).map_err(|error| error.to_string())), held)
+            (Box::new(move |level| Ok(handle.reload(logging::filter(level)?)?)), held)
         }
         LogFormat::Json => {
             let held = Held::new(Ending::Json);
@@ -119,15 +177,9 @@ fn start_log(filter: EnvFilter, format: LogFormat) -> (SetLogLevel, Held) {
             let log = log.map_event_format(|format| Limited::new(format, held.clone())).with_filter_reloading();
             let handle = log.reload_handle();
             log.init();
-            (Box::new(move |level| handle.reload(filter_of(level)?).map_err(|error| error.to_string())), held)
+            (Box::new(move |level| Ok(handle.reload(logging::filter(level)?)?)), held)
         }
     }
-}
-
-/// The filter of the log for a `log_level`.
-fn filter_of(level: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(level)
-        .map_err(|error| format!("`log_level` is {level:?}, expected error, warn, info, debug or trace ({error})"))
 }
 
 /// Makes the allocator map each large block separately, so that the memory goes back to the system when the block is
@@ -144,13 +196,9 @@ fn give_large_memory_back() {
     }
 }
 
-fn complain(code: u8, what: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("gateway-proxy: {what}");
-    ExitCode::from(code)
-}
-
-fn preflight(config: &Config, placement: &Placement) -> Result<Listeners, String> {
-    preflight::hide_memory().map_err(|error| format!("the memory of the process can not be hidden: {error}"))?;
+/// Checks and prepares what the machine has to have, and opens the ports.
+fn preflight(config: &Config, placement: &Placement) -> Result<Listeners, MainError> {
+    preflight::hide_memory().map_err(MainError::HideMemory)?;
     preflight::io_uring()?;
     if let Some(warning) = preflight::limits(placement.most() + 1)? {
         tracing::warn!("{warning}");
@@ -159,7 +207,7 @@ fn preflight(config: &Config, placement: &Placement) -> Result<Listeners, String
         tracing::warn!("{warning}");
     }
     if let Some(directory) = &config.state_dir {
-        let stale = state_dir::prepare(directory, config.trust_state_dir).map_err(|error| error.to_string())?;
+        let stale = state_dir::prepare(directory, config.trust_state_dir)?;
         if stale > 0 {
             tracing::info!("removed {stale} files of `state_dir` that are too old to be of use");
         }
@@ -208,4 +256,37 @@ fn voice(config: &Config) -> String {
         "{kept}; `cache.voice_states` is off, so a client that has just connected is shown nobody in voice channels, the bot itself \
          included, until somebody moves: a music bot can not see that it is still in a channel, or alone there"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sources_of_an_error_are_shown_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("the outer part")]
+        struct Outer(#[source] MainError);
+        let source = io::Error::other("no room");
+        let inner = MainError::HideMemory(source);
+        assert_eq!(chain(&inner), "the memory of the process can not be hidden: no room");
+        assert_eq!(chain(&Outer(inner)), "the outer part: the memory of the process can not be hidden: no room");
+    }
+
+    #[test]
+    fn an_error_in_the_configuration_has_its_own_exit_code() {
+        let path = PathBuf::from("config.json");
+        let wrong = MainError::Placement { path: path.clone(), source: PlacementError::NoCpu };
+        assert_eq!(format!("{:?}", wrong.exit_code()), format!("{:?}", ExitCode::from(2)));
+        assert_eq!(wrong.to_string(), "config.json: the process may use no CPU at all");
+        let level = logging::filter("x=loud").unwrap_err();
+        let wrong = MainError::LogLevel { path, source: level };
+        assert_eq!(format!("{:?}", wrong.exit_code()), format!("{:?}", ExitCode::from(2)));
+        assert!(
+            wrong.to_string().starts_with("config.json: `log_level` is \"x=loud\", expected error, warn"),
+            "{wrong}"
+        );
+        let other = MainError::HideMemory(io::Error::other("x"));
+        assert_eq!(format!("{:?}", other.exit_code()), format!("{:?}", ExitCode::FAILURE));
+    }
 }

@@ -20,6 +20,24 @@ use std::io;
 /// clients that connect, and compression.
 pub const SHARDS_PER_CORE: usize = 256;
 
+/// Why the cores can not be placed on CPUs.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PlacementError {
+    /// The affinity mask of the process is empty, or can not be read.
+    #[error("the process may use no CPU at all")]
+    NoCpu,
+    /// The configuration names a CPU outside of the process's affinity mask.
+    #[error("`{key}` is CPU {cpu}, expected one that the process may use: {allowed:?}")]
+    NotAllowed {
+        /// The configuration key.
+        key: &'static str,
+        /// The CPU that the key names.
+        cpu: usize,
+        /// The CPUs of the mask.
+        allowed: Vec<usize>,
+    },
+}
+
 /// The CPUs of all cores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Placement {
@@ -32,15 +50,15 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Chooses CPUs by the configuration and the CPUs that the process may use. The error names the key.
-    pub fn decide(allowed: &[usize], cores: &Cores, control_core: Option<usize>) -> Result<Self, String> {
-        let check = |key: &str, cpu: usize| {
+    /// Chooses CPUs by the configuration and the CPUs that the process may use.
+    pub fn decide(allowed: &[usize], cores: &Cores, control_core: Option<usize>) -> Result<Self, PlacementError> {
+        let check = |key: &'static str, cpu: usize| {
             if allowed.contains(&cpu) {
                 return Ok(cpu);
             }
-            Err(format!("`{key}` is CPU {cpu}, expected one that the process may use: {allowed:?}"))
+            Err(PlacementError::NotAllowed { key, cpu, allowed: allowed.to_vec() })
         };
-        let Some(&first) = allowed.first() else { return Err("the process may use no CPU at all".into()) };
+        let Some(&first) = allowed.first() else { return Err(PlacementError::NoCpu) };
         let control = control_core.map_or(Ok(first), |cpu| check("control_core", cpu))?;
         // A data core shares the CPU of the control core only when the other CPUs are taken.
         let mut preferred = allowed.to_vec();
@@ -120,10 +138,10 @@ mod tests {
     #[test]
     fn cpus_outside_the_mask_are_refused() {
         let wrong = Placement::decide(&[0, 1], &Cores::Cpus(vec![1, 2]), None).unwrap_err();
-        assert_eq!(wrong, "`cores` is CPU 2, expected one that the process may use: [0, 1]");
+        assert_eq!(wrong.to_string(), "`cores` is CPU 2, expected one that the process may use: [0, 1]");
         let wrong = Placement::decide(&[0, 1], &Cores::Default, Some(9)).unwrap_err();
-        assert_eq!(wrong, "`control_core` is CPU 9, expected one that the process may use: [0, 1]");
-        assert!(Placement::decide(&[], &Cores::Default, None).is_err());
+        assert_eq!(wrong.to_string(), "`control_core` is CPU 9, expected one that the process may use: [0, 1]");
+        assert_eq!(Placement::decide(&[], &Cores::Default, None), Err(PlacementError::NoCpu));
     }
 
     #[test]

@@ -8,10 +8,10 @@ use super::{
 use gateway_proxy::{
     config::Config,
     control::{
-        hosts::Hosts,
         identify::INTERVAL,
         rest::{GatewayInfo, Rest, RestError, url},
     },
+    net::hosts::Hosts,
     placement::Placement,
     preflight::{self, numa},
     websocket::Endpoint,
@@ -124,8 +124,8 @@ fn ask(findings: &mut Findings, config: &Config) -> Option<(GatewayInfo, Option<
             findings.error("token", "Discord refuses it (401): set a current one in TOKEN or `token`");
             None
         }
-        Err(RestError::Temporary { what, .. }) => {
-            findings.error("/gateway/bot", format!("GET {}: {what}", url(proxy)));
+        Err(error) => {
+            findings.error("/gateway/bot", format!("GET {}: {error}", url(proxy)));
             None
         }
     }

@@ -10,8 +10,10 @@ mod status;
 use clap::{Args, Subcommand, ValueEnum};
 use estimate::Guilds;
 use gateway_proxy::{config::Config, placement::Placement};
-use running::Running;
+use running::{Running, RunningError};
+use secret::SecretError;
 use std::{
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -93,28 +95,50 @@ pub enum Switch {
     Off,
 }
 
+/// Why a subcommand has failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// The running proxy can not be asked, or refuses.
+    #[error(transparent)]
+    Running(#[from] RunningError),
+    /// No secret was made.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The proxy has read its configuration again, and this is wrong with it.
+    #[error("nothing has changed: {0}")]
+    ConfigRefused(String),
+    /// The proxy does not accept the `http_token` with which it was told to read its configuration again.
+    #[error("{0}\nIf `http_token` itself has changed, send SIGHUP to the proxy (systemctl reload gateway-proxy)")]
+    ReloadRefused(#[source] RunningError),
+    /// Another action than `trace` was given `on` or `off`.
+    #[error("`on` and `off` belong to `trace`")]
+    SwitchWithoutTrace,
+    /// The proxy's status is not JSON.
+    #[error("/status.json can not be read: {0}")]
+    Status(#[source] serde_json::Error),
+    /// The man pages and completions can not be written.
+    #[error("can not write into {}: {source}", directory.display())]
+    Generate {
+        /// The directory of the command line.
+        directory: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
 impl Command {
-    /// Runs the subcommand. `path` is the configuration file, `program` the definition of the command line. Prints an
-    /// error to standard error.
-    pub fn run(self, path: &Path, program: clap::Command) -> ExitCode {
-        let result = match self {
+    /// Runs the subcommand. `path` is the configuration file, `program` the definition of the command line.
+    pub fn run(self, path: &Path, program: clap::Command) -> Result<ExitCode, CliError> {
+        match self {
             Self::Check(_) => unreachable!("it is run with a configuration that is right"),
-            Self::Status { proxy, watch, json } => {
-                Running::find(path, proxy.url).and_then(|running| status::run(&running, watch, json))
-            }
-            Self::Reload { proxy } => Running::find(path, proxy.url).and_then(|running| reload(&running)),
-            Self::Secret { first_part } => secret::run(first_part.as_deref()),
-            Self::Shard { proxy, id, action, switch } => {
-                Running::find(path, proxy.url).and_then(|running| act(&running, id, action, switch))
-            }
+            Self::Status { proxy, watch, json } => status::run(&Running::find(path, proxy.url)?, watch, json),
+            Self::Reload { proxy } => reload(&Running::find(path, proxy.url)?),
+            Self::Secret { first_part } => Ok(secret::run(first_part.as_deref())?),
+            Self::Shard { proxy, id, action, switch } => act(&Running::find(path, proxy.url)?, id, action, switch),
             Self::Generate { directory } => generate::generate(program, include_str!("manual.man"), &directory)
                 .map(|()| ExitCode::SUCCESS)
-                .map_err(|error| format!("can not write into {}: {error}", directory.display())),
-        };
-        result.unwrap_or_else(|error| {
-            eprintln!("gateway-proxy: {error}");
-            ExitCode::FAILURE
-        })
+                .map_err(|source| CliError::Generate { directory, source }),
+        }
     }
 }
 
@@ -123,7 +147,7 @@ pub fn check(config: &Config, placement: &Placement, guilds: Guilds, warnings: V
     check::run(config, placement, guilds, warnings)
 }
 
-fn reload(running: &Running) -> Result<ExitCode, String> {
+fn reload(running: &Running) -> Result<ExitCode, CliError> {
     let (status, body) = running.post("/admin/reload")?;
     match status {
         200 => {
@@ -146,22 +170,22 @@ fn reload(running: &Running) -> Result<ExitCode, String> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        422 => Err(format!("nothing has changed: {}", body["error"].as_str().unwrap_or("the configuration is wrong"))),
-        401 => Err(format!(
-            "{}\nIf `http_token` itself has changed, send SIGHUP to the proxy (systemctl reload gateway-proxy)",
-            running.refused()
-        )),
-        _ => Err(running.unexpected(status, &body)),
+        422 => {
+            let why = body["error"].as_str().unwrap_or("the configuration is wrong");
+            Err(CliError::ConfigRefused(why.to_owned()))
+        }
+        401 => Err(CliError::ReloadRefused(running.refused())),
+        _ => Err(running.unexpected(status, &body).into()),
     }
 }
 
-fn act(running: &Running, id: u32, action: Action, switch: Option<Switch>) -> Result<ExitCode, String> {
+fn act(running: &Running, id: u32, action: Action, switch: Option<Switch>) -> Result<ExitCode, CliError> {
     let (path, done) = match (action, switch) {
         (Action::Reconnect, None) => ("reconnect", "reconnects and resumes its session"),
         (Action::Identify, None) => ("identify", "begins a new session as soon as it has a permit to identify"),
         (Action::Trace, Some(Switch::On)) => ("trace/on", "is traced in the proxy's log"),
         (Action::Trace, _) => ("trace/off", "is not traced any more"),
-        (_, Some(_)) => return Err("`on` and `off` belong to `trace`".to_owned()),
+        (_, Some(_)) => return Err(CliError::SwitchWithoutTrace),
     };
     let (status, body) = running.post(&format!("/admin/shards/{id}/{path}"))?;
     match status {
@@ -169,7 +193,7 @@ fn act(running: &Running, id: u32, action: Action, switch: Option<Switch>) -> Re
             println!("shard {id} {done}");
             Ok(ExitCode::SUCCESS)
         }
-        401 => Err(running.refused()),
-        _ => Err(running.unexpected(status, &body)),
+        401 => Err(running.refused().into()),
+        _ => Err(running.unexpected(status, &body).into()),
     }
 }

@@ -1,6 +1,6 @@
 //! `gateway-proxy status`: prints `/status.json` as a table in a terminal.
 
-use super::running::Running;
+use super::{CliError, running::Running};
 use serde_json::Value;
 use std::{
     fmt::Write as _,
@@ -18,7 +18,7 @@ const WATCHED: usize = 40;
 const NOT_ALL_ACTIVE: u8 = 3;
 
 /// Prints the status once, or with `watch` again and again until the process is ended.
-pub fn run(running: &Running, watch: bool, json: bool) -> Result<ExitCode, String> {
+pub fn run(running: &Running, watch: bool, json: bool) -> Result<ExitCode, CliError> {
     if json {
         let (text, document) = fetch(running)?;
         println!("{text}");
@@ -44,16 +44,15 @@ pub fn run(running: &Running, watch: bool, json: bool) -> Result<ExitCode, Strin
     }
 }
 
-fn fetch(running: &Running) -> Result<(String, Value), String> {
+fn fetch(running: &Running) -> Result<(String, Value), CliError> {
     let (status, text) = running.get("/status.json")?;
     match status {
         200 => {
-            let document =
-                serde_json::from_str(&text).map_err(|error| format!("/status.json can not be read: {error}"))?;
+            let document = serde_json::from_str(&text).map_err(CliError::Status)?;
             Ok((text, document))
         }
-        401 => Err(running.refused()),
-        _ => Err(running.unexpected(status, &text.trim().into())),
+        401 => Err(running.refused().into()),
+        _ => Err(running.unexpected(status, &text.trim().into()).into()),
     }
 }
 

@@ -6,7 +6,7 @@
 
 use super::Transport;
 use flate2::{Decompress, FlushDecompress, Status};
-use std::fmt;
+use std::io;
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 /// The last bytes of a zlib message: the mark of a sync flush.
@@ -17,24 +17,24 @@ const GROWTH: usize = 16 << 10;
 const MAX_WINDOW_LOG: u32 = 23;
 
 /// Why a stream can not be read any further. The connection has to be given up.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum InflateError {
-    /// The bytes are not a stream of the negotiated format.
-    Corrupt(String),
+    /// The bytes are not a zlib stream.
+    #[error("the compressed stream is corrupt: {0}")]
+    Zlib(#[from] flate2::DecompressError),
+    /// The bytes are not a zstd stream.
+    #[error("the compressed stream is corrupt: {0}")]
+    Zstd(#[from] io::Error),
+    /// The peer has ended the stream, which lasts as long as the connection.
+    #[error("the compressed stream is corrupt: the stream ended")]
+    Ended,
+    /// The decompressor takes none of the bytes that are left, and makes none of them.
+    #[error("the compressed stream is corrupt: no progress")]
+    Stuck,
     /// A payload is larger than the limit.
+    #[error("the payload is larger than the limit")]
     TooLarge,
 }
-
-impl fmt::Display for InflateError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Corrupt(what) => write!(f, "the compressed stream is corrupt: {what}"),
-            Self::TooLarge => f.write_str("the payload is larger than the limit"),
-        }
-    }
-}
-
-impl std::error::Error for InflateError {}
 
 /// The decompressor of one connection.
 pub struct Inflater {
@@ -106,23 +106,21 @@ fn inflate_zlib(stream: &mut Decompress, mut input: &[u8], out: &mut Vec<u8>, ma
         grow(out, input.len() * 8, max + 1)?;
         let before = stream.total_in();
         let filled = out.len();
-        let status = stream
-            .decompress_vec(input, out, FlushDecompress::Sync)
-            .map_err(|error| InflateError::Corrupt(error.to_string()))?;
+        let status = stream.decompress_vec(input, out, FlushDecompress::Sync)?;
         input = &input[(stream.total_in() - before) as usize..];
         if out.len() > max {
             out.truncate(max);
             return Err(InflateError::TooLarge);
         }
         if status == Status::StreamEnd {
-            return Err(InflateError::Corrupt("the stream ended".into()));
+            return Err(InflateError::Ended);
         }
         let full = out.len() == out.capacity();
         if input.is_empty() && !full {
             return Ok(());
         }
         if !full && out.len() == filled && stream.total_in() == before {
-            return Err(InflateError::Corrupt("no progress".into()));
+            return Err(InflateError::Stuck);
         }
     }
 }
@@ -134,7 +132,7 @@ fn inflate_zstd(stream: &mut Decoder<'_>, input: &[u8], out: &mut Vec<u8>, max: 
         let filled = out.len();
         let consumed = input.pos();
         let mut buffer = OutBuffer::around_pos(out, filled);
-        stream.run(&mut input, &mut buffer).map_err(|error| InflateError::Corrupt(error.to_string()))?;
+        stream.run(&mut input, &mut buffer)?;
         let full = buffer.pos() == buffer.capacity();
         if out.len() > max {
             out.truncate(max);
@@ -144,7 +142,7 @@ fn inflate_zstd(stream: &mut Decoder<'_>, input: &[u8], out: &mut Vec<u8>, max: 
             return Ok(());
         }
         if !full && out.len() == filled && input.pos() == consumed {
-            return Err(InflateError::Corrupt("no progress".into()));
+            return Err(InflateError::Stuck);
         }
     }
 }

@@ -2,7 +2,11 @@
 //! expected or what to do. No text contains a token.
 
 use super::{INDEX_VARIABLE, TOKEN_VARIABLE};
-use std::{io, net::IpAddr, path::PathBuf};
+use serde_json::Value;
+use std::{fmt, io, net::IpAddr, path::PathBuf};
+
+/// Longest value that an error shows, in characters. A longer one is cut.
+const LONGEST_SHOWN: usize = 60;
 
 /// An error in the configuration: what is wrong, and what is expected. `file` is the name of the configuration file.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +29,7 @@ pub enum ConfigError {
     NotObject { file: String },
     /// A key has a wrong value.
     #[error("{file}: `{key}` is {value}, expected {expected}")]
-    Value { file: String, key: String, value: String, expected: String },
+    Value { file: String, key: String, value: ShownValue, expected: String },
     /// A key that has no default is missing.
     #[error("{file}: `{key}` is missing, expected {expected}")]
     Missing { file: String, key: &'static str, expected: &'static str },
@@ -99,4 +103,48 @@ pub enum ShardRangeError {
         "`shard_start` {start} to `shard_end` {end} is no range of shards within 0 to {count}, which is how many the bot has"
     )]
     NoRange { start: u32, end: u32, count: u32 },
+}
+
+/// The value of a key as an error shows it. Nothing but [`ShownValue::new`] makes one, so no error can hold the value
+/// of a key that has a token or a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownValue(String);
+
+impl ShownValue {
+    /// The text for the value of `key`. A token or a secret is not shown, even if it is not a string or has other
+    /// characters than expected.
+    pub(super) fn new(key: &str, value: &Value) -> Self {
+        if matches!(key, "token" | "http_token" | "secret" | "clients") {
+            return Self("the given value".into());
+        }
+        let text = value.to_string();
+        Self(match text.char_indices().nth(LONGEST_SHOWN) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        })
+    }
+}
+
+impl fmt::Display for ShownValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_value_of_a_secret_key_is_not_in_the_error() {
+        for key in ["token", "http_token", "secret", "clients"] {
+            for value in [Value::from("MTIz.abc"), Value::from(vec!["MTIz.abc"])] {
+                let shown = ShownValue::new(key, &value);
+                assert!(!format!("{shown} {shown:?}").contains("MTIz"), "{key}: {shown}");
+            }
+        }
+        assert_eq!(ShownValue::new("port", &Value::from(7)).to_string(), "7");
+        let long = ShownValue::new("host", &"x".repeat(100).into()).to_string();
+        assert_eq!(long.chars().count(), LONGEST_SHOWN + 1);
+    }
 }

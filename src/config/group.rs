@@ -45,16 +45,16 @@ impl Environment {
     }
 
     /// Returns `url` with the index of this proxy in place of `{{index}}`, and the host name in place of
-    /// `{{hostname}}`, so that the proxies of a group can have the same file and be reached at different addresses. The
-    /// error says what is expected.
-    pub fn fill_in(&self, url: &str, group: Option<ShardGroup>) -> Result<String, &'static str> {
+    /// `{{hostname}}`, so that the proxies of a group can have the same file and be reached at different addresses.
+    /// `None`: `url` has `{{index}}`, and there is no group.
+    pub fn fill_in(&self, url: &str, group: Option<ShardGroup>) -> Option<String> {
         const INDEX: &str = "{{index}}";
         let url = match group {
             Some(group) => url.replace(INDEX, &group.index.to_string()),
-            None if url.contains(INDEX) => return Err("a URL without {{index}}, because there is no `shard_group`"),
+            None if url.contains(INDEX) => return None,
             None => url.to_owned(),
         };
-        Ok(url.replace("{{hostname}}", &self.host_name))
+        Some(url.replace("{{hostname}}", &self.host_name))
     }
 }
 
@@ -180,10 +180,10 @@ mod tests {
         let here = Environment { index: None, host_name: "gateway-proxy-2".into() };
         let group = Some(ShardGroup { index: 1, of: 3 });
         let fill = |url: &str, group| here.fill_in(url, group);
-        assert_eq!(fill("ws://a", None), Ok("ws://a".into()));
-        assert_eq!(fill("ws://proxy-{{index}}.b:1", group), Ok("ws://proxy-1.b:1".into()));
-        assert_eq!(fill("ws://{{hostname}}.b", None), Ok("ws://gateway-proxy-2.b".into()));
-        assert!(fill("ws://proxy-{{index}}", None).unwrap_err().contains("no `shard_group`"));
+        assert_eq!(fill("ws://a", None), Some("ws://a".into()));
+        assert_eq!(fill("ws://proxy-{{index}}.b:1", group), Some("ws://proxy-1.b:1".into()));
+        assert_eq!(fill("ws://{{hostname}}.b", None), Some("ws://gateway-proxy-2.b".into()));
+        assert_eq!(fill("ws://proxy-{{index}}", None), None);
     }
 
     proptest! {

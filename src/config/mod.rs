@@ -361,8 +361,9 @@ fn read_url(
 ) -> Result<String, ConfigError> {
     const KEY: &str = "externally_accessible_url";
     const EXPECTED: &str = "a ws:// or wss:// URL without query, which is how clients reach this proxy";
+    const NO_INDEX: &str = "a URL without {{index}}, because there is no `shard_group`";
     let Some(url) = reader.string(KEY, EXPECTED)? else { return Ok(format!("ws://localhost:{port}")) };
-    let url = environment.fill_in(&url, group).map_err(|expected| reader.error(KEY, &url.into(), expected))?;
+    let url = environment.fill_in(&url, group).ok_or_else(|| reader.error(KEY, &url.into(), NO_INDEX))?;
     let good = !url.contains(['?', '#', '"', '\\']) && crate::websocket::Endpoint::parse(&url).is_ok();
     // No slash at the end: some libraries append `/?v=10` to the URL.
     if good { Ok(url.trim_end_matches('/').to_owned()) } else { Err(reader.error(KEY, &url.into(), EXPECTED)) }

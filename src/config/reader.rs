@@ -1,7 +1,7 @@
 //! Reads keys out of a JSON object of the configuration, one by one. Each error names the file, the key, the value, and
 //! what is expected.
 
-use super::ConfigError;
+use super::{ConfigError, error::ShownValue};
 use serde_json::{Map, Value};
 
 /// A JSON object of the file, whose keys are taken out one by one.
@@ -20,10 +20,7 @@ impl Reader {
 
     /// The error for a key with a wrong value.
     pub fn error(&self, key: &str, value: &Value, expected: &str) -> ConfigError {
-        // A token or a secret must not get into an error, even if it is not a string or has other characters than
-        // expected.
-        let is_secret = matches!(key, "token" | "http_token" | "secret" | "clients");
-        let value = if is_secret { "the given value".into() } else { shorten(&value.to_string()) };
+        let value = ShownValue::new(key, value);
         let (file, key) = (self.file.clone(), format!("{}{key}", self.prefix));
         ConfigError::Value { file, key, value, expected: expected.into() }
     }
@@ -83,12 +80,5 @@ impl Reader {
             format!("{}: unknown key `{}{key}` is ignored{hint}", self.file, self.prefix)
         };
         self.object.keys().map(warn).collect()
-    }
-}
-
-fn shorten(text: &str) -> String {
-    match text.char_indices().nth(60) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }

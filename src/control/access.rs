@@ -8,12 +8,12 @@
 use super::{Control, pool::LogThrottle};
 use crate::{
     downstream::credential::{Credential, Credentials},
-    protocol::close::{self, Close},
+    protocol::close::Close,
 };
 use std::{cell::RefCell, collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// The close for a client that shows no token of this proxy.
-pub(super) const WRONG_TOKEN: Close = (close::AUTHENTICATION_FAILED, "the token is not the one of this proxy");
+pub(super) const WRONG_TOKEN: Close = Close::WrongToken;
 
 /// The client that has shown a token.
 #[derive(Clone, Debug)]
@@ -96,6 +96,6 @@ impl Control {
                 "a client at {peer} asks for a shard that its credential in `clients` does not cover"
             );
         }
-        Some((close::INVALID_SHARD, "the credential of this client does not cover this shard"))
+        Some(Close::ShardNotCovered)
     }
 }

@@ -6,15 +6,16 @@
 
 use super::{
     Control, ExternalQueue, REPORT_LIMIT, ReportRequest, RestFailure,
+    api_request::ApiRequest,
     connection::ClientConnection,
-    forward::{self, Forward},
+    forward,
     http::{Response, Route},
     metrics::ControlFigures,
     pool::Place,
     seconds,
     status::CoreReports,
 };
-use crate::{data_core::ToCore, downstream::budget::Refusal, upstream::session::Status};
+use crate::{data_core::ToCore, downstream::budget::Refusal, protocol::close::FatalClose, upstream::session::Status};
 use std::{cell::RefCell, future::poll_fn, net::SocketAddr, rc::Rc, task::Poll, time::Duration};
 
 /// How long gathered reports, and the texts of `/metrics` and `/status.json`, are used again.
@@ -158,7 +159,7 @@ impl Control {
         self: Rc<Self>,
         place: Place,
         connection: ClientConnection,
-        request: Forward,
+        request: ApiRequest,
         peer: SocketAddr,
     ) {
         let token = crate::protocol::token::bare(request.authorization.as_deref().unwrap_or(""));
@@ -187,21 +188,22 @@ impl Control {
             )
         } else {
             drop(place);
-            let place = self.tokenless.enter(peer.ip().into());
-            let (pool, id) = (self.tokenless.clone(), place.id);
-            let passed = async move {
-                let _place = place;
-                self.forward_and_close(connection, request.without_authorization(), true).await;
+            let pool = self.tokenless.clone();
+            let passed = |place| {
+                Box::pin(async move {
+                    let _place = place;
+                    self.forward_and_close(connection, request.without_authorization(), true).await;
+                })
             };
-            return pool.hold(id, Box::pin(passed)).await;
+            return pool.run_unless_revoked(peer.ip().into(), passed).await;
         };
         send_and_close(connection, Some(refusal)).await;
     }
 
-    async fn forward_and_close(&self, mut connection: ClientConnection, request: Forward, tokenless: bool) {
+    async fn forward_and_close(&self, mut connection: ClientConnection, request: ApiRequest, tokenless: bool) {
         let Some(address) = &self.config.rest_proxy else { return };
         let counted = ForwardCount::new(&self.figures, tokenless);
-        let answer = Box::pin(forward::forward(&mut connection, request, address)).await;
+        let answer = Box::pin(forward::forward(&mut connection, &request, address)).await;
         self.figures.borrow_mut().forward_failures += u64::from(answer.is_some());
         drop(counted);
         send_and_close(connection, answer).await;
@@ -227,7 +229,7 @@ impl Control {
         let mut text = String::new();
         for report in reports.iter().filter(|report| report.status != Status::Active) {
             let state = match (report.status, report.fatal) {
-                (_, Some((code, advice))) => format!("closed for good by Discord ({code}): {advice}"),
+                (_, Some(FatalClose { code, advice })) => format!("closed for good by Discord ({code}): {advice}"),
                 (status, None) => format!("{status:?}").to_lowercase(),
             };
             text.push_str(&format!("shard {}: {state}\n", report.shard));

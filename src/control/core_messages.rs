@@ -66,11 +66,11 @@ impl Control {
                 ToControl::Dial { shard, attempt, url } => {
                     dialler.start(self.clone(), tls.clone(), shard, attempt, url);
                 }
-                ToControl::Failed(what) => {
+                ToControl::Failed(failure) => {
                     // The thread of that core has ended, so it counts as stopped: the orderly stop of the others does
                     // not wait for it.
                     stopped.set(stopped.get() + 1);
-                    drop(events.send(Event::Failed(what)));
+                    drop(events.send(Event::Failed(failure)));
                 }
                 ToControl::Panicked => self.figures.borrow_mut().panics += 1,
                 ToControl::Stopped => stopped.set(stopped.get() + 1),

@@ -1,33 +1,17 @@
 //! Makes connections to Discord for the data cores, so that no data core waits for a name lookup or a TLS handshake.
 
-use super::{Control, hosts::HostError};
+use super::Control;
 use crate::{
     data_core::ToCore,
     net::{
-        dial::{DialError, dial},
+        dial::{ConnectError, dial},
         within,
     },
     upstream::session::CONNECT_TIMEOUT,
-    websocket::{Endpoint, EndpointError},
+    websocket::Endpoint,
 };
 use rustls::ClientConfig;
 use std::{collections::HashMap, rc::Rc, sync::Arc};
-
-/// Why a shard gets no connection to Discord.
-#[derive(Debug, thiserror::Error)]
-enum ConnectError {
-    #[error(transparent)]
-    Url(#[from] EndpointError),
-    #[error(transparent)]
-    Host(#[from] HostError),
-    /// The shard may not connect to the URL that `/gateway/bot` named either.
-    #[error("{url}: {source}")]
-    General { url: String, source: Box<ConnectError> },
-    #[error("{url}: {source}")]
-    Dial { url: String, source: DialError },
-    #[error("{url} does not answer within {} s", CONNECT_TIMEOUT.as_secs())]
-    Timeout { url: String },
-}
 
 /// The attempts to connect that are under way: at most one for each shard.
 #[derive(Default)]
@@ -51,11 +35,10 @@ impl Dialler {
                 Ok(endpoint) => match within(CONNECT_TIMEOUT, dial(&endpoint, &query, tls)).await {
                     Some(Ok(dialled)) => Ok(Box::new(dialled)),
                     Some(Err(source)) => Err(ConnectError::Dial { url, source }),
-                    None => Err(ConnectError::Timeout { url }),
+                    None => Err(ConnectError::Timeout { url, limit: CONNECT_TIMEOUT }),
                 },
             };
-            // The data core only logs the error.
-            let result = result.map_err(|error| error.to_string());
+            let result = result.map_err(Box::new);
             if control.cores()[control.index_of(shard)].send(ToCore::Dialled { shard, attempt, result }).is_err() {
                 tracing::warn!(
                     shard,

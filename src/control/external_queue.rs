@@ -81,6 +81,14 @@ fn agent() -> Agent {
     Agent::with_parts(config, QueueConnector.chain(RustlsConnector::default()), DefaultResolver::default())
 }
 
+/// A request to the queue at `url` has failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{url}: {source}")]
+pub struct QueueError {
+    url: String,
+    source: RequestError,
+}
+
 /// Why a request to the queue has failed.
 #[derive(Debug, thiserror::Error)]
 enum RequestError {
@@ -105,7 +113,7 @@ impl Worker {
             loop {
                 let event = match self.get(shard) {
                     Ok(()) => Event::Permit(shard),
-                    Err(error) => Event::QueueFailed(format!("{}: {error}", self.url)),
+                    Err(source) => Event::QueueFailed(QueueError { url: self.url.clone(), source }),
                 };
                 let is_permit = matches!(event, Event::Permit(_));
                 let mut unsent = self.events.send(event);

@@ -1,6 +1,7 @@
 //! Why the proxy can not run on.
 
-use crate::{config::ShardRangeError, net::tls::TlsError};
+use crate::{config::ShardRangeError, data_core::CoreFailure, net::tls::TlsError};
+use glommio::GlommioError;
 use std::io;
 
 /// Why the proxy could not start, had to end without a signal that asked for it, or could not stop in order.
@@ -20,10 +21,18 @@ pub enum Failure {
     Listener(#[source] io::Error),
     /// The thread of the control core can not be started.
     #[error("can not start the control core: {0}")]
-    ControlCore(String),
+    ControlCore(#[source] GlommioError<()>),
+    /// The thread of the control core can not run on its CPU.
+    #[error("the control core can not be pinned to CPU {cpu}: {source}")]
+    PinControlCore {
+        /// The CPU.
+        cpu: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The control core panicked.
     #[error("the control core ended: {0}")]
-    ControlCoreEnded(String),
+    ControlCoreEnded(#[source] GlommioError<()>),
     /// A thread for blocking work can not be started.
     #[error("can not start thread {name}: {source}")]
     Thread {
@@ -32,15 +41,25 @@ pub enum Failure {
         /// Why.
         source: io::Error,
     },
-    /// A data core can not be started.
-    #[error("can not start data core {index} on CPU {cpu}: {why}")]
+    /// The descriptor that wakes a data core can not be made.
+    #[error("can not start data core {index} on CPU {cpu}: {source}")]
+    DataCoreWaker {
+        /// Index of the data core.
+        index: usize,
+        /// The CPU of its thread.
+        cpu: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The thread of a data core can not be started.
+    #[error("can not start data core {index} on CPU {cpu}: {source}")]
     DataCore {
         /// Index of the data core.
         index: usize,
         /// The CPU of its thread.
         cpu: usize,
         /// Why.
-        why: String,
+        source: GlommioError<()>,
     },
     /// The proxy would serve no shard.
     #[error(transparent)]
@@ -48,9 +67,9 @@ pub enum Failure {
     /// A data core does not take the message that starts its shards.
     #[error("data core {0} has ended")]
     DataCoreEnded(usize),
-    /// A data core can not go on, for this reason.
+    /// A data core can not go on.
     #[error("a data core failed: {0}")]
-    DataCoreFailed(String),
+    DataCoreFailed(#[source] CoreFailure),
     /// Discord has answered GET `/gateway/bot` with 401.
     #[error("Discord refused the token (401): set a current one in TOKEN or `token`")]
     Unauthorized,

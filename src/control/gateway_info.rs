@@ -4,7 +4,7 @@
 use super::{
     Control, Failure, RestFailure,
     identify::{IdentifyQueue, SessionStartLimit},
-    rest::{self, GatewayInfo},
+    rest::{self, GatewayInfo, RestError},
     saved_gateway::SavedGateway,
     seconds,
 };
@@ -12,8 +12,10 @@ use crate::data_core::ToCore;
 use std::time::Duration;
 
 impl Control {
-    /// Schedules another GET `/gateway/bot` after `backoff`, or after `retry_after` when that is longer.
-    pub(super) fn retry_rest(&self, what: String, retry_after: Option<Duration>, backoff: Duration) {
+    /// Schedules another GET `/gateway/bot` after `backoff`, or after the time for which the answer asks when that is
+    /// longer.
+    pub(super) fn retry_rest(&self, error: &RestError, backoff: Duration) {
+        let (what, retry_after) = (error.to_string(), error.retry_after());
         let wait = retry_after.map_or(backoff, |asked| asked.max(backoff));
         let reason =
             if retry_after.is_some_and(|asked| asked >= backoff) { ", as the answer asks (Retry-After)" } else { "" };

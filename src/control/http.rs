@@ -1,6 +1,6 @@
 //! HTTP on the gateway's port: parses request heads, decides their routes, encodes responses. Pure.
 
-use super::forward::Forward;
+use super::api_request::ApiRequest;
 use crate::{
     compression::Transport,
     data_core::Repair,
@@ -30,7 +30,7 @@ pub enum Route {
     /// `/api/v*/gateway/bot`, with the value of `Authorization`.
     GatewayBot(Option<String>),
     /// Any other route below `/api`: a request to forward to Discord's API.
-    Api(Forward),
+    Api(ApiRequest),
     /// A request that is refused with this response.
     Refused(Response),
 }
@@ -283,8 +283,8 @@ fn parameter(query: &str, name: &str) -> Option<String> {
 }
 
 fn forward(request: &httparse::Request<'_, '_>, target: &str) -> Route {
-    match Forward::new(request, api_route(target).unwrap_or(target)) {
-        Ok(forward) => Route::Api(forward),
+    match ApiRequest::new(request, api_route(target).unwrap_or(target)) {
+        Ok(request) => Route::Api(request),
         Err(what) => refused("400 Bad Request", what),
     }
 }

@@ -102,8 +102,8 @@ impl Control {
                 Event::Gateway(Err(RestError::Unauthorized)) => {
                     return Err(Failure::Unauthorized);
                 }
-                Event::Gateway(Err(RestError::Temporary { what, retry_after })) => {
-                    self.retry_rest(what, retry_after, backoff);
+                Event::Gateway(Err(error)) => {
+                    self.retry_rest(&error, backoff);
                     backoff = (backoff * 2).min(REST_BACKOFF.1);
                     if let Some(SavedGateway { url, shards }) = saved.take() {
                         tracing::warn!(
@@ -112,9 +112,9 @@ impl Control {
                         self.start(url, shards, None)?;
                     }
                 }
-                Event::Failed(what) => return Err(Failure::DataCoreFailed(what)),
+                Event::Failed(failure) => return Err(Failure::DataCoreFailed(failure)),
                 Event::Permit(shard) => self.permitted(shard),
-                Event::QueueFailed(what) => self.queue_failed(what),
+                Event::QueueFailed(error) => self.queue_failed(&error),
                 Event::Signal(signals::RELOAD) => drop(self.reload("SIGHUP")),
                 Event::Signal(signal) => {
                     tracing::info!(

@@ -7,7 +7,7 @@
 
 mod access;
 mod answers;
-pub mod body;
+mod api_request;
 pub mod connection;
 mod core_messages;
 mod dial;
@@ -19,7 +19,6 @@ mod feed;
 mod file_watch;
 mod forward;
 mod gateway_info;
-pub mod hosts;
 pub mod http;
 pub mod identify;
 mod lifecycle;
@@ -45,10 +44,11 @@ mod watchdog;
 
 use crate::{
     config::Config,
-    data_core::{CoreReport, ToCore},
+    data_core::{CoreFailure, CoreReport, ToCore},
     downstream::budget::MemoryBudget,
     listener::Listener,
     net::{
+        hosts::Hosts,
         mailbox::{Postbox, mailbox},
         tls,
     },
@@ -56,12 +56,10 @@ use crate::{
     preflight,
 };
 pub use door::{accept_upgrade, read_head};
-use external_queue::ExternalQueue;
+use external_queue::{ExternalQueue, QueueError};
 pub use failure::Failure;
 use feed::Feed;
-pub use forward::response_head;
 use glommio::LocalExecutorBuilder;
-use hosts::Hosts;
 use http::OriginPolicy;
 use identify::IdentifyQueue;
 use metrics::ControlFigures;
@@ -103,13 +101,13 @@ const DOOR_LIMIT: Duration = Duration::from_secs(1);
 /// reads the mailbox of the data cores passes on.
 enum Event {
     Signal(i32),
-    /// A data core can not go on, for this reason.
-    Failed(String),
+    /// A data core can not go on.
+    Failed(CoreFailure),
     Gateway(Result<GatewayInfo, RestError>),
     /// The external queue has granted a permit to this shard.
     Permit(u32),
-    /// A request to the external queue has failed, for this reason.
-    QueueFailed(String),
+    /// A request to the external queue has failed.
+    QueueFailed(QueueError),
 }
 
 /// A GET `/gateway/bot` that failed.
@@ -278,8 +276,8 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
             });
             control.main(listeners, from_cores, inbox, core_events, tls).await
         })
-        .map_err(|error| Failure::ControlCore(error.to_string()))?;
-    let result = executor.join().map_err(|error| Failure::ControlCoreEnded(error.to_string()))?;
+        .map_err(Failure::ControlCore)?;
+    let result = executor.join().map_err(Failure::ControlCoreEnded)?;
     for thread in std::mem::take(&mut *threads.lock().expect("nobody panics with it")) {
         // When the proxy ends with an error, the threads are not joined, because one of them may never end. The end of
         // the process ends them.

@@ -16,27 +16,53 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Most headers of a request.
 const MAX_HEADERS: usize = 64;
 
+/// What is wrong with the beginning of a connection that has to be a header of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProxyHeaderError {
+    /// The bytes begin neither like version 1 nor like version 2.
+    #[error("no header of the PROXY protocol")]
+    Missing,
+    /// The line of version 1 has more than [`MAX_LINE`] bytes.
+    #[error("a line of the PROXY protocol that is too long")]
+    LineTooLong,
+    /// The line of version 1 is not UTF-8.
+    #[error("a line of the PROXY protocol that is no text")]
+    NotText,
+    /// The line of version 1 names no known protocol, or no addresses of it.
+    #[error("a line of the PROXY protocol without protocol and addresses")]
+    NoAddresses,
+    /// The version of a binary header is not 2, or the header has more than [`MAX_PROXY_HEADER`] bytes.
+    #[error("a header of the PROXY protocol that is not of version 1 or 2, or is too long")]
+    VersionOrLength,
+    /// The header of version 2 is too short for the addresses that it promises.
+    #[error("an address of the PROXY protocol that is cut off")]
+    AddressCutOff,
+    /// The command of version 2 is neither LOCAL nor PROXY.
+    #[error("a command of the PROXY protocol that does not exist")]
+    UnknownCommand,
+}
+
 /// Reads the header of the PROXY protocol at the beginning of a connection. Returns its length in bytes, and the
 /// address of the client.
 ///
 /// `Ok(None)`: the header is incomplete. `None` in place of an address: the header names none, so the connection is for
-/// the peer itself. The error says what is wrong with the header.
-pub fn proxy_header(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'static str> {
+/// the peer itself.
+pub fn proxy_header(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, ProxyHeaderError> {
     let begins = |with: &[u8]| bytes.iter().zip(with).all(|(byte, expected)| byte == expected);
     if begins(SIGNATURE) {
         return if bytes.len() < SIGNATURE.len() { Ok(None) } else { version_2(bytes) };
     }
     if !begins(b"PROXY ") {
-        return Err("no header of the PROXY protocol");
+        return Err(ProxyHeaderError::Missing);
     }
     let Some(end) = memchr::memmem::find(&bytes[..bytes.len().min(MAX_LINE)], b"\r\n") else {
-        return if bytes.len() < MAX_LINE { Ok(None) } else { Err("a line of the PROXY protocol that is too long") };
+        return if bytes.len() < MAX_LINE { Ok(None) } else { Err(ProxyHeaderError::LineTooLong) };
     };
-    let line = std::str::from_utf8(&bytes[..end]).map_err(|_| "a line of the PROXY protocol that is no text")?;
+    let line = std::str::from_utf8(&bytes[..end]).map_err(|_| ProxyHeaderError::NotText)?;
     Ok(Some((end + 2, version_1(line)?)))
 }
 
-fn version_1(line: &str) -> Result<Option<SocketAddr>, &'static str> {
+fn version_1(line: &str) -> Result<Option<SocketAddr>, ProxyHeaderError> {
     let words: Vec<&str> = line.split(' ').collect();
     let (source, port) = match words[..] {
         ["PROXY", "UNKNOWN", ..] => return Ok(None),
@@ -46,37 +72,36 @@ fn version_1(line: &str) -> Result<Option<SocketAddr>, &'static str> {
     };
     match (source, port.parse()) {
         (Some(source), Ok(port)) => Ok(Some(SocketAddr::new(source, port))),
-        _ => Err("a line of the PROXY protocol without protocol and addresses"),
+        _ => Err(ProxyHeaderError::NoAddresses),
     }
 }
 
-fn version_2(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, &'static str> {
+fn version_2(bytes: &[u8]) -> Result<Option<(usize, Option<SocketAddr>)>, ProxyHeaderError> {
     let Some(&[version_and_command, family, high, low]) = bytes.get(12..16).and_then(|head| head.first_chunk()) else {
         return Ok(None);
     };
     let size = 16 + usize::from(u16::from_be_bytes([high, low]));
     if version_and_command >> 4 != 2 || size > MAX_PROXY_HEADER {
-        return Err("a header of the PROXY protocol that is not of version 1 or 2, or is too long");
+        return Err(ProxyHeaderError::VersionOrLength);
     }
     let Some(header) = bytes.get(16..size) else { return Ok(None) };
     let source = match (version_and_command & 15, family) {
         // LOCAL: the peer connects on its own behalf, as for a health check.
         (0, _) => None,
         (1, 0x11) => {
-            let address = header.first_chunk::<12>().ok_or("an address of the PROXY protocol that is cut off")?;
+            let address = header.first_chunk::<12>().ok_or(ProxyHeaderError::AddressCutOff)?;
             let [a, b, c, d, _, _, _, _, high, low, ..] = *address;
             Some(SocketAddr::new(Ipv4Addr::new(a, b, c, d).into(), u16::from_be_bytes([high, low])))
         }
         (1, 0x21) => {
-            let (source, rest) =
-                header.split_first_chunk::<16>().ok_or("an address of the PROXY protocol that is cut off")?;
+            let (source, rest) = header.split_first_chunk::<16>().ok_or(ProxyHeaderError::AddressCutOff)?;
             let port = rest.get(16..18).and_then(|port| port.first_chunk::<2>());
-            let port = port.ok_or("an address of the PROXY protocol that is cut off")?;
+            let port = port.ok_or(ProxyHeaderError::AddressCutOff)?;
             Some(SocketAddr::new(Ipv6Addr::from(*source).into(), u16::from_be_bytes(*port)))
         }
         // The address is neither an IPv4 nor an IPv6 address with a TCP port.
         (1, _) => None,
-        _ => return Err("a command of the PROXY protocol that does not exist"),
+        _ => return Err(ProxyHeaderError::UnknownCommand),
     };
     Ok(Some((size, source)))
 }

@@ -1,7 +1,7 @@
 //! Grants permits to identify. The proxy's own queue grants one first. With an external queue, the shard then waits for
 //! a permit of that queue too. Then the permit goes to the shard's core.
 
-use super::{Control, ExternalQueue, QUEUE_TICK};
+use super::{Control, ExternalQueue, QUEUE_TICK, QueueError};
 use crate::data_core::ToCore;
 use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
@@ -69,12 +69,12 @@ impl Control {
 
     /// Logs, once a minute at most, that a request to the external queue has failed, and keeps the reason for
     /// `/health`. No shard identifies until the queue answers.
-    pub(super) fn queue_failed(&self, what: String) {
+    pub(super) fn queue_failed(&self, error: &QueueError) {
         if let Some(held_back) = self.queue_log.borrow_mut().poll(self.now()) {
             let waiting = self.external_queue.as_ref().map_or(0, ExternalQueue::waiting);
-            tracing::warn!(waiting, held_back, "identify_queue {what}; no shard identifies until it answers");
+            tracing::warn!(waiting, held_back, "identify_queue {error}; no shard identifies until it answers");
         }
         self.figures.borrow_mut().external_failures += 1;
-        *self.queue_failure.borrow_mut() = Some(what);
+        *self.queue_failure.borrow_mut() = Some(error.to_string());
     }
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 /// Id of a place.
-pub type PlaceId = u64;
+type PlaceId = u64;
 
 /// The places that are taken, by source.
 struct Places {
@@ -94,8 +94,20 @@ impl Pool {
         Rc::new(Self { places, holders: RefCell::default(), revoked: RefCell::default() })
     }
 
+    /// Takes a place for a task, and runs the task until it ends. When the place is revoked before, the task is dropped.
+    /// A task that has dropped its [`Place`] itself runs to its end.
+    pub fn run_unless_revoked<F: Future<Output = ()>>(
+        self: Rc<Self>,
+        source: Source,
+        task: impl FnOnce(Place) -> F,
+    ) -> impl Future<Output = ()> {
+        let place = self.enter(source);
+        let id = place.id;
+        self.drop_when_revoked(id, task(place))
+    }
+
     /// Takes a place. If all are taken, another place is revoked and its task is woken.
-    pub fn enter(self: &Rc<Self>, source: Source) -> Place {
+    fn enter(self: &Rc<Self>, source: Source) -> Place {
         let (id, revoked) = self.places.borrow_mut().enter(source);
         let mut holders = self.holders.borrow_mut();
         holders.insert(id, Holder::default());
@@ -109,19 +121,8 @@ impl Pool {
         Place { pool: self.clone(), source, id }
     }
 
-    /// How many places are taken.
-    pub fn taken(&self) -> usize {
-        self.places.borrow().taken
-    }
-
-    /// How many places have been revoked since the start.
-    pub fn revoked(&self) -> u64 {
-        *self.revoked.borrow()
-    }
-
-    /// Runs a task until it ends. When its place is revoked before, the task is dropped. A task that has dropped its
-    /// [`Place`] itself runs to its end.
-    pub async fn hold(self: Rc<Self>, id: PlaceId, task: impl Future<Output = ()>) {
+    /// Runs a task until it ends or this place is revoked.
+    async fn drop_when_revoked(self: Rc<Self>, id: PlaceId, task: impl Future<Output = ()>) {
         let revoked = poll_fn(|cx| match self.holders.borrow_mut().get_mut(&id) {
             Some(Holder { revoked: true, .. }) => Poll::Ready(()),
             Some(holder) => {
@@ -132,14 +133,23 @@ impl Pool {
         });
         crate::net::race(task, revoked).await;
     }
+
+    /// How many places are taken.
+    pub fn taken(&self) -> usize {
+        self.places.borrow().taken
+    }
+
+    /// How many places have been revoked since the start.
+    pub fn revoked(&self) -> u64 {
+        *self.revoked.borrow()
+    }
 }
 
 /// A place that is taken. Dropping it frees the place.
 pub struct Place {
     pool: Rc<Pool>,
     source: Source,
-    /// Id of the place, for [`Pool::hold`].
-    pub id: PlaceId,
+    id: PlaceId,
 }
 
 impl Drop for Place {
@@ -200,7 +210,7 @@ impl LogThrottle {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::IpAddr;
+    use std::{future::pending, net::IpAddr, pin::pin, task::Context};
 
     fn source(address: &str) -> Source {
         address.parse::<IpAddr>().unwrap().into()
@@ -221,6 +231,31 @@ mod tests {
         places.leave(source("192.0.2.0"), stranger.0);
         places.leave(source("192.0.2.0"), stranger.0);
         assert_eq!((places.taken, places.enter(greedy).1), (2, None));
+    }
+
+    #[test]
+    fn a_task_is_dropped_with_its_place_unless_it_has_left_the_place() {
+        let pool = Pool::new(1);
+        let mut context = Context::from_waker(Waker::noop());
+        let is_alive = Rc::new(());
+        let held = is_alive.clone();
+        let mut holder = pin!(pool.clone().run_unless_revoked(source("192.0.2.1"), |place| async move {
+            let _both = (place, held);
+            pending::<()>().await;
+        }));
+        assert!(holder.as_mut().poll(&mut context).is_pending());
+        // The next task takes the only place and leaves it, so its place is not revoked for the third task.
+        let mut leaver = pin!(pool.clone().run_unless_revoked(source("192.0.2.2"), |place| async move {
+            drop(place);
+            pending::<()>().await;
+        }));
+        assert!(leaver.as_mut().poll(&mut context).is_pending());
+        assert!(holder.as_mut().poll(&mut context).is_ready());
+        assert_eq!((Rc::strong_count(&is_alive), pool.revoked(), pool.taken()), (1, 1, 0));
+        let mut last = pin!(pool.clone().run_unless_revoked(source("192.0.2.3"), |place| async move { drop(place) }));
+        assert!(last.as_mut().poll(&mut context).is_ready());
+        assert!(leaver.as_mut().poll(&mut context).is_pending());
+        assert_eq!((pool.revoked(), pool.taken()), (1, 0));
     }
 
     #[test]

@@ -9,12 +9,12 @@ use crate::{
     config::{Config, ConfigError, Differences, token_from_environment},
     data_core::{ConfigChange, ToCore},
     log::Limits,
-    logging::Held,
+    logging::{Held, LogLevelError},
 };
 use std::{path::PathBuf, rc::Rc, time::SystemTime};
 
-/// Applies a `log_level`. The error says why it is wrong; then nothing was changed.
-pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send>;
+/// Applies a `log_level`. With an error nothing was changed.
+pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), LogLevelError> + Send>;
 
 /// What the control core needs to read the configuration again.
 pub struct Reloading {
@@ -53,8 +53,8 @@ pub struct Reloaded {
 pub(super) enum ReloadError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("{}: {what}", path.display())]
-    LogLevel { path: PathBuf, what: String },
+    #[error("{}: {source}", path.display())]
+    LogLevel { path: PathBuf, source: LogLevelError },
 }
 
 impl Control {
@@ -103,7 +103,7 @@ impl Control {
         let differences = old.differences(&new);
         if old.log_level != new.log_level {
             (self.reloading.set_log_level)(&new.log_level)
-                .map_err(|what| ReloadError::LogLevel { path: self.reloading.path.clone(), what })?;
+                .map_err(|source| ReloadError::LogLevel { path: self.reloading.path.clone(), source })?;
         }
         let mut live = Config::clone(&old);
         live.adopt(&new);

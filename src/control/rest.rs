@@ -1,12 +1,10 @@
 //! The REST call of the proxy: GET `/gateway/bot` (docs: Gateway, Get Gateway Bot). It runs on a thread of its own,
 //! because it waits for name lookups, handshakes and timeouts.
 
-use super::{
-    hosts::{HostError, Hosts},
-    identify::SessionStartLimit,
-};
+use super::identify::SessionStartLimit;
 use crate::{
     config::MAX_SHARDS,
+    net::hosts::{HostError, Hosts},
     protocol::token::bare,
     websocket::{Endpoint, EndpointError},
 };
@@ -52,35 +50,59 @@ pub struct GatewayInfo {
     pub budget: SessionStartLimit,
 }
 
-/// Why a request has failed.
-#[derive(Debug, PartialEq, Eq)]
+/// Why a request has failed. After every error but [`RestError::Unauthorized`] a later request may succeed. The texts
+/// do not name the URL of the request.
+#[derive(Debug, thiserror::Error)]
 pub enum RestError {
     /// Discord refuses the token (401). Another request with it is useless.
+    #[error("Discord refuses the token (401)")]
     Unauthorized,
-    /// Any other failure. A later request may succeed.
-    Temporary {
-        /// What is wrong, without the URL of the request.
-        what: String,
+    /// The request was not answered, or the answer can not be read.
+    #[error(transparent)]
+    Http(#[from] ureq::Error),
+    /// The answer has a status that is neither 200 nor 401.
+    #[error("status {status}{}", if (300..400).contains(status) { ", and redirects are not followed" } else { "" })]
+    Status {
+        /// The HTTP status.
+        status: u16,
         /// How long the answer asks to wait (docs: Rate Limits), at most [`MAX_RETRY_AFTER`].
         retry_after: Option<Duration>,
     },
+    /// The answer has the status 200 and makes no sense.
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
 }
 
 impl RestError {
-    fn temporary(what: impl ToString) -> Self {
-        Self::Temporary { what: what.to_string(), retry_after: None }
+    /// How long the answer asks to wait before the next request; `None`: the answer asks for nothing, or there is none.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            Self::Unauthorized | Self::Http(_) | Self::Answer(_) => None,
+        }
     }
 }
 
 /// What is wrong with an answer whose status is 200.
 #[derive(Debug, thiserror::Error)]
-enum AnswerError {
+pub enum AnswerError {
+    /// The answer is not JSON, or lacks a documented field.
     #[error("not the expected answer: {0}")]
     Unexpected(#[from] serde_json::Error),
+    /// A number has a value that Discord never sends.
     #[error("not a sensible answer: `{key}` is {value}, expected {expected}")]
-    Value { key: &'static str, value: u64, expected: String },
+    Value {
+        /// The field.
+        key: &'static str,
+        /// Its value.
+        value: u64,
+        /// What the field may have.
+        expected: String,
+    },
+    /// The URL of the gateway can not be used.
     #[error("not a sensible answer: {0}")]
     Url(#[from] EndpointError),
+    /// Shards may not connect to the gateway that the answer names.
     #[error("not a sensible answer: {0}")]
     Host(#[from] HostError),
 }
@@ -134,20 +156,19 @@ impl Rest {
 
     /// Sends one request and blocks until it is answered or has failed.
     pub fn gateway(&self) -> Result<GatewayInfo, RestError> {
-        let mut response = self
-            .agent
-            .get(&self.url)
-            .header("Authorization", format!("Bot {}", bare(&self.token)))
-            .call()
-            .map_err(RestError::temporary)?;
+        let mut response =
+            self.agent.get(&self.url).header("Authorization", format!("Bot {}", bare(&self.token))).call()?;
         let status = response.status().as_u16();
         let header = response.headers().get("Retry-After").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let body = response.body_mut().with_config().limit(MAX_BODY).read_to_string();
         match status {
-            200 => parse(&body.map_err(RestError::temporary)?, &self.hosts).map_err(RestError::temporary),
+            200 => Ok(parse(&body?, &self.hosts)?),
             401 => Err(RestError::Unauthorized),
             // If the body can not be read, the error has the status alone.
-            _ => Err(refusal(status, header.as_deref(), &body.unwrap_or_default())),
+            _ => {
+                let retry_after = retry_after(header.as_deref(), &body.unwrap_or_default());
+                Err(RestError::Status { status, retry_after })
+            }
         }
     }
 }
@@ -174,15 +195,6 @@ pub(super) fn agent_builder() -> ConfigBuilder<AgentScope> {
 pub fn url(proxy: Option<&str>) -> String {
     let base = proxy.map_or_else(|| DISCORD.to_owned(), |address| format!("http://{address}"));
     format!("{base}/api/v10{GATEWAY}")
-}
-
-/// The error for an answer whose status is neither 200 nor 401. `header` is the value of `Retry-After`.
-fn refusal(status: u16, header: Option<&str>, body: &str) -> RestError {
-    let what = match status {
-        300..400 => format!("status {status}, and redirects are not followed"),
-        _ => format!("status {status}"),
-    };
-    RestError::Temporary { what, retry_after: retry_after(header, body) }
 }
 
 /// How long an answer asks to wait: seconds, whole or not, in the header `Retry-After` and in `retry_after` of the
@@ -295,6 +307,13 @@ mod tests {
         for nothing in [None, Some("-1"), Some("soon"), Some("Fri, 31 Dec 1999 23:59:59 GMT"), Some("")] {
             assert_eq!(seconds(nothing, "<html>"), None, "{nothing:?}");
         }
+    }
+
+    #[test]
+    fn a_redirect_is_told_from_other_statuses() {
+        let text = |status| RestError::Status { status, retry_after: None }.to_string();
+        assert_eq!(text(302), "status 302, and redirects are not followed");
+        assert_eq!(text(500), "status 500");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::{Control, Failure, IO_MEMORY, http::OriginPolicy};
 use crate::{
     config::Config,
-    data_core::{self, CoreConfig, ToControl, ToCore},
+    data_core::{self, CoreConfig, CoreFailure, ToControl, ToCore},
     downstream::budget::MemoryBudget,
     io::wake::Waker,
     log::Limits,
@@ -34,8 +34,7 @@ impl Starter {
     pub fn start(&self, shards: usize) -> Result<Vec<Postbox<ToCore>>, Failure> {
         let mut postboxes = Vec::new();
         for (index, &cpu) in self.placement.data(shards).iter().enumerate() {
-            let failure = |error: &dyn std::fmt::Display| Failure::DataCore { index, cpu, why: error.to_string() };
-            let waker = Waker::new().map_err(|error| failure(&error))?;
+            let waker = Waker::new().map_err(|source| Failure::DataCoreWaker { index, cpu, source })?;
             let (postbox, mailbox) = core_mailbox(waker.clone());
             let (control, epoch) = (self.control.clone(), self.epoch);
             // The thread pins itself, because glommio can not do that where `/sys` is hidden.
@@ -45,13 +44,12 @@ impl Starter {
                 .spawn(move || async move {
                     match pin_thread(cpu) {
                         Ok(()) => data_core::run(mailbox, waker, control, epoch),
-                        Err(error) => {
-                            let why = format!("data core {index} can not be pinned to CPU {cpu}: {error}");
-                            drop(control.send(ToControl::Failed(why)));
+                        Err(source) => {
+                            drop(control.send(ToControl::Failed(CoreFailure::Pin { index, cpu, source })));
                         }
                     }
                 })
-                .map_err(|error| failure(&error))?;
+                .map_err(|source| Failure::DataCore { index, cpu, source })?;
             self.threads.lock().expect("nobody panics with it").push(thread);
             postboxes.push(postbox);
         }
@@ -62,7 +60,7 @@ impl Starter {
 /// Pins the calling thread, which is that of the control core, to its CPU. As the data cores, this thread pins itself,
 /// because glommio can not do that where `/sys` is hidden.
 pub(super) fn pin_control_core(cpu: usize) -> Result<(), Failure> {
-    pin_thread(cpu).map_err(|error| Failure::ControlCore(format!("it can not be pinned to CPU {cpu}: {error}")))
+    pin_thread(cpu).map_err(|source| Failure::PinControlCore { cpu, source })
 }
 
 impl Control {

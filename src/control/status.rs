@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     data_core::{CoreReport, figures::thread_cpu_time},
-    protocol::{Time, event::EventKind},
+    protocol::{Time, close::FatalClose, event::EventKind},
     shard::report::{ClientKind, ClientReport, CloseReason, Report},
     upstream::{loss::Reason, session::Status},
 };
@@ -478,7 +478,7 @@ pub(super) fn details(report: &Report, now: Time) -> String {
     let details = Details {
         id: report.shard,
         state: state_name(report.status),
-        fatal: report.fatal.map(|(code, advice)| Fatal { code, advice }),
+        fatal: report.fatal.map(|FatalClose { code, advice }| Fatal { code, advice }),
         session_age_s: report.session_since.map(|since| seconds_between(since, now)),
         sequence: report.sequence,
         events: counted(&mut EventKind::ALL.iter().map(|kind| kind.name()).zip(report.events)),

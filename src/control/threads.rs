@@ -1,8 +1,11 @@
 //! The threads for blocking work: one waits for signals, one sends GET `/gateway/bot`, and some wait for the external
 //! queue. Each sends its results to the control core, and runs until the process ends.
 
-use super::{Event, Failure, external_queue::ExternalQueue, hosts::Hosts, rest::Rest, spawn::spawn};
-use crate::{config::Config, net::mailbox::Postbox};
+use super::{Event, Failure, external_queue::ExternalQueue, rest::Rest, spawn::spawn};
+use crate::{
+    config::Config,
+    net::{hosts::Hosts, mailbox::Postbox},
+};
 use crossbeam_channel::Sender;
 use signal_hook::iterator::Signals;
 use std::time::Duration;

@@ -11,12 +11,7 @@
 use crate::{
     downstream::{budget::Charge, outbox::Outbox, visitor::Visitor},
     io::sockets::SocketId,
-    protocol::{
-        ConnectionId, Encoding, SessionKey, Time,
-        close::{self, Close},
-        command::MAX_COMMAND,
-        etf,
-    },
+    protocol::{ConnectionId, Encoding, SessionKey, Time, close::Close, command::MAX_COMMAND, etf},
     websocket::{FrameDecoder, Message, Violation},
 };
 use std::{borrow::Cow, time::Duration};
@@ -222,17 +217,17 @@ pub fn command_text(encoding: Encoding, bytes: &[u8], binary: bool) -> Result<Co
         return Ok(Cow::Borrowed(bytes));
     }
     let mut text = Vec::with_capacity(bytes.len());
-    etf::to_json(bytes, &mut text).map_err(|unreadable| (close::DECODE_ERROR, unreadable.0))?;
+    etf::to_json(bytes, &mut text).map_err(Close::NotTerm)?;
     // A term can be shorter than its JSON text, and the text may be sent to Discord.
-    if text.len() > MAX_COMMAND { Err(close_for(Violation::TooLarge)) } else { Ok(Cow::Owned(text)) }
+    if text.len() > MAX_COMMAND { Err(Close::TooLong) } else { Ok(Cow::Owned(text)) }
 }
 
 /// Returns the close for a violation of the WebSocket protocol. A message that is too long gets 4002, as at Discord.
 pub fn close_for(violation: Violation) -> Close {
     match violation {
-        Violation::TooLarge => (close::DECODE_ERROR, "payload longer than 4096 bytes"),
-        Violation::Utf8 => (violation.close_code(), "text is not UTF-8"),
-        _ => (violation.close_code(), "WebSocket protocol violated"),
+        Violation::TooLarge => Close::TooLong,
+        Violation::Utf8 => Close::NotUtf8,
+        _ => Close::Violation(violation.close_code()),
     }
 }
 
@@ -245,11 +240,9 @@ mod tests {
     fn a_client_that_has_taken_nothing_for_long_still_has_its_time_to_react() {
         let (now, since) = (Duration::from_secs(100), Some(Duration::from_secs(39)));
         let until = now + RECONNECT_GRACE;
-        for stage in [
-            Stage::Grace { until, close: (4000, "restarting") },
-            Stage::Flushing { until },
-            Stage::HalfClosed { until },
-        ] {
+        for stage in
+            [Stage::Grace { until, close: Close::Restarting }, Stage::Flushing { until }, Stage::HalfClosed { until }]
+        {
             assert_eq!(deadline(stage, since, now), Some(until));
         }
         assert_eq!(deadline(Stage::Open, Some(now), now), Some(now + STALL_CHECK));

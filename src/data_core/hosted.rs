@@ -22,8 +22,8 @@ use crate::{
         sockets::{Event, Receiving, SocketId},
     },
     logging::trace::Trace,
-    net::dial::Dialled,
-    protocol::Time,
+    net::dial::{ConnectError, Dialled},
+    protocol::{Time, close::FatalClose},
     shard::{
         Shard,
         report::{ClientKind, ClientReport, CloseReason, Report, Traffic},
@@ -180,8 +180,7 @@ impl<I: Io> HostedShard<I> {
                     upstream.received(bytes);
                 }
                 Event::Ended(error) => {
-                    let why = error.map_or_else(|| "end of stream".into(), |error| error.to_string());
-                    upstream.ended.get_or_insert(why);
+                    upstream.ended.get_or_insert(error.map_or(ConnectionLost::EndOfStream, ConnectionLost::Io));
                 }
                 Event::Sent(bytes, result) => {
                     upstream.outgoing.returned(bytes, *result.as_ref().unwrap_or(&0));
@@ -189,7 +188,7 @@ impl<I: Io> HostedShard<I> {
                     // What the socket did not take has to be sent later, and so have the frames that were made since.
                     self.wants_upstream |= upstream.blocked;
                     if let Err(error) = result {
-                        upstream.ended.get_or_insert(error.to_string());
+                        upstream.ended.get_or_insert(error.into());
                     }
                 }
                 Event::Writable => {
@@ -267,15 +266,16 @@ impl<I: Io> HostedShard<I> {
                         );
                     }
                 }
-                Ok(None) => break upstream.ended.take().map(ConnectionLost::ended),
+                Ok(None) => break upstream.ended.take(),
                 Err(lost) => break Some(lost),
             }
         };
         upstream.shrink();
-        if let Some(ConnectionLost { code, why, unreadable }) = lost {
-            tracing::info!(shard = self.shard.id().id, code, "the shard lost its connection to Discord: {why}");
+        if let Some(lost) = lost {
+            let code = lost.code();
+            tracing::info!(shard = self.shard.id().id, code, "the shard lost its connection to Discord: {lost}");
             self.close_upstream(core);
-            if unreadable {
+            if lost.is_unreadable() {
                 self.shard.upstream_unreadable(core.now);
             } else {
                 self.shard.upstream_closed(core.now, code);
@@ -332,7 +332,7 @@ impl<I: Io> HostedShard<I> {
     }
 
     fn log_fatal(&mut self) {
-        if let Some((code, advice)) = self.shard.fatal()
+        if let Some(FatalClose { code, advice }) = self.shard.fatal()
             && !std::mem::replace(&mut self.fatal_logged, true)
         {
             tracing::error!(shard = self.shard.id().id, code, "Discord closed the shard for good: {advice}");
@@ -381,7 +381,7 @@ impl<I: Io> HostedShard<I> {
 
     /// The control core has made the connection with the number `attempt`, or could not. The result of an older attempt
     /// is ignored.
-    pub fn dialled(&mut self, core: &mut Core<I>, attempt: u64, result: Result<Dialled<I::Socket>, String>) {
+    pub fn dialled(&mut self, core: &mut Core<I>, attempt: u64, result: Result<Dialled<I::Socket>, Box<ConnectError>>) {
         if attempt != self.attempt || !matches!(self.link, Link::Dialling) {
             return;
         }
@@ -393,9 +393,9 @@ impl<I: Io> HostedShard<I> {
                 tracing::debug!(shard = self.shard.id().id, "connected to Discord");
                 self.shard.upstream_connected(core.now);
             }
-            Err(why) => {
+            Err(error) => {
                 self.link = Link::None;
-                tracing::warn!(shard = self.shard.id().id, "can not connect to Discord: {why}");
+                tracing::warn!(shard = self.shard.id().id, "can not connect to Discord: {error}");
                 self.shard.upstream_closed(core.now, None);
                 self.log_fatal();
             }
@@ -405,7 +405,7 @@ impl<I: Io> HostedShard<I> {
     fn flush_upstream(&mut self, core: &mut Core<I>) {
         let Link::Open(upstream) = &mut self.link else { return };
         if let Err(error) = upstream.encrypt() {
-            upstream.ended.get_or_insert(error.to_string());
+            upstream.ended.get_or_insert(error);
             return;
         }
         if upstream.blocked {

@@ -11,7 +11,7 @@ use crate::{
         visitor::Visitor,
     },
     log::Limits,
-    net::dial::Dialled,
+    net::dial::{ConnectError, Dialled},
     protocol::{Time, denied::Denied},
     shard::report::Report,
     upstream::{loss::Reason, session::Status},
@@ -19,7 +19,7 @@ use crate::{
     websocket::FrameDecoder,
 };
 use serde_json::value::RawValue;
-use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
+use std::{io, os::fd::OwnedFd, path::PathBuf, sync::Arc, time::Duration};
 
 /// What a data core needs to run its shards.
 #[derive(Clone)]
@@ -207,7 +207,7 @@ pub enum ToCore<S = OwnedFd> {
         /// The number of the attempt, from [`ToControl::Dial`].
         attempt: u64,
         /// The connection, or why there is none.
-        result: Result<Box<Dialled<S>>, String>,
+        result: Result<Box<Dialled<S>>, Box<ConnectError>>,
     },
     /// A client that the core has to serve.
     Client(Box<NewClient<S>>),
@@ -226,6 +226,27 @@ pub enum ToCore<S = OwnedFd> {
     /// Stops the core: it leaves Discord and the clients so that both sessions can be resumed, and answers with
     /// [`ToControl::Stopped`].
     Stop,
+}
+
+/// Why a data core could not start or can not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreFailure {
+    /// The thread of the data core can not run on its CPU.
+    #[error("data core {index} can not be pinned to CPU {cpu}: {source}")]
+    Pin {
+        /// Index of the data core.
+        index: usize,
+        /// The CPU.
+        cpu: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The ring can not be made.
+    #[error("can not make a ring (Linux 6.1 or newer is needed): {0}")]
+    Ring(#[source] io::Error),
+    /// A panic has happened that belongs to no shard.
+    #[error("it panicked outside of any shard")]
+    Panicked,
 }
 
 /// Messages to the control core.
@@ -259,8 +280,8 @@ pub enum ToControl<S = OwnedFd> {
     StatusChanged(StatusChange),
     /// A panic has happened and was contained.
     Panicked,
-    /// A core could not start or can not go on, for this reason.
-    Failed(String),
+    /// A core could not start or can not go on.
+    Failed(CoreFailure),
     /// The core has stopped.
     Stopped,
 }

@@ -36,8 +36,8 @@ mod watch;
 
 pub use client::{close_for, command_text};
 pub use messages::{
-    ConfigChange, ConnectionParts, CoreConfig, CoreReport, EndOfSlot, NewClient, Repair, SessionRequest, SlotReport,
-    StatusChange, ToControl, ToCore,
+    ConfigChange, ConnectionParts, CoreConfig, CoreFailure, CoreReport, EndOfSlot, NewClient, Repair, SessionRequest,
+    SlotReport, StatusChange, ToControl, ToCore,
 };
 pub use state::{NoStates, StateFiles, States};
 
@@ -508,10 +508,10 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
     if let Err(error) = time_slice::shorten() {
         tracing::debug!(%error, "a data core keeps the kernel's own time slice, because a filter denies to change it");
     }
-    let failed = |what: String| drop(control.send(ToControl::Failed(what)));
+    let failed = |failure| drop(control.send(ToControl::Failed(failure)));
     let io = match Uring::new(waker, epoch) {
         Ok(io) => io,
-        Err(error) => return failed(format!("can not make a ring (Linux 6.1 or newer is needed): {error}")),
+        Err(error) => return failed(CoreFailure::Ring(error)),
     };
     let mut config = None;
     while config.is_none() {
@@ -549,7 +549,7 @@ pub fn run(mailbox: Receiver<ToCore>, waker: Waker, control: Postbox<ToControl>,
         while core.turn() {}
     }));
     if ended.is_err() {
-        failed("it panicked outside of any shard".into());
+        failed(CoreFailure::Panicked);
     }
 }
 

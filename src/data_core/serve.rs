@@ -1,33 +1,28 @@
-//! The life of a shard's clients: taking them over from the door, handling their commands, sending them events, and
-//! closing their connections.
+//! Drives the connections of a shard's clients: handles their commands, sends them events, and closes their
+//! connections. [`super::admission`] lets the clients in.
 //!
 //! A shard has two queues of clients that may have something to get. A turn serves all `ready_clients` and the
 //! `bulk_clients` within a budget ([`TURN_BYTES`]).
 
 use super::{
-    ConnectionParts, Core, NewClient, Owner, SessionRequest, ToControl,
-    client::{Client, ClientMessage, LINGER, RECONNECT_GRACE, STALL_LIMIT, Stage},
+    ConnectionParts, Core, Owner, ToControl,
+    client::{ClientMessage, LINGER, RECONNECT_GRACE, STALL_LIMIT, Stage},
     hosted::HostedShard,
     timers::Timer,
 };
 use crate::{
-    downstream::{
-        budget::Refusal,
-        session::{Claim, Options, SessionId},
-        visitor::Visitor,
-    },
+    downstream::budget::Refusal,
     io::{
         Io,
         sockets::{Receiving, SocketId},
     },
     protocol::{
-        ConnectionId, SessionKey,
+        ConnectionId,
         close::{self, Close},
         payload,
     },
     shard::{Progress, report::CloseReason},
 };
-use std::time::Duration;
 
 /// Budget in bytes that one turn of a shard spends on the bulk clients. The other bulk clients
 /// wait for the next turn; before it, the other shards of the core have their turns. Serving a client once makes a
@@ -36,13 +31,6 @@ pub(super) const TURN_BYTES: usize = 64 << 10;
 /// Bytes that serving a bulk client takes from [`TURN_BYTES`] at least. A send costs some 3 us even when
 /// it is short. In that time the core can make and copy some 4 KiB.
 pub(super) const SERVE_COST: usize = 4 << 10;
-/// How long a client is served as a bulk client after it has arrived.
-///
-/// When hundreds of clients arrive at once, each costs a snapshot, and from then on every event of the shard. Together
-/// that is more than a core can do, and it must not delay the clients that were there before. A client that does not
-/// read stops costing when the buffers of its socket are full. The higher the rate of events, the sooner the buffers
-/// are full: two seconds of a load that keeps a core busy fill them.
-pub(super) const NEWCOMER: Duration = Duration::from_secs(2);
 
 /// Why the connection of a client ends.
 enum End {
@@ -53,106 +41,6 @@ enum End {
 }
 
 impl<I: Io> HostedShard<I> {
-    /// Takes over a client that the door has identified or that wants to resume. A RESUME that can not be served is
-    /// answered with Invalid Session, and the connection goes back to the door.
-    pub fn admit(&mut self, core: &mut Core<I>, new_client: NewClient<I::Socket>) {
-        let NewClient { parts, request, mut visitor, .. } = new_client;
-        let ConnectionParts { socket, inbound, mut outbox } = parts;
-        core.clients += 1;
-        // The lower half of the id is the client's key in `clients`, so [`HostedShard::queue_connection`] finds the
-        // client.
-        let connection = ConnectionId(core.clients << 32 | self.clients.vacant_key() as u64);
-        let charge = core.charge(&visitor, &outbox);
-        // A session that a refused client wanted to resume stays, so the client can resume it later.
-        let refusal = charge.as_ref().err().copied().or_else(|| self.refuses(core, &request, &mut visitor));
-        let session = match (refusal, request) {
-            (Some(close), _) => Err(close),
-            (None, SessionRequest::Identify(options)) => self.identify(core, connection, options, &visitor),
-            (None, SessionRequest::Resume { claim, sequence }) => {
-                match self.resume(core, connection, &claim, sequence, &visitor) {
-                    Some(session) => Ok(session),
-                    None => {
-                        outbox.message(&[payload::INVALID_SESSION]);
-                        visitor.refused_resumes += 1;
-                        core.send(ToControl::Return(Box::new(ConnectionParts { socket, inbound, outbox }), visitor));
-                        return;
-                    }
-                }
-            }
-        };
-        let entry = self.clients.vacant_entry();
-        let key = entry.key();
-        let socket = core.sockets.adopt(socket, Owner { shard: self.index, client: Some(key as u32) });
-        let mut client = Client::new(connection, socket, visitor, inbound, outbox);
-        client.newcomer_until = Some(core.now + NEWCOMER);
-        client.session = session.ok();
-        client.since = core.now;
-        client.charge = charge.ok();
-        // The door may have received more messages than the IDENTIFY or RESUME.
-        client.noted = true;
-        client.awake = true;
-        let client = entry.insert(client);
-        self.noted.push(key);
-        self.awake.push(key);
-        core.sockets.receive(socket, Receiving::Single);
-        match session {
-            Ok(session) => {
-                client.visitor.refused_resumes = 0;
-                client.outbox.set_owner(self.shard.id().id, session.0);
-                client.outbox.start_compressing(self.shard.compresses_payloads(session));
-                self.queue(key);
-            }
-            Err(close) => {
-                self.count_close(match close {
-                    _ if core.stopping => CloseReason::Restarting,
-                    (close::RATE_LIMITED, _) => CloseReason::NoRoom,
-                    _ => CloseReason::of(close),
-                });
-                self.close_client(core, key, Some(close.0), close.1);
-            }
-        }
-    }
-
-    fn identify(
-        &mut self,
-        core: &Core<I>,
-        connection: ConnectionId,
-        options: Options,
-        visitor: &Visitor,
-    ) -> Result<SessionKey, Close> {
-        let session = self.shard.identify(core.now, connection, options)?;
-        if let Some(credential) = &visitor.credential {
-            self.shard.bind(session, credential.clone());
-        }
-        Ok(session)
-    }
-
-    fn resume(
-        &mut self,
-        core: &Core<I>,
-        connection: ConnectionId,
-        claim: &Claim,
-        sequence: u64,
-        visitor: &Visitor,
-    ) -> Option<SessionKey> {
-        // A session belongs to the secret that it was begun with. A client with another secret can not resume it.
-        let is_own = |id: &SessionId| self.shard.belongs_to(id, visitor.credential.as_deref());
-        let id = self.shard.claimed(claim, sequence).filter(is_own);
-        let session = id.and_then(|id| self.shard.resume(core.now, connection, &id, sequence));
-        match session {
-            Some(key) => tracing::debug!(shard = self.shard.id().id, client = key.0, ?id, sequence, "a client resumes"),
-            None => {
-                tracing::info!(
-                    shard = self.shard.id().id,
-                    ?id,
-                    sequence,
-                    "a client's RESUME is refused: the shard does not know the session, or has dropped events that the client missed"
-                );
-            }
-        }
-        session
-    }
-
     /// Queues the client with this connection, because the shard may have something for it.
     pub(super) fn queue_connection(&mut self, connection: ConnectionId) {
         let key = connection.0 as u32 as usize;
@@ -162,7 +50,7 @@ impl<I: Io> HostedShard<I> {
     }
 
     /// Adds a client that may have something to get to its queue, unless it is in a queue already.
-    fn queue(&mut self, key: usize) {
+    pub(super) fn queue(&mut self, key: usize) {
         if let Some(client) = self.clients.get_mut(key)
             && !std::mem::replace(&mut client.queued, true)
         {
@@ -202,9 +90,9 @@ impl<I: Io> HostedShard<I> {
                         // they receive.
                         return self.close_client(core, key, code, "");
                     }
-                    Some(End::Close((code, reason))) => {
+                    Some(End::Close(close)) => {
                         self.count_close(CloseReason::Misbehaved);
-                        return self.close_client(core, key, Some(code), reason);
+                        return self.close_client(core, key, Some(close.code()), close.reason());
                     }
                     None => {}
                 }
@@ -214,7 +102,7 @@ impl<I: Io> HostedShard<I> {
                 let closed = client.messages(|message, _| match message {
                     ClientMessage::Payload(_) => None,
                     ClientMessage::Closed(code) => Some(code),
-                    ClientMessage::Violated((code, _)) => Some(Some(code)),
+                    ClientMessage::Violated(close) => Some(Some(close.code())),
                 });
                 if let Some(code) = closed {
                     return self.close_client(core, key, code, "");
@@ -388,12 +276,12 @@ impl<I: Io> HostedShard<I> {
             self.set_timer(core, key);
             return self.flush(core, key);
         }
-        self.close_client(core, key, Some(close.0), close.1);
+        self.close_client(core, key, Some(close.code()), close.reason());
     }
 
     /// Closes the connection of a client in order: the close frame is sent, the proxy ends its side of the stream, then
     /// the client ends its own. [`LINGER`] limits the time for that.
-    fn close_client(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
+    pub(super) fn close_client(&mut self, core: &mut Core<I>, key: usize, code: Option<u16>, reason: &str) {
         // Without a reason the close frame answers the client's own.
         if !reason.is_empty() {
             tracing::debug!(shard = self.shard.id().id, code, reason, "the proxy closes the connection of a client");
@@ -468,8 +356,8 @@ impl<I: Io> HostedShard<I> {
         }
         client.timer = None;
         match client.stage {
-            Stage::Grace { until, close: (code, reason) } if core.now >= until => {
-                return self.close_client(core, key, Some(code), reason);
+            Stage::Grace { until, close } if core.now >= until => {
+                return self.close_client(core, key, Some(close.code()), close.reason());
             }
             Stage::Flushing { until } | Stage::HalfClosed { until } if core.now >= until => {
                 return self.drop_client(core, key);

@@ -66,6 +66,21 @@ impl States for NoStates {
 /// State files in this directory. See the module's description.
 pub struct StateFiles(pub PathBuf);
 
+/// A state file of `directory` can not be read or written. An [`io::Error`] of the same kind carries it.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {source}", directory.display())]
+struct StateFileError {
+    directory: PathBuf,
+    source: io::Error,
+}
+
+impl StateFiles {
+    /// Adds the directory to an error.
+    fn named(&self, source: io::Error) -> io::Error {
+        io::Error::new(source.kind(), StateFileError { directory: self.0.clone(), source })
+    }
+}
+
 impl States for StateFiles {
     fn load(
         &self,
@@ -73,13 +88,11 @@ impl States for StateFiles {
         shard: u32,
         make: &mut dyn FnMut(&mut dyn Read) -> io::Result<Shard>,
     ) -> io::Result<Option<Shard>> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.0.display()));
-        load(&StateDir::new(&self.0, &config.token), config, shard, make).map_err(named)
+        load(&StateDir::new(&self.0, &config.token), config, shard, make).map_err(|error| self.named(error))
     }
 
     fn store(&self, config: &CoreConfig, shard: &mut Shard) -> io::Result<bool> {
-        let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", self.0.display()));
-        store(&StateDir::new(&self.0, &config.token), config, shard).map_err(named)
+        store(&StateDir::new(&self.0, &config.token), config, shard).map_err(|error| self.named(error))
     }
 }
 

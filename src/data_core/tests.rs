@@ -10,7 +10,7 @@ use crate::{
     downstream::session::Options,
     io::wake::Waker,
     net::{
-        dial::dial,
+        dial::{ConnectError, dial},
         mailbox::{core_mailbox, mailbox},
         tls,
     },
@@ -165,7 +165,8 @@ impl Rig {
                             let tls = tls.clone();
                             let dialled = async move {
                                 let dialled = dial(&Endpoint::parse(&url).unwrap(), "v=10", tls).await;
-                                let result = dialled.map(Box::new).map_err(|error| error.to_string());
+                                let result =
+                                    dialled.map(Box::new).map_err(|source| ConnectError::Dial { url, source }.into());
                                 drop(core.send(ToCore::Dialled { shard, attempt, result }));
                             };
                             glommio::spawn_local(dialled).detach();

@@ -11,7 +11,7 @@ use crate::{
     io::sockets::SocketId,
     net::{mask::mask, tls::Tls},
     protocol::close,
-    websocket::{FrameDecoder, Message, Opcode, Outgoing, write_close, write_frame},
+    websocket::{FrameDecoder, Message, Opcode, Outgoing, Violation, write_close, write_frame},
 };
 use std::io;
 
@@ -29,25 +29,52 @@ const MAX_OWED: usize = 1 << 20;
 /// they are empty.
 const KEEP_FRAMES: usize = 16 << 10;
 
-/// Why nothing more can be read from a connection.
-#[derive(Debug)]
-pub struct ConnectionLost {
-    /// Discord's close code, when it has sent one.
-    pub code: Option<u16>,
-    /// The reason as text, for the log line.
-    pub why: String,
-    /// Discord's bytes violate a protocol or can not be decompressed.
-    pub unreadable: bool,
+/// Why a connection to Discord is over. The texts are for the log line.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionLost {
+    /// Discord has ended the stream without a close frame.
+    #[error("end of stream")]
+    EndOfStream,
+    /// Discord has ended the TLS stream without a close frame.
+    #[error("end of the TLS stream")]
+    EndOfTls,
+    /// The socket has failed, or bytes can not be decrypted or encrypted.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// Discord has left this many bytes waiting, which is more than [`MAX_OWED`].
+    #[error("Discord does not take {0} bytes that wait")]
+    Stuck(usize),
+    /// Discord has sent a close frame without a code.
+    #[error("closed")]
+    ClosedWithoutCode,
+    /// Discord has sent a close frame.
+    #[error("closed: {reason:?}")]
+    Closed {
+        /// The close code.
+        code: u16,
+        /// The text of the close frame.
+        reason: String,
+    },
+    /// Discord's bytes are no WebSocket messages.
+    #[error("WebSocket violation: {0}")]
+    Violation(#[source] Violation),
+    /// A compressed payload began and has no end.
+    #[error("a text message in the middle of a compressed payload")]
+    TextInPayload,
+    /// Discord's messages can not be decompressed.
+    #[error(transparent)]
+    Inflate(#[from] InflateError),
 }
 
 impl ConnectionLost {
-    /// The stream has ended for this reason.
-    pub fn ended(why: String) -> Self {
-        Self { code: None, why, unreadable: false }
+    /// Discord's close code, when it has sent one.
+    pub fn code(&self) -> Option<u16> {
+        if let Self::Closed { code, .. } = self { Some(*code) } else { None }
     }
 
-    fn unreadable(why: impl Into<String>) -> Self {
-        Self { code: None, why: why.into(), unreadable: true }
+    /// Says whether Discord's bytes violate a protocol or can not be decompressed.
+    pub fn is_unreadable(&self) -> bool {
+        matches!(self, Self::Violation(_) | Self::TextInPayload | Self::Inflate(_))
     }
 }
 
@@ -74,7 +101,7 @@ pub struct Upstream {
     /// socket takes bytes again.
     pub blocked: bool,
     /// Why the stream has ended, once it has. What was received before is still to be read.
-    pub ended: Option<String>,
+    pub ended: Option<ConnectionLost>,
 }
 
 impl Upstream {
@@ -112,12 +139,12 @@ impl Upstream {
         }
         let result = tls.decrypt(&self.records, &mut self.inbound);
         clear(&mut self.records, KEEP_FRAMES);
-        let why = match result {
+        let lost = match result {
             Ok(Some(_)) => return,
-            Ok(None) => "end of the TLS stream".into(),
-            Err(error) => error.to_string(),
+            Ok(None) => ConnectionLost::EndOfTls,
+            Err(error) => error.into(),
         };
-        self.ended.get_or_insert(why);
+        self.ended.get_or_insert(lost);
     }
 
     /// Returns the next payload; `None`: no payload is complete. Pings are answered with pongs. `Err`: Discord has
@@ -132,7 +159,7 @@ impl Upstream {
                 // Discord may send text messages on a connection that asked for compression.
                 Ok(Some(Message::Text(_))) if !self.payload.is_empty() => {
                     self.close(Some(close::UNKNOWN_ERROR));
-                    return Err(ConnectionLost::unreadable("a text message in the middle of a compressed payload"));
+                    return Err(ConnectionLost::TextInPayload);
                 }
                 Ok(Some(Message::Text(text))) => {
                     self.payload.extend_from_slice(text);
@@ -149,14 +176,15 @@ impl Upstream {
                 }
                 Ok(Some(Message::Pong(_))) => continue,
                 Ok(Some(Message::Close(close))) => {
-                    let code = close.map(|(code, _)| code);
-                    let why = close.map_or_else(|| "closed".into(), |(_, reason)| format!("closed: {reason:?}"));
-                    self.close(code);
-                    return Err(ConnectionLost { code, why, unreadable: false });
+                    let lost = close.map_or(ConnectionLost::ClosedWithoutCode, |(code, reason)| {
+                        ConnectionLost::Closed { code, reason: reason.to_owned() }
+                    });
+                    self.close(lost.code());
+                    return Err(lost);
                 }
                 Err(violation) => {
                     self.close(Some(violation.close_code()));
-                    return Err(ConnectionLost::unreadable(format!("WebSocket violation: {violation}")));
+                    return Err(ConnectionLost::Violation(violation));
                 }
             };
             match complete {
@@ -165,9 +193,9 @@ impl Upstream {
                     self.handed_out = true;
                     return Ok(Some(&self.payload));
                 }
-                Err(error @ (InflateError::Corrupt(_) | InflateError::TooLarge)) => {
+                Err(error) => {
                     self.close(Some(close::UNKNOWN_ERROR));
-                    return Err(ConnectionLost::unreadable(error.to_string()));
+                    return Err(error.into());
                 }
             }
         }
@@ -195,13 +223,10 @@ impl Upstream {
 
     /// Turns the frames to send into bytes for the socket. `Err`: nothing can be sent any more, or Discord has left
     /// [`MAX_OWED`] bytes waiting.
-    pub fn encrypt(&mut self) -> io::Result<()> {
+    pub fn encrypt(&mut self) -> Result<(), ConnectionLost> {
         let owed = self.frames.len() + self.outgoing.len();
         if owed >= MAX_OWED {
-            return Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("Discord does not take {owed} bytes that wait"),
-            ));
+            return Err(ConnectionLost::Stuck(owed));
         }
         if let Some(payload) = self.ping.take_if(|_| owed < HIGH_WATER) {
             write_frame(&mut self.frames, Opcode::Pong, &payload, Some(mask()));

@@ -24,11 +24,13 @@ use std::{
 pub const STEP: usize = 32 << 10;
 
 /// Why a client is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The clients of the process take all that they may.
+    #[error("the memory for clients (`client_memory`) is used up")]
     Process,
     /// The clients of the same source take all that they may.
+    #[error("the memory for one address (`client_memory_per_address`) is used up")]
     Source,
 }
 

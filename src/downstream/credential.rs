@@ -69,11 +69,16 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The system has no random numbers for a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the system has no random numbers")]
+pub struct NoRandomNumbers;
+
 /// Makes a secret of 256 random bits. `first_part`: what the secret begins with, in the form of a bot's token, for
-/// libraries that read the bot's id from there. The error is that the system has no random numbers.
-pub fn new_secret(first_part: Option<&str>) -> Result<String, &'static str> {
+/// libraries that read the bot's id from there.
+pub fn new_secret(first_part: Option<&str>) -> Result<String, NoRandomNumbers> {
     let mut random = [0; SECRET_BYTES];
-    SystemRandom::new().fill(&mut random).map_err(|_| "the system has no random numbers")?;
+    SystemRandom::new().fill(&mut random).map_err(|_| NoRandomNumbers)?;
     let random = hexadecimal(&random);
     Ok(match first_part {
         Some(first_part) => format!("{first_part}.gwprox.{random}"),

@@ -3,7 +3,7 @@
 //!
 //! Only the owner and the group of a Unix socket can connect to it. The socket file is removed when the proxy stops.
 
-use super::{Listener, bind, limit_unsent};
+use super::{ListenError, Listener, bind, limit_unsent};
 use crate::config::AdminAddress;
 use std::{
     fs, io,
@@ -15,28 +15,44 @@ use std::{
             net::{UnixListener, UnixStream},
         },
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Mode of the socket file: the owner and the group may connect, for which they need permission to write.
 const MODE: u32 = 0o660;
 
+/// Why there is no socket for operators' routes. Each text names the key and says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminListenError {
+    /// The TCP port can not be bound.
+    #[error("`admin_listen`: {0}")]
+    Tcp(#[source] ListenError),
+    /// The kernel does not bound the unsent bytes of the connections.
+    #[error("`admin_listen`: TCP_NOTSENT_LOWAT can not be set ({0})")]
+    UnsentLimit(#[source] io::Error),
+    /// The Unix socket can not be made.
+    #[error(
+        "`admin_listen`: no socket can be made at {path:?} ({source}): choose another path, or stop what listens there"
+    )]
+    Unix {
+        /// The path of the configuration.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
 impl Listener {
-    /// Makes a socket that listens at this address. The error says what to do.
-    pub fn for_operators(address: &AdminAddress) -> Result<Self, String> {
-        let named = |what: String| format!("`admin_listen`: {what}");
+    /// Makes a socket that listens at this address.
+    pub fn for_operators(address: &AdminAddress) -> Result<Self, AdminListenError> {
         match address {
             AdminAddress::Tcp(address) => {
-                let socket = bind(*address).map_err(named)?;
-                limit_unsent(&socket).map_err(|error| named(format!("TCP_NOTSENT_LOWAT can not be set ({error})")))?;
+                let socket = bind(*address).map_err(AdminListenError::Tcp)?;
+                limit_unsent(&socket).map_err(AdminListenError::UnsentLimit)?;
                 Ok(Self { socket, inherited: false, path: None })
             }
             AdminAddress::Unix(path) => {
-                let socket = bind_unix(path).map_err(|error| {
-                    named(format!(
-                        "no socket can be made at {path:?} ({error}): choose another path, or stop what listens there"
-                    ))
-                })?;
+                let socket = bind_unix(path).map_err(|source| AdminListenError::Unix { path: path.clone(), source })?;
                 // A `TcpListener` can hold the socket: accepting, sending, receiving and shutting down are the same for
                 // all stream sockets.
                 Ok(Self {
@@ -74,7 +90,7 @@ mod tests {
         let listener = Listener::for_operators(&address).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         let error = Listener::for_operators(&address).unwrap_err();
-        assert!(error.contains("stop what listens there"), "{error}");
+        assert!(error.to_string().contains("stop what listens there"), "{error}");
         let (socket, stopper) = listener.split().unwrap();
         let accepting = std::thread::spawn(move || socket.accept().map(drop));
         stopper.stop();

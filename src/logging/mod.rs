@@ -25,9 +25,33 @@ use tracing::{
     field::{Field, Visit},
 };
 use tracing_subscriber::{
+    EnvFilter,
+    filter::ParseError,
     fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
     registry::LookupSpan,
+    reload,
 };
+
+/// Why a `log_level` does not hold.
+#[derive(Debug, thiserror::Error)]
+pub enum LogLevelError {
+    /// The value is no level, nor a list of levels for parts of the program.
+    #[error("`log_level` is {level:?}, expected error, warn, info, debug or trace ({source})")]
+    NoLevel {
+        /// The value of the key.
+        level: String,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// The log of the running process can not be changed.
+    #[error(transparent)]
+    Unchangeable(#[from] reload::Error),
+}
+
+/// The filter of the log for a `log_level`.
+pub fn filter(level: &str) -> Result<EnvFilter, LogLevelError> {
+    EnvFilter::try_new(level).map_err(|source| LogLevelError::NoLevel { level: level.to_owned(), source })
+}
 
 /// How the lines of a format end, which decides where a field can be added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

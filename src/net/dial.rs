@@ -3,8 +3,12 @@
 //!
 //! Promises: bytes that follow the response to the upgrade are kept. Never sends a Gateway payload.
 
-use super::{tls::Tls, within};
-use crate::websocket::{Endpoint, FrameDecoder, HandshakeError, Role, client_request, parse_response};
+use super::{
+    hosts::HostError,
+    tls::{Tls, TlsError},
+    within,
+};
+use crate::websocket::{Endpoint, EndpointError, FrameDecoder, HandshakeError, Role, client_request, parse_response};
 use futures_lite::io::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
 use rustls::ClientConfig;
@@ -44,9 +48,12 @@ pub enum DialError {
     /// The last address that was tried does not answer.
     #[error("{0} does not answer")]
     Silent(SocketAddr),
-    /// The name lookup, the socket or TLS has failed.
+    /// The name lookup, the socket or the TLS handshake has failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// TLS can not be set up for the host of the URL.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The response does not accept the upgrade.
     #[error(transparent)]
     Upgrade(#[from] HandshakeError),
@@ -58,11 +65,47 @@ pub enum DialError {
     Ended,
 }
 
+/// Why a shard gets no connection to Discord.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The shard wants to connect to something that is no gateway URL.
+    #[error(transparent)]
+    Url(#[from] EndpointError),
+    /// The shard may not connect to the host of the URL.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The shard may not connect to the URL that `/gateway/bot` named either.
+    #[error("{url}: {source}")]
+    General {
+        /// The URL of `/gateway/bot`.
+        url: String,
+        /// Why the shard may not connect to it.
+        source: Box<ConnectError>,
+    },
+    /// The connection could not be made.
+    #[error("{url}: {source}")]
+    Dial {
+        /// The URL that the shard connects to.
+        url: String,
+        /// Why there is no connection.
+        source: DialError,
+    },
+    /// The connection was not made in time.
+    #[error("{url} does not answer within {} s", limit.as_secs())]
+    Timeout {
+        /// The URL that the shard connects to.
+        url: String,
+        /// The longest wait.
+        limit: Duration,
+    },
+}
+
 impl From<DialError> for io::Error {
     fn from(error: DialError) -> Self {
         let kind = match error {
             DialError::Io(error) => return error,
             DialError::NoAddress => io::ErrorKind::NotFound,
+            DialError::Tls(_) => io::ErrorKind::InvalidInput,
             DialError::Silent(_) => io::ErrorKind::TimedOut,
             DialError::Upgrade(_) | DialError::ResponseTooLong => io::ErrorKind::InvalidData,
             DialError::Ended => io::ErrorKind::UnexpectedEof,

@@ -14,9 +14,12 @@ pub enum TlsError {
     /// No root certificate could be loaded. The text has the errors of the files that were tried.
     #[error("no TLS root certificates found ({0}): install the ca-certificates package or set SSL_CERT_FILE")]
     NoRoots(String),
-    /// The cryptography library does not support the protocol versions.
+    /// The TLS library refuses the settings.
     #[error(transparent)]
-    Versions(#[from] rustls::Error),
+    Settings(#[from] rustls::Error),
+    /// The certificate of the server could not be checked against the host of the URL.
+    #[error("the host of the gateway URL is not a host name")]
+    HostName,
 }
 
 /// The configuration for connections to Discord, with the root certificates of the system or of `SSL_CERT_FILE`.
@@ -56,11 +59,9 @@ fn invalid(error: rustls::Error) -> io::Error {
 
 impl Tls {
     /// Starts a connection to `host`.
-    pub fn new(config: Arc<ClientConfig>, host: &str) -> io::Result<Self> {
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| {
-            io::Error::new(io::ErrorKind::InvalidInput, "the host of the gateway URL is not a host name")
-        })?;
-        let mut connection = ClientConnection::new(config, name).map_err(invalid)?;
+    pub fn new(config: Arc<ClientConfig>, host: &str) -> Result<Self, TlsError> {
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| TlsError::HostName)?;
+        let mut connection = ClientConnection::new(config, name)?;
         // The caller bounds what it encrypts.
         connection.set_buffer_limit(None);
         Ok(Self { connection })

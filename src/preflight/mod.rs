@@ -9,7 +9,7 @@ pub mod numa;
 mod ring;
 
 pub use memory::{default_client_memory, memory, unknown_limit};
-pub use ring::check as io_uring;
+pub use ring::{RingError, check as io_uring};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 
@@ -22,18 +22,37 @@ const UNKNOWN_SHARDS: u32 = 64;
 /// Number of open files below which the proxy warns, because every client needs one.
 const FEW_FILES: u64 = 4096;
 
+/// Why the limits of the process do not let the proxy start.
+#[derive(Debug, thiserror::Error)]
+pub enum LimitError {
+    /// The limit of locked memory can not be read or raised.
+    #[error("the limit of locked memory: {0}")]
+    LockedMemory(#[source] io::Error),
+    /// The process may lock less memory than the rings of its executors need.
+    #[error(
+        "only {} KiB of memory may be locked, {} KiB are needed for {executors} executors: set LimitMEMLOCK= of the unit, `ulimit -l` or --ulimit memlock of the container",
+        bytes >> 10,
+        MEMLOCK_PER_EXECUTOR >> 10
+    )]
+    TooLittleLockedMemory {
+        /// Bytes that the process may lock.
+        bytes: u64,
+        /// Number of executors to start.
+        executors: usize,
+    },
+    /// The limit of open files can not be read or raised.
+    #[error("the limit of open files: {0}")]
+    OpenFiles(#[source] io::Error),
+}
+
 /// Raises the limits of locked memory and of open files to the hard limits. `Err`: `executors` executors can not
 /// start. The text in `Ok` is a warning.
-pub fn limits(executors: usize) -> Result<Option<String>, String> {
-    let memlock = raise(Resource::Memlock).map_err(|error| format!("the limit of locked memory: {error}"))?;
-    if memlock < MEMLOCK_PER_EXECUTOR {
-        return Err(format!(
-            "only {} KiB of memory may be locked, {} KiB are needed for {executors} executors: set LimitMEMLOCK= of the unit, `ulimit -l` or --ulimit memlock of the container",
-            memlock >> 10,
-            MEMLOCK_PER_EXECUTOR >> 10,
-        ));
+pub fn limits(executors: usize) -> Result<Option<String>, LimitError> {
+    let bytes = raise(Resource::Memlock).map_err(LimitError::LockedMemory)?;
+    if bytes < MEMLOCK_PER_EXECUTOR {
+        return Err(LimitError::TooLittleLockedMemory { bytes, executors });
     }
-    let files = raise(Resource::Nofile).map_err(|error| format!("the limit of open files: {error}"))?;
+    let files = raise(Resource::Nofile).map_err(LimitError::OpenFiles)?;
     Ok((files < FEW_FILES).then(|| {
         format!(
             "only {files} files may be open, and every client is one: raise LimitNOFILE= of the unit or `ulimit -n`"
@@ -82,8 +101,8 @@ mod tests {
 
     #[test]
     fn this_machine_can_run_the_tests() {
-        assert_eq!(io_uring(), Ok(()));
-        assert!(limits(3).is_ok());
+        io_uring().unwrap();
+        limits(3).unwrap();
     }
 
     #[test]

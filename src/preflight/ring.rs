@@ -62,12 +62,31 @@ impl Step {
         }
     }
 
-    fn advice(self, error: &io::Error) -> String {
-        let denied = "it is switched off or denied: set kernel.io_uring_disabled=0 (sysctl), and allow the system calls io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile of the container or unit";
+    /// The error for the kernel's answer to this step.
+    fn failed(self, source: io::Error) -> RingError {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        let too_old = format!("Linux 6.1 or newer is needed, and this is {}", release.trim());
-        match (self, error.raw_os_error()) {
-            (Self::Setup, Some(libc::ENOSYS)) => format!("{too_old}; if that is new enough, {denied}"),
+        RingError { step: self, release: release.trim().to_owned(), source }
+    }
+}
+
+/// The kernel does not do a step of io_uring that the proxy needs. The text names the step, the kernel's answer, and
+/// what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("io_uring can not be used: {} failed ({source}): {}", step.name(), self.advice())]
+pub struct RingError {
+    step: Step,
+    /// The release of the running kernel.
+    release: String,
+    /// The kernel's answer.
+    source: io::Error,
+}
+
+impl RingError {
+    fn advice(&self) -> String {
+        let denied = "it is switched off or denied: set kernel.io_uring_disabled=0 (sysctl), and allow the system calls io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile of the container or unit";
+        let too_old = format!("Linux 6.1 or newer is needed, and this is {}", self.release);
+        match (self.step, self.source.raw_os_error()) {
+            (Step::Setup, Some(libc::ENOSYS)) => format!("{too_old}; if that is new enough, {denied}"),
             (_, Some(libc::EPERM | libc::EACCES | libc::ENOSYS)) => denied.into(),
             (_, Some(libc::ENOMEM)) => {
                 "too little memory may be locked: raise LimitMEMLOCK= of the unit or `ulimit -l`".into()
@@ -77,24 +96,18 @@ impl Step {
     }
 }
 
-/// Runs all steps. The error says what to do.
-pub fn check() -> Result<(), String> {
-    attempt().map_err(|(step, error)| {
-        format!("io_uring can not be used: {} failed ({error}): {}", step.name(), step.advice(&error))
-    })
-}
-
-fn attempt() -> Result<(), (Step, io::Error)> {
-    drop(IoUring::new(ENTRIES.into()).map_err(|error| (Step::Setup, error))?);
+/// Runs all steps.
+pub fn check() -> Result<(), RingError> {
+    drop(IoUring::new(ENTRIES.into()).map_err(|error| Step::Setup.failed(error))?);
     let mut ring: IoUring = IoUring::builder()
         .setup_single_issuer()
         .setup_defer_taskrun()
         .setup_coop_taskrun()
         .build(ENTRIES.into())
-        .map_err(|error| (Step::Flags, error))?;
+        .map_err(|error| Step::Flags.failed(error))?;
     let mut probe = io_uring::Probe::new();
-    ring.submitter().register_probe(&mut probe).map_err(|error| (Step::Register, error))?;
-    provide_buffers(&ring).map_err(|error| (Step::Buffers, error))?;
+    ring.submitter().register_probe(&mut probe).map_err(|error| Step::Register.failed(error))?;
+    provide_buffers(&ring).map_err(|error| Step::Buffers.failed(error))?;
     receive(&mut ring)
 }
 
@@ -122,8 +135,8 @@ fn provide_buffers(ring: &IoUring) -> io::Result<()> {
 }
 
 /// Receives one byte into a provided buffer, then the end of the stream, with one operation.
-fn receive(ring: &mut IoUring) -> Result<(), (Step, io::Error)> {
-    let fault = |error| (Step::Multishot, error);
+fn receive(ring: &mut IoUring) -> Result<(), RingError> {
+    let fault = |error| Step::Multishot.failed(error);
     let (near, mut far) = UnixStream::pair().map_err(fault)?;
     far.write_all(b"x").map_err(fault)?;
     let operation = opcode::RecvMulti::new(Fd(near.as_raw_fd()), GROUP).build().user_data(RECEIVE);
@@ -145,11 +158,11 @@ fn receive(ring: &mut IoUring) -> Result<(), (Step, io::Error)> {
 }
 
 /// Waits for the next completion.
-fn complete(ring: &mut IoUring) -> Result<cqueue::Entry, (Step, io::Error)> {
+fn complete(ring: &mut IoUring) -> Result<cqueue::Entry, RingError> {
     let limit = Timespec::from(WAIT);
     let arguments = SubmitArgs::new().timespec(&limit);
-    ring.submitter().submit_with_args(1, &arguments).map_err(|error| (Step::Enter, error))?;
-    let late = || (Step::Enter, io::Error::from_raw_os_error(libc::ETIME));
+    ring.submitter().submit_with_args(1, &arguments).map_err(|error| Step::Enter.failed(error))?;
+    let late = || Step::Enter.failed(io::Error::from_raw_os_error(libc::ETIME));
     ring.completion().next().ok_or_else(late)
 }
 
@@ -160,13 +173,13 @@ mod tests {
     #[test]
     fn this_kernel_can_do_everything() {
         for _ in 0..3 {
-            assert_eq!(check(), Ok(()));
+            check().unwrap();
         }
     }
 
     #[test]
     fn advice_tells_what_is_denied_from_what_is_too_old() {
-        let advice = |step: Step, code| step.advice(&io::Error::from_raw_os_error(code));
+        let advice = |step: Step, code| step.failed(io::Error::from_raw_os_error(code)).advice();
         for step in [Step::Setup, Step::Flags, Step::Register, Step::Buffers, Step::Enter] {
             for code in [libc::EPERM, libc::EACCES, libc::ENOSYS] {
                 assert!(advice(step, code).contains("seccomp profile"), "{step:?} {code}");
@@ -178,5 +191,7 @@ mod tests {
             assert!(text.starts_with("Linux 6.1 or newer is needed") && !text.contains("seccomp"), "{step:?}: {text}");
         }
         assert!(advice(Step::Setup, libc::ENOMEM).contains("LimitMEMLOCK"));
+        let text = Step::Enter.failed(io::Error::from_raw_os_error(libc::EPERM)).to_string();
+        assert!(text.starts_with("io_uring can not be used: io_uring_enter failed (Operation not permitted"), "{text}");
     }
 }

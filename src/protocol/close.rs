@@ -1,12 +1,10 @@
 //! The Gateway's close codes, and what the receiver of each code has to do (docs: Opcodes and Status Codes, Gateway
 //! Close Event Codes).
 //!
-//! Owns the table of codes. Promises: every code, known or unknown, has an answer. Never sends or receives anything.
+//! Owns the table of codes; why the proxy closes its clients is in [`Close`]. Promises: every code, known or unknown, has an answer. Never sends or receives anything.
 
+pub use super::client_close::{Close, FatalClose};
 use twilight_model::gateway::CloseCode;
-
-/// The close of a client's connection: code and reason.
-pub type Close = (u16, &'static str);
 
 /// The connection ends normally. A client that closes with this code gives its session up.
 pub const NORMAL: u16 = 1000;

@@ -5,6 +5,7 @@
 //! for a malformed presence. `Debug` of [`Identify`] and [`Resume`] never shows a token. Never decides whether a
 //! token, shard or session is the right one: the callers do.
 
+pub use super::command_check::CommandError;
 use super::{command_check::check, library::Library, opcode, token::bare};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Map, Value, value::RawValue};
@@ -22,14 +23,20 @@ pub struct Command<'a> {
     pub d: Option<&'a RawValue>,
 }
 
+/// A payload of a client has not the documented form. The error says no more, because the text of the JSON parser's
+/// error quotes the payload, and so perhaps its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a payload of the documented form")]
+pub struct Undocumented;
+
 impl<'a> Command<'a> {
     /// Parses a payload. The connection of a client whose payload does not parse is closed with code 4002.
-    pub fn parse(payload: &'a [u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(payload)
+    pub fn parse(payload: &'a [u8]) -> Result<Self, Undocumented> {
+        serde_json::from_slice(payload).map_err(|_| Undocumented)
     }
 
-    fn data<T: Deserialize<'a>>(&self) -> Result<T, serde_json::Error> {
-        serde_json::from_str(self.d.map_or("null", RawValue::get))
+    fn data<T: Deserialize<'a>>(&self) -> Result<T, Undocumented> {
+        serde_json::from_str(self.d.map_or("null", RawValue::get)).map_err(|_| Undocumented)
     }
 
     /// The sequence that a heartbeat acknowledges. `None`: the client has not received a dispatch yet (`d` is missing
@@ -39,12 +46,12 @@ impl<'a> Command<'a> {
     }
 
     /// Parses the data of an IDENTIFY.
-    pub fn identify(&self) -> Result<Identify, serde_json::Error> {
+    pub fn identify(&self) -> Result<Identify, Undocumented> {
         self.data()
     }
 
     /// Parses the data of a RESUME.
-    pub fn resume(&self) -> Result<Resume, serde_json::Error> {
+    pub fn resume(&self) -> Result<Resume, Undocumented> {
         self.data()
     }
 }
@@ -158,8 +165,7 @@ pub enum Forwarded {
 }
 
 /// Decides what the proxy does with a command of an identified client. A command for Discord is rebuilt as a new
-/// payload ([`Forwarded::Payload`]). The error says what is wrong with the data of the command; the caller has to close
-/// the client with 4002.
+/// payload ([`Forwarded::Payload`]). With an error the caller has to close the client with 4002.
 ///
 /// Discord closes the shard's connection, which all clients share, for an opcode that Discord does not know (4001) and
 /// for a payload that Discord can not parse (4002). So the proxy forwards only the documented commands of clients,
@@ -168,7 +174,7 @@ pub enum Forwarded {
 /// sends give [`Forwarded::Nothing`]. All other opcodes give [`Forwarded::Unknown`]. Discord would close the client
 /// with 4001 for an unknown opcode. The proxy does not, because the client library hikari never reconnects after 4001,
 /// and the opcode may be newer than this proxy.
-pub fn forward(command: &Command<'_>, further: &[u64]) -> Result<Forwarded, &'static str> {
+pub fn forward(command: &Command<'_>, further: &[u64]) -> Result<Forwarded, CommandError> {
     let data = || command.d.map_or("null", RawValue::get);
     Ok(match command.op {
         opcode::DISPATCH
@@ -181,7 +187,7 @@ pub fn forward(command: &Command<'_>, further: &[u64]) -> Result<Forwarded, &'st
         | opcode::HEARTBEAT_ACK => Forwarded::Nothing,
         opcode::PRESENCE_UPDATE => {
             check(command.op, data())?;
-            Forwarded::Payload(presence(command).ok_or("op 3: not a presence")?)
+            Forwarded::Payload(presence(command).ok_or(CommandError::NoPresence)?)
         }
         op @ (opcode::VOICE_STATE_UPDATE
         | opcode::REQUEST_GUILD_MEMBERS
@@ -331,7 +337,7 @@ mod tests {
         let what = |payload: &str| forward(&Command::parse(payload.as_bytes()).unwrap(), &[44]);
         assert_eq!(what(r#"{"op":99,"d":{}}"#), Ok(Forwarded::Unknown));
         assert_eq!(what(r#"{"op":5,"d":{}}"#), Ok(Forwarded::Unknown));
-        assert!(what(r#"{"op":8,"d":{"guild_id":[]}}"#).unwrap_err().contains("query or user_ids"));
+        assert!(what(r#"{"op":8,"d":{"guild_id":[]}}"#).unwrap_err().text().contains("query or user_ids"));
         for op in [0, 1, 2, 6, 7, 9, 10, 11] {
             assert_eq!(forwarded(&format!(r#"{{"op":{op},"d":{{}}}}"#)), None);
         }

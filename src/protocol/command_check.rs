@@ -116,35 +116,61 @@ struct ChannelInfo {
     fields: Vec<String>,
 }
 
-/// Checks the data of a command with this opcode. The error says what the data has to be.
-pub fn check(op: u64, data: &str) -> Result<(), &'static str> {
-    fn reads<'a, T: Deserialize<'a>>(data: &'a str, otherwise: &'static str) -> Result<T, &'static str> {
+/// What Discord could not read in the data of a client's command. The text goes into the client's close frame, so it
+/// never quotes the command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
+pub enum CommandError {
+    /// Op 3 has data that no presence can be made of.
+    NoPresence,
+    /// Op 3 has a field of a wrong type.
+    Presence,
+    /// Op 4 lacks its guild, or has a field of a wrong type.
+    VoiceState,
+    /// Op 8 lacks its guild, or has a field of a wrong type.
+    GuildMembers,
+    /// Op 8 does not say which members it wants.
+    NoQuery,
+    /// Op 31 lacks its list of guilds.
+    SoundboardSounds,
+    /// Op 43 lacks its guild or its list of fields.
+    ChannelInfo,
+}
+
+impl CommandError {
+    /// What the data has to be.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NoPresence => "op 3: not a presence",
+            Self::Presence => "op 3: activities or status are not as documented",
+            Self::VoiceState => "op 4: guild_id, channel_id, self_mute or self_deaf are not as documented",
+            Self::GuildMembers => "op 8: guild_id, query, limit, presences or user_ids are not as documented",
+            Self::NoQuery => "op 8: query or user_ids has to be there",
+            Self::SoundboardSounds => "op 31: guild_ids is not a list of ids",
+            Self::ChannelInfo => "op 43: guild_id or fields are not as documented",
+        }
+    }
+}
+
+/// Checks the data of a command with this opcode.
+pub fn check(op: u64, data: &str) -> Result<(), CommandError> {
+    fn reads<'a, T: Deserialize<'a>>(data: &'a str, otherwise: CommandError) -> Result<T, CommandError> {
         // Serde would read a list of values as the fields in their order, but Discord does not.
         let object = data.starts_with('{').then_some(data).ok_or(otherwise)?;
         serde_json::from_str(object).map_err(|_| otherwise)
     }
     match op {
-        opcode::PRESENCE_UPDATE => {
-            reads::<Presence>(data, "op 3: activities or status are not as documented").map(drop)
-        }
-        opcode::VOICE_STATE_UPDATE => {
-            reads::<VoiceState>(data, "op 4: guild_id, channel_id, self_mute or self_deaf are not as documented")
-                .map(drop)
-        }
+        opcode::PRESENCE_UPDATE => reads::<Presence>(data, CommandError::Presence).map(drop),
+        opcode::VOICE_STATE_UPDATE => reads::<VoiceState>(data, CommandError::VoiceState).map(drop),
         opcode::REQUEST_GUILD_MEMBERS => {
-            let request: GuildMembers =
-                reads(data, "op 8: guild_id, query, limit, presences or user_ids are not as documented")?;
+            let request: GuildMembers = reads(data, CommandError::GuildMembers)?;
             if request.query.is_none() && request.user_ids.is_none() {
-                return Err("op 8: query or user_ids has to be there");
+                return Err(CommandError::NoQuery);
             }
             Ok(())
         }
-        opcode::REQUEST_SOUNDBOARD_SOUNDS => {
-            reads::<SoundboardSounds>(data, "op 31: guild_ids is not a list of ids").map(drop)
-        }
-        opcode::REQUEST_CHANNEL_INFO => {
-            reads::<ChannelInfo>(data, "op 43: guild_id or fields are not as documented").map(drop)
-        }
+        opcode::REQUEST_SOUNDBOARD_SOUNDS => reads::<SoundboardSounds>(data, CommandError::SoundboardSounds).map(drop),
+        opcode::REQUEST_CHANNEL_INFO => reads::<ChannelInfo>(data, CommandError::ChannelInfo).map(drop),
         _ => Ok(()),
     }
 }

@@ -4,6 +4,7 @@
 //! Owns what Discord's documentation defines about payloads (docs: Topics / Gateway, Gateway Events, Opcodes and
 //! Status Codes). Never uses another module of this crate, a socket or a clock.
 
+mod client_close;
 pub mod close;
 pub mod command;
 mod command_check;

@@ -1,11 +1,11 @@
 //! Handles the payloads of an identified client: heartbeats, commands for Discord, and invalid payloads.
 
-use super::{SUPERSEDED, Shard, due::ACK_DELAY, requests};
+use super::{Shard, due::ACK_DELAY, requests};
 use crate::{
     downstream::{outbox::Outbox, session::Phase},
     protocol::{
         ConnectionId, SessionKey, Time,
-        close::{self, Close},
+        close::Close,
         command::{Command, Forwarded, MAX_COMMAND, forward},
         opcode, payload,
     },
@@ -29,16 +29,16 @@ impl Shard {
         outbox: &mut Outbox,
     ) -> Result<(), Close> {
         let Ok(command) = Command::parse(text) else {
-            return Err((close::DECODE_ERROR, "not a JSON payload with an op"));
+            return Err(Close::NoOpcode);
         };
         let ack_at = now + self.round_trip.unwrap_or_default().clamp(ACK_DELAY.0, ACK_DELAY.1);
         let Some(client) = self.clients.get_mut(&key) else {
-            return Err((close::UNKNOWN_ERROR, "the session has ended"));
+            return Err(Close::SessionEnded);
         };
         let session = &mut client.session;
         // The new connection of the session may not have received what the old one acknowledges.
         if session.connection != Some(connection) {
-            return Err(SUPERSEDED);
+            return Err(Close::Superseded);
         }
         match command.op {
             opcode::HEARTBEAT => {
@@ -53,7 +53,7 @@ impl Shard {
                 return Ok(());
             }
             opcode::IDENTIFY | opcode::RESUME => {
-                return Err((close::ALREADY_AUTHENTICATED, "already identified on this connection"));
+                return Err(Close::AlreadyIdentified);
             }
             _ => {}
         }
@@ -65,7 +65,7 @@ impl Shard {
         if *count > MAX_COMMANDS {
             // The client's waiting commands must not use up the commands that Discord allows the shard.
             self.limiter.remove_session(key);
-            return Err((close::RATE_LIMITED, "more than 120 commands in 60 seconds"));
+            return Err(Close::TooManyCommands);
         }
         // The session is over, and its client does not know yet: an answer could not reach it. The presence belongs to
         // the bot, so it is set in any case.
@@ -87,14 +87,14 @@ impl Shard {
         }
         // The keys that the proxy adds can make a command too long. Discord would then close the shard's connection.
         if payload.len() + room > MAX_COMMAND {
-            return Err((close::DECODE_ERROR, "payload longer than 4096 bytes"));
+            return Err(Close::TooLong);
         }
         if command.op == opcode::PRESENCE_UPDATE {
             self.culprit.register_presence(key);
             self.presence = Some(payload.clone());
             self.limiter.push_presence(payload);
         } else if self.limiter.push(key, payload).is_err() {
-            return Err((close::RATE_LIMITED, "too many commands are waiting for Discord"));
+            return Err(Close::CommandsWaiting);
         }
         self.wake.upstream = true;
         Ok(())
@@ -111,7 +111,7 @@ impl Shard {
                 self.note_unknown(key, command.op);
                 Ok(None)
             }
-            Err(what) => Err((close::DECODE_ERROR, what)),
+            Err(error) => Err(Close::Command(error)),
         }
     }
 

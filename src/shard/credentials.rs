@@ -16,7 +16,7 @@ use crate::{
     },
     protocol::{
         SessionKey, Time,
-        close::{self, Close},
+        close::Close,
         command::Command,
         edit::{ObjectWriter, id_at},
         intents::Intents,
@@ -27,9 +27,6 @@ use crate::{
 use hashbrown::HashMap;
 use serde_json::value::RawValue;
 use std::sync::Arc;
-
-/// The operator has revoked the client's credential, or changed its secret.
-pub const REVOKED: Close = (close::AUTHENTICATION_FAILED, "the credential of this client was revoked");
 
 /// How the clients of one credential use a shard, for metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,7 +98,7 @@ impl Shard {
     }
 
     /// The operator has changed the credentials, or a former process has left sessions with credentials. Clients of
-    /// revoked credentials are closed with [`REVOKED`]. Clients whose credential no longer has their intents or this
+    /// revoked credentials are closed with [`Close::Revoked`]. Clients whose credential no longer has their intents or this
     /// shard are told that their session is over (op 9). For all others the changed credential holds at once, except
     /// that more intents need a new IDENTIFY.
     pub fn set_credentials(&mut self, now: Time, credentials: &Credentials) {
@@ -124,7 +121,7 @@ impl Shard {
             if self.end(now, key)
                 && let Some(client) = self.clients.get_mut(&key)
             {
-                client.pending_close = Some(REVOKED);
+                client.pending_close = Some(Close::Revoked);
             }
         }
         for key in narrowed {

@@ -63,11 +63,9 @@ impl Shard {
     /// Discord has closed the connection with this code. If the code is about a command of a client, the shard closes
     /// that client.
     pub(super) fn close_culprit(&mut self, code: Option<u16>) {
-        let reason: Close = match code {
-            Some(close::UNKNOWN_OPCODE) => {
-                (close::UNKNOWN_OPCODE, "Discord does not know the opcode of the last command")
-            }
-            Some(close::DECODE_ERROR) => (close::DECODE_ERROR, "Discord could not read the last command"),
+        let reason = match code {
+            Some(close::UNKNOWN_OPCODE) => Close::OpcodeRefused,
+            Some(close::DECODE_ERROR) => Close::CommandRefused,
             _ => return,
         };
         let Some((key, _, was_presence)) = self.culprit.last.take() else { return };
@@ -82,7 +80,7 @@ impl Shard {
         self.upstream.excuse_loss();
         tracing::warn!(
             shard = self.id.id,
-            code = reason.0,
+            code = reason.code(),
             client = key.0,
             "Discord closed the shard's connection because of a client's command: that client is closed with the same code"
         );

@@ -6,7 +6,7 @@
 //! events that a snapshot already contains (see [`Session`]).
 
 use super::{
-    Client, HEARTBEAT_TIMEOUT, LAGGED, SUPERSEDED, Shard, answers,
+    Client, HEARTBEAT_TIMEOUT, Shard, answers,
     credentials::narrowed_guild,
     outgoing::{begin_synthetic, write_dispatch, write_synthetic},
     voice,
@@ -89,13 +89,13 @@ impl Shard {
         #[cfg(test)]
         assert_ne!(self.panics.take_if(|place| *place == "client"), Some("client"), "a panic that a test wants");
         let Some(client) = self.clients.get_mut(&key) else {
-            return Progress::Close { close: (close::UNKNOWN_ERROR, "the session has ended"), reconnect: false };
+            return Progress::Close { close: Close::SessionEnded, reconnect: false };
         };
         if client.session.connection != Some(connection) {
-            return Progress::Close { close: SUPERSEDED, reconnect: false };
+            return Progress::Close { close: Close::Superseded, reconnect: false };
         }
         if let Some(close) = client.pending_close {
-            return Progress::Close { close, reconnect: close.0 == close::UNKNOWN_ERROR };
+            return Progress::Close { close, reconnect: close.code() == close::UNKNOWN_ERROR };
         }
         if let Phase::Invalid { at } = client.session.phase
             && now >= at
@@ -221,8 +221,8 @@ impl Shard {
         let session = &mut client.session;
         let Some(entries) = self.log.read(session.cursor()) else {
             self.fell_off += 1;
-            client.pending_close = Some(LAGGED);
-            return Progress::Close { close: LAGGED, reconnect: true };
+            client.pending_close = Some(Close::Lagged);
+            return Progress::Close { close: Close::Lagged, reconnect: true };
         };
         let until = match session.phase {
             Phase::Replaying { until } => until,

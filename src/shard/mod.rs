@@ -39,7 +39,7 @@ use crate::{
     log::Log,
     protocol::{
         ConnectionId, SessionKey, ShardId, Time,
-        close::Close,
+        close::{Close, FatalClose},
         envelope::Envelope,
         event::EventKind,
         json::{self, Malformed},
@@ -56,7 +56,7 @@ use hashbrown::HashMap;
 use lazy_cache::LazyCache;
 use report::Histogram;
 use room::MAX_DETACHED;
-pub use settings::{LAGGED, RESTARTING, SILENT, SUPERSEDED, Settings};
+pub use settings::Settings;
 use std::{rc::Rc, time::Duration};
 
 /// The shard closes a client that sent no heartbeat for this long: two intervals and 10 s. The client may resume.
@@ -232,8 +232,8 @@ impl Shard {
         self.upstream.status()
     }
 
-    /// The close code and the reason for which the shard was given up for good; `None` as long as it was not.
-    pub fn fatal(&self) -> Option<Close> {
+    /// Why the shard was given up for good; `None` as long as it was not.
+    pub fn fatal(&self) -> Option<FatalClose> {
         self.upstream.fatal()
     }
 
@@ -289,9 +289,9 @@ impl Shard {
         self.upstream.on_closed(now, code);
         self.log_warning();
         self.wake.upstream = true;
-        if let Some(close) = self.upstream.fatal() {
+        if let Some(fatal) = self.upstream.fatal() {
             for client in self.clients.values_mut() {
-                client.pending_close = Some(close);
+                client.pending_close = Some(Close::Fatal(fatal));
             }
             self.wake.clients = true;
         }
@@ -445,8 +445,8 @@ impl Shard {
 
     /// A client has identified. Returns the key of its new session; with an error the caller closes the connection.
     pub fn identify(&mut self, now: Time, connection: ConnectionId, mut options: Options) -> Result<SessionKey, Close> {
-        if let Some(close) = self.upstream.fatal() {
-            return Err(close);
+        if let Some(fatal) = self.upstream.fatal() {
+            return Err(Close::Fatal(fatal));
         }
         if !self.settings.honor_client_intents {
             options.intents = crate::protocol::intents::Intents::ALL;
@@ -479,7 +479,7 @@ impl Shard {
         session.acknowledge(sequence);
         client.answers.rewind(sequence);
         client.answers.acknowledge(sequence);
-        // The new connection replaces the old one. The next call for the old connection closes it with `SUPERSEDED`.
+        // The new connection replaces the old one. The next call for the old connection closes it with `Superseded`.
         session.connection = Some(connection);
         session.detached_at = None;
         session.last_heartbeat = now;
@@ -558,11 +558,11 @@ impl Shard {
         self.cache.apply_deferred(&self.log);
     }
 
-    /// Closes the upstream connection so that Discord keeps the session, and has all clients closed with `RESTARTING`.
+    /// Closes the upstream connection so that Discord keeps the session, and has all clients closed with `Restarting`.
     pub fn stop(&mut self) {
         self.upstream.stop();
         for client in self.clients.values_mut() {
-            client.pending_close.get_or_insert(RESTARTING);
+            client.pending_close.get_or_insert(Close::Restarting);
         }
         self.wake = Wake { upstream: true, clients: true };
     }

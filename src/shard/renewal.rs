@@ -12,7 +12,7 @@
 use super::{Progress, Shard, deliver};
 use crate::{
     downstream::{outbox::Outbox, session::Phase},
-    protocol::{SessionKey, Time, close, payload},
+    protocol::{SessionKey, Time, close::Close, payload},
 };
 use std::time::Duration;
 
@@ -94,7 +94,7 @@ impl Shard {
         // Half of a large guild may be in the compressed stream already, and no other message can follow it, so the
         // connection has to be closed. The client then tries to resume, and gets Invalid Session.
         if !outbox.abandon() {
-            let close = (close::UNKNOWN_ERROR, "the session is no longer valid");
+            let close = Close::SessionInvalid;
             client.pending_close = Some(close);
             return Progress::Close { close, reconnect: false };
         }

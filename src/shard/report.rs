@@ -1,16 +1,12 @@
 //! The state of a shard as plain numbers, for metrics and the live page. A report is made on request and shares nothing
 //! with the shard.
 
-use super::{
-    LAGGED, RESTARTING, SILENT, SUPERSEDED, Shard,
-    credentials::{REVOKED, Usage},
-    deliver,
-};
+use super::{Shard, deliver};
 use crate::{
     cache::{Counts, TableSizes},
     protocol::{
         Encoding, Time,
-        close::{self, Close, Remedy},
+        close::{Close, FatalClose},
         event::EventKind,
         library::Library,
     },
@@ -18,6 +14,8 @@ use crate::{
     watchdog::Seen,
 };
 use std::time::Duration;
+
+pub use super::credentials::Usage;
 
 /// Upper bounds of the latency histogram, in seconds.
 pub const LATENCY_BUCKETS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
@@ -148,12 +146,13 @@ impl CloseReason {
     /// The reason for a close that a shard wants for a client.
     pub fn of(close: Close) -> Self {
         match close {
-            LAGGED => Self::Lagged,
-            SILENT => Self::Silent,
-            SUPERSEDED => Self::Superseded,
-            RESTARTING => Self::Restarting,
-            REVOKED => Self::Revoked,
-            (code, _) if matches!(close::remedy(Some(code)), Remedy::Fatal(_)) => Self::Fatal,
+            Close::Lagged => Self::Lagged,
+            Close::Silent => Self::Silent,
+            Close::Superseded => Self::Superseded,
+            Close::Stopping | Close::Restarting => Self::Restarting,
+            Close::Revoked => Self::Revoked,
+            Close::ShardFull | Close::MemoryUsedUp | Close::AddressMemoryUsedUp => Self::NoRoom,
+            Close::Fatal(_) => Self::Fatal,
             _ => Self::Other,
         }
     }
@@ -204,7 +203,7 @@ pub struct Report {
     /// State of the upstream session.
     pub status: Status,
     /// Close code and advice, if the shard has been given up.
-    pub fatal: Option<(u16, &'static str)>,
+    pub fatal: Option<FatalClose>,
     /// Round trip of the last acknowledged heartbeat to Discord; `None` without one on this connection.
     pub latency: Option<Duration>,
     /// Histogram of all round trips.
@@ -336,6 +335,29 @@ impl Shard {
             prefetch_waiting: self.prefetch.waiting(),
             prefetched: self.prefetch.fetched(),
             traffic: Traffic::default(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_is_counted_by_its_reason_and_not_by_its_code() {
+        let fatal = FatalClose { code: Close::ShardNotCovered.code(), advice: "check `shards`" };
+        for (close, reason) in [
+            (Close::Fatal(fatal), CloseReason::Fatal),
+            (Close::ShardNotCovered, CloseReason::Other),
+            (Close::Revoked, CloseReason::Revoked),
+            (Close::Lagged, CloseReason::Lagged),
+            (Close::Superseded, CloseReason::Superseded),
+            (Close::Stopping, CloseReason::Restarting),
+            (Close::Restarting, CloseReason::Restarting),
+            (Close::ShardFull, CloseReason::NoRoom),
+            (Close::SessionInvalid, CloseReason::Other),
+        ] {
+            assert_eq!(CloseReason::of(close), reason, "{close:?}");
         }
     }
 }

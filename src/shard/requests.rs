@@ -14,7 +14,7 @@ use crate::{
     cache::{LONGEST_NONCE, MemberRequest},
     protocol::{
         SessionKey, Time,
-        close::{self, Close},
+        close::Close,
         edit,
         event::EventKind,
         intents::Intents,
@@ -277,7 +277,7 @@ impl Shard {
         let answer = request.and_then(|request| self.cache.up_to_date(&self.log).answer(request));
         match (answer, client) {
             (Some(_), Some(client)) if client.answers.is_full() => {
-                return Err((close::RATE_LIMITED, "too many requests for members are not answered yet"));
+                return Err(Close::RequestsWaiting);
             }
             (Some(answer), Some(client)) => {
                 client.answers.push(answer);

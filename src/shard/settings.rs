@@ -1,13 +1,6 @@
-//! The settings of all shards, and the closes that a shard uses for its clients.
+//! The settings of all shards.
 
-use crate::{
-    cache::Flags,
-    log::Limits,
-    protocol::{
-        close::{Close, UNKNOWN_ERROR},
-        denied::Denied,
-    },
-};
+use crate::{cache::Flags, log::Limits, protocol::denied::Denied};
 use std::time::Duration;
 
 /// The settings of all shards.
@@ -36,12 +29,3 @@ pub struct Settings {
     /// Opcodes that the proxy does not know and whose commands it passes on all the same.
     pub forward_opcodes: Vec<u64>,
 }
-
-/// The client fell off the log.
-pub const LAGGED: Close = (UNKNOWN_ERROR, "too slow: events were dropped, reconnect");
-/// The client has sent no heartbeat for [`HEARTBEAT_TIMEOUT`](super::HEARTBEAT_TIMEOUT).
-pub const SILENT: Close = (UNKNOWN_ERROR, "no heartbeat: reconnect and resume");
-/// The proxy stops.
-pub const RESTARTING: Close = (UNKNOWN_ERROR, "restarting: reconnect and resume");
-/// The session has a newer connection.
-pub const SUPERSEDED: Close = (UNKNOWN_ERROR, "resumed on another connection");

@@ -1,32 +1,22 @@
-//! Writes a shard as a stream of bytes, and reads it in the next process. The stream holds the upstream session, READY,
-//! the guilds, the client sessions, the events that they still need, their requests, and their commands that Discord
-//! does not have yet.
+//! Writes a shard as a stream of bytes, which [`restore`] reads in the next process. The stream holds the upstream
+//! session, READY, the guilds, the client sessions, the events that they still need, their requests, and their commands
+//! that Discord does not have yet.
 //!
 //! The stream is a list of records, each with its kind and length. The last one marks the end. The caller that stores
-//! the stream adds a checksum and a version. Reading trusts nothing: a record of an unexpected form is an error, and
-//! the shard then starts without the stream.
+//! the stream adds a checksum and a version.
 
-use super::{Client, Entropy, Identity, Settings, Shard};
+mod restore;
+
+use super::Shard;
 use crate::{
     cache::View,
-    downstream::session::{Saved, Session},
-    protocol::{
-        SessionKey, ShardId, Time,
-        event::{EventKind, Meta},
-        json::{self, Malformed},
-        payload,
-    },
+    downstream::session::Saved,
+    protocol::{SessionKey, event::Meta},
     upstream::session::Resumption,
 };
-use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
-use std::{
-    io::{self, Read, Write},
-    rc::Rc,
-};
+use std::io::{self, Write};
 
-/// The longest record that is read, in bytes.
-const MAX_RECORD: u64 = 512 << 20;
 /// The most bytes of a guild in one record; a larger guild is split into several. A guild with 100,000 members has some
 /// 15 MB.
 const PART: usize = if cfg!(test) { 100 } else { 64 << 20 };
@@ -78,6 +68,7 @@ struct Head {
     strays_until: u64,
 }
 
+/// What a record of an event has before the event's data.
 #[derive(Serialize, Deserialize)]
 struct Event {
     name: String,
@@ -87,83 +78,11 @@ struct Event {
     recipient: Option<SessionKey>,
 }
 
-/// Why a stream can not be used. An [`io::Error`] carries it.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-enum StateError {
-    #[error("a record is too long")]
-    RecordTooLong,
-    #[error("a record is too short")]
-    RecordTooShort,
-    #[error("a record has an unknown kind")]
-    UnknownKind,
-    #[error("the head is missing")]
-    NoHead,
-    #[error("READY is missing")]
-    NoReady,
-    #[error("a guild is not complete")]
-    GuildIncomplete,
-    #[error("a guild comes before the tables that it refers to")]
-    GuildBeforeTables,
-    #[error("a guild can not be read")]
-    Guild,
-    #[error("a guild has no id")]
-    GuildWithoutId,
-    #[error("the tables can not be read")]
-    Tables,
-    #[error("a session whose numbers contradict each other")]
-    Session,
-    #[error("a session is further than the events of the log")]
-    SessionAhead,
-    #[error("an answer to a member request that contradicts itself")]
-    Answer,
-    #[error("an event is too short")]
-    EventTooShort,
-    #[error("there are too many commands")]
-    TooManyCommands,
-    #[error("there are too many voice connections")]
-    TooManyVoiceConnections,
-    #[error("READY can not be read: {0}")]
-    Ready(Malformed),
-}
-
-impl From<StateError> for io::Error {
-    fn from(error: StateError) -> Self {
-        Self::new(io::ErrorKind::InvalidData, error)
-    }
-}
-
 fn write_record(out: &mut impl Write, kind: u8, parts: &[&[u8]]) -> io::Result<()> {
     let length: u64 = parts.iter().map(|part| part.len() as u64).sum();
     out.write_all(&[kind])?;
     out.write_all(&length.to_le_bytes())?;
     parts.iter().try_for_each(|part| out.write_all(part))
-}
-
-fn read_record(input: &mut impl Read, text: &mut Vec<u8>) -> io::Result<u8> {
-    let mut head = [0; 9];
-    input.read_exact(&mut head)?;
-    let [kind, length @ ..] = head;
-    let length = u64::from_le_bytes(length);
-    if length > MAX_RECORD {
-        return Err(StateError::RecordTooLong.into());
-    }
-    text.clear();
-    // The buffer grows by the bytes that are there, not by the length that the record claims.
-    if input.take(length).read_to_end(text)? as u64 != length {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(kind)
-}
-
-/// Splits a record into the session's key at its beginning and the rest.
-fn keyed(text: &[u8]) -> io::Result<(SessionKey, &[u8])> {
-    numbered(text).map(|(key, rest)| (SessionKey(key), rest))
-}
-
-/// Splits a record into its leading number and the rest.
-fn numbered(text: &[u8]) -> io::Result<(u32, &[u8])> {
-    let (number, rest) = text.split_first_chunk::<4>().ok_or(StateError::RecordTooShort)?;
-    Ok((u32::from_le_bytes(*number), rest))
 }
 
 impl Shard {
@@ -247,147 +166,5 @@ impl Shard {
         }
         write_record(out, kind::END, &[])?;
         Ok(true)
-    }
-
-    /// Reads a shard that a former process has written. The shard resumes its upstream session, and clients can resume
-    /// their sessions. An error means that the stream can not be used.
-    pub fn restore(
-        id: ShardId,
-        settings: Rc<Settings>,
-        identity: Identity,
-        gateway_url: String,
-        entropy: Entropy,
-        now: Time,
-        input: &mut impl Read,
-    ) -> io::Result<Self> {
-        let mut text = Vec::new();
-        if read_record(input, &mut text)? != kind::HEAD {
-            return Err(StateError::NoHead.into());
-        }
-        let head: Head = serde_json::from_slice(&text)?;
-        let resumption =
-            Resumption { session_id: head.session_id, resume_url: head.resume_url, sequence: head.sequence };
-        let mut shard = Self::new(id, settings, identity, gateway_url, Some(resumption), entropy);
-        shard.last_key = head.last_key;
-        shard.presence = head.presence.map(String::into_bytes);
-        if let Some(presence) = shard.presence.clone().filter(|_| head.presence_waits) {
-            shard.limiter.push_presence(presence);
-        }
-        if head.presence_in_flight {
-            shard.in_flight.restore_presence(now);
-        }
-        shard.log.start_at(head.oldest);
-        let mut guilds = HashSet::new();
-        let mut tables = None;
-        let mut parts = Vec::new();
-        loop {
-            let kind = read_record(input, &mut text)?;
-            if !parts.is_empty() && !matches!(kind, kind::GUILD | kind::GUILD_PART) {
-                return Err(StateError::GuildIncomplete.into());
-            }
-            match kind {
-                kind::READY => {
-                    shard.cache.up_to_date(&shard.log).ready(&text).map_err(StateError::Ready)?;
-                    shard.ready = Some(text.as_slice().into());
-                    shard.read_upstream_id();
-                    shard.strays_until = head.strays_until;
-                }
-                kind::USER => drop(shard.cache.up_to_date(&shard.log).apply(EventKind::UserUpdate, &text)),
-                kind::TABLES => {
-                    let read = shard.cache.up_to_date(&shard.log).read_tables(&text);
-                    tables = Some(read.ok_or(StateError::Tables)?);
-                }
-                kind::GUILD_PART => parts.extend_from_slice(&text),
-                kind::GUILD => {
-                    let tables = tables.as_ref().ok_or(StateError::GuildBeforeTables)?;
-                    let whole = if parts.is_empty() {
-                        &text
-                    } else {
-                        parts.extend_from_slice(&text);
-                        &parts
-                    };
-                    let id = shard.cache.up_to_date(&shard.log).read_guild(tables, whole);
-                    guilds.insert(id.ok_or(StateError::Guild)?);
-                    parts = Vec::new();
-                }
-                kind @ (kind::GUILD_DOWN | kind::GUILD_PENDING) => {
-                    let id = json::parse_id(&text).ok_or(StateError::GuildWithoutId)?;
-                    guilds.insert(id);
-                    if kind == kind::GUILD_DOWN {
-                        let down = format!(r#"{{"id":"{id}","unavailable":true}}"#);
-                        shard.cache.up_to_date(&shard.log).apply(EventKind::GuildCreate, down.as_bytes());
-                    }
-                }
-                kind::SESSION => {
-                    let session = Session::restore(serde_json::from_slice(&text)?, now).ok_or(StateError::Session)?;
-                    shard.tally.sent_before += session.sequence();
-                    shard.sessions.insert(session.id, session.key);
-                    shard.clients.insert(session.key, Client::new(session));
-                }
-                kind::ANSWER => {
-                    let (key, answer) = keyed(&text)?;
-                    let answer = serde_json::from_slice(answer)?;
-                    let client = shard.clients.get_mut(&key);
-                    if !client.is_some_and(|client| client.answers.restore(answer)) {
-                        return Err(StateError::Answer.into());
-                    }
-                }
-                // These records follow those of the sessions.
-                kind::VOICE => {
-                    let Shard { voice, clients, .. } = &mut shard;
-                    let there = |key| clients.contains_key(&key);
-                    if !voice.restore(now, serde_json::from_slice(&text)?, there) {
-                        return Err(StateError::TooManyVoiceConnections.into());
-                    }
-                }
-                kind::REQUEST => shard.requests.restore(now, serde_json::from_slice(&text)?),
-                kind::IN_FLIGHT => shard.in_flight.restore(now, serde_json::from_slice(&text)?),
-                kind::COMMAND => {
-                    let (client, command) = keyed(&text)?;
-                    shard.limiter.push(client, command.to_vec()).map_err(|_| StateError::TooManyCommands)?;
-                }
-                kind::EVENT => shard.restore_event(&text)?,
-                kind::END => break,
-                _ => return Err(StateError::UnknownKind.into()),
-            }
-        }
-        if shard.ready.is_none() {
-            return Err(StateError::NoReady.into());
-        }
-        // READY is as old as the upstream session: it lists guilds that the bot has left since.
-        let left: Vec<u64> = shard
-            .cache
-            .up_to_date(&shard.log)
-            .guilds()
-            .map(|(guild, _)| guild)
-            .filter(|id| !guilds.contains(id))
-            .collect();
-        for guild in left {
-            shard.cache.up_to_date(&shard.log).apply(EventKind::GuildDelete, &payload::guild_delete(guild, false));
-        }
-        let (oldest, next) = (shard.log.oldest(), shard.log.next());
-        if shard.clients.values().any(|client| client.session.cursor() > next) {
-            return Err(StateError::SessionAhead.into());
-        }
-        // The log may be smaller now and have dropped events that a session could be resumed from.
-        for client in shard.clients.values_mut() {
-            client.session.forget_before(oldest);
-        }
-        shard.schedule_maintenance(now);
-        shard.prefetch_all(now);
-        Ok(shard)
-    }
-
-    fn restore_event(&mut self, text: &[u8]) -> io::Result<()> {
-        let (length, rest) = numbered(text)?;
-        let (head, data) = rest.split_at_checked(length as usize).ok_or(StateError::EventTooShort)?;
-        let event: Event = serde_json::from_slice(head)?;
-        let kind = EventKind::from_name(event.name.as_bytes());
-        self.log.append(
-            event.name.as_bytes(),
-            data,
-            Meta { kind, changed_guild: event.changed_guild, recipient: event.recipient },
-        );
-        Ok(())
     }
 }

@@ -4,8 +4,8 @@
 //! connections of the clients to serve. Calls at other times than the deadline are harmless; a late call does things
 //! late.
 
-use super::{HEARTBEAT_TIMEOUT, SILENT, Shard, due::Reason};
-use crate::protocol::{ConnectionId, Time};
+use super::{HEARTBEAT_TIMEOUT, Shard, due::Reason};
+use crate::protocol::{ConnectionId, Time, close::Close};
 use std::time::Duration;
 
 /// While the log has events, the shard drops those that no client needs this often, and the cache applies the events
@@ -91,7 +91,7 @@ impl Shard {
             } else if session.detached_at.is_some() {
                 expired.push(session.key);
             } else {
-                client.pending_close = Some(SILENT);
+                client.pending_close = Some(Close::Silent);
                 self.wake.clients = true;
             }
         }

@@ -29,7 +29,8 @@ pub const MAX_QUEUED_PER_CLIENT: usize = 512;
 pub const MAX_QUEUED: usize = 4096;
 
 /// The queue has no room for another command of this client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many commands are waiting for Discord")]
 pub struct Full;
 
 /// A command that may be sent now.

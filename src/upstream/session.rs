@@ -24,7 +24,7 @@ use super::{
 };
 use crate::protocol::{
     Time,
-    close::{self, Remedy},
+    close::{self, FatalClose, Remedy},
     envelope::Envelope,
     event::EventKind,
     json, opcode, payload,
@@ -149,7 +149,7 @@ pub struct Session {
     resumption: Option<Resumption>,
     heartbeat: Option<Heartbeat>,
     reconnect: ReconnectPolicy,
-    fatal: Option<(u16, &'static str)>,
+    fatal: Option<FatalClose>,
     /// The last sequence when a malformed payload caused a reconnect. The machine skips a second one at this sequence.
     malformed_at: Option<u64>,
     latency: Option<Duration>,
@@ -211,7 +211,7 @@ impl Session {
     }
 
     /// The close code that ended the session for good, and advice for the operator.
-    pub fn fatal(&self) -> Option<(u16, &'static str)> {
+    pub fn fatal(&self) -> Option<FatalClose> {
         self.fatal
     }
 
@@ -287,7 +287,7 @@ impl Session {
         self.note_loss(reason, code);
         match close::remedy(code) {
             Remedy::Fatal(what) => {
-                self.fatal = Some((code.unwrap_or_default(), what));
+                self.fatal = Some(FatalClose { code: code.unwrap_or_default(), advice: what });
                 self.drop_connection();
                 self.state = State::Fatal;
             }

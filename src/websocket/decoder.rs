@@ -31,23 +31,31 @@ pub enum Message<'a> {
 }
 
 /// A rule of RFC 6455 that the peer broke. The connection has to be closed with [`Violation::close_code`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// The message is longer than the limit.
+    #[error("message too large")]
     TooLarge,
     /// A text message or a close reason is not UTF-8.
+    #[error("text is not UTF-8")]
     Utf8,
     /// A frame of a client has no mask, or a frame of a server has one.
+    #[error("wrong masking")]
     Mask,
     /// A reserved bit is set, though no extension was negotiated.
+    #[error("reserved bit set without an extension")]
     ReservedBit,
     /// The RFC does not define the opcode.
+    #[error("unknown opcode")]
     Opcode,
     /// A control frame is fragmented or longer than 125 bytes.
+    #[error("control frame fragmented or too long")]
     Control,
     /// A continuation frame without a message to continue, or a new message inside a fragmented one.
+    #[error("fragments out of order")]
     Fragment,
     /// The payload of a close frame has one byte, or a code that must not be sent.
+    #[error("illegal close code")]
     CloseCode,
 }
 
@@ -61,23 +69,6 @@ impl Violation {
         }
     }
 }
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::TooLarge => "message too large",
-            Self::Utf8 => "text is not UTF-8",
-            Self::Mask => "wrong masking",
-            Self::ReservedBit => "reserved bit set without an extension",
-            Self::Opcode => "unknown opcode",
-            Self::Control => "control frame fragmented or too long",
-            Self::Fragment => "fragments out of order",
-            Self::CloseCode => "illegal close code",
-        })
-    }
-}
-
-impl std::error::Error for Violation {}
 
 /// Decodes the frames of one connection, with the buffer that the connection reads into. Read bytes into
 /// [`FrameDecoder::space`], report their number to [`FrameDecoder::filled`], then call [`FrameDecoder::next`] until it returns

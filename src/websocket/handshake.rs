@@ -3,7 +3,6 @@
 //! Owns which headers a handshake needs, and what it answers. Promises: no extension and no subprotocol is ever
 //! agreed on. Never reads or writes a socket.
 
-use std::fmt;
 use tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 /// Most headers that a server's response may have. A response with more is refused.
@@ -17,27 +16,18 @@ pub struct Upgrade {
 }
 
 /// Why a handshake failed.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HandshakeError {
     /// The bytes are not the head of an HTTP/1.1 message.
-    Http(httparse::Error),
+    #[error("malformed HTTP: {0}")]
+    Http(#[source] httparse::Error),
     /// The server answered with this status instead of 101.
+    #[error("the server answered {0} instead of 101")]
     Status(u16),
     /// The header of this name is missing or has the wrong value.
+    #[error("header {0} is missing or wrong")]
     Header(&'static str),
 }
-
-impl fmt::Display for HandshakeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Http(error) => write!(f, "malformed HTTP: {error}"),
-            Self::Status(status) => write!(f, "the server answered {status} instead of 101"),
-            Self::Header(name) => write!(f, "header {name} is missing or wrong"),
-        }
-    }
-}
-
-impl std::error::Error for HandshakeError {}
 
 fn header<'a>(headers: &'a [httparse::Header<'_>], name: &str) -> Option<&'a [u8]> {
     headers.iter().find(|header| header.name.eq_ignore_ascii_case(name)).map(|header| header.value.trim_ascii())

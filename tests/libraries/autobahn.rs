@@ -165,7 +165,8 @@ async fn serve(stream: TcpStream) {
         ConnectionEnd::Lost => {}
         ConnectionEnd::Closed(code) => connection.close(code, "").await,
         ConnectionEnd::Violated(violation) => {
-            let (code, reason) = close_for(violation);
+            let close = close_for(violation);
+            let (code, reason) = (close.code(), close.reason());
             connection.close(Some(code), reason).await;
         }
     }

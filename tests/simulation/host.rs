@@ -10,7 +10,7 @@ use crate::{
     net::{Net, Payload, Shared, Socket},
     process::{Choice, Disk, Process, queue},
     trace::{Coverage, Event, note, set_time},
-    upstream::Endpoints,
+    upstream::{Endpoints, connect_error},
     voice::Tokens,
 };
 use fastrand::Rng;
@@ -324,11 +324,10 @@ impl Host {
         while let Some(index) = self.dials.iter().position(|dial| now >= dial.at) {
             let Dial { attempt, works, .. } = self.dials.swap_remove(index);
             something = true;
-            let errors = ["Too many open files (os error 24)", "Connection refused (os error 111)", "timed out"];
             note(|| format!("control: connection {attempt} to Discord, {works}"));
             let result = match works {
                 true => Ok(Box::new(self.endpoints.open(now, discord, &mut self.rng))),
-                false => Err(errors[self.rng.usize(0..errors.len())].to_owned()),
+                false => Err(Box::new(connect_error(self.rng.usize(0..3)))),
             };
             self.post(ToCore::Dialled { shard: 0, attempt, result });
         }

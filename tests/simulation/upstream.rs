@@ -10,15 +10,28 @@ use crate::{
 use fastrand::Rng;
 use gateway_proxy::{
     compression::{Deflater, Transport},
-    net::dial::Dialled,
+    net::dial::{ConnectError, DialError, Dialled},
     protocol::Time,
     websocket::{FrameDecoder, Message, Opcode, Role, write_close, write_frame},
 };
+use std::{io, time::Duration};
 
 /// Capacity in bytes of a socket to Discord.
 const SOCKET: usize = 16 << 10;
 /// Largest payload in either direction, in bytes.
 const LARGEST: usize = 1 << 24;
+
+/// Why the control core could not connect to Discord: one of three reasons.
+pub fn connect_error(which: usize) -> ConnectError {
+    let url = "wss://gateway.discord.gg".to_owned();
+    let failed = |code| DialError::Io(io::Error::from_raw_os_error(code));
+    match which {
+        // EMFILE and ECONNREFUSED.
+        0 => ConnectError::Dial { url, source: failed(24) },
+        1 => ConnectError::Dial { url, source: failed(111) },
+        _ => ConnectError::Timeout { url, limit: Duration::from_secs(30) },
+    }
+}
 
 /// Discord's end of one connection.
 struct Endpoint {

@@ -2,6 +2,7 @@
 
 use clap::{Args, Parser, Subcommand};
 use std::net::SocketAddr;
+use std::num::ParseIntError;
 use std::path::PathBuf;
 
 /// A model of Discord's Gateway, to run bots and proxies against
@@ -214,11 +215,21 @@ pub struct Relay {
     pub cpu: Option<usize>,
 }
 
-fn positive(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("has to be at least 1".to_owned()),
-        Ok(number) if number <= 1 << 20 => Ok(number),
-        Ok(_) => Err("is too large".to_owned()),
-        Err(error) => Err(format!("{error}")),
+/// Why a number of the command line is refused.
+#[derive(Debug, thiserror::Error)]
+enum CountError {
+    #[error("has to be at least 1")]
+    Zero,
+    #[error("is too large")]
+    TooLarge,
+    #[error(transparent)]
+    NoNumber(#[from] ParseIntError),
+}
+
+fn positive(text: &str) -> Result<usize, CountError> {
+    match text.parse()? {
+        0 => Err(CountError::Zero),
+        number if number <= 1 << 20 => Ok(number),
+        _ => Err(CountError::TooLarge),
     }
 }

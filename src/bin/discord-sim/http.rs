@@ -31,8 +31,34 @@ pub struct Request {
     pub keep_alive: bool,
 }
 
-/// The status that answers a bad request.
-pub type BadRequest = u16;
+/// Why a request can not be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadRequest {
+    /// The head is not one of HTTP/1, or the length of the body is no number.
+    #[error("not an HTTP/1 request")]
+    Malformed,
+    /// The body has no length.
+    #[error("a body without Content-Length")]
+    NoLength,
+    /// The body is longer than [`MAX_BODY`].
+    #[error("a body of more than {MAX_BODY} bytes")]
+    BodyTooLong,
+    /// The head is longer than [`MAX_HEAD`].
+    #[error("a head of more than {MAX_HEAD} bytes")]
+    HeadTooLong,
+}
+
+impl BadRequest {
+    /// The status of the answer.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::Malformed => 400,
+            Self::NoLength => 411,
+            Self::BodyTooLong => 413,
+            Self::HeadTooLong => 431,
+        }
+    }
+}
 
 impl Request {
     /// Parses a head at the start of `bytes`, and returns it with its length. `None` when the head is not complete.
@@ -41,9 +67,9 @@ impl Request {
         let mut head = httparse::Request::new(&mut headers);
         let length = match head.parse(bytes) {
             Ok(httparse::Status::Complete(length)) => length,
-            Ok(httparse::Status::Partial) if bytes.len() > MAX_HEAD => return Err(431),
+            Ok(httparse::Status::Partial) if bytes.len() > MAX_HEAD => return Err(BadRequest::HeadTooLong),
             Ok(httparse::Status::Partial) => return Ok(None),
-            Err(_) => return Err(400),
+            Err(_) => return Err(BadRequest::Malformed),
         };
         let header = |name: &str| {
             let found = head.headers.iter().find(|header| header.name.eq_ignore_ascii_case(name))?;
@@ -51,13 +77,13 @@ impl Request {
         };
         let is = |name: &str, value: &str| header(name).is_some_and(|found| found.eq_ignore_ascii_case(value));
         if header("transfer-encoding").is_some() {
-            return Err(411);
+            return Err(BadRequest::NoLength);
         }
         let body = match header("content-length").map(str::parse::<usize>) {
             None => 0,
             Some(Ok(body)) if body <= MAX_BODY => body,
-            Some(Ok(_)) => return Err(413),
-            Some(Err(_)) => return Err(400),
+            Some(Ok(_)) => return Err(BadRequest::BodyTooLong),
+            Some(Err(_)) => return Err(BadRequest::Malformed),
         };
         let (path, query) = target(head.path.unwrap_or("/"));
         let request = Self {
@@ -176,10 +202,11 @@ mod tests {
 
     #[test]
     fn bad_requests_are_refused() {
-        assert_eq!(Request::parse(b"nonsense\r\n\r\n").err(), Some(400));
-        assert_eq!(Request::parse(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n").err(), Some(411));
-        assert_eq!(Request::parse(b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n").err(), Some(413));
-        assert_eq!(Request::parse(&[b'a'; MAX_HEAD + 1]).err(), Some(431));
+        let status = |head: &[u8]| Request::parse(head).err().map(BadRequest::status);
+        assert_eq!(status(b"nonsense\r\n\r\n"), Some(400));
+        assert_eq!(status(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), Some(411));
+        assert_eq!(status(b"POST / HTTP/1.1\r\nContent-Length: 99999999999\r\n\r\n"), Some(413));
+        assert_eq!(status(&[b'a'; MAX_HEAD + 1]), Some(431));
     }
 
     #[test]

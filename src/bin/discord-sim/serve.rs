@@ -148,8 +148,8 @@ async fn connection(server: Rc<Server>, stream: TcpStream) -> io::Result<()> {
             match Request::parse(&buffer) {
                 Ok(Some(parsed)) => break parsed,
                 Ok(None) => {}
-                Err(status) => {
-                    Response::error(status, "bad request", 0).write(false, &mut link.out);
+                Err(bad) => {
+                    Response::error(bad.status(), "bad request", 0).write(false, &mut link.out);
                     link.finish().await;
                     return Ok(());
                 }

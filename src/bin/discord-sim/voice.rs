@@ -6,7 +6,7 @@
 //! close codes. Voice is never passed on: a UDP packet that is not an IP discovery request is dropped.
 
 use crate::gateway::Gateway;
-use crate::gateway::voice::{self, Credentials};
+use crate::gateway::voice::{Credentials, VoiceClose};
 use crate::link::Link;
 use crate::server::Server;
 use futures_lite::FutureExt;
@@ -85,11 +85,6 @@ impl Id {
     }
 }
 
-/// Close code and reason.
-type Close = (u16, &'static str);
-
-const MALFORMED: Close = (4002, "Failed to decode payload.");
-
 /// The protocol of one voice connection. Pure.
 pub struct Voice {
     version: u64,
@@ -114,33 +109,29 @@ impl Voice {
     }
 
     /// Handles one message, and returns the answer, if there is one.
-    pub fn receive(&mut self, gateway: &mut Gateway, message: &[u8]) -> Result<Option<String>, Close> {
-        let Payload { op, d } = serde_json::from_slice(message).map_err(|_| MALFORMED)?;
+    pub fn receive(&mut self, gateway: &mut Gateway, message: &[u8]) -> Result<Option<String>, VoiceClose> {
+        let Payload { op, d } = serde_json::from_slice(message).map_err(|_| VoiceClose::Malformed)?;
         let data = d.map_or("null", RawValue::get);
         match (op, self.granted) {
             (3, _) => Ok(Some(self.acknowledge(data))),
-            (0 | 7, Some(_)) => Err((voice::ALREADY_AUTHENTICATED, "Already authenticated.")),
+            (0 | 7, Some(_)) => Err(VoiceClose::AlreadyAuthenticated),
             (0 | 7, None) => self.introduce(gateway, op == 7, data).map(Some),
-            (_, None) => Err((voice::NOT_AUTHENTICATED, "Not authenticated.")),
+            (_, None) => Err(VoiceClose::NotAuthenticated),
             (1, Some((guild, _))) => self.select(gateway, guild, data).map(Some),
             // Op 5 (Speaking), and the ops for video and end-to-end encryption, get no answer.
             _ => Ok(None),
         }
     }
 
-    fn introduce(&mut self, gateway: &mut Gateway, resumes: bool, data: &str) -> Result<String, Close> {
-        let introduction: Introduction = serde_json::from_str(data).map_err(|_| MALFORMED)?;
+    fn introduce(&mut self, gateway: &mut Gateway, resumes: bool, data: &str) -> Result<String, VoiceClose> {
+        let introduction: Introduction = serde_json::from_str(data).map_err(|_| VoiceClose::Malformed)?;
         let user = introduction.user_id.as_ref().map(Id::get);
         if !resumes && user.is_none() {
-            return Err(MALFORMED);
+            return Err(VoiceClose::Malformed);
         }
         let server = introduction.server_id.get();
         let credentials = Credentials { server, user, session: &introduction.session_id, token: &introduction.token };
-        let number = gateway.voice_credentials(&credentials, resumes).map_err(|code| match code {
-            voice::AUTHENTICATION_FAILED => (code, "Authentication failed."),
-            voice::SERVER_NOT_FOUND => (code, "Server not found."),
-            _ => (code, "Session is no longer valid."),
-        })?;
+        let number = gateway.voice_credentials(&credentials, resumes)?;
         self.granted = Some((server, number));
         if resumes {
             gateway.voice.described(server);
@@ -166,13 +157,13 @@ impl Voice {
         }
     }
 
-    fn select(&self, gateway: &mut Gateway, guild: u64, data: &str) -> Result<String, Close> {
-        let select: SelectProtocol = serde_json::from_str(data).map_err(|_| MALFORMED)?;
+    fn select(&self, gateway: &mut Gateway, guild: u64, data: &str) -> Result<String, VoiceClose> {
+        let select: SelectProtocol = serde_json::from_str(data).map_err(|_| VoiceClose::Malformed)?;
         if select.protocol != "udp" {
-            return Err((4012, "Unknown protocol."));
+            return Err(VoiceClose::UnknownProtocol);
         }
         if !self.modes.contains(&select.data.mode.as_str()) {
-            return Err((4016, "Unknown encryption mode."));
+            return Err(VoiceClose::UnknownMode);
         }
         gateway.voice.described(guild);
         let key = json::array((0..32).map(|byte| byte.to_string()));
@@ -186,10 +177,10 @@ impl Voice {
         Ok(payload(4, &description))
     }
 
-    /// The close code when the connection's grant is no longer good, otherwise `None`.
-    pub fn is_over(&self, gateway: &Gateway) -> Option<Close> {
+    /// The close when the connection's grant is no longer good, otherwise `None`.
+    pub fn is_over(&self, gateway: &Gateway) -> Option<VoiceClose> {
         let (guild, number) = self.granted?;
-        (!gateway.voice.is_good(guild, number)).then_some((voice::DISCONNECTED, "Disconnected."))
+        (!gateway.voice.is_good(guild, number)).then_some(VoiceClose::Disconnected)
     }
 }
 
@@ -206,7 +197,7 @@ pub async fn serve(server: Rc<Server>, mut link: Link, mut inbound: FrameDecoder
         server.gateway.borrow_mut().voice.ended(guild, number);
     }
     if let Some((code, reason)) = close? {
-        write_close(&mut link.out, code, reason, None);
+        write_close(&mut link.out, code, &reason, None);
     }
     link.finish().await;
     Ok(())
@@ -218,7 +209,7 @@ async fn converse(
     voice: &mut Voice,
     link: &mut Link,
     inbound: &mut FrameDecoder,
-) -> io::Result<Option<(Option<u16>, &'static str)>> {
+) -> io::Result<Option<(Option<u16>, String)>> {
     loop {
         loop {
             let mut gateway = server.gateway.borrow_mut();
@@ -229,19 +220,19 @@ async fn converse(
                     write_frame(&mut link.out, Opcode::Pong, bytes, None);
                     continue;
                 }
-                Ok(Some(Message::Close(close))) => return Ok(Some((close.map(|(code, _)| code), ""))),
+                Ok(Some(Message::Close(close))) => return Ok(Some((close.map(|(code, _)| code), String::new()))),
                 Ok(Some(Message::Binary(_) | Message::Pong(_))) => continue,
-                Err(violation) => return Ok(Some((Some(violation.close_code()), ""))),
+                Err(violation) => return Ok(Some((Some(violation.close_code()), String::new()))),
             };
             match answer {
                 Ok(Some(answer)) => write_frame(&mut link.out, Opcode::Text, answer.as_bytes(), None),
                 Ok(None) => {}
-                Err((code, reason)) => return Ok(Some((Some(code), reason))),
+                Err(close) => return Ok(Some((Some(close.code()), close.to_string()))),
             }
         }
         link.flush().await?;
-        if let Some((code, reason)) = voice.is_over(&server.gateway.borrow()) {
-            return Ok(Some((Some(code), reason)));
+        if let Some(close) = voice.is_over(&server.gateway.borrow()) {
+            return Ok(Some((Some(close.code()), close.to_string())));
         }
         let mut bytes = Vec::new();
         let silence = async {

@@ -5,7 +5,7 @@
 //! each credential, of which there are at most [`MAX_CREDENTIALS`](crate::downstream::credential::MAX_CREDENTIALS).
 
 use super::{ControlFigures, counter, family, gauge, label};
-use crate::shard::{credentials::Usage, report::Report};
+use crate::shard::report::{Report, Usage};
 use prometheus::proto::{MetricFamily, MetricType};
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -3,7 +3,10 @@
 
 use super::*;
 use crate::{
-    data_core::serve::{NEWCOMER, SERVE_COST, TURN_BYTES},
+    data_core::{
+        admission::NEWCOMER,
+        serve::{SERVE_COST, TURN_BYTES},
+    },
     net::{dial::Dialled, mailbox::Mailbox},
 };
 use std::os::{fd::OwnedFd, unix::net::UnixStream};

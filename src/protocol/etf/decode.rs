@@ -13,16 +13,9 @@ const MAX_DEPTH: usize = 64;
 const FLOAT_TEXT: usize = 31;
 
 /// Why bytes are not a command in ETF. The client's connection is closed with code 4002.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct Unreadable(pub &'static str);
-
-impl std::fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.0)
-    }
-}
-
-impl std::error::Error for Unreadable {}
 
 /// Appends the JSON text of a term to `out`, which grows by at most seven times the length of the term.
 ///

@@ -110,7 +110,7 @@ impl Pass<'_> {
                 }
                 (b'{' | b'[', Expect::Value | Expect::ValueOrEnd) => {
                     self.begin_value();
-                    self.open(byte == b'{').map_err(fail)?;
+                    self.open(byte == b'{', at)?;
                     at + 1
                 }
                 (b'}', Expect::KeyOrEnd | Expect::CommaOrEnd) if self.is_in(true) => {
@@ -126,7 +126,7 @@ impl Pass<'_> {
                     let rest = &text[at..];
                     let is_scalar = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'+' | b'.');
                     let length = rest.iter().position(|byte| !is_scalar(byte)).unwrap_or(rest.len());
-                    self.scalar(&rest[..length]).map_err(fail)?;
+                    self.scalar(&rest[..length], at)?;
                     self.end_value();
                     at + length
                 }
@@ -154,9 +154,10 @@ impl Pass<'_> {
         self.expect = if self.open.is_empty() { Expect::Nothing } else { Expect::CommaOrEnd };
     }
 
-    fn open(&mut self, is_map: bool) -> Result<(), &'static str> {
+    /// Opens the map or list that begins at `at`.
+    fn open(&mut self, is_map: bool, at: usize) -> Result<(), Malformed> {
         if self.open.len() == MAX_DEPTH {
-            return Err("nested too deeply");
+            return Err(Malformed { what: "nested too deeply", at });
         }
         self.out.push(if is_map { tag::MAP } else { tag::LIST });
         let ids = !is_map && self.meaning == Meaning::Ids;
@@ -252,36 +253,37 @@ impl Pass<'_> {
         Ok(at + 1)
     }
 
-    fn scalar(&mut self, text: &[u8]) -> Result<(), &'static str> {
+    /// Encodes a number, `true`, `false` or `null`, which begins at `at`.
+    fn scalar(&mut self, text: &[u8], at: usize) -> Result<(), Malformed> {
         match text {
             b"null" => self.atom(b"nil"),
             b"true" | b"false" => self.atom(text),
-            _ => self.number(text)?,
+            _ => self.number(text).ok_or(Malformed { what: "not a number", at })?,
         }
         Ok(())
     }
 
-    fn number(&mut self, text: &[u8]) -> Result<(), &'static str> {
-        const WHAT: &str = "not a number";
+    /// Encodes a number; `None`: the text is none.
+    fn number(&mut self, text: &[u8]) -> Option<()> {
         let (negative, digits) = match text {
             [b'-', digits @ ..] => (true, digits),
             digits => (false, digits),
         };
         if !digits.first().is_some_and(u8::is_ascii_digit) {
-            return Err(WHAT);
+            return None;
         }
-        let text = std::str::from_utf8(text).map_err(|_| WHAT)?;
+        let text = std::str::from_utf8(text).ok()?;
         let magnitude = if digits.len() <= 20 { text[usize::from(negative)..].parse().ok() } else { None };
         match magnitude {
             Some(magnitude) => self.integer(negative, magnitude),
             None => {
                 // Erlang has no infinity, so a number that is too large becomes the largest float.
-                let float: f64 = text.parse().map_err(|_| WHAT)?;
+                let float: f64 = text.parse().ok()?;
                 self.out.push(tag::NEW_FLOAT);
                 self.out.extend_from_slice(&float.clamp(f64::MIN, f64::MAX).to_be_bytes());
             }
         }
-        Ok(())
+        Some(())
     }
 
     fn integer(&mut self, negative: bool, magnitude: u64) {

@@ -20,21 +20,14 @@ pub use string::write as write_string;
 use string::spells;
 
 /// Why bytes are not the expected JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{what} at byte {at}")]
 pub struct Malformed {
     /// What was wrong.
     pub what: &'static str,
     /// Offset, in bytes, at which the error was found.
     pub at: usize,
 }
-
-impl std::fmt::Display for Malformed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} at byte {}", self.what, self.at)
-    }
-}
-
-impl std::error::Error for Malformed {}
 
 /// A read position in JSON text.
 #[derive(Clone, Copy)]

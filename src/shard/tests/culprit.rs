@@ -34,7 +34,7 @@ fn closed(world: &mut World, code: u16) -> Vec<Value> {
     world.shard.tick(world.now);
     assert_eq!(world.shard.poll_upstream(world.now), Some(Action::Connect("ws://resume".into())), "without a wait");
     world.shard.upstream_connected(world.now);
-    world.feed(r#"{"op":10,"d":{"heartbeat_interval":40000}}"#);
+    world.feed(HELLO);
     assert_eq!(sent_upstream(world)[0]["op"], 6);
     world.dispatch("RESUMED", &json!({}));
     sent_upstream(world)
@@ -52,7 +52,7 @@ fn the_client_whose_command_went_last_is_closed_and_nobody_else() {
         let again = closed(&mut world, code);
         assert_eq!(again, [sounds()], "of the other one only");
         let end = bad.produce(&mut world);
-        assert!(matches!(end, Progress::Close { close: (with, _), reconnect: false } if with == code), "{end:?}");
+        assert!(matches!(end, Progress::Close { close, reconnect: false } if close.code() == code), "{end:?}");
         assert_eq!(good.produce(&mut world), Progress::Idle);
         assert_eq!(world.shard.report().refused_commands, 1);
         // The client may resume its session, as at Discord.
@@ -85,7 +85,7 @@ fn a_presence_that_discord_does_not_take_is_not_sent_again() {
     send(&mut world, &mut bad, &json!({"op": 3, "d": {"status": "idle"}})).unwrap();
     assert_eq!(sent_upstream(&mut world).len(), 1);
     assert_eq!(closed(&mut world, DECODE_ERROR), [Value::Null; 0]);
-    assert!(matches!(bad.produce(&mut world), Progress::Close { close: (DECODE_ERROR, _), .. }));
+    assert!(matches!(bad.produce(&mut world), Progress::Close { close: Close::CommandRefused, .. }));
     assert_eq!(good.produce(&mut world), Progress::Idle);
 }
 
@@ -122,7 +122,7 @@ fn what_discord_could_not_take_does_not_reach_it() {
         json!({"op": 31, "d": {"guild_ids": "x"}}),
         json!({"op": 43, "d": {}}),
     ] {
-        assert_eq!(send(&mut world, &mut client, &bad).unwrap_err().0, DECODE_ERROR, "{bad}");
+        assert_eq!(send(&mut world, &mut client, &bad).unwrap_err().code(), DECODE_ERROR, "{bad}");
     }
     for unknown in [5, 12, 99, 1_u64 << 40] {
         send(&mut world, &mut client, &json!({"op": unknown, "d": {}})).unwrap();

@@ -2,21 +2,7 @@
 
 use super::*;
 
-const HELLO: &str = r#"{"op":10,"d":{"heartbeat_interval":40000}}"#;
-
 impl World {
-    /// The connection breaks, and the shard sends its RESUME on another one.
-    pub(super) fn break_connection(&mut self) {
-        self.now += SECOND * 10;
-        self.shard.upstream_closed(self.now, None);
-        self.shard.tick(self.now);
-        assert_eq!(self.shard.poll_upstream(self.now), Some(Action::Connect("ws://resume".into())));
-        self.shard.upstream_connected(self.now);
-        self.feed(HELLO);
-        let sent = sent_upstream(self);
-        assert_eq!(sent.iter().map(|sent| &sent["op"]).collect::<Vec<_>>(), [6]);
-    }
-
     /// The replay ends. Returns the payloads that the shard sends then.
     fn resumed(&mut self) -> Vec<Value> {
         self.dispatch("RESUMED", &json!({}));

@@ -117,25 +117,3 @@ fn what_is_known_survives_a_restart_and_not_a_lost_session() {
     while world.shard.poll_upstream(world.now).is_some() {}
     assert!(ask(&mut world, &mut client, all()).is_ok());
 }
-
-#[test]
-fn a_ready_in_another_spelling_is_the_same_to_clients() {
-    let mut world = World::new(Limits { bytes: 1 << 20, entries: 100 });
-    world.shard.tick(world.now);
-    while world.shard.poll_upstream(world.now).is_some() {}
-    world.shard.upstream_connected(world.now);
-    world.feed(r#"{ "op" : 10 , "d" : { "heartbeat_interv\u0061l" : 40000 } }"#);
-    world.shard.upstream_permitted(world.now);
-    world.feed(
-        r#"{"s": 1, "op": 0, "t": "READ\u0059", "d": {"session_id": "old", "us\u0065r": {"id": "1", "username": "no"},
-        "guilds": [], "v": 10, "guilds": [{"id": "10", "unavailable": true}], "session\u005fid": "up", "resume_gateway_url": "ws://r",
-        "user": {"id": "\u0037\u0037", "username": "bot"}, "application": {"id": "1"}}}"#,
-    );
-    world.sequence = 1;
-    world.feed(r#"{"s": 2, "op": 0, "t": "GUILD_CREATE", "d": {"id": "10", "member_count": 1, "memb\u0065rs": [ {"user" : {"id" :"77"}} ]}}"#);
-    let mut client = Client::identify(&mut world, 1, Intents::ALL);
-    let ready = payloads(&mut client, &mut world, "READY");
-    assert_eq!(ready[0]["d"]["user"], json!({"id": "77", "username": "bot"}));
-    assert_eq!(ready[0]["d"]["guilds"], json!([{"id": "10", "unavailable": true}]));
-    assert_eq!(world.shard.upstream.resumption().map(|resumption| resumption.session_id.as_str()), Some("up"));
-}

@@ -1,4 +1,4 @@
-//! The shard asks for members by itself, and clients notice nothing of it.
+//! Tests of the prefetch of members: the shard asks for members by itself, and clients notice nothing of it.
 
 use super::*;
 use crate::shard::prefetch::{AGAIN, ANSWER_LIMIT, PACE, TRIES};

@@ -1,22 +1,12 @@
 //! Tests of client sessions when Discord gives the shard a new session.
 
 use super::*;
-use crate::shard::renewal::{STEP, WINDOW};
-
-impl World {
-    /// Discord ends the session with Invalid Session (op 9).
-    fn lose_session(&mut self) {
-        self.feed(r#"{"op":9,"d":false}"#);
-        while self.shard.poll_upstream(self.now).is_some() {}
-        self.now += SECOND * 6;
-    }
-
-    /// Discord ends the session, and the shard gets a new one with these guilds, whose GUILD_CREATEs have not come.
-    pub(super) fn renew(&mut self, guilds: &[u64]) {
-        self.lose_session();
-        self.connect(guilds);
-    }
-}
+use crate::{
+    compression::Transport,
+    downstream::outbox::Outbox,
+    protocol::Encoding,
+    shard::renewal::{STEP, WINDOW},
+};
 
 fn renamed(world: &mut World, guild: u64, name: &str) {
     world.dispatch(
@@ -148,7 +138,7 @@ fn a_client_is_told_in_the_middle_of_its_guilds() {
                 assert_eq!((client.ops.clone(), client.guilds.len(), client.sequence), (vec![9], 0, 1));
             }
             // Half of the guild is in the compressed stream, and no other message can follow it.
-            _ => assert!(matches!(end, Progress::Close { close: (close::UNKNOWN_ERROR, _), reconnect: false })),
+            _ => assert_eq!(end, Progress::Close { close: Close::SessionInvalid, reconnect: false }),
         }
         world.shard.detach(world.now, client.key, client.connection, false);
         let report = world.shard.report();

@@ -1,7 +1,6 @@
-//! Tests of voice connections in a whole shard, and of the session that a RESUME means.
+//! Tests of voice connections in a whole shard: which client owns one, and what its clients are told about it.
 
 use super::*;
-use crate::downstream::session::RESUME_PATH;
 
 fn op_4(world: &mut World, client: &mut Client, channel: Option<u64>) {
     let data = json!({"guild_id": "10", "channel_id": channel.map(|channel| channel.to_string()), "self_mute": true});
@@ -225,58 +224,4 @@ fn a_join_that_fails_after_the_leave_is_told_to_everyone() {
     world.shard.tick(world.now);
     let all: Vec<_> = clients.iter_mut().map(|client| told(client, &mut world)).collect();
     assert_eq!(all, [vec!["null", "null"], vec!["null"], vec!["null"]]);
-}
-
-#[test]
-fn no_resume_leads_to_the_session_of_another_client() {
-    let mut world = World::ready(&[10]);
-    let identify = |world: &mut World, connection| {
-        let mut client = Client::identify(world, connection, Intents::ALL);
-        client.catch_up(world);
-        client
-    };
-    let (mut first, mut second) = (identify(&mut world, 1), identify(&mut world, 2));
-    assert_eq!((&*first.session, second.session.len()), ("up", 32));
-    let key = |client: &Client| client.url.rsplit_once(RESUME_PATH).map(|(_, key)| key.to_owned());
-    assert_eq!(key(&second), None);
-    for number in 0..10 {
-        world.message(10, number);
-    }
-    first.catch_up(&mut world);
-    second.catch_up(&mut world);
-    // With and without the key, each client resumes its own session. An unknown key is refused, and so is a sequence
-    // that the session was never sent.
-    let (of_first, of_second) = (first.sequence, second.sequence);
-    assert!(first.resume(&mut world, 3, of_first) && first.resume_at(&mut world, 4, "ws://proxy", of_first));
-    assert!(second.resume(&mut world, 5, of_second));
-    let nobody = format!("ws://proxy{RESUME_PATH}{}", "0".repeat(32));
-    assert!(!first.resume_at(&mut world, 6, &nobody, of_first));
-    assert!(!first.resume_at(&mut world, 6, "ws://proxy", of_first + 1));
-    // The client's process is killed. The next one has a session with a low sequence.
-    world.shard.detach(world.now, first.key, ConnectionId(4), false);
-    let mut third = identify(&mut world, 7);
-    assert_eq!((&*third.session, third.key != first.key), ("up", true));
-    let of_third = third.sequence;
-    assert!(!third.resume_at(&mut world, 8, "ws://proxy", of_third), "it could be the first one's");
-    assert!(third.resume(&mut world, 8, of_third));
-    // The first client's session is over, and the client does not know. Its RESUMEs are refused in the same way.
-    world.now += SECOND * 200;
-    world.shard.tick(world.now);
-    let of_first = first.sequence;
-    assert!(!first.resume(&mut world, 9, of_first) && !first.resume_at(&mut world, 9, "ws://proxy", of_first));
-    assert!(!third.resume_at(&mut world, 9, "ws://proxy", of_third));
-    for restart in [false, true] {
-        if restart {
-            world.restart();
-            assert!(!third.resume_at(&mut world, 9, "ws://proxy", of_third), "another process knows that, too");
-        }
-        third.sequence = of_third;
-        assert!(third.resume(&mut world, 10, of_third));
-    }
-    for number in 10..30 {
-        world.message(10, number);
-    }
-    third.catch_up(&mut world);
-    let of_third = third.sequence;
-    assert!(of_third > of_first && third.resume_at(&mut world, 11, "ws://proxy", of_third), "now it is the only one");
 }

@@ -50,9 +50,9 @@ struct ReadyGuild {
     id: String,
 }
 
-/// The number of values missing between `before` and `got`. An error if `got` is not higher than `before`.
-fn step(before: u64, got: u64) -> Result<u64, ()> {
-    got.checked_sub(before + 1).ok_or(())
+/// The number of values missing between `before` and `got`. `None`: `got` is not higher than `before`.
+fn step(before: u64, got: u64) -> Option<u64> {
+    got.checked_sub(before + 1)
 }
 
 /// The integer after the last occurrence of `key`, which includes the key's quotes and colon.
@@ -86,11 +86,11 @@ impl Shard {
             self.begin(data, intents);
         }
         match step(self.sequence, sequence) {
-            Ok(missing) => {
+            Some(missing) => {
                 self.gaps += missing;
                 self.sequence = sequence;
             }
-            Err(()) => self.duplicates += 1,
+            None => self.duplicates += 1,
         }
         match name {
             b"RESUMED" => self.ready = true,
@@ -107,12 +107,12 @@ impl Shard {
             b"MESSAGE_CREATE" => {
                 let number = last_integer(data, "\"sim_number\":")?;
                 self.messages += 1;
-                match self.number.map_or(Ok(0), |before| step(before, number)) {
-                    Ok(missing) => {
+                match self.number.map_or(Some(0), |before| step(before, number)) {
+                    Some(missing) => {
                         self.gaps += missing;
                         self.number = Some(number);
                     }
-                    Err(()) => self.duplicates += 1,
+                    None => self.duplicates += 1,
                 }
                 return last_integer(data, "\"sim_sent_ns\":");
             }

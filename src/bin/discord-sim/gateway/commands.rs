@@ -1,5 +1,6 @@
 //! Commands that clients send (Gateway Events: "Send Events"), and how Discord answers them.
 
+use super::refusal::Refusal;
 use super::session::{Chunks, Session};
 use super::{Ending, Gateway, MAX_SESSIONS, intents, payload};
 use serde::Deserialize;
@@ -13,7 +14,7 @@ use world::json::{self, Fields, Object};
 pub const MAX_BYTES: usize = 4_096;
 
 /// Maximum number of payloads that a connection may send in [`RATE_WINDOW`] (Gateway: "Rate Limiting").
-const RATE_LIMIT: usize = 120;
+pub const RATE_LIMIT: usize = 120;
 const RATE_WINDOW: Duration = Duration::from_secs(60);
 
 /// Maximum number of presence updates in [`PRESENCE_WINDOW`]; further ones are dropped (Gateway: "Rate Limiting").
@@ -119,11 +120,8 @@ fn same_token(sent: &str, token: &str) -> bool {
     sent.strip_prefix("Bot ").unwrap_or(sent) == token
 }
 
-/// How a command closes its connection: close code, reason, and a description of what the client did.
-type Refusal = (u16, &'static str, String);
-
 fn malformed(what: &str) -> Refusal {
-    (4002, "Error while decoding payload.", what.to_owned())
+    Refusal::Malformed(what.to_owned())
 }
 
 fn parse<'a, T: Deserialize<'a>>(data: Option<&'a RawValue>, name: &str) -> Result<T, Refusal> {
@@ -143,7 +141,7 @@ impl Gateway {
         }
         peer.commands.push_back(now);
         let result = if peer.commands.len() > RATE_LIMIT {
-            Err((4008, "Rate limited.", format!("more than {RATE_LIMIT} payloads in 60 s")))
+            Err(Refusal::RateLimited)
         } else if message.len() > MAX_BYTES {
             Err(malformed(&format!("a payload of {} bytes", message.len())))
         } else {
@@ -152,8 +150,9 @@ impl Gateway {
                 Err(error) => Err(malformed(&format!("not a payload: {error}"))),
             }
         };
-        if let Err((code, reason, what)) = result {
-            self.refuse(key, code, reason, &what, now);
+        if let Err(refusal) = result {
+            let (code, reason) = refusal.close();
+            self.refuse(key, code, reason, &refusal.to_string(), now);
         }
     }
 
@@ -166,15 +165,15 @@ impl Gateway {
                 return Ok(());
             }
             (2 | 6, Some(_)) => {
-                return Err((4005, "Already authenticated.", format!("op {op} on an identified connection")));
+                return Err(Refusal::AlreadyAuthenticated(op));
             }
             (2, None) => return self.identify(key, data, now),
             (6, None) => return self.resume(key, data, now),
             (3 | 4 | 8 | 31 | 43, None) => {
-                return Err((4003, "Not authenticated.", format!("op {op} before IDENTIFY")));
+                return Err(Refusal::NotAuthenticated(op));
             }
             (3 | 4 | 8 | 31 | 43, Some(_)) => {}
-            _ => return Err((4001, "Unknown opcode.", format!("op {op}"))),
+            _ => return Err(Refusal::UnknownOpcode(op)),
         }
         let Some(session) = session else { return Ok(()) };
         let Some(shard) = self.sessions.get(&session).map(|session| session.shard) else { return Ok(()) };
@@ -227,28 +226,28 @@ impl Gateway {
     fn identify(&mut self, key: u64, data: Option<&RawValue>, now: Instant) -> Result<(), Refusal> {
         let identify: Identify<'_> = parse(data, "IDENTIFY")?;
         if !same_token(&identify.token, &self.options.token) {
-            return Err((4004, "Authentication failed.", "IDENTIFY with a wrong token".to_owned()));
+            return Err(Refusal::WrongToken("IDENTIFY"));
         }
         let count = self.shards.len();
         let shard = match identify.shard {
             Some((shard, of)) if of == count as u64 && shard < of => usize::try_from(shard).unwrap_or(0),
             Some((shard, of)) => {
-                return Err((4010, "Invalid shard.", format!("IDENTIFY as shard [{shard},{of}] of {count}")));
+                return Err(Refusal::InvalidShard { shard, of, count });
             }
             None if count == 1 => 0,
-            None => return Err((4011, "Sharding required.", format!("IDENTIFY without shard, there are {count}"))),
+            None => return Err(Refusal::ShardingRequired(count)),
         };
         let Some(wanted) = identify.intents.as_ref().and_then(Ids::first) else {
-            return Err((4013, "Invalid intent(s).", "IDENTIFY without intents".to_owned()));
+            return Err(Refusal::NoIntents);
         };
         if wanted & !intents::KNOWN != 0 {
-            return Err((4013, "Invalid intent(s).", format!("intents {wanted}")));
+            return Err(Refusal::InvalidIntents(wanted));
         }
         if wanted & self.options.disallowed_intents != 0 {
-            return Err((4014, "Disallowed intent(s).", format!("intents {wanted}")));
+            return Err(Refusal::DisallowedIntents(wanted));
         }
         if self.budget.exhausted() {
-            return Err((4004, "Authentication failed.", "IDENTIFY without any session start remaining".to_owned()));
+            return Err(Refusal::NoStartLeft);
         }
         if !self.budget.spend(shard, now) {
             self.violate(Some(shard), "IDENTIFY too early for its bucket".to_owned());
@@ -307,7 +306,7 @@ impl Gateway {
     fn resume(&mut self, key: u64, data: Option<&RawValue>, now: Instant) -> Result<(), Refusal> {
         let resume: Resume = parse(data, "RESUME")?;
         if !same_token(&resume.token, &self.options.token) {
-            return Err((4004, "Authentication failed.", "RESUME with a wrong token".to_owned()));
+            return Err(Refusal::WrongToken("RESUME"));
         }
         let found = self.sessions.iter().find(|(_, session)| session.id == resume.session_id).map(|(key, _)| *key);
         let Some(session_key) = found else {
@@ -324,9 +323,9 @@ impl Gateway {
             return Ok(());
         }
         if resume.seq > session.sequence() {
-            let what = format!("RESUME with seq {} of a session at {}", resume.seq, session.sequence());
+            let newest = session.sequence();
             self.end_session(session_key);
-            return Err((4007, "Invalid seq.", what));
+            return Err(Refusal::InvalidSequence { seq: resume.seq, newest });
         }
         if !session.can_replay(resume.seq) {
             self.end_session(session_key);

@@ -10,6 +10,7 @@ mod encoder;
 mod faults;
 mod identify;
 mod intents;
+mod refusal;
 mod session;
 mod stats;
 pub mod voice;

@@ -9,18 +9,54 @@ use std::collections::BTreeMap;
 use world::Event;
 use world::json::{self, Object};
 
-/// Codes of the voice gateway (docs: Opcodes and Status Codes, Voice Close Event Codes).
-pub const NOT_AUTHENTICATED: u16 = 4003;
-/// The token is not the one of the session's current grant.
-pub const AUTHENTICATION_FAILED: u16 = 4004;
-/// A second IDENTIFY or RESUME on an authenticated connection.
-pub const ALREADY_AUTHENTICATED: u16 = 4005;
-/// The guild has no grant for this session and user, or the token has been revoked.
-pub const SESSION_NO_LONGER_VALID: u16 = 4006;
-/// The bot is in no guild with this id.
-pub const SERVER_NOT_FOUND: u16 = 4011;
-/// The bot has left the channel, or the voice server has been moved.
-pub const DISCONNECTED: u16 = 4014;
+/// Why a voice server closes a connection (docs: Opcodes and Status Codes, Voice Close Event Codes).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VoiceClose {
+    /// A payload that can not be parsed, or that lacks a field.
+    #[error("Failed to decode payload.")]
+    Malformed,
+    /// A command before IDENTIFY or RESUME.
+    #[error("Not authenticated.")]
+    NotAuthenticated,
+    /// The token is not the one of the session's current grant.
+    #[error("Authentication failed.")]
+    AuthenticationFailed,
+    /// A second IDENTIFY or RESUME on an authenticated connection.
+    #[error("Already authenticated.")]
+    AlreadyAuthenticated,
+    /// The guild has no grant for this session and user, or the token has been revoked.
+    #[error("Session is no longer valid.")]
+    SessionNoLongerValid,
+    /// The bot is in no guild with this id.
+    #[error("Server not found.")]
+    ServerNotFound,
+    /// Another protocol than UDP.
+    #[error("Unknown protocol.")]
+    UnknownProtocol,
+    /// The bot has left the channel, or the voice server has been moved.
+    #[error("Disconnected.")]
+    Disconnected,
+    /// A mode of encryption that was not offered.
+    #[error("Unknown encryption mode.")]
+    UnknownMode,
+}
+
+impl VoiceClose {
+    /// The close code.
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Malformed => 4002,
+            Self::NotAuthenticated => 4003,
+            Self::AuthenticationFailed => 4004,
+            Self::AlreadyAuthenticated => 4005,
+            Self::SessionNoLongerValid => 4006,
+            Self::ServerNotFound => 4011,
+            Self::UnknownProtocol => 4012,
+            Self::Disconnected => 4014,
+            Self::UnknownMode => 4016,
+        }
+    }
+}
 
 /// Maximum number of revoked tokens that are remembered. A remembered token is refused with 4006, an unknown token with
 /// 4004.
@@ -96,13 +132,13 @@ impl Grants {
         }
     }
 
-    fn check(&self, credentials: &Credentials<'_>, bot: u64) -> Result<u64, u16> {
-        let Some(grant) = self.guilds.get(&credentials.server) else { return Err(SESSION_NO_LONGER_VALID) };
+    fn check(&self, credentials: &Credentials<'_>, bot: u64) -> Result<u64, VoiceClose> {
+        let Some(grant) = self.guilds.get(&credentials.server) else { return Err(VoiceClose::SessionNoLongerValid) };
         let stale = self.stale.iter().any(|token| token == credentials.token);
         if stale || grant.session != credentials.session || credentials.user.is_some_and(|user| user != bot) {
-            return Err(SESSION_NO_LONGER_VALID);
+            return Err(VoiceClose::SessionNoLongerValid);
         }
-        if grant.token == credentials.token { Ok(grant.number) } else { Err(AUTHENTICATION_FAILED) }
+        if grant.token == credentials.token { Ok(grant.number) } else { Err(VoiceClose::AuthenticationFailed) }
     }
 
     /// The object `voice` of `/sim/stats`.
@@ -127,17 +163,17 @@ impl Grants {
 }
 
 impl Gateway {
-    /// Checks the credentials of a voice IDENTIFY or RESUME. Returns the number of the grant, or the close code.
-    pub fn voice_credentials(&mut self, credentials: &Credentials<'_>, resumes: bool) -> Result<u64, u16> {
+    /// Checks the credentials of a voice IDENTIFY or RESUME. Returns the number of the grant.
+    pub fn voice_credentials(&mut self, credentials: &Credentials<'_>, resumes: bool) -> Result<u64, VoiceClose> {
         let known = self.world.guild(credentials.server).is_some();
         let checked = match known {
             true => self.voice.check(credentials, self.world.bot()),
-            false => Err(SERVER_NOT_FOUND),
+            false => Err(VoiceClose::ServerNotFound),
         };
         match checked {
             Ok(_) if resumes => self.voice.resumes += 1,
             Ok(_) => self.voice.identifies += 1,
-            Err(code) => *self.voice.refused.entry(code).or_default() += 1,
+            Err(close) => *self.voice.refused.entry(close.code()).or_default() += 1,
         }
         checked
     }
