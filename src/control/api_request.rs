@@ -71,7 +71,7 @@ fn check_framing(request: &httparse::Request<'_, '_>) -> Result<(), Unforwardabl
     let mut framed = false;
     for header in &*request.headers {
         if header.name.eq_ignore_ascii_case("content-length") {
-            // Larger lengths than an `i64` has are nonsense, and hyper knows special ones.
+            // No body is longer than an `i64` can say. hyper gives the largest values of a `u64` meanings of their own.
             let digits =
                 std::str::from_utf8(header.value).ok().filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()));
             digits.and_then(|digits| digits.parse::<i64>().ok()).ok_or(Unforwardable::Length)?;

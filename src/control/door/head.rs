@@ -90,7 +90,7 @@ async fn read_head_for(
         let is_due = seen == 0 || bytes.len() >= http::MAX_HEAD || http::may_end_after(bytes, seen);
         if is_due && let Some((size, route)) = http::parse_for(bytes, origin_policy) {
             let named = believed.and_then(|believed| origin::forwarded_for(&bytes[..size], believed));
-            // hyper reads a request that is forwarded from its start.
+            // The head of a request to forward stays, because hyper reads that request again from its first byte.
             connection.inbound.consume(if matches!(route, Route::Api(_)) { 0 } else { size });
             return Some((route, named));
         }

@@ -1,8 +1,8 @@
 //! The bodies of a forwarded request and of its response, on their way between the two connections, and the state that
 //! both connections share.
 //!
-//! hyper reads and writes the bodies, and bounds them to one buffer in each direction. The wrappers here tell the
-//! exchange what hyper keeps to itself: that the client has to send the next bytes, and that a response is over.
+//! hyper reads and writes the bodies, and bounds them to one buffer in each direction. The wrappers here note in
+//! the exchange what hyper does not report: that the client has to send the next bytes, and that a response is over.
 
 use super::super::http::Response;
 use crate::net::within;
@@ -30,7 +30,7 @@ use std::{
 /// client is told to send the body (RFC 9110, 10.1.1: a server need not answer the expectation).
 const EXPECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// The state of a request that is being forwarded. One task polls both connections, and all of them change it.
+/// The state of a request that is being forwarded. The two connections change it, and so does the task that polls both.
 #[derive(Default)]
 pub struct Exchange {
     /// Bytes have moved since the task last looked.
@@ -42,13 +42,13 @@ pub struct Exchange {
     pub client_gone: Cell<bool>,
     /// The client has to send the next byte of the body.
     pub waits_for_client: Cell<bool>,
-    /// hyper has the head of the response for the client.
+    /// hyper was given the head of the response for the client. No other response can be sent any more.
     pub answered: Cell<bool>,
-    /// hyper has all of the response that will come.
+    /// hyper was given all that will come of the response.
     ended: Cell<bool>,
     /// The client's socket has all that hyper had for it.
     pub flushed: Cell<bool>,
-    /// The response in place of the one that `rest_proxy` has not given.
+    /// The error response for the client, because there is none of `rest_proxy`.
     pub failure: RefCell<Option<Response>>,
 }
 
@@ -80,7 +80,7 @@ pub fn describe(error: &Error) -> String {
 /// The body of a request. It comes from the client's connection and goes to that of `rest_proxy`.
 pub struct RequestBody {
     incoming: Incoming,
-    /// Ready when the client may be asked for the body; `None`: it may be.
+    /// Is ready as soon as the client may be asked for the body; `None`: the client may be asked now.
     agreement: Option<Pin<Box<dyn Future<Output = ()>>>>,
     exchange: Rc<Exchange>,
 }

@@ -6,7 +6,7 @@ use hyper::{
 };
 
 /// Headers that concern one connection and not the message (RFC 9110, 7.6.1). They are not forwarded.
-/// `Transfer-Encoding` is not among them: hyper makes it true for the next connection.
+/// `Transfer-Encoding` is not among them: hyper reads it on one connection and frames the body by it on the other one.
 const HOP_BY_HOP: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "upgrade", "te"];
 
 /// Copies the headers that `wanted` selects and that do not concern the connection, in their order.
@@ -23,7 +23,7 @@ fn copy_headers(headers: &HeaderMap, wanted: impl Fn(&HeaderName) -> bool) -> He
 /// Makes a client's request one for `rest_proxy`, whose address is `host`. `with_authorization` says whether the value
 /// of `Authorization` goes along.
 ///
-/// The version is kept: a client that speaks HTTP/1.0 may get a response that needs HTTP/1.1 to be understood.
+/// The version is kept, so that `rest_proxy` can choose a response that a client of HTTP/1.0 understands.
 pub fn for_upstream<B>(mut request: Request<B>, host: &HeaderValue, with_authorization: bool) -> Request<B> {
     let mut headers = copy_headers(request.headers(), |name| *name != HOST && *name != AUTHORIZATION);
     // If there are two, the first one is the one whose token was compared.

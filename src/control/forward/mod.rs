@@ -53,7 +53,7 @@ const TOTAL_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// does not count.
 const LEAST_RATE: f64 = 4096.0;
 /// Most bytes that each of hyper's four buffers holds: what was read of either side, and what is to be written. So it is
-/// also the longest head of a response. hyper allows a piece of a body beyond it.
+/// also the longest head of a response. hyper lets one piece of a body go beyond this limit.
 const BUFFER: usize = 32 << 10;
 /// Most headers of a response.
 const MAX_HEADERS: usize = 128;
@@ -111,7 +111,8 @@ enum Step {
     Done,
 }
 
-/// Makes steps until the request is over (`None`) or one of its times is (`Some`: the response that says so).
+/// Makes steps until the request is over. `None`: it has ended by itself. `Some`: it has taken longer than one of the
+/// limits allows, and the client has to get this response.
 async fn drive(mut step: impl FnMut(&mut Context<'_>) -> Poll<Step>, exchange: &Exchange) -> Option<Response> {
     let start = Instant::now();
     let (mut idle, mut waited_for_client) = (Duration::ZERO, Duration::ZERO);
@@ -138,8 +139,8 @@ async fn drive(mut step: impl FnMut(&mut Context<'_>) -> Poll<Step>, exchange: &
     Some(Response::json("504 Gateway Timeout", body))
 }
 
-/// Gives the response of `rest_proxy` to the client's connection. Never ready when there is none: then the failure is in
-/// the exchange, and hyper writes nothing.
+/// Gives the response of `rest_proxy` to the client's connection. Without a response this future puts the failure into
+/// the exchange and is never ready, so that hyper writes no response of its own.
 async fn pass_back(
     response: impl Future<Output = hyper::Result<hyper::Response<Incoming>>>,
     exchange: Rc<Exchange>,
