@@ -1,10 +1,10 @@
 //! Opens connections to the external queue (`identify_queue`) that end when the way to the queue is gone.
 //!
-//! The answer of the queue may take an hour, so silence says nothing. Without more, a request would wait for an hour when
-//! the queue's machine or the network between fails and no packet says so. And an answer that comes after such a failure is too
-//! old: the kernel delivers it as soon as the network is back, though the queue has given other permits meanwhile. So the
-//! kernel asks whether the queue's machine still answers (TCP keepalive), and ends the connection of one that does not for
-//! [`UNANSWERED`]. The request is then repeated.
+//! The answer of the queue may take an hour, so a silent queue may be a healthy one. When the queue's machine or the
+//! network fails without a packet that ends the connection, a request would wait for that hour. And an answer that
+//! comes after such a failure is too old: the kernel delivers it as soon as the network is back, though the queue has
+//! given other permits meanwhile. So the kernel asks whether the queue's machine still answers (TCP keepalive), and
+//! ends the connection when that machine has not answered for [`UNANSWERED`]. The request is then repeated.
 
 use rustix::net::sockopt;
 use std::{
@@ -19,9 +19,10 @@ use ureq::{
 
 /// Longest wait for a connection, over all addresses of the queue.
 pub const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// How long a connection is silent before the kernel asks whether the other machine is there, and asks again.
+/// How long a connection is silent before the kernel asks whether the other machine still answers, and the time between
+/// two such questions.
 const SILENCE: Duration = Duration::from_secs(3);
-/// How long the other machine can leave that, or what was sent, without an answer.
+/// How long the other machine may leave such a question, or bytes that were sent to it, unanswered.
 const UNANSWERED: Duration = Duration::from_secs(10);
 
 /// Opens the connections of an HTTP client.

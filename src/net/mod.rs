@@ -1,7 +1,8 @@
 //! Sockets, threads and TLS on glommio executors: the I/O that drives the pure parts on the control core.
 //!
-//! Owns the ways in which bytes and messages move: [`mailbox`] between threads, [`dial`] for new
-//! connections to Discord, and the rule to which [`hosts`] they may go. Knows WebSocket frames. Never knows a session or a shard.
+//! Owns the ways in which bytes and messages move: [`mailbox`] between threads, [`dial`] for new connections to
+//! Discord, and [`hosts`] for the rule to which hosts these may go. Knows WebSocket frames. Never knows a session or a
+//! shard.
 
 pub mod dial;
 pub mod hosts;

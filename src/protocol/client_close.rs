@@ -41,7 +41,8 @@ pub enum Close {
     NoOpcode,
     /// An IDENTIFY, a RESUME or another payload before them has not the documented form.
     Undocumented,
-    /// Discord could not read a command.
+    /// The data of a command is not as documented. The proxy has not sent the command: Discord could not read it and
+    /// would close the shard's connection.
     Command(CommandError),
     /// Discord has closed the shard's connection, because it does not know the opcode of the client's last command.
     OpcodeRefused,
@@ -85,9 +86,10 @@ pub enum Close {
     // ---- the session ----
     /// The shard does not know the session any more.
     SessionEnded,
-    /// The session can not be resumed, and Invalid Session can not be sent on this connection.
+    /// The session can not be resumed. Invalid Session can not be sent, because a large message is only half sent on
+    /// this connection.
     SessionInvalid,
-    /// The client fell off the log.
+    /// The client is so slow that the log has dropped events which it has not received.
     Lagged,
     /// The client has sent no heartbeat for too long.
     Silent,

@@ -1,7 +1,8 @@
 //! The Gateway's close codes, and what the receiver of each code has to do (docs: Opcodes and Status Codes, Gateway
 //! Close Event Codes).
 //!
-//! Owns the table of codes; why the proxy closes its clients is in [`Close`]. Promises: every code, known or unknown, has an answer. Never sends or receives anything.
+//! Owns the table of codes; [`Close`] has the reasons for which the proxy closes its clients. Promises: every code,
+//! known or unknown, has an answer. Never sends or receives anything.
 
 pub use super::client_close::{Close, FatalClose};
 use twilight_model::gateway::CloseCode;

@@ -116,8 +116,8 @@ struct ChannelInfo {
     fields: Vec<String>,
 }
 
-/// What Discord could not read in the data of a client's command. The text goes into the client's close frame, so it
-/// never quotes the command.
+/// What is not as documented in the data of a client's command, so that Discord could not read it. The text goes into
+/// the client's close frame, so it never quotes the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.text())]
 pub enum CommandError {
