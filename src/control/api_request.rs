@@ -13,19 +13,19 @@ const TOKEN_LENGTH: std::ops::RangeInclusive<usize> = 32..=1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unforwardable {
     /// `Content-Length` is not one decimal number of a sensible size.
-    #[error("Content-Length is no number")]
+    #[error("Content-Length is no number, or a number that is too large")]
     Length,
     /// There are two of `Content-Length` and `Transfer-Encoding`.
     #[error("the length of the body is given twice")]
     TwoLengths,
     /// `Transfer-Encoding` is not `chunked` alone.
-    #[error("Transfer-Encoding is something else than chunked")]
+    #[error("Transfer-Encoding has to be chunked alone")]
     Coding,
     /// A request of HTTP/1.0 has a `Transfer-Encoding`.
     #[error("HTTP/1.0 knows no Transfer-Encoding")]
     OldCoding,
     /// The method is CONNECT.
-    #[error("Discord's API has no tunnels")]
+    #[error("CONNECT is not forwarded: Discord's API has no tunnels")]
     Tunnel,
     /// The target has characters that a URI can not have.
     #[error("the path has characters that a URI can not have")]

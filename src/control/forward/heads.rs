@@ -9,11 +9,25 @@ use hyper::{
 /// `Transfer-Encoding` is not among them: hyper reads it on one connection and frames the body by it on the other one.
 const HOP_BY_HOP: [&str; 5] = ["connection", "keep-alive", "proxy-connection", "upgrade", "te"];
 
-/// Copies the headers that `wanted` selects and that do not concern the connection, in their order.
+/// Copies the headers that `wanted` selects and that do not concern the connection, in their order. Those that
+/// `Connection` names concern the connection, too, but for those that frame the body.
 fn copy_headers(headers: &HeaderMap, wanted: impl Fn(&HeaderName) -> bool) -> HeaderMap {
+    let named: Vec<&str> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    let of_connection = |name: &HeaderName| {
+        HOP_BY_HOP.contains(&name.as_str())
+            || (*name != CONTENT_LENGTH
+                && *name != TRANSFER_ENCODING
+                && named.iter().any(|named| named.eq_ignore_ascii_case(name.as_str())))
+    };
     let mut copy = HeaderMap::with_capacity(headers.len() + 3);
     for (name, value) in headers {
-        if wanted(name) && !HOP_BY_HOP.contains(&name.as_str()) {
+        if wanted(name) && !of_connection(name) {
             copy.append(name.clone(), value.clone());
         }
     }
@@ -67,7 +81,8 @@ mod tests {
     fn a_request_is_passed_on_without_what_is_about_the_connection() {
         let request = request(&[
             ("Host", "proxy:7878"),
-            ("Connection", "keep-alive"),
+            ("Connection", "keep-alive, X-Of-Connection, transfer-encoding"),
+            ("X-Of-Connection", "y"),
             ("Authorization", "Bot x"),
             ("Transfer-Encoding", "chunked"),
             ("Keep-Alive", "5"),
