@@ -203,6 +203,9 @@ fn preflight(config: &Config, placement: &Placement) -> Result<Listeners, MainEr
     if let Some(warning) = preflight::limits(placement.most() + 1)? {
         tracing::warn!("{warning}");
     }
+    if let (None, Some(warning)) = (config.client_memory, preflight::unknown_limit()) {
+        tracing::warn!("{warning}");
+    }
     if let Some(directory) = &config.state_dir {
         let stale = state_dir::prepare(directory, config.trust_state_dir)?;
         if stale > 0 {

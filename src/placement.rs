@@ -1,7 +1,11 @@
-//! Decides which core runs on which CPU, and how many data cores there are.
+//! Decides which core runs on which CPU, and how many data cores there are. Pins a thread to its CPU.
 //!
 //! Shard s lives on data core s mod N. Every core is pinned to a CPU of the process's affinity mask, because pinning
 //! to another CPU would silently leave the mask.
+//!
+//! Nothing here reads `/sys`, which some containers hide: the kernel tells the affinity mask by a system call. That is
+//! why threads are pinned here and not by glommio, whose `Placement::Fixed` reads the topology of all CPUs from `/sys`
+//! and fails without it.
 //!
 //! By default N follows from the number of shards, not of CPUs. At 40,000 events a second one core is half busy
 //! (`make bench`), and hundreds of shards have less traffic than that. A second core makes each event more expensive:
@@ -9,6 +13,7 @@
 //! next event at once.
 
 use crate::config::Cores;
+use std::io;
 
 /// Number of shards for each data core, unless the configuration sets the number of cores. At 20 events a second for
 /// each shard, a busy average, 256 shards use less than a tenth of a core. The rest is for bursts, snapshots for
@@ -85,6 +90,24 @@ pub fn allowed_cpus() -> Vec<usize> {
     cpus
 }
 
+/// Pins the calling thread to a CPU. Threads that it starts from then on are pinned too.
+///
+/// # Errors
+///
+/// The kernel does not let the thread run on this CPU, because the CPU is offline or does not exist, or because the
+/// CPUs that the process may use have changed.
+pub fn pin_thread(cpu: usize) -> io::Result<()> {
+    if cpu >= libc::CPU_SETSIZE as usize {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    if core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+        Ok(())
+    } else {
+        // The call above ends with the system call that has failed.
+        Err(io::Error::last_os_error())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,5 +147,21 @@ mod tests {
     #[test]
     fn this_machine_has_cpus() {
         assert!(!allowed_cpus().is_empty());
+    }
+
+    #[test]
+    fn a_thread_is_pinned_to_the_cpu_or_the_error_is_the_kernels() {
+        let cpu = *allowed_cpus().last().unwrap();
+        // A thread of its own, because the threads of the test run need all CPUs.
+        std::thread::spawn(move || {
+            pin_thread(cpu).unwrap();
+            assert_eq!(allowed_cpus(), [cpu]);
+            // The kernel knows of no such CPU, and a mask has no room for the second one.
+            assert_eq!(pin_thread(1023).unwrap_err().raw_os_error(), Some(libc::EINVAL));
+            assert_eq!(pin_thread(1024).unwrap_err().kind(), io::ErrorKind::InvalidInput);
+            assert_eq!(allowed_cpus(), [cpu]);
+        })
+        .join()
+        .unwrap();
     }
 }

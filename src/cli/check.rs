@@ -50,6 +50,9 @@ pub fn run(config: &Config, placement: &Placement, guilds: Guilds, warnings: Vec
     let mut findings = Findings { warnings, errors: 0 };
     findings.line("configuration", "right");
     machine(&mut findings, placement);
+    if config.client_memory.is_none() {
+        findings.warnings.extend(preflight::unknown_limit());
+    }
     warn_of_combinations(&mut findings, config);
     if let Some(proxy) = &config.rest_proxy {
         resolve(&mut findings, "rest_proxy", proxy);

@@ -132,6 +132,12 @@ fn identify(identify: &Value) -> String {
     if let Some(left) = identify["last_shard_in_s"].as_f64() {
         let _ = write!(text, "; the last shard in {}", duration(left));
     }
+    if identify["asking"].as_u64() > Some(0) {
+        let _ = write!(text, "; {} waiting for identify_queue", identify["asking"]);
+    }
+    if let Some(error) = identify["queue_error"].as_str() {
+        let _ = write!(text, ", which fails: {error}");
+    }
     text
 }
 
@@ -234,12 +240,17 @@ mod tests {
                     {"id": 1, "state": state, "latency_ms": null, "events": 0, "guilds": 0, "clients": 0, "lag": 0,
                      "silent_s": null, "reconnects": 0},
                 ],
-                "identify": {"remaining": 9, "total": 10, "max_concurrency": 1, "waiting": 1, "last_shard_in_s": 5.2},
+                "identify": {"remaining": 9, "total": 10, "max_concurrency": 1, "waiting": 1, "last_shard_in_s": 5.2,
+                    "asking": 2, "queue_error": "http://queue: connection refused"},
             })
         };
         let table = render(&document(3000, 150, "resuming"), &document(1000, 50, "resuming"), 40);
         assert!(table.starts_with("gateway-proxy 1.2.3, up 3 s: 1 of 2 shards active\nevents/s 50 in"), "{table}");
         assert!(table.contains("9 of 10 left, 1 at a time, 1 waiting; the last shard in 5 s"), "{table}");
+        assert!(
+            table.contains("; 2 waiting for identify_queue, which fails: http://queue: connection refused\n"),
+            "{table}"
+        );
         let rows: Vec<&str> =
             table.lines().filter(|line| line.contains("resuming") || line.contains("41 ms")).collect();
         assert!(rows[0].contains("resuming") && rows[1].contains("41 ms"), "{table}");

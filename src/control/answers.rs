@@ -5,7 +5,7 @@
 //! line a minute about wrong tokens.
 
 use super::{
-    Control, REPORT_LIMIT, ReportRequest, RestFailure,
+    Control, ExternalQueue, REPORT_LIMIT, ReportRequest, RestFailure,
     api_request::ApiRequest,
     connection::ClientConnection,
     forward,
@@ -144,6 +144,7 @@ impl Control {
             figures.identifies_remaining = queue.remaining();
             figures.identifies_waiting = queue.waiting();
         }
+        figures.external_waiting = self.external_queue.as_ref().map_or(0, ExternalQueue::waiting);
         figures.unauthenticated = self.unauthenticated.taken();
         figures.revoked_unauthenticated = self.unauthenticated.revoked();
         figures.revoked_scrapes = self.scrapes.revoked();

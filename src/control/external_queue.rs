@@ -9,20 +9,28 @@
 //! repeated until the queue answers, and the log and `/health` report the failure. Bounded: [`WORKERS`] requests at a
 //! time, and one waiting request for each shard.
 
-use super::Event;
+use super::{
+    Event,
+    queue_connection::{CONNECT_LIMIT, QueueConnector},
+};
 use crate::net::mailbox::Postbox;
 use crossbeam_channel::{Receiver, Sender};
 use std::{cell::RefCell, collections::BTreeSet, time::Duration};
-use ureq::Agent;
+use ureq::{
+    Agent,
+    unversioned::{
+        resolver::DefaultResolver,
+        transport::{Connector, RustlsConnector},
+    },
+};
 
 /// Requests at a time; further shards wait until a thread is free. Discord lets this many shards of a large bot
 /// identify at once.
 const WORKERS: usize = 16;
 /// Longest wait for an answer. When the budget of the day is used up, the permit may be hours away. A request that
-/// times out is repeated.
+/// times out is repeated. When the queue's machine does not answer any more, the connection ends much sooner
+/// ([`super::queue_connection`]).
 const PATIENCE: Duration = Duration::from_secs(3600);
-/// Longest wait for a connection to the queue.
-const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// First and longest wait before a failed request is repeated. The wait doubles with each failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
@@ -68,7 +76,9 @@ impl ExternalQueue {
 }
 
 fn agent() -> Agent {
-    super::rest::agent_builder().timeout_global(Some(PATIENCE)).timeout_connect(Some(CONNECT_LIMIT)).build().new_agent()
+    let config =
+        super::rest::agent_builder().timeout_global(Some(PATIENCE)).timeout_connect(Some(CONNECT_LIMIT)).build();
+    Agent::with_parts(config, QueueConnector.chain(RustlsConnector::default()), DefaultResolver::default())
 }
 
 /// A request to the queue at `url` has failed.

@@ -22,6 +22,14 @@ pub enum Failure {
     /// The thread of the control core can not be started.
     #[error("can not start the control core: {0}")]
     ControlCore(#[source] GlommioError<()>),
+    /// The thread of the control core can not run on its CPU.
+    #[error("the control core can not be pinned to CPU {cpu}: {source}")]
+    PinControlCore {
+        /// The CPU.
+        cpu: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The control core panicked.
     #[error("the control core ended: {0}")]
     ControlCoreEnded(#[source] GlommioError<()>),

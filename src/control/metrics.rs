@@ -40,8 +40,12 @@ pub struct ControlFigures {
     pub identifies: u64,
     /// Permits left before Discord renews them.
     pub identifies_remaining: u32,
-    /// Shards that wait for a permit.
+    /// Shards that wait for a permit of the own queue.
     pub identifies_waiting: usize,
+    /// Shards that wait for a permit of the external queue (`identify_queue`).
+    pub external_waiting: usize,
+    /// Requests to the external queue that have failed.
+    pub external_failures: u64,
     /// Requests with the bot's token that are being forwarded to Discord's API.
     pub forwarding: usize,
     /// Requests that were forwarded, or that could not be.
@@ -315,6 +319,18 @@ pub(super) fn render(
         ("gateway_identifies_total", "Permits of the identify queue", COUNTER, control.identifies as f64),
         ("gateway_identifies_remaining", "IDENTIFYs left today", GAUGE, f64::from(control.identifies_remaining)),
         ("gateway_identifies_waiting", "Shards waiting to identify", GAUGE, control.identifies_waiting as f64),
+        (
+            "gateway_identify_queue_waiting",
+            "Shards waiting for a permit of the external queue (identify_queue)",
+            GAUGE,
+            control.external_waiting as f64,
+        ),
+        (
+            "gateway_identify_queue_failures_total",
+            "Requests to the external queue (identify_queue) that failed; each is repeated",
+            COUNTER,
+            control.external_failures as f64,
+        ),
     ] {
         let metric = if kind == COUNTER { counter(Vec::new(), value) } else { gauge(Vec::new(), value) };
         families.push(family(name, help, kind, vec![metric]));

@@ -28,6 +28,7 @@ pub mod origin;
 mod page;
 mod permits;
 mod pool;
+mod queue_connection;
 mod reload;
 pub mod rest;
 mod saved_gateway;
@@ -222,10 +223,12 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
     let files = preflight::open_files().map_err(Failure::OpenFiles)?;
     let reserved_files = preflight::reserved_files(config.shards, files);
     let memory = Arc::new(memory_budget(&config));
-    let executor = LocalExecutorBuilder::new(glommio::Placement::Fixed(placement.control))
+    let cpu = placement.control;
+    let executor = LocalExecutorBuilder::default()
         .name("control")
         .io_memory(IO_MEMORY)
         .spawn(move || async move {
+            starter::pin_control_core(cpu)?;
             let control = Rc::new(Control {
                 origin_policy: origin_policy(&config),
                 live: RefCell::new(Rc::new(config.clone())),

@@ -74,6 +74,7 @@ impl Control {
             let waiting = self.external_queue.as_ref().map_or(0, ExternalQueue::waiting);
             tracing::warn!(waiting, held_back, "identify_queue {error}; no shard identifies until it answers");
         }
+        self.figures.borrow_mut().external_failures += 1;
         *self.queue_failure.borrow_mut() = Some(error.to_string());
     }
 }

@@ -3,12 +3,12 @@
 use super::{Control, Failure, IO_MEMORY, http::OriginPolicy};
 use crate::{
     config::Config,
-    data_core::{self, CoreConfig, ToControl, ToCore},
+    data_core::{self, CoreConfig, CoreFailure, ToControl, ToCore},
     downstream::budget::MemoryBudget,
     io::wake::Waker,
     log::Limits,
     net::mailbox::{Postbox, core_mailbox},
-    placement::Placement,
+    placement::{Placement, pin_thread},
     preflight,
     websocket::Endpoint,
 };
@@ -37,16 +37,30 @@ impl Starter {
             let waker = Waker::new().map_err(|source| Failure::DataCoreWaker { index, cpu, source })?;
             let (postbox, mailbox) = core_mailbox(waker.clone());
             let (control, epoch) = (self.control.clone(), self.epoch);
-            let thread = LocalExecutorBuilder::new(glommio::Placement::Fixed(cpu))
+            // The thread pins itself, because glommio can not do that where `/sys` is hidden.
+            let thread = LocalExecutorBuilder::default()
                 .name(&format!("data-{index}"))
                 .io_memory(IO_MEMORY)
-                .spawn(move || async move { data_core::run(mailbox, waker, control, epoch) })
+                .spawn(move || async move {
+                    match pin_thread(cpu) {
+                        Ok(()) => data_core::run(mailbox, waker, control, epoch),
+                        Err(source) => {
+                            drop(control.send(ToControl::Failed(CoreFailure::Pin { index, cpu, source })));
+                        }
+                    }
+                })
                 .map_err(|source| Failure::DataCore { index, cpu, source })?;
             self.threads.lock().expect("nobody panics with it").push(thread);
             postboxes.push(postbox);
         }
         Ok(postboxes)
     }
+}
+
+/// Pins the calling thread, which is that of the control core, to its CPU. As the data cores, this thread pins itself,
+/// because glommio can not do that where `/sys` is hidden.
+pub(super) fn pin_control_core(cpu: usize) -> Result<(), Failure> {
+    pin_thread(cpu).map_err(|source| Failure::PinControlCore { cpu, source })
 }
 
 impl Control {

@@ -231,6 +231,16 @@ pub enum ToCore<S = OwnedFd> {
 /// Why a data core could not start or can not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum CoreFailure {
+    /// The thread of the data core can not run on its CPU.
+    #[error("data core {index} can not be pinned to CPU {cpu}: {source}")]
+    Pin {
+        /// Index of the data core.
+        index: usize,
+        /// The CPU.
+        cpu: usize,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// The ring can not be made.
     #[error("can not make a ring (Linux 6.1 or newer is needed): {0}")]
     Ring(#[source] io::Error),

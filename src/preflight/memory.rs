@@ -1,5 +1,5 @@
 //! Finds how much memory the process may use: the memory of the machine, or less when a cgroup (of a container or
-//! unit) limits it.
+//! unit) limits it. Warns when `/sys` is hidden, because then a limit of a cgroup can not be seen.
 
 use std::{fs, path::Path};
 
@@ -8,6 +8,9 @@ use std::{fs, path::Path};
 const PART: u64 = 4;
 /// Smallest default for the connections of clients, in bytes.
 const LEAST: u64 = 64 << 20;
+
+/// Where the kernel shows the cgroups (cgroups(7)).
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// Default memory in bytes for the connections of all clients, when the process may use `memory` bytes.
 pub fn default_client_memory(memory: u64) -> u64 {
@@ -18,8 +21,27 @@ pub fn default_client_memory(memory: u64) -> u64 {
 pub fn memory() -> u64 {
     let of_machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| of_meminfo(&text));
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let of_group = of_cgroup(Path::new("/sys/fs/cgroup"), &groups);
+    let of_group = of_cgroup(Path::new(CGROUPS), &groups);
     of_machine.into_iter().chain(of_group).min().unwrap_or(u64::MAX)
+}
+
+/// A warning when the process may use less memory than [`memory`] says: it is in a cgroup, and the directory that
+/// shows the limits of cgroups is hidden.
+pub fn unknown_limit() -> Option<String> {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    hidden(Path::new(CGROUPS), &groups)
+}
+
+/// See [`unknown_limit`]. `root` is the directory of the cgroups, `groups` the text of `/proc/self/cgroup`.
+fn hidden(root: &Path, groups: &str) -> Option<String> {
+    let is_shown = fs::read_dir(root).is_ok_and(|mut entries| entries.next().is_some());
+    (!groups.is_empty() && !is_shown).then(|| {
+        format!(
+            "{} can not be read, so a memory limit of the container or unit is not known, and the default of `client_memory` \
+             is a quarter of the whole machine's memory: set `client_memory`, or let the container see /sys",
+            root.display()
+        )
+    })
 }
 
 fn of_meminfo(text: &str) -> Option<u64> {
@@ -54,6 +76,24 @@ mod tests {
         fs::write(group.join("memory.max"), "1000\n").unwrap();
         assert_eq!(of_cgroup(&root, here), Some(1000));
         assert_eq!(of_cgroup(&root, "1:memory:/x\n"), None);
+        fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
+    fn a_hidden_cgroup_is_told() {
+        let root = std::env::temp_dir().join(format!("gateway-proxy-no-cgroup-{}", std::process::id()));
+        let here = "0::/\n";
+        for exists in [false, true] {
+            if exists {
+                // A container that hides /sys shows an empty directory, or none.
+                fs::create_dir_all(&root).unwrap();
+            }
+            let warning = hidden(&root, here).unwrap();
+            assert!(warning.contains("`client_memory`") && warning.contains(root.to_str().unwrap()), "{warning}");
+            assert_eq!(hidden(&root, ""), None, "the kernel has no cgroups");
+        }
+        fs::write(root.join("memory.max"), "max\n").unwrap();
+        assert_eq!(hidden(&root, here), None);
         fs::remove_dir_all(&root).unwrap();
     }
 

@@ -8,7 +8,7 @@ mod memory;
 pub mod numa;
 mod ring;
 
-pub use memory::{default_client_memory, memory};
+pub use memory::{default_client_memory, memory, unknown_limit};
 pub use ring::{RingError, check as io_uring};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;

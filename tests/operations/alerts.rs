@@ -11,6 +11,26 @@ fn values(path: &str, key: &str) -> BTreeSet<String> {
     values.map(str::to_owned).collect()
 }
 
+/// The names of the alerts in the first column of the table in docs/operations.md whose rows have three columns.
+fn runbook() -> BTreeSet<String> {
+    let text = fs::read_to_string(root().join("docs/operations.md")).expect("a file of the repository");
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| `Gateway"));
+    rows.map(|row| {
+        let columns: Vec<&str> = row.trim_end_matches('|').split(" | ").map(str::trim).collect();
+        assert!(
+            columns.len() == 3 && columns.iter().all(|column| !column.is_empty()),
+            "what it means, what to do: {row}"
+        );
+        format!("Gateway{}", columns[0].trim_end_matches('`'))
+    })
+    .collect()
+}
+
+#[test]
+fn the_documentation_says_what_to_do_about_each_alert() {
+    assert_eq!(runbook(), values("config/alerts.yml", "alert"));
+}
+
 #[test]
 fn each_alert_fires_when_it_has_to() {
     const TESTS: &str = "tests/operations/alerts.test.yml";

@@ -86,32 +86,62 @@ fn everything_is_installed() {
     assert!(read("share/man/man1/gateway-proxy-status.1").contains("\\-\\-watch"));
 }
 
+/// The shells, where their completions are installed, and a script that prints what the shell offers for the last word of a
+/// line. The arguments of a script are the file of the completion, the program, and the word.
+const SHELLS: [(&str, &str, &str); 3] = [
+    (
+        "bash",
+        "share/bash-completion/completions/{}",
+        r#"source "$1" && COMP_WORDS=("$2" "$3") COMP_CWORD=1
+           function=$(complete -p "$2" | sed 's/.*-F \([^ ]*\).*/\1/') && "$function" "$2" "$3" "$2"; echo "${COMPREPLY[@]}""#,
+    ),
+    // A shell on a terminal of its own completes the word at a tabulator, and then runs the line, which prints the word.
+    (
+        "zsh",
+        "share/zsh/site-functions/_{}",
+        r#"zmodload zsh/zpty && zpty shell zsh -f -i || exit
+           zpty -w shell "PS1= fpath=(${(q)1:h} \$fpath); autoload -Uz compinit && compinit -u -D; $2() { print -r \"offered:\$1:\" }; print rea''dy:"
+           zpty -r -m shell output '*ready:*' || exit
+           zpty -w -n shell "$2 $3"$'\t\n'
+           zpty -r -m shell output '*offered:[a-z]*:*' || exit
+           print -r -- ${${output##*offered:}%%:*}"#,
+    ),
+    (
+        "fish",
+        "share/fish/vendor_completions.d/{}.fish",
+        r#"source $argv[1]; and complete --do-complete "$argv[2] $argv[3]" | string split --fields 1 \t"#,
+    ),
+];
+
+/// Longest time in seconds for a shell to answer.
+const SHELL_LIMIT: &str = "80";
+
 #[test]
-fn shells_can_read_the_completions() {
+fn shells_complete_subcommands() {
     let prefix = install("install_shells", "/usr");
-    for (shell, path) in [
-        ("bash", "share/bash-completion/completions/gateway-proxy"),
-        ("bash", "share/bash-completion/completions/discord-sim"),
-        ("zsh", "share/zsh/site-functions/_gateway-proxy"),
-        ("fish", "share/fish/vendor_completions.d/gateway-proxy.fish"),
-    ] {
-        match Command::new(shell).arg("-n").arg(prefix.join(path)).output() {
-            Ok(output) => assert!(output.status.success(), "{path}: {}", String::from_utf8_lossy(&output.stderr)),
-            Err(error) => eprintln!("SKIPPED: {shell} can not check {path}: {error}"),
+    let home = scratch("install_shells_home");
+    for (shell, place, script) in SHELLS {
+        if Command::new(shell).args(["-c", "exit"]).status().is_err() {
+            eprintln!("SKIPPED: there is no {shell}, so its completions are not tried (apt-get install {shell})");
+            continue;
+        }
+        for (program, word, expected) in [("gateway-proxy", "rel", "reload"), ("discord-sim", "rela", "relay")] {
+            let file = prefix.join(place.replace("{}", program));
+            let mut command = Command::new("timeout");
+            command.args([SHELL_LIMIT, shell]);
+            match shell {
+                "bash" => command.args(["--norc", "-c", script, shell]),
+                "zsh" => command.args(["-f", "-c", script, shell]),
+                _ => command.args(["--no-config", "--command", script]),
+            };
+            let output = command.arg(&file).args([program, word]).env("HOME", &home).env("TERM", "dumb").output();
+            let output = output.expect("timeout is a program");
+            let (offered, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            println!("{shell}, {program} {word}: {offered}");
+            assert_eq!(offered.split_whitespace().collect::<Vec<_>>(), [expected], "{shell} {program}: {said}");
+            assert!(output.status.success() && said.is_empty(), "{shell} {program}: {}: {said}", output.status);
         }
     }
-    // What bash offers after `gateway-proxy rel` and a tabulator.
-    let script = r#"source "$1"; COMP_WORDS=(gateway-proxy rel); COMP_CWORD=1
-                    f=$(complete -p gateway-proxy | sed 's/.*-F \([^ ]*\).*/\1/') && "$f" gateway-proxy rel gateway-proxy; echo "${COMPREPLY[@]}""#;
-    let completion = prefix.join("share/bash-completion/completions/gateway-proxy");
-    let output = Command::new("bash").args(["-c", script, "bash"]).arg(completion).output().expect("bash");
-    let offered = String::from_utf8(output.stdout).expect("UTF-8");
-    assert_eq!(
-        offered.split_whitespace().collect::<Vec<_>>(),
-        ["reload"],
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! What operators use: the live page (`page`), metrics (`metrics`), the command line (`command_line`) and its
 //! subcommands (`commands`), reading the configuration again (`reload`), repairing a shard (`repair`), events and
-//! compression that clients do not get (`wire`), several proxies of one bot (`queue`), and the log (`logs`).
+//! compression that clients do not get (`wire`), several proxies of one bot (`queue`), the log (`logs`), the CPUs of the
+//! threads (`cores`), and what Discord sends that can not be read (`unreadable`).
 
 mod alerts;
 mod browser;
 mod changed_file;
 mod command_line;
 mod commands;
+mod cores;
+mod dashboard;
 mod images;
 mod install;
 mod kubernetes;
@@ -19,6 +22,7 @@ mod reload;
 mod repair;
 mod service;
 mod trace;
+mod unreadable;
 mod wire;
 
 use serde_json::Value;

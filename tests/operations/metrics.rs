@@ -1,8 +1,8 @@
 //! `/metrics`: parsed strictly, checked by promtool, and compared with the dashboard, the alert rules and the
 //! documentation.
 
-use crate::{ask, client, start};
-use serde_json::{Value, json};
+use crate::{ask, client, dashboard, start};
+use serde_json::json;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
@@ -16,7 +16,7 @@ const PRIOR_ART: [&str; 2] = ["gateway_shard_events", "gateway_shard_latency_his
 
 /// The text of `/metrics` about one metric.
 #[derive(Debug, Default)]
-struct Family {
+pub struct Family {
     kind: String,
     /// Each sample: name of the series, labels ordered by name, value.
     samples: Vec<(String, BTreeMap<String, String>, f64)>,
@@ -155,7 +155,8 @@ fn check_histogram(name: &str, samples: &[(String, BTreeMap<String, String>, f64
     Ok(())
 }
 
-fn value(families: &BTreeMap<String, Family>, name: &str, wanted: &[(&str, &str)]) -> Option<f64> {
+/// The value of the first series with these labels, in the order of the text.
+pub fn value(families: &BTreeMap<String, Family>, name: &str, wanted: &[(&str, &str)]) -> Option<f64> {
     let samples = &families.get(name)?.samples;
     let has = |labels: &BTreeMap<String, String>| {
         wanted.iter().all(|(label, value)| labels.get(*label).is_some_and(|given| given == value))
@@ -163,7 +164,8 @@ fn value(families: &BTreeMap<String, Family>, name: &str, wanted: &[(&str, &str)
     samples.iter().find(|(_, labels, _)| has(labels)).map(|(.., value)| *value)
 }
 
-fn scrape(proxy: &Proxy) -> (String, BTreeMap<String, Family>) {
+/// Reads `/metrics`, as text and parsed.
+pub fn scrape(proxy: &Proxy) -> (String, BTreeMap<String, Family>) {
     let answer = ask(proxy.address, "GET", "/metrics", None);
     assert!(answer.header.contains("Content-Type: text/plain; version=0.0.4"), "{}", answer.header);
     let families = parse(&answer.body).unwrap_or_else(|what| panic!("{what}\nin\n{}", answer.body));
@@ -274,15 +276,22 @@ fn names(text: &str) -> BTreeSet<String> {
     text.split(word).filter(metric).map(ToOwned::to_owned).collect()
 }
 
-/// The dashboard and the alert rules name only existing metrics, and the documentation names exactly the existing ones.
+/// The dashboard and the alert rules name only existing metrics. The dashboard names all but those that it is to leave
+/// out. The documentation names exactly the existing ones.
 fn check_references(families: &BTreeMap<String, Family>) {
     let read = |path: &str| std::fs::read_to_string(root().join(path)).expect("a file of the repository");
-    let dashboard: Value = serde_json::from_str(&read("config/grafana.json")).expect("a dashboard that is JSON");
-    let mut used = BTreeSet::new();
-    for panel in dashboard["panels"].as_array().expect("panels") {
-        for target in panel["targets"].as_array().into_iter().flatten() {
-            used.extend(names(target["expr"].as_str().expect("a query")));
-        }
+    let base = |name: &String| {
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
+        base.filter(|base| families.contains_key(*base)).unwrap_or(name).to_owned()
+    };
+    let mut used: BTreeSet<String> = dashboard::queries().iter().flat_map(|query| names(&query.text)).collect();
+    let shown: BTreeSet<String> = used.iter().map(base).collect();
+    for name in families.keys() {
+        let left_out = dashboard::NOT_SHOWN.contains(&&**name);
+        assert!(
+            shown.contains(name) != left_out,
+            "{name} has to be on the dashboard or in its list of those that are not"
+        );
     }
     let alerts = read("config/alerts.yml");
     for line in alerts.lines().filter_map(|line| line.trim().strip_prefix("expr: ")) {
@@ -290,9 +299,13 @@ fn check_references(families: &BTreeMap<String, Family>) {
     }
     assert!(used.len() > 10, "{used:?}");
     for name in used {
-        let base = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| name.strip_suffix(suffix));
-        let known = families.contains_key(&name) || base.is_some_and(|base| families.contains_key(base));
-        assert!(known, "the dashboard or the alert rules name {name}, which does not exist");
+        assert!(
+            families.contains_key(&base(&name)),
+            "the dashboard or the alert rules name {name}, which does not exist"
+        );
+    }
+    for name in dashboard::NOT_SHOWN {
+        assert!(families.contains_key(name), "{name} does not exist, so that it can not be left out");
     }
     let documented = documented(&read("docs/operations.md"));
     for name in families.keys() {

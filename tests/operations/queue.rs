@@ -1,6 +1,6 @@
 //! Several proxies of one bot: each has a part of the shards, and they share a queue for IDENTIFYs.
 
-use crate::{ask, status};
+use crate::{ask, metrics, status};
 use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
@@ -134,6 +134,12 @@ fn nobody_identifies_while_the_queue_is_away() {
     wait_until("the proxy to say that the queue is away", || match get(proxy.address, "/health") {
         Ok(answer) if answer.status == 503 && answer.body.contains(&expected) => Ok(()),
         other => Err(format!("{other:?}")),
+    });
+    wait_until("the metrics to say so", || {
+        let (_, families) = metrics::scrape(&proxy);
+        let value = |name: &str| metrics::value(&families, name, &[]).unwrap_or(f64::NAN);
+        let found = (value("gateway_identify_queue_waiting"), value("gateway_identify_queue_failures_total"));
+        if found.0 >= 1.0 && found.1 >= 1.0 { Ok(()) } else { Err(format!("{found:?}")) }
     });
     let document = wait_until("a document that says so", || {
         let document = ask(proxy.address, "GET", "/status.json", None).json();

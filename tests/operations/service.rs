@@ -4,10 +4,16 @@ use crate::WORLD;
 use serde_json::json;
 use std::{
     fs,
+    io::ErrorKind,
     os::unix::net::UnixDatagram,
     path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
 };
-use support::{PATIENCE, Proxy, Simulator, free_port, scratch};
+use support::{Hang, PATIENCE, Proxy, Simulator, Transport, free_port, program, scratch, wait_until};
+
+/// What feeds the watchdog.
+const FED: &str = "WATCHDOG=1\n";
 
 /// A service manager: the socket of `NOTIFY_SOCKET`.
 struct Manager {
@@ -35,6 +41,16 @@ impl Manager {
         let mut bytes = [0; 4096];
         let length = self.socket.recv(&mut bytes).expect("a message of the proxy");
         String::from_utf8(bytes[..length].to_vec()).expect("UTF-8")
+    }
+
+    /// Reads all messages until none has come for this time.
+    fn wait_for_silence(&self, time: Duration) {
+        self.socket.set_read_timeout(Some(time)).expect("a timeout");
+        wait_until("the proxy to be silent", || match self.socket.recv(&mut [0; 4096]) {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        self.socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     }
 
     /// The messages up to the first that `is` accepts, with this one.
@@ -92,6 +108,34 @@ fn the_watchdog_is_fed_while_discord_is_away() {
     for _ in 0..3 {
         manager.until(|message| message == "WATCHDOG=1\n");
     }
+}
+
+/// A service manager restarts a proxy of which one data core hangs, because it is not fed then, though the control core
+/// and the other data core work.
+#[test]
+fn the_watchdog_is_not_fed_while_a_data_core_hangs() {
+    const LIMIT: Duration = Duration::from_secs(1);
+    let directory = scratch("service_hang");
+    let manager = Manager::new(&directory);
+    let simulator = Simulator::start(&directory, WORLD);
+    let mut command = Command::new(program("gateway-proxy"));
+    command.env("NOTIFY_SOCKET", &manager.path).env("WATCHDOG_USEC", LIMIT.as_micros().to_string());
+    let hang = Hang::prepare(&mut command);
+    let proxy = Proxy::spawn_by(command, &directory, simulator.address, &json!({"cores": 2})).wait_until_ready();
+    let mut gateway = crate::client(&proxy, (1, 2), Transport::None);
+    manager.until(|message| message == "STATUS=2 of 2 shards up\n");
+    (0..3).for_each(|_| drop(manager.until(|message| message == FED)));
+    hang.hold("data-1-");
+    wait_until("data core 1 to hang", || if hang.hanging() > 0 { Ok(()) } else { Err("it turns".into()) });
+    // An answer of the data core may have been on its way. The service manager would wait for `LIMIT`.
+    manager.wait_for_silence(4 * LIMIT);
+    simulator.emit(1, 1);
+    // Shard 0 is on the other data core. What happens to it is told as ever.
+    simulator.fault("drop?shard=0&code=4014");
+    assert_eq!(manager.next(), "STATUS=1 of 2 shards up\n");
+    hang.release();
+    (0..3).for_each(|_| assert_eq!(manager.next(), FED));
+    assert_eq!(gateway.receive().expect("the event of the meantime").t.as_deref(), Some("MESSAGE_CREATE"));
 }
 
 /// Without a watchdog the status alone is told.

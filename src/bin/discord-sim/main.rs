@@ -20,7 +20,8 @@ mod voice;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
-use glommio::{LocalExecutorBuilder, Placement};
+use gateway_proxy::placement::pin_thread;
+use glommio::LocalExecutorBuilder;
 use std::io;
 use std::process::{ExitCode, exit};
 use std::sync::atomic::Ordering;
@@ -34,12 +35,20 @@ const PREEMPT: Duration = Duration::from_millis(2);
 
 /// Runs a future on an executor of its own, in this thread.
 fn run<F: Future<Output = io::Result<ExitCode>> + 'static>(cpu: Option<usize>, future: F) -> io::Result<ExitCode> {
-    let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
     let executor =
-        LocalExecutorBuilder::new(placement).io_memory(IO_MEMORY).preempt_timer(PREEMPT).make().map_err(|error| {
+        LocalExecutorBuilder::default().io_memory(IO_MEMORY).preempt_timer(PREEMPT).make().map_err(|error| {
             io::Error::other(format!("{error} (is `ulimit -l` at least 512 KiB, and io_uring allowed?)"))
         })?;
-    executor.run(future)
+    executor.run(async move {
+        pin(cpu)?;
+        future.await
+    })
+}
+
+/// Pins this thread to a CPU, if one is given.
+fn pin(cpu: Option<usize>) -> io::Result<()> {
+    let Some(cpu) = cpu else { return Ok(()) };
+    pin_thread(cpu).map_err(|error| io::Error::new(error.kind(), format!("can not run on CPU {cpu}: {error}")))
 }
 
 fn main() -> ExitCode {
@@ -50,9 +59,7 @@ fn main() -> ExitCode {
         Command::Bot(options) => signals::on_end(|| bot::END.store(true, Ordering::Relaxed))
             .and_then(|()| run(options.cpu, bot::run(options))),
         Command::Relay(options) => signals::on_end(|| exit(0)).and_then(|()| {
-            if let Some(id) = options.cpu {
-                core_affinity::set_for_current(core_affinity::CoreId { id });
-            }
+            pin(options.cpu)?;
             relay::run(&options).map(|()| ExitCode::SUCCESS)
         }),
         Command::Generate { directory } => {

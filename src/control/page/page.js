@@ -236,9 +236,12 @@
     const lines = [bar('left today', identify.remaining, identify.total, `${identify.remaining} of ${identify.total}`)];
     lines.push(element('p', { class: 'soft' }, `${identify.max_concurrency} at a time` +
       (identify.renewed_in_s === null ? '' : `, renewed in ${duration(identify.renewed_in_s)}`)));
-    lines.push(element('p', { id: 'queue' }, identify.waiting === 0 && identify.last_shard_in_s === null ? 'No shard waits.'
+    lines.push(element('p', { id: 'queue' }, identify.waiting === 0 && identify.last_shard_in_s === null
+      ? (identify.asking ? 'No shard waits for the queue of this proxy.' : 'No shard waits.')
       : `${plural(identify.waiting, 'shard')} in the queue` + (identify.last_shard_in_s === null ? ''
         : `; the last one is up in about ${duration(identify.last_shard_in_s)} (${clock(now.now_ms + 1000 * identify.last_shard_in_s)})`)));
+    if (identify.asking || identify.queue_error) lines.push(element('p', { id: 'external-queue' },
+      `${plural(identify.asking, 'shard')} waiting for identify_queue` + (identify.queue_error ? `, which fails: ${identify.queue_error}` : '')));
     $('identify').replaceChildren(...lines);
   }
   function drawCores(now) {

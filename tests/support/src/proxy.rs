@@ -41,6 +41,11 @@ impl Proxy {
         Self::run(directory, discord, changes, command)
     }
 
+    /// As [`Self::spawn_before`], by a command that runs the proxy with the arguments that are added to the command.
+    pub fn spawn_by(command: Command, directory: &Path, discord: SocketAddr, changes: &Value) -> Self {
+        Self::run(directory, discord, changes, command)
+    }
+
     /// As [`Self::start`], with an inherited socket that outlives the proxy, as systemd's socket activation provides
     /// it.
     pub fn start_on(socket: &TcpListener, directory: &Path, simulator: &Simulator, changes: &Value) -> Self {

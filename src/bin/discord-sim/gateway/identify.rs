@@ -16,12 +16,14 @@ pub struct Budget {
     buckets: Vec<Option<Instant>>,
     remaining: u64,
     started: Instant,
+    /// Shortest time between two IDENTIFYs of one bucket, also if the second one was refused.
+    closest: Option<Duration>,
 }
 
 impl Budget {
     /// A new budget in which no bucket has been used.
     pub fn new(buckets: usize, interval: Duration, remaining: u64, now: Instant) -> Self {
-        Self { interval, buckets: vec![None; buckets.max(1)], remaining, started: now }
+        Self { interval, buckets: vec![None; buckets.max(1)], remaining, started: now, closest: None }
     }
 
     /// Number of IDENTIFYs left, and milliseconds until the period of the budget ends.
@@ -35,6 +37,11 @@ impl Budget {
         self.remaining = remaining;
     }
 
+    /// Shortest time between two IDENTIFYs of one bucket so far, also if the second one was refused.
+    pub fn closest(&self) -> Option<Duration> {
+        self.closest
+    }
+
     /// Whether no IDENTIFY is left.
     pub fn exhausted(&self) -> bool {
         self.remaining == 0
@@ -45,8 +52,12 @@ impl Budget {
     pub fn spend(&mut self, shard: usize, now: Instant) -> bool {
         let count = self.buckets.len();
         let bucket = &mut self.buckets[shard % count];
-        if bucket.is_some_and(|last| now.duration_since(last) + TOLERANCE < self.interval) {
-            return false;
+        if let Some(last) = *bucket {
+            let gap = now.duration_since(last);
+            self.closest = Some(self.closest.map_or(gap, |closest| closest.min(gap)));
+            if gap + TOLERANCE < self.interval {
+                return false;
+            }
         }
         *bucket = Some(now);
         self.remaining = self.remaining.saturating_sub(1);
@@ -65,8 +76,10 @@ mod tests {
         let mut budget = Budget::new(2, Duration::from_secs(5), 4, start);
         assert!(budget.spend(0, at(0)));
         assert!(budget.spend(1, at(0)), "another bucket");
+        assert_eq!(budget.closest(), None);
         assert!(!budget.spend(2, at(4_000)), "the bucket of shard 0");
         assert!(budget.spend(2, at(4_990)), "a little early is fine");
+        assert_eq!(budget.closest(), Some(Duration::from_millis(4_000)), "the one that was refused");
         assert!(!budget.spend(0, at(9_000)), "counted from the one before");
         assert!(budget.spend(0, at(10_000)));
         assert!(budget.exhausted());

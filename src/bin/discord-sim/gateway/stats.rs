@@ -45,10 +45,12 @@ impl Gateway {
             let shard = violation.shard.map_or("null".to_owned(), |shard| shard.to_string());
             Object::new().raw("shard", &shard).str("what", &violation.what).finish()
         });
+        let closest = self.budget.closest().map(|gap| gap.as_millis().to_string());
         Object::new()
             .int("identifies", total(|shard| shard.identifies))
             .int("resumes", total(|shard| shard.resumes))
             .int("remaining", self.remaining(now).0)
+            .raw("closest_identifies_ms", &closest.unwrap_or("null".to_owned()))
             .int("connections", self.peers.len() as u64)
             .int("events_sent", total(|shard| shard.events_sent))
             .int("violation_count", self.violation_count)
