@@ -14,7 +14,7 @@ use world::json::{self, Fields, Object};
 pub const MAX_BYTES: usize = 4_096;
 
 /// Maximum number of payloads that a connection may send in [`RATE_WINDOW`] (Gateway: "Rate Limiting").
-pub const RATE_LIMIT: usize = 120;
+const RATE_LIMIT: usize = 120;
 const RATE_WINDOW: Duration = Duration::from_secs(60);
 
 /// Maximum number of presence updates in [`PRESENCE_WINDOW`]; further ones are dropped (Gateway: "Rate Limiting").
@@ -141,7 +141,7 @@ impl Gateway {
         }
         peer.commands.push_back(now);
         let result = if peer.commands.len() > RATE_LIMIT {
-            Err(Refusal::RateLimited)
+            Err(Refusal::RateLimited { limit: RATE_LIMIT })
         } else if message.len() > MAX_BYTES {
             Err(malformed(&format!("a payload of {} bytes", message.len())))
         } else {

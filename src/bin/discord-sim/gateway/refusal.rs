@@ -1,8 +1,6 @@
 //! Why the gateway closes the connection of a client that broke a rule (docs: Opcodes and Status Codes, Gateway Close
 //! Event Codes).
 
-use super::commands::RATE_LIMIT;
-
 /// Why a connection is closed. The text says what the client did; `/sim/stats` lists it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -33,8 +31,11 @@ pub enum Refusal {
         newest: u64,
     },
     /// More payloads than the limit allows.
-    #[error("more than {RATE_LIMIT} payloads in 60 s")]
-    RateLimited,
+    #[error("more than {limit} payloads in 60 s")]
+    RateLimited {
+        /// The most payloads in 60 s.
+        limit: usize,
+    },
     /// A shard that the bot does not have.
     #[error("IDENTIFY as shard [{shard},{of}] of {count}")]
     InvalidShard {
@@ -69,7 +70,7 @@ impl Refusal {
             Self::WrongToken(_) | Self::NoStartLeft => (4004, "Authentication failed."),
             Self::AlreadyAuthenticated(_) => (4005, "Already authenticated."),
             Self::InvalidSequence { .. } => (4007, "Invalid seq."),
-            Self::RateLimited => (4008, "Rate limited."),
+            Self::RateLimited { .. } => (4008, "Rate limited."),
             Self::InvalidShard { .. } => (4010, "Invalid shard."),
             Self::ShardingRequired(_) => (4011, "Sharding required."),
             Self::NoIntents | Self::InvalidIntents(_) => (4013, "Invalid intent(s)."),
