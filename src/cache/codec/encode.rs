@@ -3,14 +3,14 @@
 //! A record is the index of the object's template plus one, the length of the JSON text, and the packed values. A
 //! record that begins with the byte 0 holds the JSON text itself.
 //!
-//! The encoder tries, in this order: to split the object [by path](super::splitter), to split it key by key, to split
-//! it with a loose template, and to store its text. Only the last way accepts every JSON object.
+//! The encoder tries, in this order: to [split](super::splitter) the object as one of a known form, to split it as one
+//! of a new form, and to store its text. Only the last way accepts every JSON object.
 
 use super::{
     Tables,
     ids::IdTable,
     shape::{Encoded, IdPath, Shape},
-    splitter::{Buffers, NoTemplate, Splitter},
+    splitter::{Buffers, KnownForm, NewForm, NoTemplate, Splitter},
     trie::TriePosition,
     values::varint,
 };
@@ -75,29 +75,23 @@ impl Encoder {
         let root = if shape.loose { TriePosition::Unknown } else { tables.trie.root(shape.into()) };
         let strict = self.strict;
         let mut splitter = Splitter::new(text, at, &mut self.buffers, tables, ids, shape, strict);
-        if let Some(template) = splitter.split_by_path(root) {
+        let known = KnownForm::root(&splitter, root);
+        if let Ok(Some(template)) = splitter.split(known) {
             let encoded = splitter.encoded(at);
             self.write_header(template, encoded.length);
             return Ok(encoded);
         }
-        for loose in [false, true] {
-            if shape.loose && !loose {
-                continue;
+        let mut splitter = Splitter::new(text, at, &mut self.buffers, tables, ids, shape, strict);
+        let new = NewForm::root(&splitter, root, shape.loose);
+        match splitter.split(new) {
+            Ok(Some(template)) => {
+                let encoded = splitter.encoded(at);
+                self.write_header(template, encoded.length);
+                Ok(encoded)
             }
-            let mut splitter = Splitter::new(text, at, &mut self.buffers, tables, ids, shape, strict);
-            match splitter.split_by_key(loose, if loose { TriePosition::Unknown } else { root }) {
-                Ok(Some(template)) => {
-                    let encoded = splitter.encoded(at);
-                    self.write_header(template, encoded.length);
-                    return Ok(encoded);
-                }
-                // The template was not admitted. A loose template is more likely to be known.
-                Ok(None) => {}
-                Err(NoTemplate) if strict => return Err(EncodeError::NotPlain),
-                Err(NoTemplate) => break,
-            }
+            Err(NoTemplate) if strict => Err(EncodeError::NotPlain),
+            Ok(None) | Err(NoTemplate) => Ok(self.encode_as_text(shape, text, at)?),
         }
-        Ok(self.encode_as_text(shape, text, at)?)
     }
 
     /// Inserts the template's index plus one and the length of the JSON text before the packed values.

@@ -9,8 +9,8 @@
 //! |---|---|
 //! | `shape` | what the encoder is asked to do with an object |
 //! | `encode` | the encoder: text to record |
-//! | `splitter` | splitting one object into template and values |
-//! | `trie` | the keys of known objects, which make splitting fast |
+//! | `splitter` | the one walk over the text of an object: splits it into template and values |
+//! | `trie` | the keys and templates of known objects, which make splitting fast |
 //! | `template`, `strings`, `ids` | the tables that records refer to |
 //! | `slot`, `values` | the forms of packed values |
 //! | `decode` | record to text, or to some of its values |

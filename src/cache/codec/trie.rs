@@ -83,6 +83,9 @@ pub(super) enum ValueKind {
     BareUser,
     /// The value is an object whose text is part of the template around it: the index of its own signature.
     Inlined(u16),
+    /// The value is an inlined object that the trie could not learn, because a bound is reached. The trie cannot learn
+    /// the object around it either.
+    Unlearnt,
 }
 
 /// The kinds of the values of an object, as far as they have been read, encoded as bytes. Different sequences of kinds
@@ -97,6 +100,7 @@ impl Signature {
     const LEFT_OUT: u8 = 0x80;
     const BARE_USER: u8 = 0x81;
     const INLINED: u8 = 0x82;
+    const UNLEARNT: u8 = 0x83;
 
     /// Appends the kind of the next value.
     #[inline(always)]
@@ -106,6 +110,7 @@ impl Signature {
             ValueKind::Constant(index) => self.0.push(Self::CONSTANTS + index),
             ValueKind::LeftOut => self.0.push(Self::LEFT_OUT),
             ValueKind::BareUser => self.0.push(Self::BARE_USER),
+            ValueKind::Unlearnt => self.0.push(Self::UNLEARNT),
             ValueKind::Inlined(signature) => {
                 let [low, high] = signature.to_le_bytes();
                 self.0.extend_from_slice(&[Self::INLINED, low, high]);
@@ -127,7 +132,7 @@ impl Signature {
 }
 
 /// In place of the index of a node: there is none.
-const NONE: u32 = u32::MAX;
+pub(super) const NO_NODE: u32 = u32::MAX;
 
 /// What the trie knows about an object that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,7 +200,8 @@ pub(super) enum TriePosition {
     After(u32),
     /// Before the first key of an object inside the value of a node.
     Inside(u32, Nested),
-    /// Outside of the trie: a bound was reached, or the object cannot be in the trie. Nothing is learnt or found here.
+    /// Outside of the trie: a bound was reached, or the object cannot be in the trie. Nothing is learnt or found here,
+    /// nor after or inside [`NO_NODE`].
     Unknown,
 }
 
@@ -249,7 +255,7 @@ impl<R: PartialEq> KeyTrie<R> {
                 Some(known) => known,
                 None if self.roots.len() == MAX_ROOTS => return TriePosition::Unknown,
                 None => {
-                    self.roots.push((key, NONE));
+                    self.roots.push((key, NO_NODE));
                     self.roots.len() - 1
                 }
             };
@@ -266,7 +272,7 @@ impl<R: PartialEq> KeyTrie<R> {
             TriePosition::Inside(node, which) => self.nodes.get(node as usize).map(|node| node.inside[which as usize]),
             TriePosition::Unknown => None,
         };
-        first.unwrap_or(NONE)
+        first.unwrap_or(NO_NODE)
     }
 
     #[inline(always)]
@@ -358,7 +364,7 @@ impl<R: PartialEq> KeyTrie<R> {
         }
         let start = self.literals.len() as u32;
         self.literals.extend_from_slice(literal);
-        self.nodes.push(Node { literal: start, length, class, next: NONE, inside: [NONE; 2], sibling: NONE });
+        self.nodes.push(Node { literal: start, length, class, next: NO_NODE, inside: [NO_NODE; 2], sibling: NO_NODE });
         Some(new)
     }
 

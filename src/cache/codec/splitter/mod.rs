@@ -1,22 +1,25 @@
 //! Splits the text of one JSON object into a template and packed values.
 //!
-//! The encoder runs a [`Splitter`] over an object in one of two ways:
+//! A [`Splitter`] reads the object in one walk ([`walk`]), and packs its values ([`scalars`]). What the walk does with
+//! the keys, and how it finds the template, depends on the [`Form`](walk::Form) that the encoder gives it:
 //!
-//! * [`by_path`]: when an object with the same keys in the same order was seen before, the [key trie](super::trie)
-//!   knows them. The splitter then compares the keys with the trie and packs the values. It builds no template text.
-//!   This is the hot path.
-//! * [`by_key`]: otherwise the splitter reads the object key by key, builds the template text, looks the template up,
-//!   and adds the keys to the trie for next time.
+//! * [`KnownForm`]: an object with the same keys in the same order was seen before, so the [key trie](super::trie) knows
+//!   the keys and the template. No template text is built. This is the hot path.
+//! * [`NewForm`]: the template text is built and looked up, and the keys are added to the trie for next time.
 //!
-//! Both ways pack single values with the same code ([`scalars`]) and produce records that decode to the same text.
+//! Records of both forms decode to the same text.
 //!
 //! A *strict* splitter accepts only text in [plain spelling](crate::protocol::spelling): two keys of one object are the
 //! same exactly when their bytes are, and no key occurs twice. Strict splitters therefore add only plain spellings to
 //! the trie.
 
-mod by_key;
-mod by_path;
+mod known_form;
+mod new_form;
 mod scalars;
+mod walk;
+
+pub(super) use known_form::KnownForm;
+pub(super) use new_form::NewForm;
 
 use super::{
     Tables,
@@ -27,8 +30,9 @@ use super::{
 };
 use crate::protocol::json::{self, number::parse_canonical, strict};
 
-/// The text cannot be split: it is malformed, it has white space between tokens, it gives the object two different ids,
-/// or, for a strict splitter, it is not in plain spelling in another way. The text can still be valid JSON.
+/// The text cannot be split. For a [`KnownForm`]: the object is not of a form that the trie knows. For a [`NewForm`]: the
+/// text is malformed, it has white space between tokens, it gives the object two different ids, or, for a strict
+/// splitter, it is not in plain spelling in another way. The text can still be valid JSON.
 pub(super) struct NoTemplate;
 
 /// Inserts `value` as a varint at offset `at` of `out`. Used for counts and template indexes, which are known only
@@ -52,16 +56,21 @@ pub(super) struct Buffers {
     pub record: Vec<u8>,
     signature: Signature,
     /// Start and end offsets, in the text, of the keys that have been read of all objects that are not finished yet.
-    /// Only strict splitters that split [`by_key`] fill this list.
+    /// Only strict splitters that read a [`NewForm`] fill this list.
     keys: Vec<(usize, usize)>,
 }
 
-/// How far the buffers were filled at some moment. A splitter that gives up on a form truncates them to this.
+/// The state of a splitter at some moment. A splitter that has to read a value in another way goes back to it.
 #[derive(Clone, Copy)]
 struct Checkpoint {
+    /// The next byte to read.
+    at: usize,
+    /// Length of the skeleton.
     skeleton: usize,
+    /// Length of the record.
     record: usize,
-    signature: usize,
+    /// [`Splitter::removed`].
+    removed: usize,
 }
 
 /// The state of splitting one object. See the module's description.
@@ -69,8 +78,7 @@ pub(super) struct Splitter<'a> {
     text: &'a [u8],
     /// Offset of the next byte to read.
     at: usize,
-    /// The text before this offset has been copied to the skeleton, packed, or left out.
-    copied: usize,
+    /// The template text, as far as it is known. Only a [`NewForm`] writes to it.
     skeleton: &'a mut Vec<u8>,
     record: &'a mut Vec<u8>,
     signature: &'a mut Signature,
@@ -102,7 +110,7 @@ impl<'a> Splitter<'a> {
         record.clear();
         signature.truncate(0);
         keys.clear();
-        Self { text, at, copied: at, skeleton, record, signature, tables, ids, shape, id: 0, removed: 0, keys, strict }
+        Self { text, at, skeleton, record, signature, tables, ids, shape, id: 0, removed: 0, keys, strict }
     }
 
     /// Describes the object that began at `start`, after the splitter has reached its end.
@@ -147,25 +155,19 @@ impl<'a> Splitter<'a> {
         }
     }
 
-    /// Copies the text from `copied` to `until` into the skeleton.
-    #[inline(always)]
-    fn copy_until(&mut self, until: usize) {
-        self.skeleton.extend_from_slice(&self.text[self.copied..until]);
-        self.copied = until;
-    }
-
     #[inline(always)]
     fn checkpoint(&self) -> Checkpoint {
-        Checkpoint { skeleton: self.skeleton.len(), record: self.record.len(), signature: self.signature.len() }
+        let Self { at, removed, .. } = *self;
+        Checkpoint { at, skeleton: self.skeleton.len(), record: self.record.len(), removed }
     }
 
-    /// Truncates the buffers to `checkpoint` and continues reading at offset `start`.
-    fn roll_back(&mut self, start: usize, checkpoint: Checkpoint) {
+    /// Goes back to `checkpoint`. The object's own [`id`](Self::id) stays if it was found since. The walk truncates the
+    /// signature at the end of each object.
+    fn roll_back(&mut self, checkpoint: Checkpoint) {
+        self.at = checkpoint.at;
         self.skeleton.truncate(checkpoint.skeleton);
         self.record.truncate(checkpoint.record);
-        self.signature.truncate(checkpoint.signature);
-        self.at = start;
-        self.copied = start;
+        self.removed = checkpoint.removed;
     }
 
     /// If the key's class says that the value from `start` to `at` is the object's id, and packing the value did not

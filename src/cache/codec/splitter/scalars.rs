@@ -1,7 +1,9 @@
-//! Packing values that contain no object: strings, numbers, constants, and arrays of them.
+//! Packing values that contain no object: strings, numbers, constants, and arrays of them; and, as text, values of any
+//! kind.
 //!
 //! Each function reads one value at the splitter's offset, appends the packed bytes to the record, and returns the kind
-//! of the value. A value is packed only in a form that decodes to the same bytes; [`Slot`] lists the forms.
+//! of the value. A value is packed only in a form that decodes to the same bytes; [`Slot`] lists the forms. The
+//! template's text is left to the [`Form`](super::walk::Form).
 
 use super::{NoTemplate, Splitter, insert_varint};
 use crate::{
@@ -179,86 +181,62 @@ impl<'a> Splitter<'a> {
         })
     }
 
-    /// Reads one value, which `value` packs, and puts its slot into the skeleton. Constants stay in the skeleton as
-    /// text. In a loose template the slot is always [`Slot::Any`], and the record says the kind of the value.
+    /// Reads one value, which `pack` packs, and writes a byte for its slot before it, as [`Slot::Any`] says.
     #[inline(always)]
-    pub(super) fn pack(
+    pub(super) fn pack_with_slot(
         &mut self,
-        loose: bool,
-        value: impl FnOnce(&mut Self) -> Result<ValueKind, NoTemplate>,
+        pack: impl FnOnce(&mut Self) -> Result<ValueKind, NoTemplate>,
     ) -> Result<ValueKind, NoTemplate> {
-        let (start, kind_at) = (self.at, self.record.len());
-        if loose {
-            self.record.push(0);
-        }
-        let kind = value(self)?;
-        let slot = match kind {
+        let slot_at = self.record.len();
+        self.record.push(0);
+        let slot = match pack(self)? {
             ValueKind::Slot(slot) => slot,
-            ValueKind::Constant(index) if loose => {
+            ValueKind::Constant(index) => {
                 self.record.push(index);
                 Slot::Constant
             }
-            _ => return Ok(kind),
+            // Values of these kinds are not in the record. The walk packs none of them behind a slot.
+            ValueKind::LeftOut | ValueKind::BareUser | ValueKind::Inlined(_) | ValueKind::Unlearnt => {
+                return Err(NoTemplate);
+            }
         };
-        self.copy_until(start);
-        self.copied = self.at;
-        if loose {
-            self.record[kind_at] = slot as u8;
-        }
-        self.skeleton.push(if loose { Slot::Any } else { slot } as u8);
-        Ok(kind)
+        self.record[slot_at] = slot as u8;
+        Ok(ValueKind::Slot(Slot::Any))
     }
 
     /// Reads a value of any kind and stores it as JSON text.
-    pub(super) fn raw(&mut self, loose: bool) -> Result<ValueKind, NoTemplate> {
-        self.pack(loose, |splitter| {
-            let mut cursor = json::Cursor::new(&splitter.text[splitter.at..]);
-            let value = cursor.value().map_err(|_| NoTemplate)?;
-            if serde_json::from_slice::<IgnoredAny>(value).is_err() {
-                return Err(NoTemplate);
-            }
-            splitter.at += value.len();
-            Ok(splitter.pack_text(Slot::Raw, value))
-        })
-    }
-
-    /// Puts a slot into the skeleton, in place of the text from `start` on, for a value that is packed afterwards.
-    #[inline(always)]
-    pub(super) fn put_slot(&mut self, start: usize, slot: Slot, loose: bool) {
-        self.copy_until(start);
-        if loose {
-            self.skeleton.push(Slot::Any as u8);
-            self.record.push(slot as u8);
-        } else {
-            self.skeleton.push(slot as u8);
+    pub(super) fn raw(&mut self) -> Result<ValueKind, NoTemplate> {
+        let mut cursor = json::Cursor::new(&self.text[self.at..]);
+        let value = cursor.value().map_err(|_| NoTemplate)?;
+        if serde_json::from_slice::<IgnoredAny>(value).is_err() {
+            return Err(NoTemplate);
         }
+        self.at += value.len();
+        Ok(self.pack_text(Slot::Raw, value))
     }
 
     /// Reads an array that is not empty: as references into the guild's id table if the key allows that and all
     /// elements are ids, else as an array of scalars, else as JSON text.
-    pub(super) fn flat_array(&mut self, class: KeyClass, loose: bool) -> Result<ValueKind, NoTemplate> {
-        let start = self.at;
+    pub(super) fn flat_array(&mut self, class: KeyClass) -> Result<ValueKind, NoTemplate> {
         let before = self.checkpoint();
-        let slot = if class.is(KeyClass::LISTS_IDS) && self.references(start, loose)? {
-            Slot::References
-        } else {
-            self.roll_back(start, before);
-            if !self.scalars(start, loose)? {
-                self.roll_back(start, before);
-                return self.raw(loose);
+        if class.is(KeyClass::LISTS_IDS) {
+            if self.references()? {
+                return Ok(ValueKind::Slot(Slot::References));
             }
-            Slot::Scalars
-        };
-        self.copied = self.at;
-        Ok(ValueKind::Slot(slot))
+            self.roll_back(before);
+        }
+        if self.scalars()? {
+            return Ok(ValueKind::Slot(Slot::Scalars));
+        }
+        self.roll_back(before);
+        self.raw()
     }
 
-    /// Reads the array at `start` as references. Returns false when an element is no snowflake, or the id table is
-    /// full; the caller then rolls back.
-    fn references(&mut self, start: usize, loose: bool) -> Result<bool, NoTemplate> {
-        self.put_slot(start, Slot::References, loose);
+    /// Reads an array as references. Returns false when an element is no snowflake, or the id table is full; the caller
+    /// then rolls back.
+    fn references(&mut self) -> Result<bool, NoTemplate> {
         let count_at = self.record.len();
-        self.at = start + 1;
+        self.at += 1;
         let mut count = 0;
         loop {
             if self.peek()? != b'"' {
@@ -276,23 +254,16 @@ impl<'a> Splitter<'a> {
         Ok(true)
     }
 
-    /// Reads the array at `start` as scalars. Returns false when an element is an object or an array; the caller then
-    /// rolls back.
-    fn scalars(&mut self, start: usize, loose: bool) -> Result<bool, NoTemplate> {
-        self.put_slot(start, Slot::Scalars, loose);
-        // Elements are packed as in a loose template: a byte for the kind, then the value. The template text that
-        // packing produces is thrown away.
-        let skeleton = self.skeleton.len();
+    /// Reads an array as scalars. Returns false when an element is an object or an array; the caller then rolls back.
+    fn scalars(&mut self) -> Result<bool, NoTemplate> {
         let count_at = self.record.len();
-        self.at = start + 1;
+        self.at += 1;
         let mut count = 0;
         loop {
-            self.copied = self.at;
             if matches!(self.peek()?, b'{' | b'[') {
                 return Ok(false);
             }
-            self.pack(true, |splitter| splitter.scalar(KeyClass::PLAIN))?;
-            self.skeleton.truncate(skeleton);
+            self.pack_with_slot(|splitter| splitter.scalar(KeyClass::PLAIN))?;
             count += 1;
             if !self.another()? {
                 break;
