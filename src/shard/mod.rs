@@ -427,7 +427,7 @@ impl Shard {
             lost.iter().filter_map(|(_, command)| Some(voice::VoiceCommand::parse(command)?.guild)).collect();
         self.voice.expect_answers_only_for(&guilds);
         for (client, command) in lost {
-            if let Some(leave) = self.leave_again(now, &command) {
+            if let Some(leave) = self.leave_again(now, client, &command) {
                 self.limiter.push_resend(client, leave);
             }
             self.limiter.push_resend(client, command);

@@ -61,9 +61,9 @@ impl Shard {
 
     /// An op 4 was lost with the connection to Discord and is sent again. Returns the leave that has to go before it,
     /// if one has to.
-    pub(in crate::shard) fn leave_again(&mut self, now: Time, command: &[u8]) -> Option<Vec<u8>> {
-        let ask = VoiceCommand::parse(command).filter(|ask| ask.channel.is_some())?;
-        let leave = self.voice.send_again(now, ask.guild);
+    pub(in crate::shard) fn leave_again(&mut self, now: Time, client: SessionKey, command: &[u8]) -> Option<Vec<u8>> {
+        let ask = VoiceCommand::parse(command).filter(|ask| ask.channel.is_some() && client != SessionKey::NONE)?;
+        let leave = self.voice.send_again(now, client, ask);
         self.schedule_voice_maintenance();
         leave.then(|| VoiceCommand::command(ask.guild, None, false, false))
     }

@@ -306,13 +306,19 @@ impl Table {
         if rejoin { Verdict::LeaveFirst } else { Verdict::Send }
     }
 
-    /// An op 4 about this guild is sent once more, because it was lost with the connection to Discord. Returns whether
-    /// the leave has to go before it again.
-    pub fn send_again(&mut self, now: Time, guild: u64) -> bool {
-        let Some(connection) = self.guilds.get_mut(&guild) else { return false };
-        connection.changes = 0;
-        let Some(join) = &mut connection.pending_join else { return false };
+    /// An op 4 with a channel of session `client` is sent once more, because it was lost with the connection to Discord.
+    /// Returns whether a leave has to go before it.
+    ///
+    /// The table may have stopped waiting for the answer, because the connection hung for longer than [`ANSWER_LIMIT`]
+    /// before it broke. Then the connection belongs to the owner before again, and the op 4 is decided as a new one.
+    pub fn send_again(&mut self, now: Time, client: SessionKey, ask: VoiceCommand) -> bool {
+        let Some(connection) = self.guilds.get_mut(&ask.guild) else { return false };
         // Everything that was on its way is lost, so Discord will only answer what is sent now.
+        connection.changes = 0;
+        let Some(join) = &mut connection.pending_join else {
+            connection.expected = connection.channel;
+            return self.send(now, client, ask, |_| true) == Verdict::LeaveFirst;
+        };
         let leave = (join.rejoin || join.changes_before > 0) && connection.channel == Some(join.channel);
         join.until = now + if join.rejoin { REJOIN_LIMIT } else { ANSWER_LIMIT };
         join.changes_before = u32::from(leave);

@@ -245,15 +245,32 @@ fn another_process_goes_on() {
 #[test]
 fn commands_that_were_lost_are_sent_again_with_their_leave() {
     let mut table = connected();
-    assert!(!table.send_again(SECOND, GUILD) && !table.send_again(SECOND, 7));
+    assert!(!table.send_again(SECOND, SessionKey(1), ask(10)));
     table.send(SECOND, SessionKey(2), ask(10), |_| true);
     table.send(SECOND, SessionKey(3), ask(10), |_| true);
-    assert!(table.send_again(SECOND * 50, GUILD));
+    assert!(table.send_again(SECOND * 50, SessionKey(3), ask(10)));
     // Only one leave is answered, because the others are lost.
     assert_eq!(table.own_state(SECOND * 50, state(None), b"s"), Audience::Only(SessionKey(1)));
-    assert!(!table.send_again(SECOND * 50, GUILD));
+    assert!(!table.send_again(SECOND * 50, SessionKey(3), ask(10)));
     assert_eq!(table.own_state(SECOND * 50, state(10), b"s"), Audience::All);
     assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(SessionKey(3)));
+}
+
+/// The connection hangs for so long that the table gives the op 4s up, and breaks. Of the two op 4s the newest is sent
+/// again. Discord would send no voice server for the channel that the bot is in.
+#[test]
+fn an_op_4_that_was_given_up_and_is_sent_again_is_decided_anew() {
+    let mut table = connected();
+    assert_eq!(table.send(SECOND, SessionKey(2), ask(11), |_| true), Verdict::Send);
+    assert_eq!(table.send(SECOND * 3, SessionKey(2), ask(10), |_| true), Verdict::Send);
+    let later = SECOND * 3 + ANSWER_LIMIT;
+    assert!(table.tick(later, true).is_empty());
+    assert_eq!(table.owner(GUILD), Some(SessionKey(1)), "nothing has changed at Discord");
+    table.expect_answers_only_for(&[GUILD]);
+    assert!(table.send_again(later, SessionKey(2), ask(10)));
+    assert_eq!(table.own_state(later, state(None), b"s"), Audience::Only(SessionKey(1)));
+    assert_eq!(table.own_state(later, state(10), b"s"), Audience::All);
+    assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(SessionKey(2)));
 }
 
 // ---- against a model of Discord, in every order ----
