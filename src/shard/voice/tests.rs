@@ -246,6 +246,8 @@ fn another_process_goes_on() {
 fn commands_that_were_lost_are_sent_again_with_their_leave() {
     let mut table = connected();
     assert!(!table.send_again(SECOND, SessionKey(1), ask(10)));
+    let elsewhere = VoiceCommand { guild: 7, ..ask(10) };
+    assert!(!table.send_again(SECOND, SessionKey(1), elsewhere), "the table does not know the guild");
     table.send(SECOND, SessionKey(2), ask(10), |_| true);
     table.send(SECOND, SessionKey(3), ask(10), |_| true);
     assert!(table.send_again(SECOND * 50, SessionKey(3), ask(10)));
