@@ -183,6 +183,12 @@ impl Session {
         self.sequence
     }
 
+    /// The dispatch with the last number of the snapshot is not sent after all. The next dispatch gets its number.
+    pub fn return_snapshot_sequence(&mut self) {
+        debug_assert!(self.phase == Phase::Syncing && self.sequence > 0);
+        self.sequence -= 1;
+    }
+
     /// Notes what the client was sent of `guild`: its state before the event at log position `position`.
     pub fn set_snapshot_position(&mut self, guild: u64, position: u64, shown: Shown) {
         self.snapshot_marks.set(guild, position, shown);

@@ -6,6 +6,7 @@
 
 use super::opcode;
 use serde::{Deserialize, Deserializer, de};
+use serde_json::Value;
 use std::fmt;
 
 /// An id: a string of digits, as documented, or a number, as some libraries send it.
@@ -135,6 +136,9 @@ pub enum CommandError {
     SoundboardSounds,
     /// Op 43 lacks its guild or its list of fields.
     ChannelInfo,
+    /// A value is JSON by the grammar, but parsers refuse it: a number beyond 64 bits of floating point, half of a
+    /// surrogate pair in a string, or more than 127 values inside of each other.
+    Unreadable,
 }
 
 impl CommandError {
@@ -148,11 +152,12 @@ impl CommandError {
             Self::NoQuery => "op 8: query or user_ids has to be there",
             Self::SoundboardSounds => "op 31: guild_ids is not a list of ids",
             Self::ChannelInfo => "op 43: guild_id or fields are not as documented",
+            Self::Unreadable => "a number is too large, a string has half a surrogate pair, or the nesting is too deep",
         }
     }
 }
 
-/// Checks the data of a command with this opcode.
+/// Checks the data of a command with this opcode. `data` is JSON by the grammar.
 pub fn check(op: u64, data: &str) -> Result<(), CommandError> {
     fn reads<'a, T: Deserialize<'a>>(data: &'a str, otherwise: CommandError) -> Result<T, CommandError> {
         // Serde would read a list of values as the fields in their order, but Discord does not.
@@ -172,7 +177,9 @@ pub fn check(op: u64, data: &str) -> Result<(), CommandError> {
         opcode::REQUEST_SOUNDBOARD_SOUNDS => reads::<SoundboardSounds>(data, CommandError::SoundboardSounds).map(drop),
         opcode::REQUEST_CHANNEL_INFO => reads::<ChannelInfo>(data, CommandError::ChannelInfo).map(drop),
         _ => Ok(()),
-    }
+    }?;
+    // The types above skip undocumented fields, and Discord parses those, too.
+    serde_json::from_str::<Value>(data).map_or(Err(CommandError::Unreadable), |_| Ok(()))
 }
 
 #[cfg(test)]
@@ -231,6 +238,9 @@ mod tests {
             (31, r#"{"guild_ids":[{}]}"#),
             (43, r#"{"guild_id":"1","fields":"status"}"#),
             (43, r#"{"guild_id":"1"}"#),
+            (4, r#"{"guild_id":"1","nonce":1e999}"#),
+            (8, r#"{"guild_id":"1","query":"","nonce":"\ud800"}"#),
+            (44, r#"[1e999]"#),
         ] {
             assert!(check(op, data).is_err(), "{data}");
         }

@@ -73,6 +73,11 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Says whether the client's outbox has the beginning of a guild, under a sequence number, and waits for the rest.
+    pub(super) fn is_in_a_guild_in_pieces(&self) -> bool {
+        self.in_pieces
+    }
+
     fn is_complete(&self) -> bool {
         let told = self.unavailable.is_empty() && self.left.is_empty();
         self.current.is_none() && self.next == self.guilds.len() && told

@@ -77,7 +77,10 @@ impl Shard {
     pub(super) fn invalidate(&mut self, key: SessionKey, at: Time) {
         let Some(client) = self.clients.get_mut(&key) else { return };
         self.syncing -= usize::from(deliver::is_syncing(client));
-        client.snapshot = None;
+        // A guild that is being written in pieces is discarded before Invalid Session, and voice states may go there.
+        if client.snapshot.take().is_some_and(|snapshot| snapshot.is_in_a_guild_in_pieces()) {
+            client.session.return_snapshot_sequence();
+        }
         client.answers.clear();
         client.session.phase = Phase::Invalid { at };
         self.limiter.remove_session(key);

@@ -129,13 +129,20 @@ fn a_client_is_told_in_the_middle_of_its_guilds() {
         for _ in 0..2 {
             assert!(client.produce(&mut world).has_more());
         }
+        // The client has joined a voice channel, so it is told that its voice connection is over.
+        let join = r#"{"op":4,"d":{"guild_id":"10","channel_id":"7"}}"#;
+        world.shard.command(world.now, client.key, client.connection, join.as_bytes(), &mut client.outbox).unwrap();
+        while world.shard.poll_upstream(world.now).is_some() {}
+        let joined = json!({"guild_id": "10", "user_id": "77", "channel_id": "7", "session_id": "up"});
+        world.dispatch("VOICE_STATE_UPDATE", &joined);
         world.renew(&[10]);
         let end = client.produce(&mut world);
         match transport {
             Transport::None => {
                 assert_eq!(end, Progress::Return);
                 client.read();
-                assert_eq!((client.ops.clone(), client.guilds.len(), client.sequence), (vec![9], 0, 1));
+                // The voice state gets the number of the guild that is discarded.
+                assert_eq!((client.ops.clone(), client.guilds.len(), client.sequence), (vec![9], 0, 2));
             }
             // Half of the guild is in the compressed stream, and no other message can follow it.
             _ => assert_eq!(end, Progress::Close { close: Close::SessionInvalid, reconnect: false }),

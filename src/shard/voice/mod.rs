@@ -28,7 +28,7 @@ use hashbrown::HashMap;
 pub(super) use hooks::is_fresh;
 pub use payloads::{OwnState, VoiceCommand};
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 /// The most guilds of a shard in the table. The table refuses an op 4 for one more. Discord allows a shard 2,500
 /// guilds.
@@ -39,6 +39,10 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The table waits this long for the answer to an op 4 that had to leave the channel first. hikari waits 5 s for its
 /// answer.
 pub const REJOIN_LIMIT: Duration = Duration::from_secs(4);
+/// The most unanswered changes of the channel that the table keeps for a guild; for one more the oldest counts as
+/// answered. More do not go to Discord in a minute (see
+/// [`COMMANDS_PER_WINDOW`](crate::upstream::limiter::COMMANDS_PER_WINDOW)).
+const MAX_UNANSWERED: usize = 128;
 /// The table repeats a leave after this time until Discord has answered it, because too many commands may have been
 /// waiting.
 const LEAVE_RETRY: Duration = Duration::from_secs(5);
@@ -84,23 +88,36 @@ struct PendingJoin {
     channel: u64,
     /// The op 4 came from another session than the owner at that time.
     takeover: bool,
-    /// The owner before. This session gets the connection back if the op 4 fails.
+    /// The session for whose op 4 the bot is in its channel. This session gets the connection back if the op 4 fails.
     #[serde(rename = "before")]
     previous_owner: Option<SessionKey>,
-    /// The number of changes that were sent before this op 4 and are not answered yet.
+    /// How many of [`Connection::unanswered`] were sent before this op 4.
     #[serde(rename = "behind")]
-    changes_before: u32,
+    changes_before: usize,
     /// The op 4 needed a leave. Only a client that has to know of the leave gets its voice state.
     rejoin: bool,
+    /// The bot has come into the channel of an op 4 of this owner since it became the owner. The table may still wait
+    /// for an answer, because it can not tell the answers to two op 4s for the same channel apart.
+    #[serde(default)]
+    reached: bool,
     /// The session that has to get the voice state of the leave, because it does not know that its connection is over.
     #[serde(rename = "bereaved")]
     leave_recipient: Option<SessionKey>,
     /// The voice state of the leave, which goes to every client if the join fails.
     held_state: Option<Vec<u8>>,
-    /// A VOICE_SERVER_UPDATE that came before the answer to the leave.
+    /// A VOICE_SERVER_UPDATE that may be the answer to an op 4 before this one.
     held_server: Option<Vec<u8>>,
     #[serde(skip)]
     until: Time,
+}
+
+/// A change of the channel that was sent to Discord and that Discord has not answered.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Change {
+    /// The channel after the change; `None`: the bot leaves.
+    channel: Option<u64>,
+    /// The session that asked for it; `None` if it has ended.
+    client: Option<SessionKey>,
 }
 
 /// Positions in the log of the VOICE_SERVER_UPDATEs that the owner may be sent.
@@ -121,10 +138,10 @@ struct Connection {
     owner: Option<SessionKey>,
     /// The channel of the shard's session, by the newest voice state from Discord.
     channel: Option<u64>,
-    /// The channel of the shard's session after everything that was sent to Discord, if nothing fails.
-    expected: Option<u64>,
-    /// The number of changes of the channel that were sent to Discord and whose voice states have not come.
-    changes: u32,
+    /// The changes whose voice states have not come, the oldest first. At most [`MAX_UNANSWERED`]. Discord answers in
+    /// order, but not everything: not a join of a channel that is full, and no op 4 for a guild that is down.
+    #[serde(default)]
+    unanswered: VecDeque<Change>,
     /// When the newest op 4 was sent.
     #[serde(skip)]
     sent_at: Time,
@@ -147,32 +164,56 @@ impl Connection {
         self.channel.is_none() && self.pending_join.is_none() && self.rejoin_channel.is_none()
     }
 
-    /// Notes that the bot is in this channel now. Returns whether changes that were sent before the newest op 4 were
-    /// not answered yet.
+    /// The channel of the shard's session after everything that was sent to Discord, if nothing fails.
+    fn expected(&self) -> Option<u64> {
+        self.unanswered.back().map_or(self.channel, |change| change.channel)
+    }
+
+    /// A change of the channel is sent for this session.
+    fn expect(&mut self, channel: Option<u64>, client: SessionKey) {
+        if self.unanswered.len() >= MAX_UNANSWERED {
+            self.drop_unanswered(1);
+        }
+        self.unanswered.push_back(Change { channel, client: Some(client) });
+    }
+
+    /// The oldest changes are answered, or Discord will not answer them any more.
+    fn drop_unanswered(&mut self, count: usize) {
+        self.unanswered.drain(..count);
+        if let Some(join) = &mut self.pending_join {
+            join.changes_before = join.changes_before.saturating_sub(count);
+        }
+    }
+
+    /// Notes that the bot is in this channel now. Returns whether this answers a change that was sent before the newest
+    /// op 4, so that the answer to the newest is still to come.
     fn apply_channel(&mut self, channel: Option<u64>) -> bool {
-        let changed = u32::from(std::mem::replace(&mut self.channel, channel) != channel);
-        self.changes = self.changes.saturating_sub(changed);
-        let Some(join) = &mut self.pending_join else { return false };
-        let behind = join.changes_before;
-        join.changes_before = behind.saturating_sub(changed);
-        // A server for the former channel is of no use.
-        join.held_server.take_if(|_| changed > 0);
-        behind > 0
+        let behind = self.pending_join.as_ref().map_or(0, |join| join.changes_before);
+        if std::mem::replace(&mut self.channel, channel) == channel {
+            return behind > 0;
+        }
+        // Changes before the one that is answered were ignored. If none is answered, a user has moved the bot.
+        let index = self.unanswered.iter().position(|change| change.channel == channel);
+        let answered = index.map_or(0, |index| index + 1);
+        let client = index.and_then(|index| self.unanswered[index].client);
+        self.drop_unanswered(answered);
+        if let Some(join) = &mut self.pending_join {
+            if (1..=behind).contains(&answered) && channel.is_some() {
+                join.previous_owner = client;
+            }
+            join.reached |= channel == Some(join.channel);
+            // A server for the former channel is of no use.
+            join.held_server = None;
+        }
+        behind > 0 && answered <= behind
     }
 
     /// Another op 4 is sent. Changes that Discord has not answered within [`ANSWER_LIMIT`] are no longer expected.
     fn drop_overdue_changes(&mut self, now: Time) {
         if now.saturating_sub(self.sent_at) > ANSWER_LIMIT && self.pending_join.is_none() {
-            (self.changes, self.expected) = (0, self.channel);
+            self.unanswered.clear();
         }
         self.sent_at = now;
-    }
-
-    /// Once Discord has answered everything, the expected channel is the one of the newest voice state.
-    fn reset_expected(&mut self) {
-        if self.pending_join.is_none() && self.changes == 0 {
-            self.expected = self.channel;
-        }
     }
 }
 
@@ -231,7 +272,9 @@ impl Table {
 
     /// Returns whether an op 4 about this guild was sent to Discord and is not answered.
     pub fn awaits_answer(&self, guild: u64) -> bool {
-        self.guilds.get(&guild).is_some_and(|connection| connection.pending_join.is_some() || connection.changes > 0)
+        self.guilds
+            .get(&guild)
+            .is_some_and(|connection| connection.pending_join.is_some() || !connection.unanswered.is_empty())
     }
 
     /// The owner of a guild's voice connection.
@@ -264,7 +307,9 @@ impl Table {
             }
             if let Some(connection) = self.guilds.get_mut(&ask.guild) {
                 connection.drop_overdue_changes(now);
-                connection.changes += u32::from(connection.expected.take().is_some());
+                if connection.expected().is_some() {
+                    connection.expect(None, client);
+                }
             }
             return Verdict::Send;
         };
@@ -283,26 +328,34 @@ impl Table {
             connection.server = Server::default();
         }
         (connection.rejoin_channel, connection.leave_at) = (None, None);
-        let rejoin = takeover && connection.expected == Some(channel);
-        connection.changes += u32::from(rejoin);
-        let last = connection.pending_join.take().unwrap_or_default();
+        let rejoin = takeover && connection.expected() == Some(channel);
+        if rejoin {
+            connection.expect(None, client);
+        }
+        let changes_before = connection.unanswered.len();
+        if connection.expected() != Some(channel) {
+            connection.expect(Some(channel), client);
+        }
+        let last = connection.pending_join.take();
+        // As long as a join is pending, its session is the owner without having the connection.
+        let previous_owner = last.as_ref().map_or(before, |last| last.previous_owner);
+        let last = last.unwrap_or_default();
         let until = now + if rejoin { REJOIN_LIMIT } else { ANSWER_LIMIT };
         connection.pending_join = Some(PendingJoin {
             channel,
             takeover: takeover || last.takeover,
-            previous_owner: if takeover { before } else { last.previous_owner.or(before) },
-            changes_before: connection.changes,
+            previous_owner,
+            changes_before: changes_before.min(connection.unanswered.len()),
             rejoin: rejoin || last.rejoin,
+            reached: last.reached && !takeover,
             leave_recipient: last
                 .leave_recipient
                 .or(before.filter(|_| rejoin))
                 .filter(|recipient| *recipient != client),
             held_state: last.held_state,
-            held_server: None,
+            held_server: last.held_server,
             until,
         });
-        connection.changes += u32::from(rejoin || connection.expected != Some(channel));
-        connection.expected = Some(channel);
         if rejoin { Verdict::LeaveFirst } else { Verdict::Send }
     }
 
@@ -314,15 +367,21 @@ impl Table {
     pub fn send_again(&mut self, now: Time, client: SessionKey, ask: VoiceCommand) -> bool {
         let Some(connection) = self.guilds.get_mut(&ask.guild) else { return false };
         // Everything that was on its way is lost, so Discord will only answer what is sent now.
-        connection.changes = 0;
+        connection.unanswered.clear();
         let Some(join) = &mut connection.pending_join else {
-            connection.expected = connection.channel;
             return self.send(now, client, ask, |_| true) == Verdict::LeaveFirst;
         };
         let leave = (join.rejoin || join.changes_before > 0) && connection.channel == Some(join.channel);
         join.until = now + if join.rejoin { REJOIN_LIMIT } else { ANSWER_LIMIT };
-        join.changes_before = u32::from(leave);
-        (connection.changes, connection.sent_at) = (1 + u32::from(leave), now);
+        join.changes_before = usize::from(leave);
+        let channel = Some(join.channel);
+        connection.sent_at = now;
+        if leave {
+            connection.expect(None, client);
+        }
+        if connection.expected() != channel {
+            connection.expect(channel, client);
+        }
         leave
     }
 
@@ -331,10 +390,7 @@ impl Table {
     /// before. An op 4 of such a guild that has no answer stays in the table until [`Table::tick`] gives it up.
     pub fn expect_answers_only_for(&mut self, again: &[u64]) {
         for (_, connection) in self.guilds.iter_mut().filter(|(guild, _)| !again.contains(guild)) {
-            (connection.changes, connection.expected) = (0, connection.channel);
-            if let Some(join) = &mut connection.pending_join {
-                join.changes_before = 0;
-            }
+            connection.drop_unanswered(connection.unanswered.len());
         }
     }
 
@@ -347,7 +403,6 @@ impl Table {
             // The voice state is of another Gateway session of the bot, outside of this proxy.
             if let Some(connection) = self.guilds.get_mut(&state.guild) {
                 (connection.channel, connection.server) = (None, Server::default());
-                connection.reset_expected();
                 self.remove_if_unused(state.guild);
             }
             return Audience::All;
@@ -362,10 +417,12 @@ impl Table {
         });
         let waits = connection.apply_channel(Some(channel));
         (connection.self_mute, connection.self_deaf) = (state.self_mute, state.self_deaf);
-        // After a leave, any channel is the answer: if it is not the wanted one, a user has moved the bot.
-        connection.pending_join =
-            connection.pending_join.take().filter(|join| waits || (join.channel != channel && !join.rejoin));
-        connection.reset_expected();
+        // After a leave, any channel is the answer: if it is not the wanted one, a user has moved the bot. With a held
+        // server the answer is not certain, and the table gives the op 4 up later.
+        connection.pending_join = connection
+            .pending_join
+            .take()
+            .filter(|join| waits || join.held_server.is_some() || (join.channel != channel && !join.rejoin));
         Audience::All
     }
 
@@ -374,7 +431,6 @@ impl Table {
         let Some(connection) = self.guilds.get_mut(&guild) else { return Audience::All };
         let waits = connection.apply_channel(None);
         connection.server = Server::default();
-        connection.reset_expected();
         let Some(join) = connection.pending_join.as_mut().filter(|join| waits && join.rejoin) else {
             self.remove_if_unused(guild);
             return Audience::All;
@@ -385,20 +441,16 @@ impl Table {
 
     /// Discord has sent a VOICE_SERVER_UPDATE, in `text`, which will be at this position of the log. Returns which
     /// session gets the update now, and then remembers the position for [`Table::is_fresh`]. Nobody gets the update if
-    /// the guild has no owner, or if the update answers an op 4 of the owner before. During a takeover, an update that
-    /// comes before the answers to earlier changes is held back. [`Table::tick`] may return a held update when the
-    /// table gives the op 4 up.
+    /// the guild has no owner. During a takeover, an update that may answer an op 4 of the owner before is held back,
+    /// and [`Table::tick`] returns it if the table gives the op 4 of the new owner up.
     pub fn server_update(&mut self, guild: u64, position: u64, text: &[u8]) -> Audience {
         let Some(connection) = self.guilds.get_mut(&guild) else { return Audience::Nobody };
         let Some(owner) = connection.owner else { return Audience::Nobody };
         if let Some(join) = connection.pending_join.as_mut().filter(|join| join.takeover) {
             let elsewhere = connection.channel.is_some_and(|channel| channel != join.channel);
-            if elsewhere {
-                // This update answers an op 4 of the owner before.
-                return Audience::Nobody;
-            }
-            if join.changes_before > 0 {
-                // A later update makes its token void. If none comes, this update was the answer.
+            if elsewhere || join.changes_before > 0 {
+                // This update answers an op 4 of the owner before, and a later one makes its token void. If none comes,
+                // the op 4 of the new owner has failed, or this update was its answer.
                 join.held_server = Some(text.to_vec());
                 return Audience::Nobody;
             }
@@ -426,7 +478,6 @@ impl Table {
         let connection = self.guilds.get_mut(&guild)?;
         let channel = state.filter(|state| state.ours).and_then(|state| state.channel);
         connection.channel = channel;
-        connection.reset_expected();
         if channel.is_none() {
             connection.server = Server::default();
         }
@@ -474,14 +525,17 @@ impl Table {
     pub fn session_ended(&mut self, now: Time, client: SessionKey, since: Time) {
         let leave_at = (since + self.grace).max(now);
         self.guilds.retain(|_, connection| {
+            for change in connection.unanswered.iter_mut().filter(|change| change.client == Some(client)) {
+                change.client = None;
+            }
             if let Some(join) = &mut connection.pending_join {
                 join.previous_owner = join.previous_owner.filter(|before| *before != client);
                 join.leave_recipient = join.leave_recipient.filter(|recipient| *recipient != client);
             }
             if connection.owner == Some(client) {
                 // As long as Discord has not answered, the owner before may still have the voice connection.
-                let before =
-                    connection.pending_join.as_ref().and_then(|join| join.previous_owner.filter(|_| !join.rejoin));
+                let unanswered = connection.pending_join.as_ref().filter(|join| !join.rejoin && !join.reached);
+                let before = unanswered.and_then(|join| join.previous_owner);
                 (connection.owner, connection.server) = (before, Server::default());
                 connection.leave_at = before.is_none().then_some(leave_at);
             }
@@ -546,9 +600,12 @@ impl Table {
         if let Some(join) = &mut connection.pending_join {
             join.previous_owner = join.previous_owner.filter(|before| there(*before));
             join.leave_recipient = join.leave_recipient.filter(|recipient| there(*recipient));
+            for change in &mut connection.unanswered {
+                change.client = change.client.filter(|client| there(*client));
+            }
             join.until = now + ANSWER_LIMIT;
         } else {
-            (connection.changes, connection.expected) = (0, connection.channel);
+            connection.unanswered.clear();
         }
         self.guilds.insert(guild, connection);
         true
@@ -557,19 +614,18 @@ impl Table {
 
 /// Stops waiting for Discord's answer to an op 4.
 fn give_up_join(guild: u64, connection: &mut Connection, due: &mut Vec<DueAction>) {
+    connection.unanswered.clear();
     let Some(join) = connection.pending_join.take() else { return };
-    (connection.changes, connection.expected) = (0, connection.channel);
-    match join {
+    if connection.channel.is_none() {
         // The bot left the channel, and could not join it again.
-        PendingJoin { held_state: Some(state), .. } if connection.channel.is_none() => {
-            due.push(DueAction::TellState(state));
-        }
-        // The bot did not leave, and Discord sent a voice server anyway.
-        PendingJoin { held_server: Some(server), .. } => due.push(DueAction::TellServer(guild, server)),
-        // Nothing has changed, so the owner before still has the voice connection.
-        PendingJoin { previous_owner: Some(before), takeover: true, .. } if connection.channel.is_some() => {
-            connection.owner = Some(before);
-        }
-        _ => {}
+        due.extend(join.held_state.map(DueAction::TellState));
+        return;
     }
+    // Discord may send a voice server for the wanted channel although the bot did not leave it.
+    let answered = join.reached || (join.held_server.is_some() && connection.channel == Some(join.channel));
+    if join.takeover && !answered {
+        // The owner before still has the voice connection.
+        connection.owner = join.previous_owner.or(connection.owner);
+    }
+    due.extend(join.held_server.map(|server| DueAction::TellServer(guild, server)));
 }
