@@ -36,6 +36,8 @@ struct Client {
 struct Told {
     resumes: u32,
     members: BTreeMap<String, i64>,
+    /// The events about the members of each guild, with their sequence numbers: what a failure shows.
+    story: BTreeMap<String, Vec<(u64, String)>>,
 }
 
 struct Alarm(Arc<AtomicBool>);
@@ -56,7 +58,7 @@ impl Client {
         let ready = gateway.receive().expect("READY").data();
         let session = ready["session_id"].as_str().expect("a session").to_owned();
         let mut sequence = 1;
-        let mut told = Told { resumes: 0, members: BTreeMap::new() };
+        let mut told = Told { resumes: 0, members: BTreeMap::new(), story: BTreeMap::new() };
         let mut asked_to_go = false;
         gateway.set_patience(Duration::from_millis(200));
         loop {
@@ -74,7 +76,7 @@ impl Client {
                         let before = self.number.swap(number, Relaxed);
                         assert!(before == 0 || number == before + 1, "{number} after {before}");
                     }
-                    self.count(&mut told, payload.t.as_deref().expect("a type"), || payload.data());
+                    self.count(&mut told, sequence, payload.t.as_deref().expect("a type"), || payload.data());
                 }
                 Ok(payload) => {
                     assert_ne!(payload.op, 9, "a session was refused at {sequence}");
@@ -98,17 +100,23 @@ impl Client {
     }
 
     /// Counts the members of each guild from the events of this client.
-    fn count(&self, told: &mut Told, name: &str, data: impl Fn() -> Value) {
-        let guild = |data: &Value, key: &str| data[key].as_str().expect("an id").to_owned();
+    fn count(&self, told: &mut Told, sequence: u64, name: &str, data: impl Fn() -> Value) {
+        let (key, change) = match name {
+            "GUILD_CREATE" | "GUILD_DELETE" => ("id", 0),
+            "GUILD_MEMBER_ADD" => ("guild_id", 1),
+            "GUILD_MEMBER_REMOVE" => ("guild_id", -1),
+            _ => return,
+        };
+        let data = data();
+        let guild = data[key].as_str().expect("an id").to_owned();
+        told.story
+            .entry(guild.clone())
+            .or_default()
+            .push((sequence, format!("{name} {} {}", data["member_count"], data["user"]["id"])));
         match name {
-            "GUILD_CREATE" => {
-                let data = data();
-                told.members.insert(guild(&data, "id"), data["member_count"].as_i64().expect("a count"));
-            }
-            "GUILD_DELETE" => drop(told.members.remove(&guild(&data(), "id"))),
-            "GUILD_MEMBER_ADD" => *told.members.get_mut(&guild(&data(), "guild_id")).expect("a guild") += 1,
-            "GUILD_MEMBER_REMOVE" => *told.members.get_mut(&guild(&data(), "guild_id")).expect("a guild") -= 1,
-            _ => {}
+            "GUILD_CREATE" => drop(told.members.insert(guild, data["member_count"].as_i64().expect("a count"))),
+            "GUILD_DELETE" => drop(told.members.remove(&guild)),
+            _ => *told.members.get_mut(&guild).expect("a guild") += change,
         }
     }
 
@@ -204,7 +212,15 @@ impl Crowd {
                 if !guild.unavailable {
                     let path = format!("/sim/guild?id={id}");
                     let truth = support::get_json(simulator.address, &path).expect("the truth");
-                    assert_eq!(told.members.get(&id).copied(), truth["member_count"].as_i64(), "members of {id}");
+                    assert_eq!(
+                        told.members.get(&id).copied(),
+                        truth["member_count"].as_i64(),
+                        "members of {id} on shard {shard}; the client was sent {:?}; the simulator has {:?}",
+                        told.story.get(&id),
+                        truth["members"]
+                            .as_array()
+                            .map(|members| members.iter().map(|member| &member["user"]["id"]).collect::<Vec<_>>())
+                    );
                 }
             }
         }

@@ -563,7 +563,7 @@ impl Table {
             let over = connection.pending_join.as_ref().is_some_and(|join| now >= join.until);
             match connection.pending_join.as_mut() {
                 Some(join) if over && !active => join.until = now + REJOIN_LIMIT,
-                Some(_) if over => give_up_join(guild, connection, &mut due),
+                Some(_) if over => give_up_join(guild, connection, now + self.grace, &mut due),
                 _ => {}
             }
             if connection.leave_at.is_some_and(|at| now >= at) {
@@ -612,8 +612,9 @@ impl Table {
     }
 }
 
-/// Stops waiting for Discord's answer to an op 4.
-fn give_up_join(guild: u64, connection: &mut Connection, due: &mut Vec<DueAction>) {
+/// Stops waiting for Discord's answer to an op 4. The bot leaves its channel at `leave_at` if no session has the voice
+/// connection.
+fn give_up_join(guild: u64, connection: &mut Connection, leave_at: Time, due: &mut Vec<DueAction>) {
     connection.unanswered.clear();
     let Some(join) = connection.pending_join.take() else { return };
     if connection.channel.is_none() {
@@ -624,8 +625,9 @@ fn give_up_join(guild: u64, connection: &mut Connection, due: &mut Vec<DueAction
     // Discord may send a voice server for the wanted channel although the bot did not leave it.
     let answered = join.reached || (join.held_server.is_some() && connection.channel == Some(join.channel));
     if join.takeover && !answered {
-        // The owner before still has the voice connection.
-        connection.owner = join.previous_owner.or(connection.owner);
+        // The owner before still has the voice connection, if its session has not ended.
+        connection.owner = join.previous_owner;
+        connection.leave_at = connection.owner.is_none().then_some(leave_at);
     }
     due.extend(join.held_server.map(|server| DueAction::TellServer(guild, server)));
 }

@@ -335,6 +335,19 @@ fn an_op_4_that_was_given_up_and_is_sent_again_is_decided_anew() {
     assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(SessionKey(2)));
 }
 
+/// As above, and the session of the owner before has ended.
+#[test]
+fn who_asks_in_vain_for_a_channel_without_owner_does_not_own_it() {
+    let mut table = connected();
+    table.session_ended(SECOND, SessionKey(1), SECOND);
+    assert_eq!(table.send(SECOND, SessionKey(2), ask(10), |_| true), Verdict::LeaveFirst);
+    let later = SECOND + REJOIN_LIMIT;
+    assert!(table.tick(later, true).is_empty());
+    assert_eq!((table.owner(GUILD), table.deadline()), (None, Some(later + GRACE)));
+    assert!(table.send_again(later, SessionKey(2), ask(10)), "the bot has to leave, so that there is a voice server");
+    assert_eq!(table.owner(GUILD), Some(SessionKey(2)));
+}
+
 // ---- against a model of Discord, in every order ----
 
 #[derive(Clone, Debug, PartialEq)]
