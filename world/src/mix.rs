@@ -111,7 +111,7 @@ impl World {
     /// Makes one random change or message on a shard. The result can be several events (a member who leaves the guild
     /// leaves the voice channel first), or none if the shard has no guild in which the change is possible.
     pub fn happen(&mut self, shard: usize, wish: Wish<'_>) -> Vec<Event> {
-        let mut events: Vec<Event> = self.pass(shard).into_iter().collect();
+        let mut events = Vec::new();
         for _ in 0..32 {
             let before = events.len();
             let Some(kind) = self.choose(wish) else { break };
@@ -131,6 +131,9 @@ impl World {
                 break;
             }
         }
+        // The last event, because the data of GUILD_CREATE is made when it is published: after a change of this guild
+        // the data would have the change already, whose event follows.
+        events.extend(self.pass(shard));
         events
     }
 

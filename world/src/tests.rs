@@ -36,6 +36,23 @@ fn guilds_are_spread_over_the_shards_that_their_ids_name() {
     }
 }
 
+/// The data of GUILD_CREATE is made when it is published, after all changes of the same call.
+#[test]
+fn the_end_of_an_outage_comes_after_the_other_events() {
+    let mut world = World::generate(settings(9, 30));
+    let mut ends = 0;
+    for _ in 0..50 {
+        world.happen(0, Wish::Only("GUILD_OUTAGE"));
+        for _ in 0..300 {
+            let events = world.happen(0, Wish::Only("GUILD_MEMBER_ADD"));
+            let created = events.iter().position(|event| event.name == "GUILD_CREATE");
+            assert!(created.is_none_or(|index| index + 1 == events.len()));
+            ends += usize::from(created.is_some());
+        }
+    }
+    assert_eq!(ends, 50);
+}
+
 #[test]
 fn sizes_are_heavy_tailed_and_add_up() {
     let mut sizes = generate::sizes(&mut Rng::with_seed(1), 2_000, 200);
