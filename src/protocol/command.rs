@@ -169,7 +169,8 @@ pub enum Forwarded {
 ///
 /// Discord closes the shard's connection, which all clients share, for an opcode that Discord does not know (4001) and
 /// for a payload that Discord can not parse (4002). So the proxy forwards only the documented commands of clients,
-/// after a check of their data, and the opcodes in `further` (config key `forward_opcodes`), whose data only has to be readable.
+/// after a check of their data, and the opcodes in `further` (config key `forward_opcodes`), whose data only has to be
+/// readable.
 /// Each payload is written anew from the parsed parts. HEARTBEAT, IDENTIFY, RESUME and the opcodes that only a server
 /// sends give [`Forwarded::Nothing`]. All other opcodes give [`Forwarded::Unknown`]. Discord would close the client
 /// with 4001 for an unknown opcode. The proxy does not, because the client library hikari never reconnects after 4001,

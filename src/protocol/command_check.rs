@@ -240,7 +240,7 @@ mod tests {
             (43, r#"{"guild_id":"1"}"#),
             (4, r#"{"guild_id":"1","nonce":1e999}"#),
             (8, r#"{"guild_id":"1","query":"","nonce":"\ud800"}"#),
-            (44, r#"[1e999]"#),
+            (44, "[1e999]"),
         ] {
             assert!(check(op, data).is_err(), "{data}");
         }

@@ -74,7 +74,7 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Says whether the client's outbox has the beginning of a guild, under a sequence number, and waits for the rest.
-    pub(super) fn is_in_a_guild_in_pieces(&self) -> bool {
+    pub(super) fn is_writing_in_pieces(&self) -> bool {
         self.in_pieces
     }
 

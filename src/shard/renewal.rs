@@ -78,7 +78,7 @@ impl Shard {
         let Some(client) = self.clients.get_mut(&key) else { return };
         self.syncing -= usize::from(deliver::is_syncing(client));
         // A guild that is being written in pieces is discarded before Invalid Session, and voice states may go there.
-        if client.snapshot.take().is_some_and(|snapshot| snapshot.is_in_a_guild_in_pieces()) {
+        if client.snapshot.take().is_some_and(|snapshot| snapshot.is_writing_in_pieces()) {
             client.session.return_snapshot_sequence();
         }
         client.answers.clear();

@@ -17,6 +17,7 @@
 //!
 //! Pure: numbers, texts and the time go in, decisions come out. `hooks` carries the decisions out in the shard.
 
+mod connection;
 mod hooks;
 mod payloads;
 
@@ -24,11 +25,12 @@ mod payloads;
 mod tests;
 
 use crate::protocol::{SessionKey, Time, json};
+use connection::{Connection, PendingJoin, Server, give_up_join};
 use hashbrown::HashMap;
 pub(super) use hooks::is_fresh;
 pub use payloads::{OwnState, VoiceCommand};
 use serde::{Deserialize, Serialize};
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 /// The most guilds of a shard in the table. The table refuses an op 4 for one more. Discord allows a shard 2,500
 /// guilds.
@@ -39,10 +41,6 @@ pub const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// The table waits this long for the answer to an op 4 that had to leave the channel first. hikari waits 5 s for its
 /// answer.
 pub const REJOIN_LIMIT: Duration = Duration::from_secs(4);
-/// The most unanswered changes of the channel that the table keeps for a guild; for one more the oldest counts as
-/// answered. More do not go to Discord in a minute (see
-/// [`COMMANDS_PER_WINDOW`](crate::upstream::limiter::COMMANDS_PER_WINDOW)).
-const MAX_UNANSWERED: usize = 128;
 /// The table repeats a leave after this time until Discord has answered it, because too many commands may have been
 /// waiting.
 const LEAVE_RETRY: Duration = Duration::from_secs(5);
@@ -80,141 +78,6 @@ pub enum DueAction {
     TellState(Vec<u8>),
     /// A VOICE_SERVER_UPDATE of this guild that was held back has to go to its owner after all.
     TellServer(u64, Vec<u8>),
-}
-
-/// An op 4 with a channel that was sent to Discord and that Discord has not answered.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct PendingJoin {
-    channel: u64,
-    /// The op 4 came from another session than the owner at that time.
-    takeover: bool,
-    /// The session for whose op 4 the bot is in its channel. This session gets the connection back if the op 4 fails.
-    #[serde(rename = "before")]
-    previous_owner: Option<SessionKey>,
-    /// How many of [`Connection::unanswered`] were sent before this op 4.
-    #[serde(rename = "behind")]
-    changes_before: usize,
-    /// The op 4 needed a leave. Only a client that has to know of the leave gets its voice state.
-    rejoin: bool,
-    /// The bot has come into the channel of an op 4 of this owner since it became the owner. The table may still wait
-    /// for an answer, because it can not tell the answers to two op 4s for the same channel apart.
-    #[serde(default)]
-    reached: bool,
-    /// The session that has to get the voice state of the leave, because it does not know that its connection is over.
-    #[serde(rename = "bereaved")]
-    leave_recipient: Option<SessionKey>,
-    /// The voice state of the leave, which goes to every client if the join fails.
-    held_state: Option<Vec<u8>>,
-    /// A VOICE_SERVER_UPDATE that may be the answer to an op 4 before this one.
-    held_server: Option<Vec<u8>>,
-    #[serde(skip)]
-    until: Time,
-}
-
-/// A change of the channel that was sent to Discord and that Discord has not answered.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Change {
-    /// The channel after the change; `None`: the bot leaves.
-    channel: Option<u64>,
-    /// The session that asked for it; `None` if it has ended.
-    client: Option<SessionKey>,
-}
-
-/// Positions in the log of the VOICE_SERVER_UPDATEs that the owner may be sent.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Server {
-    /// The newest update with a server, as long as its token is valid.
-    #[serde(rename = "good")]
-    valid: Option<u64>,
-    /// The newest update that says that the server is gone (`endpoint: null`). Such an update has no token that could
-    /// be used.
-    gone: Option<u64>,
-}
-
-/// The bot's voice connection in one guild.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Connection {
-    /// The owner; `None` if its session has ended.
-    owner: Option<SessionKey>,
-    /// The channel of the shard's session, by the newest voice state from Discord.
-    channel: Option<u64>,
-    /// The changes whose voice states have not come, the oldest first. At most [`MAX_UNANSWERED`]. Discord answers in
-    /// order, but not everything: not a join of a channel that is full, and no op 4 for a guild that is down.
-    #[serde(default)]
-    unanswered: VecDeque<Change>,
-    /// When the newest op 4 was sent.
-    #[serde(skip)]
-    sent_at: Time,
-    self_mute: bool,
-    self_deaf: bool,
-    #[serde(rename = "asked")]
-    pending_join: Option<PendingJoin>,
-    /// The VOICE_SERVER_UPDATEs that the owner may be sent.
-    server: Server,
-    /// The channel to join again, because Discord's session was lost.
-    #[serde(rename = "again")]
-    rejoin_channel: Option<u64>,
-    /// When the bot leaves the channel, if it has to.
-    #[serde(skip)]
-    leave_at: Option<Time>,
-}
-
-impl Connection {
-    fn is_unused(&self) -> bool {
-        self.channel.is_none() && self.pending_join.is_none() && self.rejoin_channel.is_none()
-    }
-
-    /// The channel of the shard's session after everything that was sent to Discord, if nothing fails.
-    fn expected(&self) -> Option<u64> {
-        self.unanswered.back().map_or(self.channel, |change| change.channel)
-    }
-
-    /// A change of the channel is sent for this session.
-    fn expect(&mut self, channel: Option<u64>, client: SessionKey) {
-        if self.unanswered.len() >= MAX_UNANSWERED {
-            self.drop_unanswered(1);
-        }
-        self.unanswered.push_back(Change { channel, client: Some(client) });
-    }
-
-    /// The oldest changes are answered, or Discord will not answer them any more.
-    fn drop_unanswered(&mut self, count: usize) {
-        self.unanswered.drain(..count);
-        if let Some(join) = &mut self.pending_join {
-            join.changes_before = join.changes_before.saturating_sub(count);
-        }
-    }
-
-    /// Notes that the bot is in this channel now. Returns whether this answers a change that was sent before the newest
-    /// op 4, so that the answer to the newest is still to come.
-    fn apply_channel(&mut self, channel: Option<u64>) -> bool {
-        let behind = self.pending_join.as_ref().map_or(0, |join| join.changes_before);
-        if std::mem::replace(&mut self.channel, channel) == channel {
-            return behind > 0;
-        }
-        // Changes before the one that is answered were ignored. If none is answered, a user has moved the bot.
-        let index = self.unanswered.iter().position(|change| change.channel == channel);
-        let answered = index.map_or(0, |index| index + 1);
-        let client = index.and_then(|index| self.unanswered[index].client);
-        self.drop_unanswered(answered);
-        if let Some(join) = &mut self.pending_join {
-            if (1..=behind).contains(&answered) && channel.is_some() {
-                join.previous_owner = client;
-            }
-            join.reached |= channel == Some(join.channel);
-            // A server for the former channel is of no use.
-            join.held_server = None;
-        }
-        behind > 0 && answered <= behind
-    }
-
-    /// Another op 4 is sent. Changes that Discord has not answered within [`ANSWER_LIMIT`] are no longer expected.
-    fn drop_overdue_changes(&mut self, now: Time) {
-        if now.saturating_sub(self.sent_at) > ANSWER_LIMIT && self.pending_join.is_none() {
-            self.unanswered.clear();
-        }
-        self.sent_at = now;
-    }
 }
 
 /// A guild's connection in the state that one process hands to the next.
@@ -610,24 +473,4 @@ impl Table {
         self.guilds.insert(guild, connection);
         true
     }
-}
-
-/// Stops waiting for Discord's answer to an op 4. The bot leaves its channel at `leave_at` if no session has the voice
-/// connection.
-fn give_up_join(guild: u64, connection: &mut Connection, leave_at: Time, due: &mut Vec<DueAction>) {
-    connection.unanswered.clear();
-    let Some(join) = connection.pending_join.take() else { return };
-    if connection.channel.is_none() {
-        // The bot left the channel, and could not join it again.
-        due.extend(join.held_state.map(DueAction::TellState));
-        return;
-    }
-    // Discord may send a voice server for the wanted channel although the bot did not leave it.
-    let answered = join.reached || (join.held_server.is_some() && connection.channel == Some(join.channel));
-    if join.takeover && !answered {
-        // The owner before still has the voice connection, if its session has not ended.
-        connection.owner = join.previous_owner;
-        connection.leave_at = connection.owner.is_none().then_some(leave_at);
-    }
-    due.extend(join.held_server.map(|server| DueAction::TellServer(guild, server)));
 }
