@@ -238,11 +238,17 @@ mod tests {
             (31, r#"{"guild_ids":[{}]}"#),
             (43, r#"{"guild_id":"1","fields":"status"}"#),
             (43, r#"{"guild_id":"1"}"#),
+        ] {
+            assert!(check(op, data).is_err(), "{data}");
+        }
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        for (op, data) in [
             (4, r#"{"guild_id":"1","nonce":1e999}"#),
             (8, r#"{"guild_id":"1","query":"","nonce":"\ud800"}"#),
             (44, "[1e999]"),
+            (44, &deep),
         ] {
-            assert!(check(op, data).is_err(), "{data}");
+            assert_eq!(check(op, data), Err(CommandError::Unreadable), "{data}");
         }
     }
 }

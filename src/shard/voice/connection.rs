@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 
 /// The most unanswered changes of the channel that the table keeps for a guild; for one more the oldest counts as
-/// answered. More do not go to Discord in a minute (see
-/// [`COMMANDS_PER_WINDOW`](crate::upstream::limiter::COMMANDS_PER_WINDOW)).
+/// answered. Discord would have to ignore more op 4s than the limiter lets through in a minute
+/// ([`COMMANDS_PER_WINDOW`](crate::upstream::limiter::COMMANDS_PER_WINDOW)).
 const MAX_UNANSWERED: usize = 128;
 
 /// An op 4 with a channel that was sent to Discord and that Discord has not answered.
@@ -101,6 +101,15 @@ impl Connection {
         self.unanswered.back().map_or(self.channel, |change| change.channel)
     }
 
+    /// The session that has the voice connection if nothing comes of the pending join: the last one that asked before it,
+    /// or the one for whose op 4 the bot is in its channel. `None` without a pending join, after an answer to it, and if
+    /// the bot leaves for it.
+    pub(super) fn owner_without_pending_join(&self) -> Option<SessionKey> {
+        let join = self.pending_join.as_ref().filter(|join| !join.rejoin && !join.reached)?;
+        let mut before = self.unanswered.iter().take(join.changes_before).rev();
+        before.find_map(|change| change.client.filter(|_| change.channel.is_some())).or(join.previous_owner)
+    }
+
     /// A change of the channel is sent for this session.
     pub(super) fn expect(&mut self, channel: Option<u64>, client: SessionKey) {
         if self.unanswered.len() >= MAX_UNANSWERED {
@@ -117,8 +126,8 @@ impl Connection {
         }
     }
 
-    /// Notes that the bot is in this channel now. Returns whether this answers a change that was sent before the newest
-    /// op 4, so that the answer to the newest is still to come.
+    /// Notes that the bot is in this channel now. Returns whether the answer to the newest op 4 is still to come, because
+    /// changes that were sent before it were unanswered until now.
     pub(super) fn apply_channel(&mut self, channel: Option<u64>) -> bool {
         let behind = self.pending_join.as_ref().map_or(0, |join| join.changes_before);
         if std::mem::replace(&mut self.channel, channel) == channel {
@@ -131,7 +140,7 @@ impl Connection {
         self.drop_unanswered(answered);
         if let Some(join) = &mut self.pending_join {
             if (1..=behind).contains(&answered) && channel.is_some() {
-                join.previous_owner = client;
+                (join.previous_owner, join.reached) = (client, false);
             }
             join.reached |= channel == Some(join.channel);
             // A server for the former channel is of no use.
@@ -140,8 +149,8 @@ impl Connection {
         behind > 0 && answered <= behind
     }
 
-    /// Another op 4 is sent. Changes that Discord has not answered within [`ANSWER_LIMIT`] are no longer expected.
-    pub(super) fn drop_overdue_changes(&mut self, now: Time) {
+    /// Another op 4 is sent now. Changes that Discord has not answered within [`ANSWER_LIMIT`] are no longer expected.
+    pub(super) fn note_sent(&mut self, now: Time) {
         if now.saturating_sub(self.sent_at) > ANSWER_LIMIT && self.pending_join.is_none() {
             self.unanswered.clear();
         }
@@ -149,8 +158,8 @@ impl Connection {
     }
 }
 
-/// Stops waiting for Discord's answer to an op 4. The bot leaves its channel at `leave_at` if no session has the voice
-/// connection.
+/// Stops waiting for Discord's answer to an op 4. If a takeover has failed and the session of the owner before has ended,
+/// the bot leaves its channel at `leave_at`.
 pub(super) fn give_up_join(guild: u64, connection: &mut Connection, leave_at: Time, due: &mut Vec<DueAction>) {
     connection.unanswered.clear();
     let Some(join) = connection.pending_join.take() else { return };

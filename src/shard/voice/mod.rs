@@ -169,7 +169,7 @@ impl Table {
                 return Verdict::Refuse;
             }
             if let Some(connection) = self.guilds.get_mut(&ask.guild) {
-                connection.drop_overdue_changes(now);
+                connection.note_sent(now);
                 if connection.expected().is_some() {
                     connection.expect(None, client);
                 }
@@ -182,7 +182,7 @@ impl Table {
         }
         let is_new = !self.contains(ask.guild);
         let connection = self.guilds.entry(ask.guild).or_default();
-        connection.drop_overdue_changes(now);
+        connection.note_sent(now);
         let before = connection.owner.replace(client);
         let takeover = before != Some(client);
         self.takeovers += u64::from(takeover && !is_new);
@@ -195,20 +195,23 @@ impl Table {
         if rejoin {
             connection.expect(None, client);
         }
-        let changes_before = connection.unanswered.len();
-        if connection.expected() != Some(channel) {
+        let moves = connection.expected() != Some(channel);
+        if moves {
             connection.expect(Some(channel), client);
         }
+        let changes_before = connection.unanswered.len() - usize::from(moves);
         let last = connection.pending_join.take();
-        // As long as a join is pending, its session is the owner without having the connection.
-        let previous_owner = last.as_ref().map_or(before, |last| last.previous_owner);
+        // As long as a join is pending, its session is the owner, but only has the connection if the bot came into the
+        // channel.
+        let previous_owner =
+            last.as_ref().map_or(before, |last| if last.reached { before } else { last.previous_owner });
         let last = last.unwrap_or_default();
         let until = now + if rejoin { REJOIN_LIMIT } else { ANSWER_LIMIT };
         connection.pending_join = Some(PendingJoin {
             channel,
             takeover: takeover || last.takeover,
             previous_owner,
-            changes_before: changes_before.min(connection.unanswered.len()),
+            changes_before,
             rejoin: rejoin || last.rejoin,
             reached: last.reached && !takeover,
             leave_recipient: last
@@ -239,6 +242,12 @@ impl Table {
         join.changes_before = usize::from(leave);
         let channel = Some(join.channel);
         connection.sent_at = now;
+        if leave && !join.rejoin {
+            // The leave before was another one, or none. Its voice state must not reach the client that asks.
+            join.rejoin = true;
+            join.until = now + REJOIN_LIMIT;
+            join.leave_recipient = join.previous_owner.filter(|before| *before != client);
+        }
         if leave {
             connection.expect(None, client);
         }
@@ -396,9 +405,7 @@ impl Table {
                 join.leave_recipient = join.leave_recipient.filter(|recipient| *recipient != client);
             }
             if connection.owner == Some(client) {
-                // As long as Discord has not answered, the owner before may still have the voice connection.
-                let unanswered = connection.pending_join.as_ref().filter(|join| !join.rejoin && !join.reached);
-                let before = unanswered.and_then(|join| join.previous_owner);
+                let before = connection.owner_without_pending_join();
                 (connection.owner, connection.server) = (before, Server::default());
                 connection.leave_at = before.is_none().then_some(leave_at);
             }
@@ -466,6 +473,8 @@ impl Table {
             for change in &mut connection.unanswered {
                 change.client = change.client.filter(|client| there(*client));
             }
+            // Files of older builds have no list of changes.
+            join.changes_before = join.changes_before.min(connection.unanswered.len());
             join.until = now + ANSWER_LIMIT;
         } else {
             connection.unanswered.clear();

@@ -141,7 +141,7 @@ fn who_came_into_the_wanted_channel_keeps_the_connection() {
         }
         if moved {
             assert_eq!(table.own_state(SECOND * 3, state(13), b"s"), Audience::All);
-            assert_eq!(table.server_update(GUILD, 7, b"t"), Audience::Nobody);
+            assert_eq!(table.server_update(GUILD, 7, b"moved"), Audience::Nobody);
         }
         if ends {
             table.session_ended(SECOND * 3, SessionKey(2), SECOND * 3);
@@ -149,9 +149,8 @@ fn who_came_into_the_wanted_channel_keeps_the_connection() {
             continue;
         }
         let due = table.tick(table.deadline().unwrap(), true);
-        if again.is_none() {
-            assert_eq!(due, [DueAction::TellServer(GUILD, b"t".to_vec())]);
-        }
+        let held = if moved { b"moved" } else { &b"t"[..] };
+        assert_eq!(due, [DueAction::TellServer(GUILD, held.to_vec())]);
         assert_eq!((table.owner(GUILD), table.awaits_answer(GUILD)), (Some(SessionKey(2)), false), "{again:?}");
     }
 }
@@ -335,7 +334,75 @@ fn an_op_4_that_was_given_up_and_is_sent_again_is_decided_anew() {
     assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(SessionKey(2)));
 }
 
-/// As above, and the session of the owner before has ended.
+#[test]
+fn who_asks_for_a_channel_that_another_was_in_meanwhile_takes_nothing_away() {
+    for ends in [false, true] {
+        let mut table = connected();
+        for (client, channel) in [(1, 12), (1, 11), (2, 12)] {
+            assert_eq!(table.send(SECOND, SessionKey(client), ask(channel), |_| true), Verdict::Send);
+        }
+        // Discord answers the op 4s of client 1 and ignores that of client 2.
+        for (channel, text) in [(12, &b"first"[..]), (11, b"second")] {
+            assert_eq!(table.own_state(SECOND, state(channel), b"s"), Audience::All);
+            assert_eq!(table.server_update(GUILD, 6, text), Audience::Nobody);
+        }
+        if ends {
+            table.session_ended(SECOND, SessionKey(2), SECOND);
+            assert_eq!(table.owner(GUILD), Some(SessionKey(1)));
+        }
+        let due = table.tick(table.deadline().unwrap(), true);
+        assert_eq!(due, [DueAction::TellServer(GUILD, b"second".to_vec())]);
+        assert_eq!(table.server_update(GUILD, 7, b"second"), Audience::Only(SessionKey(1)));
+    }
+}
+
+#[test]
+fn a_failed_op_4_gives_the_connection_to_the_last_one_that_was_answered() {
+    let mut table = connected();
+    assert_eq!(table.send(SECOND, SessionKey(2), ask(11), |_| true), Verdict::Send);
+    assert_eq!(table.send(SECOND, SessionKey(3), ask(12), |_| true), Verdict::Send);
+    table.session_ended(SECOND, SessionKey(3), SECOND);
+    assert_eq!(table.owner(GUILD), Some(SessionKey(2)), "Discord may still answer it");
+    // Client 2 came into its channel, and client 3 asks in vain.
+    let mut table = connected();
+    for (client, channel) in [(1, 12), (1, 11), (2, 12)] {
+        assert_eq!(table.send(SECOND, SessionKey(client), ask(channel), |_| true), Verdict::Send);
+    }
+    assert_eq!(table.own_state(SECOND, state(12), b"s"), Audience::All);
+    assert_eq!(table.send(SECOND, SessionKey(3), ask(14), |_| true), Verdict::Send);
+    table.tick(table.deadline().unwrap(), true);
+    assert_eq!(table.owner(GUILD), Some(SessionKey(2)));
+}
+
+#[test]
+fn the_client_that_asks_does_not_see_a_leave_before_an_op_4_that_is_sent_again() {
+    for client in [SessionKey(1), SessionKey(2)] {
+        let mut table = connected();
+        for channel in [11, 10] {
+            assert_eq!(table.send(SECOND, client, ask(channel), |_| true), Verdict::Send);
+        }
+        table.expect_answers_only_for(&[GUILD]);
+        assert!(table.send_again(SECOND, client, ask(10)));
+        let told = if client == SessionKey(1) { Audience::Nobody } else { Audience::Only(SessionKey(1)) };
+        assert_eq!(table.own_state(SECOND, state(None), b"gone"), told);
+        assert_eq!(table.own_state(SECOND, state(10), b"s"), Audience::All);
+        assert_eq!(table.server_update(GUILD, 9, b"t"), Audience::Only(client));
+    }
+}
+
+#[test]
+fn unanswered_changes_are_bounded() {
+    let mut table = connected();
+    for number in 0..1_000u32 {
+        table.send(SECOND, SessionKey(number % 2), ask(u64::from(number % 3)), |_| true);
+    }
+    let connection = &table.guilds[&GUILD];
+    let join = connection.pending_join.as_ref().unwrap();
+    assert_eq!((connection.unanswered.len(), join.changes_before), (128, 127), "the last one is the pending join's");
+    assert_eq!(table.own_state(SECOND, state(0), b"s"), Audience::All);
+}
+
+/// The session of the owner before has ended.
 #[test]
 fn who_asks_in_vain_for_a_channel_without_owner_does_not_own_it() {
     let mut table = connected();
@@ -357,6 +424,11 @@ enum Event {
     Server(u32, SessionKey),
 }
 
+/// A VOICE_SERVER_UPDATE with this token.
+fn server(token: u32) -> Vec<u8> {
+    format!(r#"{{"token":{token},"endpoint":"voice"}}"#).into_bytes()
+}
+
 /// A guild at Discord, the commands and events on their way, and what two clients have been sent.
 #[derive(Clone)]
 struct Model {
@@ -375,6 +447,8 @@ struct Model {
     waits: Option<(SessionKey, u64)>,
     /// Discord has ignored a command. Discord ignores at most one.
     ignored: bool,
+    /// The client for whose op 4 Discord last changed the channel.
+    connected: Option<SessionKey>,
     /// The steps so far, see [`Model::step`].
     story: Vec<u8>,
 }
@@ -394,6 +468,7 @@ impl Model {
             has,
             waits: None,
             ignored: false,
+            connected: None,
             story: Vec::new(),
         }
     }
@@ -426,6 +501,7 @@ impl Model {
         self.events.push_back(Event::State(channel));
         if channel.is_some() {
             self.token += 1;
+            self.connected = Some(client);
             self.events.push_back(Event::Server(self.token, client));
         }
     }
@@ -460,7 +536,7 @@ impl Model {
                     .waits
                     .filter(|(_, wanted)| channel != Some(*wanted) || self.table.guilds[&GUILD].pending_join.is_some());
             }
-            Event::Server(token, cause) => match self.table.server_update(GUILD, self.position, b"t") {
+            Event::Server(token, cause) => match self.table.server_update(GUILD, self.position, &server(token)) {
                 Audience::Only(client) => {
                     assert_eq!(self.table.owner(GUILD), Some(client), "a token for who is not the owner");
                     assert!(self.table.is_fresh(GUILD, self.position, client));
@@ -502,7 +578,10 @@ impl Model {
             for due in self.table.tick(at, true) {
                 match due {
                     DueAction::TellState(_) => self.has.iter_mut().for_each(|(_, channel)| *channel = None),
-                    DueAction::TellServer(..) => self.events.push_back(Event::Server(self.token, SessionKey(9))),
+                    DueAction::TellServer(_, text) => {
+                        let token = json::get(&text, "token").and_then(json::parse_id).expect("a token");
+                        self.events.push_back(Event::Server(token as u32, SessionKey(9)));
+                    }
                     DueAction::Leave(_) => panic!("no session has ended"),
                 }
                 self.proxy_hears();
@@ -511,6 +590,9 @@ impl Model {
         assert_eq!(self.has.map(|(_, channel)| channel), [self.channel; 2], "both know the channel");
         if self.channel.is_some() {
             let client = self.table.owner(GUILD).expect("no session has ended");
+            // An answer to an op 4 for the channel that the owner wants may have been one to another client's op 4.
+            let wanted = self.last == Some((client, self.channel));
+            assert!(wanted || self.connected == Some(client), "{client} is connected after {:?}", self.story);
             assert_eq!(
                 self.has[client.0 as usize].0, self.token,
                 "{client} has the newest token after {:?}",
