@@ -37,6 +37,7 @@ enum Habit {
 
 struct Client {
     address: SocketAddr,
+    simulator: SocketAddr,
     shard: u32,
     options: Options,
     habit: Habit,
@@ -62,9 +63,10 @@ struct Seen {
     announced: BTreeSet<String>,
     answered: BTreeSet<String>,
     present: BTreeSet<String>,
-    /// Guilds of READY that the client has not been shown. A client gets no messages of a guild that it has never seen: the
-    /// bot may have left the guild, or the guild may have gone down, before the snapshot came to it.
+    /// Guilds of READY that the client has not been shown, and of which it gets no messages.
     not_shown: BTreeSet<String>,
+    shard: u32,
+    simulator: SocketAddr,
 }
 
 impl Seen {
@@ -77,8 +79,8 @@ impl Seen {
         self.sequence = sequence;
         if let Some(number) = payload.number() {
             if let Some(before) = self.number {
-                let complete = number == before + 1 || (number > before && !self.not_shown.is_empty());
-                assert!(complete, "number {number} after {before}, and all guilds of READY were shown");
+                assert!(number > before, "number {number} after {before}");
+                Simulator::check_missing(self.simulator, self.shard, before + 1..number, &self.not_shown);
             }
             self.first.get_or_insert(number);
             self.number = Some(number);
@@ -139,6 +141,8 @@ impl Client {
                 number: None,
                 first: None,
                 not_shown: announced.clone(),
+                shard: self.shard,
+                simulator: self.simulator,
                 announced,
                 answered: BTreeSet::new(),
                 present: BTreeSet::new(),
@@ -262,7 +266,7 @@ struct Crowd {
 
 impl Crowd {
     /// Starts three clients on each shard.
-    fn start(address: SocketAddr) -> Self {
+    fn start(address: SocketAddr, simulator: SocketAddr) -> Self {
         let mut crowd = Self {
             clients: Vec::new(),
             last: (0..SHARDS).map(|_| Arc::default()).collect(),
@@ -272,20 +276,21 @@ impl Crowd {
         };
         for shard in 0..SHARDS {
             for slot in 0..3 {
-                let client = crowd.start_client(address, shard, slot);
+                let client = crowd.start_client(address, simulator, shard, slot);
                 crowd.clients.push(client);
             }
         }
         crowd
     }
 
-    fn start_client(&self, address: SocketAddr, shard: u32, slot: usize) -> Running {
+    fn start_client(&self, address: SocketAddr, simulator: SocketAddr, shard: u32, slot: usize) -> Running {
         let (transport, habit) = KINDS[(shard as usize % 3) * 3 + slot];
         let encoding = if shard.is_multiple_of(2) { Encoding::Json } else { Encoding::Etf };
         let options = Options { transport, encoding, compress: slot > 0 };
         let reached = Arc::new(AtomicU64::new(u64::MAX));
         let client = Client {
             address,
+            simulator,
             shard,
             options,
             habit,
@@ -384,7 +389,7 @@ fn every_stream_is_complete() {
     let options = format!("--shards {SHARDS} --max-concurrency 8 --guilds 160 --members 20 --seed 5 --rate 0");
     let simulator = Simulator::start(&directory, &options);
     let proxy = Proxy::start(&directory, &simulator, &json!({"shards": SHARDS, "cores": 3, "log_level": "info"}));
-    let crowd = Crowd::start(proxy.address);
+    let crowd = Crowd::start(proxy.address, simulator.address);
     send_bursts(&simulator, &crowd);
     crowd.settles();
     send_the_last_messages(&simulator, &crowd);

@@ -25,7 +25,7 @@ pub use mix::{Wish, known as known_event};
 
 use fastrand::Rng;
 use json::Object;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use table::Table;
 
@@ -267,6 +267,9 @@ impl Guild {
     }
 }
 
+/// The most numbered messages of a shard whose guilds are kept.
+const MAX_MESSAGES: usize = 1 << 16;
+
 /// The guilds of one shard.
 #[derive(Default)]
 struct ShardGuilds {
@@ -277,6 +280,8 @@ struct ShardGuilds {
     weights: Vec<u64>,
     /// Number of the newest numbered message.
     last_number: u64,
+    /// The guilds of the newest numbered messages, at most [`MAX_MESSAGES`], the oldest first.
+    message_guilds: VecDeque<u64>,
     /// The guild whose outage the traffic started, and the number of changes until the outage ends.
     down: Option<(u64, u32)>,
 }
@@ -323,6 +328,13 @@ impl World {
     /// The number of the newest numbered message of a shard.
     pub fn last_number(&self, shard: usize) -> u64 {
         self.shards.get(shard).map_or(0, |shard| shard.last_number)
+    }
+
+    /// The guild of a shard's numbered message; `None` if there was no such message, or [`MAX_MESSAGES`] came after it.
+    pub fn guild_of_message(&self, shard: usize, number: u64) -> Option<u64> {
+        let shard = self.shards.get(shard)?;
+        let after = usize::try_from(shard.last_number.checked_sub(number)?).ok()?;
+        shard.message_guilds.iter().rev().nth(after).copied()
     }
 
     fn reindex(&mut self, shard: usize) {

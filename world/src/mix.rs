@@ -3,7 +3,7 @@
 //! Presences are the most frequent, then messages, typing, voice and members. Everything else is rare. Weights are per
 //! 10,000 events.
 
-use super::{Body, Dice, Event, Guild, World, chatter, mutate, threads, voice};
+use super::{Body, Dice, Event, Guild, MAX_MESSAGES, World, chatter, mutate, threads, voice};
 
 /// Length of an outage, counted in changes on the guild's shard.
 const OUTAGE: u32 = 200;
@@ -179,6 +179,10 @@ impl World {
         let guild = self.guilds.get_mut(&id)?;
         let entry = self.shards.get_mut(shard)?;
         entry.last_number += 1;
+        if entry.message_guilds.len() == MAX_MESSAGES {
+            entry.message_guilds.pop_front();
+        }
+        entry.message_guilds.push_back(id);
         Some(chatter::message_create(guild, &mut self.dice, entry.last_number, size))
     }
 

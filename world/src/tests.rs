@@ -398,6 +398,15 @@ fn numbered_messages_count_up_and_can_lose_their_content() {
         assert_eq!(stripped["sim_sent_ns"], value["sim_sent_ns"]);
     }
     assert_eq!((world.last_number(0), world.last_number(1)), (0, 19));
+    let guilds: Vec<u64> = world.guilds_of(1).map(Guild::id).collect();
+    assert!((1..=19).all(|number| guilds.contains(&world.guild_of_message(1, number).unwrap())));
+    assert_eq!([0, 20].map(|number| world.guild_of_message(1, number)), [None; 2]);
+    let (first, second) = (guilds[0], guilds[1]);
+    world.message(1, Some(second), None).unwrap();
+    for _ in 1..MAX_MESSAGES {
+        world.message(1, Some(first), None).unwrap();
+    }
+    assert_eq!([19, 20, 21].map(|number| world.guild_of_message(1, number)), [None, Some(second), Some(first)]);
 }
 
 #[test]

@@ -46,6 +46,7 @@ Prints `listening on ADDRESS` when it is ready. The control API takes shard=N or
   GET  /sim/stats                              counters, violations, last IDENTIFY and presence
   GET  /sim/guilds?shard=S                     guilds of a shard
   GET  /sim/guild?id=ID                        the whole truth of a guild, as `d` of a GUILD_CREATE
+  GET  /sim/message?shard=S&number=N           the guild of one of the newest 65,536 numbered messages
   POST /sim/emit?shard=S&count=N[&size=BYTES][&guild=ID]   numbered MESSAGE_CREATEs at once
   POST /sim/mutate?shard=S&count=N[&type=T]    random state events at once
   POST /sim/traffic?rate=R[&steady=1]          events per second, 0 stops; steady: no guild comes or goes

@@ -62,7 +62,7 @@ pub async fn handle(server: &Server, request: &Request, body: &[u8]) -> Response
 
 async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Response, Response> {
     let now = Instant::now();
-    let reading = matches!(request.path.as_str(), "/sim/stats" | "/sim/guilds" | "/sim/guild");
+    let reading = matches!(request.path.as_str(), "/sim/stats" | "/sim/guilds" | "/sim/guild" | "/sim/message");
     if !reading && request.method != "POST" {
         return Err(Response::error(405, "405: Method Not Allowed", 0));
     }
@@ -79,6 +79,13 @@ async fn route(server: &Server, request: &Request, body: &[u8]) -> Result<Respon
             let guild = number(request, "id")?.and_then(|id| gateway.world.guild(id));
             let guild = guild.ok_or_else(|| Response::error(404, "no such guild", 0))?;
             Ok(Response::ok(guild.create(None, false, gateway.world.bot())))
+        }
+        "/sim/message" => {
+            let [shard] = shards(server, request)?[..] else { return Err(wrong("which shard?")) };
+            let message = number(request, "number")?.ok_or_else(|| wrong("which number?"))?;
+            let guild = server.gateway.borrow().world.guild_of_message(shard, message);
+            let guild = guild.ok_or_else(|| Response::error(404, "no such message, or too old", 0))?;
+            Ok(Response::ok(Object::new().id("guild", guild).finish()))
         }
         "/sim/emit" => emit(server, request).await,
         "/sim/mutate" => mutate(server, request).await,

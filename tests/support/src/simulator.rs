@@ -1,6 +1,12 @@
 //! discord-sim as a child process, and its control interface.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    ops::Range,
+    path::Path,
+    process::Command,
+};
 
 use serde_json::Value;
 
@@ -171,6 +177,21 @@ impl Simulator {
     /// GET /sim/guild: the true state of a guild, as the `d` of a GUILD_CREATE.
     pub fn guild(&self, id: &str) -> Value {
         self.get(&format!("/sim/guild?id={id}"))
+    }
+
+    /// Checks messages that a client was not sent. It gets none of a guild that it has never seen: the bot may have left
+    /// the guild, or the guild may have gone down, before the client's snapshot came to it. `address` is that of the
+    /// simulator, `missing` the numbers of the messages, and `not_shown` the guilds of READY that the client has not seen.
+    ///
+    /// # Panics
+    /// When a message is of another guild, so that it is lost.
+    pub fn check_missing(address: SocketAddr, shard: u32, missing: Range<u64>, not_shown: &BTreeSet<String>) {
+        for number in missing {
+            let answer = get_json(address, &format!("/sim/message?shard={shard}&number={number}"));
+            let answer = answer.unwrap_or_else(|reason| panic!("the simulator: {reason}"));
+            let guild = answer["guild"].as_str().expect("a guild");
+            assert!(not_shown.contains(guild), "message {number} of guild {guild} on shard {shard} is lost");
+        }
     }
 
     /// Ends the connection of a shard without a close frame.
