@@ -238,16 +238,15 @@ impl Table {
             return self.send(now, client, ask, |_| true) == Verdict::LeaveFirst;
         };
         let leave = (join.rejoin || join.changes_before > 0) && connection.channel == Some(join.channel);
+        if leave && !join.rejoin {
+            // The op 4 had no leave of its own. The voice state of this one must not reach the client that asks.
+            join.rejoin = true;
+            join.leave_recipient = join.previous_owner.filter(|before| *before != client);
+        }
         join.until = now + if join.rejoin { REJOIN_LIMIT } else { ANSWER_LIMIT };
         join.changes_before = usize::from(leave);
         let channel = Some(join.channel);
         connection.sent_at = now;
-        if leave && !join.rejoin {
-            // The leave before was another one, or none. Its voice state must not reach the client that asks.
-            join.rejoin = true;
-            join.until = now + REJOIN_LIMIT;
-            join.leave_recipient = join.previous_owner.filter(|before| *before != client);
-        }
         if leave {
             connection.expect(None, client);
         }
