@@ -16,7 +16,7 @@ pub fn guilds_of(proxy: &Proxy, shard: u32, shards: u32) -> BTreeMap<String, Val
     let mut left = ready.data()["guilds"].as_array().expect("guilds").len();
     let mut guilds = BTreeMap::new();
     while left > 0 {
-        let payload = gateway.receive().expect("a guild");
+        let payload = gateway.receive().unwrap_or_else(|gone| panic!("{left} guilds of READY did not come: {gone:?}"));
         let data = payload.data();
         let id = data["id"].as_str().expect("an id").to_owned();
         match payload.t.as_deref() {
