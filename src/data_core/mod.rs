@@ -178,8 +178,9 @@ impl<I: Io> DataCore<I> {
         };
         for (index, id) in this.core.config.shards.clone().into_iter().enumerate() {
             let shard = match this.restore_shard(index) {
-                Some(shard) => {
+                Some(mut shard) => {
                     this.core.send(ToControl::Restored(id));
+                    shard.set_credentials(this.core.now, &this.core.config.credentials);
                     shard
                 }
                 None => this.new_shard(index),

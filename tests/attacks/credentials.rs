@@ -376,11 +376,12 @@ fn a_restart_keeps_sessions_for_their_own_secrets() {
     let name = "credential_restart";
     let directory = scratch(name);
     let simulator = Simulator::start(&directory, WORLD);
-    let of = |names: &[&str]| {
-        names.iter().map(|name| credential(name, name, &json!({"intents": READING}))).collect::<Value>()
+    let of = |clients: &[(&str, u64)]| {
+        clients.iter().map(|(name, intents)| credential(name, name, &json!({"intents": intents}))).collect::<Value>()
     };
-    let changes = |names: &[&str], port: Option<u16>| json!({"shards": 1, "log_level": "info", "state_dir": "state", "clients": of(names), "port": port});
-    let proxy = Proxy::start(&directory, &simulator, &changes(&["one", "two", "gone"], Some(support::free_port())));
+    let changes = |clients: &[(&str, u64)], port: u16| json!({"shards": 1, "log_level": "info", "state_dir": "state", "clients": of(clients), "port": port});
+    let all = [("one", READING), ("two", READING), ("gone", READING)];
+    let proxy = Proxy::start(&directory, &simulator, &changes(&all, support::free_port()));
     let port = proxy.address.port();
     let mut sessions = Vec::new();
     for secret in ["one", "two", "gone"] {
@@ -388,7 +389,8 @@ fn a_restart_keeps_sessions_for_their_own_secrets() {
         sessions.push((id_of(&ready), gateway));
     }
     proxy.stop();
-    let proxy = Proxy::start(&directory, &simulator, &changes(&["one", "two"], Some(port)));
+    // Between the two processes the operator takes an intent from the second client.
+    let proxy = Proxy::start(&directory, &simulator, &changes(&[("one", READING), ("two", 1)], port));
     let resume = |token: &str, session: &str| {
         let mut gateway = Gateway::connect(proxy.address, Transport::None);
         gateway.send(6, &json!({"token": token, "session_id": session, "seq": SYNCED}));
@@ -398,11 +400,19 @@ fn a_restart_keeps_sessions_for_their_own_secrets() {
     assert_eq!(resume(TOKEN, &sessions[0].0).0, Ok((9, None)));
     assert_eq!(resume("gone", &sessions[2].0).0, Err(Some(4004)));
     assert_eq!(resume(TOKEN, &sessions[2].0).0, Ok((9, None)));
+    assert_eq!(resume("two", &sessions[1].0).0, Ok((9, None)), "its session has more intents than it may have now");
     let (answer, mut gateway) = resume("one", &sessions[0].0);
     assert_eq!(answer, Ok((0, Some("RESUMED".to_owned()))));
-    // Its intents are still those of the credential.
+    // Its rights are still those of the credential: these intents, interactions and commands.
     simulator.dispatch(0, "TYPING_START", r#"{"channel_id":"1","user_id":"2","timestamp":3}"#);
+    simulator.dispatch(0, "INTERACTION_CREATE", r#"{"id":"5","token":"an-interaction","type":2}"#);
+    assert_eq!(gateway.receive().expect("an event").t.as_deref(), Some("INTERACTION_CREATE"));
     simulator.emit(0, 1);
     assert_eq!(gateway.receive().expect("an event").t.as_deref(), Some("MESSAGE_CREATE"));
+    gateway.send(3, &json!({"since": null, "activities": [], "status": "dnd", "afk": false}));
+    wait_until("the presence", || match simulator.shard_stats(0)["last_presence"]["status"].as_str() {
+        Some("dnd") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     assert_eq!((simulator.identifies(), simulator.resumes()), (1, 1));
 }
