@@ -25,6 +25,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// of permits in a row starts anew.
 const LASTING: Duration = Duration::from_secs(2 * 3600);
 
+/// Time between two renewals of the budget.
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
 /// `session_start_limit` of `/gateway/bot`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionStartLimit {
@@ -58,6 +61,8 @@ impl Permits {
 pub struct IdentifyQueue {
     budget: SessionStartLimit,
     resets_at: Time,
+    /// The time of the renewal has passed, so the budget is an assumption until Discord's figures have been fetched.
+    is_assumed: bool,
     /// Shards of the first start that have not identified yet.
     starting: BTreeSet<u32>,
     waiting: BTreeMap<u32, VecDeque<u32>>,
@@ -76,6 +81,7 @@ impl IdentifyQueue {
         let mut queue = Self {
             budget,
             resets_at: now,
+            is_assumed: false,
             starting: starting.into_iter().collect(),
             waiting: BTreeMap::new(),
             free_at: BTreeMap::new(),
@@ -98,7 +104,9 @@ impl IdentifyQueue {
         let budget = SessionStartLimit { max_concurrency: budget.max_concurrency.max(1), ..budget };
         let other_buckets = budget.max_concurrency != self.budget.max_concurrency;
         self.budget = budget;
-        self.resets_at = now + budget.reset_after;
+        // Discord's figure is 0 when no permit has been used. The time until the renewal begins with the first one.
+        let reset_after = if budget.reset_after.is_zero() { DAY } else { budget.reset_after };
+        (self.resets_at, self.is_assumed) = (now + reset_after, false);
         if other_buckets {
             // Which of the new buckets have just been used is not known, so no new bucket is free before all old ones
             // were.
@@ -128,9 +136,25 @@ impl IdentifyQueue {
         self.starting.remove(&shard);
     }
 
+    /// Assumes that Discord has renewed the budget when the time for it has passed.
+    fn pass_renewal(&mut self, now: Time) {
+        if now >= self.resets_at {
+            self.budget.remaining = self.budget.total;
+            (self.resets_at, self.is_assumed) = (now + DAY, true);
+        }
+    }
+
+    /// Returns true once after the time of the renewal has passed: Discord's figures have to be fetched, and be passed to
+    /// [`renew`](Self::renew).
+    pub fn take_renewal(&mut self, now: Time) -> bool {
+        self.pass_renewal(now);
+        std::mem::take(&mut self.is_assumed)
+    }
+
     /// Takes the next shard that may identify at `now` out of the queue; `None`: no shard may.
     pub fn poll(&mut self, now: Time) -> Option<u32> {
-        if now < self.all_free_at || self.is_exhausted() && now < self.resets_at {
+        self.pass_renewal(now);
+        if now < self.all_free_at || self.is_exhausted() {
             return None;
         }
         let (free_at, permits) = (&self.free_at, &self.permits);
@@ -141,14 +165,6 @@ impl IdentifyQueue {
             .iter()
             .filter(|(bucket, _)| is_free(bucket))
             .find_map(|(bucket, queue)| Some((*bucket, queue.iter().position(is_due)?)))?;
-        if self.is_exhausted() {
-            // The time of the renewal has passed. The exact figures replace these ones when they have been fetched.
-            self.budget.remaining = self.budget.total;
-            self.resets_at = now + Duration::from_secs(24 * 3600);
-            if self.is_exhausted() {
-                return None;
-            }
-        }
         let shard = self.waiting.get_mut(&bucket)?.remove(place)?;
         self.free_at.insert(bucket, now + INTERVAL);
         let permits = self.permits.entry(shard).or_insert(Permits { last: now, in_a_row: 0 });
@@ -273,6 +289,32 @@ mod tests {
         assert_eq!(queue.blocked_for(SECOND * 2), Some(SECOND * 3599));
         assert_eq!(drain(&mut queue, SECOND * 3601), [0, 1, 2, 3, 4]);
         assert_eq!(queue.blocked_for(SECOND * 3601), None);
+    }
+
+    /// Permits that are given after a renewal count for the time until the next one, also if some were left before it.
+    #[test]
+    fn a_renewal_counts_from_its_time_on() {
+        let limit = SessionStartLimit { total: 20, remaining: 20, reset_after: SECOND * 3600, max_concurrency: 16 };
+        let mut queue = IdentifyQueue::new(limit, Time::ZERO, []);
+        let mut give = |at: u32, shards: u32| {
+            (0..shards).for_each(|shard| queue.request(shard));
+            let given = (0..4).map(|turn| drain(&mut queue, SECOND * at + INTERVAL * turn).len()).sum::<usize>();
+            (given, queue.remaining(), queue.take_renewal(SECOND * at + INTERVAL * 4))
+        };
+        assert_eq!(give(60, 5), (5, 15, false));
+        assert_eq!(give(2 * 3600, 15), (15, 5, true));
+        assert_eq!(give(8 * 3600, 15), (5, 0, false), "no more than 20 in a day");
+        // Discord has not told its figures since. The shards that wait are served first.
+        assert_eq!(give(27 * 3600, 15), (15, 5, true));
+    }
+
+    #[test]
+    fn the_time_until_the_renewal_begins_with_the_first_permit() {
+        let limit = SessionStartLimit { total: 20, remaining: 20, reset_after: Duration::ZERO, max_concurrency: 1 };
+        let mut queue = IdentifyQueue::new(limit, SECOND, []);
+        assert!(!queue.take_renewal(SECOND) && !queue.take_renewal(SECOND * 3600));
+        assert_eq!(queue.renewed_in(SECOND), Some(DAY));
+        assert!(queue.take_renewal(SECOND + DAY) && !queue.take_renewal(SECOND + DAY));
     }
 
     #[test]

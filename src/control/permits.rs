@@ -3,7 +3,7 @@
 
 use super::{Control, ExternalQueue, QUEUE_TICK, QueueError};
 use crate::data_core::ToCore;
-use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
+use std::{future::poll_fn, rc::Rc, task::Poll};
 
 impl Control {
     /// Takes every permit that is due from the own queue. Each goes to the shard, or with an external queue causes a
@@ -43,8 +43,6 @@ impl Control {
                         wait.as_secs()
                     );
                     logged = true;
-                    // The figures may be out of date, so Discord is asked again when the renewal is due.
-                    let _ = self.ask_rest.try_send(wait + Duration::from_secs(1));
                 }
                 Some(_) => {}
                 None => logged = false,
