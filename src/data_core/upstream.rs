@@ -140,8 +140,8 @@ impl Upstream {
         let result = tls.decrypt(&self.records, &mut self.inbound);
         clear(&mut self.records, KEEP_FRAMES);
         let lost = match result {
-            Ok(Some(_)) => return,
-            Ok(None) => ConnectionLost::EndOfTls,
+            Ok(false) => return,
+            Ok(true) => ConnectionLost::EndOfTls,
             Err(error) => error.into(),
         };
         self.ended.get_or_insert(lost);

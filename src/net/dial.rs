@@ -14,7 +14,7 @@ use glommio::net::TcpStream;
 use rustls::ClientConfig;
 use std::{
     io,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
     sync::Arc,
     time::Duration,
@@ -128,13 +128,28 @@ pub async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> Result<Tc
     Err(failure)
 }
 
-/// Opens a connection to `endpoint` with this query. Tries the addresses of the host in order. The name is looked up
-/// on the executor's helper thread, so nothing else on the executor waits. There is no time limit for the whole.
+/// The addresses of a host, which is a name or an address. A name is looked up on the executor's helper thread, so
+/// nothing else on the executor waits, but lookups wait for each other. A lookup that nobody waits for any more is
+/// skipped. There is no time limit.
+pub async fn addresses_of(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let caller = Arc::new(());
+    let (host, waits) = (host.to_owned(), Arc::downgrade(&caller));
+    let lookup = move || match waits.upgrade() {
+        Some(_) => (host.as_str(), port).to_socket_addrs().map(Iterator::collect),
+        None => Ok(Vec::new()),
+    };
+    let addresses = glommio::executor().spawn_blocking(lookup).await;
+    drop(caller);
+    addresses
+}
+
+/// Opens a connection to `endpoint` with this query. Tries the addresses of the host in order. There is no time limit
+/// for the whole.
 pub async fn dial(endpoint: &Endpoint, query: &str, config: Arc<ClientConfig>) -> Result<Dialled, DialError> {
-    let (host, port) = (endpoint.host.clone(), endpoint.port);
-    let addresses: Vec<SocketAddr> = glommio::executor()
-        .spawn_blocking(move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect))
-        .await?;
+    let addresses = addresses_of(&endpoint.host, endpoint.port).await?;
     let stream = connect_any(&addresses, ADDRESS_LIMIT).await?;
     stream.set_nodelay(true).map_err(io::Error::from)?;
     let tls = if endpoint.tls { Some(Box::new(Tls::new(config, &endpoint.host)?)) } else { None };
@@ -196,13 +211,33 @@ impl Handshake {
         };
         let mut records = vec![0; WIRE_CHUNK];
         let n = self.stream.read(&mut records).await?;
-        Ok(n > 0 && tls.decrypt(&records[..n], &mut self.inbound)?.is_some())
+        Ok(n > 0 && !tls.decrypt(&records[..n], &mut self.inbound)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A resolver that does not answer must not hold up connections to addresses, nor those to names once it answers.
+    #[test]
+    fn a_lookup_that_hangs_holds_up_no_address_and_no_lookup_of_later() {
+        let executor = glommio::LocalExecutorBuilder::default().io_memory(65_536).spawn(|| async {
+            let (release, hangs) = std::sync::mpsc::channel::<()>();
+            let hanging = glommio::executor().spawn_blocking(move || hangs.recv());
+            assert_eq!(addresses_of("127.0.0.1", 7).await.unwrap(), ["127.0.0.1:7".parse().unwrap()]);
+            assert_eq!(addresses_of("::1", 7).await.unwrap(), ["[::1]:7".parse().unwrap()]);
+            for _ in 0..100 {
+                // An attempt that is given up before its lookup begins.
+                assert!(futures_lite::future::poll_once(addresses_of("name.invalid", 7)).await.is_none());
+            }
+            release.send(()).unwrap();
+            hanging.await.unwrap();
+            let addresses = addresses_of("localhost", 7).await.unwrap();
+            assert!(!addresses.is_empty() && addresses.iter().all(|address| address.ip().is_loopback()));
+        });
+        executor.unwrap().join().unwrap();
+    }
 
     #[test]
     fn an_address_that_does_not_answer_does_not_block_the_next() {

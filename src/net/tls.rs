@@ -67,30 +67,26 @@ impl Tls {
         Ok(Self { connection })
     }
 
-    /// Decrypts bytes from the socket and appends the plaintext to the frame decoder. Returns how many bytes of
-    /// plaintext there were; `None` when the peer has ended the stream.
-    pub fn decrypt(&mut self, mut wire: &[u8], inbound: &mut FrameDecoder) -> io::Result<Option<usize>> {
-        let mut total = 0;
-        loop {
-            while !wire.is_empty() && self.connection.read_tls(&mut wire)? > 0 {
-                self.connection.process_new_packets().map_err(invalid)?;
-                // rustls accepts no more records while plaintext waits, so the plaintext is read at once.
-                loop {
-                    match self.connection.reader().read(inbound.space()) {
-                        Ok(0) => return Ok((total > 0).then_some(total)),
-                        Ok(n) => {
-                            inbound.filled(n);
-                            total += n;
-                        }
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                        Err(error) => return Err(error),
-                    }
+    /// Decrypts bytes from the socket and appends the plaintext to the frame decoder. Returns whether the peer has ended
+    /// the stream; what it sent before is in the decoder then. Bytes after the end are ignored.
+    pub fn decrypt(&mut self, mut wire: &[u8], inbound: &mut FrameDecoder) -> io::Result<bool> {
+        while !wire.is_empty() {
+            // rustls reads nothing more after the end of the stream.
+            if self.connection.read_tls(&mut wire)? == 0 {
+                return Ok(true);
+            }
+            self.connection.process_new_packets().map_err(invalid)?;
+            // rustls accepts no more records while plaintext waits, so the plaintext is read at once.
+            loop {
+                match self.connection.reader().read(inbound.space()) {
+                    Ok(0) => return Ok(true),
+                    Ok(n) => inbound.filled(n),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) => return Err(error),
                 }
             }
-            if wire.is_empty() {
-                return Ok(Some(total));
-            }
         }
+        Ok(false)
     }
 
     /// Encrypts bytes. [`Tls::take_wire`] returns the records.
@@ -104,5 +100,88 @@ impl Tls {
             self.connection.write_tls(out)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::websocket::Role;
+    use rustls::{
+        ServerConfig, ServerConnection,
+        pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
+    };
+
+    /// A client and a server that have shaken hands.
+    fn connected() -> (Tls, FrameDecoder, ServerConnection) {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signing_key.serialize_der()));
+        let server = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let mut tls = Tls::new(Arc::new(client), "localhost").unwrap();
+        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        let mut inbound = FrameDecoder::new(Role::Client, 1 << 20);
+        while server.is_handshaking() || tls.connection.is_handshaking() {
+            let mut wire = Vec::new();
+            tls.take_wire(&mut wire).unwrap();
+            let mut wire = &wire[..];
+            while !wire.is_empty() {
+                server.read_tls(&mut wire).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            assert!(!tls.decrypt(&records(&mut server), &mut inbound).unwrap());
+        }
+        (tls, inbound, server)
+    }
+
+    /// What the server has to send.
+    fn records(server: &mut ServerConnection) -> Vec<u8> {
+        let mut records = Vec::new();
+        while server.wants_write() {
+            server.write_tls(&mut records).unwrap();
+        }
+        records
+    }
+
+    #[test]
+    fn the_end_of_the_stream_is_noticed_with_what_came_before_it() {
+        let (mut tls, mut inbound, mut server) = connected();
+        server.writer().write_all(b"first").unwrap();
+        assert!(!tls.decrypt(&records(&mut server), &mut inbound).unwrap());
+        server.writer().write_all(b" and last").unwrap();
+        server.send_close_notify();
+        assert!(tls.decrypt(&records(&mut server), &mut inbound).unwrap());
+        assert_eq!(inbound.unconsumed(), b"first and last");
+        // Anybody between the two can append bytes to the TCP stream.
+        assert!(tls.decrypt(b"x", &mut inbound).unwrap());
+        assert_eq!(inbound.unconsumed(), b"first and last");
+    }
+
+    #[test]
+    fn records_that_come_in_parts_are_put_together() {
+        let (mut tls, mut inbound, mut server) = connected();
+        let text = vec![b'a'; 100_000];
+        let mut sent = &text[..];
+        while !sent.is_empty() {
+            let n = server.writer().write(sent).unwrap();
+            sent = &sent[n..];
+            for part in records(&mut server).chunks(1_000) {
+                assert!(!tls.decrypt(part, &mut inbound).unwrap());
+            }
+        }
+        assert!(inbound.unconsumed() == text);
+        assert!(tls.decrypt(&[0xff; 100], &mut inbound).is_err(), "these bytes are no records");
     }
 }

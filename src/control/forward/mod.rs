@@ -13,7 +13,7 @@ mod streams;
 
 use super::{api_request::ApiRequest, connection::ClientConnection, http::Response};
 use crate::net::{
-    dial::{ADDRESS_LIMIT, connect_any},
+    dial::{ADDRESS_LIMIT, addresses_of, connect_any},
     within,
 };
 use bodies::{Exchange, RequestBody, ResponseBody, describe};
@@ -24,7 +24,6 @@ use std::{
     convert::Infallible,
     future::{Future, pending, poll_fn},
     io,
-    net::{SocketAddr, ToSocketAddrs},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
@@ -65,7 +64,7 @@ const MAX_HEADERS: usize = 128;
 /// connection.
 pub async fn forward(connection: &mut ClientConnection, request: &ApiRequest, address: &str) -> Option<Response> {
     let Ok(host) = HeaderValue::from_str(address) else { return Some(bad_gateway("its name is not one of a host")) };
-    let stream = match within(CONNECT_LIMIT, connect(address.to_owned())).await {
+    let stream = match within(CONNECT_LIMIT, connect(address)).await {
         Some(Ok(stream)) => stream,
         Some(Err(error)) => return Some(bad_gateway(&error.to_string())),
         None => return Some(bad_gateway("no connection in time")),
@@ -184,9 +183,10 @@ fn bad_gateway(what: &str) -> Response {
     Response::json("502 Bad Gateway", serde_json::json!({ "message": message, "code": 0 }).to_string())
 }
 
-async fn connect(address: String) -> io::Result<TcpStream> {
-    let addresses: Vec<SocketAddr> =
-        glommio::executor().spawn_blocking(move || address.to_socket_addrs().map(Iterator::collect)).await?;
+async fn connect(address: &str) -> io::Result<TcpStream> {
+    let (host, port) = address.rsplit_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+    let port = port.parse().map_err(|_| io::ErrorKind::InvalidInput)?;
+    let addresses = addresses_of(host.trim_matches(['[', ']']), port).await?;
     let stream = connect_any(&addresses, ADDRESS_LIMIT).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
