@@ -142,6 +142,12 @@ impl Log {
         self.trim(self.next);
     }
 
+    /// Returns whether the log still has its newest [`Limits::entries`] events after a dispatch is appended whose type and
+    /// data have this many bytes together.
+    pub fn keeps_newest(&self, bytes: usize) -> bool {
+        self.bytes + bytes + SEGMENT_BYTES <= MOST_BYTES
+    }
+
     /// Appends a dispatch of type `name` with the text `data`. Returns its position.
     pub fn append(&mut self, name: &[u8], data: &[u8], meta: Meta) -> u64 {
         // The keys and punctuation around the type and the data are 24 bytes.

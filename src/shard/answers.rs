@@ -100,7 +100,8 @@ impl Answers {
     }
 }
 
-/// Writes the next chunk of an answer into the outbox. Returns false if there is none.
+/// Makes the next chunk of the oldest answer that can be given now, and writes it into the outbox. A search by name may
+/// need several calls, of which the first ones write nothing. Returns false if no answer can be given now.
 pub(super) fn send_chunk(cache: &Cache, answers: &mut Answers, session: &mut Session, outbox: &mut Outbox) -> bool {
     let Some(one) = answers.next(cache) else { return false };
     let mut data = Vec::new();

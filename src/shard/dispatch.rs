@@ -23,7 +23,7 @@ impl Shard {
             b"PANIC_FOR_A_CLIENT_IN_A_TEST" => self.panics = Some("client"),
             _ => {}
         }
-        self.cache.apply_before_append(&self.log);
+        self.cache.apply_before_append(name.len() + envelope.d.len(), &self.log);
         let denied = self.settings.denied.covers(kind, name);
         let mut changed_guild = None;
         if self.cache.wants(kind) {

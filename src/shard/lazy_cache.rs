@@ -52,7 +52,7 @@ pub(super) struct LazyCache {
 }
 
 impl LazyCache {
-    /// Wraps a cache that is up to date. The log always keeps its newest `kept` events.
+    /// Wraps a cache that is up to date. The log keeps its newest `kept` events, as long as [`Log::keeps_newest`].
     pub fn new(shard: u32, cache: Cache, kept: usize) -> Self {
         Self { shard, cache, behind: None, most: MAX_BEHIND.min(kept as u64) }
     }
@@ -124,10 +124,10 @@ impl LazyCache {
         outcome
     }
 
-    /// The caller is about to append to the log. Applies the waiting events if the log could drop one of them
-    /// otherwise.
-    pub fn apply_before_append(&mut self, log: &Log) {
-        self.catch_up_from(self.most, log);
+    /// The caller is about to append a dispatch to the log whose type and data have this many bytes together. Applies the
+    /// waiting events if the log could drop one of them otherwise.
+    pub fn apply_before_append(&mut self, bytes: usize, log: &Log) {
+        self.catch_up_from(if log.keeps_newest(bytes) { self.most } else { 0 }, log);
     }
 
     /// Applies the waiting events if the cache is at least [`MIN_BATCH`] log entries behind. The caller has time for
@@ -148,7 +148,7 @@ mod tests {
     use super::*;
     use crate::{
         cache::{Flags, View},
-        log::Limits,
+        log::{Limits, MOST_BYTES},
         protocol::event::Meta,
     };
     use proptest::prelude::*;
@@ -189,6 +189,27 @@ mod tests {
         text
     }
 
+    #[test]
+    fn an_event_that_waits_is_applied_before_larger_ones_displace_it() {
+        let mut log = Log::new(Limits { bytes: 0, entries: 100 });
+        let (mut plain, mut lazy) = (Cache::new(Flags::ALL), LazyCache::new(0, Cache::new(Flags::ALL), 100));
+        plain.apply(EventKind::GuildCreate, GUILD.as_bytes());
+        lazy.up_to_date(&log).apply(EventKind::GuildCreate, GUILD.as_bytes());
+        let half = MOST_BYTES / 2;
+        for (what, padding) in [(0, 0), (12, half), (12, half), (5, half), (0, half), (7, half), (12, half)] {
+            let (kind, data) = event(what, 2, 1, padding);
+            plain.apply(kind, data.as_bytes());
+            lazy.apply_before_append(kind.name().len() + data.len(), &log);
+            if lazy.wants(kind) {
+                assert!(lazy.defer(kind, &log));
+            }
+            let meta = Meta { kind, changed_guild: None, recipient: None };
+            log.append(kind.name().as_bytes(), data.as_bytes(), meta);
+            assert!(lazy.behind.is_none_or(|position| log.read(position).is_some()), "{}", kind.name());
+        }
+        assert_eq!(shown(lazy.up_to_date(&log)), shown(&plain));
+    }
+
     proptest! {
         /// The cache shows the same as one that applies each event at once, and every event that waits is in the log,
         /// even if the log keeps few events.
@@ -208,7 +229,7 @@ mod tests {
                     _ => {
                         let (kind, data) = event(what, user, number, padding);
                         plain.apply(kind, data.as_bytes());
-                        lazy.apply_before_append(&log);
+                        lazy.apply_before_append(kind.name().len() + data.len(), &log);
                         if lazy.wants(kind) {
                             if !lazy.defer(kind, &log) {
                                 lazy.apply(kind, data.as_bytes(), &log);

@@ -334,7 +334,12 @@ impl Shard {
             self.prefetch_all(now);
         }
         match received {
-            Received::Ready => self.on_ready(now, envelope.d)?,
+            Received::Ready => {
+                if let Err(malformed) = self.on_ready(now, envelope.d) {
+                    self.upstream.on_malformed_ready(now);
+                    return Err(malformed);
+                }
+            }
             Received::Dispatch(kind) => {
                 self.tally.last_event = Some(now);
                 self.on_dispatch(now, kind, &envelope);
@@ -401,7 +406,7 @@ impl Shard {
         self.forget_prefetch();
         let gone = self.cache.up_to_date(&self.log).ready(data)?;
         if renewed {
-            self.departed = renewal::DepartedGuilds::new(gone, now + self.settings.resume_window);
+            self.departed.add(gone, now, now + self.settings.resume_window);
         }
         self.ready = Some(data.into());
         self.read_upstream_id();

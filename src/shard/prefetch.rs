@@ -76,6 +76,11 @@ impl Prefetch {
         self.fetched
     }
 
+    /// The requests of clients that wait, with the session of each.
+    pub fn held(&self) -> impl Iterator<Item = (SessionKey, &[u8])> {
+        self.held.iter().map(|(key, data)| (*key, &data[..]))
+    }
+
     /// The members of this guild are to be asked for.
     fn want(&mut self, now: Time, guild: u64) {
         if self.known.insert(guild) {
@@ -262,6 +267,25 @@ impl Shard {
         }
         self.prefetch.asked_by_client(now, request.guild);
         false
+    }
+
+    /// A client's request waited in the former process for the answer to the proxy's own request, whose way to Discord or
+    /// answer this process continues. The request waits on, at most [`ANSWER_LIMIT`].
+    pub(super) fn hold_again(&mut self, now: Time, key: SessionKey, data: &[u8]) {
+        let Some(request) = MemberRequest::parse(data) else { return };
+        self.prefetch.known.insert(request.guild);
+        self.prefetch.asked.get_or_insert(Wanted { at: now, guild: request.guild, tries: 0 });
+        if self.prefetch.held.len() < MOST_HELD {
+            self.prefetch.held.push((key, data.to_vec()));
+        }
+    }
+
+    /// Handles the requests of the former process that have waited, if this process asks for no members by itself.
+    pub(super) fn release_held_without_prefetch(&mut self, now: Time) {
+        if !self.settings.prefetch_members {
+            self.prefetch.clear();
+            self.release_held(now);
+        }
     }
 
     /// Handles the requests that have waited, as if they came now.

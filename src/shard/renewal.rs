@@ -23,7 +23,7 @@ pub const WINDOW: Duration = Duration::from_secs(5);
 /// costs.
 pub const STEP: Duration = Duration::from_millis(20);
 
-/// Guilds of the former upstream session that READY of the new one does not list.
+/// Guilds of former upstream sessions that READY of the next one did not list.
 ///
 /// A library whose session has ended keeps every guild that the next READY does not list: no library compares the two.
 /// So, until a given time, each client that identifies gets a GUILD_DELETE for each of these guilds (docs: Gateway
@@ -36,9 +36,25 @@ pub(super) struct DepartedGuilds {
 }
 
 impl DepartedGuilds {
-    /// Keeps `guilds` until a time at which every client has learned that its session is over.
-    pub fn new(guilds: Vec<u64>, until: Time) -> Self {
-        Self { guilds, until }
+    /// Keeps these guilds too, and all of them until a time at which every client has learned that its session is over.
+    pub fn add(&mut self, guilds: Vec<u64>, now: Time, until: Time) {
+        self.expire(now);
+        self.guilds.extend(guilds);
+        self.guilds.sort_unstable();
+        self.guilds.dedup();
+        self.until = until;
+    }
+
+    /// Forgets the guilds if their time has passed.
+    pub fn expire(&mut self, now: Time) {
+        if now >= self.until {
+            self.guilds = Vec::new();
+        }
+    }
+
+    /// The guilds for the next process.
+    pub fn save(&self) -> Vec<u64> {
+        self.guilds.clone()
     }
 
     /// The guilds for which a client that identifies now gets a GUILD_DELETE.

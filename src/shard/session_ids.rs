@@ -14,7 +14,10 @@
 //! A client that may not send op 4 (config key `clients`) does not use voice, so it never gets Discord's id and never
 //! keeps it from the bot.
 //!
-//! Promise: no RESUME leads to a session of another client, whatever ids and URLs libraries keep and mix.
+//! Promise: no RESUME leads to a session of another client, whatever ids and URLs libraries keep and mix. This does not
+//! hold for a client that has ended its session itself (close code 1000 or 1001) and resumes it by Discord's id alone
+//! although it is over: its session is forgotten, because otherwise no bot could resume by Discord's id for long after a
+//! restart.
 
 use super::Shard;
 use crate::{
@@ -36,6 +39,8 @@ impl Shard {
         let id: Option<Box<str>> = id.and_then(|id| serde_json::from_slice(id).ok());
         if id != self.upstream_id {
             (self.upstream_id, self.upstream_id_is_new, self.strays_until) = (id, true, 0);
+            // The sessions that had the former id can not be resumed, and none of them has the new one.
+            self.clients.values_mut().for_each(|client| client.session.has_upstream_id = false);
         }
     }
 
@@ -49,12 +54,19 @@ impl Shard {
         }
     }
 
-    /// Notes that a session has ended and its client may not know. If its id is Discord's, the client may still come to
-    /// resume.
+    /// Notes a stray: a session that has ended although its client may not know it. If the client knows it by Discord's
+    /// id, [`Shard::claimed`] from now on refuses a RESUME with that id alone and a sequence that the session had reached.
     pub(super) fn note_stray(&mut self, session: &Session) {
         if session.has_upstream_id {
             self.strays_until = self.strays_until.max(session.sequence());
         }
+    }
+
+    /// What `strays_until` is after a restart of the proxy, which ends the sessions that can not be resumed.
+    pub(super) fn strays_until_restart(&self) -> u64 {
+        let sessions = self.clients.values().map(|client| &client.session);
+        let strays = sessions.filter(|session| !session.is_resumable() && session.has_upstream_id);
+        strays.map(Session::sequence).fold(self.strays_until, u64::max)
     }
 
     /// The session that a RESUME with this claim and `sequence` means; `None` if there is none, or more than one is

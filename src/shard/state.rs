@@ -44,6 +44,8 @@ mod kind {
     pub const GUILD_PART: u8 = 14;
     /// A command that may not have arrived at Discord.
     pub const IN_FLIGHT: u8 = 15;
+    /// A client's member request that waits for the answer to the proxy's own request.
+    pub const HELD: u8 = 17;
 }
 
 /// The parts of the state that are neither text from Discord nor events.
@@ -66,6 +68,9 @@ struct Head {
     /// The highest sequence that a stray was sent: up to this one, a client whose session has ended may come to resume
     /// it by Discord's id.
     strays_until: u64,
+    /// Guilds that the clients of former upstream sessions may know and that are gone.
+    #[serde(default)]
+    departed: Vec<u64>,
 }
 
 /// What a record of an event has before the event's data.
@@ -110,12 +115,8 @@ impl Shard {
             presence,
             presence_waits: self.limiter.presence_waits(),
             presence_in_flight: self.in_flight.has_presence(),
-            strays_until: self
-                .clients
-                .values()
-                .filter(|client| !client.session.is_resumable() && client.session.has_upstream_id)
-                .map(|client| client.session.sequence())
-                .fold(self.strays_until, u64::max),
+            strays_until: self.strays_until_restart(),
+            departed: self.departed.save(),
         };
         write_record(out, kind::HEAD, &[&serde_json::to_vec(&head)?])?;
         write_record(out, kind::READY, &[ready])?;
@@ -151,6 +152,9 @@ impl Shard {
         }
         for request in self.requests.save() {
             write_record(out, kind::REQUEST, &[&serde_json::to_vec(&request)?])?;
+        }
+        for (client, request) in self.prefetch.held() {
+            write_record(out, kind::HELD, &[&client.0.to_le_bytes(), request])?;
         }
         for command in self.in_flight.save() {
             write_record(out, kind::IN_FLIGHT, &[&serde_json::to_vec(&command)?])?;

@@ -43,6 +43,7 @@ impl Shard {
             self.maintenance_at = None;
             self.requests.expire(now);
             self.expire_sessions(now);
+            self.departed.expire(now);
             self.tick_voice(now);
             self.tick_prefetch(now);
             self.trim();

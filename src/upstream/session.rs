@@ -537,6 +537,13 @@ impl Session {
         }
     }
 
+    /// READY was accepted, and its data can not be used. A RESUME would not bring it again, so the machine begins a new
+    /// session.
+    pub fn on_malformed_ready(&mut self, now: Time) {
+        self.counters.malformed += 1;
+        self.begin_new_session(now, Reason::Unreadable);
+    }
+
     fn note_loss(&mut self, reason: Reason, code: Option<u16>) {
         self.counters.losses[reason as usize] += 1;
         self.last_loss = Some((reason, code));

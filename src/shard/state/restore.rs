@@ -126,6 +126,7 @@ impl Restoring {
             shard.in_flight.restore_presence(now);
         }
         shard.log.start_at(head.oldest);
+        shard.departed.add(head.departed, now, now + shard.settings.resume_window);
         let strays_until = head.strays_until;
         Self { shard, now, strays_until, tables: None, parts: Vec::new(), guilds: HashSet::new() }
     }
@@ -151,6 +152,10 @@ impl Restoring {
             kind::ANSWER => self.take_answer(text)?,
             kind::VOICE => self.take_voice(text)?,
             kind::REQUEST => self.shard.requests.restore(self.now, serde_json::from_slice(text)?),
+            kind::HELD => {
+                let (client, request) = keyed(text)?;
+                self.shard.hold_again(self.now, client, request);
+            }
             kind::IN_FLIGHT => self.shard.in_flight.restore(self.now, serde_json::from_slice(text)?),
             kind::COMMAND => {
                 let (client, command) = keyed(text)?;
@@ -259,6 +264,7 @@ impl Restoring {
         }
         shard.schedule_maintenance(self.now);
         shard.prefetch_all(self.now);
+        shard.release_held_without_prefetch(self.now);
         Ok(shard)
     }
 }

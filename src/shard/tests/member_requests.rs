@@ -161,7 +161,7 @@ fn a_nonce_is_not_that_of_another_process() {
         let settings = settings(Limits { bytes: 1 << 20, entries: 100 });
         let id = ShardId { id: 0, count: 1 };
         let shard = Shard::new(id, settings, identity, "ws://discord".into(), None, entropy);
-        let mut world = World { shard, sequence: 0, now: SECOND };
+        let mut world = World::of(shard);
         world.connect(&[10]);
         let mut client = Client::identify(&mut world, 1, Intents::ALL);
         client.catch_up(&mut world);

@@ -109,6 +109,45 @@ fn a_client_that_asks_meanwhile_gets_the_answer_of_the_cache() {
     assert_eq!(pass(&mut world, AGAIN * 2), []);
 }
 
+/// The proxy is restarted while a client's request waits for the answer to the proxy's own request.
+#[test]
+fn a_request_that_waits_is_answered_by_the_next_process() {
+    for answered in [true, false] {
+        for prefetch_members in [true, false] {
+            let mut world = fetching(&[10]);
+            let mut client = Client::identify(&mut world, 1, Intents::ALL);
+            client.catch_up(&mut world);
+            let asked = pass(&mut world, PACE);
+            request(&mut world, &mut client, &all(10));
+            assert_eq!(sent_upstream(&mut world), [] as [Value; 0], "it waits");
+            world.shard.detach(world.now, client.key, client.connection, false);
+            let settings = Settings { prefetch_members, ..Settings::clone(world.shard.settings()) };
+            world.shard.settings = Rc::new(settings);
+            world.restart();
+            let sequence = client.sequence;
+            assert!(client.resume(&mut world, 2, sequence));
+            let case = format!("answered {answered}, prefetch {prefetch_members}");
+            if answered {
+                answer(&mut world, 10, &asked[0].2);
+            }
+            world.dispatch("RESUMED", &json!({}));
+            // Without an answer, the request of the client or of the proxy goes to Discord in the end.
+            let mut chunks = payloads(&mut client, &mut world, "GUILD_MEMBERS_CHUNK");
+            for _ in 0..400 {
+                world.now += Duration::from_millis(250);
+                world.feed(r#"{"op":11}"#);
+                world.shard.tick(world.now);
+                for sent in sent_upstream(&mut world).into_iter().filter(|sent| sent["op"] == 8) {
+                    answer(&mut world, 10, &sent["d"]["nonce"]);
+                }
+                chunks.extend(payloads(&mut client, &mut world, "GUILD_MEMBERS_CHUNK"));
+            }
+            assert!(!chunks.is_empty(), "{case}");
+            assert!(chunks.iter().all(|chunk| chunk["d"]["nonce"] == json!("mine")), "{case}: {chunks:?}");
+        }
+    }
+}
+
 #[test]
 fn discord_is_obeyed_and_not_asked_for_ever() {
     let mut world = fetching(&[10]);

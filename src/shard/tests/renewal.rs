@@ -40,6 +40,30 @@ fn a_lost_session_invalidates_those_of_connected_clients() {
 }
 
 #[test]
+fn clients_of_the_former_session_have_no_part_in_the_id_of_the_new_one() {
+    let mut world = World::ready(&[10]);
+    let mut former = Client::identify(&mut world, 1, Intents::ALL);
+    for number in 0..10 {
+        world.message(10, number);
+    }
+    former.catch_up(&mut world);
+    assert_eq!(former.session, "up");
+    // The former client has not been told of the new session when another client comes.
+    world.renew(&[10]);
+    let mut client = Client::identify(&mut world, 2, Intents::ALL);
+    client.catch_up(&mut world);
+    assert_eq!(client.session, "up2", "no connected client has the new id");
+    // The connection of the former client breaks before it is told. Its id is the former one, so it can not be meant by
+    // a RESUME with the new id, although its sequence was higher.
+    world.shard.detach(world.now, former.key, former.connection, false);
+    world.shard.detach(world.now, client.key, client.connection, false);
+    let (of_former, of_client) = (former.sequence, client.sequence);
+    assert!(of_former > of_client, "{of_former} {of_client}");
+    assert!(client.resume_at(&mut world, 3, "ws://proxy", of_client));
+    assert!(!former.resume_at(&mut world, 4, "ws://proxy", of_former));
+}
+
+#[test]
 fn a_lost_session_invalidates_those_without_a_connection() {
     for restart in [false, true] {
         let mut world = World::ready(&[10]);
@@ -55,6 +79,50 @@ fn a_lost_session_invalidates_those_without_a_connection() {
         assert!(!client.resume(&mut world, 2, sequence), "restart: {restart}");
         assert_eq!(world.shard.report().detached, 0);
     }
+}
+
+/// A client that was told nothing since keeps the guild until it gets its GUILD_DELETE.
+#[test]
+fn guilds_that_left_are_told_after_another_loss_and_after_a_restart() {
+    for restart in [false, true] {
+        let mut world = World::ready(&[10, 20, 30]);
+        let mut client = Client::identify(&mut world, 1, Intents::ALL);
+        client.catch_up(&mut world);
+        world.shard.detach(world.now, client.key, client.connection, false);
+        world.renew(&[20, 30]);
+        if restart {
+            world.restart();
+        }
+        world.renew(&[20]);
+        let mut client = Client::identify(&mut world, 2, Intents::ALL);
+        client.left_before = vec![10, 30];
+        let left: Vec<Value> =
+            payloads(&mut client, &mut world, "GUILD_DELETE").iter().map(|event| event["d"].clone()).collect();
+        let ids: std::collections::BTreeSet<&str> = left.iter().filter_map(|guild| guild["id"].as_str()).collect();
+        assert_eq!((left.len(), ids), (2, ["10", "30"].into()), "restart: {restart}");
+    }
+}
+
+#[test]
+fn a_ready_that_can_not_be_used_begins_another_session() {
+    let mut world = World::ready(&[10]);
+    let mut client = Client::identify(&mut world, 1, Intents::ALL);
+    client.catch_up(&mut world);
+    world.lose_session();
+    world.shard.tick(world.now);
+    while world.shard.poll_upstream(world.now).is_some() {}
+    world.shard.upstream_connected(world.now);
+    world.feed(HELLO);
+    world.shard.upstream_permitted(world.now);
+    while world.shard.poll_upstream(world.now).is_some() {}
+    let ready = r#"{"t":"READY","s":1,"op":0,"d":{"v":10,"user":{"id":"77" "x":2},"guilds":[],"session_id":"up2","resume_gateway_url":"ws://resume"}}"#;
+    assert!(world.shard.upstream_payload(world.now, ready.as_bytes()).is_err());
+    let actions: Vec<Action> = std::iter::from_fn(|| world.shard.poll_upstream(world.now)).collect();
+    assert!(matches!(actions[..], [Action::Close(1000)]), "{actions:?}");
+    world.now += SECOND * 10;
+    world.connect(&[10]);
+    client.catch_up(&mut world);
+    assert_eq!(client.end, Some(Progress::Return), "its session is over");
 }
 
 #[test]

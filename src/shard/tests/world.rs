@@ -34,6 +34,8 @@ pub(super) struct World {
     pub(super) shard: Shard,
     pub(super) sequence: u64,
     pub(super) now: Time,
+    /// Sessions that Discord has given the shard. The first one has the id `up`, the second one `up2`.
+    sessions: u64,
 }
 
 impl World {
@@ -42,7 +44,12 @@ impl World {
         let identity = Identity { identify: b"{}".to_vec(), token: "t".into() };
         let id = ShardId { id: 0, count: 1 };
         let shard = Shard::new(id, settings(log), identity, "ws://discord".into(), None, entropy());
-        Self { shard, sequence: 0, now: SECOND }
+        Self::of(shard)
+    }
+
+    /// This shard, which has no connection to Discord yet.
+    pub(super) fn of(shard: Shard) -> Self {
+        Self { shard, sequence: 0, now: SECOND, sessions: 0 }
     }
 
     /// A connected shard with these guilds.
@@ -64,8 +71,10 @@ impl World {
         self.shard.upstream_permitted(self.now);
         let guilds: Vec<Value> = guilds.iter().map(|id| json!({"id": id.to_string(), "unavailable": true})).collect();
         self.sequence = 0;
+        self.sessions += 1;
+        let id = if self.sessions == 1 { "up".to_owned() } else { format!("up{}", self.sessions) };
         let ready = json!({
-            "v": 10, "user": {"id": "77", "username": "bot"}, "guilds": guilds, "session_id": "up",
+            "v": 10, "user": {"id": "77", "username": "bot"}, "guilds": guilds, "session_id": id,
             "resume_gateway_url": "ws://resume", "application": {"id": "1", "flags": 0}, "new_key": [1],
         });
         self.dispatch("READY", &ready);

@@ -101,13 +101,20 @@ impl Connection {
         self.unanswered.back().map_or(self.channel, |change| change.channel)
     }
 
-    /// The session that has the voice connection if nothing comes of the pending join: the last one that asked before it,
-    /// or the one for whose op 4 the bot is in its channel. `None` without a pending join, after an answer to it, and if
-    /// the bot leaves for it.
+    /// The session that has the voice connection if the pending join fails: the newest session with an unanswered op 4 for
+    /// a channel that was sent before the join, otherwise the join's [`PendingJoin::previous_owner`]. `None` if no join is
+    /// pending, if the pending one was answered or needed a leave, or if these sessions have ended.
     pub(super) fn owner_without_pending_join(&self) -> Option<SessionKey> {
         let join = self.pending_join.as_ref().filter(|join| !join.rejoin && !join.reached)?;
         let mut before = self.unanswered.iter().take(join.changes_before).rev();
         before.find_map(|change| change.client.filter(|_| change.channel.is_some())).or(join.previous_owner)
+    }
+
+    /// The owner's session has ended. The connection passes to [`Connection::owner_without_pending_join`], or to nobody;
+    /// then the bot leaves its channel at `leave_at`.
+    pub(super) fn pass_on(&mut self, leave_at: Time) {
+        (self.owner, self.server) = (self.owner_without_pending_join(), Server::default());
+        self.leave_at = self.owner.is_none().then_some(leave_at);
     }
 
     /// A change of the channel is sent for this session.
@@ -126,8 +133,10 @@ impl Connection {
         }
     }
 
-    /// Notes that the bot is in this channel now. Returns whether the answer to the newest op 4 is still to come, because
-    /// changes that were sent before it were unanswered until now.
+    /// Notes the bot's channel by a voice state; `None`: the bot has left. If the channel is another one than before, the
+    /// oldest unanswered changes are dropped, up to the oldest one to this channel, and a held VOICE_SERVER_UPDATE is
+    /// discarded. Returns true if this voice state answers at most a change that was sent before the pending join. False
+    /// does not mean that the join was answered.
     pub(super) fn apply_channel(&mut self, channel: Option<u64>) -> bool {
         let behind = self.pending_join.as_ref().map_or(0, |join| join.changes_before);
         if std::mem::replace(&mut self.channel, channel) == channel {

@@ -404,9 +404,7 @@ impl Table {
                 join.leave_recipient = join.leave_recipient.filter(|recipient| *recipient != client);
             }
             if connection.owner == Some(client) {
-                let before = connection.owner_without_pending_join();
-                (connection.owner, connection.server) = (before, Server::default());
-                connection.leave_at = before.is_none().then_some(leave_at);
+                connection.pass_on(leave_at);
             }
             !connection.is_unused()
         });
@@ -421,8 +419,10 @@ impl Table {
         self.guilds.values().filter_map(times).min()
     }
 
-    /// The actions that are due now, ordered by guild. `active`: the upstream session is live. While it is not, Discord
-    /// can not answer, and the table gives no op 4 up.
+    /// Does what is due, and returns the actions for it, ordered by guild. The table gives up op 4s whose answers have not
+    /// come, and has the bot leave channels that have no owner, again every [`LEAVE_RETRY`] until Discord answers.
+    /// `active`: the upstream session is live. While it is not, Discord can not answer: the table gives no op 4 up and
+    /// returns no leave.
     pub fn tick(&mut self, now: Time, active: bool) -> Vec<DueAction> {
         let mut due = Vec::new();
         let mut guilds: Vec<u64> = self.guilds.keys().copied().collect();
@@ -455,16 +455,13 @@ impl Table {
         self.guilds.iter().map(|(guild, connection)| Saved { guild: *guild, connection: connection.clone() })
     }
 
-    /// Adds a guild's connection of a former process. Returns false if [`MAX_CONNECTIONS`] is reached. `there` says
-    /// whether a session still exists.
+    /// Adds a guild's connection of a former process. `there` says whether a session still exists. If the owner's does
+    /// not, the connection passes on as in [`Table::session_ended`], with the grace from `now` on. A pending op 4 is
+    /// waited for anew from `now` on. Returns false, and adds nothing, if [`MAX_CONNECTIONS`] is reached.
     pub fn restore(&mut self, now: Time, saved: Saved, there: impl Fn(SessionKey) -> bool) -> bool {
         let Saved { guild, mut connection } = saved;
         if self.guilds.len() >= MAX_CONNECTIONS {
             return false;
-        }
-        connection.owner = connection.owner.filter(|owner| there(*owner));
-        if connection.owner.is_none() {
-            (connection.server, connection.leave_at) = (Server::default(), Some(now + self.grace));
         }
         if let Some(join) = &mut connection.pending_join {
             join.previous_owner = join.previous_owner.filter(|before| there(*before));
@@ -477,6 +474,9 @@ impl Table {
             join.until = now + ANSWER_LIMIT;
         } else {
             connection.unanswered.clear();
+        }
+        if !connection.owner.is_some_and(there) {
+            connection.pass_on(now + self.grace);
         }
         self.guilds.insert(guild, connection);
         true

@@ -301,6 +301,21 @@ fn another_process_goes_on() {
     assert!(none.is_empty());
 }
 
+/// The session that asked last was not saved.
+#[test]
+fn in_another_process_a_connection_goes_back_to_a_session_that_is_there() {
+    let mut table = connected();
+    assert_eq!(table.send(SECOND, SessionKey(2), ask(20), |_| true), Verdict::Send);
+    let mut ended = table.clone();
+    ended.session_ended(SECOND, SessionKey(2), SECOND);
+    let mut restored = Table::new(SECOND);
+    assert!(table.save().all(|saved| restored.restore(SECOND, saved, |session| session == SessionKey(1))));
+    for table in [&mut ended, &mut restored] {
+        assert_eq!(table.owner(GUILD), Some(SessionKey(1)));
+        assert!(table.tick(SECOND * 5, true).is_empty(), "the bot stays in the channel of the first session");
+    }
+}
+
 #[test]
 fn commands_that_were_lost_are_sent_again_with_their_leave() {
     let mut table = connected();
