@@ -145,12 +145,13 @@ impl<S> Client<S> {
         }
     }
 
-    /// Handles the end of a send: `bytes` is its buffer, and `result` says how many bytes the socket took.
+    /// Handles the end of a send: `bytes` is its buffer, and `result` says how many bytes the socket took. The socket is
+    /// full if it did not take all of them. After an error the client is broken.
     pub fn sent(&mut self, now: Time, bytes: Vec<u8>, result: std::io::Result<usize>) {
         let sent = result.as_ref().copied().unwrap_or(0);
-        self.outbox.returned(bytes, sent);
+        let took_all = self.outbox.returned(bytes, sent);
         self.broken |= result.is_err();
-        self.blocked = !self.outbox.pending().is_empty() && !self.broken;
+        self.blocked = !took_all && !self.broken;
         if self.blocked {
             self.oldest_waiting = self.oldest_sent.take().or(self.oldest_waiting);
         }
@@ -234,6 +235,25 @@ pub fn close_for(violation: Violation) -> Close {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{compression::Transport, websocket::Role};
+
+    /// Bytes that were added while the kernel sent others say nothing about the socket.
+    #[test]
+    fn a_socket_is_full_only_if_it_did_not_take_everything() {
+        let inbound = FrameDecoder::new(Role::Server, MAX_COMMAND);
+        let outbox = Outbox::new(Transport::None, Encoding::Json);
+        let mut client = Client::<()>::new(ConnectionId(1), SocketId::FIRST, Visitor::default(), inbound, outbox);
+        let now = Time::from_secs(1);
+        for (left, full) in [(0, false), (1, true), (0, false)] {
+            client.outbox.message(&[b"an event"]);
+            let (bytes, from) = client.outbox.take().expect("an event waits");
+            client.outbox.message(&[b"another event"]);
+            let length = bytes.len() - from;
+            client.sent(now, bytes, Ok(length - left));
+            assert!(!client.outbox.pending().is_empty());
+            assert_eq!((client.blocked, client.stalled_since.is_some()), (full, full));
+        }
+    }
 
     /// A timer that is due when it is set would be due again and again.
     #[test]

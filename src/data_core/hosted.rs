@@ -227,8 +227,10 @@ impl<I: Io> HostedShard<I> {
         self.advance_closing(core);
         self.read_clients(core);
         self.run_upstream_actions(core);
-        let more = self.serve_clients(core);
+        let mut more = self.serve_clients(core);
         self.run_upstream_actions(core);
+        // A send that failed in this turn has ended the connection; the next turn handles that.
+        more |= matches!(&self.link, Link::Open(upstream) if upstream.ended.is_some());
         self.shard.apply_deferred();
         self.report_status(core);
         self.deadline = self.shard.deadline().unwrap_or(Time::MAX);

@@ -202,8 +202,9 @@ impl<I: Io> HostedShard<I> {
         made
     }
 
-    /// Gives the outbox of a client to its socket. A client that is to be closed goes on to its next [`Stage`] when its
-    /// outbox has been sent.
+    /// Gives the outbox of a client to its socket, or waits with a poll while the socket is full. A client that is to be
+    /// closed goes on to its next [`Stage`] when its outbox has been sent. Drops the client if its connection is broken or
+    /// has ended, or if its socket is full and a memory budget is exceeded: afterwards the key may have no client.
     fn flush(&mut self, core: &mut Core<I>, key: usize) {
         let Some(client) = self.clients.get_mut(key) else { return };
         if client.broken {

@@ -44,6 +44,7 @@ struct SharedEncoders {
     /// The compressor, made when the first payload is compressed.
     compressor: Option<PayloadCompressor>,
     /// Holds a payload between two steps, such as encoding and compressing.
+    /// A payload that is encoded or compressed as a whole. A panic may have left bytes in it, so each use clears it first.
     scratch: Vec<u8>,
     /// Empty buffers of connections whose bytes have all been sent, at most [`SPARES`]. The last one is used first,
     /// because it is in the CPU's cache.
@@ -106,9 +107,11 @@ impl Outbox {
     /// on other connections `payloads` changes nothing.
     pub fn start_compressing(&mut self, payloads: bool) {
         match &mut self.form {
-            Form::Plain if payloads => self.form = Form::CompressedPayloads,
+            Form::Plain | Form::CompressedPayloads if payloads => self.form = Form::CompressedPayloads,
+            // The client may have asked for payload compression when it identified on this connection before.
+            Form::Plain | Form::CompressedPayloads => self.form = Form::Plain,
             Form::Stream(deflater, _) => deflater.start(),
-            Form::Plain | Form::CompressedPayloads | Form::Etf => {}
+            Form::Etf => {}
         }
     }
 
@@ -167,6 +170,7 @@ impl Outbox {
             }),
             Form::Stream(deflater, Encoding::Json) => write_stream(wire, deflater, parts),
             Form::Stream(deflater, Encoding::Etf) => ENCODERS.with_borrow_mut(|encoders| {
+                encoders.scratch.clear();
                 match encoders.encoder.encode(parts, &mut encoders.scratch) {
                     Ok(()) => write_stream(wire, deflater, &[&encoders.scratch]),
                     Err(malformed) => report(malformed, owner),
@@ -272,11 +276,10 @@ impl Outbox {
         self.wire.take()
     }
 
-    /// Returns the buffer of [`Outbox::take`], of which `sent` bytes were sent.
-    pub fn returned(&mut self, bytes: Vec<u8>, sent: usize) {
-        if let Some(bytes) = self.wire.returned(bytes, sent) {
-            spare(bytes);
-        }
+    /// Gives back the buffer of [`Outbox::take`], of which `sent` bytes were sent. Returns whether these were all that
+    /// were to be sent.
+    pub fn returned(&mut self, bytes: Vec<u8>, sent: usize) -> bool {
+        self.wire.returned(bytes, sent).map(spare).is_some()
     }
 
     /// Says whether all bytes of finished messages were sent, including those that were taken. A payload that is still
@@ -310,7 +313,8 @@ impl Outbox {
     }
 }
 
-/// Keeps the memory of an empty buffer for the next connection of the core that writes.
+/// Empties a buffer whose bytes have been sent, and keeps its memory for the next connection of this thread that
+/// writes. A buffer above [`KEEP_SPARE`] is freed, and so is one more than [`SPARES`].
 fn spare(mut bytes: Vec<u8>) {
     if bytes.capacity() <= KEEP_SPARE {
         bytes.clear();
@@ -357,6 +361,7 @@ fn write_compressed(wire: &mut Vec<u8>, parts: &[&[u8]]) {
         return write_text(wire, parts);
     }
     ENCODERS.with_borrow_mut(|encoders| {
+        encoders.scratch.clear();
         for part in parts {
             encoders.scratch.extend_from_slice(part);
         }

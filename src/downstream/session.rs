@@ -6,7 +6,8 @@
 //! not acknowledged yet. To resume is to move the cursor back.
 //!
 //! Promises: the client gets every event that it is meant to get once and in order. The numbers have no gap. The memory
-//! for cursors is bounded by the events that the log still holds.
+//! for cursors is bounded by the events that the log still holds, and by the answers to member requests that the client has
+//! not acknowledged.
 
 mod saved;
 mod snapshot_marks;

@@ -7,8 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Source(u64);
 
-/// The upper half of an IPv4 address as a [`Source`]: IPv4 addresses are mapped to a prefix of 32 zero bits and ffff,
-/// with which no IPv6 network begins.
+/// The upper half of the [`Source`] of an IPv4 address: 16 zero bits and ffff. No IPv6 network in use begins with these.
 const V4: u64 = 0xffff << 32;
 
 impl Source {

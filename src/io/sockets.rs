@@ -20,6 +20,12 @@ pub struct SocketId {
     generation: u32,
 }
 
+#[cfg(test)]
+impl SocketId {
+    /// The id of the first connection, for tests without [`Sockets`].
+    pub const FIRST: Self = Self { index: 0, generation: 0 };
+}
+
 /// Number of generations that fit into a token.
 const GENERATIONS: u32 = 1 << 24;
 

@@ -58,7 +58,9 @@ pub struct Uring {
     sending: VecDeque<Sending>,
     /// Completions that were taken out of the ring between two waits, to make the kernel accept further operations.
     early: Vec<Completion>,
-    /// Whether one of the completions in `early` was a wake-up.
+    /// Whether completions were taken out of the ring between two waits, so that the next wait has something to report.
+    has_early: bool,
+    /// Whether one of these completions was a wake-up.
     woken_early: bool,
     /// Whether the kernel can wait without counting as waiting for a disk (Linux 6.15).
     no_iowait: bool,
@@ -88,6 +90,7 @@ impl Uring {
             enters: 0,
             sending: VecDeque::new(),
             early: Vec::new(),
+            has_early: false,
             woken_early: false,
             no_iowait,
         })
@@ -105,6 +108,7 @@ impl Uring {
                 let mut early = std::mem::take(&mut self.early);
                 self.woken_early |= self.reap_all(&mut early);
                 self.early = early;
+                self.has_early = true;
             }
         }
         self.started += 1;
@@ -282,7 +286,8 @@ impl Io for Uring {
     fn wait(&mut self, wait: Wait, completions: &mut Vec<Completion>) -> bool {
         self.watch();
         let mut woken = std::mem::take(&mut self.woken_early);
-        let has_early = woken || !self.early.is_empty();
+        // The result of a send that was taken out early is in `sending` and not in `early`.
+        let has_early = std::mem::take(&mut self.has_early);
         completions.append(&mut self.early);
         match wait {
             Wait::Until(until) if !has_early => self.enter(1, until),

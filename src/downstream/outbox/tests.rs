@@ -92,6 +92,9 @@ fn large_payloads_are_packed_if_that_pays() {
     assert!(got[3].1 == noise);
     assert_eq!(outbox.wire.capacity(), 0, "what large payloads need is given back");
     ENCODERS.with_borrow(|encoders| assert!(encoders.scratch.capacity() <= KEEP));
+    outbox.start_compressing(false);
+    outbox.message(&[large.as_bytes()]);
+    assert_eq!(messages(&mut outbox)[0].0, Opcode::Text, "the client identifies again and does not ask for it");
 }
 
 #[test]
