@@ -92,6 +92,7 @@ impl MainError {
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Config(_) | Self::Placement { .. } | Self::LogLevel { .. } => ExitCode::from(2),
+            Self::Subcommand(error) if error.is_of_the_caller() => ExitCode::from(2),
             _ => ExitCode::FAILURE,
         }
     }

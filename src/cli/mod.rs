@@ -126,6 +126,17 @@ pub enum CliError {
     },
 }
 
+impl CliError {
+    /// Returns whether the configuration or the command line is wrong, so that no running proxy was asked.
+    pub fn is_of_the_caller(&self) -> bool {
+        matches!(
+            self,
+            Self::Running(RunningError::Url(_) | RunningError::Config(_) | RunningError::UnixSocket(_))
+                | Self::SwitchWithoutTrace
+        )
+    }
+}
+
 impl Command {
     /// Runs the subcommand. `path` is the configuration file, `program` the definition of the command line.
     pub fn run(self, path: &Path, program: clap::Command) -> Result<ExitCode, CliError> {

@@ -12,12 +12,14 @@ use std::{
 
 /// Time between the two documents from which rates are calculated. The proxy makes a new document once a second.
 const PERIOD: Duration = Duration::from_millis(1100);
-/// Most shards that `--watch` shows. Those that are not active come first.
+/// Most shards that `--watch` shows. Those that are not active or are sick come first.
 const WATCHED: usize = 40;
 /// Exit code when the proxy runs but not all of its shards are active.
 const NOT_ALL_ACTIVE: u8 = 3;
 
-/// Prints the status once, or with `watch` again and again until the process is ended.
+/// Prints the status once, as a table or with `json` as the document itself. With `watch` (never together with `json`)
+/// the table is printed again and again, until the proxy does not answer or standard output can not be written. Without
+/// `watch` the exit code is [`NOT_ALL_ACTIVE`] if not all shards are active.
 pub fn run(running: &Running, watch: bool, json: bool) -> Result<ExitCode, CliError> {
     if json {
         let (text, document) = fetch(running)?;

@@ -62,8 +62,9 @@ impl Control {
         !self.config.validate_token || self.config.token.matches(token)
     }
 
-    /// The client that shows this token. `None`: the token is neither the bot's token nor a secret. That is counted, and
-    /// logged with the address of the client.
+    /// The client that shows this token. Counts how often each secret is shown. Without `validate_token`, a client that
+    /// shows no secret counts as the bot. Otherwise `None`: the token is neither the bot's token nor a secret. Such a token
+    /// is counted, and logged with the client's address, once a minute at most.
     pub(super) fn holder_of(&self, token: &str, peer: Option<SocketAddr>) -> Option<TokenHolder> {
         let live = self.live();
         // Where no token is asked for, a client may still show a secret, and then has the rights of its credential.
@@ -81,7 +82,8 @@ impl Control {
         None
     }
 
-    /// The close for a client that may not identify for this shard or resume on it; `None`: it may.
+    /// The close for a client that may not identify for this shard or resume on it; `None`: it may. A refusal is logged
+    /// with the address `peer`, once a minute at most.
     pub(super) fn refuses_shard(&self, holder: &TokenHolder, shard: u32, peer: Option<SocketAddr>) -> Option<Close> {
         let TokenHolder::Client(credential) = holder else { return None };
         if credential.covers(shard) {

@@ -135,6 +135,7 @@ impl Control {
     /// The control core's own figures for `/metrics`.
     pub(super) fn figures(&self) -> ControlFigures {
         let mut figures = *self.figures.borrow();
+        figures.panics += self.tasks.panics();
         figures.client_memory = (self.memory.used(), self.memory.limit());
         let of = |refusal| (self.memory.refused(refusal), self.memory.dropped(refusal));
         (figures.memory_refused, figures.source_refused) = (of(Refusal::Process), of(Refusal::Source));

@@ -172,8 +172,13 @@ impl ClientConnection {
         .await
     }
 
-    /// Closes the connection: sends a close frame, then lingers.
+    /// Closes the connection: sends a close frame, then lingers. Without a reason the close frame answers the client's
+    /// own.
     pub async fn close(&mut self, code: Option<u16>, reason: &str) {
+        if !reason.is_empty() {
+            let address = self.peer();
+            tracing::debug!(?address, code, reason, "the proxy closes the connection of a client that has no session");
+        }
         self.outbox.close(code, reason);
         self.linger().await;
     }

@@ -3,10 +3,7 @@
 use super::{Control, Event, connection::ClientConnection, dial::Dialler, door};
 use crate::{
     data_core::ToControl,
-    net::{
-        mailbox::{Mailbox, Postbox},
-        spawn_contained,
-    },
+    net::mailbox::{Mailbox, Postbox},
 };
 use std::{cell::Cell, rc::Rc, sync::Arc};
 
@@ -46,7 +43,7 @@ impl Control {
                 ToControl::Return(parts, visitor) => {
                     let connection = ClientConnection::from_parts(*parts);
                     let task = door::readmit(self.clone(), connection, visitor);
-                    spawn_contained("the task of a connection at the door", task);
+                    self.tasks.spawn("the task of a connection at the door", task);
                 }
                 ToControl::Reports(number, reports) => {
                     if let Some(request) = self.report_requests.borrow_mut().get_mut(&number) {

@@ -13,7 +13,7 @@ use crate::{
 use rustls::ClientConfig;
 use std::{collections::HashMap, rc::Rc, sync::Arc};
 
-/// The attempts to connect that are under way: at most one for each shard.
+/// The newest attempt to connect of each shard, under way or finished.
 #[derive(Default)]
 pub struct Dialler(HashMap<u32, glommio::Task<()>>);
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     compression::Transport,
     downstream::{outbox::Outbox, visitor::Visitor},
-    net::{spawn_contained, within},
+    net::within,
     protocol::{Encoding, command::MAX_COMMAND, payload},
     websocket::{FrameDecoder, Role, Upgrade, server_response},
 };
@@ -79,10 +79,8 @@ pub async fn accept(control: Rc<Control>, listener: TcpListener, routes: RouteSe
         match listener.accept().await {
             Ok(stream) => {
                 control.figures.borrow_mut().accepted += 1;
-                spawn_contained(
-                    "the task of a connection at the door",
-                    handle_connection(control.clone(), stream, routes),
-                );
+                let task = handle_connection(control.clone(), stream, routes);
+                control.tasks.spawn("the task of a connection at the door", task);
             }
             Err(_) if control.stopping.get() => {}
             Err(error) => {

@@ -52,7 +52,8 @@ pub struct ControlFigures {
     pub forwarded: u64,
     /// Requests to forward that the proxy had to answer itself.
     pub forward_failures: u64,
-    /// Tasks of data cores that panicked and were contained.
+    /// Tasks that panicked and were contained: shards and clients' connections on data cores, and tasks of the control
+    /// core.
     pub panics: u64,
     /// Bytes that the connections of all clients take, and the limit.
     pub client_memory: (usize, usize),

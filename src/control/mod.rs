@@ -48,6 +48,7 @@ use crate::{
     downstream::budget::MemoryBudget,
     listener::Listener,
     net::{
+        ContainedTasks,
         hosts::Hosts,
         mailbox::{Postbox, mailbox},
         tls,
@@ -155,6 +156,8 @@ struct Control {
     report_requests: RefCell<HashMap<u64, ReportRequest>>,
     next_report_request: Cell<u64>,
     figures: RefCell<ControlFigures>,
+    /// The tasks of connections at the door, and those that gather reports.
+    tasks: ContainedTasks,
     ask_rest: crossbeam_channel::Sender<Duration>,
     /// The failure of the last GET `/gateway/bot`; `None`: it was answered.
     rest_failure: RefCell<Option<RestFailure>>,
@@ -191,8 +194,8 @@ struct Control {
     upstream_ids: RefCell<HashMap<u32, Option<String>>>,
     /// What was noted about the credentials of clients.
     noted: access::Noted,
-    /// A data core has not got the configuration in force, because its mailbox was full.
-    untold: Cell<bool>,
+    /// `Some`: a data core has not got the configuration in force, because its mailbox was full.
+    untold: Cell<Option<reload::Presences>>,
     token_log: RefCell<LogThrottle>,
     files_log: RefCell<LogThrottle>,
     accept_log: RefCell<LogThrottle>,
@@ -229,6 +232,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
         .io_memory(IO_MEMORY)
         .spawn(move || async move {
             starter::pin_control_core(cpu)?;
+            let tasks = ContainedTasks::default();
             let control = Rc::new(Control {
                 origin_policy: origin_policy(&config),
                 live: RefCell::new(Rc::new(config.clone())),
@@ -255,6 +259,7 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 report_requests: RefCell::new(HashMap::new()),
                 next_report_request: Cell::new(0),
                 figures: RefCell::new(ControlFigures::default()),
+                tasks: tasks.clone(),
                 ask_rest,
                 rest_failure: RefCell::new(None),
                 stopping: Cell::new(false),
@@ -262,9 +267,9 @@ pub fn run(config: Config, placement: &Placement, listeners: Listeners, reloadin
                 scrapes: Pool::new(door::MAX_SCRAPES),
                 tokenless: Pool::new(forward::MAX_TOKENLESS),
                 tokenless_rate: RefCell::new(Rate::new(forward::TOKENLESS_RATE)),
-                reports: SingleFlight::new(answers::REPORTS_REUSED_FOR),
-                status: SingleFlight::new(answers::REPORTS_REUSED_FOR),
-                metrics: SingleFlight::new(answers::REPORTS_REUSED_FOR),
+                reports: SingleFlight::new(answers::REPORTS_REUSED_FOR, &tasks),
+                status: SingleFlight::new(answers::REPORTS_REUSED_FOR, &tasks),
+                metrics: SingleFlight::new(answers::REPORTS_REUSED_FOR, &tasks),
                 last_descriptor: files.saturating_sub(reserved_files).try_into().unwrap_or(RawFd::MAX),
                 reserved_files,
                 upstream_ids: RefCell::default(),

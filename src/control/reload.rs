@@ -48,6 +48,15 @@ pub struct Reloaded {
     pub warnings: Vec<String>,
 }
 
+/// Whether a configuration that a data core was not told has other presences than the one before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presences {
+    /// The presences are the same.
+    Same,
+    /// Discord has to be told other presences.
+    Changed,
+}
+
 /// Why a changed configuration was refused.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReloadError {
@@ -55,6 +64,13 @@ pub(super) enum ReloadError {
     Config(#[from] ConfigError),
     #[error("{}: {source}", path.display())]
     LogLevel { path: PathBuf, source: LogLevelError },
+    /// The file has `clients`, and the proxy was started without `validate_token`.
+    #[error(
+        "{}: `clients` needs a restart: the proxy was started with `validate_token` false, so until then a client without a \
+         secret may do more than those of `clients`",
+        .0.display()
+    )]
+    ClientsOfAll(PathBuf),
 }
 
 impl Control {
@@ -100,6 +116,9 @@ impl Control {
         let loaded = token_from_environment().and_then(|token| Config::load(&self.reloading.path, token));
         let (new, warnings) = loaded?;
         let old = self.live();
+        if !old.validate_token && !new.clients.is_empty() {
+            return Err(ReloadError::ClientsOfAll(self.reloading.path.clone()));
+        }
         let differences = old.differences(&new);
         if old.log_level != new.log_level {
             (self.reloading.set_log_level)(&new.log_level)
@@ -111,8 +130,10 @@ impl Control {
         self.noted.keep(&new.clients);
         // A core that was too busy for an earlier configuration is told the one in force now, also if nothing has
         // changed since. Presences are not sent again without need, because Discord limits them.
-        if self.untold.take() || !differences.live.is_empty() {
-            self.tell_cores(differences.live.iter().any(|key| matches!(*key, "activity" | "status")));
+        let untold = self.untold.take();
+        if untold.is_some() || !differences.live.is_empty() {
+            let presence = differences.live.iter().any(|key| matches!(*key, "activity" | "status"));
+            self.tell_cores(presence || untold == Some(Presences::Changed));
         }
         Ok(Reloaded { differences, warnings })
     }
@@ -138,7 +159,7 @@ impl Control {
                 tracing::error!(
                     "the mailbox of data core {index} is full, so it did not get the new configuration: read it again later"
                 );
-                self.untold.set(true);
+                self.untold.set(Some(if presence { Presences::Changed } else { Presences::Same }));
             }
         }
     }

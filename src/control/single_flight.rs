@@ -3,7 +3,7 @@
 //! A task of its own makes the value. So the value is completed even if the task that asked first is dropped, and the
 //! other tasks that wait do not start over.
 
-use crate::{net::spawn_contained, protocol::Time};
+use crate::{net::ContainedTasks, protocol::Time};
 use std::{
     cell::RefCell,
     future::{Future, poll_fn},
@@ -14,6 +14,7 @@ use std::{
 /// A value that is shared between the tasks that ask for it; see the module's description.
 pub struct SingleFlight<T> {
     lasts: Time,
+    tasks: ContainedTasks,
     state: RefCell<State<T>>,
 }
 
@@ -28,10 +29,10 @@ struct State<T> {
 }
 
 impl<T: Clone + 'static> SingleFlight<T> {
-    /// Shares values that may be used for `lasts` from the moment when their making began.
-    pub fn new(lasts: Time) -> Rc<Self> {
+    /// Shares values that may be used for `lasts` from the moment when their making began. They are made by `tasks`.
+    pub fn new(lasts: Time, tasks: &ContainedTasks) -> Rc<Self> {
         let state = State { made: None, count: 0, making: false, waiting: Vec::new() };
-        Rc::new(Self { lasts, state: RefCell::new(state) })
+        Rc::new(Self { lasts, tasks: tasks.clone(), state: RefCell::new(state) })
     }
 
     /// The newest value, if it may still be used at `now`, otherwise the next one, which `make` makes if no task is
@@ -51,7 +52,7 @@ impl<T: Clone + 'static> SingleFlight<T> {
                 // The new task runs at once, up to its first wait. It borrows the state, so this borrow has to end
                 // before.
                 drop(state);
-                spawn_contained("the task that gathers reports", self.clone().make(now, make()));
+                self.tasks.spawn("the task that gathers reports", self.clone().make(now, make()));
             }
             Poll::Pending
         })
@@ -112,7 +113,7 @@ mod tests {
     #[test]
     fn it_is_made_once_for_all_who_wait_and_again_when_it_is_old() {
         on_an_executor(|| async {
-            let shared = SingleFlight::new(Time::from_secs(1));
+            let shared = SingleFlight::new(Time::from_secs(1), &ContainedTasks::default());
             let (gate, made) = numbers();
             let at = Time::from_millis;
             let ask = |now| {
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn who_goes_away_takes_nothing_from_the_others() {
         on_an_executor(|| async {
-            let shared = SingleFlight::new(Time::from_secs(1));
+            let shared = SingleFlight::new(Time::from_secs(1), &ContainedTasks::default());
             let (gate, made) = numbers();
             for _ in 0..10 {
                 let gone = shared.get(Time::ZERO, || next(&gate, &made));

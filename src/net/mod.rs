@@ -11,9 +11,11 @@ pub mod mask;
 pub(crate) mod tls;
 
 use std::{
+    cell::Cell,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
+    rc::Rc,
     task::Poll,
 };
 
@@ -29,14 +31,30 @@ pub async fn catch_panic<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// Starts a task on this executor. A panic in the task is logged, and ends only the task.
-pub fn spawn_contained(name: &'static str, task: impl Future<Output = ()> + 'static) {
-    let task = async move {
-        if catch_panic(task).await.is_none() {
-            tracing::error!("{name} panicked; its connection is closed");
-        }
-    };
-    glommio::spawn_local(task).detach();
+/// Starts tasks of which a panic ends only the task itself, and counts these panics. Clones share the count.
+#[derive(Clone, Default)]
+pub struct ContainedTasks {
+    panics: Rc<Cell<u64>>,
+}
+
+impl ContainedTasks {
+    /// Starts a task on this executor. A panic in the task is logged and counted, and drops what the task owns, such as
+    /// a connection.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        let panics = self.panics.clone();
+        let task = async move {
+            if catch_panic(task).await.is_none() {
+                panics.set(panics.get() + 1);
+                tracing::error!("{name} panicked and is over");
+            }
+        };
+        glommio::spawn_local(task).detach();
+    }
+
+    /// The number of tasks that have panicked.
+    pub fn panics(&self) -> u64 {
+        self.panics.get()
+    }
 }
 
 /// Returns the result of the future that is ready first, and drops the other one.
@@ -58,13 +76,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_ends_only_its_task() {
+    fn a_panic_ends_only_its_task_and_is_counted() {
         let executor = glommio::LocalExecutorBuilder::default().io_memory(65_536).spawn(|| async {
-            spawn_contained("a task of a test", async { panic!("expected by this test") });
+            let tasks = ContainedTasks::default();
+            tasks.clone().spawn("a task of a test", async { panic!("expected by this test") });
+            tasks.spawn("a task of a test", async {});
             glommio::timer::sleep(std::time::Duration::from_millis(10)).await;
-            "still here"
+            tasks.panics()
         });
-        assert_eq!(executor.unwrap().join().unwrap(), "still here");
+        assert_eq!(executor.unwrap().join().unwrap(), 1);
     }
 
     #[test]
@@ -102,7 +122,7 @@ impl Pause {
         }
     }
 
-    /// Says whether the task is not pausing. Otherwise the task is woken at the end of the pause.
+    /// Returns true if no pause was begun or the pause has ended. If it returns false, the task is woken at the end.
     pub fn is_over(&mut self, cx: &mut std::task::Context<'_>) -> bool {
         let over = self.0.as_mut().is_none_or(|timer| std::pin::Pin::new(timer).poll(cx).is_ready());
         if over {

@@ -40,18 +40,23 @@ fn a_proxy_that_can_not_be_asked_is_named_with_what_to_do() {
     let (_simulator, proxy) = start("command_token", &json!({"http_token": HTTP_TOKEN}));
     let elsewhere = scratch("command_elsewhere");
     let url = format!("http://{}", proxy.address);
-    let fails = |arguments: &[&str], expected: &str| {
+    let fails = |code: i32, arguments: &[&str], expected: &str| {
         let output = run(&elsewhere, arguments);
         let err = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {err}");
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {err}");
         assert!(err.contains(expected), "{arguments:?}: {err}");
     };
-    fails(&["status"], "config.json: can not be read");
-    fails(&["status", "--url", &url], "wants an `http_token`: name its configuration with --config, or set HTTP_TOKEN");
-    fails(&["reload", "--url", &url], "send SIGHUP");
-    fails(&["status", "--url", "ftp://x"], "expected http://HOST:PORT");
+    fails(2, &["status"], "config.json: can not be read");
+    fails(
+        1,
+        &["status", "--url", &url],
+        "wants an `http_token`: name its configuration with --config, or set HTTP_TOKEN",
+    );
+    fails(1, &["reload", "--url", &url], "send SIGHUP");
+    fails(2, &["shard", "0", "reconnect", "on", "--url", &url], "belong to `trace`");
+    fails(2, &["status", "--url", "ftp://x"], "expected http://HOST:PORT");
     let nobody = format!("http://127.0.0.1:{}", free_port());
-    fails(&["status", "--url", &nobody], "no proxy answers at");
+    fails(1, &["status", "--url", &nobody], "no proxy answers at");
     // With the token in the environment the subcommand needs no configuration.
     let mut command = Command::new(env!("CARGO_BIN_EXE_gateway-proxy"));
     let output = command

@@ -168,5 +168,18 @@ fn the_subcommand_says_what_came_of_it() {
     assert_eq!(ask(proxy.address, "GET", "/metrics", Some(HTTP_TOKEN)).status, 401);
     change(NAME, &json!({"status": "somewhere"}));
     let (code, _, err) = reload();
-    assert_eq!((code, err.contains("`status` is \"somewhere\"")), (Some(1), true), "{err}");
+    assert_eq!((code, err.contains("`status` is \"somewhere\"")), (Some(2), true), "{err}");
+}
+
+#[test]
+fn clients_need_a_restart_where_everybody_gets_in() {
+    const NAME: &str = "reload_open";
+    let (_simulator, proxy) = start(NAME, &json!({"validate_token": false}));
+    let secret = format!("sha256:{}", "0".repeat(64));
+    change(NAME, &json!({"validate_token": true, "clients": [{"name": "reader", "secret": secret}]}));
+    let answer = ask(proxy.address, "POST", "/admin/reload", None);
+    assert_eq!(answer.status, 422, "{}", answer.body);
+    assert!(answer.body.contains("`clients` needs a restart"), "{}", answer.body);
+    let metrics = ask(proxy.address, "GET", "/metrics", None).body;
+    assert!(metrics.contains("gateway_config_reloads_total{result=\"ok\"} 0"), "{metrics}");
 }

@@ -68,7 +68,8 @@ async fn proxy_header(connection: &mut ClientConnection) -> Result<Option<Option
     }
 }
 
-/// Reads a request head from any origin; `None`: the connection ended within the head.
+/// Reads a request head without a check of its `Origin` and without `X-Forwarded-For`, for tests. Takes the head out of
+/// the connection's buffer unless the route is [`Route::Api`]. `None`: the connection ended before the end of the head.
 pub async fn read_head(connection: &mut ClientConnection) -> Option<Route> {
     read_head_for(connection, None, None).await.map(|(route, _)| route)
 }

@@ -185,8 +185,9 @@ async fn check_resume(
     Ok((wish, holder))
 }
 
-/// The shard and the session that a RESUME is for, as far as the door can tell; `None`: no shard of this proxy can have
-/// the session.
+/// The shard and the session that a RESUME is for, as far as the door can tell; `None`: the RESUME lacks its id or
+/// sequence, or no shard of this proxy can have the session. May wait until all shards have reported the ids of their
+/// sessions with Discord. The error is the close for the client.
 async fn locate_session(
     control: &Control,
     connection: &mut ClientConnection,
@@ -216,8 +217,8 @@ async fn wait_for_shards(control: &Control, connection: &mut ClientConnection) -
     wait_for(control, connection, Control::running_shards).await
 }
 
-/// Waits until `ask` returns a value, and answers the client's heartbeats meanwhile. Any other payload of the client,
-/// and the stop of the proxy, end the wait with the close code for the client.
+/// Asks every [`START_PAUSE`] until `ask` returns a value, and answers the client's heartbeats meanwhile. Any other
+/// payload, the end of the connection, and the stop of the proxy end the wait. The error is the close for the client.
 async fn wait_for<T>(
     control: &Control,
     connection: &mut ClientConnection,
