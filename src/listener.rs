@@ -56,26 +56,34 @@ pub enum ListenError {
         "the inherited socket (LISTEN_FDS) does not listen for TCP: expected ListenStream= with a port, and Accept=no"
     )]
     NotTcp,
+    /// The port of `host` and `port` can not be bound.
+    #[error("`host` and `port`: {0}")]
+    Bind(#[from] BindError),
+    /// The kernel does not bound the unsent bytes of the connections.
+    #[error("TCP_NOTSENT_LOWAT can not be set on the listening socket ({0}): Linux 6.1 or newer is needed")]
+    UnsentLimit(#[source] io::Error),
+}
+
+/// Why a TCP port can not be bound. The text says what to do; the error around it names the keys of the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
     /// Another process has kept the port for the whole of [`BIND_LIMIT`].
-    #[error("{0} is in use: stop what listens there, or change `port` or `host` in the configuration")]
+    #[error("{0} is in use: stop what listens there, or choose another port")]
     InUse(SocketAddr),
     /// The kernel keeps the port for privileged processes.
-    #[error("{0} may not be used: choose a `port` from 1024 on, or give the CAP_NET_BIND_SERVICE capability")]
+    #[error("{0} may not be used: choose a port from 1024 on, or give the CAP_NET_BIND_SERVICE capability")]
     Privileged(SocketAddr),
     /// No network interface has the address.
-    #[error("{0} is not an address of this machine: change `host`")]
+    #[error("{0} is not an address of this machine: choose one that is")]
     ForeignAddress(SocketAddr),
     /// The port can not be bound for another reason.
-    #[error("can not listen on {address}: {source}")]
-    Bind {
+    #[error("can not listen on {address} ({source}): choose another address or port")]
+    Other {
         /// The address of the configuration.
         address: SocketAddr,
         /// The kernel's answer.
         source: io::Error,
     },
-    /// The kernel does not bound the unsent bytes of the connections.
-    #[error("TCP_NOTSENT_LOWAT can not be set on the listening socket ({0}): Linux 6.1 or newer is needed")]
-    UnsentLimit(#[source] io::Error),
 }
 
 /// A listening socket. Every connection that it accepts has [`UNSENT_LIMIT`].
@@ -105,7 +113,7 @@ impl Listener {
                 tracing::info!("listening on {own}, an inherited socket (LISTEN_FDS): `host` and `port` are not used");
                 Ok(Self { socket, inherited: true, path: None })
             }
-            None => bind(address).map(|socket| Self { socket, inherited: false, path: None }),
+            None => Ok(Self { socket: bind(address)?, inherited: false, path: None }),
         }
     }
 
@@ -183,7 +191,7 @@ fn listening_at(socket: &TcpListener) -> Option<SocketAddr> {
 }
 
 /// Binds the port. A port that another process keeps is an error, even if that process is another gateway-proxy.
-fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
+fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     let start = Instant::now();
     let bound = loop {
         match TcpListener::bind(address) {
@@ -194,10 +202,10 @@ fn bind(address: SocketAddr) -> Result<TcpListener, ListenError> {
         }
     };
     bound.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => ListenError::InUse(address),
-        io::ErrorKind::PermissionDenied => ListenError::Privileged(address),
-        io::ErrorKind::AddrNotAvailable => ListenError::ForeignAddress(address),
-        _ => ListenError::Bind { address, source },
+        io::ErrorKind::AddrInUse => BindError::InUse(address),
+        io::ErrorKind::PermissionDenied => BindError::Privileged(address),
+        io::ErrorKind::AddrNotAvailable => BindError::ForeignAddress(address),
+        _ => BindError::Other { address, source },
     })
 }
 
@@ -210,11 +218,14 @@ mod tests {
         let first = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = first.local_addr().unwrap();
         let error = bind(address).unwrap_err();
-        assert!(matches!(error, ListenError::InUse(named) if named == address), "{error:?}");
+        assert!(matches!(error, BindError::InUse(named) if named == address), "{error:?}");
         assert!(error.to_string().starts_with(&format!("{address} is in use")), "{error}");
         let error = bind("192.0.2.1:0".parse().unwrap()).unwrap_err();
-        assert!(matches!(error, ListenError::ForeignAddress(_)), "{error:?}");
-        assert_eq!(error.to_string(), "192.0.2.1:0 is not an address of this machine: change `host`");
+        assert!(matches!(error, BindError::ForeignAddress(_)), "{error:?}");
+        assert_eq!(
+            ListenError::from(error).to_string(),
+            "`host` and `port`: 192.0.2.1:0 is not an address of this machine: choose one that is"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! Only the owner and the group of a Unix socket can connect to it. The socket file is removed when the proxy stops.
 
-use super::{ListenError, Listener, bind, limit_unsent};
+use super::{BindError, Listener, bind, limit_unsent};
 use crate::config::AdminAddress;
 use std::{
     fs, io,
@@ -26,9 +26,11 @@ const MODE: u32 = 0o660;
 pub enum AdminListenError {
     /// The TCP port can not be bound.
     #[error("`admin_listen`: {0}")]
-    Tcp(#[source] ListenError),
+    Tcp(#[source] BindError),
     /// The kernel does not bound the unsent bytes of the connections.
-    #[error("`admin_listen`: TCP_NOTSENT_LOWAT can not be set ({0})")]
+    #[error(
+        "`admin_listen`: TCP_NOTSENT_LOWAT can not be set on the listening socket ({0}): Linux 6.1 or newer is needed"
+    )]
     UnsentLimit(#[source] io::Error),
     /// The Unix socket can not be made.
     #[error(

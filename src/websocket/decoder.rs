@@ -30,7 +30,9 @@ pub enum Message<'a> {
     Close(Option<(u16, &'a str)>),
 }
 
-/// A rule of RFC 6455 that the peer broke. The connection has to be closed with [`Violation::close_code`].
+/// Why the bytes of the peer can not be decoded further: the peer broke a rule of RFC 6455, or sent a message above the
+/// decoder's limit. The connection has to be closed. [`Violation::close_code`] is the code of the RFC; a client of the
+/// gateway gets 4002 instead for [`Violation::TooLarge`], as at Discord.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// The message is longer than the limit.

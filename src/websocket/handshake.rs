@@ -1,7 +1,7 @@
 //! The opening handshake (RFC 6455 section 4), for both sides.
 //!
 //! Owns which headers a handshake needs, and what it answers. Promises: no extension and no subprotocol is ever
-//! agreed on. Never reads or writes a socket.
+//! asked for or agreed on. Never reads or writes a socket.
 
 use tungstenite::handshake::{client::generate_key, derive_accept_key};
 
@@ -93,14 +93,19 @@ pub fn parse_response(bytes: &[u8], key: &str) -> Result<Option<usize>, Handshak
         Some(101) => {}
         code => return Err(HandshakeError::Status(code.unwrap_or(0))),
     }
-    let accepted = header(response.headers, "sec-websocket-accept");
-    if accepted != Some(derive_accept_key(key.as_bytes()).as_bytes()) {
-        return Err(HandshakeError::Header("Sec-WebSocket-Accept"));
+    let accept = derive_accept_key(key.as_bytes());
+    let headers = response.headers;
+    let checks = [
+        ("Upgrade", header(headers, "upgrade").is_some_and(|value| has_token(value, "websocket"))),
+        ("Connection", header(headers, "connection").is_some_and(|value| has_token(value, "upgrade"))),
+        ("Sec-WebSocket-Accept", header(headers, "sec-websocket-accept") == Some(accept.as_bytes())),
+        ("Sec-WebSocket-Extensions", header(headers, "sec-websocket-extensions").is_none()),
+        ("Sec-WebSocket-Protocol", header(headers, "sec-websocket-protocol").is_none()),
+    ];
+    match checks.into_iter().find(|(_, right)| !right) {
+        Some((name, _)) => Err(HandshakeError::Header(name)),
+        None => Ok(Some(size)),
     }
-    if header(response.headers, "sec-websocket-extensions").is_some() {
-        return Err(HandshakeError::Header("Sec-WebSocket-Extensions"));
-    }
-    Ok(Some(size))
 }
 
 #[cfg(test)]
@@ -152,6 +157,21 @@ mod tests {
             parse(&format!("{head}Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: short\r\n\r\n")),
             Some(Err(HandshakeError::Header("Sec-WebSocket-Key")))
         );
+    }
+
+    #[test]
+    fn responses_are_checked() {
+        let right = server_response(&Upgrade { key: "dGhlIHNhbXBsZSBub25jZQ==".into() });
+        let parse = |response: &str| parse_response(response.as_bytes(), "dGhlIHNhbXBsZSBub25jZQ==");
+        assert_eq!(parse(&right), Ok(Some(right.len())));
+        for name in ["Upgrade", "Connection", "Sec-WebSocket-Accept"] {
+            let without = right.replace(&format!("\r\n{name}: "), "\r\nX-Other: ");
+            assert_eq!(parse(&without), Err(HandshakeError::Header(name)));
+        }
+        for name in ["Sec-WebSocket-Extensions", "Sec-WebSocket-Protocol"] {
+            let with = right.replace("\r\n\r\n", &format!("\r\n{name}: a\r\n\r\n"));
+            assert_eq!(parse(&with), Err(HandshakeError::Header(name)));
+        }
     }
 
     #[test]
