@@ -19,7 +19,7 @@
 //! | `sizes` | what each flag takes, as measured |
 //!
 //! Promises: no input makes the cache panic. An event that is malformed, or about something unknown, changes nothing
-//! and is counted. With a [flag](Flags) off, nothing is stored or parsed for it. A [`GuildSnapshot`] shows one moment,
+//! and is counted; of a malformed GUILD_MEMBERS_CHUNK the members before the malformed one are kept. With a [flag](Flags) off, nothing is stored or parsed for it. A [`GuildSnapshot`] shows one moment,
 //! however long it takes to write. The cache does no I/O, reads no clock, and knows neither clients nor logs.
 
 pub mod codec;
@@ -218,7 +218,8 @@ impl Cache {
         Ok(removed)
     }
 
-    /// Applies a dispatch of type `event`. `data` is its `d`, JSON in any spelling.
+    /// Applies a dispatch of type `event`. `data` is its `d`, JSON in any spelling. READY is applied by [`Cache::ready`]
+    /// instead. An event that the cache does not [want](Cache::wants) changes nothing and is not counted.
     pub fn apply(&mut self, event: EventKind, data: &[u8]) -> Outcome {
         let outcome = self.apply_in_any_spelling(event, data).unwrap_or_else(|error| {
             let key = if event == EventKind::GuildCreate { "id" } else { "guild_id" };

@@ -65,8 +65,9 @@ impl Inflater {
         Self { stream, max_payload }
     }
 
-    /// Decompresses one WebSocket message and appends the result to `out`. Returns whether the payload in `out` is
-    /// complete.
+    /// Decompresses one WebSocket message and appends the result to `out`, which holds the payload so far and nothing
+    /// else: the limit counts all of it. Returns whether the payload is complete; with zlib it may come in several
+    /// messages. After an error the connection has to be given up.
     pub fn inflate(&mut self, message: &[u8], out: &mut Vec<u8>) -> Result<bool, InflateError> {
         match &mut self.stream {
             Stream::Plain => {

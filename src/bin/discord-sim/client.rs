@@ -57,10 +57,10 @@ impl Url {
         Ok(Self { authority: authority.to_owned(), path: path.to_owned(), host: host.to_owned(), address, secure })
     }
 
-    /// Connects to the address. A `wss` URL needs `tls`.
+    /// Opens the TCP connection. A `wss` URL needs `tls`; the TLS handshake happens with the first reads and writes.
     ///
     /// # Errors
-    /// When connecting fails, or a `wss` URL comes without `tls`.
+    /// When connecting fails, or a `wss` URL comes without `tls` or has a host that TLS can not name.
     pub async fn connect(&self, tls: Option<&Arc<ClientConfig>>) -> io::Result<Link> {
         let session = if self.secure {
             let config = tls.ok_or_else(|| invalid(&self.authority, "wss:// needs --ca"))?;

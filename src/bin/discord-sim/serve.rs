@@ -199,7 +199,8 @@ async fn connection(server: Rc<Server>, stream: TcpStream) -> io::Result<()> {
 }
 
 /// Serves a WebSocket: a voice connection if `v` is a version of the voice gateway, otherwise a gateway connection. No
-/// version number belongs to both. `received` holds bytes that came together with the request.
+/// version number belongs to both. A URL that asks for something that the simulator does not support gets status 400.
+/// `received` holds bytes that came together with the request.
 async fn websocket(
     server: Rc<Server>,
     mut link: Link,

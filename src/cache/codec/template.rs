@@ -99,7 +99,8 @@ pub(super) enum Token {
 }
 
 /// Calls `each` for every token of a skeleton, with its offset (of a string: the offset of its content), and with the
-/// number of objects and arrays around it. Stops when `each` returns `None`. `None` also when a string does not end.
+/// number of objects and arrays around it. `None`: `each` has returned `None`, which ends the scan; or a string does not
+/// end; or more brackets close than were opened.
 pub(super) fn scan_skeleton(skeleton: &[u8], mut each: impl FnMut(usize, usize, Token) -> Option<()>) -> Option<()> {
     let (mut depth, mut at) = (0usize, 0);
     while let Some(byte) = skeleton.get(at) {

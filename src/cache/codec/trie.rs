@@ -369,8 +369,9 @@ impl<R: PartialEq> KeyTrie<R> {
     }
 
     /// Learns the end of an object at `position`. Its signature is the part of `signature` from `start` on. `template`
-    /// is the index of its template; `None` when the object is part of the template around it. Returns the kind that
-    /// stands for an inlined object in the outer signature; `None` when the end is not learnt.
+    /// is the index of its template; `None` when the object is part of the template around it. Returns
+    /// `None` when the end is not learnt; otherwise, for an inlined object, the kind that stands for it in the outer
+    /// signature. For an object with a template the kind has no meaning.
     pub fn learn_end(
         &mut self,
         position: TriePosition,

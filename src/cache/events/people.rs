@@ -133,9 +133,10 @@ impl Change<'_, '_> {
         Ok(effect)
     }
 
-    /// Stores the member of a voice state. A member who is cached for another reason is left alone, because
-    /// GUILD_MEMBER_UPDATE keeps it current. Without the intent for members, VOICE_STATE_UPDATE may be the only event
-    /// about the others.
+    /// Merges the member of a voice state over the stored one, if the flags say that this member is cached. Does nothing
+    /// for a member that GUILD_MEMBER_UPDATE keeps current: a known one with the flag `members`, and the bot itself. For any
+    /// other member, VOICE_STATE_UPDATE may be the only event. A member who was unknown, and is no guest, also ends the
+    /// completeness of the member list.
     fn member_in_voice(&mut self, user: u64, member: &[u8]) -> Result<()> {
         let flags = self.context.flags;
         let is_own = flags.current_member && Some(user) == self.context.user;

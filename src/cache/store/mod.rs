@@ -43,7 +43,8 @@ const WITHOUT_MAP: usize = 4;
 const LINE: usize = 64;
 /// How many bytes ahead of the current record a search prefetches memory.
 const AHEAD: usize = 8 * LINE;
-/// When a chunk needs a new block of memory because a record grew, the block gets this many spare bytes.
+/// Spare bytes of the new block that a chunk gets when a record grew, when the old block wasted memory, or when two chunks
+/// were joined.
 const SLACK: usize = 48;
 
 /// Where a record is. Valid until the store changes.

@@ -115,7 +115,8 @@ impl Session {
     }
 
     /// Gives an event the next sequence number and appends it to the replay buffer. Drops the oldest events when the
-    /// buffer is over its limits. An event that the session is not sent gets no number.
+    /// buffer is over its limits, but keeps the newest one. An event that [`Session::mute`] excludes gets no number and is
+    /// dropped. The caller has checked the intents.
     pub fn push(&mut self, name: impl Into<Rc<str>>, data: impl Into<Rc<str>>) {
         let (name, data) = (name.into(), data.into());
         if self.is_mute(&name) {
