@@ -65,8 +65,8 @@ fn the_payloads_of_one_shard_are_written_without_secrets() {
     }
     let output = run(&directory, &["shard", "1", "trace", "off"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
-    for (arguments, code) in [(&["shard", "1", "trace"][..], 2), (&["shard", "1", "reconnect", "on"], 1)] {
-        assert_eq!(run(&directory, arguments).status.code(), Some(code), "{arguments:?}");
+    for arguments in [&["shard", "1", "trace"][..], &["shard", "1", "reconnect", "on"]] {
+        assert_eq!(run(&directory, arguments).status.code(), Some(2), "{arguments:?}");
     }
     // The payloads of later connections are not traced. The line about the loss of the third one follows them in the log.
     let resumes = |all: &[Value]| all.iter().filter(|line| line["message"].to_string().contains(r#"\"op\":6"#)).count();
