@@ -19,8 +19,9 @@
 //! | `sizes` | what each flag takes, as measured |
 //!
 //! Promises: no input makes the cache panic. An event that is malformed, or about something unknown, changes nothing
-//! and is counted; of a malformed GUILD_MEMBERS_CHUNK the members before the malformed one are kept. With a [flag](Flags) off, nothing is stored or parsed for it. A [`GuildSnapshot`] shows one moment,
-//! however long it takes to write. The cache does no I/O, reads no clock, and knows neither clients nor logs.
+//! and is counted; of a malformed GUILD_MEMBERS_CHUNK the members before the malformed one are kept. With a
+//! [flag](Flags) off, nothing is stored or parsed for it. A [`GuildSnapshot`] shows one moment, however long it takes to
+//! write. The cache does no I/O, reads no clock, and knows neither clients nor logs.
 
 pub mod codec;
 mod events;

@@ -1,5 +1,5 @@
-//! What the control core does once a second: it reads a changed configuration file, asks Discord for the budget of
-//! IDENTIFYs when its renewal is due, and writes the lines that stand for log lines that were held back.
+//! What the control core does once a second: it reads a changed configuration file, brings the budget of IDENTIFYs up to
+//! date for the metrics, and writes the lines that stand for log lines that were held back.
 
 use super::{Control, file_watch::Stamp};
 use std::{rc::Rc, time::Duration};
@@ -8,15 +8,6 @@ use std::{rc::Rc, time::Duration};
 const PERIOD: Duration = Duration::from_secs(1);
 
 impl Control {
-    /// Sends GET `/gateway/bot` once the time of the renewal has passed. Until the answer has come, the queue assumes that
-    /// the budget was renewed.
-    fn ask_for_renewed_budget(&self) {
-        let mut queue = self.queue.borrow_mut();
-        if queue.as_mut().is_some_and(|queue| queue.take_renewal(self.now())) {
-            let _ = self.ask_rest.try_send(PERIOD);
-        }
-    }
-
     /// Runs as long as the proxy does.
     pub(super) async fn every_second(self: Rc<Self>) {
         loop {
@@ -26,7 +17,9 @@ impl Control {
                 // The log says what came of it.
                 let _ = self.reload("the file has changed");
             }
-            self.ask_for_renewed_budget();
+            if let Some(queue) = &mut *self.queue.borrow_mut() {
+                queue.expire(self.now());
+            }
             self.reloading.held_lines.write_due();
             glommio::timer::sleep(PERIOD).await;
         }

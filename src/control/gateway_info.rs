@@ -3,6 +3,7 @@
 
 use super::{
     Control, Failure, RestFailure,
+    external_queue::ExternalQueue,
     identify::{IdentifyQueue, SessionStartLimit},
     rest::{self, GatewayInfo, RestError},
     saved_gateway::SavedGateway,
@@ -30,7 +31,8 @@ impl Control {
     /// the file of the last process.
     pub(super) fn apply_gateway_info(&self, info: GatewayInfo) -> Result<(), Failure> {
         if let Some(queue) = &mut *self.queue.borrow_mut() {
-            queue.renew(info.budget, self.now());
+            let waiting = self.external_queue.as_ref().map_or(0, ExternalQueue::waiting);
+            queue.renew(info.budget, waiting, self.now());
         } else {
             return self.start(info.url, info.shards, Some(info.budget));
         }

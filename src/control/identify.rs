@@ -1,12 +1,15 @@
 //! The identify queue (docs: Gateway, Rate Limiting / Session Start Limit). Pure.
 //!
-//! Promises: two permits within a bucket (shard id modulo `max_concurrency`) are at least [`INTERVAL`] apart. Between
-//! two renewals there are no more permits than `remaining`. When `remaining` does not cover all shards that still have
-//! to start, all shards wait for the renewal: Discord resets the token of a bot that exceeds the limit. A shard whose
-//! sessions do not last waits longer for each permit, for whatever reason they end, so that it can not use up the
-//! budget of the other shards.
+//! Promises: two permits within a bucket (shard id modulo `max_concurrency`) are at least [`INTERVAL`] apart. There are
+//! no more permits than Discord allows ([`budget`]). When the permits that are left do not cover all shards that still
+//! have to start, all shards wait until more are available: Discord resets the token of a bot that exceeds the limit. A
+//! shard whose sessions do not last waits longer for each permit, for whatever reason they end, so that it can not use
+//! up the budget of the other shards.
+
+mod budget;
 
 use crate::protocol::Time;
+use budget::Budget;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     time::Duration,
@@ -24,9 +27,6 @@ const LONGEST_WAIT: Duration = Duration::from_secs(3600);
 /// When the permit before a new one is at least this old, its session counts as one that lasted, and the shard's count
 /// of permits in a row starts anew.
 const LASTING: Duration = Duration::from_secs(2 * 3600);
-
-/// Time between two renewals of the budget.
-const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// `session_start_limit` of `/gateway/bot`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +59,9 @@ impl Permits {
 
 /// The queue of the shards that wait for a permit to identify; see the module's description.
 pub struct IdentifyQueue {
-    budget: SessionStartLimit,
-    resets_at: Time,
-    /// The time of the renewal has passed, so the budget is an assumption until Discord's figures have been fetched.
-    is_assumed: bool,
+    budget: Budget,
+    /// Number of buckets.
+    max_concurrency: u32,
     /// Shards of the first start that have not identified yet.
     starting: BTreeSet<u32>,
     waiting: BTreeMap<u32, VecDeque<u32>>,
@@ -78,36 +77,31 @@ pub struct IdentifyQueue {
 impl IdentifyQueue {
     /// A queue for a process that will start these shards, with the budget that Discord has told at `now`.
     pub fn new(budget: SessionStartLimit, now: Time, starting: impl IntoIterator<Item = u32>) -> Self {
-        let mut queue = Self {
-            budget,
-            resets_at: now,
-            is_assumed: false,
+        let mut queue = Self::without_budget(starting);
+        queue.renew(budget, 0, now);
+        queue
+    }
+
+    /// A queue that gives no permit until [`renew`](Self::renew) has told Discord's figures.
+    pub fn without_budget(starting: impl IntoIterator<Item = u32>) -> Self {
+        Self {
+            budget: Budget::unknown(),
+            max_concurrency: 1,
             starting: starting.into_iter().collect(),
             waiting: BTreeMap::new(),
             free_at: BTreeMap::new(),
             all_free_at: Time::ZERO,
             permits: BTreeMap::new(),
             granted: 0,
-        };
-        queue.renew(budget, now);
-        queue
+        }
     }
 
-    /// A queue that gives no permit until [`renew`](Self::renew) has told Discord's figures.
-    pub fn without_budget(starting: impl IntoIterator<Item = u32>) -> Self {
-        let nothing = SessionStartLimit { total: 0, remaining: 0, reset_after: Duration::ZERO, max_concurrency: 1 };
-        Self { resets_at: Time::MAX, ..Self::new(nothing, Time::ZERO, starting) }
-    }
-
-    /// Takes over new figures from Discord.
-    pub fn renew(&mut self, budget: SessionStartLimit, now: Time) {
-        let budget = SessionStartLimit { max_concurrency: budget.max_concurrency.max(1), ..budget };
-        let other_buckets = budget.max_concurrency != self.budget.max_concurrency;
-        self.budget = budget;
-        // Discord's figure is 0 when no permit has been used. The time until the renewal begins with the first one.
-        let reset_after = if budget.reset_after.is_zero() { DAY } else { budget.reset_after };
-        (self.resets_at, self.is_assumed) = (now + reset_after, false);
-        if other_buckets {
+    /// Takes over new figures from Discord. `waiting`: shards that have their permit of this queue and do not identify
+    /// yet, because they wait for another queue.
+    pub fn renew(&mut self, limit: SessionStartLimit, waiting: usize, now: Time) {
+        self.budget.renew(&limit, waiting, now);
+        let max_concurrency = limit.max_concurrency.max(1);
+        if std::mem::replace(&mut self.max_concurrency, max_concurrency) != max_concurrency {
             // Which of the new buckets have just been used is not known, so no new bucket is free before all old ones
             // were.
             let latest = self.free_at.values().copied().max().unwrap_or_default();
@@ -120,7 +114,7 @@ impl IdentifyQueue {
     }
 
     fn bucket(&self, shard: u32) -> u32 {
-        shard % self.budget.max_concurrency
+        shard % self.max_concurrency
     }
 
     /// Queues a shard that wants to identify. A shard that waits already keeps its place.
@@ -136,24 +130,20 @@ impl IdentifyQueue {
         self.starting.remove(&shard);
     }
 
-    /// Assumes that Discord has renewed the budget when the time for it has passed.
-    fn pass_renewal(&mut self, now: Time) {
-        if now >= self.resets_at {
-            self.budget.remaining = self.budget.total;
-            (self.resets_at, self.is_assumed) = (now + DAY, true);
-        }
+    /// Brings [`remaining`](Self::remaining) up to date.
+    pub fn expire(&mut self, now: Time) {
+        self.budget.expire(now);
     }
 
-    /// Returns true once after the time of the renewal has passed: Discord's figures have to be fetched, and be passed to
-    /// [`renew`](Self::renew).
-    pub fn take_renewal(&mut self, now: Time) -> bool {
-        self.pass_renewal(now);
-        std::mem::take(&mut self.is_assumed)
+    /// Returns whether Discord's figures have to be fetched and be passed to [`renew`](Self::renew): shards wait, and by
+    /// the queue's own count no permit is left for them. True now and then.
+    pub fn take_question(&mut self, now: Time) -> bool {
+        self.waiting() > 0 && self.is_exhausted() && self.budget.take_question(now)
     }
 
     /// Takes the next shard that may identify at `now` out of the queue; `None`: no shard may.
     pub fn poll(&mut self, now: Time) -> Option<u32> {
-        self.pass_renewal(now);
+        self.budget.expire(now);
         if now < self.all_free_at || self.is_exhausted() {
             return None;
         }
@@ -170,23 +160,23 @@ impl IdentifyQueue {
         let permits = self.permits.entry(shard).or_insert(Permits { last: now, in_a_row: 0 });
         let lasted = now.saturating_sub(permits.last) >= LASTING;
         *permits = Permits { last: now, in_a_row: if lasted { 1 } else { permits.in_a_row + 1 } };
-        self.budget.remaining -= 1;
+        self.budget.give(now);
         self.starting.remove(&shard);
         self.granted += 1;
         Some(shard)
     }
 
-    /// Says whether all shards wait for the renewal: no permit is left, or fewer than the start needs.
+    /// Says whether all shards wait for used permits to be available again: no permit is left, or fewer than the start
+    /// needs.
     pub fn is_exhausted(&self) -> bool {
-        let start = self.starting.len().min(self.budget.total as usize);
-        self.budget.remaining == 0 || (self.budget.remaining as usize) < start
+        let start = self.starting.len().min(self.budget.total() as usize);
+        self.remaining() == 0 || (self.remaining() as usize) < start
     }
 
-    /// How long until the renewal, if a shard waits for it. `None`: no shard waits, the budget is not used up, or the
-    /// time of the renewal is not known.
+    /// How long until used permits are available again, if a shard waits for that. `None`: no shard waits, the budget is
+    /// not used up, or Discord's figures are not known.
     pub fn blocked_for(&self, now: Time) -> Option<Duration> {
-        let known = self.resets_at < Time::MAX;
-        (known && self.is_exhausted() && self.waiting() > 0).then(|| self.resets_at.saturating_sub(now))
+        self.renewed_in(now).filter(|_| self.is_exhausted() && self.waiting() > 0)
     }
 
     /// How many shards wait for a permit.
@@ -194,25 +184,25 @@ impl IdentifyQueue {
         self.waiting.values().map(VecDeque::len).sum()
     }
 
-    /// Permits left before the renewal.
+    /// Permits that are left, as of the last [`expire`](Self::expire) or [`poll`](Self::poll).
     pub fn remaining(&self) -> u32 {
-        self.budget.remaining
+        self.budget.remaining()
     }
 
-    /// Most permits that Discord allows from one renewal to the next, also those that are used up already. 0 while
-    /// Discord's figures are not known.
+    /// Most permits that Discord allows in a day, also those that are used already. 0 while Discord's figures are not
+    /// known.
     pub fn total(&self) -> u32 {
-        self.budget.total
+        self.budget.total()
     }
 
     /// Number of buckets.
     pub fn max_concurrency(&self) -> u32 {
-        self.budget.max_concurrency
+        self.max_concurrency
     }
 
-    /// How long until the renewal; `None`: that is not known yet.
+    /// How long until used permits are available again; `None`: that is not known yet.
     pub fn renewed_in(&self, now: Time) -> Option<Duration> {
-        (self.resets_at < Time::MAX).then(|| self.resets_at.saturating_sub(now))
+        self.budget.renewed_in(now)
     }
 
     /// How long until the last shard that waits, or that has yet to start, has its permit, if no other shard asks.
@@ -291,30 +281,16 @@ mod tests {
         assert_eq!(queue.blocked_for(SECOND * 3601), None);
     }
 
-    /// Permits that are given after a renewal count for the time until the next one, also if some were left before it.
     #[test]
-    fn a_renewal_counts_from_its_time_on() {
-        let limit = SessionStartLimit { total: 20, remaining: 20, reset_after: SECOND * 3600, max_concurrency: 16 };
-        let mut queue = IdentifyQueue::new(limit, Time::ZERO, []);
-        let mut give = |at: u32, shards: u32| {
-            (0..shards).for_each(|shard| queue.request(shard));
-            let given = (0..4).map(|turn| drain(&mut queue, SECOND * at + INTERVAL * turn).len()).sum::<usize>();
-            (given, queue.remaining(), queue.take_renewal(SECOND * at + INTERVAL * 4))
-        };
-        assert_eq!(give(60, 5), (5, 15, false));
-        assert_eq!(give(2 * 3600, 15), (15, 5, true));
-        assert_eq!(give(8 * 3600, 15), (5, 0, false), "no more than 20 in a day");
-        // Discord has not told its figures since. The shards that wait are served first.
-        assert_eq!(give(27 * 3600, 15), (15, 5, true));
-    }
-
-    #[test]
-    fn the_time_until_the_renewal_begins_with_the_first_permit() {
-        let limit = SessionStartLimit { total: 20, remaining: 20, reset_after: Duration::ZERO, max_concurrency: 1 };
-        let mut queue = IdentifyQueue::new(limit, SECOND, []);
-        assert!(!queue.take_renewal(SECOND) && !queue.take_renewal(SECOND * 3600));
-        assert_eq!(queue.renewed_in(SECOND), Some(DAY));
-        assert!(queue.take_renewal(SECOND + DAY) && !queue.take_renewal(SECOND + DAY));
+    fn discord_is_asked_only_while_shards_wait_and_none_may_identify() {
+        let mut queue = IdentifyQueue::new(budget(1, 1), SECOND, []);
+        let later = SECOND * 1800;
+        queue.request(0);
+        assert!(!queue.take_question(later), "a permit is left");
+        assert_eq!(drain(&mut queue, later), [0]);
+        assert!(!queue.take_question(later), "nobody waits");
+        queue.request(1);
+        assert!(queue.take_question(later) && !queue.take_question(later));
     }
 
     #[test]
@@ -333,7 +309,7 @@ mod tests {
         // For a day, the shard asks for a permit every second.
         for second in 0..24 * 3600 {
             let now = SECOND * second;
-            queue.renew(budget(1000 - given.len() as u32, 1), now);
+            queue.renew(budget(1000 - given.len() as u32, 1), 0, now);
             queue.request(0);
             given.extend(queue.poll(now).map(|_| second));
         }
@@ -355,7 +331,7 @@ mod tests {
         let mut queue = IdentifyQueue::new(budget(0, 1), SECOND, [7]);
         queue.request(7);
         assert!(drain(&mut queue, SECOND).is_empty());
-        queue.renew(budget(10, 1), SECOND * 5);
+        queue.renew(budget(10, 1), 0, SECOND * 5);
         assert_eq!(drain(&mut queue, SECOND * 5), [7]);
     }
 
@@ -367,7 +343,7 @@ mod tests {
         assert_eq!(queue.blocked_for(SECOND), None);
         queue.started(3);
         let now = SECOND * 1_000_000;
-        queue.renew(budget(1000, 2), now);
+        queue.renew(budget(1000, 2), 0, now);
         assert_eq!(drain(&mut queue, now), [0, 1], "in the buckets that there are");
         assert_eq!(drain(&mut queue, now + INTERVAL), [2, 3]);
     }
@@ -377,7 +353,7 @@ mod tests {
         let mut queue = IdentifyQueue::new(budget(1000, 1), SECOND, []);
         (0..3).for_each(|shard| queue.request(shard));
         assert_eq!(drain(&mut queue, SECOND), [0]);
-        queue.renew(budget(1000, 16), SECOND * 2);
+        queue.renew(budget(1000, 16), 0, SECOND * 2);
         assert!(drain(&mut queue, SECOND * 2).is_empty(), "shard 1 could be in the bucket that was used");
         assert_eq!(drain(&mut queue, SECOND + INTERVAL), [1, 2]);
     }

@@ -3,7 +3,7 @@
 
 use super::{Control, ExternalQueue, QUEUE_TICK, QueueError};
 use crate::data_core::ToCore;
-use std::{future::poll_fn, rc::Rc, task::Poll};
+use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 impl Control {
     /// Takes every permit that is due from the own queue. Each goes to the shard, or with an external queue causes a
@@ -35,11 +35,12 @@ impl Control {
             .await;
             glommio::timer::sleep(QUEUE_TICK).await;
             self.grant();
+            self.ask_for_budget();
             let blocked = self.queue.borrow().as_ref().and_then(|queue| queue.blocked_for(self.now()));
             match blocked {
                 Some(wait) if !logged => {
                     tracing::error!(
-                        "no IDENTIFY is left: no shard identifies for {} s, until Discord renews them",
+                        "no IDENTIFY is left: no shard identifies for {} s, or until Discord says that some are left",
                         wait.as_secs()
                     );
                     logged = true;
@@ -47,6 +48,16 @@ impl Control {
                 Some(_) => {}
                 None => logged = false,
             }
+        }
+    }
+
+    /// Sends GET `/gateway/bot` if the answer may release shards that wait. While such a request fails, it is repeated
+    /// anyway.
+    fn ask_for_budget(&self) {
+        if self.rest_failure.borrow().is_none()
+            && self.queue.borrow_mut().as_mut().is_some_and(|queue| queue.take_question(self.now()))
+        {
+            let _ = self.ask_rest.try_send(Duration::ZERO);
         }
     }
 

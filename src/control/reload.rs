@@ -64,13 +64,6 @@ pub(super) enum ReloadError {
     Config(#[from] ConfigError),
     #[error("{}: {source}", path.display())]
     LogLevel { path: PathBuf, source: LogLevelError },
-    /// The file has `clients`, and the proxy was started without `validate_token`.
-    #[error(
-        "{}: `clients` needs a restart: the proxy was started with `validate_token` false, so until then a client without a \
-         secret may do more than those of `clients`",
-        .0.display()
-    )]
-    ClientsOfAll(PathBuf),
 }
 
 impl Control {
@@ -114,12 +107,15 @@ impl Control {
         // The stamp is taken before the file is read: a change while it is read makes it be read again.
         self.file_watch.borrow_mut().was_read(Stamp::of(&self.reloading.path));
         let loaded = token_from_environment().and_then(|token| Config::load(&self.reloading.path, token));
-        let (new, warnings) = loaded?;
+        let (mut new, warnings) = loaded?;
         let old = self.live();
+        let mut differences = old.differences(&new);
+        // Until `validate_token` holds, a client without a secret may do more than those of `clients`.
         if !old.validate_token && !new.clients.is_empty() {
-            return Err(ReloadError::ClientsOfAll(self.reloading.path.clone()));
+            new.clients = old.clients.clone();
+            differences.live.retain(|key| *key != "clients");
+            differences.restart.push("clients");
         }
-        let differences = old.differences(&new);
         if old.log_level != new.log_level {
             (self.reloading.set_log_level)(&new.log_level)
                 .map_err(|source| ReloadError::LogLevel { path: self.reloading.path.clone(), source })?;

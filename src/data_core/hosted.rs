@@ -229,7 +229,7 @@ impl<I: Io> HostedShard<I> {
         self.run_upstream_actions(core);
         let mut more = self.serve_clients(core);
         self.run_upstream_actions(core);
-        // A send that failed in this turn has ended the connection; the next turn handles that.
+        // What had to be sent in this turn could not be encrypted, or too much waits. The next turn ends the connection.
         more |= matches!(&self.link, Link::Open(upstream) if upstream.ended.is_some());
         self.shard.apply_deferred();
         self.report_status(core);

@@ -43,7 +43,6 @@ struct SharedEncoders {
     encoder: etf::Encoder,
     /// The compressor, made when the first payload is compressed.
     compressor: Option<PayloadCompressor>,
-    /// Holds a payload between two steps, such as encoding and compressing.
     /// A payload that is encoded or compressed as a whole. A panic may have left bytes in it, so each use clears it first.
     scratch: Vec<u8>,
     /// Empty buffers of connections whose bytes have all been sent, at most [`SPARES`]. The last one is used first,

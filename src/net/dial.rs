@@ -16,7 +16,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -137,13 +137,17 @@ pub async fn addresses_of(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> 
     }
     let caller = Arc::new(());
     let (host, waits) = (host.to_owned(), Arc::downgrade(&caller));
-    let lookup = move || match waits.upgrade() {
-        Some(_) => (host.as_str(), port).to_socket_addrs().map(Iterator::collect),
-        None => Ok(Vec::new()),
-    };
-    let addresses = glommio::executor().spawn_blocking(lookup).await;
+    let addresses = glommio::executor().spawn_blocking(move || look_up(&host, port, &waits)).await;
     drop(caller);
     addresses
+}
+
+/// The addresses of a name; none if the caller that owns `waits` is gone.
+fn look_up(host: &str, port: u16, waits: &Weak<()>) -> io::Result<Vec<SocketAddr>> {
+    match waits.upgrade() {
+        Some(_) => (host, port).to_socket_addrs().map(Iterator::collect),
+        None => Ok(Vec::new()),
+    }
 }
 
 /// Opens a connection to `endpoint` with this query. Tries the addresses of the host in order. There is no time limit
@@ -175,8 +179,11 @@ struct Handshake {
 impl Handshake {
     /// Reads the response to the upgrade. The bytes after it stay in the decoder.
     async fn finish(mut self, key: &str) -> Result<Dialled, DialError> {
+        let mut ended = false;
         loop {
-            self.write().await?;
+            if !ended {
+                self.write().await?;
+            }
             if let Some(size) = parse_response(self.inbound.unconsumed(), key)? {
                 self.inbound.consume(size);
                 // SAFETY: the stream keeps the descriptor open until the end of this function, which drops the
@@ -187,9 +194,11 @@ impl Handshake {
             if self.inbound.pending() > MAX_RESPONSE {
                 return Err(DialError::ResponseTooLong);
             }
-            if !self.read().await? {
+            if ended {
                 return Err(DialError::Ended);
             }
+            // With TLS, the end may come together with the response.
+            ended = !self.read().await?;
         }
     }
 
@@ -218,30 +227,70 @@ impl Handshake {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+    };
 
-    /// A resolver that does not answer must not hold up connections to addresses, nor those to names once it answers.
     #[test]
-    fn a_lookup_that_hangs_holds_up_no_address_and_no_lookup_of_later() {
+    fn a_lookup_that_hangs_holds_up_names_and_no_addresses() {
         let executor = glommio::LocalExecutorBuilder::default().io_memory(65_536).spawn(|| async {
             let (release, hangs) = std::sync::mpsc::channel::<()>();
             let hanging = glommio::executor().spawn_blocking(move || hangs.recv());
             assert_eq!(addresses_of("127.0.0.1", 7).await.unwrap(), ["127.0.0.1:7".parse().unwrap()]);
             assert_eq!(addresses_of("::1", 7).await.unwrap(), ["[::1]:7".parse().unwrap()]);
-            for _ in 0..100 {
-                // An attempt that is given up before its lookup begins.
-                assert!(futures_lite::future::poll_once(addresses_of("name.invalid", 7)).await.is_none());
-            }
-            release.send(()).unwrap();
-            hanging.await.unwrap();
-            let addresses = addresses_of("localhost", 7).await.unwrap();
+            let addresses = {
+                let mut waits = std::pin::pin!(addresses_of("localhost", 7));
+                assert!(futures_lite::future::poll_once(&mut waits).await.is_none(), "it waits for the other lookup");
+                release.send(()).unwrap();
+                hanging.await.unwrap();
+                waits.await.unwrap()
+            };
             assert!(!addresses.is_empty() && addresses.iter().all(|address| address.ip().is_loopback()));
         });
         executor.unwrap().join().unwrap();
     }
 
     #[test]
+    fn a_lookup_that_nobody_waits_for_is_skipped() {
+        let caller = Arc::new(());
+        let waits = Arc::downgrade(&caller);
+        assert!(!look_up("localhost", 7, &waits).unwrap().is_empty());
+        drop(caller);
+        assert!(look_up("localhost", 7, &waits).unwrap().is_empty());
+    }
+
+    /// The response and the end of TLS come in one segment.
+    #[test]
+    fn a_refusal_is_told_although_the_stream_has_ended() {
+        let (client, server) = super::super::tls::tests::configs();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("wss://localhost:{}", listener.local_addr().unwrap().port());
+        let serving = std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let mut tls = rustls::ServerConnection::new(server).unwrap();
+            let mut bytes = [0; 4096];
+            assert!(rustls::Stream::new(&mut tls, &mut socket).read(&mut bytes).unwrap() > 0);
+            tls.writer().write_all(b"HTTP/1.1 503 Busy\r\n\r\n").unwrap();
+            tls.send_close_notify();
+            let mut records = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut records).unwrap();
+            }
+            socket.write_all(&records).unwrap();
+            // The TCP stream stays open until the proxy ends it.
+            let _ = socket.read(&mut bytes);
+        });
+        let executor = glommio::LocalExecutorBuilder::default()
+            .io_memory(65_536)
+            .spawn(move || async move { dial(&Endpoint::parse(&url).unwrap(), "v=10", client).await.err() });
+        let error = executor.unwrap().join().unwrap();
+        assert!(matches!(error, Some(DialError::Upgrade(HandshakeError::Status(503)))), "{error:?}");
+        serving.join().unwrap();
+    }
+
+    #[test]
     fn an_address_that_does_not_answer_does_not_block_the_next() {
-        use std::net::TcpListener;
         let (silent, good) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let addresses = [&silent, &good].map(|listener| listener.local_addr().unwrap());
         rustix::net::listen(&silent, 0).unwrap();

@@ -104,7 +104,7 @@ impl Tls {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::websocket::Role;
     use rustls::{
@@ -112,8 +112,8 @@ mod tests {
         pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
     };
 
-    /// A client and a server that have shaken hands.
-    fn connected() -> (Tls, FrameDecoder, ServerConnection) {
+    /// The configurations of a server with a certificate for `localhost`, and of a client that trusts this certificate.
+    pub fn configs() -> (Arc<ClientConfig>, Arc<ServerConfig>) {
         let rcgen::CertifiedKey { cert, signing_key } =
             rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let mut roots = RootCertStore::empty();
@@ -130,8 +130,14 @@ mod tests {
             .with_no_client_auth()
             .with_single_cert(vec![cert.der().clone()], key)
             .unwrap();
-        let mut tls = Tls::new(Arc::new(client), "localhost").unwrap();
-        let mut server = ServerConnection::new(Arc::new(server)).unwrap();
+        (Arc::new(client), Arc::new(server))
+    }
+
+    /// A client and a server that have shaken hands.
+    fn connected() -> (Tls, FrameDecoder, ServerConnection) {
+        let (client, server) = configs();
+        let mut tls = Tls::new(client, "localhost").unwrap();
+        let mut server = ServerConnection::new(server).unwrap();
         let mut inbound = FrameDecoder::new(Role::Client, 1 << 20);
         while server.is_handshaking() || tls.connection.is_handshaking() {
             let mut wire = Vec::new();

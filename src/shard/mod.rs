@@ -406,7 +406,9 @@ impl Shard {
         self.forget_prefetch();
         let gone = self.cache.up_to_date(&self.log).ready(data)?;
         if renewed {
-            self.departed.add(gone, now, now + self.settings.resume_window);
+            let until = now + self.settings.resume_window;
+            self.departed.add(gone, now, until);
+            self.schedule_maintenance(until);
         }
         self.ready = Some(data.into());
         self.read_upstream_id();

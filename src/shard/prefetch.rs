@@ -269,8 +269,8 @@ impl Shard {
         false
     }
 
-    /// A client's request waited in the former process for the answer to the proxy's own request, whose way to Discord or
-    /// answer this process continues. The request waits on, at most [`ANSWER_LIMIT`].
+    /// Restores a client's request that waited in the former process for the answer to the proxy's own request. It waits
+    /// for that answer in this process, at most [`ANSWER_LIMIT`].
     pub(super) fn hold_again(&mut self, now: Time, key: SessionKey, data: &[u8]) {
         let Some(request) = MemberRequest::parse(data) else { return };
         self.prefetch.known.insert(request.guild);

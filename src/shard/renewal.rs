@@ -52,6 +52,11 @@ impl DepartedGuilds {
         }
     }
 
+    /// When [`DepartedGuilds::expire`] has something to do.
+    pub fn deadline(&self) -> Option<Time> {
+        (!self.guilds.is_empty()).then_some(self.until)
+    }
+
     /// The guilds for the next process.
     pub fn save(&self) -> Vec<u64> {
         self.guilds.clone()

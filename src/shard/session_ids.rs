@@ -14,10 +14,10 @@
 //! A client that may not send op 4 (config key `clients`) does not use voice, so it never gets Discord's id and never
 //! keeps it from the bot.
 //!
-//! Promise: no RESUME leads to a session of another client, whatever ids and URLs libraries keep and mix. This does not
-//! hold for a client that has ended its session itself (close code 1000 or 1001) and resumes it by Discord's id alone
-//! although it is over: its session is forgotten, because otherwise no bot could resume by Discord's id for long after a
-//! restart.
+//! Promise: no RESUME leads to a session of another client, whatever ids and URLs libraries keep and mix. One case is
+//! excepted: a client ends its session itself (close code 1000 or 1001), and resumes it by Discord's id alone all the
+//! same. Such sessions are not noted as strays. If they were, a bot that was restarted in order could not resume by
+//! Discord's id before its new session has reached the sequence of the former one.
 
 use super::Shard;
 use crate::{

@@ -48,7 +48,7 @@ impl Shard {
             self.tick_prefetch(now);
             self.trim();
             self.marks.note(now, self.log.oldest(), self.log.next());
-            if let Some(at) = self.requests.deadline() {
+            for at in self.requests.deadline().into_iter().chain(self.departed.deadline()) {
                 self.schedule_maintenance(at);
             }
             if !self.log.is_empty() {

@@ -160,12 +160,16 @@ impl Shard {
                 }
                 DueAction::TellState(data) => {
                     let meta = Meta { kind: EventKind::VoiceStateUpdate, changed_guild: None, recipient: None };
-                    self.append(EventKind::VoiceStateUpdate.name().as_bytes(), &data, meta);
+                    let name = EventKind::VoiceStateUpdate.name().as_bytes();
+                    self.cache.apply_before_append(name.len() + data.len(), &self.log);
+                    self.append(name, &data, meta);
                 }
                 DueAction::TellServer(guild, data) => {
                     let recipient = self.voice.server_update(guild, self.log.next(), &data).recipient();
                     let meta = Meta { kind: EventKind::VoiceServerUpdate, changed_guild: None, recipient };
-                    self.append(EventKind::VoiceServerUpdate.name().as_bytes(), &data, meta);
+                    let name = EventKind::VoiceServerUpdate.name().as_bytes();
+                    self.cache.apply_before_append(name.len() + data.len(), &self.log);
+                    self.append(name, &data, meta);
                 }
             }
         }
