@@ -15,8 +15,12 @@ use crate::{
 use glommio::LocalExecutorBuilder;
 use std::{
     sync::{Arc, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
+
+/// After how long the executor of a data core interrupts its tasks. The loop of the core is its only task and never
+/// returns to the executor, so no time is needed. If the time passed before the loop has begun, it would never begin.
+const NEVER: Duration = Duration::from_secs(3600);
 
 /// The threads of the data cores, which are joined when the proxy stops.
 pub(super) type CoreThreads = Arc<Mutex<Vec<glommio::ExecutorJoinHandle<()>>>>;
@@ -41,6 +45,7 @@ impl Starter {
             let thread = LocalExecutorBuilder::default()
                 .name(&format!("data-{index}"))
                 .io_memory(IO_MEMORY)
+                .preempt_timer(NEVER)
                 .spawn(move || async move {
                     match pin_thread(cpu) {
                         Ok(()) => data_core::run(mailbox, waker, control, epoch),

@@ -15,6 +15,7 @@ mod rest;
 mod serve;
 mod server;
 mod signals;
+mod start;
 mod tls;
 mod voice;
 
@@ -39,10 +40,10 @@ fn run<F: Future<Output = io::Result<ExitCode>> + 'static>(cpu: Option<usize>, f
         LocalExecutorBuilder::default().io_memory(IO_MEMORY).preempt_timer(PREEMPT).make().map_err(|error| {
             io::Error::other(format!("{error} (is `ulimit -l` at least 512 KiB, and io_uring allowed?)"))
         })?;
-    executor.run(async move {
+    start::run(&executor, async move {
         pin(cpu)?;
         future.await
-    })
+    })?
 }
 
 /// Pins this thread to a CPU, if one is given.
